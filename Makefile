@@ -1,0 +1,33 @@
+# The commands README names. Needs only Python 3.11 or later, git and make: uv is brought into .uv/ here.
+PYTHON ?= python3
+UV := .uv/bin/uv
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: setup demo test lint format bench docs clean
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+
+$(VENV)/.ready: $(UV) pyproject.toml $(wildcard core/pyproject.toml cli/pyproject.toml plugins/*/pyproject.toml)
+	$(UV) sync --quiet --python $(PYTHON) --all-packages --all-extras --group dev
+	touch $@
+
+setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx command in it
+
+test: setup  ## all tests
+	$(RUN)/python -m pytest -q
+
+lint: setup  ## style, types, layers
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+format: setup
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+clean:
+	rm -rf .venv .uv uv.lock .mypy_cache .ruff_cache .pytest_cache

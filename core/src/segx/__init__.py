@@ -1,0 +1,23 @@
+"""Instance segmentation as plugins: one call on every format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from segx.model import YOLO
+
+__version__ = "0.1.0"
+__all__ = ["YOLO", "__version__", "hookimpl"]
+
+
+def __getattr__(name: str) -> object:
+    """Import ``YOLO`` when it is first asked for, so that ``import segx`` stays light."""
+    if name == "YOLO":
+        from segx.model import YOLO
+
+        return YOLO
+    msg = f"module 'segx' has no attribute {name!r}"
+    raise AttributeError(msg)

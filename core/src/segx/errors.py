@@ -1,0 +1,76 @@
+"""Errors that say what happened, why, and what to type next."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class SegxError(Exception):
+    """Something the user can act on: one line, without a traceback unless asked for.
+
+    Args:
+        message: What happened and why, in one line.
+        hint: What to type or do next; printed after the message.
+
+    Attributes:
+        exit_code: What the command line exits with.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(SegxError):
+    """An unknown name, a value out of range, a combination that cannot work."""
+
+    exit_code = 2
+
+
+class DataError(SegxError):
+    """Images, labels or sources that are missing or cannot be read."""
+
+    exit_code = 3
+
+
+class ModelError(SegxError):
+    """A model file that is missing, unsafe, damaged or of another kind."""
+
+    exit_code = 4
+
+
+class ExportError(SegxError):
+    """An export that cannot be made or was not proven."""
+
+    exit_code = 5
+
+
+class MissingPluginError(SegxError):
+    """A plugin, or something it needs, is not installed."""
+
+    exit_code = 5
+
+
+class PluginError(SegxError):
+    """A plugin that is broken, speaks another API, or claims a name that is taken."""
+
+    exit_code = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string.
+
+    Names are suggested, never silently changed.
+    """
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

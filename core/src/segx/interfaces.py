@@ -1,0 +1,390 @@
+"""What a plugin implements: the protocols behind the specs.
+
+Borders are arrays. ``Images`` are float32 (N, 3, H, W) in 0..1, RGB; raw outputs are arrays in the order of
+``ArtifactInfo.outputs``. NumPy is the common tongue; a session on a GPU may return arrays that stay there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segx.artifact import Artifact, ArtifactInfo, Parity
+    from segx.options import DecodeOptions, ExportOptions, SessionOptions
+    from segx.results import Results
+    from segx.sources import SourceImage
+
+    Image = NDArray[np.uint8]
+    Images = NDArray[np.float32]
+    Array = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """Where a picture lies inside the network input.
+
+    Attributes:
+        original: (height, width) of the picture.
+        input: (height, width) of the network input.
+        left: First column of the picture in the input.
+        top: First row of the picture in the input.
+        width: Columns of the picture in the input.
+        height: Rows of the picture in the input.
+    """
+
+    original: tuple[int, int]
+    input: tuple[int, int]
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pictures on their way through the network.
+
+    Attributes:
+        sources: The pictures as they were read.
+        geometry: Where each lies in the input.
+        images: float32 (N, 3, H, W) in 0..1, RGB.
+    """
+
+    sources: tuple[SourceImage, ...]
+    geometry: tuple[Letterbox, ...]
+    images: Images
+
+
+class Session(Protocol):
+    """An open model.
+
+    Attributes:
+        info: What is known of the model.
+        device: Where it runs: ``"cpu"``, ``"cuda:0"``.
+    """
+
+    info: ArtifactInfo
+    device: str
+
+    def run(self, images: Images) -> tuple[Array, ...]:
+        """Return the raw outputs for float32 (N, 3, H, W) images in 0..1, RGB.
+
+        Raises:
+            ModelError: The shape is not one the model takes.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime that opens models."""
+
+    def read_info(self, artifact: Artifact) -> ArtifactInfo:
+        """Return what is known of a model, without preparing it to run.
+
+        Raises:
+            ModelError: The file is missing, damaged or of another kind.
+        """
+        ...
+
+    def open(self, artifact: Artifact, options: SessionOptions) -> Session:
+        """Return a session that runs the model.
+
+        Raises:
+            ModelError: The file is missing, damaged or of another kind.
+            UsageError: The device is not there.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What happened when weights were moved into a model.
+
+    Attributes:
+        loaded: Names that fit in name and shape.
+        skipped: Name to the reason it was not moved.
+        missing: Names of the model for which the source has nothing.
+    """
+
+    loaded: tuple[str, ...]
+    skipped: Mapping[str, str]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportModule:
+    """A model as exporters get it: plain tensors in, plain tensors out, nothing else to know.
+
+    Attributes:
+        module: A ``torch.nn.Module`` in eval mode; ``module(images)`` returns a tuple of tensors.
+        example: float32 (batch, 3, height, width), a sample input.
+        info: What will travel with the file; ``outputs`` names the tuple, ``dynamic`` says which axes to leave open.
+        output_axes: For each output, axis number to the name of the length it has when dynamic.
+    """
+
+    module: Any
+    example: Images
+    info: ArtifactInfo
+    output_axes: tuple[Mapping[int, str], ...]
+
+
+@runtime_checkable
+class ModelSession(Session, Protocol):
+    """A session whose model can be changed, saved and exported: what ``.pt`` and ``.yaml`` open to."""
+
+    def load_weights(self, artifact: Artifact) -> LoadReport:
+        """Move the weights of a file that fit in name and shape into this model, and say what was skipped."""
+        ...
+
+    def save(self, path: Path) -> Artifact:
+        """Write the model, atomically, as segx's own checkpoint."""
+        ...
+
+    def export_module(self, options: ExportOptions, info: ArtifactInfo) -> ExportModule:
+        """Return the model as exporters take it."""
+        ...
+
+    def describe(self) -> ModelSummary:
+        """Return what there is to say of the model: parameters, FLOPs, layers."""
+        ...
+
+
+class ModelBackend(Backend, Protocol):
+    """A backend that can also build models that have no file yet."""
+
+    def build(self, config: ModelConfig, architecture: Architecture, options: SessionOptions) -> ModelSession:
+        """Return a session of a new model with random weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model as its YAML describes it, checked.
+
+    Attributes:
+        architecture: Name of the architecture it is built by.
+        variant: Name with the scale in it: ``"yolov8n-seg"``.
+        scale: The scale letter.
+        nc: Number of classes.
+        definition: ``nc``, ``scales``, ``backbone``, ``head`` as read.
+    """
+
+    architecture: str
+    variant: str
+    scale: str
+    nc: int
+    definition: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """What there is to say of a model.
+
+    Attributes:
+        layers: Number of modules.
+        parameters: Number of parameters as built.
+        fused_parameters: Number of parameters with BatchNorm folded into the convolutions.
+        gflops: 1e9 floating-point operations per image at ``imgsz``, a multiply-add counted as two.
+        imgsz: The input (height, width) the FLOPs are counted at.
+        notes: Lines worth saying beside the numbers.
+    """
+
+    layers: int
+    parameters: int
+    fused_parameters: int
+    gflops: float
+    imgsz: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+class Architecture(Protocol):
+    """A family of models."""
+
+    name: str
+
+    def detects(self, definition: Mapping[str, Any]) -> bool:
+        """Say whether a YAML's content is a model of this family; must not raise."""
+        ...
+
+    def read_config(self, source: str | Path, *, nc: int | None = None) -> ModelConfig:
+        """Return the configuration of a shipped variant name or of a user's own YAML.
+
+        Raises:
+            ModelError: The file is missing, or names a block that is not known; the error lists those that are.
+        """
+        ...
+
+    def config_from_definition(
+        self, definition: Mapping[str, Any], *, variant: str, nc: int | None = None
+    ) -> ModelConfig:
+        """Return the configuration that a checkpoint carries."""
+        ...
+
+    def build(self, config: ModelConfig) -> Any:
+        """Return a new ``torch.nn.Module`` with random weights."""
+        ...
+
+    def info(self, config: ModelConfig, names: Mapping[int, str] | None = None) -> ArtifactInfo:
+        """Return task, head id, outputs, stride and names of a model of this configuration."""
+        ...
+
+    def fuse(self, module: Any) -> Any:
+        """Return a copy for inference with BatchNorm folded into the convolutions."""
+        ...
+
+    def export_module(self, module: Any, info: ArtifactInfo) -> ExportModule:
+        """Return the module wrapped for export; its layers stay untouched and know no format."""
+        ...
+
+    def summarise(self, module: Any, imgsz: tuple[int, int]) -> ModelSummary:
+        """Return layers, parameters and true FLOPs."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes one format."""
+
+    def check(self, info: ArtifactInfo, options: ExportOptions) -> None:
+        """Refuse wrong combinations of options before any work is done.
+
+        Raises:
+            UsageError: With the combination and what to type instead.
+        """
+        ...
+
+    def export(
+        self, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
+    ) -> ArtifactInfo:
+        """Write ``destination`` and return the info that describes it.
+
+        Args:
+            source: The module, or for a format made from another one that artefact.
+            info: What is to travel with the file.
+            options: This format's own options.
+            destination: A temporary name beside the final one; core renames it when all is proven.
+        """
+        ...
+
+    def write_info(self, path: Path, info: ArtifactInfo) -> None:
+        """Embed the info in the finished file; only called for ``metadata="embedded"``."""
+        ...
+
+
+class Task(Protocol):
+    """What raw outputs mean."""
+
+    name: str
+    heads: tuple[str, ...]
+
+    def input_shape(
+        self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
+    ) -> tuple[int, int]:
+        """Return the (height, width) of the network input for a picture of this (height, width)."""
+        ...
+
+    def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int]) -> Batch:
+        """Return pictures, resized and padded to one (height, width), as network input."""
+        ...
+
+    def decode(
+        self, outputs: Sequence[Array], batch: Batch, info: ArtifactInfo, options: DecodeOptions
+    ) -> list[Results]:
+        """Return what was found in each picture."""
+        ...
+
+    def draw(self, results: Results, **style: Any) -> Image:
+        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in."""
+        ...
+
+    def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+        """Compare what two models found in the same pictures; ``raw`` is filled by core."""
+        ...
+
+
+class DatasetReader(Protocol):
+    """Reads ground truth of one format."""
+
+    def read(self, path: Path, split: str) -> Dataset:
+        """Return one split of a data set.
+
+        Raises:
+            DataError: The data are missing; every path tried is listed.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """One object of the ground truth.
+
+    Attributes:
+        category: Class number, 0-based.
+        box: (x, y, width, height) in pixels of the original picture.
+        mask: COCO RLE at the original resolution: ``{"size": [h, w], "counts": bytes}``, or None for a box only.
+        crowd: COCO's iscrowd: matches are neither right nor wrong.
+        area: Area as the data set gives it, in pixels.
+        id: The annotation's id in its data set.
+    """
+
+    category: int
+    box: tuple[float, float, float, float]
+    mask: Mapping[str, Any] | None
+    crowd: bool = False
+    area: float = 0.0
+    id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A picture of a data set with its ground truth.
+
+    Attributes:
+        path: The picture's file.
+        id: Its id in the data set: a number in COCO, the file's stem in YOLO sets.
+        shape: (height, width) in pixels as it is read (orientation applied).
+        truths: The objects in it.
+    """
+
+    path: Path
+    id: int | str
+    shape: tuple[int, int]
+    truths: tuple[Truth, ...]
+
+
+class Dataset(Protocol):
+    """One split of a data set.
+
+    Attributes:
+        names: Class number to class name.
+        category_ids: Class number to the id the data set itself uses.
+        problems: Rows that were dropped: file, line and reason.
+    """
+
+    names: Mapping[int, str]
+    category_ids: Mapping[int, int]
+    problems: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+
+class Trainer(Protocol):
+    """Trains a model."""
+
+    def train(self) -> Mapping[str, float]:
+        """Run to the end and return the final figures."""
+        ...

@@ -1,0 +1,320 @@
+"""The options of the verbs: typed, range-checked, one source for Python, command line and documentation.
+
+Nothing here imports NumPy or torch, so that a wrong option is told in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Union
+
+from segx.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+ImageSize = int | tuple[int, int]
+"""A side, or (height, width), in pixels."""
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the name typer, click and argparse use
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+) -> Any:
+    """Declare one option: its default, one line of help, and its range."""
+    return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le})
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option as the command line and the documentation show it.
+
+    Attributes:
+        name: What is typed before ``=``.
+        type_name: Its type in words.
+        default: What is used when it is not given.
+        help: One line.
+        range: The range in words, or an empty string.
+    """
+
+    name: str
+    type_name: str
+    default: Any
+    help: str
+    range: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all options; made from any mapping of names to values or strings with :meth:`parse`."""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for item in dataclasses.fields(self):
+            value = _coerce(item.name, getattr(self, item.name), hints[item.name])
+            _check_range(item.name, value, item.metadata)
+            object.__setattr__(self, item.name, value)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Return options from names and values; strings are read as the option's type.
+
+        Raises:
+            UsageError: A name is unknown, or a value is of the wrong type or out of range.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                msg = f"option {name!r} is not known{did_you_mean(name, known)}"
+                raise UsageError(msg, hint=f"options: {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some options changed, checked like the original."""
+        return type(self).parse({**self.as_dict(), **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return names and values, in the order they are declared."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+    @classmethod
+    def describe(cls) -> tuple[OptionInfo, ...]:
+        """Return what there is to say of each option."""
+        hints = _hints(cls)
+        return tuple(
+            OptionInfo(
+                name=item.name,
+                type_name=_type_name(hints[item.name]),
+                default=item.default,
+                help=item.metadata.get("help", ""),
+                range=_range_name(item.metadata),
+            )
+            for item in dataclasses.fields(cls)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions(Options):
+    """What a task needs to know to turn raw outputs into results."""
+
+    conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
+    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
+    max_det: int = option(300, "most objects per image", ge=1)
+    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
+    multi_label: bool = option(False, "one row for each class above conf, as validation does, not only the best")
+    retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
+    masks: bool = option(True, "form masks; False: boxes only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Options of predict."""
+
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: what the model was made for", ge=32
+    )
+    conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
+    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
+    max_det: int = option(300, "most objects per image", ge=1)
+    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
+    retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
+    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
+    half: bool = option(False, "run in half precision, where the device can")
+    batch: int = option(1, "images per run of the network", ge=1)
+    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
+    stream: bool = option(False, "return results one by one instead of a list (Python)")
+    vid_stride: int = option(1, "take every n-th frame of a video", ge=1)
+    stream_buffer: bool = option(False, "keep every frame of a live stream; False: only the newest")
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
+    backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
+    save: bool = option(False, "write pictures and videos with the results drawn in")
+    save_txt: bool = option(False, "write one text file of polygons per image")
+    save_conf: bool = option(False, "add scores to the text files")
+    save_crop: Literal["mask", "box"] | bool = option(
+        False, "write one picture per object: mask (cut out, transparent) or box"
+    )
+    save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
+    show: bool = option(False, "show results in a window")
+    line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1)
+    show_labels: bool = option(True, "draw class names")
+    show_conf: bool = option(True, "draw scores")
+    show_boxes: bool = option(True, "draw boxes")
+    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
+    name: str | None = option(None, "name of the run folder; default: the verb")
+    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
+    verbose: bool = option(True, "a line for each image")
+
+    def decode(self) -> DecodeOptions:
+        """Return the part the task needs."""
+        shared = {item.name for item in dataclasses.fields(DecodeOptions)}
+        return DecodeOptions.parse({k: v for k, v in self.as_dict().items() if k in shared})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Options every export format has; a format adds its own by inheriting."""
+
+    imgsz: ImageSize | None = option(None, "input size: one side, or height,width; default: the model's", ge=32)
+    batch: int = option(1, "images per run of the network", ge=1)
+    device: str | None = option(None, "where the source model runs while exporting; default: cpu")
+    output: Path | None = option(None, "file or folder to write; default: beside the model")
+    verify: bool = option(True, "open the result, compare it with its source, and fail when they differ")
+
+    @property
+    def precision(self) -> str:
+        """The precision asked for: the name of the first precision option that is set, else fp32."""
+        if getattr(self, "int8", False):
+            return "int8"
+        return "fp16" if getattr(self, "half", False) else "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions(Options):
+    """How a backend opens a model."""
+
+    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
+    half: bool = option(False, "run in half precision, where the device can")
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
+
+
+def image_size(value: ImageSize, stride: int = 32) -> tuple[int, int]:
+    """Return (height, width), each rounded up to a multiple of the stride."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def parse_literal(text: str) -> Any:
+    """Read a word from the command line: true, none, a number, a list, or else the text itself."""
+    match text.strip().lower():
+        case "true" | "yes" | "on":
+            return True
+        case "false" | "no" | "off":
+            return False
+        case "none" | "null":
+            return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """Return the value as the option's type, or tell what was expected."""
+    candidate = value
+    if isinstance(value, str) and not _takes_text(kind):
+        candidate = parse_literal(value)
+    accepted, converted = _fit(candidate, kind)
+    if not accepted:
+        msg = f"{name}={value!s} is not {_article(_type_name(kind))}"
+        raise UsageError(msg)
+    return converted
+
+
+def _takes_text(kind: Any) -> bool:
+    return any(part in {str, Path} for part in _alternatives(kind))
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) in {Union, types.UnionType}:
+        return tuple(inner for part in typing.get_args(kind) for inner in _alternatives(part))
+    return (kind,)
+
+
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - one line for each kind of type
+    """Return whether the value is of a kind, and the value in that kind's own form."""
+    parts = _alternatives(kind)
+    if len(parts) > 1:
+        if isinstance(value, str) and value.lower() in {"none", ""} and type(None) in parts:
+            return True, None
+        if isinstance(value, bool) and bool in parts:
+            return True, value
+        return next(((True, out) for ok, out in (_fit(value, part) for part in parts) if ok), (False, value))
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is type(None):
+        return value is None, None
+    if kind is bool:
+        return isinstance(value, bool) or value in {0, 1}, bool(value)
+    if kind is int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return (True, int(value)) if whole and not isinstance(value, bool) else (False, value)
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 - NaN
+        return (True, float(value)) if number else (False, value)
+    if kind is str:
+        return (True, str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else (False, value)
+    if kind is Path:
+        return (True, Path(value)) if isinstance(value, str | Path) else (False, value)
+    if origin is Literal:
+        return value in arguments, value
+    if origin is tuple:
+        return _fit_tuple(value, arguments)
+    return isinstance(value, kind), value
+
+
+def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    repeated = len(arguments) == 2 and arguments[1] is Ellipsis
+    items = [value] if repeated and not isinstance(value, list | tuple) else value
+    if not isinstance(items, list | tuple) or (not repeated and len(items) != len(arguments)):
+        return False, value
+    kinds = [arguments[0]] * len(items) if repeated else arguments
+    fitted = [_fit(item, kind) for item, kind in zip(items, kinds, strict=True)]
+    return all(ok for ok, _ in fitted), tuple(out for _, out in fitted)
+
+
+def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
+        below = (ge is not None and number < ge) or (gt is not None and number <= gt)
+        if below or (le is not None and number > le):
+            msg = f"{name}={value} is outside {_range_name(metadata)}"
+            raise UsageError(msg)
+
+
+def _range_name(metadata: Mapping[str, Any]) -> str:
+    ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
+    if ge is not None and le is not None:
+        return f"{ge:g}..{le:g}"
+    if gt is not None:
+        return f"above {gt:g}" + (f", up to {le:g}" if le is not None else "")
+    return f"{ge:g} and up" if ge is not None else ("" if le is None else f"up to {le:g}")
+
+
+def _type_name(kind: Any) -> str:
+    words: list[str] = []
+    for part in _alternatives(kind):
+        origin, arguments = typing.get_origin(part), typing.get_args(part)
+        if part is type(None):
+            continue
+        if origin is Literal:
+            words.extend(repr(argument) for argument in arguments)
+        elif origin is tuple and arguments[-1] is Ellipsis:
+            words.append(f"list of {arguments[0].__name__}")
+        elif origin is tuple:
+            words.append(",".join(argument.__name__ for argument in arguments))
+        else:
+            words.append({"str": "text", "Path": "path"}.get(part.__name__, part.__name__))
+    return " or ".join(words)
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[:1] in 'aeiou' else 'a'} {words}"

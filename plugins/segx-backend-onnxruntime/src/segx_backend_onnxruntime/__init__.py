@@ -1,0 +1,1 @@
+"""Runs ONNX models in segx with ONNX Runtime, without torch."""

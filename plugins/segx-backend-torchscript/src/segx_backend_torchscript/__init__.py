@@ -1,0 +1,1 @@
+"""Runs TorchScript models in segx."""

@@ -1,0 +1,1 @@
+"""Instance segmentation for segx: letterbox, decoding, NMS, masks and drawing, without torch."""

@@ -1,0 +1,1 @@
+"""PyTorch for segx: safe checkpoints, the .pt backend and training."""
