@@ -164,6 +164,77 @@ class PredictOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """Options of train."""
+
+    data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
+    epochs: int = option(100, "passes over the training pictures", ge=1)
+    time: float | None = option(None, "stop after this many hours; the schedule is fitted to them", gt=0)
+    patience: int = option(100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0)
+    batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1)
+    imgsz: int = option(640, "side of the training pictures", ge=32)
+    save: bool = option(True, "write last.pt and best.pt")
+    save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1)
+    cache: Literal["ram", "disk"] | bool = option(False, "keep all read pictures in memory (ram, True)")
+    device: str | None = option(None, "where to train: cpu, 0, 0,1, mps; default: the best there is")
+    devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1)
+    accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
+    num_nodes: int = option(1, "machines, under torchrun", ge=1)
+    workers: int = option(8, "threads that prepare pictures, per device", ge=0)
+    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
+    name: str | None = option(None, "name of the run folder; default: train")
+    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
+    pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
+    optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
+        "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"
+    )
+    seed: int = option(0, "governs every random choice", ge=0)
+    deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
+    single_cls: bool = option(False, "treat all classes as one")
+    classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
+    rect: bool = option(False, "batches of like-shaped pictures, padded as little as possible, without mosaic")
+    cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
+    close_mosaic: int = option(10, "no mosaic, mix-up or copy-paste in the last n epochs", ge=0)
+    resume: Path | bool = option(False, "go on with a run: True, or its last.pt")
+    amp: bool = option(True, "mixed precision, on GPUs")
+    fraction: float = option(1.0, "part of the training pictures to use", gt=0, le=1)
+    freeze: int | tuple[int, ...] | None = option(None, "layers to leave as they are: their numbers, or how many")
+    multi_scale: float = option(0.0, "each batch up to this fraction smaller or larger", ge=0, le=0.9)
+    overlap_mask: bool = option(
+        True, "masks as one map per picture, hidden parts missing; False: every object's full mask"
+    )
+    mask_ratio: int = option(4, "training masks are this much smaller than pictures", ge=1, le=32)
+    val: bool = option(True, "validate after each epoch; False: only after the last")
+    plots: bool = option(True, "draw curves, batches and label statistics")
+    export: str | None = option(None, "format to export to at the end; checked before the first epoch")
+    verbose: bool = option(True, "a line for each epoch")
+    lr0: float = option(0.01, "learning rate at the start (auto chooses its own)", gt=0)
+    lrf: float = option(0.01, "learning rate at the end, as a fraction of lr0", ge=0, le=1)
+    momentum: float = option(0.937, "momentum, or beta1 of Adam", ge=0, le=1)
+    weight_decay: float = option(0.0005, "weight decay at a batch of nbs", ge=0)
+    warmup_epochs: float = option(3.0, "length of the warm-up", ge=0)
+    warmup_momentum: float = option(0.8, "momentum at the start of the warm-up", ge=0, le=1)
+    warmup_bias_lr: float = option(0.1, "learning rate of biases at the start of the warm-up", ge=0)
+    box: float = option(7.5, "weight of the box and mask losses", ge=0)
+    cls: float = option(0.5, "weight of the class loss", ge=0)
+    dfl: float = option(1.5, "weight of the distribution focal loss", ge=0)
+    nbs: int = option(64, "batch size that weight decay and accumulation are stated for", ge=1)
+    hsv_h: float = option(0.015, "change of hue", ge=0, le=1)
+    hsv_s: float = option(0.7, "change of saturation", ge=0, le=1)
+    hsv_v: float = option(0.4, "change of value", ge=0, le=1)
+    degrees: float = option(0.0, "rotation in degrees", ge=0, le=180)
+    translate: float = option(0.1, "shift, as a fraction of the picture", ge=0, le=1)
+    scale: float = option(0.5, "change of size", ge=0, le=0.95)
+    shear: float = option(0.0, "shear in degrees", ge=0, le=89)
+    perspective: float = option(0.0, "perspective coefficient", ge=0, le=0.001)
+    flipud: float = option(0.0, "probability of turning upside down", ge=0, le=1)
+    fliplr: float = option(0.5, "probability of mirroring", ge=0, le=1)
+    mosaic: float = option(1.0, "probability of four pictures in one", ge=0, le=1)
+    mixup: float = option(0.0, "probability of blending two pictures", ge=0, le=1)
+    copy_paste: float = option(0.0, "fraction of objects copied to their mirrored place", ge=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Options every export format has; a format adds its own by inheriting."""
 
@@ -218,8 +289,10 @@ def _hints(cls: type) -> dict[str, Any]:
 def _coerce(name: str, value: Any, kind: Any) -> Any:
     """Return the value as the option's type, or tell what was expected."""
     candidate = value
-    if isinstance(value, str) and not _takes_text(kind):
-        candidate = parse_literal(value)
+    if isinstance(value, str):
+        literal = parse_literal(value)
+        if not _takes_text(kind) or (isinstance(literal, bool) and bool in _alternatives(kind)):
+            candidate = literal
     accepted, converted = _fit(candidate, kind)
     if not accepted:
         msg = f"{name}={value!s} is not {_article(_type_name(kind))}"

@@ -1,0 +1,358 @@
+"""Mosaic, affine and perspective warps, copy-paste, mix-up and colour: one random generator a sample.
+
+All geometry of a sample (tile placement, letterbox, random warp, flips) is one 3 x 3 matrix for each tile, so every
+picture is resampled once and the points of its objects are moved by the very same matrix.
+Defaults and order: section 5 of the recipe (mosaic, copy-paste, perspective, mix-up, colour, flips).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from segx_task_segment.training.instances import Placed, Shapes, place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Image = NDArray[np.uint8]
+    Matrix = NDArray[np.float64]
+
+PAD = (114, 114, 114)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as it is read for training.
+
+    Attributes:
+        image: uint8 (H, W, 3), BGR.
+        shapes: The objects in it, in pixels of ``image``.
+    """
+
+    image: Image
+    shapes: Shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """A picture as it is trained on.
+
+    Attributes:
+        image: uint8 (H, W, 3), BGR.
+        objects: What is visible in it.
+    """
+
+    image: Image
+    objects: tuple[Placed, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How strongly pictures are changed; names, ranges and defaults of the documented recipe.
+
+    Attributes:
+        hsv_h: Largest change of hue, as a fraction of the circle.
+        hsv_s: Largest relative change of saturation.
+        hsv_v: Largest relative change of value.
+        degrees: Largest rotation either way.
+        translate: Largest shift, as a fraction of the picture.
+        scale: Largest relative change of size.
+        shear: Largest shear in degrees.
+        perspective: Largest perspective coefficient, 0..0.001.
+        flipud: Probability of turning upside down.
+        fliplr: Probability of mirroring.
+        mosaic: Probability of putting four pictures together.
+        mixup: Probability of blending with another picture.
+        copy_paste: Fraction of objects copied to their mirrored place.
+    """
+
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    flipud: float = 0.0
+    fliplr: float = 0.5
+    mosaic: float = 1.0
+    mixup: float = 0.0
+    copy_paste: float = 0.0
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """Return the setting that leaves pictures as they are."""
+        zeros: dict[str, Any] = dict.fromkeys(cls.__dataclass_fields__, 0.0)
+        return cls(**zeros)
+
+    def closed(self) -> Augmentation:
+        """Return the setting of the last epochs: no mosaic, mix-up or copy-paste."""
+        return Augmentation(**{**self.__dict__, "mosaic": 0.0, "mixup": 0.0, "copy_paste": 0.0})
+
+
+def augment(
+    first: Picture,
+    other: Callable[[], Picture],
+    *,
+    size: tuple[int, int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> Augmented:
+    """Return one training picture.
+
+    Args:
+        first: The sample itself.
+        other: Gives a further picture each time, for mosaic and mix-up.
+        size: (height, width) of the result.
+        settings: How strongly to change it.
+        rng: The sample's own generator: the same generator gives the same picture.
+    """
+    result = _compose(first, other, size, settings, rng)
+    if settings.mixup and rng.random() < settings.mixup:
+        blend = rng.beta(32.0, 32.0)
+        second = _compose(other(), other, size, settings, rng)
+        image = cv2.addWeighted(result.image, blend, second.image, 1 - blend, 0.0)
+        result = Augmented(image=image, objects=(*result.objects, *second.objects))
+    return Augmented(image=jitter_colour(result.image, settings, rng), objects=result.objects)
+
+
+def _compose(
+    first: Picture,
+    other: Callable[[], Picture],
+    size: tuple[int, int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> Augmented:
+    """Place the tiles, warp them once and draw their objects."""
+    if settings.mosaic and rng.random() < settings.mosaic:
+        tiles, canvas = _mosaic([first, other(), other(), other()], size, rng)
+    else:
+        tiles, canvas = [(first, letterbox_matrix(first.image.shape[:2], size))], size
+    warp = _flip(size, settings, rng) @ random_warp(canvas, size, settings, rng)
+    image = np.full((*size, 3), PAD, np.uint8)
+    parts = []
+    for picture, matrix in tiles:
+        total = warp @ matrix
+        _warp_into(image, picture.image, total)
+        parts.append(picture.shapes.transform(total))
+    shapes = Shapes.concatenate(parts)
+    growth = _growth(warp, [matrix for _, matrix in tiles])
+    before = np.concatenate([_sides(picture.shapes.boxes()) for picture, _ in tiles])
+    limits = np.repeat(growth, [len(picture.shapes) for picture, _ in tiles])
+    objects = tuple(
+        item
+        for item, sides, limit in zip(place(shapes, size), before, limits, strict=True)
+        if item is not None and _worth_keeping(item, sides * limit)
+    )
+    result = Augmented(image=image, objects=objects)
+    return copy_paste(result, settings.copy_paste, rng) if settings.copy_paste else result
+
+
+def _mosaic(
+    pictures: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator
+) -> tuple[list[tuple[Picture, Matrix]], tuple[int, int]]:
+    """Put four pictures around a random centre of a canvas of twice the size, each cut to its quarter."""
+    height, width = size
+    centre_x, centre_y = rng.uniform(width / 2, width * 1.5), rng.uniform(height / 2, height * 1.5)
+    cx, cy = int(centre_x), int(centre_y)
+    tiles = []
+    for index, picture in enumerate(pictures):
+        h, w = picture.image.shape[:2]
+        x = cx - w if index in {0, 2} else cx
+        y = cy - h if index in {0, 1} else cy
+        cut = _cut(picture, max(-x, 0), max(-y, 0), min(w, 2 * width - x), min(h, 2 * height - y))
+        tiles.append((cut, _translation(max(x, 0), max(y, 0))))
+    return tiles, (2 * height, 2 * width)
+
+
+def _cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
+    """Return a window of a picture; the parts of objects outside it go when they are drawn."""
+    h, w = picture.image.shape[:2]
+    if (left, top, right, bottom) == (0, 0, w, h):
+        return picture
+    shapes = clip(picture.shapes.transform(_translation(-left, -top)), (bottom - top, right - left))
+    return Picture(image=picture.image[top:bottom, left:right], shapes=shapes)
+
+
+def clip(shapes: Shapes, size: tuple[int, int]) -> Shapes:
+    """Return the parts of objects inside a picture of this (height, width); objects outside it are left out.
+
+    Sutherland and Hodgman, Reentrant polygon clipping, 1974; degenerate edges along the border enclose no pixels.
+    """
+    height, width = size
+    boxes = shapes.boxes()
+    inside = (boxes[:, 0] >= 0) & (boxes[:, 1] >= 0) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
+    if inside.all():
+        return shapes
+    outside = (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0) | (boxes[:, 0] >= width) | (boxes[:, 1] >= height)
+    kept, rings = [], []
+    for index in np.flatnonzero(~outside).tolist():
+        mine = shapes.rings(index)
+        if not inside[index]:
+            mine = [cut for ring in mine if len(cut := _clip_ring(ring, width, height)) >= 3]
+        if mine:
+            kept.append(index)
+            rings.append(mine)
+    return Shapes.from_rings(shapes.classes[kept].tolist(), rings, shapes.has_mask[kept].tolist())
+
+
+def _clip_ring(ring: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    for axis, sign, limit in ((0, 1, 0.0), (0, -1, -float(width)), (1, 1, 0.0), (1, -1, -float(height))):
+        if not len(ring):
+            return ring
+        depth = ring[:, axis] * sign - limit
+        keep = depth >= 0
+        if keep.all():
+            continue
+        following, next_depth, next_keep = np.roll(ring, -1, axis=0), np.roll(depth, -1), np.roll(keep, -1)
+        crossing = keep != next_keep
+        share = np.divide(depth, depth - next_depth, out=np.zeros_like(depth), where=crossing)
+        cuts = ring + share[:, None] * (following - ring)
+        both = np.stack([ring, cuts], axis=1).reshape(-1, 2)
+        ring = both[np.stack([keep, crossing], axis=1).reshape(-1)]
+    return ring
+
+
+def letterbox_matrix(shape: tuple[int, ...], size: tuple[int, int]) -> Matrix:
+    """Return the matrix that fits a picture of (height, width) centred into another, growing it if needed."""
+    h, w = shape[:2]
+    gain = min(size[0] / h, size[1] / w)
+    matrix = np.diag([gain, gain, 1.0])
+    matrix[:2, 2] = (size[1] - w * gain) / 2, (size[0] - h * gain) / 2
+    return matrix
+
+
+def random_warp(
+    canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: np.random.Generator
+) -> Matrix:
+    """Return the random matrix from canvas to picture: translation, shear, rotation with scale, perspective, centring."""
+    degrees, translate, scale, shear = settings.degrees, settings.translate, settings.scale, settings.shear
+    centre = _translation(-canvas[1] / 2, -canvas[0] / 2)
+    perspective = np.eye(3)
+    perspective[2, :2] = rng.uniform(-settings.perspective, settings.perspective, 2)
+    angle, zoom = math.radians(rng.uniform(-degrees, degrees)), rng.uniform(1 - scale, 1 + scale)
+    rotation = np.array(
+        [
+            [zoom * math.cos(angle), zoom * math.sin(angle), 0],
+            [-zoom * math.sin(angle), zoom * math.cos(angle), 0],
+            [0, 0, 1],
+        ]
+    )
+    shearing = np.eye(3)
+    shearing[0, 1], shearing[1, 0] = np.tan(np.radians(rng.uniform(-shear, shear, 2)))
+    x, y = rng.uniform(0.5 - translate, 0.5 + translate, 2)
+    return _translation(x * size[1], y * size[0]) @ shearing @ rotation @ perspective @ centre
+
+
+def _flip(size: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Matrix:
+    matrix = np.eye(3)
+    if rng.random() < settings.flipud:
+        matrix = np.array([[1.0, 0, 0], [0, -1, size[0]], [0, 0, 1]]) @ matrix
+    if rng.random() < settings.fliplr:
+        matrix = np.array([[-1.0, 0, size[1]], [0, 1, 0], [0, 0, 1]]) @ matrix
+    return matrix
+
+
+def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
+    """Resample a picture into the part of the target that it covers.
+
+    The matrix speaks of continuous coordinates; OpenCV's are pixel centres, half a pixel off on both sides.
+    """
+    h, w = image.shape[:2]
+    corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]], np.float64) @ matrix.T
+    corners = corners[:, :2] / corners[:, 2:]
+    left, top = np.maximum(np.floor(corners.min(0)), 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(corners.max(0)), target.shape[1::-1]).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return
+    window = target[top:bottom, left:right]
+    centred = _translation(-left - 0.5, -top - 0.5) @ matrix @ _translation(0.5, 0.5)
+    drawn = window.copy()
+    if np.allclose(matrix[2], (0, 0, 1)):
+        cv2.warpAffine(
+            image,
+            centred[:2],
+            (right - left, bottom - top),
+            dst=drawn,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_TRANSPARENT,
+        )
+    else:
+        cv2.warpPerspective(
+            image,
+            centred,
+            (right - left, bottom - top),
+            dst=drawn,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_TRANSPARENT,
+        )
+    window[:] = drawn
+
+
+def _growth(warp: Matrix, matrices: Sequence[Matrix]) -> NDArray[np.float64]:
+    """Return by how much each tile's lengths grow on the way to the picture."""
+    return np.array([math.sqrt(abs(float(np.linalg.det((warp @ matrix)[:2, :2])))) for matrix in matrices])
+
+
+def _sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    sides: NDArray[np.float32] = boxes[:, 2:] - boxes[:, :2]
+    return sides
+
+
+def _worth_keeping(item: Placed, before: NDArray[np.float64]) -> bool:
+    """Keep objects wider and higher than 2 px, no thinner than 1:100, with over 1 % of their box still visible."""
+    width, height = item.box[2] - item.box[0], item.box[3] - item.box[1]
+    if width <= 2 or height <= 2 or max(width / height, height / width) >= 100:
+        return False
+    return width * height > 0.01 * float(before[0]) * float(before[1])
+
+
+def copy_paste(picture: Augmented, fraction: float, rng: np.random.Generator) -> Augmented:
+    """Copy a fraction of the objects to their mirrored place, where they would hide under 30 % of every other one.
+
+    Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method, 2021; pixels that a copy hides are taken
+    from the objects behind it.
+    """
+    width = picture.image.shape[1]
+    objects = list(picture.objects)
+    candidates = [item.flipped(width) for item in picture.objects if item.has_mask]
+    free = [item for item in candidates if all(placed.covered_by(item) < 0.3 for placed in picture.objects)]
+    chosen = rng.permutation(len(free))[: round(fraction * len(free))].tolist()
+    if not chosen:
+        return picture
+    mirrored, image = picture.image[:, ::-1], picture.image.copy()
+    for item in (free[index] for index in chosen):
+        rows = slice(item.top, item.top + item.bitmap.shape[0])
+        columns = slice(item.left, item.left + item.bitmap.shape[1])
+        image[rows, columns] = np.where(item.bitmap[..., None] > 0, mirrored[rows, columns], image[rows, columns])
+        objects = [left for each in objects if (left := each.without(item)) is not None]
+        objects.append(item)
+    return Augmented(image=image, objects=tuple(objects))
+
+
+def jitter_colour(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
+    """Return the picture with hue, saturation and value scaled at random."""
+    gains = np.array([settings.hsv_h, settings.hsv_s, settings.hsv_v])
+    factors = rng.uniform(-1, 1, 3) * gains + 1
+    if not gains.any():
+        return image
+    ramp = np.arange(256, dtype=np.float64)
+    hue = ((ramp * factors[0]) % 180).astype(np.uint8)
+    saturation = np.clip(ramp * factors[1], 0, 255).astype(np.uint8)
+    value = np.clip(ramp * factors[2], 0, 255).astype(np.uint8)
+    table = np.stack([hue, saturation, value], axis=1).reshape(1, 256, 3)
+    changed = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
+    result: Image = cv2.cvtColor(changed, cv2.COLOR_HSV2BGR)
+    return result
+
+
+def _translation(x: float, y: float) -> Matrix:
+    return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])

@@ -1,0 +1,389 @@
+"""Batches for training: every sample seeded by itself, so that any batch can be made again without those before it.
+
+Pictures are read and changed by threads, not processes: nearly all the time is spent in OpenCV, which lets other
+threads run; there is one cache for all, nothing to pickle, and nothing left behind when a run is killed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from segx.errors import DataError
+from segx.masks import decode_rle
+from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
+from segx_task_segment.training.instances import Placed, Shapes, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Dataset, Sample
+
+    Image = NDArray[np.uint8]
+
+_MOSAIC_WINDOW = (
+    1000  # mosaic partners come from this many preceding pictures at most, so that a small cache holds them
+)
+_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """One batch.
+
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB.
+        batch_idx: int64 (N,), the picture each object is in.
+        classes: int64 (N,).
+        boxes: float32 (N, 4), centre x, centre y, width, height as fractions of the picture.
+        masks: With ``overlap`` one map per picture, uint8 or int32 (B, h, w): 0 for background, k for the k-th of its
+            objects, smaller ones over larger ones. Otherwise uint8 (N, h, w), each object's own pixels.
+        overlap: Which of the two ``masks`` holds.
+        has_mask: bool (N,), False for objects known by their box only.
+        paths: The file of each picture.
+    """
+
+    images: NDArray[np.uint8]
+    batch_idx: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    masks: NDArray[np.uint8] | NDArray[np.int32]
+    overlap: bool
+    has_mask: NDArray[np.bool_]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """How batches are made.
+
+    Attributes:
+        imgsz: Side of the square pictures, or the long side when ``rect``.
+        batch: Pictures per batch on this rank.
+        stride: Sides are multiples of this.
+        augmentation: How strongly pictures are changed.
+        mask_ratio: Masks are this much smaller than pictures.
+        overlap: One map per picture instead of one mask per object.
+        seed: Governs the order and every random choice.
+        workers: Threads that prepare pictures; 0 prepares them when they are asked for.
+        rect: Pictures of like shape together, padded as little as possible, in a fixed order, without mosaic.
+        multi_scale: Each batch gets its own size, this fraction smaller or larger at most.
+        rank: Number of this process.
+        world: Number of processes.
+        cache_bytes: How much memory read pictures may take.
+        single_class: Every object is of class 0.
+        classes: Only objects of these classes, or all when None.
+    """
+
+    imgsz: int
+    batch: int
+    stride: int = 32
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mask_ratio: int = 4
+    overlap: bool = True
+    seed: int = 0
+    workers: int = 0
+    rect: bool = False
+    multi_scale: float = 0.0
+    rank: int = 0
+    world: int = 1
+    cache_bytes: int = _CACHE_BYTES
+    single_class: bool = False
+    classes: tuple[int, ...] | None = None
+
+
+class PictureCache:
+    """Reads pictures once, at training size, and keeps the most recent ones within a limit of memory."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings) -> None:
+        self._dataset = dataset
+        self._indices = indices
+        self._settings = settings
+        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._shapes: dict[int, Shapes] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __getitem__(self, position: int) -> Picture:
+        """Return the picture at a position of the used part of the data set, its long side scaled to training size."""
+        index = self._indices[position]
+        with self._lock:
+            image = self._images.get(index)
+            if image is not None:
+                self._images.move_to_end(index)
+        if image is None:
+            image = read_for_training(self._dataset[index], self._settings.imgsz)
+            self._keep(index, image)
+        return Picture(image=image, shapes=self._objects(index, image))
+
+    def _keep(self, index: int, image: Image) -> None:
+        with self._lock:
+            if index not in self._images:
+                self._images[index] = image
+                self._bytes += image.nbytes
+            while self._bytes > self._settings.cache_bytes and len(self._images) > 1:
+                _, dropped = self._images.popitem(last=False)
+                self._bytes -= dropped.nbytes
+
+    def _objects(self, index: int, image: Image) -> Shapes:
+        shapes = self._shapes.get(index)
+        if shapes is None:
+            shapes = self._shapes[index] = shapes_of(
+                self._dataset[index], image.shape[:2], self._settings.classes, single_class=self._settings.single_class
+            )
+        return shapes
+
+
+def read_for_training(sample: Sample, imgsz: int) -> Image:
+    """Return uint8 (H, W, 3) BGR, orientation applied, the long side scaled to ``imgsz``.
+
+    Raises:
+        DataError: The file is missing or no picture.
+    """
+    shrink = max(sample.shape) // imgsz
+    reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+    step = max((factor for factor in reduced if factor <= shrink), default=1)
+    image = cv2.imread(str(sample.path), reduced.get(step, cv2.IMREAD_COLOR))
+    if image is None:
+        msg = f"{sample.path}: the picture cannot be read"
+        raise DataError(msg, hint="segx data check lists every such file")
+    height, width = sample.shape
+    gain = imgsz / max(height, width)
+    size = max(min(round(width * gain), imgsz), 1), max(min(round(height * gain), imgsz), 1)
+    if image.shape[1::-1] != size:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(image, np.uint8)
+
+
+def shapes_of(
+    sample: Sample, size: tuple[int, ...], classes: tuple[int, ...] | None = None, *, single_class: bool = False
+) -> Shapes:
+    """Return the objects of a sample in pixels of a picture of this (height, width); crowds are left out."""
+    height, width = sample.shape
+    scale = np.array([size[1] / width, size[0] / height], np.float32)
+    categories, rings, has_mask = [], [], []
+    for truth in sample.truths:
+        if truth.crowd or (classes is not None and truth.category not in classes):
+            continue
+        outline = [] if truth.mask is None else _outline(decode_rle(truth.mask))
+        if not outline:
+            x, y, w, h = truth.box
+            outline = [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float32)]
+        categories.append(0 if single_class else truth.category)
+        rings.append([ring * scale for ring in outline])
+        has_mask.append(truth.mask is not None)
+    return Shapes.from_rings(categories, rings, has_mask)
+
+
+def _outline(mask: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width or not height:
+        return []
+    return trace(np.ascontiguousarray(mask[y : y + height, x : x + width]), x, y)
+
+
+class TrainLoader:
+    """Gives the batches of any epoch, from any batch on.
+
+    Args:
+        dataset: Where samples come from.
+        settings: How batches are made.
+        indices: The part of the data set to use; default all of it.
+    """
+
+    def __init__(self, dataset: Dataset, settings: LoaderSettings, *, indices: Sequence[int] | None = None) -> None:
+        self.settings = settings
+        self._indices = list(range(len(dataset)) if indices is None else indices)
+        if not self._indices:
+            msg = "the training split holds no pictures"
+            raise DataError(msg)
+        self._dataset = dataset
+        self._cache = PictureCache(dataset, self._indices, settings)
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch on this rank."""
+        per_rank = -(-len(self._indices) // self.settings.world)
+        return -(-per_rank // self.settings.batch)
+
+    def epoch(self, number: int, *, start: int = 0, augmentation: Augmentation | None = None) -> Iterator[TrainBatch]:
+        """Yield the batches of an epoch, beginning with batch ``start``.
+
+        Args:
+            number: The epoch, from 0; another number gives another order and other random choices.
+            start: The first batch to make; those before it cost nothing.
+            augmentation: Replaces the one of the settings, as in the last epochs.
+        """
+        order = self._order(number)
+        mine = self._mine(order)
+        changes = augmentation or self.settings.augmentation
+        batches = [
+            (index, mine[index * self.settings.batch : (index + 1) * self.settings.batch])
+            for index in range(start, len(self))
+        ]
+
+        def prepare(place: int, size: tuple[int, int]) -> Augmented:
+            return self._sample(number, order, place, size, changes)
+
+        if not self.settings.workers:
+            for index, places in batches:
+                size = self._size(number, index, [order[place] for place in places])
+                yield self._collate([prepare(place, size) for place in places], [order[p] for p in places])
+            return
+        yield from self._threaded(number, order, batches, prepare)
+
+    def _threaded(
+        self,
+        number: int,
+        order: list[int],
+        batches: list[tuple[int, list[int]]],
+        prepare: Callable[[int, tuple[int, int]], Augmented],
+    ) -> Iterator[TrainBatch]:
+        """Prepare two batches ahead of the one that is used."""
+        waiting: deque[tuple[list[int], list[Future[Augmented]]]] = deque()
+        pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="segx-loader")
+        try:
+            for index, places in batches:
+                size = self._size(number, index, [order[place] for place in places])
+                waiting.append((places, [pool.submit(prepare, place, size) for place in places]))
+                if len(waiting) > 2:
+                    places_ready, ready = waiting.popleft()
+                    yield self._collate([each.result() for each in ready], [order[p] for p in places_ready])
+            while waiting:
+                places_ready, ready = waiting.popleft()
+                yield self._collate([each.result() for each in ready], [order[p] for p in places_ready])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, number: int) -> list[int]:
+        """Return positions in the order of an epoch: shuffled, or by shape when ``rect``."""
+        count = len(self._indices)
+        if not self.settings.rect:
+            return np.random.default_rng([self.settings.seed, 1, number]).permutation(count).tolist()
+        ratios = [self._ratio(position) for position in range(count)]
+        return sorted(range(count), key=lambda position: ratios[position])
+
+    def _ratio(self, position: int) -> float:
+        height, width = self._dataset[self._indices[position]].shape
+        return height / width
+
+    def _mine(self, order: list[int]) -> list[int]:
+        """Return this rank's places in the order; all ranks get the same number, the last ones wrap around."""
+        per_rank = -(-len(order) // self.settings.world)
+        return [(self.settings.rank + step * self.settings.world) % len(order) for step in range(per_rank)]
+
+    def _size(self, number: int, index: int, positions: Sequence[int]) -> tuple[int, int]:
+        """Return the (height, width) of a batch."""
+        stride, side = self.settings.stride, self.settings.imgsz
+        if self.settings.rect:
+            ratios = [self._ratio(position) for position in positions]
+            low, high = min(ratios), max(ratios)
+            shape = (high, 1.0) if high < 1 else (1.0, 1 / low) if low > 1 else (1.0, 1.0)
+            height, width = (-(-round(each * side) // stride) * stride for each in shape)
+            return height, width
+        if self.settings.multi_scale:
+            rng = np.random.default_rng([self.settings.seed, 2, number, index])
+            low, high = 1 - self.settings.multi_scale, 1 + self.settings.multi_scale
+            side = max(round(side * rng.uniform(low, high) / stride), 1) * stride
+        return side, side
+
+    def _sample(
+        self, number: int, order: list[int], place: int, size: tuple[int, int], changes: Augmentation
+    ) -> Augmented:
+        """Make one sample from its own generator, seeded by run, epoch and place in the epoch."""
+        rng = np.random.default_rng([self.settings.seed, 0, number, place])
+        window = min(len(order), _MOSAIC_WINDOW, 8 * self.settings.batch * self.settings.world)
+        if self.settings.rect:
+            changes = changes.closed()
+
+        def other() -> Picture:
+            return self._cache[order[place - int(rng.integers(window))]]
+
+        return augment(self._cache[order[place]], other, size=size, settings=changes, rng=rng)
+
+    def _collate(self, pictures: Sequence[Augmented], positions: Sequence[int]) -> TrainBatch:
+        paths = tuple(str(self._dataset[self._indices[position]].path) for position in positions)
+        return collate(pictures, paths, mask_ratio=self.settings.mask_ratio, overlap=self.settings.overlap)
+
+
+def collate(
+    pictures: Sequence[Augmented], paths: tuple[str, ...], *, mask_ratio: int = 4, overlap: bool = True
+) -> TrainBatch:
+    """Return pictures of one size as a batch; each picture's objects by visible area, largest first."""
+    height, width = pictures[0].image.shape[:2]
+    images = np.empty((len(pictures), 3, height, width), np.uint8)
+    ordered: list[tuple[int, Placed]] = []
+    for index, picture in enumerate(pictures):
+        cv2.split(cv2.cvtColor(picture.image, cv2.COLOR_BGR2RGB), list(images[index]))
+        ordered += [(index, item) for item in sorted(picture.objects, key=lambda item: -item.area)]
+    boxes = np.array([item.box for _, item in ordered], np.float32).reshape(-1, 4)
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    extent = np.array([width, height], np.float32)
+    shape = (height // mask_ratio, width // mask_ratio)
+    draw = _index_maps if overlap else _own_masks
+    return TrainBatch(
+        images=images,
+        batch_idx=np.array([index for index, _ in ordered], np.int64),
+        classes=np.array([item.category for _, item in ordered], np.int64),
+        boxes=np.concatenate([centres / extent, sides / extent], axis=1).astype(np.float32),
+        masks=draw(ordered, len(pictures), shape, mask_ratio),
+        overlap=overlap,
+        has_mask=np.array([item.has_mask for _, item in ordered], bool),
+        paths=paths,
+    )
+
+
+def _index_maps(
+    ordered: Sequence[tuple[int, Placed]], count: int, shape: tuple[int, int], ratio: int
+) -> NDArray[np.uint8] | NDArray[np.int32]:
+    numbers = [sum(1 for index, _ in ordered if index == picture) for picture in range(count)]
+    maps = np.zeros((count, *shape), np.uint8 if max(numbers, default=0) <= 255 else np.int32)
+    seen = [0] * count
+    for index, item in ordered:
+        seen[index] += 1
+        if not item.has_mask:
+            continue
+        small, top, left = shrink(item, shape, ratio)
+        window = maps[index, top : top + small.shape[0], left : left + small.shape[1]]
+        window[small > 0] = seen[index]
+    return maps
+
+
+def _own_masks(
+    ordered: Sequence[tuple[int, Placed]], _count: int, shape: tuple[int, int], ratio: int
+) -> NDArray[np.uint8]:
+    masks = np.zeros((len(ordered), *shape), np.uint8)
+    for number, (_, item) in enumerate(ordered):
+        if item.has_mask:
+            small, top, left = shrink(item, shape, ratio)
+            masks[number, top : top + small.shape[0], left : left + small.shape[1]] = small
+    return masks
+
+
+def shrink(item: Placed, shape: tuple[int, int], ratio: int) -> tuple[NDArray[np.uint8], int, int]:
+    """Return an object's bitmap at mask resolution, of 0 and 1, with its first row and column there.
+
+    A mask pixel is set where at least half of the picture's pixels in it are, or, for an object too small for that
+    anywhere, the one it covers most.
+    """
+    left, top = item.left // ratio, item.top // ratio
+    right = min(-(-(item.left + item.bitmap.shape[1]) // ratio), shape[1])
+    bottom = min(-(-(item.top + item.bitmap.shape[0]) // ratio), shape[0])
+    aligned = np.zeros(((bottom - top) * ratio, (right - left) * ratio), np.uint8)
+    y, x = item.top - top * ratio, item.left - left * ratio
+    height, width = min(item.bitmap.shape[0], aligned.shape[0] - y), min(item.bitmap.shape[1], aligned.shape[1] - x)
+    aligned[y : y + height, x : x + width] = item.bitmap[:height, :width]
+    if ratio == 1:
+        return aligned, top, left
+    share = cv2.resize(aligned * 255, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    small = (share >= 128).view(np.uint8)
+    if not small.any():
+        small.flat[int(share.argmax())] = 1
+    return small, top, left
