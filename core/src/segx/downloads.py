@@ -1,0 +1,538 @@
+"""Files that are fetched on first use of their name: resumed, checked, whole or not at all.
+
+Only the standard library is used; ``http_proxy``, ``https_proxy`` and ``no_proxy`` of the environment are honoured.
+Beside a file on its way lie ``<name>.part`` (its first bytes), ``<name>.part.json`` (which version of it they belong
+to) and ``<name>.lock`` (held by the process that fetches it); all three are gone when the file is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from segx.errors import ModelError, did_you_mean
+from segx.paths import MIRROR_VARIABLE, OFFLINE_VARIABLE, offline, weights_address, weights_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from email.message import Message
+    from pathlib import Path
+
+    from segx.errors import SegxError
+    from segx.specs import WeightsFile
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 18
+_CRAWL = 1024
+"""Fewer bytes than this within one timeout count as a stalled server."""
+_UNKNOWN_SIZE_LIMIT = 1 << 34
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+"""Answers worth asking again after."""
+
+
+class Publication(Protocol):
+    """What has published weights: an :class:`~segx.specs.ArchitectureSpec`."""
+
+    @property
+    def weights(self) -> Mapping[str, WeightsFile]:
+        """File name to where it is published."""
+        ...
+
+
+class Catalogue(Protocol):
+    """Who knows the publications: the registry."""
+
+    def specs(self, kind: str, /) -> Any:
+        """Return all specs of a kind, usable or not."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to try.
+
+    Attributes:
+        timeout: Seconds without a byte, or with hardly any, after which a connection is given up.
+        attempts: Connections in a row that may end without a new byte.
+        connections: Connections in all.
+        pause: Seconds before the second attempt; doubled each time, at most ``longest``.
+        longest: Longest pause in seconds, also when the server asks for more.
+        lock: Seconds to wait for another process that fetches the same file.
+    """
+
+    timeout: float = 30.0
+    attempts: int = 4
+    connections: int = 50
+    pause: float = 0.5
+    longest: float = 15.0
+    lock: float = 3600.0
+
+
+class _Interrupted(Exception):  # noqa: N818 - never leaves this module
+    """The connection ended early; what has arrived is kept, and asking again may help."""
+
+    def __init__(self, reason: str, *, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """Asking again cannot help."""
+
+
+def resolve_weights(name: str, registry: Catalogue, *, patience: Patience | None = None) -> Path:
+    """Return the file of a known name, ``"yolov8n-seg.pt"``, downloaded into the cache on first use.
+
+    Raises:
+        ModelError: The name is not published, or the file cannot be had; the error says where to get it and where to
+            put it.
+    """
+    known = published_weights(registry)
+    if name not in known:
+        msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
+        raise ModelError(msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}")
+    return fetch(known[name], weights_folder() / name, patience=patience)
+
+
+def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:
+    """Return every name that can be downloaded and where from, mirrors applied."""
+    found: dict[str, WeightsFile] = {}
+    for spec in registry.specs("architecture"):
+        for name, file in spec.weights.items():
+            found.setdefault(name, dataclasses.replace(file, url=weights_address(name, file.url)))
+    return found
+
+
+def fetch(
+    file: WeightsFile,
+    destination: Path,
+    *,
+    patience: Patience | None = None,
+    error: type[SegxError] = ModelError,
+    progress: bool | None = None,
+) -> Path:
+    """Return ``destination``, downloaded if it is not there yet; whole and checked, or not there at all.
+
+    Args:
+        file: Address, and size and SHA-256 where they are known. Without a hash, the integrity of a zip archive
+            (which ``.pt`` files are) or of a safetensors file is checked instead.
+        destination: Where the file is to be; its folder is made.
+        patience: How long to try.
+        error: What to raise when the file cannot be had.
+        progress: Show a bar on standard error; default: when that is a terminal.
+    """
+    patience = patience or Patience()
+    if _is_there(file, destination):
+        return destination
+    if offline():
+        raise error(
+            f"{destination.name} is not here and {OFFLINE_VARIABLE} forbids downloading it",
+            hint=f"get {file.url} and put it at {destination}",
+        )
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(destination, patience):
+            if not _is_there(file, destination):
+                _Download(file, destination, patience, progress=progress).run()
+    except (_Refused, _Interrupted, OSError) as reason:
+        raise error(
+            f"cannot download {file.url}: {_reason(reason)}",
+            hint=f"get it by other means and put it at {destination}, or set {MIRROR_VARIABLE} to a mirror",
+        ) from reason
+    return destination
+
+
+def _is_there(file: WeightsFile, destination: Path) -> bool:
+    """Say whether the file is there; one of another size than the published one is a stranger's, not ours to trust."""
+    if not destination.is_file():
+        return False
+    if file.size is not None and destination.stat().st_size != file.size:
+        logger.warning("%s has not the published size of %d bytes: fetching it again", destination, file.size)
+        return False
+    return True
+
+
+@dataclass
+class _Download:
+    """One file on its way."""
+
+    file: WeightsFile
+    destination: Path
+    patience: Patience
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.part = self.destination.with_name(self.destination.name + ".part")
+        self.note = self.destination.with_name(self.destination.name + ".part.json")
+
+    def run(self) -> None:
+        """Fetch, check and put in place."""
+        logger.info("downloading %s to %s", self.file.url, self.destination)
+        resumed = self._fetch_all()
+        try:
+            self._check()
+        except _Refused:
+            self._forget()
+            if not resumed:
+                raise
+            # Two versions may have been spliced by a server that names no version: once more, from the start.
+            self._fetch_all()
+            try:
+                self._check()
+            except _Refused:
+                self._forget()
+                raise
+        self.part.replace(self.destination)
+        self.note.unlink(missing_ok=True)
+
+    def _fetch_all(self) -> bool:
+        """Ask until all bytes are in the part file; say whether any came from an earlier connection."""
+        fruitless, pause, resumed = 0, self.patience.pause, False
+        for _ in range(self.patience.connections):
+            before = self._length()
+            resumed = resumed or before > 0
+            try:
+                self._connect()
+            except _Interrupted as interruption:
+                came = self._length() > before
+                fruitless, pause = (0, self.patience.pause) if came else (fruitless + 1, pause)
+                if fruitless >= self.patience.attempts:
+                    raise
+                logger.info("%s: %s; asking again", self.file.url, interruption)
+                time.sleep(min(max(pause, interruption.wait), self.patience.longest))
+                pause *= 2
+            else:
+                return resumed
+        msg = f"the connection broke {self.patience.connections} times"
+        raise _Refused(msg)
+
+    def _length(self) -> int:
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def _connect(self) -> None:
+        """Open one connection and take what it gives."""
+        headers = {"User-Agent": "segx", "Accept-Encoding": "identity", **self._resume_headers()}
+        request = urllib.request.Request(self.file.url, headers=headers)  # noqa: S310 - the opener takes only http(s)
+        try:
+            with _opener().open(request, timeout=self.patience.timeout) as response:
+                self._take(response)
+        except urllib.error.HTTPError as answer:
+            with answer:
+                self._judge(answer)
+        except urllib.error.URLError as failure:
+            hopeless = not isinstance(failure.reason, OSError) or isinstance(
+                failure.reason, ssl.SSLCertVerificationError
+            )
+            raise (_Refused if hopeless else _Interrupted)(_reason(failure)) from failure
+        except (http.client.HTTPException, TimeoutError, ConnectionError) as failure:
+            raise _Interrupted(_reason(failure)) from failure
+
+    def _resume_headers(self) -> dict[str, str]:
+        """Return what asks for the rest only, when the first part is of a version that can be named or checked."""
+        start = self._length()
+        if not start:
+            return {}
+        note = self._read_note()
+        version = note.get("version", "")
+        if note.get("url") != self.file.url or not (version or self.file.sha256):
+            self._forget()
+            return {}
+        return {"Range": f"bytes={start}-", **({"If-Range": version} if version else {})}
+
+    def _judge(self, answer: urllib.error.HTTPError) -> None:
+        if answer.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            total = _range_total(answer.headers)
+            if total is not None and total == self._length():
+                return
+            self._forget()
+            msg = "the server has another version than the one begun"
+            raise _Interrupted(msg)
+        msg = f"the server answers {answer.code} {answer.reason}".rstrip()
+        if answer.code in _BUSY:
+            raise _Interrupted(msg, wait=_seconds(answer.headers.get("Retry-After")))
+        raise _Refused(msg)
+
+    def _take(self, response: http.client.HTTPResponse) -> None:
+        """Append the body to the part file, or start it anew when the server sends the whole."""
+        start, total, version = self._length(), _content_length(response.headers), _version(response.headers)
+        if response.status == http.client.PARTIAL_CONTENT:
+            begins, total = _content_range(response.headers)
+            note = self._read_note()
+            if begins != start or note.get("version") != version or (total and note.get("total") not in {None, total}):
+                self._forget()
+                msg = "the server sends a part of something else than what was begun"
+                raise _Interrupted(msg)
+        else:
+            start = 0
+        if self.file.size is not None and total is not None and total != self.file.size:
+            msg = f"the server has {total} bytes, published were {self.file.size}"
+            raise _Refused(msg)
+        self._check_space((total or 0) - start)
+        _write(self.note, json.dumps({"url": self.file.url, "version": version, "total": total}))
+        received = self._copy(response, start, total)
+        if total is not None and received < total:
+            msg = f"the connection ended after {received} of {total} bytes"
+            raise _Interrupted(msg)
+
+    def _copy(self, response: http.client.HTTPResponse, start: int, total: int | None) -> int:
+        """Move bytes from the connection to the part file; return how many it holds then."""
+        limit = total if total is not None else (self.file.size or _UNKNOWN_SIZE_LIMIT)
+        received, since, mark = start, time.monotonic(), start
+        with self.part.open("ab" if start else "wb") as out, self._bar(limit, start) as advance:
+            while received < limit and (chunk := _read(response, min(_CHUNK, limit - received))):
+                out.write(chunk)
+                advance(len(chunk))
+                received += len(chunk)
+                now = time.monotonic()
+                if now - since > self.patience.timeout:
+                    if received - mark < _CRAWL:
+                        msg = f"hardly a byte came for {self.patience.timeout:g} s"
+                        raise _Interrupted(msg)
+                    since, mark = now, received
+            out.flush()
+            os.fsync(out.fileno())
+        return received
+
+    @contextmanager
+    def _bar(self, total: int, start: int) -> Iterator[Callable[[int], object]]:
+        """Show a progress bar where it is wanted; yields what moves it on."""
+        if not (sys.stderr.isatty() if self.progress is None else self.progress):
+            yield lambda _: None
+            return
+        from tqdm import tqdm
+
+        name, known = self.destination.name, None if total == _UNKNOWN_SIZE_LIMIT else total
+        with tqdm(total=known, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=name) as bar:
+            yield bar.update
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.destination.parent).free
+        if needed > free:
+            msg = f"{needed} bytes are needed in {self.destination.parent}, {free} are free"
+            raise _Refused(msg)
+
+    def _check(self) -> None:
+        size = self._length()
+        if self.file.size is not None and size != self.file.size:
+            msg = f"{size} bytes came, published were {self.file.size}"
+            raise _Refused(msg)
+        if self.file.sha256 is not None:
+            digest = _sha256(self.part)
+            if digest != self.file.sha256.lower():
+                msg = f"its SHA-256 is {digest}, published was {self.file.sha256.lower()}"
+                raise _Refused(msg)
+        else:
+            _check_whole(self.part, self.destination.suffix)
+
+    def _read_note(self) -> dict[str, Any]:
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def _forget(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http(s) only, and never from https to http."""
+
+    def redirect_request(  # noqa: PLR0917 - the base class's signature
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in {"http", "https"} or (req.type == "https" and scheme == "http"):
+            reason = f"the server points to {newurl}, which is not safe to follow"
+            raise _Refused(reason)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return an opener that speaks http(s), through the environment's proxy, and nothing else."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _NoDowngrade(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+@contextmanager
+def _only_one(destination: Path, patience: Patience) -> Iterator[None]:
+    """Hold the file's lock, so that two processes do not fetch it at once."""
+    path = destination.with_name(destination.name + ".lock")
+    deadline, told = time.monotonic() + patience.lock, False
+    while True:
+        handle = path.open("a+b")
+        if _lock(handle.fileno()) and _same_file(handle.fileno(), path):
+            break
+        handle.close()
+        if time.monotonic() > deadline:
+            msg = f"another process has been fetching it for {patience.lock:g} s (it holds {path})"
+            raise _Refused(msg)
+        if not told:
+            logger.info("%s is being fetched by another process: waiting", destination.name)
+            told = True
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":
+            path.unlink(missing_ok=True)
+        handle.close()
+        if sys.platform == "win32":
+            _unlink_if_free(path)
+
+
+def _unlink_if_free(path: Path) -> None:
+    """Remove a lock file that no other process has opened (Windows refuses to remove open files)."""
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        logger.debug("%s is in use and stays", path)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as failure:
+        # Some network file systems have no locks: then the download goes on without one.
+        return failure.errno not in {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
+    return True
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    """Say whether the lock held is the file that is there now, not one that its last holder removed."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+    """Return what has arrived, empty at the end."""
+    try:
+        return response.read1(most)
+    except (http.client.HTTPException, OSError) as failure:
+        raise _Interrupted(_reason(failure)) from failure
+
+
+def _check_whole(path: Path, suffix: str) -> None:
+    """Refuse a torch archive or safetensors file that is not whole: the check where no hash is known."""
+    if suffix in {".pt", ".pth", ".zip"}:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+            msg = f"what came is not a whole archive ({_opening(path)})"
+            raise _Refused(msg) from error
+        if damaged is not None:
+            msg = f"{damaged} in the archive that came is damaged"
+            raise _Refused(msg)
+    elif suffix == ".safetensors" and not _is_whole_safetensors(path):
+        msg = f"what came is not a whole safetensors file ({_opening(path)})"
+        raise _Refused(msg)
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    """Compare the length with what the header says: 8 bytes of header length, JSON header, data."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, 100_000_000):
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return False
+    return size == 8 + length + max(ends, default=0)
+
+
+def _opening(path: Path) -> str:
+    with path.open("rb") as file:
+        begin = file.read(24)
+    return f"{path.stat().st_size} bytes, beginning with {begin!r}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _version(headers: Message) -> str:
+    """Return what names this version of the file in ``If-Range``: a strong ETag, else the date of its last change."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+def _content_length(headers: Message) -> int | None:
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _content_range(headers: Message) -> tuple[int | None, int | None]:
+    """Return the first byte and the total that ``Content-Range: bytes 5-9/10`` names."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if match is None:
+        return None, None
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _range_total(headers: Message) -> int | None:
+    match = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
+    return None if match is None else int(match[1])
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text and text.strip().isdecimal() else 0.0
+
+
+def _reason(error: BaseException) -> str:
+    """Return the cause in a few words."""
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        return _reason(error.reason)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
+    return str(error) or type(error).__name__
