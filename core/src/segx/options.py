@@ -359,7 +359,8 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
         below = (ge is not None and number < ge) or (gt is not None and number <= gt)
         if below or (le is not None and number > le):
-            msg = f"{name}={value} is outside {_range_name(metadata)}"
+            shown = value if isinstance(value, tuple) else f"{value:g}"
+            msg = f"{name}={shown} is outside {_range_name(metadata)}"
             raise UsageError(msg)
 
 

@@ -233,7 +233,7 @@ def letterbox_matrix(shape: tuple[int, ...], size: tuple[int, int]) -> Matrix:
 def random_warp(
     canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: np.random.Generator
 ) -> Matrix:
-    """Return the random matrix from canvas to picture: translation, shear, rotation with scale, perspective, centring."""
+    """Return the random matrix from canvas to picture: shift, shear, rotation with scale, perspective, centring."""
     degrees, translate, scale, shear = settings.degrees, settings.translate, settings.scale, settings.shear
     centre = _translation(-canvas[1] / 2, -canvas[0] / 2)
     perspective = np.eye(3)

@@ -6,6 +6,7 @@ threads run; there is one cache for all, nothing to pickle, and nothing left beh
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -210,8 +211,8 @@ class TrainLoader:
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch on this rank."""
-        per_rank = -(-len(self._indices) // self.settings.world)
-        return -(-per_rank // self.settings.batch)
+        per_rank = math.ceil(len(self._indices) / self.settings.world)
+        return math.ceil(per_rank / self.settings.batch)
 
     def epoch(self, number: int, *, start: int = 0, augmentation: Augmentation | None = None) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch, beginning with batch ``start``.
@@ -276,7 +277,7 @@ class TrainLoader:
 
     def _mine(self, order: list[int]) -> list[int]:
         """Return this rank's places in the order; all ranks get the same number, the last ones wrap around."""
-        per_rank = -(-len(order) // self.settings.world)
+        per_rank = math.ceil(len(order) / self.settings.world)
         return [(self.settings.rank + step * self.settings.world) % len(order) for step in range(per_rank)]
 
     def _size(self, number: int, index: int, positions: Sequence[int]) -> tuple[int, int]:
