@@ -312,47 +312,74 @@ class Task(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource:
+    """One split of a data set, as its definition names it.
+
+    Attributes:
+        origin: What the user named: the YAML, the JSON or the folder; for messages.
+        split: Name of the split: ``"train"``, ``"val"``, ``"test"``.
+        entries: The folders, lists and files that hold it; all exist.
+        names: Class number to class name, where the definition says so; else the data set's own names hold.
+        images: Folder of the pictures, where the user says so.
+    """
+
+    origin: Path
+    split: str
+    entries: tuple[Path, ...]
+    names: Mapping[int, str] | None = None
+    images: Path | None = None
+
+
 class DatasetReader(Protocol):
     """Reads ground truth of one format."""
 
-    def read(self, path: Path, split: str) -> Dataset:
+    def read(self, source: DatasetSource) -> Dataset:
         """Return one split of a data set.
 
         Raises:
-            DataError: The data are missing; every path tried is listed.
+            DataError: The data are missing or of another shape; every path tried is listed.
         """
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
     """One object of the ground truth.
 
     Attributes:
         category: Class number, 0-based.
         box: (x, y, width, height) in pixels of the original picture.
-        mask: COCO RLE at the original resolution: ``{"size": [h, w], "counts": bytes}``, or None for a box only.
+        polygons: Its parts, each float64 (points, 2) x, y in pixels; the object is their union.
+        rle: COCO RLE at the original resolution, ``{"size": [h, w], "counts": bytes}``, where the data set gives a
+            bitmap instead of polygons: holes, crowds. With neither, the object is known by its box only.
         crowd: COCO's iscrowd: matches are neither right nor wrong.
-        area: Area as the data set gives it, in pixels.
-        id: The annotation's id in its data set.
+        area: Area in pixels as the data set gives it; None: that of its mask, else of its box.
+        id: The annotation's id in its data set; 1-based position where it has none.
     """
 
     category: int
     box: tuple[float, float, float, float]
-    mask: Mapping[str, Any] | None
+    polygons: tuple[NDArray[np.float64], ...] = ()
+    rle: Mapping[str, Any] | None = None
     crowd: bool = False
-    area: float = 0.0
+    area: float | None = None
     id: int = 0
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether more than its box is known."""
+        return bool(self.polygons) or self.rle is not None
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
     """A picture of a data set with its ground truth.
 
     Attributes:
         path: The picture's file.
         id: Its id in the data set: a number in COCO, the file's stem in YOLO sets.
-        shape: (height, width) in pixels as it is read (orientation applied).
+        shape: (height, width) in pixels, orientation applied.
         truths: The objects in it.
     """
 
@@ -369,17 +396,27 @@ class Dataset(Protocol):
         names: Class number to class name.
         category_ids: Class number to the id the data set itself uses.
         problems: Rows that were dropped: file, line and reason.
+        fingerprint: A hash of the ground truth, for the manifest of a run.
     """
 
     names: Mapping[int, str]
     category_ids: Mapping[int, int]
     problems: Sequence[str]
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
 
     def __iter__(self) -> Iterator[Sample]: ...
+
+    def paths(self) -> Sequence[Path]:
+        """Return the picture files, in order, without reading anything."""
+        ...
+
+    def shapes(self) -> NDArray[np.int32]:
+        """Return int32 (samples, 2): height and width of each picture, orientation applied."""
+        ...
 
 
 class Trainer(Protocol):
