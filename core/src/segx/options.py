@@ -9,14 +9,12 @@ import ast
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Union
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union
 
 from segx.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -46,6 +44,8 @@ class OptionInfo:
         default: What is used when it is not given.
         help: One line.
         range: The range in words, or an empty string.
+        group: The heading it is listed under, or an empty string.
+        switch: True and False are among its values, so that its name alone means True.
     """
 
     name: str
@@ -53,11 +53,16 @@ class OptionInfo:
     default: Any
     help: str
     range: str
+    group: str = ""
+    switch: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Base of all options; made from any mapping of names to values or strings with :meth:`parse`."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Heading to the names listed under it, for help and documentation; what is in no group is listed first."""
 
     def __post_init__(self) -> None:
         hints = _hints(type(self))
@@ -92,6 +97,7 @@ class Options:
     def describe(cls) -> tuple[OptionInfo, ...]:
         """Return what there is to say of each option."""
         hints = _hints(cls)
+        headings = {name: heading for heading, names in cls.groups.items() for name in names}
         return tuple(
             OptionInfo(
                 name=item.name,
@@ -99,6 +105,8 @@ class Options:
                 default=item.default,
                 help=item.metadata.get("help", ""),
                 range=_range_name(item.metadata),
+                group=headings.get(item.name, ""),
+                switch=bool in _alternatives(hints[item.name]),
             )
             for item in dataclasses.fields(cls)
         )
@@ -121,6 +129,14 @@ class DecodeOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
     """Options of predict."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is found": ("conf", "iou", "max_det", "classes", "agnostic_nms", "retina_masks"),
+        "what goes in": ("imgsz", "rect", "batch", "vid_stride", "stream_buffer", "stream"),
+        "where it runs": ("device", "half", "backend", "threads"),
+        "what is written": ("save", "save_txt", "save_conf", "save_crop", "save_json", "project", "name", "exist_ok"),
+        "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
+    }
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32
