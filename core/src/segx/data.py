@@ -1,0 +1,367 @@
+"""Data sets as users name them: a YAML, a COCO JSON, a folder, or a name that is shipped.
+
+A data set YAML says ``path`` (relative to the YAML itself, always), ``train``, ``val``, ``test`` (a folder, a ``.txt``
+list of pictures, a COCO ``.json``, or a list of these, relative to ``path``), ``names``, ``nc`` and ``download``.
+Which format holds a split is found for each split, so that one YAML may train on polygons and validate on JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import urllib.parse
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+from segx.errors import DataError, did_you_mean
+from segx.interfaces import DatasetSource
+from segx.paths import cache_folder
+from segx.specs import WeightsFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from segx.interfaces import Dataset, DatasetReader
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+_YAML = {".yaml", ".yml"}
+_SHIPPED = Path(__file__).parent / "datasets"
+_LONGEST_YAML = 8 << 20
+
+
+class Formats(Protocol):
+    """Who knows the formats of data sets: the registry."""
+
+    def specs(self, kind: str, /) -> Any:
+        """Return all specs of a kind."""
+        ...
+
+    def load(self, kind: str, name: str, /) -> Any:
+        """Return what a spec loads."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """Something to download for a data set.
+
+    Attributes:
+        file: Where it is published, with size and hash where they are known.
+        into: Folder below the data set's root that it is unpacked into.
+        splits: The splits that need it; empty: all.
+    """
+
+    file: WeightsFile
+    into: str = "."
+    splits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetDefinition:
+    """A data set YAML, checked.
+
+    Attributes:
+        file: The YAML.
+        root: What the splits are relative to.
+        splits: Split to its folders, lists and files, as written.
+        names: Class number to class name; None when the YAML leaves it to the data.
+        downloads: Where to get it.
+        shipped: Whether it came with segx; its data then live in the cache folder.
+    """
+
+    file: Path
+    root: Path
+    splits: Mapping[str, tuple[str, ...]]
+    names: Mapping[int, str] | None
+    downloads: tuple[Archive, ...] = ()
+    shipped: bool = field(default=False)
+
+
+def open_dataset(
+    data: str | Path, split: str = "val", *, images: str | Path | None = None, registry: Formats | None = None
+) -> Dataset:
+    """Return one split of a data set.
+
+    Args:
+        data: A data set YAML or its shipped name, a COCO JSON, or a folder.
+        split: Which part of it.
+        images: Folder of the pictures, when a COCO JSON's cannot be found beside it.
+        registry: Where formats are looked up; default: the installed plugins.
+
+    Raises:
+        DataError: It is missing (every path tried is listed), or of another shape.
+    """
+    source = find_split(data, split, images=images)
+    return find_reader(source.entries, registry).read(source)
+
+
+def find_split(data: str | Path, split: str = "val", *, images: str | Path | None = None) -> DatasetSource:
+    """Return where one split of a data set lies; downloads it when it is not there and the YAML says from where.
+
+    Raises:
+        DataError: It is missing; every path tried is listed.
+    """
+    folder = None if images is None else Path(images)
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"images={folder}: there is no such folder")
+    path = locate(data)
+    if path.suffix.lower() not in _YAML:
+        return DatasetSource(origin=path, split=split, entries=(path,), images=folder)
+    definition = read_definition(path)
+    return DatasetSource(
+        origin=path, split=split, entries=_entries(definition, split), names=definition.names, images=folder
+    )
+
+
+def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> DatasetReader:
+    """Return the reader of the format that holds these folders and files.
+
+    Raises:
+        DataError: No installed format knows them, or they are of several formats.
+    """
+    if registry is None:
+        from segx.registry import get_registry
+
+        registry = get_registry()
+    specs = list(registry.specs("dataset_format"))
+    found: dict[str, str] = {}
+    for entry in entries:
+        spec = next((spec for spec in specs if spec.detects(entry)), None)
+        if spec is None:
+            known = ", ".join(sorted(f"{spec.name} ({spec.summary})" for spec in specs)) or "none"
+            raise DataError(f"{entry} is of no known data set format", hint=f"installed formats: {known}")
+        found.setdefault(spec.name, str(entry))
+    if len(found) > 1:
+        mixed = ", ".join(f"{entry} is {name}" for name, entry in found.items())
+        raise DataError(f"one split cannot mix formats: {mixed}")
+    reader: DatasetReader = registry.load("dataset_format", next(iter(found)))
+    return reader
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of the data sets whose definition comes with segx."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+
+
+def locate(data: str | Path) -> Path:
+    """Return the YAML, JSON or folder that a user named.
+
+    Raises:
+        DataError: There is none; every path tried is listed.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        found = sorted(item for item in path.iterdir() if item.suffix.lower() in _YAML)
+        return found[0] if len(found) == 1 else path
+    if path.exists():
+        return path
+    if path.parent == Path() and path.suffix.lower() in {"", *_YAML}:
+        shipped = _SHIPPED / f"{path.stem}.yaml"
+        if shipped.is_file():
+            return shipped
+    known = shipped_names()
+    raise DataError(
+        f"data set {str(data)!r} is not there{did_you_mean(path.stem, known)}",
+        hint=f"tried: {path.absolute()}; shipped definitions: {', '.join(known)}",
+    )
+
+
+def read_definition(path: Path) -> DatasetDefinition:
+    """Return what a data set YAML says.
+
+    Raises:
+        DataError: It is no YAML, no mapping, or names and nc disagree.
+    """
+    content = _read_yaml(path)
+    shipped = path.parent == _SHIPPED
+    base = cache_folder() / "datasets" if shipped else path.absolute().parent
+    written = content.get("path") or "."
+    if not isinstance(written, str):
+        raise DataError(f"{path}: path is {written!r}, not the name of a folder")
+    root = Path(os.path.normpath(base / Path(written).expanduser()))
+    splits = {split: _values(content[split], split, path) for split in SPLITS if content.get(split) is not None}
+    if not splits:
+        raise DataError(f"{path} names no split", hint="add one of train:, val:, test: with a folder or a list")
+    return DatasetDefinition(
+        file=path,
+        root=root,
+        splits=splits,
+        names=read_names(content.get("names"), content.get("nc"), path),
+        downloads=_downloads(content.get("download"), path),
+        shipped=shipped,
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LONGEST_YAML:
+            raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: that is no data set YAML")
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1}: {getattr(error, 'problem', '')})" if where else ""
+        raise DataError(f"{path} is not YAML{line}") from error
+    if not isinstance(content, dict):
+        kind = {list: "a list", str: "a text", type(None): "empty"}.get(type(content), f"a {type(content).__name__}")
+        raise DataError(f"{path} is {kind}, not a data set", hint="a data set YAML says path:, train:, val: and names:")
+    return {str(key): value for key, value in content.items()}
+
+
+def _values(value: Any, split: str, path: Path) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(item, str) and item for item in values):
+        raise DataError(f"{path}: {split}: is {value!r}, not a folder, a file or a list of these")
+    return tuple(values)
+
+
+def read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
+    """Return class number to name from a YAML's ``names`` (a list or a mapping) and ``nc``.
+
+    Raises:
+        DataError: They disagree, or the numbers are not 0, 1, 2, ...
+    """
+    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or nc < 1):
+        raise DataError(f"{path}: nc is {nc!r}, not a number of classes")
+    if names is None:
+        return None if nc is None else {number: f"class{number}" for number in range(nc)}
+    if not isinstance(names, list | dict) or not names:
+        raise DataError(f"{path}: names is {names!r}, not a list or a mapping of class names")
+    items = dict(names.items() if isinstance(names, dict) else enumerate(names))
+    try:
+        found = {int(number): str(name) for number, name in items.items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: names has a class number that is none ({error})") from error
+    if sorted(found) != list(range(len(items))):
+        raise DataError(f"{path}: names must number the classes 0..{len(items) - 1}, it has {sorted(found)}")
+    if nc is not None and nc != len(found):
+        raise DataError(f"{path}: nc is {nc}, but names has {len(found)}", hint="drop nc:, names alone is enough")
+    return dict(sorted(found.items()))
+
+
+def _entries(definition: DatasetDefinition, split: str) -> tuple[Path, ...]:
+    """Return the folders and files of a split, fetched if they can be."""
+    if split not in definition.splits:
+        there = ", ".join(definition.splits)
+        raise DataError(f"{definition.file} has no split {split!r}; it has {there}", hint=f"try split={there}")
+    found, tried = _present(definition, split)
+    wanted = [archive for archive in definition.downloads if not archive.splits or split in archive.splits]
+    if tried and wanted:
+        logger.info("%s: %s is not there; downloading it", definition.file.stem, split)
+        for archive in wanted:
+            download(archive, definition.root)
+        found, tried = _present(definition, split)
+    if tried:
+        raise DataError(
+            f"{split} of {definition.file} is not there",
+            hint="tried:\n    " + "\n    ".join(str(path) for path in tried),
+        )
+    return tuple(found)
+
+
+def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], list[Path]]:
+    """Return what is there of a split, and every path tried for what is not."""
+    found, missing = [], []
+    for value in definition.splits[split]:
+        tried = _candidates(definition, value)
+        there = next((path for path in tried if path.exists()), None)
+        if there is None:
+            missing.extend(tried)
+        else:
+            found.append(there)
+    return found, missing
+
+
+def _candidates(definition: DatasetDefinition, value: str) -> list[Path]:
+    """Return where a split may lie: below ``path``; some exports write one ``../`` too many."""
+    paths = [definition.root / Path(value).expanduser()]
+    if value.startswith("../"):
+        paths.append(definition.root / value.removeprefix("../"))
+    return [Path(os.path.normpath(path)) for path in paths]
+
+
+def _downloads(value: Any, path: Path) -> tuple[Archive, ...]:
+    """Return the archives a YAML names by address. Anything else, code above all, is never run and left aside."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    archives = []
+    for item in items:
+        entry: Any = {"url": item} if isinstance(item, str) else item
+        address = str(entry.get("url", "")).strip() if isinstance(entry, dict) else ""
+        if urllib.parse.urlsplit(address.split("\n")[0]).scheme not in {"http", "https"} or len(address.split()) != 1:
+            logger.warning("%s: download: is not an address; segx runs no code from a YAML", path)
+            return ()
+        into, splits = str(entry.get("into", ".")), entry.get("splits", [])
+        if Path(into).is_absolute() or ".." in Path(into).parts:
+            raise DataError(f"{path}: download into {into!r} would leave the data set's folder")
+        archives.append(
+            Archive(
+                file=WeightsFile(url=address, size=entry.get("size"), sha256=entry.get("sha256")),
+                into=into,
+                splits=tuple(str(split) for split in ([splits] if isinstance(splits, str) else splits)),
+            )
+        )
+    return tuple(archives)
+
+
+def download(archive: Archive, root: Path) -> None:
+    """Fetch an archive (progress, resume, size and hash checked) and unpack it below ``root``.
+
+    What it holds appears whole or not at all; a single outer folder named like ``root`` is left away.
+
+    Raises:
+        DataError: It cannot be had, or is no safe archive.
+    """
+    from segx.downloads import fetch
+
+    name = Path(urllib.parse.urlsplit(archive.file.url).path).name
+    path = fetch(archive.file, cache_folder() / "downloads" / name, error=DataError)
+    target = root / archive.into
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as temporary:
+            unpack(path, Path(temporary))
+            content = list(Path(temporary).iterdir())
+            if len(content) == 1 and content[0].is_dir() and content[0].name == root.name:
+                content = list(content[0].iterdir())
+            for item in content:
+                _merge(item, target / item.name)
+    except OSError as error:
+        raise DataError(f"{path} cannot be unpacked into {target}: {error.strerror or error}") from error
+    path.unlink(missing_ok=True)
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a zip archive into an empty folder.
+
+    Raises:
+        DataError: It is no zip archive, or would write outside the folder.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                parts = Path(member.filename.replace("\\", "/")).parts
+                if ".." in parts or Path(member.filename).is_absolute() or (member.external_attr >> 28) == 0xA:
+                    raise DataError(f"{path} holds {member.filename!r}, which would leave its folder: not unpacked")
+            archive.extractall(folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path} is no zip archive that can be read ({error})") from error
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move a file or a folder into place, folder into folder where both are there."""
+    if source.is_dir() and target.is_dir():
+        for item in source.iterdir():
+            _merge(item, target / item.name)
+    elif source.is_dir():
+        shutil.move(source, target)
+    else:
+        source.replace(target)

@@ -1,0 +1,148 @@
+"""What was read of a data set once, kept in the cache folder under the hash of its content.
+
+Nothing is ever written beside the data. An entry is found by what the files hold: size and time of change only decide
+whether a file must be read again to know that, and a file changed moments before it was read is always read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from segx.paths import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+DIGEST = 16
+"""Bytes of a content hash."""
+_FRESH_NS = 2_000_000_000
+"""A file changed less than this before it was read may change again without a new time stamp."""
+
+
+def content_digest(data: bytes) -> bytes:
+    """Return the hash of a file's content."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the hash of a file's content, from its stamp in the cache when it has not changed since."""
+    state = path.stat()
+    note = indexes_folder() / f"stamp-{key_of(str(path.absolute()))}.json"
+    try:
+        size, changed, digest = json.loads(note.read_text(encoding="utf-8"))
+        if (size, changed) == (state.st_size, state.st_mtime_ns):
+            return str(digest)
+    except (OSError, ValueError):
+        pass
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST)).hexdigest()
+    if time.time_ns() - state.st_mtime_ns > _FRESH_NS:
+        _write(note, json.dumps([state.st_size, state.st_mtime_ns, digest]).encode())
+    return digest
+
+
+def key_of(*parts: str | bytes) -> str:
+    """Return a short name for a sequence of texts."""
+    digest = hashlib.blake2b(digest_size=DIGEST)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def indexes_folder() -> Path:
+    """Return the folder inside the cache that holds indexes of data sets."""
+    return cache_folder() / "indexes"
+
+
+def load(key: str) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays stored under a key, or None: not there, or damaged."""
+    path = indexes_folder() / f"{key}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        logger.debug("%s is damaged and made anew (%s)", path, error)
+        return None
+
+
+def store(key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Keep arrays under a key, atomically; a cache that cannot be written is no reason to stop."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one of the arrays
+    _write(indexes_folder() / f"{key}.npz", buffer.getbuffer())
+
+
+def texts(values: Sequence[str]) -> NDArray[np.uint8]:
+    """Return texts as one array of bytes, so that no pickle is needed to keep them."""
+    return np.frombuffer(json.dumps(list(values)).encode(), np.uint8)
+
+
+def untexts(array: NDArray[np.uint8]) -> list[str]:
+    """Return what :func:`texts` was given."""
+    values: list[str] = json.loads(array.tobytes())
+    return values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stamps:
+    """Size, time of change and content hash of many files, to know which to read again.
+
+    Attributes:
+        size: int64 (files); -1 for a file that is not there.
+        changed: int64 (files), nanoseconds; 0 where the stamp is not to be trusted.
+        digest: uint8 (files, :data:`DIGEST`).
+    """
+
+    size: NDArray[np.int64]
+    changed: NDArray[np.int64]
+    digest: NDArray[np.uint8]
+
+    @classmethod
+    def take(cls, paths: Sequence[str]) -> Self:
+        """Return size and time of change of files; hashes are zero until read."""
+        size, changed = np.full(len(paths), -1, np.int64), np.zeros(len(paths), np.int64)
+        for index, path in enumerate(paths):
+            try:
+                state = os.stat(path)  # noqa: PTH116 - a hundred thousand Path objects cost seconds
+            except OSError:
+                continue
+            size[index], changed[index] = state.st_size, state.st_mtime_ns
+        return cls(size=size, changed=changed, digest=np.zeros((len(paths), DIGEST), np.uint8))
+
+    def trusted(self) -> NDArray[np.int64]:
+        """Return the times of change with those too fresh to be told from a later change set to 0."""
+        return np.where(self.changed > time.time_ns() - _FRESH_NS, 0, self.changed)
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
+        try:
+            with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(data)
+            os.replace(name, path)  # noqa: PTH105 - a text
+        except BaseException:
+            os.unlink(name)  # noqa: PTH108 - a text
+            raise
+    except OSError as error:
+        logger.warning("the index of the data set cannot be kept in %s (%s)", path.parent, error.strerror or error)

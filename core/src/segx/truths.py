@@ -1,0 +1,185 @@
+"""Ground truth as a few long arrays: a split of a hundred thousand pictures loads in a second and shares its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from segx.interfaces import Sample, Truth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TruthTable:
+    """All objects of a split, column by column; object ``i`` of picture ``p`` lies at ``rows[p] <= i < rows[p + 1]``.
+
+    Attributes:
+        rows: int64 (pictures + 1), first object of each picture.
+        category: int32 (objects), class number.
+        crowd: bool (objects).
+        area: float64 (objects), NaN where the data set gives none.
+        id: int64 (objects).
+        box: float (objects, 4), x, y, width, height.
+        parts: int64 (objects + 1), first polygon of each object.
+        points: int64 (polygons + 1), first point of each polygon.
+        xy: float (points, 2).
+        runs: int64 (objects + 1), first byte in ``counts`` of each object's compressed RLE; empty where it has none.
+        counts: uint8, compressed RLE one after another.
+        relative: Whether ``box`` and ``xy`` are fractions of the picture's width and height instead of pixels.
+    """
+
+    rows: NDArray[np.int64]
+    category: NDArray[np.int32]
+    crowd: NDArray[np.bool_]
+    area: NDArray[np.float64]
+    id: NDArray[np.int64]
+    box: NDArray[np.floating[Any]]
+    parts: NDArray[np.int64]
+    points: NDArray[np.int64]
+    xy: NDArray[np.floating[Any]]
+    runs: NDArray[np.int64]
+    counts: NDArray[np.uint8]
+    relative: bool = False
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns by name, as :meth:`from_columns` takes them."""
+        return {item.name: np.asarray(getattr(self, item.name)) for item in dataclasses.fields(self)}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the table of what :meth:`columns` gave."""
+        values: dict[str, Any] = {item.name: columns[item.name] for item in dataclasses.fields(cls)}
+        return cls(**{**values, "relative": bool(values["relative"])})
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self.category)
+
+    def truths(self, picture: int, shape: tuple[int, int]) -> tuple[Truth, ...]:
+        """Return the objects of one picture of this (height, width)."""
+        return tuple(self._truth(row, shape) for row in range(self.rows[picture], self.rows[picture + 1]))
+
+    def _truth(self, row: int, shape: tuple[int, int]) -> Truth:
+        scale = np.array(shape[::-1], np.float64) if self.relative else np.ones(2)
+        first, last = self.parts[row : row + 2].tolist()
+        bounds = self.points[first : last + 1].tolist()
+        x, y, width, height = (self.box[row].astype(np.float64) * np.tile(scale, 2)).tolist()
+        begin, end = self.runs[row : row + 2].tolist()
+        area = float(self.area[row])
+        return Truth(
+            category=int(self.category[row]),
+            box=(x, y, width, height),
+            polygons=tuple(
+                self.xy[start:stop].astype(np.float64) * scale for start, stop in itertools.pairwise(bounds)
+            ),
+            rle={"size": list(shape), "counts": self.counts[begin:end].tobytes()} if end > begin else None,
+            crowd=bool(self.crowd[row]),
+            area=None if np.isnan(area) else area,
+            id=int(self.id[row]),
+        )
+
+    def with_mask(self) -> NDArray[np.bool_]:
+        """Return bool (objects): more than the box is known."""
+        return (np.diff(self.parts) > 0) | (np.diff(self.runs) > 0)
+
+    def keep_objects(self, keep: NDArray[np.bool_]) -> TruthTable:
+        """Return the table without the objects that are False in bool (objects); pictures stay, if need be empty."""
+        kept = np.flatnonzero(keep)
+        before = np.concatenate([[0], np.cumsum(keep)])
+        part_index, parts = _gather(self.parts, kept)
+        point_index, points = _gather(self.points, part_index)
+        byte_index, runs = _gather(self.runs, kept)
+        return dataclasses.replace(
+            self,
+            rows=before[self.rows],
+            **{name: getattr(self, name)[kept] for name in ("category", "crowd", "area", "id", "box")},
+            parts=parts,
+            points=points,
+            xy=self.xy[point_index],
+            runs=runs,
+            counts=self.counts[byte_index],
+        )
+
+    def keep_pictures(self, pictures: Sequence[int] | NDArray[np.int64]) -> TruthTable:
+        """Return the table of some pictures, in the order given."""
+        chosen = np.asarray(pictures, np.int64)
+        object_index, rows = _gather(self.rows, chosen)
+        part_index, parts = _gather(self.parts, object_index)
+        point_index, points = _gather(self.points, part_index)
+        byte_index, runs = _gather(self.runs, object_index)
+        return dataclasses.replace(
+            self,
+            rows=rows,
+            **{name: getattr(self, name)[object_index] for name in ("category", "crowd", "area", "id", "box")},
+            parts=parts,
+            points=points,
+            xy=self.xy[point_index],
+            runs=runs,
+            counts=self.counts[byte_index],
+        )
+
+
+def _gather(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of all items of the chosen groups, and where each group then starts."""
+    sizes = starts[chosen + 1] - starts[chosen]
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    return np.arange(begins[-1]) - np.repeat(begins[:-1] - starts[chosen], sizes), begins
+
+
+def starts_of(sizes: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return int64 (groups + 1): where each group starts when groups of these sizes lie one after another."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableDataset:
+    """One split of a data set on a :class:`TruthTable`; what the readers return.
+
+    Attributes:
+        files: The pictures.
+        ids: For each picture its id in the data set.
+        sizes: int32 (pictures, 2), height and width of each, orientation applied.
+        table: The objects.
+        names: Class number to class name.
+        category_ids: Class number to the id the data set itself uses.
+        problems: Rows that were dropped: file, line and reason.
+        fingerprint: A hash of the ground truth.
+    """
+
+    files: Sequence[Path]
+    ids: Sequence[int | str]
+    sizes: NDArray[np.int32]
+    table: TruthTable
+    names: Mapping[int, str]
+    category_ids: Mapping[int, int]
+    problems: Sequence[str] = field(default_factory=tuple)
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        position = range(len(self))[index]
+        height, width = self.sizes[position].tolist()
+        truths = self.table.truths(position, (height, width))
+        return Sample(path=self.files[position], id=self.ids[position], shape=(height, width), truths=truths)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def paths(self) -> Sequence[Path]:
+        """Return the picture files, in order."""
+        return self.files
+
+    def shapes(self) -> NDArray[np.int32]:
+        """Return int32 (samples, 2): height and width of each picture."""
+        return self.sizes
