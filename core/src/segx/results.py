@@ -1,7 +1,430 @@
-"""What a task finds in an image."""
+"""``Results`` and ``Boxes``: what was found in one picture, and every form it is wanted in."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
+import numpy as np
+
+from segx.errors import MissingPluginError, UsageError
+from segx.masks import Masks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Image
+
+NO_OBJECTS = "(no detections)"
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes of the objects in one picture, best first.
+
+    Attributes:
+        data: float32 (N, 6): x1, y1, x2, y2 in pixels of the picture, score, class number.
+        orig_shape: (height, width) of the picture.
+    """
+
+    data: NDArray[np.float32]
+    orig_shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 2 or self.data.shape[1] != 6:
+            msg = f"boxes have the shape (N, 6), not {self.data.shape}"
+            raise ValueError(msg)
+
+    @classmethod
+    def empty(cls, orig_shape: tuple[int, int]) -> Boxes:
+        """Return boxes of no objects."""
+        return cls(np.zeros((0, 6), np.float32), orig_shape)
+
+    @property
+    def xyxy(self) -> NDArray[np.float32]:
+        """float32 (N, 4): x1, y1, x2, y2 in pixels."""
+        return self.data[:, :4]
+
+    @property
+    def xywh(self) -> NDArray[np.float32]:
+        """float32 (N, 4): centre x, centre y, width, height in pixels."""
+        low, high = self.data[:, :2], self.data[:, 2:4]
+        return np.concatenate([(low + high) / 2, high - low], axis=1)
+
+    @property
+    def xyxyn(self) -> NDArray[np.float32]:
+        """:attr:`xyxy` divided by the width and height of the picture."""
+        return self.xyxy / self._size
+
+    @property
+    def xywhn(self) -> NDArray[np.float32]:
+        """:attr:`xywh` divided by the width and height of the picture."""
+        return self.xywh / self._size
+
+    @property
+    def conf(self) -> NDArray[np.float32]:
+        """float32 (N,): scores in 0..1."""
+        return self.data[:, 4]
+
+    @property
+    def cls(self) -> NDArray[np.float32]:
+        """float32 (N,): class numbers."""
+        return self.data[:, 5]
+
+    @property
+    def id(self) -> None:
+        """Track ids: always None, nothing here tracks."""
+        return None
+
+    @property
+    def is_track(self) -> bool:
+        """Whether there are track ids: never."""
+        return False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, 6)."""
+        return self.data.shape
+
+    @property
+    def _size(self) -> NDArray[np.float32]:
+        height, width = self.orig_shape
+        return np.array([width, height, width, height], np.float32)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: Any) -> Boxes:
+        """Return the boxes an index, a slice, a list of numbers or a boolean array picks."""
+        return dataclasses.replace(self, data=np.atleast_2d(self.data[index]))
+
+    def __iter__(self) -> Iterator[Boxes]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Boxes({len(self)})"
+
+    def cpu(self) -> Boxes:
+        """Return these boxes: they are NumPy arrays already."""
+        return self
+
+    numpy = cpu
+
+    def to(self, *_args: Any, **_kwargs: Any) -> Boxes:
+        """Return these boxes: they are NumPy arrays already."""
+        return self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Results:
-    """What was found in one picture."""
+    """What was found in one picture. Boxes and masks go together: the i-th of each is the i-th object, best first.
+
+    Attributes:
+        orig_img: uint8 (H, W, 3), BGR, the picture.
+        path: The file, URL or name it came from.
+        names: Class number to class name.
+        boxes: Never None; empty when nothing was found.
+        masks: Never None; empty when nothing was found, or when masks were not asked for.
+        speed: Milliseconds for ``preprocess``, ``inference`` and ``postprocess``.
+        save_dir: The run's folder, when there is one.
+        frame: Zero-based frame number for video and streams, else None.
+        task: The task that made them; its drawing is what :meth:`plot` uses.
+    """
+
+    orig_img: Image
+    path: str
+    names: Mapping[int, str]
+    boxes: Boxes = None  # type: ignore[assignment]  # filled in below
+    masks: Masks = None  # type: ignore[assignment]  # filled in below
+    speed: Mapping[str, float] = field(default_factory=dict)
+    save_dir: Path | None = None
+    frame: int | None = None
+    task: str = "segment"
+
+    def __post_init__(self) -> None:
+        fill = {"boxes": Boxes.empty(self.orig_shape), "masks": Masks.empty(self.orig_shape)}
+        for name, empty in fill.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, empty)
+        if len(self.masks) not in {0, len(self.boxes)}:
+            msg = f"{len(self.boxes)} boxes cannot have {len(self.masks)} masks"
+            raise ValueError(msg)
+
+    @property
+    def orig_shape(self) -> tuple[int, int]:
+        """(height, width) of the picture."""
+        height, width = self.orig_img.shape[:2]
+        return height, width
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Any) -> Results:
+        """Return the results of the objects an index, a slice, a list of numbers or a boolean array picks."""
+        masks = self.masks[index] if len(self.masks) else self.masks
+        return dataclasses.replace(self, boxes=self.boxes[index], masks=masks)
+
+    def __iter__(self) -> Iterator[Results]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        height, width = self.orig_shape
+        return f"Results({self.path!r}, {width} x {height}: {self.verbose().rstrip(', ')})"
+
+    def replace(self, **changes: Any) -> Results:
+        """Return a copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def cpu(self) -> Results:
+        """Return these results: they are NumPy arrays already."""
+        return self
+
+    numpy = cpu
+
+    def to(self, *_args: Any, **_kwargs: Any) -> Results:
+        """Return these results: they are NumPy arrays already."""
+        return self
+
+    # In words and tables
+
+    def verbose(self) -> str:
+        """Return what was found in words: ``"2 persons, 1 bus, "``."""
+        if len(self) == 0:
+            return f"{NO_OBJECTS}, "
+        counts = Counter(self.boxes.cls.astype(int).tolist())
+        return "".join(f"{n} {self._name(c)}{'s' if n > 1 else ''}, " for c, n in sorted(counts.items()))
+
+    def summary(self, *, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
+        """Return one dictionary for each object: name, class, confidence, box and the outline of its largest part.
+
+        Args:
+            normalize: Coordinates as fractions of the picture's width and height.
+            decimals: Digits after the point.
+        """
+        height, width = self.orig_shape if normalize else (1, 1)
+        rings = self.masks.xy
+        rows = []
+        for i, (x1, y1, x2, y2, score, number) in enumerate(self.boxes.data.astype(np.float64).tolist()):
+            box = {"x1": x1 / width, "y1": y1 / height, "x2": x2 / width, "y2": y2 / height}
+            row: dict[str, Any] = {
+                "name": self._name(int(number)),
+                "class": int(number),
+                "confidence": round(score, decimals),
+                "box": {side: round(value, decimals) for side, value in box.items()},
+            }
+            if len(self.masks):
+                ring = np.round(rings[i].astype(np.float64) / (width, height), decimals)
+                row["segments"] = {"x": ring[:, 0].tolist(), "y": ring[:, 1].tolist()}
+            rows.append(row)
+        return rows
+
+    def to_json(self, *, normalize: bool = False, decimals: int = 5, indent: int | None = 2) -> str:
+        """Return :meth:`summary` as JSON."""
+        return json.dumps(self.summary(normalize=normalize, decimals=decimals), indent=indent)
+
+    def to_df(self, *, normalize: bool = False, decimals: int = 5) -> Any:
+        """Return :meth:`summary` as a pandas ``DataFrame``, one row for each object.
+
+        Raises:
+            MissingPluginError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+        except ImportError:
+            raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
+        columns = ["name", "class", "confidence", "box", *(["segments"] if len(self.masks) else [])]
+        return pd.DataFrame(self.summary(normalize=normalize, decimals=decimals), columns=columns)
+
+    def to_coco(self, image_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+        """Return what COCO's results file holds: one dictionary for each object, its mask as compressed RLE text.
+
+        Masks must be at the picture's own resolution; those of ``retina_masks=False`` are left out.
+
+        Args:
+            image_id: The picture's id in its data set.
+            category_ids: Class number to the data set's own id; default: the class number itself.
+        """
+        whole = self.masks.frame == self.orig_shape and len(self.masks) > 0
+        rows: list[dict[str, Any]] = []
+        for i, (x1, y1, x2, y2, score, number) in enumerate(self.boxes.data.astype(np.float64).tolist()):
+            row: dict[str, Any] = {
+                "image_id": image_id,
+                "category_id": int(number) if category_ids is None else category_ids[int(number)],
+                "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 5),
+            }
+            if whole:
+                rle = self.masks.rle[i]
+                row["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+            rows.append(row)
+        return rows
+
+    def to_supervision(self) -> Any:
+        """Return a ``supervision.Detections``; its dense masks take N times the picture in memory.
+
+        Raises:
+            MissingPluginError: supervision is not installed.
+        """
+        try:
+            import supervision as sv
+        except ImportError:
+            raise MissingPluginError(
+                "to_supervision needs supervision, found none", hint="pip install supervision"
+            ) from None
+        numbers = self.boxes.cls.astype(int)
+        with_masks = len(self.masks) > 0 and self.masks.frame == self.orig_shape
+        return sv.Detections(
+            xyxy=self.boxes.xyxy.copy(),
+            mask=self.masks.data.view(np.bool_) if with_masks else None,
+            confidence=self.boxes.conf.copy(),
+            class_id=numbers,
+            data={"class_name": np.array([self._name(number) for number in numbers.tolist()])},
+        )
+
+    # On pictures and disk
+
+    def plot(self, **style: Any) -> Image:
+        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in.
+
+        Args:
+            style: What the task's drawing takes; for ``segment``: ``conf line_width font_size labels boxes masks
+                color_mode img``.
+        """
+        from segx.registry import get_registry
+
+        picture: Image = get_registry().load_task(self.task).draw(self, **style)
+        return picture
+
+    def show(self, **style: Any) -> None:
+        """Show :meth:`plot` in a window until a key is pressed.
+
+        Raises:
+            UsageError: There is no display, or OpenCV was installed without windows.
+        """
+        import cv2
+
+        try:
+            cv2.imshow(str(self.path), self.plot(**style))
+            cv2.waitKey(0)
+            cv2.destroyWindow(str(self.path))
+        except cv2.error as error:
+            raise UsageError("there is no display to show a picture on", hint="use save instead") from error
+
+    def save(self, filename: str | Path | None = None, **style: Any) -> Path:
+        """Write :meth:`plot`; an interrupted write leaves nothing behind.
+
+        Args:
+            filename: Where to; default: the source's own name in ``save_dir``, or in the current folder as
+                ``results_<name>``. The suffix says the format, one that cannot be written becomes ``.png``.
+            style: As for :meth:`plot`.
+
+        Returns:
+            The file as it was written.
+        """
+        from segx.files import write_picture
+
+        if filename is None:
+            name = Path(urlsplit(self.path).path).name or "image"
+            filename = Path(f"results_{name}") if self.save_dir is None else self.save_dir / name
+        return write_picture(Path(filename), self.plot(**style))
+
+    def save_txt(self, txt_file: str | Path, *, save_conf: bool = False) -> Path:
+        """Write the objects as YOLO labels: ``class x1 y1 x2 y2 ... [score]``, fractions of width and height.
+
+        A label is one ring, so the largest part of each object is written, without its holes; an object whose mask is
+        empty has no row, and without masks a row is the box ``class cx cy w h``. A file that is already there is
+        replaced.
+        """
+        from segx.files import write_text
+
+        size = np.array(self.orig_shape[::-1], np.float32)
+        rows = []
+        for i, number in enumerate(self.boxes.cls.astype(int).tolist()):
+            values = self._largest_ring(i) / size if len(self.masks) else self.boxes.xywhn[i]
+            if values.size:
+                numbers = [*values.ravel().tolist(), *([float(self.boxes.conf[i])] if save_conf else [])]
+                rows.append(" ".join([str(number), *(f"{value:.6g}" for value in numbers)]))
+        return write_text(Path(txt_file), "".join(f"{row}\n" for row in rows))
+
+    def save_crop(
+        self,
+        save_dir: str | Path,
+        file_name: str | Path | None = None,
+        *,
+        mode: Literal["mask", "box"] = "mask",
+    ) -> list[Path]:
+        """Write one picture for each object, in a folder for each class.
+
+        Args:
+            save_dir: Where the class folders go.
+            file_name: Stem of the files; default: the picture's. Further objects of a class get ``-2``, ``-3``, ...
+            mode: ``"mask"`` cuts the object out, transparent around it (PNG); ``"box"`` writes the box with its
+                surroundings.
+        """
+        from segx.files import write_picture
+
+        stem = Path(file_name or urlsplit(self.path).path).stem or "image"
+        seen: Counter[int] = Counter()
+        written = []
+        for i, number in enumerate(self.boxes.cls.astype(int).tolist()):
+            cut = self.cut_out(i) if mode == "mask" else self._cut_box(i)
+            if cut.size == 0:
+                continue
+            seen[number] += 1
+            suffix = ".png" if mode == "mask" else Path(self.path).suffix or ".png"
+            count = f"-{seen[number]}" if seen[number] > 1 else ""
+            folder = Path(save_dir) / _file_safe(self._name(number))
+            written.append(write_picture(folder / f"{stem}{count}{suffix}", cut))
+        return written
+
+    def cut_out(self, index: int) -> Image:
+        """Return one object cut out along its mask: uint8 (h, w, 4) BGRA, transparent around it.
+
+        Raises:
+            UsageError: There are no masks at the picture's resolution.
+        """
+        if self.masks.frame != self.orig_shape or len(self.masks) == 0:
+            raise UsageError(
+                "cutting out needs masks at the picture's resolution", hint="use retina_masks=true, or the box"
+            )
+        x0, y0, x1, y1 = self.masks.bounds[index].tolist()
+        left, top = self.masks.rects[index, :2].tolist()
+        alpha = self.masks.bitmap(index)[y0 - top : y1 - top, x0 - left : x1 - left]
+        return np.dstack([self.orig_img[y0:y1, x0:x1], alpha.astype(np.uint8) * 255])
+
+    def _cut_box(self, index: int) -> Image:
+        height, width = self.orig_shape
+        x1, y1 = np.floor(self.boxes.xyxy[index, :2]).astype(int).clip(0).tolist()
+        x2, y2 = np.ceil(self.boxes.xyxy[index, 2:]).astype(int).clip(0, (width, height)).tolist()
+        return self.orig_img[y1:y2, x1:x2]
+
+    def _largest_ring(self, index: int) -> NDArray[np.float32]:
+        return self._largest_rings[index]
+
+    @cached_property
+    def _largest_rings(self) -> list[NDArray[np.float32]]:
+        """The exterior of each object's largest part, in continuous pixels of the picture."""
+        return [
+            max((part.exterior for part in parts), key=_ring_area, default=np.zeros((0, 2), np.float32))
+            for parts in self.masks.polygons
+        ]
+
+    def _name(self, number: int) -> str:
+        return self.names.get(number, str(number))
+
+
+def _ring_area(ring: NDArray[np.float32]) -> float:
+    x, y = (ring - ring[0]).astype(np.float64).T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _file_safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(" .") or "_"
