@@ -1,0 +1,104 @@
+"""Is a requirement met, without importing what it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from packaging.requirements import Requirement
+
+ALTERNATIVE = " | "
+"""Between requirements of which one is enough: ``"onnxruntime>=1.20 | onnxruntime-gpu>=1.20"``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmet:
+    """A requirement that is not met.
+
+    Attributes:
+        requirement: What is needed, as ``pip install`` takes it; of several alternatives the first.
+        found: The version that is installed, or None.
+        problem: Why it cannot be checked, for a text that is no requirement.
+    """
+
+    requirement: str
+    found: str | None = None
+    problem: str = ""
+
+    @property
+    def reason(self) -> str:
+        """What is needed and what was found: ``"tensorrt>=10, found none"``."""
+        return self.problem or f"{self.requirement}, found {self.found or 'none'}"
+
+
+def unmet(requirements: Iterable[str]) -> tuple[Unmet, ...]:
+    """Return those of the PEP 508 requirements that this environment does not meet.
+
+    A requirement whose marker does not hold here is met. An entry may hold alternatives, separated by
+    :data:`ALTERNATIVE`, of which one has to be met. Nothing is imported: the installed metadata are read.
+    """
+    return tuple(problem for entry in requirements if (problem := _check(entry)) is not None)
+
+
+def _check(entry: str) -> Unmet | None:
+    problems = []
+    for text in entry.split(ALTERNATIVE):
+        problem = _check_one(text.strip())
+        if problem is None:
+            return None
+        problems.append(problem)
+    # An alternative that is there in a wrong version says more than one that is not there at all.
+    return next((problem for problem in problems if problem.found), problems[0])
+
+
+def _check_one(text: str) -> Unmet | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        return Unmet(requirement=text, problem=f"{text!r}, which is no requirement ({str(error).splitlines()[0]})")
+    return _find_unmet(requirement, seen=set())
+
+
+def _find_unmet(requirement: Requirement, *, seen: set[tuple[str, frozenset[str]]]) -> Unmet | None:
+    """Return the first thing missing of a requirement and of the extras it asks for."""
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return None
+    if requirement.url is not None:
+        wanted = f"{requirement.name} @ {requirement.url}"
+    else:
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        wanted = f"{requirement.name}{extras}{requirement.specifier}"
+    try:
+        distribution = metadata.distribution(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Unmet(requirement=wanted)
+    if not requirement.specifier.contains(distribution.version, prereleases=True):
+        return Unmet(requirement=wanted, found=distribution.version)
+    return _unmet_extras(distribution, requirement.extras, seen=seen)
+
+
+def _unmet_extras(
+    distribution: metadata.Distribution, extras: set[str], *, seen: set[tuple[str, frozenset[str]]]
+) -> Unmet | None:
+    from packaging.requirements import Requirement
+
+    key = (distribution.name, frozenset(extras))
+    if not extras or key in seen:
+        return None
+    seen.add(key)
+    for text in distribution.requires or ():
+        part = Requirement(text)
+        marker = part.marker
+        if marker is None or not any(marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        part.marker = None
+        problem = _find_unmet(part, seen=seen)
+        if problem is not None:
+            return problem
+    return None
