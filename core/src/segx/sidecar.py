@@ -1,0 +1,106 @@
+"""Carries ``ArtifactInfo`` beside or inside models whose format has no room for text of its own.
+
+A folder gets ``metadata.yaml``, a single file ``<file>.segx.json``. Keys that other tools read keep the names and the
+types those tools write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from segx.artifact import ArtifactInfo
+from segx.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FOLDER_FILE = "metadata.yaml"
+FILE_SUFFIX = ".segx.json"
+
+
+def inside(folder: Path) -> Path:
+    """Return where the info of a folder lies."""
+    return folder / FOLDER_FILE
+
+
+def beside(file: Path) -> Path:
+    """Return where the info of a single file lies."""
+    return file.with_name(file.name + FILE_SUFFIX)
+
+
+def location(model: Path) -> Path:
+    """Return where the info of a model lies: inside a folder, beside a file."""
+    return inside(model) if model.is_dir() else beside(model)
+
+
+def read(model: Path) -> ArtifactInfo | None:
+    """Return the info of a model, or None where none was written.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    metadata = read_metadata(model)
+    return None if metadata is None else ArtifactInfo.from_metadata(metadata, where=str(location(model)))
+
+
+def read_metadata(model: Path) -> dict[str, Any] | None:
+    """Return the keys and values written for a model, or None where none were.
+
+    Raises:
+        ModelError: The file is there but cannot be read, or is no mapping.
+    """
+    import yaml  # JSON is YAML, but a parser for JSON alone is faster and stricter
+
+    source = location(model)
+    try:
+        text = source.read_text(encoding="utf-8")
+        content = json.loads(text) if source.suffix == ".json" else yaml.safe_load(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise ModelError(f"{source}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{source}: holds a {type(content).__name__}, not keys and values")
+    return {str(key): value for key, value in content.items()}
+
+
+def write(model: Path, info: ArtifactInfo) -> Path:
+    """Write the info of a model, atomically, and return where it went."""
+    import yaml
+
+    destination = location(model)
+    content = _plain(info.to_metadata())
+    if destination.suffix == ".json":
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    replace_text(destination, text)
+    return destination
+
+
+def replace_text(destination: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it, so that a reader never sees half of it."""
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(destination)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _plain(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the text values as the numbers, lists and mappings they stand for."""
+    info = ArtifactInfo.from_metadata(metadata)
+    return {
+        **metadata,
+        "stride": info.stride,
+        "batch": info.batch,
+        "imgsz": list(info.imgsz),
+        "names": dict(info.names),
+        "segx": json.loads(metadata["segx"]),
+    }

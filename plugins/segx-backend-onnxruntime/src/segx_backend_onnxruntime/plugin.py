@@ -1,0 +1,52 @@
+"""Declares ONNX Runtime as what opens ``.onnx`` files."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.specs import BackendSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segx.interfaces import Backend
+
+SEGX_API = (1, 0)
+
+_BUILDS = ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
+"""Distributions that bring the module ``onnxruntime`` in place of the plain one."""
+
+
+def _requirement() -> str:
+    """Return the requirement on whichever build of ONNX Runtime is installed."""
+    for build in _BUILDS:
+        try:
+            metadata.version(build)
+        except metadata.PackageNotFoundError:
+            continue
+        return f"{build}>=1.20"
+    return "onnxruntime>=1.20"
+
+
+def _load() -> Backend:
+    from segx_backend_onnxruntime.backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend()
+
+
+@hookimpl
+def segx_backends() -> Iterable[BackendSpec]:
+    """Declare the runtime."""
+    return [
+        BackendSpec(
+            name="onnxruntime",
+            summary="ONNX models with ONNX Runtime, without torch",
+            load=_load,
+            formats={"onnx": (".onnx",)},
+            devices=("cpu", "cuda", "mps", "dml"),
+            requires=(_requirement(), "numpy>=1.26"),
+            priority=10,
+        )
+    ]

@@ -1,0 +1,259 @@
+"""What is special to ONNX Runtime: headers without a session, other tools' files, devices, shapes, damage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from segx import sidecar
+from segx.artifact import Artifact, ArtifactInfo
+from segx.errors import ModelError, UsageError
+from segx.options import SessionOptions
+from segx_backend_onnxruntime import session as session_module
+from segx_backend_onnxruntime.backend import OnnxRuntimeBackend
+from segx_backend_onnxruntime.modelproto import read_header
+from segx_backend_onnxruntime.providers import choose_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BACKEND = OnnxRuntimeBackend()
+CPU = SessionOptions(device="cpu")
+
+FOREIGN = {
+    "description": "Some YOLOv8n-seg model",
+    "author": "Somebody",
+    "date": "2026-01-02T03:04:05",
+    "version": "8.9.9",
+    "license": "https://example.org/license",
+    "docs": "https://example.org",
+    "stride": "32",
+    "task": "segment",
+    "batch": "1",
+    "imgsz": "[640, 640]",
+    "names": "{0: 'person', 1: \"it's a bicycle\"}",
+    "args": "{'batch': 1, 'half': False, 'dynamic': True, 'simplify': True, 'opset': 17}",
+    "channels": "3",
+}
+
+
+def pictures(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def test_outputs_are_the_models(make_model: Callable[..., Artifact]) -> None:
+    session = BACKEND.open(make_model(), CPU)
+    images = pictures(1, 3, 64, 96)
+    doubled, mean = session.run(images)
+    np.testing.assert_array_equal(doubled, images * 2)
+    np.testing.assert_allclose(mean, images.mean(1, keepdims=True), rtol=1e-6)
+    assert session.device == "cpu"
+    session.close()
+    with pytest.raises(ModelError, match="closed"):
+        session.run(images)
+
+
+def test_info_is_what_the_exporter_wrote(make_model: Callable[..., Artifact]) -> None:
+    info = BACKEND.read_info(make_model())
+    assert info == ArtifactInfo(names={0: "disc", 1: "it's a bar"}, imgsz=(64, 96), date="2026-11-23")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dynamic", "imgsz", "batch"),
+    [
+        ((1, 3, 640, 640), set(), (640, 640), 1),
+        ((4, 3, 320, 416), set(), (320, 416), 4),
+        (("batch", 3, 640, 640), {"batch"}, (640, 640), 1),
+        (("batch", 3, "height", "width"), {"batch", "height", "width"}, (640, 640), 1),
+        ((1, 3, None, None), {"height", "width"}, (640, 640), 1),
+    ],
+)
+def test_foreign_file_is_described_by_its_graph(
+    make_model: Callable[..., Artifact],
+    shape: tuple[int | str | None, ...],
+    dynamic: set[str],
+    imgsz: tuple[int, int],
+    batch: int,
+) -> None:
+    info = BACKEND.read_info(make_model(shape, metadata=FOREIGN))
+    assert (info.dynamic, info.imgsz, info.batch) == (dynamic, imgsz, batch)
+    assert info.names == {0: "person", 1: "it's a bicycle"}
+    assert (info.task, info.stride, info.outputs, info.precision) == ("segment", 32, ("output0", "output1"), "fp32")
+    assert info.extra["author"] == "Somebody"
+
+
+def test_half_precision_file_of_another_tool_is_fed_halves(make_model: Callable[..., Artifact]) -> None:
+    artifact = make_model(metadata=FOREIGN, element=TensorProto.FLOAT16)
+    session = BACKEND.open(artifact, SessionOptions(device="cpu", half=True))
+    assert session.info.precision == "fp16"
+    images = pictures(1, 3, 64, 96)
+    doubled, _ = session.run(images)
+    assert doubled.dtype == np.float32
+    np.testing.assert_allclose(doubled, images * 2, atol=2e-3)
+
+
+def test_half_written_with_float_inputs_is_known_from_args(make_model: Callable[..., Artifact]) -> None:
+    info = BACKEND.read_info(make_model(metadata={**FOREIGN, "args": "{'half': True}"}))
+    assert info.precision == "fp16"
+
+
+def test_half_of_a_full_precision_file_is_refused(make_model: Callable[..., Artifact]) -> None:
+    with pytest.raises(UsageError, match="half=True") as caught:
+        BACKEND.open(make_model(), SessionOptions(half=True))
+    assert "segx export" in caught.value.hint
+
+
+def test_wrong_size_names_both(make_model: Callable[..., Artifact]) -> None:
+    session = BACKEND.open(make_model(), CPU)
+    with pytest.raises(ModelError, match="takes images 1x3x64x96, got 1x3x64x64") as caught:
+        session.run(pictures(1, 3, 64, 64))
+    assert "imgsz=64,96" in caught.value.hint
+    with pytest.raises(ModelError, match="got 2x3x64x96"):
+        session.run(pictures(2, 3, 64, 96))
+
+
+def test_sides_of_an_open_file_are_multiples_of_the_stride(make_model: Callable[..., Artifact]) -> None:
+    session = BACKEND.open(make_model(("batch", 3, "height", "width")), CPU)
+    assert session.run(pictures(3, 3, 32, 64))[0].shape == (3, 3, 32, 64)
+    with pytest.raises(ModelError, match="multiples of 32, got 33x64"):
+        session.run(pictures(1, 3, 33, 64))
+
+
+def test_reading_a_header_imports_no_runtime(make_model: Callable[..., Artifact]) -> None:
+    path = make_model().path
+    code = (
+        "import sys; from pathlib import Path; from segx.artifact import Artifact\n"
+        "from segx_backend_onnxruntime.plugin import segx_backends\n"
+        f"info = segx_backends()[0].load().read_info(Artifact(path=Path({str(path)!r}), format='onnx'))\n"
+        "assert info.names[0] == 'disc', info\n"
+        "heavy = {'onnxruntime', 'onnx', 'torch', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_every_cut_of_a_file_is_told_as_damage(make_model: Callable[..., Artifact], tmp_path: Path) -> None:
+    whole = make_model().path.read_bytes()
+    cut = tmp_path / "cut.onnx"
+    for length in [0, *range(1, len(whole), 37)]:
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=r"cut\.onnx"):
+            BACKEND.open(Artifact(path=cut, format="onnx"), CPU)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xd8\xff\xe0 a JPEG", b"PK\x03\x04 a zip", b"\x00" * 64, b"\xff" * 64, b"{}", bytes(range(256))]
+)
+def test_other_files_are_no_models(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="damaged or no ONNX model"):
+        BACKEND.read_info(Artifact(path=path, format="onnx"))
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(ModelError, match="cannot be read"):
+            BACKEND.read_info(Artifact(path=path, format="onnx"))
+
+
+def test_damage_inside_the_graph_is_told_at_opening(make_model: Callable[..., Artifact]) -> None:
+    artifact = make_model()
+    artifact.path.write_bytes(artifact.path.read_bytes().replace(b"ReduceMean", b"ReduceMxxx"))
+    with pytest.raises(ModelError, match="cannot open it") as caught:
+        BACKEND.open(artifact, CPU)
+    assert "\n" not in caught.value.message
+
+
+def test_newer_opset_is_told(make_model: Callable[..., Artifact]) -> None:
+    with pytest.raises(ModelError, match="cannot open it"):
+        BACKEND.open(make_model(opset=99), CPU)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 96, 3), (1, 3, 64), ()])
+def test_other_inputs_are_refused(make_model: Callable[..., Artifact], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="does not take float images"):
+        BACKEND.read_info(make_model(shape))
+
+
+def test_file_without_metadata_is_described_by_what_lies_beside(make_model: Callable[..., Artifact]) -> None:
+    artifact = make_model(metadata={"author": "nobody"})
+    with pytest.raises(ModelError, match="no metadata") as caught:
+        BACKEND.read_info(artifact)
+    assert "m.onnx.segx.json" in caught.value.hint
+    sidecar.beside(artifact.path).write_text(json.dumps({"task": "segment", "names": {"0": "cat"}}))
+    assert BACKEND.read_info(artifact).names == {0: "cat"}
+
+
+def test_header_lists_no_weights_among_the_inputs(make_model: Callable[..., Artifact]) -> None:
+    header = read_header(make_model().path)
+    assert [item.name for item in header.inputs] == ["images"]
+    assert header.opset == 17
+
+
+def test_threads_and_spinning_reach_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = session_module._settings(SessionOptions(threads=3))
+    assert settings.intra_op_num_threads == 3
+    assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    monkeypatch.setenv("SEGX_ORT_SPINNING", "1")
+    assert session_module._settings(CPU).get_session_config_entry("session.intra_op.allow_spinning") == "1"
+
+
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "name"),
+    [
+        (None, {CPU_PROVIDER}, "cpu"),
+        (None, {CPU_PROVIDER, CUDA_PROVIDER}, "cuda:0"),
+        ("cpu", {CPU_PROVIDER, CUDA_PROVIDER}, "cpu"),
+        ("0", {CPU_PROVIDER, CUDA_PROVIDER}, "cuda:0"),
+        ("cuda", {CPU_PROVIDER, CUDA_PROVIDER}, "cuda:0"),
+        ("CUDA:1", {CPU_PROVIDER, CUDA_PROVIDER}, "cuda:1"),
+        ("mps", {CPU_PROVIDER, "CoreMLExecutionProvider"}, "mps"),
+    ],
+)
+def test_device_chooses_the_provider(wanted: str | None, available: set[str], name: str) -> None:
+    device = choose_device(wanted, available)
+    assert device.name == name
+    assert device.chain[0][0] == device.provider
+    assert device.chain[-1][0] == CPU_PROVIDER
+    if name.startswith("cuda"):
+        assert device.chain[0][1]["device_id"] == int(name[-1])
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "0", "cuda:3", "mps", "dml"])
+def test_absent_device_says_what_is_there(wanted: str) -> None:
+    with pytest.raises(UsageError, match="only: cpu") as caught:
+        choose_device(wanted, {CPU_PROVIDER})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("wanted", ["cudda", "gpu", "cuda:x", "cpu:1", "0,1", ""])
+def test_device_that_means_nothing(wanted: str) -> None:
+    with pytest.raises(UsageError, match="device="):
+        choose_device(wanted, {CPU_PROVIDER, CUDA_PROVIDER})
+
+
+def test_installed_provider_that_does_not_start(
+    make_model: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU build whose CUDA libraries are missing runs on the CPU by itself: told when asked for, logged when not."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, CPU_PROVIDER])
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, sess_options, providers: real(path, providers=[CPU_PROVIDER])
+    )
+    session = BACKEND.open(make_model(), SessionOptions())
+    assert session.device == "cpu"
+    assert "did not start" in caplog.text
+    with pytest.raises(UsageError, match="did not start"):
+        BACKEND.open(make_model(), SessionOptions(device="cuda"))
