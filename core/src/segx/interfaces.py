@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from segx.artifact import Artifact, ArtifactInfo, Parity
-    from segx.options import DecodeOptions, ExportOptions, SessionOptions
+    from segx.options import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
     from segx.results import Results
+    from segx.runs import Step
     from segx.sources import SourceImage
 
     Image = NDArray[np.uint8]
@@ -165,6 +166,15 @@ class ModelBackend(Backend, Protocol):
 
     def build(self, config: ModelConfig, architecture: Architecture, options: SessionOptions) -> ModelSession:
         """Return a session of a new model with random weights."""
+        ...
+
+    def train(self, session: ModelSession, job: TrainJob, *, resume: Path | None = None) -> Trained:
+        """Train the session's model, or go on with the run that wrote ``resume``.
+
+        Raises:
+            UsageError: The device is not there, or the batch does not fit.
+            ModelError: The loss is no longer a number, or ``resume`` is not a checkpoint of a run.
+        """
         ...
 
 
@@ -419,9 +429,112 @@ class Dataset(Protocol):
         ...
 
 
-class Trainer(Protocol):
-    """Trains a model."""
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """One batch.
 
-    def train(self) -> Mapping[str, float]:
-        """Run to the end and return the final figures."""
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB.
+        batch_idx: int64 (N,), the picture each object is in.
+        classes: int64 (N,).
+        boxes: float32 (N, 4), centre x, centre y, width, height as fractions of the picture.
+        masks: With ``overlap`` one map per picture, uint8 or int32 (B, h, w): 0 for background, k for the k-th of its
+            objects, smaller ones over larger ones. Otherwise uint8 (N, h, w), each object's own pixels.
+        overlap: Which of the two ``masks`` holds.
+        has_mask: bool (N,), False for objects known by their box only.
+        paths: The file of each picture.
+    """
+
+    images: NDArray[np.uint8]
+    batch_idx: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    masks: NDArray[np.uint8] | NDArray[np.int32]
+    overlap: bool
+    has_mask: NDArray[np.bool_]
+    paths: tuple[str, ...]
+
+
+class TrainLoader(Protocol):
+    """Gives the batches of any epoch, from any batch on."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch on this process."""
         ...
+
+    def epoch(self, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
+        """Yield the batches of an epoch, beginning with batch ``start``; those before it cost nothing.
+
+        Args:
+            number: The epoch, from 0; another number gives another order and other random choices.
+            start: The first batch to make.
+            closed: Without mosaic, mix-up and copy-paste, as in the last epochs.
+        """
+        ...
+
+
+class LoaderMaker(Protocol):
+    """Makes the loader once the number of processes is known."""
+
+    def __call__(self, *, rank: int, world: int, batch: int) -> TrainLoader:
+        """Return the loader of one process; ``batch`` is its own share of pictures."""
+        ...
+
+
+class Criterion(Protocol):
+    """The loss of an architecture."""
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the mean loss of a picture, to be multiplied by the batch, and its parts by name.
+
+        Args:
+            outputs: What the module returns in training mode.
+            batch: The arrays of :class:`TrainBatch` as tensors; ``images`` float32 in 0..1.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What a trainer needs of the rest of segx.
+
+    Attributes:
+        options: What was asked for.
+        names: Class number to class name.
+        pictures: Number of training pictures.
+        folder: Returns the run's folder; called on the first process only.
+        loader: Makes the loader.
+        criterion: Returns the loss for a module.
+        validate: Measures a session; called on the first process only. The figures hold ``"fitness"``.
+        tell: Hears of each batch and epoch; called on the first process only.
+        settings: What a checkpoint is to remember: data, settings, versions.
+    """
+
+    options: TrainOptions
+    names: Mapping[int, str]
+    pictures: int
+    folder: Callable[[], Path]
+    loader: LoaderMaker
+    criterion: Callable[[Any], Criterion]
+    validate: Callable[[Session], Mapping[str, float]]
+    tell: Callable[[Step], None]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training run leaves.
+
+    Attributes:
+        folder: The run's folder.
+        best: The checkpoint of the best epoch, if any was written.
+        last: The checkpoint of the last epoch.
+        metrics: The figures of the last validation.
+        rows: One row of figures for each epoch.
+    """
+
+    folder: Path
+    best: Path | None
+    last: Path | None
+    metrics: Mapping[str, float]
+    rows: Sequence[Mapping[str, float]]

@@ -119,7 +119,7 @@ def augment(
     if settings.mixup and rng.random() < settings.mixup:
         blend = rng.beta(32.0, 32.0)
         second = _compose(other(), other, size, settings, rng)
-        image = cv2.addWeighted(result.image, blend, second.image, 1 - blend, 0.0)
+        image = np.asarray(cv2.addWeighted(result.image, blend, second.image, 1 - blend, 0.0), np.uint8)
         result = Augmented(image=image, objects=(*result.objects, *second.objects))
     return Augmented(image=jitter_colour(result.image, settings, rng), objects=result.objects)
 
@@ -249,7 +249,8 @@ def random_warp(
     shearing = np.eye(3)
     shearing[0, 1], shearing[1, 0] = np.tan(np.radians(rng.uniform(-shear, shear, 2)))
     x, y = rng.uniform(0.5 - translate, 0.5 + translate, 2)
-    return _translation(x * size[1], y * size[0]) @ shearing @ rotation @ perspective @ centre
+    matrix: Matrix = _translation(x * size[1], y * size[0]) @ shearing @ rotation @ perspective @ centre
+    return matrix
 
 
 def _flip(size: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Matrix:
@@ -350,8 +351,7 @@ def jitter_colour(image: Image, settings: Augmentation, rng: np.random.Generator
     value = np.clip(ramp * factors[2], 0, 255).astype(np.uint8)
     table = np.stack([hue, saturation, value], axis=1).reshape(1, 256, 3)
     changed = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
-    result: Image = cv2.cvtColor(changed, cv2.COLOR_HSV2BGR)
-    return result
+    return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2BGR), np.uint8)
 
 
 def _translation(x: float, y: float) -> Matrix:

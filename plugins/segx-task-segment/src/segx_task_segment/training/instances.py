@@ -216,7 +216,7 @@ def trace(bitmap: NDArray[np.uint8], left: int, top: int) -> list[Points]:
     doubled = cv2.resize(bitmap, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_TC89_L1)
     offset = np.array([left, top], np.float32)
-    return [(contour[:, 0].astype(np.float32) + 0.5) / 2 + offset for contour in contours if len(contour) >= 3]
+    return [np.float32(0.5) * (contour[:, 0] + np.float32(0.5)) + offset for contour in contours if len(contour) >= 3]
 
 
 def _overlap(one: Placed, other: Placed) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from segx import rle
 from segx.errors import DataError
-from segx.masks import decode_rle
+from segx.interfaces import TrainBatch
 from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
 from segx_task_segment.training.instances import Placed, Shapes, trace
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Dataset, Sample
+    from segx.interfaces import Dataset, Sample, Truth
 
     Image = NDArray[np.uint8]
 
@@ -34,32 +35,6 @@ _MOSAIC_WINDOW = (
     1000  # mosaic partners come from this many preceding pictures at most, so that a small cache holds them
 )
 _CACHE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainBatch:
-    """One batch.
-
-    Attributes:
-        images: uint8 (B, 3, H, W), RGB.
-        batch_idx: int64 (N,), the picture each object is in.
-        classes: int64 (N,).
-        boxes: float32 (N, 4), centre x, centre y, width, height as fractions of the picture.
-        masks: With ``overlap`` one map per picture, uint8 or int32 (B, h, w): 0 for background, k for the k-th of its
-            objects, smaller ones over larger ones. Otherwise uint8 (N, h, w), each object's own pixels.
-        overlap: Which of the two ``masks`` holds.
-        has_mask: bool (N,), False for objects known by their box only.
-        paths: The file of each picture.
-    """
-
-    images: NDArray[np.uint8]
-    batch_idx: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    masks: NDArray[np.uint8] | NDArray[np.int32]
-    overlap: bool
-    has_mask: NDArray[np.bool_]
-    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,21 +149,38 @@ def shapes_of(
     for truth in sample.truths:
         if truth.crowd or (classes is not None and truth.category not in classes):
             continue
-        outline = [] if truth.mask is None else _outline(decode_rle(truth.mask))
+        outline = outline_of(truth, sample.shape)
         if not outline:
             x, y, w, h = truth.box
             outline = [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float32)]
         categories.append(0 if single_class else truth.category)
         rings.append([ring * scale for ring in outline])
-        has_mask.append(truth.mask is not None)
+        has_mask.append(truth.has_mask)
     return Shapes.from_rings(categories, rings, has_mask)
 
 
-def _outline(mask: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    x, y, width, height = cv2.boundingRect(mask)
-    if not width or not height:
-        return []
-    return trace(np.ascontiguousarray(mask[y : y + height, x : x + width]), x, y)
+def outline_of(truth: Truth, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """Return the rings, to be filled even-odd, that enclose an object; none for one known by its box only.
+
+    Args:
+        truth: The object.
+        shape: (height, width) of its picture.
+    """
+    if truth.rle is not None:
+        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(truth.rle["counts"]), *shape)
+        return trace(bitmap.view(np.uint8), left, top) if bitmap.size else []
+    rings = [polygon.astype(np.float32) for polygon in truth.polygons]
+    if len(rings) > 1 and _boxes_meet(rings):
+        height, width = shape
+        return trace(np.maximum.reduce([fill([ring], 0, 0, width, height) for ring in rings]), 0, 0)
+    return rings
+
+
+def _boxes_meet(rings: Sequence[NDArray[np.float32]]) -> bool:
+    """Say whether parts may overlap, where filling them even-odd would not give their union."""
+    low, high = np.stack([ring.min(0) for ring in rings]), np.stack([ring.max(0) for ring in rings])
+    meet = (low[:, None] < high[None]).all(-1) & (low[None] < high[:, None]).all(-1)
+    return bool(meet.sum() > len(rings))
 
 
 class TrainLoader:
@@ -206,25 +198,27 @@ class TrainLoader:
         if not self._indices:
             msg = "the training split holds no pictures"
             raise DataError(msg)
-        self._dataset = dataset
+        self._paths = dataset.paths()
         self._cache = PictureCache(dataset, self._indices, settings)
+        sides = dataset.shapes()[self._indices].astype(np.float64)
+        self._ratios: NDArray[np.float64] = sides[:, 0] / sides[:, 1]
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch on this rank."""
         per_rank = math.ceil(len(self._indices) / self.settings.world)
         return math.ceil(per_rank / self.settings.batch)
 
-    def epoch(self, number: int, *, start: int = 0, augmentation: Augmentation | None = None) -> Iterator[TrainBatch]:
+    def epoch(self, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch, beginning with batch ``start``.
 
         Args:
             number: The epoch, from 0; another number gives another order and other random choices.
             start: The first batch to make; those before it cost nothing.
-            augmentation: Replaces the one of the settings, as in the last epochs.
+            closed: Without mosaic, mix-up and copy-paste, as in the last epochs.
         """
         order = self._order(number)
         mine = self._mine(order)
-        changes = augmentation or self.settings.augmentation
+        changes = self.settings.augmentation.closed() if closed else self.settings.augmentation
         batches = [
             (index, mine[index * self.settings.batch : (index + 1) * self.settings.batch])
             for index in range(start, len(self))
@@ -267,13 +261,9 @@ class TrainLoader:
         """Return positions in the order of an epoch: shuffled, or by shape when ``rect``."""
         count = len(self._indices)
         if not self.settings.rect:
-            return np.random.default_rng([self.settings.seed, 1, number]).permutation(count).tolist()
-        ratios = [self._ratio(position) for position in range(count)]
-        return sorted(range(count), key=lambda position: ratios[position])
-
-    def _ratio(self, position: int) -> float:
-        height, width = self._dataset[self._indices[position]].shape
-        return height / width
+            shuffled = np.random.default_rng([self.settings.seed, 1, number]).permutation(count)
+            return [int(position) for position in shuffled]
+        return [int(position) for position in np.argsort(self._ratios, kind="stable")]
 
     def _mine(self, order: list[int]) -> list[int]:
         """Return this rank's places in the order; all ranks get the same number, the last ones wrap around."""
@@ -284,8 +274,8 @@ class TrainLoader:
         """Return the (height, width) of a batch."""
         stride, side = self.settings.stride, self.settings.imgsz
         if self.settings.rect:
-            ratios = [self._ratio(position) for position in positions]
-            low, high = min(ratios), max(ratios)
+            ratios = self._ratios[list(positions)]
+            low, high = float(ratios.min()), float(ratios.max())
             shape = (high, 1.0) if high < 1 else (1.0, 1 / low) if low > 1 else (1.0, 1.0)
             height, width = (-(-round(each * side) // stride) * stride for each in shape)
             return height, width
@@ -310,7 +300,7 @@ class TrainLoader:
         return augment(self._cache[order[place]], other, size=size, settings=changes, rng=rng)
 
     def _collate(self, pictures: Sequence[Augmented], positions: Sequence[int]) -> TrainBatch:
-        paths = tuple(str(self._dataset[self._indices[position]].path) for position in positions)
+        paths = tuple(str(self._paths[self._indices[position]]) for position in positions)
         return collate(pictures, paths, mask_ratio=self.settings.mask_ratio, overlap=self.settings.overlap)
 
 
