@@ -20,7 +20,7 @@ from segx import rle
 from segx.errors import DataError
 from segx.interfaces import TrainBatch
 from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
-from segx_task_segment.training.instances import Placed, Shapes, trace
+from segx_task_segment.training.instances import Placed, Shapes, fill, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,375 @@
+"""The training loop: batches in, gradients, steps, average, validation, checkpoint; readable top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from segx.errors import ModelError, UsageError
+from segx.interfaces import Trained
+from segx.runs import Step
+from segx_torch.training import rng
+from segx_torch.training.ema import ModelEMA
+from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lightning_fabric import Fabric
+
+    from segx.interfaces import TrainBatch, TrainJob
+
+logger = logging.getLogger("segx.train")
+
+_LOOK_EVERY = 50  # batches between looks at the loss; each look waits for the device
+_CLIP = 10.0
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands; with the weights and the optimiser, all there is to go on from.
+
+    Attributes:
+        epoch: The epoch under way, from 0.
+        batch: Batches of it that are done.
+        step: Batches done since the run began.
+        pending: Batches whose gradients wait for a step of the optimiser.
+        sums: Loss items summed over the epoch so far.
+        best: The best fitness yet.
+        best_epoch: When it was; -1 before the first validation.
+        hours: Time spent.
+        rows: One row of figures for each finished epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    pending: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    best: float = -1.0
+    best_epoch: int = -1
+    hours: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint holds of a run.
+
+    Attributes:
+        weights: State of the model that is trained.
+        ema: State of the average.
+        updates: How often the average was updated.
+        optimizer: State of the optimiser.
+        precision: State of the loss scaler.
+        rng: State of every random generator.
+        gradients: Gradients that wait for a step, by parameter.
+        progress: Where the run stands.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    ema: Mapping[str, torch.Tensor]
+    updates: int
+    optimizer: Mapping[str, Any]
+    precision: Mapping[str, Any]
+    rng: Mapping[str, Any]
+    gradients: Mapping[str, torch.Tensor]
+    progress: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, as ``torch.load(weights_only=True)`` takes them."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+
+class Trainer:
+    """Trains one model.
+
+    Args:
+        job: What to train, on what, and whom to tell.
+        module: The model, in float32.
+        batch: Pictures per step on all processes together.
+        fabric: Devices, precision and processes, launched.
+        save: Writes a checkpoint, atomically.
+        validate: Measures a module.
+        resume: Where to go on from.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        module: torch.nn.Module,
+        *,
+        batch: int,
+        fabric: Fabric,
+        save: Callable[[Path, Snapshot], None],
+        validate: Callable[[torch.nn.Module], Mapping[str, float]],
+        resume: Snapshot | None = None,
+    ) -> None:
+        self.job, self.options, self.fabric, self.batch = job, job.options, fabric, batch
+        self._save, self._measure = save, validate
+        self.progress = Progress()
+        self._started = time.monotonic()
+        self._prepare(module, resume)
+
+    def train(self) -> Trained:
+        """Run to the end."""
+        try:
+            while self.progress.epoch < self.options.epochs:
+                losses = self._train_epoch()
+                self._finish_epoch(losses, self._validate())
+                if self._enough():
+                    break
+        except KeyboardInterrupt:
+            self.progress.hours = self._hours()
+            self._checkpoint("last")
+            logger.warning("stopped by hand; to go on: segx segment train resume=%s", self._weights("last"))
+            raise
+        except torch.cuda.OutOfMemoryError as error:
+            msg = f"out of GPU memory with batch={self.batch} imgsz={self.options.imgsz}"
+            raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}, or batch=-1 to find a size") from error
+        return self._result()
+
+    # -- before the first batch -----------------------------------------------------------------------------------
+
+    def _prepare(self, module: torch.nn.Module, resume: Snapshot | None) -> None:
+        """Build everything that has state, in an order that is the same for a new and a resumed run."""
+        options, fabric = self.options, self.fabric
+        torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not options.deterministic
+        self.folder: Path = fabric.broadcast(self.job.folder() if fabric.is_global_zero else None)
+        freeze(module, options.freeze)
+        self.recipe: Recipe = choose(
+            options, batch=self.batch, pictures=self.job.pictures, classes=len(self.job.names)
+        )
+        self.loader = self.job.loader(
+            rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
+        )
+        self.schedule = Schedule.of(options, self.recipe, steps_per_epoch=len(self.loader))
+        self.raw = module.to(fabric.device)
+        self.ema = ModelEMA(self.raw)
+        self.criterion = self.job.criterion(self.raw)
+        self.model, self.optimizer = fabric.setup(self.raw, build_optimizer(self.raw, self.recipe))
+        if resume is not None:
+            self._restore(resume)
+        logger.info(
+            "%s, lr %g, momentum %g; %d batches of %d an epoch, %d to a step; on %s",
+            self.recipe.name,
+            self.recipe.lr,
+            self.recipe.momentum,
+            len(self.loader),
+            self.batch,
+            self.recipe.accumulate,
+            fabric.device,
+        )
+
+    # -- one epoch ------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> dict[str, float]:
+        """Go through the rest of the epoch under way and return its mean losses."""
+        progress = self.progress
+        self.model.train()
+        keep_frozen_statistics(self.raw)
+        sums = {name: torch.tensor(value, device=self.fabric.device) for name, value in progress.sums.items()}
+        closed = progress.epoch >= self.options.epochs - self.options.close_mosaic
+        for batch in self.loader.epoch(progress.epoch, start=progress.batch, closed=closed):
+            for name, value in self._train_batch(batch).items():
+                sums[name] = sums[name] + value if name in sums else value
+            progress.batch += 1
+            progress.step += 1
+            if progress.batch % _LOOK_EVERY == 0 or progress.batch == len(self.loader):
+                progress.sums = self._finite(sums)
+            self._tell(Step(kind="batch", index=progress.batch - 1, total=len(self.loader), name=_shape(batch)))
+        return {name: value / progress.batch for name, value in progress.sums.items()}
+
+    def _train_batch(self, batch: TrainBatch) -> dict[str, torch.Tensor]:
+        """Forward, backward and, when enough batches have come together, one step of the optimiser."""
+        progress = self.progress
+        self.schedule.apply(self.optimizer, step=progress.step, epoch=progress.epoch)
+        due = progress.pending + 1 >= self.schedule.accumulate(progress.step)
+        with self._together(due):
+            tensors = to_device(batch, self.fabric.device)
+            loss, items = self.criterion(self.model(tensors["images"]), tensors)
+            self.fabric.backward(loss * (batch.images.shape[0] * self.fabric.world_size))
+        progress.pending += 1
+        if due:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=_CLIP, error_if_nonfinite=False)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.ema.update(self.raw)
+            progress.pending = 0
+        return {name: value.detach() for name, value in items.items()}
+
+    def _together(self, due: bool) -> AbstractContextManager[Any]:  # noqa: FBT001 - one private caller
+        """Exchange gradients between processes only when a step is due."""
+        if self.fabric.world_size == 1:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self.model, enabled=not due)
+
+    def _finite(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Return the sums as numbers; a loss that is not a number ends the run before it spoils a checkpoint."""
+        values = {name: float(value) for name, value in sums.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            msg = f"the {bad[0]} loss is not a number in epoch {self.progress.epoch + 1}"
+            hint = f"lower lr0 (now {self.recipe.lr:g}) or set amp=false"
+            if self._weights("last").exists():
+                hint += f"; the state before this epoch is in {self._weights('last')}"
+            raise ModelError(msg, hint=hint)
+        return values
+
+    # -- between epochs -------------------------------------------------------------------------------------------
+
+    def _validate(self) -> Mapping[str, float]:
+        """Measure the average on the first process; the others wait."""
+        last = self.progress.epoch + 1 >= self.options.epochs
+        metrics: Mapping[str, float] = {}
+        if self.fabric.is_global_zero and (self.options.val or last):
+            metrics = self._measure(self.ema.module)
+        shared: Mapping[str, float] = self.fabric.broadcast(metrics)
+        return shared
+
+    def _finish_epoch(self, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Write down what the epoch gave, then count it as done."""
+        progress = self.progress
+        progress.hours = self._hours()
+        train = {f"train/{name}_loss": value for name, value in losses.items()}
+        rates = {f"lr/{group['role']}": group["lr"] for group in self.optimizer.param_groups}
+        row = {"epoch": progress.epoch + 1, "time": progress.hours * 3600, **train, **metrics, **rates}
+        progress.rows.append({name: float(value) for name, value in row.items()})
+        improved = metrics.get("fitness", -1.0) > progress.best
+        if improved:
+            progress.best, progress.best_epoch = float(metrics["fitness"]), progress.epoch
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+        names = ["last", *(["best"] if improved else [])]
+        if self.options.save_period > 0 and progress.epoch % self.options.save_period == 0:
+            names.append(f"epoch{progress.epoch}")
+        for name in names if self.options.save else ():
+            self._checkpoint(name)
+        self._tell(
+            Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1])
+        )
+
+    def _enough(self) -> bool:
+        """Say whether the time is up, or the fitness has stood still for long enough."""
+        progress, options = self.progress, self.options
+        share = progress.hours / progress.epoch
+        if options.time is not None and progress.hours + share > options.time:
+            logger.info("stopping after epoch %d: the %g hours are used", progress.epoch, options.time)
+            return True
+        still = progress.epoch - 1 - progress.best_epoch
+        if options.patience and progress.best_epoch >= 0 and still >= options.patience:
+            logger.info("stopping: no better than epoch %d for %d epochs", progress.best_epoch + 1, still)
+            return True
+        return False
+
+    def _hours(self) -> float:
+        return (time.monotonic() - self._started) / 3600
+
+    def _tell(self, step: Step) -> None:
+        if self.fabric.is_global_zero:
+            self.job.tell(step)
+
+    def _result(self) -> Trained:
+        files = {name: path if (path := self._weights(name)).exists() else None for name in ("best", "last")}
+        rows = self.progress.rows
+        return Trained(
+            folder=self.folder, best=files["best"], last=files["last"], metrics=rows[-1] if rows else {}, rows=rows
+        )
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _weights(self, name: str) -> Path:
+        return self.folder / "weights" / f"{name}.pt"
+
+    def _checkpoint(self, name: str) -> None:
+        if self.fabric.is_global_zero:
+            self._save(self._weights(name), self.snapshot())
+
+    def snapshot(self) -> Snapshot:
+        """Return all that decides how the run goes on."""
+        waiting = {
+            name: parameter.grad
+            for name, parameter in self.raw.named_parameters()
+            if parameter.grad is not None and self.progress.pending
+        }
+        return Snapshot(
+            weights=self.raw.state_dict(),
+            ema=self.ema.module.state_dict(),
+            updates=self.ema.updates,
+            optimizer=self.optimizer.state_dict(),
+            precision=self.fabric.strategy.precision.state_dict(),
+            rng=rng.state(),
+            gradients=waiting,
+            progress=dataclasses.asdict(self.progress),
+        )
+
+    def _restore(self, saved: Snapshot) -> None:
+        self.raw.load_state_dict(saved.weights)
+        self.ema.restore(saved.ema, saved.updates)
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.fabric.strategy.precision.load_state_dict(dict(saved.precision))
+        for name, parameter in self.raw.named_parameters():
+            if name in saved.gradients:
+                parameter.grad = saved.gradients[name].to(parameter.device)
+        self.progress = Progress(**saved.progress)
+        self._started = time.monotonic() - self.progress.hours * 3600
+        if self.progress.epoch >= self.options.epochs:
+            msg = f"this run has finished its {self.progress.epoch} epochs"
+            raise UsageError(msg, hint=f"to train for longer: epochs={self.progress.epoch * 2}")
+        rng.restore(saved.rng)
+
+
+def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> None:
+    """Leave the numbered layers, or the first so many, out of training.
+
+    Raises:
+        UsageError: There is no layer of that number.
+    """
+    if layers is None:
+        return
+    numbers = range(layers) if isinstance(layers, int) else layers
+    known = {int(name.split(".")[1]) for name, _ in module.named_parameters() if name.startswith("model.")}
+    beyond = [number for number in numbers if not 0 <= number <= max(known)]
+    if beyond:
+        msg = f"freeze={layers}: there is no layer {beyond[0]}; they are numbered 0..{max(known)}"
+        raise UsageError(msg)
+    prefixes = tuple(f"model.{number}." for number in numbers)
+    for name, parameter in module.named_parameters():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(requires_grad=False)
+
+
+def keep_frozen_statistics(module: torch.nn.Module) -> None:
+    """Put normalisation layers whose weights are frozen in eval mode, so that their statistics stay too."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d) and layer.weight is not None and not layer.weight.requires_grad:
+            layer.eval()
+
+
+def to_device(batch: TrainBatch, device: torch.device) -> dict[str, Any]:
+    """Return a batch as tensors on the device; pictures in 0..1."""
+
+    def move(array: Any) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    fields = ("batch_idx", "classes", "boxes", "masks", "has_mask")
+    return {
+        "images": move(batch.images).float().div_(255),
+        **{name: move(getattr(batch, name)) for name in fields},
+        "overlap": batch.overlap,
+    }
+
+
+def _shape(batch: TrainBatch) -> str:
+    return f"{batch.images.shape[2]}x{batch.images.shape[3]}"
