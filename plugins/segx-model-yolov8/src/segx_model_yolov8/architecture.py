@@ -1,0 +1,103 @@
+"""YOLOv8-seg as the rest of segx sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx.artifact import ArtifactInfo
+from segx_model_yolov8 import config as configs
+from segx_model_yolov8 import weights
+from segx_model_yolov8.export import make_export_module
+from segx_model_yolov8.network import SegmentationModel
+from segx_model_yolov8.summary import summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from torch import Tensor
+
+    from segx.interfaces import ExportModule, ModelConfig, ModelSummary
+
+HEAD_ID = "yolov8-seg/1"
+OUTPUTS = ("output0", "output1")
+
+
+class YOLOv8Seg:
+    """The YOLOv8-seg family: :class:`segx.interfaces.Architecture`."""
+
+    name = configs.ARCHITECTURE
+
+    def detects(self, definition: Mapping[str, Any]) -> bool:
+        """Say whether a YAML's content has a backbone, and a head that ends in Segment."""
+        return configs.is_segmentation_definition(definition)
+
+    def read_config(self, source: str | Path, *, nc: int | None = None) -> ModelConfig:
+        """Return the configuration of ``yolov8m-seg``, ``yolov8m-seg.yaml`` or a YAML file of the user's own.
+
+        Raises:
+            ModelError: There is no such file or variant, or a row of it is wrong; the error names file and row.
+        """
+        return configs.read_config(source, nc=nc)
+
+    def config_from_definition(
+        self, definition: Mapping[str, Any], *, variant: str, nc: int | None = None
+    ) -> ModelConfig:
+        """Return the configuration that a checkpoint carries.
+
+        Takes ``ModelConfig.definition``, and the ``yaml`` attribute of models in published ``.pt`` files (there the
+        scale is in ``scale``, in ``variant``, or in the name in ``yaml_file``).
+
+        Raises:
+            ModelError: Something in it is missing or wrong.
+        """
+        named = definition.get("yaml_file")
+        known = dict(definition)
+        if "scale" not in known and isinstance(named, str):
+            known["scale"] = configs.scale_in_name(variant) or configs.scale_in_name(named) or None
+        return configs.make_config(known, variant=variant, nc=nc)
+
+    def build(self, config: ModelConfig) -> SegmentationModel:
+        """Return a new model with random weights, in training mode.
+
+        Under ``torch.device("meta")`` no memory is taken; ``load_state_dict(..., assign=True)`` then fills it.
+        """
+        return SegmentationModel(config)
+
+    def info(self, config: ModelConfig, names: Mapping[int, str] | None = None) -> ArtifactInfo:
+        """Return what will travel with files of this model; without names, classes are called class0, class1, ..."""
+        return ArtifactInfo(
+            task="segment",
+            head=HEAD_ID,
+            architecture=self.name,
+            variant=config.variant,
+            names=dict(names) if names else {index: f"class{index}" for index in range(config.nc)},
+            stride=max(configs.strides(configs.read_rows(config))),
+            outputs=OUTPUTS,
+        )
+
+    def adapt_weights(self, module: SegmentationModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights in the form this module has; call it on any state dict before matching names and shapes.
+
+        Some files hold weights with BatchNorm folded into the convolutions (``conv.bias`` and no ``bn``). For a module
+        with BatchNorm they get one that only adds the bias, so that outputs in eval mode are equal and training can go
+        on; a fused module gets weights with BatchNorm folded. Names the module does not have are kept.
+        """
+        return weights.adapt(module, state)
+
+    def fuse(self, module: SegmentationModel) -> SegmentationModel:
+        """Return a copy in eval mode with BatchNorm folded into the convolutions."""
+        return weights.fuse(module)
+
+    def export_module(self, module: SegmentationModel, info: ArtifactInfo) -> ExportModule:
+        """Return a fused copy that gives (output0, output1) and is open along the axes in ``info.dynamic``.
+
+        Dynamic heights and widths are multiples of ``info.stride``: for ``torch.export`` give them as
+        ``info.stride * torch.export.Dim(...)``.
+        """
+        return make_export_module(module, info)
+
+    def summarise(self, module: SegmentationModel, imgsz: tuple[int, int]) -> ModelSummary:
+        """Return layers, parameters and true FLOPs of one image of (height, width)."""
+        return summarise(module, imgsz)

@@ -1,0 +1,42 @@
+"""Declares the YOLOv8-seg family; imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.specs import ArchitectureSpec, WeightsFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segx.interfaces import Architecture
+
+SEGX_API = (1, 0)
+
+SIZES = "nsmlx"
+RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.1.0"
+
+
+@hookimpl
+def segx_architectures() -> Iterable[ArchitectureSpec]:
+    """Declare YOLOv8-seg, its five sizes, and where weights for them and for transfer are published."""
+    segment = [f"yolov8{size}-seg.pt" for size in SIZES]
+    detect = [f"yolov8{size}.pt" for size in SIZES]
+    return [
+        ArchitectureSpec(
+            name="yolov8-seg",
+            summary="YOLOv8-seg, sizes n s m l x, and models of your own from YAML",
+            load=_load,
+            requires=("torch>=2.6",),
+            task="segment",
+            variants=tuple(f"yolov8{size}-seg" for size in SIZES),
+            weights={name: WeightsFile(url=f"{RELEASE}/{name}") for name in [*segment, *detect]},
+        )
+    ]
+
+
+def _load() -> Architecture:
+    from segx_model_yolov8.architecture import YOLOv8Seg
+
+    return YOLOv8Seg()
