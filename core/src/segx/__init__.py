@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from segx.hookspecs import hookimpl
-
 if TYPE_CHECKING:
+    from segx.hookspecs import hookimpl
     from segx.model import YOLO
 
 __version__ = "0.1.0"
@@ -14,10 +13,14 @@ __all__ = ["YOLO", "__version__", "hookimpl"]
 
 
 def __getattr__(name: str) -> object:
-    """Import ``YOLO`` when it is first asked for, so that ``import segx`` stays light."""
+    """Import what is asked for when it is first asked for, so that ``import segx`` costs next to nothing."""
     if name == "YOLO":
         from segx.model import YOLO
 
         return YOLO
+    if name == "hookimpl":
+        from segx.hookspecs import hookimpl
+
+        return hookimpl
     msg = f"module 'segx' has no attribute {name!r}"
     raise AttributeError(msg)

@@ -46,6 +46,7 @@ class OptionInfo:
         range: The range in words, or an empty string.
         group: The heading it is listed under, or an empty string.
         switch: True and False are among its values, so that its name alone means True.
+        choices: The words it takes, when it takes only certain ones.
     """
 
     name: str
@@ -55,6 +56,7 @@ class OptionInfo:
     range: str
     group: str = ""
     switch: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class Options:
                 range=_range_name(item.metadata),
                 group=headings.get(item.name, ""),
                 switch=bool in _alternatives(hints[item.name]),
+                choices=_choices(hints[item.name]),
             )
             for item in dataclasses.fields(cls)
         )
@@ -387,6 +390,11 @@ def _range_name(metadata: Mapping[str, Any]) -> str:
     if gt is not None:
         return f"above {gt:g}" + (f", up to {le:g}" if le is not None else "")
     return f"{ge:g} and up" if ge is not None else ("" if le is None else f"up to {le:g}")
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    literals = (part for part in _alternatives(kind) if typing.get_origin(part) is Literal)
+    return tuple(str(argument) for part in literals for argument in typing.get_args(part))
 
 
 def _type_name(kind: Any) -> str:
