@@ -33,7 +33,9 @@ STREAM_SUFFIXES = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd", ".sdp"})
 _USUAL_RATE = 30.0
 _TIMEOUT_MS = 10_000
 _BUFFER = 30
-_QUIET_LOG = "OPENCV_FFMPEG_LOGLEVEL"
+
+# FFmpeg prints to standard error past every logger; OpenCV reads this switch of it once, when it first opens a video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +323,6 @@ _quiet_state = {"depth": 0, "level": 0}
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV and FFmpeg from printing while something is opened that may not be there; we say it better."""
-    os.environ.setdefault(_QUIET_LOG, "-8")  # FFmpeg's own switch, read when it is first used
     log = cv2.utils.logging
     with _quiet_lock:
         if _quiet_state["depth"] == 0:

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from segx.errors import DataError
+from segx.video import Frame, LiveStreams, Lost, VideoFile
+
+
+def write_video(path, frames=10, size=(64, 48), fps=12.5, codec="MJPG"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, size)
+    assert writer.isOpened()
+    for number in range(frames):
+        writer.write(np.full((size[1], size[0], 3), number % 12 * 20, np.uint8))
+    writer.release()
+    return path
+
+
+def shade(image) -> int:
+    return round(float(image.mean()) / 20)
+
+
+def test_frames_rate_and_length(tmp_path):
+    video = VideoFile(str(write_video(tmp_path / "straße.avi")))
+    assert video.clip().fps == pytest.approx(12.5)
+    assert video.clip().frames == 10
+    frames = list(video.frames())
+    assert [frame.index for frame in frames] == list(range(10))
+    assert [shade(frame.image) for frame in frames] == list(range(10))
+    assert len(list(video.frames())) == 10  # from the beginning again
+
+
+def test_a_stride_takes_every_nth_frame_and_lowers_the_rate(tmp_path):
+    video = VideoFile(str(write_video(tmp_path / "clip.avi")), stride=4)
+    assert video.clip().frames == 3
+    assert video.clip().fps == pytest.approx(12.5 / 4)
+    assert [(frame.index, shade(frame.image)) for frame in video.frames()] == [(0, 0), (4, 4), (8, 8)]
+
+
+def test_a_damaged_video_is_refused_quietly(tmp_path, capfd):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"no video")
+    with pytest.raises(DataError, match="damaged"):
+        list(VideoFile(str(path)).frames())
+    assert capfd.readouterr().err == ""
+
+
+def test_a_video_cut_short_gives_its_frames_and_then_says_so(tmp_path):
+    path = write_video(tmp_path / "clip.avi", frames=60)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    frames = []
+    with pytest.raises(DataError, match=r"ends after \d+ of 60 frames"):
+        frames.extend(VideoFile(str(path)).frames())
+
+
+class Camera(BaseHTTPRequestHandler):
+    """A network camera that sends MJPEG; the server's ``sessions`` says how many frames each connection gets."""
+
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            frames = server.sessions.pop(0) if server.sessions else 0
+        if not frames:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        try:
+            for _ in range(frames):
+                jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), server.count % 12 * 20, np.uint8))[1].tobytes()
+                server.count += 1
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+                self.wfile.write(head + jpeg + b"\r\n")
+                time.sleep(server.pause)
+        except OSError:
+            server.left += 1
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def camera():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    server.daemon_threads = True
+    server.lock, server.sessions, server.count, server.left, server.pause = threading.Lock(), [], 0, 0, 0.01
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    server.address = f"http://127.0.0.1:{server.server_port}/live.mjpg"
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def stream_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("segx-stream")]
+
+
+def test_a_lost_stream_is_opened_again_and_given_up_in_the_end(camera, caplog):
+    camera.sessions = [8, 6]
+    streams = LiveStreams((camera.address,), keep_all=True, tries=2, pause=0.05)
+    got = list(streams.frames())
+    streams.close()
+    frames = [item for item in got if isinstance(item, Frame)]
+    assert len(frames) >= 12  # the frame that proves a stream is back is not delivered
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert frames[0].clip.live
+    assert isinstance(got[-1], Lost)
+    assert got[-1].name == camera.address
+    assert "2 tries" in got[-1].reason
+    assert "opening it again (1 of 2)" in caplog.text
+    assert not stream_threads()
+
+
+def test_only_the_newest_frame_is_kept_unless_asked_otherwise(camera):
+    camera.sessions = [100]
+    with_newest = LiveStreams((camera.address,))
+    frames = with_newest.frames()
+    first = next(frames)
+    time.sleep(0.4)
+    second = next(frames)
+    with_newest.close()
+    assert second.index - first.index > 5
+    assert list(frames) == []
+    assert not stream_threads()
+
+
+def test_a_full_queue_holds_the_stream_back(camera):
+    camera.sessions, camera.pause = [200], 0
+    streams = LiveStreams((camera.address,), keep_all=True)
+    frames = streams.frames()
+    first = next(frames)
+    time.sleep(0.3)
+    rest = [next(frames).index for _ in range(40)]
+    streams.close()
+    assert [first.index, *rest] == list(range(41))
+
+
+def test_several_streams_take_turns(camera):
+    camera.sessions = [30, 30]
+    streams = LiveStreams((camera.address, camera.address + "?second"), tries=1, pause=0.01)
+    names = [item.clip.name for item in streams.frames() if isinstance(item, Frame)]
+    streams.close()
+    assert set(names) == {camera.address, camera.address + "?second"}
+    changes = sum(one != other for one, other in pairwise(names))
+    assert changes >= len(names) // 4
+
+
+def test_a_stream_that_is_not_there_is_told_at_once(camera, capfd):
+    with pytest.raises(DataError, match="cannot be opened"):
+        LiveStreams((camera.address,))
+    assert capfd.readouterr().err == ""
