@@ -1,0 +1,46 @@
+"""The ``torch`` backend: what is known of a checkpoint without torch, and the way to a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx_torch.container import open_container
+
+if TYPE_CHECKING:
+    from segx.artifact import Artifact, ArtifactInfo
+    from segx.interfaces import Architecture, ModelConfig, ModelSession
+    from segx.options import SessionOptions
+
+
+class TorchBackend:
+    """Opens checkpoints and builds new models: :class:`segx.interfaces.ModelBackend`."""
+
+    def read_info(self, artifact: Artifact) -> ArtifactInfo:
+        """Return what a checkpoint says of itself; neither torch nor the model is loaded.
+
+        Raises:
+            ModelError: The file is missing, damaged, unsafe or of another kind.
+        """
+        with open_container(artifact.path) as container:
+            return container.info
+
+    def open(self, artifact: Artifact, options: SessionOptions) -> ModelSession:
+        """Return a session of the checkpoint's model.
+
+        Raises:
+            ModelError: The file is missing, damaged, unsafe or of another kind, or no architecture installed fits.
+            UsageError: The device is not there, or cannot run in half precision.
+        """
+        from segx_torch.session import open_session
+
+        return open_session(artifact, options)
+
+    def build(self, config: ModelConfig, architecture: Architecture, options: SessionOptions) -> ModelSession:
+        """Return a session of a new model with random weights.
+
+        Raises:
+            UsageError: The device is not there, or cannot run in half precision.
+        """
+        from segx_torch.session import TorchSession
+
+        return TorchSession(architecture.build(config), config, architecture, architecture.info(config), options)

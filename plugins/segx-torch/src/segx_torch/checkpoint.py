@@ -1,0 +1,191 @@
+"""Reads checkpoints of any kind into tensors, and writes segx's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from segx.errors import ModelError
+from segx_torch.container import FORMAT, open_container
+from segx_torch.unpickle import TensorRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from segx.artifact import ArtifactInfo
+    from segx_torch.container import Container, Kind, Numbers
+
+SAFETENSORS = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model on its way to or from a file.
+
+    In a file of segx's own these are the entries of one dict, under the names ``metadata`` (text),
+    ``definition``, ``weights`` and ``training``, beside ``segx``, the version of the layout.
+
+    Attributes:
+        info: What is known of the model.
+        definition: The content of its YAML: ``nc``, ``scales``, ``scale``, ``backbone``, ``head``; None when unknown.
+        weights: The state dict to predict with; while a training runs, the averaged (EMA) weights.
+        training: What a run needs to go on exactly where it stopped, or None for a finished model. Tensors, numbers,
+            text, lists and dicts only; by convention ``weights`` (the raw ones), ``optimizer``, ``schedulers``,
+            ``scaler``, ``ema``, ``rng``, ``sampler``, ``epoch``, ``options``.
+        kind: Who wrote the file it was read from.
+    """
+
+    info: ArtifactInfo
+    definition: Mapping[str, Any] | None
+    weights: Mapping[str, Tensor]
+    training: Mapping[str, Any] | None = None
+    kind: Kind = "segx"
+
+
+def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
+    """Return what a checkpoint holds; nothing in it is executed.
+
+    Args:
+        path: An official ``.pt``, segx's own, a plain state dict, or safetensors.
+        training: Also read the state of an unfinished training, when there is one.
+
+    Raises:
+        ModelError: The file is missing, damaged, unsafe or of another kind.
+    """
+    with open_container(path) as container:
+        return read_container(container, training=training)
+
+
+def read_container(container: Container, *, training: bool = False) -> Checkpoint:
+    """Return what an open container holds; floating-point weights become float32, training state stays as it is."""
+    weights = _Storages(container.numbers, float32=True)
+    state = _Storages(container.numbers, float32=False)
+    return Checkpoint(
+        info=container.info,
+        definition=container.definition,
+        weights={name: weights.tensor(ref) for name, ref in container.weights.items()},
+        training=_with_tensors(container.training, state) if training else None,
+        kind=container.kind,
+    )
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """Write a checkpoint; a reader sees the old file or the whole new one, whatever happens meanwhile.
+
+    A name ending in ``.safetensors`` is written in that format, without the training state. Any other is a
+    ``torch.save`` archive of tensors and plain values, loadable with ``torch.load(..., weights_only=True)``.
+
+    Args:
+        path: The file.
+        checkpoint: What to write.
+        half: Store floating-point weights as float16; the training state keeps its precision.
+
+    Raises:
+        ModelError: The file cannot be written: no space, no permission.
+        TypeError: The training state holds something that is neither a tensor nor plain.
+    """
+    weights = {name: _stored(tensor, half=half) for name, tensor in checkpoint.weights.items()}
+    if path.suffix == SAFETENSORS:
+        metadata = {**checkpoint.info.to_metadata(), "definition": json.dumps(checkpoint.definition)}
+        payload = safetensors.torch.save(weights, metadata)
+        _write_atomically(path, lambda file: file.write(payload))
+        return
+    content = {
+        "segx": FORMAT,
+        "metadata": checkpoint.info.to_metadata(),
+        "definition": _plain_copy(checkpoint.definition, "definition"),
+        "weights": weights,
+        "training": _plain_copy(checkpoint.training, "training"),
+    }
+    _write_atomically(path, lambda file: torch.save(content, file))
+
+
+class _Storages:
+    """Reads each storage once, however many tensors look into it."""
+
+    def __init__(self, numbers: Numbers, *, float32: bool) -> None:
+        self._numbers = numbers
+        self._float32 = float32
+        self._read: dict[tuple[str, str], Tensor] = {}
+
+    def tensor(self, ref: TensorRef) -> Tensor:
+        """Return the tensor meant; its place in the storage was checked when the container was opened."""
+        key = (ref.storage.key, ref.storage.dtype)
+        if key not in self._read:
+            self._read[key] = self._storage(ref)
+        return self._read[key].as_strided(ref.shape, ref.stride, ref.offset)
+
+    def _storage(self, ref: TensorRef) -> Tensor:
+        storage = torch.empty(ref.storage.count, dtype=getattr(torch, ref.storage.dtype))
+        if ref.storage.count:
+            self._numbers.read_into(ref.storage.key, memoryview(storage.view(torch.uint8).numpy()))
+        return storage.float() if self._float32 and storage.is_floating_point() else storage
+
+
+def _with_tensors(tree: Any, storages: _Storages) -> Any:
+    """Return a tree with tensors in the places of references; the tree's size is bounded by its pickle's."""
+    match tree:
+        case TensorRef():
+            return storages.tensor(tree)
+        case dict():
+            return {key: _with_tensors(value, storages) for key, value in tree.items()}
+        case list() | tuple():
+            return type(tree)(_with_tensors(value, storages) for value in tree)
+        case _:
+            return tree
+
+
+def _stored(tensor: Tensor, *, half: bool) -> Tensor:
+    """Return a tensor of its own, on the CPU, so that no more than its elements are written."""
+    kept = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
+    kept = kept.contiguous()
+    whole = kept.untyped_storage().nbytes() == kept.nbytes
+    return kept if whole else kept.clone()
+
+
+def _plain_copy(tree: Any, where: str) -> Any:
+    match tree:
+        case Tensor():
+            return _stored(tree, half=False)
+        case dict():
+            return {key: _plain_copy(value, f"{where}.{key}") for key, value in tree.items()}
+        case list() | tuple():
+            return type(tree)(_plain_copy(value, f"{where}[{index}]") for index, value in enumerate(tree))
+        case None | bool() | int() | float() | str():
+            return tree
+        case _:
+            msg = f"{where} is a {type(tree).__name__}; a checkpoint holds tensors and plain values only"
+            raise TypeError(msg)
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _removed_on_failure(temporary):
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own zip writer raises RuntimeError on a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        msg = f"{path}: cannot be written: {reason}"
+        raise ModelError(msg, hint="what was there before is untouched; free some space or give another path") from error
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

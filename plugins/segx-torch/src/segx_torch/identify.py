@@ -1,0 +1,91 @@
+"""Finds the architecture and configuration of a checkpoint: by what it says, else by the shapes of its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from segx.errors import ModelError, SegxError
+from segx.registry import get_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from segx.interfaces import Architecture, ModelConfig
+    from segx_torch.container import Container
+
+    Shapes = Mapping[str, tuple[int, ...]]
+
+
+def identify(container: Container) -> tuple[Architecture, ModelConfig]:
+    """Return what builds the model whose weights a container holds.
+
+    Raises:
+        ModelError: It is a model for another task, or no architecture installed fits.
+    """
+    if container.info.task != "segment":
+        msg = f"{container.path}: a model for {container.info.task!r}; it has no masks"
+        raise ModelError(msg, hint="to start a segmentation model from it: YOLO('yolov8n-seg.yaml').load(file)")
+    if container.definition is None:
+        return _by_shapes(container)
+    architecture = get_registry().architecture_for(container.definition)
+    variant = container.info.variant or container.path.stem
+    return architecture, architecture.config_from_definition(container.definition, variant=variant)
+
+
+def _by_shapes(container: Container) -> tuple[Architecture, ModelConfig]:
+    """Try the shipped configurations, those named like the file first; the number of classes follows from the shapes."""
+    given = {name: ref.shape for name, ref in container.weights.items()}
+    tried = []
+    for architecture, variant in _candidates(container.path.stem):
+        tried.append(variant)
+        nc = _class_count(architecture, variant, given)
+        if nc is None:
+            continue
+        config = architecture.read_config(variant, nc=nc)
+        if not _misfits(_shapes(architecture, config), given):
+            return architecture, config
+    msg = f"{container.path}: bare weights, of no configuration that is known"
+    hint = f"tried: {', '.join(tried) or 'none'}; with your own YAML: YOLO('model.yaml').load(file)"
+    raise ModelError(msg, hint=hint)
+
+
+def _candidates(stem: str) -> Iterator[tuple[Architecture, str]]:
+    registry = get_registry()
+    variants = [(spec.name, variant) for spec in registry.architectures.values() for variant in spec.variants]
+    for name, variant in sorted(variants, key=lambda item: not stem.startswith(item[1])):
+        try:
+            architecture = registry.load_architecture(name)
+        except SegxError:  # it is installed without what it needs, which is told to whoever asks for it by name
+            continue
+        yield architecture, variant
+
+
+def _class_count(architecture: Architecture, variant: str, given: Shapes) -> int | None:
+    """Return the number of classes: the length of the axis that grows by one when a class is added."""
+    fewer = _shapes(architecture, architecture.read_config(variant, nc=1000))
+    more = _shapes(architecture, architecture.read_config(variant, nc=1001))
+    for name, shape in fewer.items():
+        axes = [axis for axis, (a, b) in enumerate(zip(shape, more[name], strict=True)) if b == a + 1]
+        if axes and name in given:
+            return given[name][axes[0]] if len(given[name]) == len(shape) else None
+    return None
+
+
+def _shapes(architecture: Architecture, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        module = architecture.build(config)
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _misfits(own: Shapes, given: Shapes) -> bool:
+    """Say whether a convolution or anything else that both name differs, or either has a weight the other lacks.
+
+    Weights with BatchNorm folded away are let through: the architecture adapts them.
+    """
+    folded = {name for name in own.keys() - given.keys() if ".bn." in name}
+    biases = {f"{name.split('.bn.')[0]}.conv.bias" for name in folded}
+    if own.keys() - given.keys() - folded or given.keys() - own.keys() - biases:
+        return True
+    return any(shape != given[name] for name, shape in own.items() if name in given)

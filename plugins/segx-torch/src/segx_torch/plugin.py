@@ -1,0 +1,36 @@
+"""Declares the PyTorch backend; imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.specs import BackendSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segx.interfaces import ModelBackend
+
+SEGX_API = (1, 0)
+
+
+@hookimpl
+def segx_backends() -> Iterable[BackendSpec]:
+    """Declare PyTorch, which opens checkpoints."""
+    return [
+        BackendSpec(
+            name="torch",
+            summary="PyTorch: opens, trains, saves and exports checkpoints, without executing what is in them",
+            load=_load,
+            requires=("torch>=2.6",),
+            formats={"pt": (".pt", ".pth", ".safetensors")},
+            devices=("cpu", "cuda", "mps"),
+        )
+    ]
+
+
+def _load() -> ModelBackend:
+    from segx_torch.backend import TorchBackend
+
+    return TorchBackend()

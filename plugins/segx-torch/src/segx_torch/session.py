@@ -1,0 +1,244 @@
+"""A model open in PyTorch: it runs, takes other weights, is saved, described and exported."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segx.artifact import Artifact
+from segx.errors import ModelError, UsageError
+from segx.interfaces import LoadReport
+from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
+from segx_torch.container import ANY_SIZE, open_container
+from segx_torch.devices import resolve_device
+from segx_torch.identify import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segx.artifact import ArtifactInfo
+    from segx.interfaces import Architecture, ExportModule, Images, ModelConfig, ModelSummary
+    from segx.options import ExportOptions, SessionOptions
+
+FORMAT = "pt"
+
+
+class TorchSession:
+    """An open model: :class:`segx.interfaces.ModelSession`.
+
+    The model itself stays on the CPU in float32, as it was trained; a fused copy on the device does the running and is
+    made when it is first needed.
+
+    Attributes:
+        info: What is known of the model.
+        device: Where it runs.
+        module: The model as built, with its BatchNorm layers.
+        config: What it was built from.
+        architecture: The family it belongs to.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: ModelConfig,
+        architecture: Architecture,
+        info: ArtifactInfo,
+        options: SessionOptions,
+    ) -> None:
+        self._device = resolve_device(options.device)
+        if options.half and self._device.type == "cpu":
+            raise UsageError(
+                "half=true: torch is slower in half precision on a CPU than in full", hint="leave half out, or device=cuda"
+            )
+        self._dtype = torch.float16 if options.half else torch.float32
+        self._threads = options.threads
+        self._runner: nn.Module | None = None
+        self.module = module
+        self.config = config
+        self.architecture = architecture
+        self.info = info.replace(dynamic=ANY_SIZE, precision="fp16" if options.half else "fp32")
+        self.device = str(self._device)
+
+    def run(self, images: Images) -> tuple[NDArray[np.float32], ...]:
+        """Return the raw outputs, in float32, for float32 (N, 3, H, W) images in 0..1, RGB.
+
+        Raises:
+            ModelError: The images are of another shape, or their sides are not multiples of the stride.
+        """
+        batch = self._on_device(self._checked(images))
+        with torch.inference_mode(), _threads(self._threads):
+            outputs = self._running_model()(batch)
+            return _to_numpy(outputs)
+
+    def load_weights(self, artifact: Artifact) -> LoadReport:
+        """Move the weights of a file that fit in name and shape into this model, and say what was skipped.
+
+        The model takes over the file's class names when it has as many classes.
+        """
+        with open_container(artifact.path) as container:
+            source = read_container(container)
+        own = self.module.state_dict()
+        given = _adapted(self.architecture, self.module, source.weights)
+        skipped = {name: reason for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))}
+        loaded = tuple(name for name in given if name not in skipped)
+        if not loaded:
+            msg = f"{artifact.path}: none of its {len(given)} tensors fits {self.config.variant} in name and shape"
+            raise ModelError(msg, hint="give weights of the same family and size")
+        with torch.no_grad():
+            for name in loaded:
+                own[name].copy_(given[name])
+        if len(source.info.names) == self.config.nc:
+            self.info = self.info.replace(names=source.info.names)
+        self._runner = None
+        return LoadReport(loaded=loaded, skipped=skipped, missing=tuple(name for name in own if name not in given))
+
+    def save(self, path: Path) -> Artifact:
+        """Write the model as segx's own checkpoint, or as safetensors by that suffix; never half a file.
+
+        Raises:
+            ModelError: The file cannot be written; what was there before is untouched.
+        """
+        checkpoint = Checkpoint(
+            info=self.info.replace(
+                precision="fp32",
+                versions={**self.info.versions, **_versions()},
+                date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            ),
+            definition={**self.config.definition, "nc": self.config.nc, "scale": self.config.scale},
+            weights=self.module.state_dict(),
+        )
+        write_checkpoint(path, checkpoint)
+        return Artifact(path=path, format=FORMAT)
+
+    def export_module(self, options: ExportOptions, info: ArtifactInfo) -> ExportModule:
+        """Return the model as exporters take it, on the device the options name, else on the CPU."""
+        device = resolve_device(options.device or "cpu")
+        module = self.module.to(device)
+        try:
+            return self.architecture.export_module(module, info)
+        finally:
+            self.module = module.to("cpu")
+
+    def describe(self) -> ModelSummary:
+        """Return parameters, FLOPs and layers, at the input size the model was made for."""
+        return self.architecture.summarise(self.module, self.info.imgsz)
+
+    def close(self) -> None:
+        """Free the copy that runs."""
+        self._runner = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _checked(self, images: Images) -> Images:
+        stride = self.info.stride
+        if images.ndim != 4 or images.shape[1] != 3 or not images.shape[0]:
+            raise ModelError(f"images of shape {images.shape}; the model takes (N, 3, H, W)")
+        height, width = images.shape[2:]
+        if not height or not width or height % stride or width % stride:
+            raise ModelError(f"images of {height}x{width}; both sides have to be multiples of {stride}")
+        return images
+
+    def _on_device(self, images: Images) -> Tensor:
+        array = np.ascontiguousarray(images, dtype=np.float32)
+        batch = torch.from_numpy(array if array.flags.writeable else array.copy())
+        if self._device.type == "cuda":
+            return batch.pin_memory().to(self._device, self._dtype, non_blocking=True)
+        return batch.to(self._device, self._dtype)
+
+    def _running_model(self) -> nn.Module:
+        if self._runner is None:
+            fused: nn.Module = self.architecture.fuse(self.module)
+            self._runner = fused.eval().to(self._device, self._dtype)
+        return self._runner
+
+
+def open_session(artifact: Artifact, options: SessionOptions) -> TorchSession:
+    """Return a session of a checkpoint's model.
+
+    Raises:
+        ModelError: The file is missing, damaged, unsafe or of another kind, or no architecture installed fits.
+        UsageError: The device is not there, or cannot run in half precision.
+    """
+    with open_container(artifact.path) as container:
+        architecture, config = identify(container)
+        checkpoint = read_container(container)
+    module = _filled(architecture, config, checkpoint, artifact.path)
+    known = architecture.info(config, checkpoint.info.names)
+    info = checkpoint.info.replace(
+        task=known.task,
+        head=known.head,
+        architecture=known.architecture,
+        variant=known.variant,
+        names=known.names,
+        stride=known.stride,
+        outputs=known.outputs,
+    )
+    return TorchSession(module, config, architecture, info, options)
+
+
+def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpoint, path: Path) -> nn.Module:
+    """Return the model with the checkpoint's tensors as its own; they are taken over, not copied."""
+    with torch.device("meta"):
+        module: nn.Module = architecture.build(config)
+    own = module.state_dict()
+    given = _adapted(architecture, module, checkpoint.weights)
+    problems = [f"{name} is missing" for name in own if name not in given]
+    problems += [f"{name} {reason}" for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        msg = f"{path}: its weights are not those of its {config.variant} definition: {problems[0]}{more}"
+        raise ModelError(msg, hint="to take over what fits: YOLO('yolov8n-seg.yaml').load(file)")
+    module.load_state_dict(given, strict=True, assign=True)
+    module.requires_grad_(requires_grad=True)
+    return module
+
+
+def _adapted(architecture: Architecture, module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return architecture.adapt_weights(module, weights)
+
+
+def _misfit(tensor: Tensor, own: Tensor | None) -> str:
+    if own is None:
+        return "is not in the model"
+    if tensor.shape != own.shape:
+        return f"has shape {tuple(tensor.shape)}, the model's has {tuple(own.shape)}"
+    return ""
+
+
+def _to_numpy(outputs: Any) -> tuple[NDArray[np.float32], ...]:
+    """Bring outputs to the CPU as float32; from a GPU all copies run before the one wait for them."""
+    tensors = [output.float() for output in outputs]
+    if tensors[0].device.type != "cuda":
+        return tuple(tensor.cpu().numpy() for tensor in tensors)
+    pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for target, tensor in zip(pinned, tensors, strict=True):
+        target.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return tuple(target.numpy() for target in pinned)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Run with so many CPU threads; torch's setting is the process's, so it is put back."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _versions() -> dict[str, str]:
+    return {"segx-torch": importlib.metadata.version("segx-torch"), "torch": str(torch.__version__)}
