@@ -1,0 +1,1 @@
+"""Draws data sets for segx: shaded, textured, overlapping objects with exact masks."""

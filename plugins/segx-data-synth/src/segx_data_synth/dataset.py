@@ -1,0 +1,124 @@
+"""Writes drawn pictures as a data set: pictures, COCO JSON and the YAML that names them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import yaml
+
+from segx import rle
+from segx.errors import DataError
+from segx_data_synth.scene import Scene, draw_scene
+from segx_data_synth.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_SPLITS = ("train", "val")
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    images: int = 200,
+    val_images: int = 40,
+    imgsz: int = 320,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw a data set and return its YAML.
+
+    Args:
+        folder: Where to write; must not exist yet or be empty.
+        images: Pictures of the training split.
+        val_images: Pictures of the validation split.
+        imgsz: Longer side of the pictures in pixels; the shorter one is between two thirds of it and all of it.
+        seed: The same seed draws the same pictures.
+        progress: Hears how many pictures of how many are drawn.
+
+    Raises:
+        DataError: The folder holds something already, or cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        msg = f"{folder} is not empty"
+        raise DataError(msg, hint="name a folder that does not exist yet")
+    work = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        total, done = images + val_images, 0
+        for split, count in zip(_SPLITS, (images, val_images), strict=True):
+            (work / "images" / split).mkdir(parents=True)
+            scenes = []
+            for index in range(count):
+                scene = picture(seed, split, index, imgsz)
+                name = f"{split}_{index:05d}.jpg"
+                cv2.imwrite(str(work / "images" / split / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+                scenes.append((name, scene.image.shape[:2], _annotations(scene)))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            _write_json(work / "annotations" / f"{split}.json", scenes, seed)
+        _write_yaml(work / f"{folder.name}.yaml")
+        if folder.exists():
+            folder.rmdir()
+        work.rename(folder)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        msg = f"{folder} cannot be written ({error.strerror or error})"
+        raise DataError(msg, hint="name a folder you may write to") from error
+    return folder / f"{folder.name}.yaml"
+
+
+def picture(seed: int, split: str, index: int, imgsz: int) -> Scene:
+    """Return one picture of a data set, always the same for the same arguments."""
+    rng = np.random.default_rng([seed, _SPLITS.index(split), index])
+    short = int(round(imgsz * rng.uniform(2 / 3, 1) / 2) * 2)
+    height, width = (imgsz, short) if rng.random() < 0.3 else (short, imgsz)
+    return draw_scene(rng, height=height, width=width)
+
+
+def _annotations(scene: Scene) -> list[dict[str, Any]]:
+    height, width = scene.image.shape[:2]
+    rows = []
+    for item in scene.objects:
+        x, y, w, h = cv2.boundingRect(item.mask.view(np.uint8))
+        counts = rle.from_bitmap(item.mask[y : y + h, x : x + w], (x, y), height, width)
+        rows.append(
+            {
+                "category_id": item.category,
+                "bbox": [x, y, w, h],
+                "area": int(item.mask.sum()),
+                "iscrowd": 0,
+                "segmentation": {"size": [height, width], "counts": rle.compress(counts).decode("ascii")},
+            }
+        )
+    return rows
+
+
+def _write_json(path: Path, scenes: list[tuple[str, tuple[int, ...], list[dict[str, Any]]]], seed: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    rows = [(number, row) for number, (_, _, rows) in enumerate(scenes, start=1) for row in rows]
+    document = {
+        "info": {"description": f"drawn by segx-data-synth, seed {seed}"},
+        "images": [
+            {"id": number, "file_name": name, "height": shape[0], "width": shape[1]}
+            for number, (name, shape, _) in enumerate(scenes, start=1)
+        ],
+        "annotations": [{"id": index, "image_id": number, **row} for index, (number, row) in enumerate(rows, start=1)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(SHAPES)],
+    }
+    path.write_text(json.dumps(document))
+
+
+def _write_yaml(path: Path) -> None:
+    definition = {
+        "path": ".",
+        **{split: f"annotations/{split}.json" for split in _SPLITS},
+        "names": dict(enumerate(SHAPES)),
+    }
+    path.write_text(yaml.safe_dump(definition, sort_keys=False))
