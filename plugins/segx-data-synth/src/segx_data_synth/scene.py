@@ -86,7 +86,7 @@ def _outline(rng: np.random.Generator, category: int, height: int, width: int) -
     large = np.zeros((height * _SAMPLES, width * _SAMPLES), np.uint8)
     cv2.fillPoly(large, fixed, color=(255,), lineType=cv2.LINE_8, shift=4)
     cover = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
-    return cover.astype(np.float32) / 255, np.array([*centre, radius])
+    return cover.astype(np.float32) / np.float32(255), np.array([*centre, radius])
 
 
 def _surface(rng: np.random.Generator, place: NDArray[np.float64], height: int, width: int, light: float) -> Field:
@@ -153,7 +153,7 @@ def _colour(rng: np.random.Generator, *, dull: bool = False) -> Field:
     saturation = rng.uniform(20, 110) if dull else rng.uniform(90, 255)
     value = rng.uniform(60, 230) if dull else rng.uniform(90, 250)
     pixel = np.array([[[rng.uniform(0, 180), saturation, value]]]).astype(np.uint8)
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0], np.float32)
 
 
 def _shadow(canvas: Field, cover: Field, light: float, radius: float) -> None:
