@@ -249,6 +249,17 @@ class Architecture(Protocol):
         """Return task, head id, outputs, stride and names of a model of this configuration."""
         ...
 
+    def adapt_weights(self, module: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return tensors by name in the form this module has, for files that hold another form of the same weights.
+
+        Called before names and shapes are matched. What needs no change, and what is not known, is handed on as it is.
+        """
+        ...
+
+    def criterion(self, module: Any, options: TrainOptions) -> Criterion:
+        """Return the loss that trains this module; its weights and gains are those of the options."""
+        ...
+
     def fuse(self, module: Any) -> Any:
         """Return a copy for inference with BatchNorm folded into the convolutions."""
         ...

@@ -143,7 +143,8 @@ class DFL(nn.Module):
         super().__init__()
         self.bins = bins
         self.conv = nn.Conv2d(bins, 1, 1, bias=False).requires_grad_(requires_grad=False)
-        self.conv.weight.data = torch.arange(bins, dtype=self.conv.weight.dtype).view(1, bins, 1, 1)
+        # Not torch.arange: on the meta device it imports sympy, which takes seconds.
+        self.conv.weight.data = torch.tensor([float(i) for i in range(bins)]).view(1, bins, 1, 1)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return distances (N, 4, A) in bins for logits (N, 4 * bins, A)."""

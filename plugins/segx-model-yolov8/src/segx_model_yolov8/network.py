@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from torch import Tensor, nn
 
@@ -51,6 +51,12 @@ class SegmentationModel(nn.Module):
     def nc(self) -> int:
         """Number of classes."""
         return self.head.nc
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        """Let all parameters learn, or none; the bins of the distance distribution are constants and never do."""
+        super().requires_grad_(requires_grad)
+        self.head.dfl.requires_grad_(requires_grad=False)
+        return self
 
     def forward(self, images: Tensor) -> RawMaps | Predictions:
         """Return raw maps while training, else predictions."""
