@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from segx.interfaces import Dataset, DatasetReader
+    from segx.specs import DatasetFormatSpec
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,12 @@ _LONGEST_YAML = 8 << 20
 class Formats(Protocol):
     """Who knows the formats of data sets: the registry."""
 
-    def specs(self, kind: str, /) -> Any:
-        """Return all specs of a kind."""
+    def dataset_format_for(self, path: Path, /) -> DatasetFormatSpec:
+        """Return the one installed format that recognises a path."""
         ...
 
-    def load(self, kind: str, name: str, /) -> Any:
-        """Return what a spec loads."""
+    def load_dataset_format(self, spec: DatasetFormatSpec, /) -> DatasetReader:
+        """Return its reader."""
         ...
 
 
@@ -57,10 +58,12 @@ class Archive:
         file: Where it is published, with size and hash where they are known.
         into: Folder below the data set's root that it is unpacked into.
         splits: The splits that need it; empty: all.
+        provides: File or folder below the root that shows that it is there; empty: the split itself.
     """
 
     file: WeightsFile
     into: str = "."
+    provides: str = ""
     splits: tuple[str, ...] = ()
 
 
@@ -127,23 +130,14 @@ def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> Dat
     Raises:
         DataError: No installed format knows them, or they are of several formats.
     """
-    if registry is None:
-        from segx.registry import get_registry
+    from segx.registry import get_registry
 
-        registry = get_registry()
-    specs = list(registry.specs("dataset_format"))
-    found: dict[str, str] = {}
-    for entry in entries:
-        spec = next((spec for spec in specs if spec.detects(entry)), None)
-        if spec is None:
-            known = ", ".join(sorted(f"{spec.name} ({spec.summary})" for spec in specs)) or "none"
-            raise DataError(f"{entry} is of no known data set format", hint=f"installed formats: {known}")
-        found.setdefault(spec.name, str(entry))
-    if len(found) > 1:
-        mixed = ", ".join(f"{entry} is {name}" for name, entry in found.items())
+    formats: Formats = get_registry() if registry is None else registry
+    specs = [formats.dataset_format_for(entry) for entry in entries]
+    if len({spec.name for spec in specs}) > 1:
+        mixed = ", ".join(f"{entry} is {spec.name}" for entry, spec in zip(entries, specs, strict=True))
         raise DataError(f"one split cannot mix formats: {mixed}")
-    reader: DatasetReader = registry.load("dataset_format", next(iter(found)))
-    return reader
+    return formats.load_dataset_format(specs[0])
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -254,11 +248,12 @@ def _entries(definition: DatasetDefinition, split: str) -> tuple[Path, ...]:
         there = ", ".join(definition.splits)
         raise DataError(f"{definition.file} has no split {split!r}; it has {there}", hint=f"try split={there}")
     found, tried = _present(definition, split)
-    wanted = [archive for archive in definition.downloads if not archive.splits or split in archive.splits]
-    if tried and wanted:
-        logger.info("%s: %s is not there; downloading it", definition.file.stem, split)
-        for archive in wanted:
+    for archive in definition.downloads:
+        has_it = (definition.root / archive.provides).exists() if archive.provides else not tried
+        if not has_it and (not archive.splits or split in archive.splits):
+            logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, archive.file.url)
             download(archive, definition.root)
+    if tried:
         found, tried = _present(definition, split)
     if tried:
         raise DataError(
@@ -306,6 +301,7 @@ def _downloads(value: Any, path: Path) -> tuple[Archive, ...]:
             Archive(
                 file=WeightsFile(url=address, size=entry.get("size"), sha256=entry.get("sha256")),
                 into=into,
+                provides=str(entry.get("provides", "")),
                 splits=tuple(str(split) for split in ([splits] if isinstance(splits, str) else splits)),
             )
         )

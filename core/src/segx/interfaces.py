@@ -411,19 +411,27 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """One split of a data set.
+    """One split of a data set."""
 
-    Attributes:
-        names: Class number to class name.
-        category_ids: Class number to the id the data set itself uses.
-        problems: Rows that were dropped: file, line and reason.
-        fingerprint: A hash of the ground truth, for the manifest of a run.
-    """
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Class number to class name."""
+        ...
 
-    names: Mapping[int, str]
-    category_ids: Mapping[int, int]
-    problems: Sequence[str]
-    fingerprint: str
+    @property
+    def category_ids(self) -> Mapping[int, int]:
+        """Class number to the id the data set itself uses."""
+        ...
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """Rows that were dropped: file, line and reason."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the ground truth, for the manifest of a run."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -141,7 +141,7 @@ class DatasetFormatSpec(Spec):
     """A way of writing ground truth down.
 
     Attributes:
-        detects: Says quickly whether a path is of this format; must not raise.
+        detects: Says quickly whether a split's folder, list or file is of this format; must not raise.
     """
 
     load: Callable[[], DatasetReader]

@@ -87,39 +87,46 @@ class TruthTable:
             id=int(self.id[row]),
         )
 
+    @classmethod
+    def joined(cls, tables: Sequence[TruthTable]) -> TruthTable:
+        """Return the pictures of several tables one after another."""
+        if len(tables) == 1:
+            return tables[0]
+        kinds = {table.relative for table in tables}
+        if len(kinds) != 1:
+            msg = "tables in pixels and tables in fractions cannot be joined"
+            raise ValueError(msg)
+        starts: dict[str, Any] = {
+            name: starts_of(np.concatenate([np.diff(getattr(table, name)) for table in tables]))
+            for name in ("rows", "parts", "points", "runs")
+        }
+        rest = ("category", "crowd", "area", "id", "box", "xy", "counts")
+        columns: dict[str, Any] = {name: np.concatenate([getattr(table, name) for table in tables]) for name in rest}
+        return cls(**starts, **columns, relative=kinds.pop())
+
     def with_mask(self) -> NDArray[np.bool_]:
         """Return bool (objects): more than the box is known."""
         return (np.diff(self.parts) > 0) | (np.diff(self.runs) > 0)
 
     def keep_objects(self, keep: NDArray[np.bool_]) -> TruthTable:
         """Return the table without the objects that are False in bool (objects); pictures stay, if need be empty."""
-        kept = np.flatnonzero(keep)
-        before = np.concatenate([[0], np.cumsum(keep)])
-        part_index, parts = _gather(self.parts, kept)
-        point_index, points = _gather(self.points, part_index)
-        byte_index, runs = _gather(self.runs, kept)
-        return dataclasses.replace(
-            self,
-            rows=before[self.rows],
-            **{name: getattr(self, name)[kept] for name in ("category", "crowd", "area", "id", "box")},
-            parts=parts,
-            points=points,
-            xy=self.xy[point_index],
-            runs=runs,
-            counts=self.counts[byte_index],
-        )
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])
+        return self.in_order(np.flatnonzero(keep), before[self.rows])
 
     def keep_pictures(self, pictures: Sequence[int] | NDArray[np.int64]) -> TruthTable:
         """Return the table of some pictures, in the order given."""
-        chosen = np.asarray(pictures, np.int64)
-        object_index, rows = _gather(self.rows, chosen)
-        part_index, parts = _gather(self.parts, object_index)
+        objects, rows = _gather(self.rows, np.asarray(pictures, np.int64))
+        return self.in_order(objects, rows)
+
+    def in_order(self, objects: NDArray[np.int64], rows: NDArray[np.int64]) -> TruthTable:
+        """Return the table of these objects in this order, divided into pictures at ``rows``."""
+        part_index, parts = _gather(self.parts, objects)
         point_index, points = _gather(self.points, part_index)
-        byte_index, runs = _gather(self.runs, object_index)
+        byte_index, runs = _gather(self.runs, objects)
         return dataclasses.replace(
             self,
             rows=rows,
-            **{name: getattr(self, name)[object_index] for name in ("category", "crowd", "area", "id", "box")},
+            **{name: getattr(self, name)[objects] for name in ("category", "crowd", "area", "id", "box")},
             parts=parts,
             points=points,
             xy=self.xy[point_index],
@@ -131,7 +138,7 @@ class TruthTable:
 def _gather(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the numbers of all items of the chosen groups, and where each group then starts."""
     sizes = starts[chosen + 1] - starts[chosen]
-    begins = np.concatenate([[0], np.cumsum(sizes)])
+    begins = starts_of(sizes)
     return np.arange(begins[-1]) - np.repeat(begins[:-1] - starts[chosen], sizes), begins
 
 

@@ -1,0 +1,320 @@
+"""Reads COCO JSON as it is: nothing is simplified, joined or rewritten.
+
+Format: https://cocodataset.org/#format-data. Pictures are looked for where COCO keeps them and beside the JSON;
+annotations are checked one by one, a bad one is named and only it is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx import index_cache
+from segx.errors import DataError
+from segx.image_header import image_shape
+from segx.truths import TableDataset, TruthTable
+from segx_data_coco.annotations import AnnotationColumns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import DatasetSource
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = "coco/1"
+"""Part of every key in the cache; changed whenever what is stored changes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CocoFile:
+    """One COCO JSON, read.
+
+    Attributes:
+        path: The file.
+        digest: Hash of its content.
+        files: ``file_name`` of each picture.
+        ids: Id of each picture.
+        sizes: int32 (pictures, 2), height and width; 0 where the JSON does not say.
+        table: The objects; ``category`` counts ``category_names``.
+        category_names: Names of the categories, in the order of their ids.
+        category_ids: The ids.
+        problems: Annotations that were left out.
+    """
+
+    path: Path
+    digest: str
+    files: Sequence[str]
+    ids: Sequence[int | str]
+    sizes: NDArray[np.int32]
+    table: TruthTable
+    category_names: Sequence[str]
+    category_ids: Sequence[int]
+    problems: Sequence[str]
+
+
+class CocoReader:
+    """Reads COCO JSON files."""
+
+    def read(self, source: DatasetSource) -> TableDataset:
+        """Return a split that one or several COCO JSON files hold.
+
+        Raises:
+            DataError: A file is no COCO data set, or its pictures are not to be found.
+        """
+        parts = [_dataset(read_file(path), source) for path in source.entries]
+        whole = parts[0] if len(parts) == 1 else _join(parts, source)
+        if not len(whole):
+            raise DataError(f"{source.split} of {source.origin} holds no pictures")
+        return whole
+
+
+def read_file(path: Path) -> CocoFile:
+    """Return what a COCO JSON says, from the cache when it was read before.
+
+    Raises:
+        DataError: It cannot be read, or is no COCO data set.
+    """
+    try:
+        digest = index_cache.file_digest(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    key = index_cache.key_of(_LAYOUT, digest)
+    stored = index_cache.load(key)
+    if stored is not None and stored.keys() >= {"files", "ids", "sizes", "names", "numbers", "problems"}:
+        return _from_arrays(path, digest, stored)
+    read = _parse(path, digest)
+    index_cache.store(key, _to_arrays(read))
+    return read
+
+
+def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
+    """Return the folder that the pictures of a COCO JSON lie in.
+
+    Raises:
+        DataError: None holds any of the first pictures; every folder tried is listed.
+    """
+    tried = [images] if images is not None else image_folders(path)
+    probe = file_names[:20]
+    for folder in tried:
+        if any((folder / name).is_file() for name in probe):
+            return folder
+    listed = "\n    ".join(str(folder / probe[0]) for folder in tried)
+    raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
+
+
+def image_folders(path: Path) -> list[Path]:
+    """Return the folders where the pictures of a COCO JSON usually lie, the likeliest first."""
+    folder = path.absolute().parent
+    split = path.stem.removeprefix("instances_")
+    return [
+        folder.parent / "images" / split,
+        folder.parent / split,
+        folder / "images" / split,
+        folder / split,
+        folder.parent / "images",
+        folder / "images",
+        folder,
+        folder.parent,
+    ]
+
+
+def _parse(path: Path, digest: str) -> CocoFile:
+    content = _load_json(path)
+    category_ids, category_names = _categories(content["categories"], path)
+    files, ids, sizes, problems = _pictures(content["images"], path)
+    columns = AnnotationColumns(
+        pictures={number: index for index, number in enumerate(ids)},
+        categories={number: index for index, number in enumerate(category_ids)},
+        sizes=sizes,
+    )
+    for position, annotation in enumerate(content["annotations"], start=1):
+        columns.add(annotation, position)
+    return CocoFile(
+        path=path,
+        digest=digest,
+        files=files,
+        ids=ids,
+        sizes=sizes,
+        table=columns.table(),
+        category_names=category_names,
+        category_ids=category_ids,
+        problems=[f"{path}: {problem}" for problem in (*problems, *columns.problems)],
+    )
+
+
+def _load_json(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error})") from error
+    wanted = ("images", "annotations", "categories")
+    if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+        raise DataError(f"{path} holds predictions, not ground truth", hint="give the JSON with images and annotations")
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is a {type(content).__name__}, not a COCO data set")
+    for name in wanted:
+        if not isinstance(content.get(name), list):
+            there = ", ".join(list(content)[:8]) or "nothing"
+            raise DataError(f"{path} is no COCO data set: it has no list {name!r}", hint=f"it has {there}")
+    return content
+
+
+def _categories(categories: list[Any], path: Path) -> tuple[list[int], list[str]]:
+    try:
+        found = {int(item["id"]): str(item["name"]) for item in categories}
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: a category has no id or no name ({error})") from error
+    if len(found) != len(categories):
+        raise DataError(f"{path}: two categories have the same id")
+    if not found:
+        raise DataError(f"{path} names no category")
+    return sorted(found), [found[number] for number in sorted(found)]
+
+
+def _pictures(images: list[Any], path: Path) -> tuple[list[str], list[int | str], NDArray[np.int32], list[str]]:
+    files: list[str] = []
+    ids: dict[int | str, None] = {}
+    sizes: list[tuple[int, int]] = []
+    problems = []
+    for position, item in enumerate(images, start=1):
+        if not isinstance(item, dict) or not isinstance(item.get("id"), int | str) or not item.get("file_name"):
+            problems.append(f"image no. {position}: has no id or no file_name")
+        elif item["id"] in ids:
+            problems.append(f"image {item['id']}: the id is there twice")
+        else:
+            height, width = item.get("height"), item.get("width")
+            if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+                height = width = 0
+            ids[item["id"]] = None
+            files.append(str(item["file_name"]))
+            sizes.append((height, width))
+    if not files:
+        raise DataError(f"{path} names no pictures")
+    return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
+
+
+def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
+    """Return a JSON as a data set: pictures found, categories numbered as the definition numbers them."""
+    folder = find_images(read.path, read.files, source.images)
+    there, missing = _existing(folder, read.files)
+    table, files, ids, sizes = read.table, read.files, read.ids, read.sizes
+    problems = [*read.problems, *(f"{read.path}: {folder / read.files[index]}: not there" for index in missing)]
+    if missing:
+        table = table.keep_pictures(there)
+        files, ids, sizes = [files[i] for i in there], [ids[i] for i in there], sizes[there]
+    paths = [folder / name for name in files]
+    names, numbers, category_ids = _numbering(read, source)
+    category = numbers[table.category]
+    if (category < 0).any():
+        unknown = sorted({read.category_names[i] for i in table.category[category < 0].tolist()})
+        raise DataError(
+            f"{read.path} has objects of {', '.join(unknown[:5])}, which names: of {source.origin} does not list"
+        )
+    return TableDataset(
+        files=paths,
+        ids=ids,
+        sizes=_known_sizes(paths, sizes),
+        table=TruthTable.from_columns({**table.columns(), "category": category.astype(np.int32)}),
+        names=names,
+        category_ids=category_ids,
+        problems=tuple(problems),
+        fingerprint=read.digest,
+    )
+
+
+def _existing(folder: Path, files: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the numbers of the pictures that are there and of those that are not, listing each folder once."""
+    listings: dict[str, set[str]] = {}
+    there: list[int] = []
+    missing: list[int] = []
+    for index, name in enumerate(files):
+        parent, base = os.path.split(name)
+        if parent not in listings:
+            try:
+                listings[parent] = set(os.listdir(folder / parent))  # noqa: PTH208 - names only, a hundred thousand
+            except OSError:
+                listings[parent] = set()
+        (there if base in listings[parent] else missing).append(index)
+    return there, missing
+
+
+def _known_sizes(paths: Sequence[Path], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    unknown = np.flatnonzero(sizes[:, 0] == 0)
+    if not unknown.size:
+        return sizes
+    filled = sizes.copy()
+    for index in unknown.tolist():
+        filled[index] = image_shape(paths[index])
+    return filled
+
+
+def _numbering(read: CocoFile, source: DatasetSource) -> tuple[Mapping[int, str], NDArray[np.int64], dict[int, int]]:
+    """Return the class names, the class number of each category (-1: none), and class number to category id."""
+    if source.names is None:
+        names: Mapping[int, str] = dict(enumerate(read.category_names))
+        numbers = np.arange(len(names))
+    else:
+        names = source.names
+        by_name = {name: number for number, name in names.items()}
+        numbers = np.array([by_name.get(name, -1) for name in read.category_names], np.int64)
+    ids = {int(number): read.category_ids[index] for index, number in enumerate(numbers.tolist()) if number >= 0}
+    unused = max(read.category_ids, default=0) + 1
+    return names, numbers, {number: ids.get(number, unused + number) for number in names}
+
+
+def _join(parts: Sequence[TableDataset], source: DatasetSource) -> TableDataset:
+    """Return several files as one data set; they must agree on classes and not share a picture."""
+    first = parts[0]
+    ids = [number for part in parts for number in part.ids]
+    if any(part.names != first.names or part.category_ids != first.category_ids for part in parts):
+        raise DataError(f"{source.split} of {source.origin}: the files have different categories")
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{source.split} of {source.origin}: the files share picture ids")
+    return TableDataset(
+        files=[path for part in parts for path in part.files],
+        ids=ids,
+        sizes=np.concatenate([part.sizes for part in parts]),
+        table=TruthTable.joined([part.table for part in parts]),
+        names=first.names,
+        category_ids=first.category_ids,
+        problems=tuple(problem for part in parts for problem in part.problems),
+        fingerprint=index_cache.key_of(*(part.fingerprint for part in parts)),
+    )
+
+
+def _to_arrays(read: CocoFile) -> dict[str, NDArray[Any]]:
+    return {
+        **{f"table.{name}": column for name, column in read.table.columns().items()},
+        "files": index_cache.texts(read.files),
+        "ids": np.frombuffer(json.dumps(list(read.ids)).encode(), np.uint8),
+        "sizes": read.sizes,
+        "names": index_cache.texts(read.category_names),
+        "numbers": np.array(read.category_ids, np.int64),
+        "problems": index_cache.texts([problem.removeprefix(f"{read.path}: ") for problem in read.problems]),
+    }
+
+
+def _from_arrays(path: Path, digest: str, arrays: Mapping[str, NDArray[Any]]) -> CocoFile:
+    columns = {name.removeprefix("table."): array for name, array in arrays.items() if name.startswith("table.")}
+    return CocoFile(
+        path=path,
+        digest=digest,
+        files=index_cache.untexts(arrays["files"]),
+        ids=json.loads(arrays["ids"].tobytes()),
+        sizes=arrays["sizes"],
+        table=TruthTable.from_columns(columns),
+        category_names=index_cache.untexts(arrays["names"]),
+        category_ids=arrays["numbers"].tolist(),
+        problems=[f"{path}: {problem}" for problem in index_cache.untexts(arrays["problems"])],
+    )
