@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
@@ -15,19 +14,8 @@ if TYPE_CHECKING:
 
 SEGX_API = (1, 0)
 
-_BUILDS = ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
-"""Distributions that bring the module ``onnxruntime`` in place of the plain one."""
-
-
-def _requirement() -> str:
-    """Return the requirement on whichever build of ONNX Runtime is installed."""
-    for build in _BUILDS:
-        try:
-            metadata.version(build)
-        except metadata.PackageNotFoundError:
-            continue
-        return f"{build}>=1.20"
-    return "onnxruntime>=1.20"
+_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
+"""Distributions that bring the module ``onnxruntime``; any one will do."""
 
 
 def _load() -> Backend:
@@ -46,7 +34,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             load=_load,
             formats={"onnx": (".onnx",)},
             devices=("cpu", "cuda", "mps", "dml"),
-            requires=(_requirement(), "numpy>=1.26"),
+            requires=(" | ".join(f"{build}>=1.20" for build in _BUILDS), "numpy>=1.26"),
             priority=10,
         )
     ]

@@ -1,0 +1,135 @@
+"""What is done to a finished graph: private traces out, constants folded, axes named, info in, and a last check."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+
+from segx.errors import ExportError
+from segx_export_onnx.tracing import INPUT, INPUT_AXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from segx.artifact import ArtifactInfo
+    from segx.interfaces import ExportModule
+
+logger = logging.getLogger(__name__)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what torch notes for its own debugging: paths of local sources, stack traces, doc strings."""
+    for part in _parts(model):
+        for field in ("doc_string", "metadata_props"):
+            if field in part.DESCRIPTOR.fields_by_name:
+                part.ClearField(field)
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with constants folded and idle nodes dropped.
+
+    Source: onnxslim (github.com/inisis/OnnxSlim).
+
+    Raises:
+        ExportError: onnxslim fails.
+    """
+    import onnxslim
+
+    try:
+        slim: onnx.ModelProto = onnxslim.slim(model)
+    except Exception as error:  # a graph optimiser can fail in any way; the graph itself is sound
+        msg = f"onnxslim {onnxslim.__version__} cannot simplify this graph ({error})"
+        raise ExportError(msg, hint="simplify=False leaves it out") from error
+    strip(slim)
+    return slim
+
+
+def name_axes(model: onnx.ModelProto, source: ExportModule, info: ArtifactInfo) -> None:
+    """Give open axes the names other tools know, and make sure that they are open, and the others fixed.
+
+    Raises:
+        ExportError: An axis that was to stay open has become fixed.
+    """
+    dynamic = bool(info.dynamic)
+    values = {INPUT: INPUT_AXES, **dict(zip(source.info.outputs, source.output_axes, strict=True))}
+    _keep_names(model, values)
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in values[value.name].items():
+            dimension = value.type.tensor_type.shape.dim[axis]
+            if not dynamic:
+                continue
+            if dimension.HasField("dim_value"):
+                msg = f"axis {name} of {value.name} was to stay open but torch fixed it to {dimension.dim_value}"
+                raise ExportError(msg, hint="dynamic=False, or another opset")
+            dimension.dim_param = name
+    if dynamic:
+        model.graph.ClearField("value_info")  # it speaks of axes by their old names
+
+
+def embed(model: onnx.ModelProto, info: ArtifactInfo) -> None:
+    """Replace the model's metadata with this info."""
+    model.ClearField("metadata_props")
+    onnx.helper.set_model_props(model, info.to_metadata())
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Make sure that types and shapes agree from end to end.
+
+    Raises:
+        ExportError: They do not.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"the graph is not valid ONNX ({reason})", hint="another opset may work") from error
+
+
+def versions(*, simplified: bool) -> Mapping[str, str]:
+    """Return the versions of what made the file."""
+    made_by = {"torch": str(torch.__version__), "onnx": str(onnx.__version__)}
+    if simplified:
+        import onnxslim
+
+        made_by["onnxslim"] = str(onnxslim.__version__)
+    return made_by
+
+
+def _keep_names(model: onnx.ModelProto, values: Mapping[str, Any]) -> None:
+    found = [value.name for value in (*model.graph.input, *model.graph.output)]
+    if found != list(values):
+        raise ExportError(f"the graph has {', '.join(found)} where {', '.join(values)} were asked for")
+
+
+def _parts(model: onnx.ModelProto) -> Iterator[Any]:
+    """Yield every message that may carry text beside the mathematics."""
+    yield model
+    for function in model.functions:
+        yield function
+        yield from _nodes(function.node)
+    yield from _graph_parts(model.graph)
+
+
+def _graph_parts(graph: onnx.GraphProto) -> Iterator[Any]:
+    yield graph
+    yield from graph.input
+    yield from graph.output
+    yield from graph.value_info
+    yield from graph.initializer
+    yield from _nodes(graph.node)
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield attribute
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _graph_parts(attribute.g)
+            for graph in attribute.graphs:
+                yield from _graph_parts(graph)

@@ -1,0 +1,43 @@
+"""Declares ONNX as a format that models are exported to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.specs import ExporterSpec, Tolerance
+from segx_export_onnx.options import OnnxOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segx.interfaces import Exporter
+
+SEGX_API = (1, 0)
+
+
+def _load() -> Exporter:
+    from segx_export_onnx.exporter import OnnxExporter
+
+    return OnnxExporter()
+
+
+@hookimpl
+def segx_exporters() -> Iterable[ExporterSpec]:
+    """Declare the format."""
+    return [
+        ExporterSpec(
+            name="onnx",
+            summary="one file for ONNX Runtime, OpenVINO, TensorRT and many others",
+            load=_load,
+            suffix=".onnx",
+            options=OnnxOptions,
+            precisions=("fp32", "fp16"),
+            tolerance={
+                "fp32": Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=1.0),
+                "fp16": Tolerance(box=1.0, score=0.01, mask_iou=0.95, matched=0.95),
+            },
+            metadata="embedded",
+            requires=("onnx>=1.17", "onnxscript>=0.5", "onnxslim>=0.1.50", "torch>=2.6"),
+        )
+    ]
