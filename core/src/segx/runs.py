@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from segx.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 Mode = Literal["train", "val", "predict", "export", "benchmark"]
 
@@ -48,3 +51,39 @@ class Step:
     name: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+
+
+def make_run_folder(
+    mode: Mode, *, task: str = "segment", project: Path | None = None, name: str | None = None, exist_ok: bool = False
+) -> Path:
+    """Make a run's own folder and return it: ``runs/segment/predict``, then ``predict2``, ``predict3``, ...
+
+    Two runs that start at once get two folders.
+
+    Args:
+        mode: The verb; the folder's name when none is given.
+        task: The task; names the default project.
+        project: The folder that holds run folders; default: ``runs/<task>``.
+        name: Name of the folder.
+        exist_ok: Take the folder as it is when it is already there.
+
+    Raises:
+        DataError: The folder cannot be made.
+    """
+    first = (project or Path("runs") / task).expanduser() / (name or mode)
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        if exist_ok:
+            first.mkdir(exist_ok=True)
+            return first
+        for number in itertools.count(1):
+            folder = first if number == 1 else first.with_name(f"{first.name}{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        hint = "say where to write with project=FOLDER"
+        raise DataError(f"run folder {first} cannot be made: {error.strerror}", hint=hint) from error
+    raise AssertionError("unreachable: numbers do not end")
