@@ -136,6 +136,7 @@ class Results:
         speed: Milliseconds for ``preprocess``, ``inference`` and ``postprocess``.
         save_dir: The run's folder, when there is one.
         frame: Zero-based frame number for video and streams, else None.
+        gain: Pixels of the network input per pixel of the picture, across and down.
         task: The task that made them; its drawing is what :meth:`plot` uses.
     """
 
@@ -147,6 +148,7 @@ class Results:
     speed: Mapping[str, float] = field(default_factory=dict)
     save_dir: Path | None = None
     frame: int | None = None
+    gain: tuple[float, float] = (1.0, 1.0)
     task: str = "segment"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,132 @@
+"""Raw outputs of the head ``yolov8-seg/1`` into scored boxes with mask coefficients, one picture at a time.
+
+``output0`` (B, 4 + nc + nm, A): for each anchor centre x, centre y, width, height in input pixels, nc class scores in
+0..1, nm mask coefficients. ``output1`` (B, nm, h, w): prototypes. Formats that come by way of TensorFlow give the two
+in either order and with channels last; the shapes say which is which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx.errors import ModelError
+from segx_task_segment.nms import nms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.options import DecodeOptions
+
+MAX_CANDIDATES = 30_000
+"""Candidates that enter suppression, the best ones."""
+
+
+@dataclass(frozen=True)
+class RawOutputs:
+    """The outputs of a batch in one layout.
+
+    Attributes:
+        predictions: float32 (B, 4 + nc + nm, A).
+        prototypes: float32 (B, nm, h, w).
+        nc: Number of classes.
+    """
+
+    predictions: NDArray[np.float32]
+    prototypes: NDArray[np.float32]
+    nc: int
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one picture, best first.
+
+    Attributes:
+        boxes: float32 (N, 4), x1, y1, x2, y2 in pixels of the network input.
+        scores: float32 (N,).
+        classes: int (N,).
+        coefficients: float32 (N, nm).
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    coefficients: NDArray[np.float32]
+
+
+def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
+    """Return raw outputs in one layout.
+
+    Args:
+        outputs: Predictions and prototypes, in either order, channels first or last.
+        nc: Number of classes the model knows; 0 when it does not say.
+
+    Raises:
+        ModelError: The shapes are not those of this head.
+    """
+    arrays = [to_numpy(output) for output in outputs]
+    flat = [array for array in arrays if array.ndim == 3]
+    maps = [array for array in arrays if array.ndim == 4]
+    shapes = ", ".join(str(array.shape) for array in arrays)
+    problem = f"outputs of shape {shapes} are not those of a yolov8-seg head" + (f" with {nc} classes" if nc else "")
+    if len(arrays) != 2 or len(flat) != 1 or flat[0].shape[0] != maps[0].shape[0]:
+        raise ModelError(problem)
+    predictions, prototypes = flat[0], maps[0]
+    for channels, last in ((1, False), (2, True)):
+        for map_channels in (1, 3):
+            coefficients = prototypes.shape[map_channels]
+            classes = predictions.shape[channels] - 4 - coefficients
+            anchors = predictions.shape[3 - channels]
+            if nc in {0, classes} and classes > 0 and anchors > coefficients:
+                return RawOutputs(
+                    predictions.swapaxes(1, 2) if last else predictions,
+                    prototypes if map_channels == 1 else np.ascontiguousarray(prototypes.transpose(0, 3, 1, 2)),
+                    classes,
+                )
+    raise ModelError(problem)
+
+
+def to_numpy(array: Any) -> NDArray[np.float32]:
+    """Return any array as float32 NumPy; one that lives on a GPU is copied over."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    elif not isinstance(array, np.ndarray) and hasattr(array, "get"):
+        array = array.get()
+    return np.asarray(array, dtype=np.float32)
+
+
+def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) -> Detections:
+    """Return the objects of one picture.
+
+    Args:
+        predictions: float32 (4 + nc + nm, A).
+        nc: Number of classes.
+        options: ``conf iou max_det classes agnostic_nms multi_label``. A score counts when it is above ``conf``.
+    """
+    scores, classes, anchors = _candidates(predictions[4 : 4 + nc], options)
+    best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    scores, classes, anchors = scores[best], classes[best], anchors[best]
+    centre, half = predictions[0:2, anchors].T, predictions[2:4, anchors].T / 2
+    boxes = np.concatenate([centre - half, centre + half], axis=1)
+    kept = nms(boxes, scores, None if options.agnostic_nms else classes, iou=options.iou, max_det=options.max_det)
+    coefficients = predictions[4 + nc :, anchors[kept]].T
+    return Detections(boxes[kept], scores[kept], classes[kept], np.ascontiguousarray(coefficients))
+
+
+def _candidates(
+    scores: NDArray[np.float32], options: DecodeOptions
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return score, class and anchor of whatever is above ``conf``: for each anchor the best class, or each class."""
+    if options.multi_label:
+        classes, anchors = np.nonzero(scores > options.conf)
+    else:
+        anchors = np.flatnonzero(scores.max(axis=0) > options.conf)
+        classes = scores[:, anchors].argmax(axis=0)
+    if options.classes is not None:
+        wanted = np.isin(classes, options.classes)
+        classes, anchors = classes[wanted], anchors[wanted]
+    return scores[classes, anchors], classes, anchors

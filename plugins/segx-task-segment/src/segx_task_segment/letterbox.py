@@ -1,0 +1,89 @@
+"""A picture into the network's input and back: resized to fit, padded evenly, nothing cut, nothing distorted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from segx.interfaces import Letterbox
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Image, Images
+
+GREY = 114
+"""What the padding is filled with, of 255."""
+
+
+def rect_shape(image: tuple[int, int], imgsz: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the smallest input (height, width), in multiples of the stride, for a picture scaled to fit ``imgsz``."""
+    ratio = min(imgsz[0] / image[0], imgsz[1] / image[1])
+    height, width = (max(round(side * ratio), 1) for side in image)
+    return imgsz[0] - (imgsz[0] - height) // stride * stride, imgsz[1] - (imgsz[1] - width) // stride * stride
+
+
+def place(image: tuple[int, int], shape: tuple[int, int], *, scaleup: bool = True) -> Letterbox:
+    """Return where a picture of (height, width) lies in an input of (height, width).
+
+    The picture is scaled to the largest size that fits once sides are rounded, and centred; of an odd remainder the
+    smaller half goes to the left and the top.
+
+    Args:
+        image: (height, width) of the picture.
+        shape: (height, width) of the input.
+        scaleup: Whether a picture smaller than the input is enlarged.
+    """
+    ratios = sorted((shape[0] / image[0], shape[1] / image[1]), reverse=True)
+    limit = np.inf if scaleup else 1.0
+    for ratio in (min(ratio, limit) for ratio in ratios):
+        height, width = (max(round(side * ratio), 1) for side in image)
+        if height <= shape[0] and width <= shape[1]:
+            break
+    top, left = round((shape[0] - height) / 2 - 0.1), round((shape[1] - width) / 2 - 0.1)
+    return Letterbox(original=image, input=shape, left=left, top=top, width=width, height=height)
+
+
+def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
+    """Write a picture into its place in the input.
+
+    Args:
+        image: uint8 (H, W, 3), BGR.
+        geometry: Where it goes.
+        out: float32 (3, height, width), RGB in 0..1; every value is written.
+    """
+    size = (geometry.width, geometry.height)
+    resized = image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    top, left = geometry.top, geometry.left
+    bottom, right = top + geometry.height, left + geometry.width
+    grey = np.float32(GREY) / np.float32(255)
+    out[:, :top], out[:, bottom:] = grey, grey
+    out[:, top:bottom, :left], out[:, top:bottom, right:] = grey, grey
+    for channel in range(3):
+        np.divide(resized[:, :, 2 - channel], np.float32(255), out=out[channel, top:bottom, left:right])
+
+
+def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = True) -> tuple[Images, list[Letterbox]]:
+    """Return pictures, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
+
+    Returns:
+        float32 (N, 3, height, width) in 0..1, RGB; and one :class:`~segx.interfaces.Letterbox` for each.
+    """
+    batch = np.empty((len(images), 3, *shape), np.float32)
+    geometry = [place((image.shape[0], image.shape[1]), shape, scaleup=scaleup) for image in images]
+    for image, where, out in zip(images, geometry, batch, strict=True):
+        fit(image, where, out)
+    return batch, geometry
+
+
+def boxes_to_picture(boxes: NDArray[np.float32], geometry: Letterbox) -> NDArray[np.float32]:
+    """Return boxes (N, 4) of x1, y1, x2, y2 in pixels of the input as pixels of the picture, clipped to it."""
+    height, width = geometry.original
+    corner = np.array([geometry.left, geometry.top] * 2, np.float32)
+    gain = np.array([width / geometry.width, height / geometry.height] * 2)
+    limit = np.array([width, height] * 2, np.float32)
+    moved = ((boxes - corner) * gain).astype(np.float32)
+    clipped: NDArray[np.float32] = np.minimum(np.maximum(moved, np.float32(0)), limit)
+    return clipped

@@ -1,0 +1,77 @@
+"""How close what two models found in the same pictures is: the figures an export is judged by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segx.artifact import Parity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.results import Results
+
+SAME_OBJECT = 0.5
+"""Smallest IoU of boxes of one class that may show the same object."""
+
+
+def compare(reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+    """Match objects by class and overlap, best overlap first, and return the largest differences.
+
+    Box sides are compared in pixels of the network input. ``matched`` counts the objects of both sides, so that one
+    that either side alone has found lowers it; pictures in which neither found anything count as equal.
+    """
+    box, score, mask_iou, objects, pairs = 0.0, 0.0, 1.0, 0, 0
+    for ours, theirs in zip(reference, other, strict=True):
+        first, second = match(ours, theirs)
+        objects += len(ours) + len(theirs)
+        pairs += len(first)
+        if len(first) == 0:
+            continue
+        sides = np.abs(ours.boxes.xyxy[first] - theirs.boxes.xyxy[second]) * (ours.gain * 2)
+        box = max(box, float(sides.max()))
+        score = max(score, float(np.abs(ours.boxes.conf[first] - theirs.boxes.conf[second]).max()))
+        if len(ours.masks) and len(theirs.masks):
+            mask_iou = min(mask_iou, _smallest_mask_iou(ours, theirs, first, second))
+    matched = 2 * pairs / objects if objects else 1.0
+    return Parity(
+        images=len(reference), raw={}, box=box, score=score, mask_iou=mask_iou, objects=pairs, matched=matched
+    )
+
+
+def match(ours: Results, theirs: Results) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the objects on either side that belong together, each used once."""
+    overlap = box_iou(ours.boxes.xyxy, theirs.boxes.xyxy)
+    overlap[ours.boxes.cls[:, None] != theirs.boxes.cls[None, :]] = 0
+    rows, columns = np.nonzero(overlap > SAME_OBJECT)
+    first: list[int] = []
+    second: list[int] = []
+    for pair in np.argsort(-overlap[rows, columns], kind="stable").tolist():
+        row, column = int(rows[pair]), int(columns[pair])
+        if row not in first and column not in second:
+            first.append(row)
+            second.append(column)
+    return np.array(first, np.int64), np.array(second, np.int64)
+
+
+def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return float64 (N, M), intersection over union of boxes of x1, y1, x2, y2."""
+    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    shared = sides.prod(axis=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
+    return np.where(union > 0, shared / np.maximum(union, 1e-12), 0.0)
+
+
+def _smallest_mask_iou(ours: Results, theirs: Results, first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
+    """Return the smallest IoU of the masks of matched objects; two empty masks are equal."""
+    smallest = 1.0
+    for i, j in zip(first.tolist(), second.tolist(), strict=True):
+        mine, yours = ours.masks[i], theirs.masks[j]
+        if mine.area[0] or yours.area[0]:
+            smallest = min(smallest, float(mine.iou(yours)[0, 0]))
+    return smallest

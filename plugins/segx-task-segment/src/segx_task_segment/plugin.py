@@ -1,0 +1,27 @@
+"""Declares the task ``segment``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.specs import TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segx.interfaces import Task
+
+SEGX_API = (1, 0)
+
+
+def _load() -> Task:
+    from segx_task_segment.task import SegmentTask
+
+    return SegmentTask()
+
+
+@hookimpl
+def segx_tasks() -> Iterable[TaskSpec]:
+    """Declare instance segmentation."""
+    return [TaskSpec(name="segment", summary="instance segmentation: a box, a class and a mask per object", load=_load)]

@@ -1,0 +1,119 @@
+"""The task ``segment``: pictures into network input, raw outputs into results, results into pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx.errors import ModelError
+from segx.interfaces import Batch
+from segx.masks import Masks
+from segx.results import Boxes, Results
+from segx_task_segment.decode import detect, read_outputs
+from segx_task_segment.draw import draw
+from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
+from segx_task_segment.mask_assembly import input_masks, picture_masks
+from segx_task_segment.parity import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.artifact import ArtifactInfo, Parity
+    from segx.interfaces import Array, Image, Letterbox
+    from segx.options import DecodeOptions
+    from segx.sources import SourceImage
+    from segx_task_segment.decode import Detections
+
+
+class SegmentTask:
+    """Instance segmentation."""
+
+    name = "segment"
+    heads: tuple[str, ...] = ("yolov8-seg/1",)
+
+    def input_shape(
+        self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
+    ) -> tuple[int, int]:
+        """Return the (height, width) of the network input for a picture of this (height, width).
+
+        Args:
+            image: (height, width) of the picture.
+            imgsz: (height, width) asked for, multiples of the stride.
+            stride: What the input's sides are multiples of.
+            rect: Pad only to the stride; otherwise the input is ``imgsz``.
+        """
+        return rect_shape(image, imgsz, stride) if rect else imgsz
+
+    def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int], *, scaleup: bool = True) -> Batch:
+        """Return pictures, resized and padded to one (height, width), as network input.
+
+        Args:
+            sources: The pictures.
+            shape: (height, width) of the input.
+            scaleup: Enlarge pictures that are smaller than the input.
+        """
+        images, geometry = letterbox([source.image for source in sources], shape, scaleup=scaleup)
+        return Batch(sources=tuple(sources), geometry=tuple(geometry), images=images)
+
+    def decode(
+        self, outputs: Sequence[Array], batch: Batch, info: ArtifactInfo, options: DecodeOptions
+    ) -> list[Results]:
+        """Return what was found in each picture of a batch.
+
+        Raises:
+            ModelError: The head is not known, or the outputs are not its.
+        """
+        if info.head not in self.heads:
+            raise ModelError(f"head {info.head!r} is not known", hint=f"known heads: {', '.join(self.heads)}")
+        raw = read_outputs(outputs, len(info.names))
+        names = info.names or {number: f"class{number}" for number in range(raw.nc)}
+        return [
+            _results(detect(predictions, raw.nc, options), prototypes, source, geometry, names=names, options=options)
+            for predictions, prototypes, source, geometry in zip(
+                raw.predictions, raw.prototypes, batch.sources, batch.geometry, strict=True
+            )
+        ]
+
+    def draw(self, results: Results, **style: Any) -> Image:
+        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in.
+
+        Args:
+            results: What was found.
+            style: See :func:`segx_task_segment.draw.draw`.
+        """
+        return draw(results, **style)
+
+    def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+        """Compare what two models found in the same pictures; ``raw`` is filled by core."""
+        return compare(reference, other)
+
+
+def _results(
+    found: Detections,
+    prototypes: NDArray[np.float32],
+    source: SourceImage,
+    geometry: Letterbox,
+    *,
+    names: Mapping[int, str],
+    options: DecodeOptions,
+) -> Results:
+    boxes = boxes_to_picture(found.boxes, geometry)
+    if not options.masks:
+        masks = Masks.empty(geometry.original)
+    elif options.retina_masks:
+        masks = picture_masks(prototypes, found.coefficients, boxes, geometry)
+    else:
+        masks = input_masks(prototypes, found.coefficients, found.boxes, geometry)
+    numbers = np.stack([found.scores, found.classes.astype(np.float32)], axis=1)
+    return Results(
+        orig_img=source.image,
+        path=source.path,
+        frame=source.frame,
+        names=names,
+        boxes=Boxes(np.concatenate([boxes, numbers], axis=1), geometry.original),
+        masks=masks,
+        gain=(geometry.width / geometry.original[1], geometry.height / geometry.original[0]),
+    )
