@@ -8,7 +8,9 @@ from segx_torch.container import open_container
 
 if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.interfaces import Architecture, ModelConfig, ModelSession
+    from pathlib import Path
+
+    from segx.interfaces import Architecture, ModelConfig, ModelSession, Trained, TrainJob
     from segx.options import SessionOptions
 
 
@@ -44,3 +46,17 @@ class TorchBackend:
         from segx_torch.session import TorchSession
 
         return TorchSession(architecture.build(config), config, architecture, architecture.info(config), options)
+
+    def train(self, session: ModelSession, job: TrainJob, *, resume: Path | None = None) -> Trained:
+        """Train a session of this backend, or go on with the run that wrote ``resume``.
+
+        Raises:
+            UsageError: The device is not there, or the batch does not fit.
+            ModelError: The loss is no longer a number, or ``resume`` holds no run to go on with.
+        """
+        from segx_torch.session import TorchSession
+        from segx_torch.training.run import train
+
+        if not isinstance(session, TorchSession):
+            raise TypeError(f"the torch backend trains its own sessions, not {type(session).__name__}")
+        return train(session, job, resume=resume)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from segx.errors import ModelError
+from segx.files import replacing
 from segx_torch.container import FORMAT, open_container
 from segx_torch.unpickle import TensorRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
@@ -89,14 +90,14 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) 
         half: Store floating-point weights as float16; the training state keeps its precision.
 
     Raises:
-        ModelError: The file cannot be written: no space, no permission.
+        DataError: The file cannot be written: no space, no permission; what was there before is untouched.
         TypeError: The training state holds something that is neither a tensor nor plain.
     """
     weights = {name: _stored(tensor, half=half) for name, tensor in checkpoint.weights.items()}
     if path.suffix == SAFETENSORS:
         metadata = {**checkpoint.info.to_metadata(), "definition": json.dumps(checkpoint.definition)}
         payload = safetensors.torch.save(weights, metadata)
-        _write_atomically(path, lambda file: file.write(payload))
+        _write(path, lambda file: file.write(payload))
         return
     content = {
         "segx": FORMAT,
@@ -105,7 +106,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) 
         "weights": weights,
         "training": _plain_copy(checkpoint.training, "training"),
     }
-    _write_atomically(path, lambda file: torch.save(content, file))
+    _write(path, lambda file: torch.save(content, file))
 
 
 class _Storages:
@@ -126,7 +127,7 @@ class _Storages:
     def _storage(self, ref: TensorRef) -> Tensor:
         storage = torch.empty(ref.storage.count, dtype=getattr(torch, ref.storage.dtype))
         if ref.storage.count:
-            self._numbers.read_into(ref.storage.key, memoryview(storage.view(torch.uint8).numpy()))
+            self._numbers.read_into(ref.storage.key, storage.view(torch.uint8).numpy().data)
         return storage.float() if self._float32 and storage.is_floating_point() else storage
 
 
@@ -159,33 +160,23 @@ def _plain_copy(tree: Any, where: str) -> Any:
             return {key: _plain_copy(value, f"{where}.{key}") for key, value in tree.items()}
         case list() | tuple():
             return type(tree)(_plain_copy(value, f"{where}[{index}]") for index, value in enumerate(tree))
-        case None | bool() | int() | float() | str():
+        case None | bool():
             return tree
+        case np.generic():
+            return tree.item()
+        case int() | float() | str():  # also of a subclass, which a reader that trusts nobody would refuse
+            return next(kind(tree) for kind in (int, float, str) if isinstance(tree, kind))
         case _:
             msg = f"{where} is a {type(tree).__name__}; a checkpoint holds tensors and plain values only"
             raise TypeError(msg)
 
 
-def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _removed_on_failure(temporary):
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's own zip writer raises RuntimeError on a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        msg = f"{path}: cannot be written: {reason}"
-        raise ModelError(msg, hint="what was there before is untouched; free some space or give another path") from error
-
-
-@contextlib.contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all, and have it on the disk before it takes the old one's place."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            write(file)
+        except RuntimeError as error:  # how torch's own zip writer tells of a full disk
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,33 +1,19 @@
-"""Turns what a user types as ``device`` into a torch device that is there."""
+"""The devices torch finds on this machine, and the one that is meant."""
 
 from __future__ import annotations
 
 import torch
 
-from segx.errors import UsageError
+from segx.devices import choose_device
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """Return the device meant.
-
-    Args:
-        name: ``cpu``, ``cuda``, ``0``, ``cuda:1``, ``mps``; None: the best there is.
+    """Return the device meant by ``cpu``, ``cuda``, ``0``, ``cuda:1``, ``mps``; for None, the best there is.
 
     Raises:
-        UsageError: The name is not a device, or the device is not there; the error lists those that are.
+        UsageError: The name is not a device, or the device is not there; the hint lists those that are.
     """
-    if name is None:
-        return torch.device(available_devices()[0])
-    text = name.strip().lower()
-    if "," in text:
-        raise UsageError(f"device={name}: one model runs on one device", hint=f"devices here: {_listed()}")
-    full = f"cuda:{text}" if text.isdecimal() else {"cuda": "cuda:0", "gpu": "cuda:0"}.get(text, text)
-    if full in available_devices():
-        return torch.device(full)
-    kind, _, index = full.partition(":")
-    known = kind == "cuda" and (not index or index.isdecimal()) or full in {"cpu", "mps"}
-    reason = f"is not there{_why_absent(kind)}" if known else "is not a device; write cpu, cuda, 0, cuda:1 or mps"
-    raise UsageError(f"device={name} {reason}", hint=f"devices here: {_listed()}")
+    return torch.device(choose_device(name, available_devices(), why_no_gpu=_why_no_gpu()))
 
 
 def available_devices() -> tuple[str, ...]:
@@ -37,11 +23,5 @@ def available_devices() -> tuple[str, ...]:
     return (*cuda, *mps, "cpu")
 
 
-def _listed() -> str:
-    return ", ".join(available_devices())
-
-
-def _why_absent(kind: str) -> str:
-    if kind == "cuda" and torch.version.cuda is None:
-        return f" (torch {torch.__version__} is built without CUDA)"
-    return " (torch finds no CUDA GPU)" if kind == "cuda" and not torch.cuda.is_available() else ""
+def _why_no_gpu() -> str:
+    return f"torch {torch.__version__} is built without CUDA" if torch.version.cuda is None else "torch finds no GPU"

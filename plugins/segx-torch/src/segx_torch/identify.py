@@ -35,7 +35,7 @@ def identify(container: Container) -> tuple[Architecture, ModelConfig]:
 
 
 def _by_shapes(container: Container) -> tuple[Architecture, ModelConfig]:
-    """Try the shipped configurations, those named like the file first; the number of classes follows from the shapes."""
+    """Try the shipped configurations, those named like the file first; the shapes tell the number of classes."""
     given = {name: ref.shape for name, ref in container.weights.items()}
     tried = []
     for architecture, variant in _candidates(container.path.stem):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from segx_torch.unpickle import Record, TensorRef
@@ -91,17 +91,13 @@ def _plain(value: Any, depth: int, budget: list[int]) -> Any:
             return {key: _plain(item, depth - 1, budget) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item, depth - 1, budget) for item in value]
-        case Record(kind="path"):
-            kind = PureWindowsPath if any("\\" in part for part in value.arguments) else PurePosixPath
-            return _plain(str(kind(*value.arguments)), depth - 1, budget)
-        case Record(kind="namespace"):
-            return _plain(value.state, depth - 1, budget)
-        case float():
-            return value if math.isfinite(value) else None
-        case None | bool() | int() | str():
+        case Record(kind="namespace" | "path"):
+            return _plain(value.state or "/".join(value.arguments), depth - 1, budget)
+        case bool() | int() | str():
             return value
-        case _:
-            return None
+        case float() if math.isfinite(value):
+            return value
+    return None
 
 
 def definition_of(module: Record, name: str) -> dict[str, Any] | None:

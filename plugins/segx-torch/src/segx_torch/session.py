@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
 from segx.interfaces import LoadReport
+from segx.options import SessionOptions
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.devices import resolve_device
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import ArtifactInfo
     from segx.interfaces import Architecture, ExportModule, Images, ModelConfig, ModelSummary
-    from segx.options import ExportOptions, SessionOptions
+    from segx.options import ExportOptions
 
 FORMAT = "pt"
 
@@ -56,9 +57,8 @@ class TorchSession:
     ) -> None:
         self._device = resolve_device(options.device)
         if options.half and self._device.type == "cpu":
-            raise UsageError(
-                "half=true: torch is slower in half precision on a CPU than in full", hint="leave half out, or device=cuda"
-            )
+            msg = "half=true: torch is slower in half precision on a CPU than in full"
+            raise UsageError(msg, hint="leave half out, or give device=cuda")
         self._dtype = torch.float16 if options.half else torch.float32
         self._threads = options.threads
         self._runner: nn.Module | None = None
@@ -86,32 +86,44 @@ class TorchSession:
         """
         with open_container(artifact.path) as container:
             source = read_container(container)
-        own = self.module.state_dict()
-        given = _adapted(self.architecture, self.module, source.weights)
-        skipped = {name: reason for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))}
-        loaded = tuple(name for name in given if name not in skipped)
-        if not loaded:
-            msg = f"{artifact.path}: none of its {len(given)} tensors fits {self.config.variant} in name and shape"
+        report = _move(source.weights, self.module, self.architecture)
+        if not report.loaded:
+            count = len(report.skipped)
+            msg = f"{artifact.path}: none of its {count} tensors fits {self.config.variant} in name and shape"
             raise ModelError(msg, hint="give weights of the same family and size")
-        with torch.no_grad():
-            for name in loaded:
-                own[name].copy_(given[name])
         if len(source.info.names) == self.config.nc:
             self.info = self.info.replace(names=source.info.names)
         self._runner = None
-        return LoadReport(loaded=loaded, skipped=skipped, missing=tuple(name for name in own if name not in given))
+        return report
+
+    def for_classes(self, names: Mapping[int, str]) -> tuple[TorchSession, LoadReport | None]:
+        """Return a session of the same model for other classes, and what of its weights moved over.
+
+        The same session and None when only the names differ, not their number.
+        """
+        if len(names) == self.config.nc:
+            self.info = self.info.replace(names=dict(names))
+            return self, None
+        config = self.architecture.config_from_definition(
+            {**self.config.definition, "scale": self.config.scale}, variant=self.config.variant, nc=len(names)
+        )
+        info = self.info.replace(names=dict(names))
+        module = self.architecture.build(config)
+        options = SessionOptions(device=self.device, half=self._dtype == torch.float16, threads=self._threads)
+        session = TorchSession(module, config, self.architecture, info, options)
+        return session, _move(self.module.state_dict(), module, self.architecture)
 
     def save(self, path: Path) -> Artifact:
         """Write the model as segx's own checkpoint, or as safetensors by that suffix; never half a file.
 
         Raises:
-            ModelError: The file cannot be written; what was there before is untouched.
+            DataError: The file cannot be written; what was there before is untouched.
         """
         checkpoint = Checkpoint(
             info=self.info.replace(
                 precision="fp32",
                 versions={**self.info.versions, **_versions()},
-                date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             ),
             definition={**self.config.definition, "nc": self.config.nc, "scale": self.config.scale},
             weights=self.module.state_dict(),
@@ -200,6 +212,18 @@ def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpo
     module.load_state_dict(given, strict=True, assign=True)
     module.requires_grad_(requires_grad=True)
     return module
+
+
+def _move(weights: Mapping[str, Tensor], module: nn.Module, architecture: Architecture) -> LoadReport:
+    """Copy the tensors that fit a module in name and shape into it, and say what was skipped."""
+    own = module.state_dict()
+    given = _adapted(architecture, module, weights)
+    skipped = {name: reason for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))}
+    loaded = tuple(name for name in given if name not in skipped)
+    with torch.no_grad():
+        for name in loaded:
+            own[name].copy_(given[name])
+    return LoadReport(loaded=loaded, skipped=skipped, missing=tuple(name for name in own if name not in given))
 
 
 def _adapted(architecture: Architecture, module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_DIMENSIONS = 16
 _MAX_NAME = 200
 _MAX_CONSTANT = 64
+_MAX_INTEGER = 32
 _INT32 = range(-(2**31), 2**31)
 
 
@@ -173,15 +174,15 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
     storage, offset, shape, stride, _, hooks = arguments[:6]
     _expect(type(storage) is StorageRef, "a tensor without a storage")
     _expect(type(shape) is tuple and type(stride) is tuple and len(shape) == len(stride), "a tensor without a shape")
-    _expect(len(shape) <= MAX_DIMENSIONS, f"a tensor of {len(shape)} dimensions")
+    _expect(len(shape) <= MAX_DIMENSIONS, "a tensor of too many dimensions")
     _expect(all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)), "a tensor with a bad shape")
     _expect(type(hooks) is dict and not hooks, "a tensor with hooks")
     count, last = 1, offset
     for length, step in zip(shape, stride, strict=True):
         count *= length
         last += (length - 1) * step
-    _expect(count <= storage.count, f"a tensor of shape {shape} on a storage of {storage.count} elements")
-    _expect(count == 0 or last < storage.count, f"a tensor of shape {shape} that reaches beyond its storage")
+    if count > storage.count or (count and last >= storage.count):
+        raise Refused(f"it holds a tensor of shape {shape} that reaches beyond its storage of {storage.count} elements")
     return TensorRef(storage, offset, shape, stride)
 
 
@@ -369,7 +370,7 @@ def _int16(m: _Machine) -> None:
 
 def _long1(m: _Machine) -> None:
     length = m.byte()
-    _expect(length <= 9, "a whole number of more than 64 bits")
+    _expect(length <= _MAX_INTEGER, "a whole number of more than 256 bits")
     m.stack.append(int.from_bytes(m.take(length), "little", signed=True))
 
 
@@ -450,7 +451,8 @@ def _setitems(m: _Machine) -> None:
 def _store(target: Any, key: Any, value: Any) -> None:
     _expect(type(target) is dict, "an item set on something that is not a dict")
     # Small whole numbers and text cannot be made to collide; anything else as a key is not a checkpoint's.
-    _expect(type(key) is str or (type(key) is int and key in _INT32), f"a key of type {_describe(key)}")
+    if type(key) is not str and (type(key) is not int or key not in _INT32):
+        raise Refused(f"it holds a key of type {_describe(key)}")
     target[key] = value
 
 
@@ -495,14 +497,15 @@ def _lookup(module: str, name: str) -> _Symbol:
 
 def _reduce(m: _Machine) -> None:
     arguments, symbol = m.stack.pop(), m.stack.pop()
-    _expect(type(symbol) is _Symbol and type(arguments) is tuple, f"a call of {_describe(symbol)}")
-    _expect(symbol.build is not None, f"a call of {_describe(symbol)}")
+    if type(symbol) is not _Symbol or type(arguments) is not tuple or symbol.build is None:
+        raise Refused(f"it holds a call of {_describe(symbol)}")
     m.stack.append(symbol.build(arguments))
 
 
 def _newobj(m: _Machine) -> None:
     arguments, symbol = m.stack.pop(), m.stack.pop()
-    _expect(type(symbol) is _Symbol and symbol.new and arguments == (), f"a new {_describe(symbol)} made from arguments")
+    if type(symbol) is not _Symbol or not symbol.new or arguments != ():
+        raise Refused(f"it holds a new {_describe(symbol)} made from {_describe(arguments)}")
     m.stack.append(Record(symbol.name))
 
 
@@ -512,7 +515,7 @@ def _build(m: _Machine) -> None:
         _expect(type(state) is tuple and len(state) >= 2 and state[1] in {"<", "|", "="}, "a big-endian numpy type")
         return
     known = type(target) is dict or (type(target) is Record and target.kind not in {"path", "Detect.forward"})
-    _expect(known and type(state) is dict, f"a state for {_describe(target)}")
+    _expect(known and type(state) is dict, "a state for something that has none")
     _expect(all(type(key) is str and not key.startswith("__") for key in state), "a state that replaces attributes")
     if type(target) is Record:  # on a dict it is the ``_metadata`` of ``state_dict()``, which says nothing of weights
         _expect(not target.state, "a second state for one object")
@@ -524,7 +527,7 @@ def _persistent(m: _Machine) -> None:
     _expect(type(reference) is tuple and len(reference) == 5 and reference[0] == "storage", "a forged storage")
     _, symbol, key, location, count = reference
     kind = symbol.name.removeprefix("torch.") if type(symbol) is _Symbol else ""
-    _expect(kind in _STORAGES, f"a storage of type {_describe(symbol)}")
+    _expect(kind in _STORAGES, "a storage of an unknown type")
     _expect(type(key) is str and key.isascii() and key.isdigit() and len(key) < 10, "a storage with a forged name")
     _expect(type(location) is str, "a storage without a place")
     _expect(type(count) is int and 0 <= count < 2**40, "a storage with a forged size")

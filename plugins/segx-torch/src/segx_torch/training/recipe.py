@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from segx.options import TrainOptions
 
-_NORMS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.GroupNorm, torch.nn.LayerNorm)
+_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.GroupNorm, torch.nn.LayerNorm)
 
 
 @dataclass(frozen=True, kw_only=True)

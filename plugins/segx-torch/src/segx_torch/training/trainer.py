@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import signal
+import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -21,7 +24,6 @@ from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from lightning_fabric import Fabric
 
@@ -120,18 +122,20 @@ class Trainer:
         self._prepare(module, resume)
 
     def train(self) -> Trained:
-        """Run to the end."""
+        """Run to the end.
+
+        Raises:
+            KeyboardInterrupt: The user stopped it; ``last.pt`` holds the state after the last whole batch.
+        """
         try:
-            while self.progress.epoch < self.options.epochs:
-                losses = self._train_epoch()
-                self._finish_epoch(losses, self._validate())
-                if self._enough():
-                    break
-        except KeyboardInterrupt:
-            self.progress.hours = self._hours()
-            self._checkpoint("last")
-            logger.warning("stopped by hand; to go on: segx segment train resume=%s", self._weights("last"))
-            raise
+            with Stop() as stop:
+                while self.progress.epoch < self.options.epochs:
+                    losses = self._train_epoch(stop)
+                    self._finish_epoch(losses, self._validate())
+                    if self._enough() or self._agreed(stop):
+                        break
+            if stop.asked:
+                raise KeyboardInterrupt
         except torch.cuda.OutOfMemoryError as error:
             msg = f"out of GPU memory with batch={self.batch} imgsz={self.options.imgsz}"
             raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}, or batch=-1 to find a size") from error
@@ -144,11 +148,9 @@ class Trainer:
         options, fabric = self.options, self.fabric
         torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not options.deterministic
-        self.folder: Path = fabric.broadcast(self.job.folder() if fabric.is_global_zero else None)
+        self.folder = Path(fabric.broadcast(str(self.job.folder()) if fabric.is_global_zero else ""))
         freeze(module, options.freeze)
-        self.recipe: Recipe = choose(
-            options, batch=self.batch, pictures=self.job.pictures, classes=len(self.job.names)
-        )
+        self.recipe: Recipe = choose(options, batch=self.batch, pictures=self.job.pictures, classes=len(self.job.names))
         self.loader = self.job.loader(
             rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
         )
@@ -172,7 +174,7 @@ class Trainer:
 
     # -- one epoch ------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self) -> dict[str, float]:
+    def _train_epoch(self, stop: Stop) -> dict[str, float]:
         """Go through the rest of the epoch under way and return its mean losses."""
         progress = self.progress
         self.model.train()
@@ -187,6 +189,8 @@ class Trainer:
             if progress.batch % _LOOK_EVERY == 0 or progress.batch == len(self.loader):
                 progress.sums = self._finite(sums)
             self._tell(Step(kind="batch", index=progress.batch - 1, total=len(self.loader), name=_shape(batch)))
+            if stop.asked and self.fabric.world_size == 1 and progress.batch < len(self.loader):
+                self._interrupt(sums)
         return {name: value / progress.batch for name, value in progress.sums.items()}
 
     def _train_batch(self, batch: TrainBatch) -> dict[str, torch.Tensor]:
@@ -206,6 +210,22 @@ class Trainer:
             self.ema.update(self.raw)
             progress.pending = 0
         return {name: value.detach() for name, value in items.items()}
+
+    def _interrupt(self, sums: Mapping[str, torch.Tensor]) -> None:
+        """Keep what is done, in the middle of an epoch, and stop."""
+        self.progress.sums = self._finite(sums)
+        self.progress.hours = self._hours()
+        self._checkpoint("last")
+        logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
+        raise KeyboardInterrupt
+
+    def _agreed(self, stop: Stop) -> bool:
+        """Say whether the first process was asked to stop; all processes hear the same."""
+        asked: bool = self.fabric.broadcast(stop.asked)
+        stop.asked = asked
+        if asked and self.fabric.is_global_zero:
+            logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
+        return asked
 
     def _together(self, due: bool) -> AbstractContextManager[Any]:  # noqa: FBT001 - one private caller
         """Exchange gradients between processes only when a step is due."""
@@ -253,9 +273,7 @@ class Trainer:
             names.append(f"epoch{progress.epoch}")
         for name in names if self.options.save else ():
             self._checkpoint(name)
-        self._tell(
-            Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1])
-        )
+        self._tell(Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1]))
 
     def _enough(self) -> bool:
         """Say whether the time is up, or the fitness has stood still for long enough."""
@@ -327,6 +345,35 @@ class Trainer:
         rng.restore(saved.rng)
 
 
+class Stop:
+    """Turns the first Ctrl-C, or a polite end of the process, into a wish heard between batches.
+
+    An exception in the middle of a step would leave weights and optimiser at odds. A second Ctrl-C does raise.
+
+    Attributes:
+        asked: Whether to stop.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, _number: int, _frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("stopping after this batch; once more to stop at once")
+
+
 def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> None:
     """Leave the numbered layers, or the first so many, out of training.
 
@@ -344,13 +391,13 @@ def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> Non
     prefixes = tuple(f"model.{number}." for number in numbers)
     for name, parameter in module.named_parameters():
         if name.startswith(prefixes):
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)
 
 
 def keep_frozen_statistics(module: torch.nn.Module) -> None:
     """Put normalisation layers whose weights are frozen in eval mode, so that their statistics stay too."""
     for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d) and layer.weight is not None and not layer.weight.requires_grad:
+        if isinstance(layer, torch.nn.BatchNorm2d) and not layer.weight.requires_grad:
             layer.eval()
 
 

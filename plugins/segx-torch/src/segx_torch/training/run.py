@@ -1,0 +1,170 @@
+"""From a session and a job to a trained model: devices, batch size, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from segx.errors import ModelError, UsageError
+from segx.options import SessionOptions
+from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from segx_torch.devices import resolve_device
+from segx_torch.session import TorchSession
+from segx_torch.training import rng
+from segx_torch.training.autobatch import find_batch
+from segx_torch.training.trainer import Snapshot, Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from segx.interfaces import Trained, TrainJob
+    from segx.options import TrainOptions
+
+logger = logging.getLogger("segx.train")
+
+_WAIT = dt.timedelta(hours=2)  # how long processes wait for the first one to validate
+_DEFAULT_BATCH = 16
+
+
+def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -> Trained:
+    """Train the session's model, or go on with the run that wrote ``resume``.
+
+    Raises:
+        UsageError: The device is not there, or the batch does not fit.
+        ModelError: The loss is no longer a number, or ``resume`` holds no run to go on with.
+    """
+    saved = None if resume is None else read_snapshot(resume)
+    fabric = make_fabric(job.options)
+    rng.seed_all(job.options.seed + fabric.global_rank)
+    trainer = Trainer(
+        job,
+        session.module,
+        batch=_batch_size(session.module, job, fabric),
+        fabric=fabric,
+        save=_saver(session, job),
+        validate=_validator(session, job, str(fabric.device)),
+        resume=saved,
+    )
+    return trainer.train()
+
+
+def make_fabric(options: TrainOptions) -> Fabric:
+    """Return devices, precision and processes, launched.
+
+    ``device=0,1`` or ``accelerator=cpu devices=2`` start one process each, which run the same command; under
+    ``torchrun`` its processes are taken as they are.
+
+    Raises:
+        UsageError: A device is not there.
+    """
+    accelerator, devices = _devices(options)
+    count = len(devices) if isinstance(devices, list) else devices
+    several = count * options.num_nodes > 1
+    half = options.amp and accelerator == "cuda"
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=options.num_nodes,
+        strategy=DDPStrategy(timeout=_WAIT) if several else "auto",
+        precision="16-mixed" if half else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _devices(options: TrainOptions) -> tuple[str, list[int] | int]:
+    """Return Lightning's name of the accelerator and the devices of it."""
+    names = [name.strip() for name in (options.device or "").strip("[]() ").split(",") if name.strip()]
+    if len(names) > 1:
+        found = [resolve_device(name) for name in names]
+        return "cuda", [device.index or 0 for device in found]
+    device = resolve_device(names[0] if names else options.accelerator)
+    if device.type == "cuda" and names and options.devices is None:
+        return "cuda", [device.index or 0]
+    if device.type == "cuda" and (options.devices or 1) > torch.cuda.device_count():
+        raise UsageError(f"devices={options.devices}: there are {torch.cuda.device_count()} GPUs here")
+    return device.type, options.devices or 1
+
+
+def _batch_size(module: nn.Module, job: TrainJob, fabric: Fabric) -> int:
+    """Return pictures per step on all processes together."""
+    batch = job.options.batch
+    if batch == 0:
+        raise UsageError("batch=0: give a number of pictures, or -1 to find one")
+    if batch == -1:
+        batch = _DEFAULT_BATCH * fabric.world_size
+        if fabric.device.type == "cuda":
+            per_device = find_batch(module, job, fabric.device)
+            batch = fabric.broadcast(per_device) * fabric.world_size
+        logger.info("batch=%d", batch)
+    if batch % fabric.world_size:
+        raise UsageError(f"batch={batch} cannot be shared evenly by {fabric.world_size} devices")
+    return batch
+
+
+def _saver(session: TorchSession, job: TrainJob) -> Callable[[Path, Snapshot], None]:
+    """Return what writes a checkpoint: the average to predict with, and for ``last`` all there is to go on from."""
+
+    def save(path: Path, snapshot: Snapshot) -> None:
+        training = snapshot.as_dict()
+        average = training.pop("ema")
+        info = session.info.replace(
+            names=dict(job.names),
+            imgsz=(job.options.imgsz, job.options.imgsz),
+            settings=dict(job.settings),
+            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        )
+        checkpoint = Checkpoint(
+            info=info,
+            definition={**session.config.definition, "nc": session.config.nc, "scale": session.config.scale},
+            weights=average,
+            training=None if path.stem == "best" else training,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, checkpoint)
+
+    return save
+
+
+def _validator(session: TorchSession, job: TrainJob, device: str) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Return what measures a module as any other session is measured."""
+    side = job.options.imgsz
+    info = session.info.replace(names=dict(job.names), imgsz=(side, side))
+
+    def validate(module: nn.Module) -> Mapping[str, float]:
+        options = SessionOptions(device=device)
+        measured = TorchSession(module, session.config, session.architecture, info, options)
+        try:
+            return job.validate(measured)
+        finally:
+            measured.close()
+
+    return validate
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Return where a run stood when it wrote a checkpoint.
+
+    Raises:
+        ModelError: The file holds no run, only a model.
+    """
+    checkpoint = read_checkpoint(path, training=True)
+    if checkpoint.training is None:
+        name = os.fspath(path)
+        msg = f"{name} holds a model, but not the state of a run"
+        raise ModelError(msg, hint=f"resume from last.pt, or start anew from it: model={name}")
+    return Snapshot(ema=checkpoint.weights, **_only(checkpoint.training))
+
+
+def _only(training: Mapping[str, Any]) -> dict[str, Any]:
+    fields = ("weights", "updates", "optimizer", "precision", "rng", "gradients", "progress")
+    return {name: training[name] for name in fields}
