@@ -1,0 +1,36 @@
+"""Declares the TorchScript backend; imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.specs import BackendSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from segx.interfaces import Backend
+
+SEGX_API = (1, 0)
+
+
+@hookimpl
+def segx_backends() -> Iterable[BackendSpec]:
+    """Declare TorchScript."""
+    return [
+        BackendSpec(
+            name="torchscript",
+            summary="TorchScript models with PyTorch; needs no model code",
+            load=_load,
+            requires=("torch>=2.6",),
+            formats={"torchscript": (".torchscript",)},
+            devices=("cpu", "cuda", "mps"),
+        )
+    ]
+
+
+def _load() -> Backend:
+    from segx_backend_torchscript.backend import TorchScriptBackend
+
+    return TorchScriptBackend()
