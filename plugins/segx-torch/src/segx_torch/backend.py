@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from segx_torch.container import open_container
 
 if TYPE_CHECKING:
-    from segx.artifact import Artifact, ArtifactInfo
     from pathlib import Path
 
+    from segx.artifact import Artifact, ArtifactInfo
     from segx.interfaces import Architecture, ModelConfig, ModelSession, Trained, TrainJob
     from segx.options import SessionOptions
 
