@@ -6,13 +6,12 @@ types those tools write.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
+from segx.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,19 +77,7 @@ def write(model: Path, info: ArtifactInfo) -> Path:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     else:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    replace_text(destination, text)
-    return destination
-
-
-def replace_text(destination: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it, so that a reader never sees half of it."""
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(destination)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    return write_text(destination, text)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, Any]:

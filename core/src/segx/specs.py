@@ -87,12 +87,14 @@ class Tolerance:
         score: Largest difference of a matched object's score.
         mask_iou: Smallest IoU of a matched object's mask.
         matched: Smallest fraction of objects that have a counterpart on the other side.
+        raw: Largest difference of a raw output, as a fraction of the largest value in its channel.
     """
 
     box: float = 0.5
     score: float = 0.005
     mask_iou: float = 0.98
     matched: float = 0.98
+    raw: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)

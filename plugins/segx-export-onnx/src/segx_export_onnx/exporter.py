@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import ExportError, UsageError
+from segx.files import write_bytes
 from segx.interfaces import ExportModule
 from segx_export_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import onnx
 
     from segx.artifact import Artifact, ArtifactInfo
     from segx.options import ExportOptions
@@ -61,7 +58,7 @@ class OnnxExporter:
         done = info.replace(versions={**info.versions, **graph.versions(simplified=chosen.simplify)})
         graph.embed(model, done)
         graph.check(model)
-        _write(model, destination)
+        write_bytes(destination, _serialise(model))
         return done
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
@@ -72,7 +69,7 @@ class OnnxExporter:
 
         model = onnx.load(path, load_external_data=False)
         graph.embed(model, info)
-        _write(model, path)
+        write_bytes(path, _serialise(model))
 
 
 def _own(options: ExportOptions) -> OnnxOptions:
@@ -85,16 +82,6 @@ def _newest_opset() -> int:
 
     newest: int = onnx.defs.onnx_opset_version()
     return newest
-
-
-def _write(model: onnx.ModelProto, destination: Path) -> None:
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(_serialise(model))
-        temporary.replace(destination)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def _serialise(model: Any) -> bytes:

@@ -1,0 +1,260 @@
+"""Proves that two models are the same one: the same pictures through both, raw outputs and found objects compared.
+
+A model that was exported is judged by its format's :class:`~segx.specs.Tolerance`. Raw outputs always count. Objects
+count too, at a score low enough that there are some, for a picture in which nothing is found proves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from segx.options import DecodeOptions
+from segx.sources import SourceImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.artifact import ArtifactInfo, Parity
+    from segx.interfaces import Batch, Image, Session, Task
+    from segx.results import Results
+    from segx.specs import Tolerance
+
+PICTURES = 4
+"""Drawn pictures at the export size; an open axis adds a run at another size and batch."""
+
+USUAL_SCORE = 0.25
+FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
+"""How many objects all pictures of a run should have together."""
+
+TELLING_SCORE = 0.01
+"""Objects whose scores are all below are an untrained model's noise: their order and outlines mean nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What comparing two models gave.
+
+    Attributes:
+        parity: The figures.
+        relative: For each raw output, the largest difference as a fraction of the largest value in its channel.
+        problems: What is outside the tolerance, in words; empty when nothing is.
+        told_by_objects: Whether the source found objects that mean something, so that they count.
+    """
+
+    parity: Parity
+    relative: dict[str, float]
+    problems: tuple[str, ...]
+    told_by_objects: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything is within the tolerance."""
+        return not self.problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The same pictures through both models."""
+
+    batch: Batch
+    reference: tuple[NDArray[np.float32], ...]
+    other: tuple[NDArray[np.float32], ...]
+
+
+def prove(
+    reference: Session,
+    other: Session,
+    *,
+    task: Task,
+    tolerance: Tolerance,
+    pictures: Sequence[SourceImage] = (),
+) -> Proof:
+    """Run the same pictures through two models and compare.
+
+    Args:
+        reference: The source; it takes every shape that ``other`` takes.
+        other: The model to prove.
+        task: The task of both.
+        tolerance: How far they may be apart.
+        pictures: Pictures to add to the drawn ones.
+
+    Raises:
+        ModelError: One of them cannot run, or their outputs cannot be read.
+    """
+    runs = [_run(reference, other, batch) for batch in _batches(task, other.info, pictures)]
+    absolute, relative = _compare_raw(runs, reference.info, other.info)
+    found = [_find_objects(task, run, reference.info, other.info) for run in runs]
+    ours = [result for first, _, _ in found for result in first]
+    theirs = [result for _, second, _ in found for result in second]
+    parity = dataclasses.replace(task.parity(ours, theirs), raw=absolute)
+    telling = all(score >= TELLING_SCORE for _, _, score in found)
+    problems = (*_raw_problems(runs, relative, tolerance), *(_object_problems(parity, tolerance) if telling else ()))
+    return Proof(parity=parity, relative=relative, problems=problems, told_by_objects=telling)
+
+
+def describe(parity: Parity) -> str:
+    """Return the figures in one line for people."""
+    raw = ", ".join(f"{name} {value:.2g}" for name, value in parity.raw.items())
+    return (
+        f"{parity.images} pictures, {parity.objects} objects, {parity.matched:.1%} matched: "
+        f"boxes within {parity.box:.2g} px, scores within {parity.score:.2g}, "
+        f"mask IoU at least {parity.mask_iou:.4f}; raw outputs within {raw or 'nothing comparable'}"
+    )
+
+
+def drawn_pictures(shape: tuple[int, int], count: int = PICTURES) -> list[SourceImage]:
+    """Return pictures of shaded grounds with bright shapes in several sizes and proportions, the same every time.
+
+    Args:
+        shape: (height, width) they are drawn for; every other one is narrower or lower.
+        count: How many.
+    """
+    height, width = shape
+    cuts = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.625), (0.5, 0.5))
+    return [
+        SourceImage(
+            image=_draw(max(32, round(height * down)), max(32, round(width * across)), seed), path=f"drawn{seed}"
+        )
+        for seed, (down, across) in enumerate(islice(cycle(cuts), count))
+    ]
+
+
+def _draw(height: int, width: int, seed: int) -> Image:
+    random = np.random.default_rng(seed)
+    corners = random.integers(40, 200, (2, 2, 3)).astype(np.float32)
+    ground = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = cv2.resize(random.normal(0, 12, (height // 4, width // 4, 3)).astype(np.float32), (width, height))
+    picture = np.clip(ground + grain, 0, 255).astype(np.uint8)
+    for index in range(8):
+        centre = int(random.integers(0, width)), int(random.integers(0, height))
+        size = max(4, int(random.uniform(0.05, 0.25) * min(height, width)))
+        colour = [int(value) for value in random.permutation([250, int(random.integers(0, 90)), 20])]
+        if index % 2:
+            cv2.circle(picture, centre, size, colour, -1, cv2.LINE_AA)
+        else:
+            angle = float(random.uniform(0, 180))
+            corners_of = cv2.boxPoints((centre, (size * 2.5, size * 1.2), angle)).round().astype(np.int32)
+            cv2.fillPoly(picture, [corners_of], colour, cv2.LINE_AA)
+    return np.asarray(cv2.GaussianBlur(picture, (3, 3), 0), dtype=np.uint8)
+
+
+def _batches(task: Task, info: ArtifactInfo, pictures: Sequence[SourceImage]) -> Iterator[Batch]:
+    """Yield the runs: the size and batch the model is for, and where axes are open, others."""
+    chosen = [*drawn_pictures(info.imgsz), *pictures]
+    filled = -(-len(chosen) // info.batch) * info.batch
+    chosen = list(islice(cycle(chosen), filled))
+    for first in range(0, filled, info.batch):
+        yield task.preprocess(chosen[first : first + info.batch], info.imgsz)
+    if info.dynamic:
+        count = info.batch + 1 if "batch" in info.dynamic else info.batch
+        shape = _another_shape(info)
+        yield task.preprocess(drawn_pictures(shape, count), shape)
+
+
+def _another_shape(info: ArtifactInfo) -> tuple[int, int]:
+    """Return a size that differs along the open axes, and not in proportion."""
+    height, width = info.imgsz
+    lower = max(info.stride, height // 2 // info.stride * info.stride)
+    wider = width + info.stride
+    return lower if "height" in info.dynamic else height, wider if "width" in info.dynamic else width
+
+
+def _run(reference: Session, other: Session, batch: Batch) -> _Run:
+    return _Run(
+        batch=batch,
+        reference=tuple(_as_numpy(output) for output in reference.run(batch.images)),
+        other=tuple(_as_numpy(output) for output in other.run(batch.images)),
+    )
+
+
+def _as_numpy(output: Any) -> NDArray[np.float32]:
+    if hasattr(output, "detach"):
+        output = output.detach().cpu()
+    return np.asarray(output, dtype=np.float32)
+
+
+def _compare_raw(
+    runs: Sequence[_Run], ours: ArtifactInfo, theirs: ArtifactInfo
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the largest difference of each output both have, in its unit and as a fraction of its channel."""
+    absolute: dict[str, float] = {}
+    relative: dict[str, float] = {}
+    if ours.head != theirs.head:
+        return absolute, relative  # the same names may hold something else
+    for run in runs:
+        first = dict(zip(ours.outputs, run.reference, strict=True))
+        second = dict(zip(theirs.outputs, run.other, strict=True))
+        for name in first.keys() & second.keys():
+            if first[name].shape != second[name].shape:
+                absolute[name] = relative[name] = float("inf")
+                continue
+            difference = np.abs(first[name].astype(np.float64) - second[name])
+            axes = (0, *range(2, difference.ndim))
+            scale = np.maximum(np.abs(first[name]).max(axis=axes), np.finfo(np.float32).tiny)
+            worst = np.nan_to_num(difference.max(axis=axes), nan=np.inf)
+            absolute[name] = max(absolute.get(name, 0.0), float(worst.max()))
+            relative[name] = max(relative.get(name, 0.0), float((worst / scale).max()))
+    return dict(sorted(absolute.items())), relative
+
+
+def _find_objects(
+    task: Task, run: _Run, ours: ArtifactInfo, theirs: ArtifactInfo
+) -> tuple[list[Results], list[Results], float]:
+    """Return what both find, and the score from which on objects were taken."""
+    everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
+    scores = [result.boxes.conf for result in task.decode(run.reference, run.batch, ours, everything)]
+    threshold = choose_threshold(np.concatenate(scores))
+    options = DecodeOptions(conf=threshold)
+    return (
+        task.decode(run.reference, run.batch, ours, options),
+        task.decode(run.other, run.batch, theirs, options),
+        threshold,
+    )
+
+
+def choose_threshold(scores: NDArray[np.float32]) -> float:
+    """Return the score above which objects are compared.
+
+    The usual one where enough objects reach it, else the one that enough objects reach; and near there, the middle of
+    the widest gap, so that a difference in the last digits does not move an object across.
+
+    Args:
+        scores: (N,) scores of all objects of a run.
+    """
+    descending = np.sort(scores.astype(np.float64))[::-1]
+    wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
+    first, last = max(1, wanted - 3), min(len(descending) - 1, wanted + 3)
+    if last < first:
+        return 0.0  # fewer objects than wanted: all of them
+    gaps = descending[first - 1 : last] - descending[first : last + 1]
+    below = first + int(gaps.argmax())
+    return float((descending[below - 1] + descending[below]) / 2)
+
+
+def _raw_problems(runs: Sequence[_Run], relative: dict[str, float], tolerance: Tolerance) -> Iterator[str]:
+    if any(not np.isfinite(output).all() for run in runs for output in run.other):
+        yield "outputs hold values that are no numbers"
+    for name, value in sorted(relative.items()):
+        if value == float("inf"):
+            yield f"{name} has another shape than the source's"
+        elif value > tolerance.raw:
+            yield f"{name} differs by {value:.2g} of its range, allowed {tolerance.raw:g}"
+
+
+def _object_problems(parity: Parity, tolerance: Tolerance) -> Iterator[str]:
+    if parity.matched < tolerance.matched:
+        yield f"only {parity.matched:.1%} of the objects are found by both, wanted {tolerance.matched:.1%}"
+    if parity.box > tolerance.box:
+        yield f"boxes differ by {parity.box:.3g} px, allowed {tolerance.box:g}"
+    if parity.score > tolerance.score:
+        yield f"scores differ by {parity.score:.2g}, allowed {tolerance.score:g}"
+    if parity.mask_iou < tolerance.mask_iou:
+        yield f"a mask's IoU is {parity.mask_iou:.4f}, wanted {tolerance.mask_iou:g}"
