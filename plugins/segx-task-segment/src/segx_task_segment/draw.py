@@ -37,7 +37,7 @@ def draw(
     font_size: float | None = None,
     font: str | Path | None = None,
     color_mode: Literal["class", "instance"] = "class",
-    opacity: float = 0.4,
+    opacity: float = 0.36,
     img: Image | None = None,
 ) -> Image:
     """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in.
@@ -57,7 +57,7 @@ def draw(
     """
     canvas = np.ascontiguousarray(results.orig_img if img is None else img).copy()
     mean_side = sum(canvas.shape[:2]) / 2
-    line = max(mean_side * 0.0028, 1.4) if line_width is None else float(line_width)
+    line = max(mean_side * 0.0025, 1.0) if line_width is None else float(line_width)
     size = max(mean_side * 0.021, 12.0) if font_size is None else float(font_size)
     colors = [color(int(n) if color_mode == "class" else i) for i, n in enumerate(results.boxes.cls)]
     if masks and len(results.masks):
@@ -65,7 +65,7 @@ def draw(
     weakest_first = range(len(results) - 1, -1, -1)
     if boxes:
         for i in weakest_first:
-            _draw_box(canvas, results.boxes.xyxy[i], colors[i], line if not masks else line * 0.7)
+            _draw_box(canvas, results.boxes.xyxy[i], colors[i], line if not masks else line * 0.6)
     if labels:
         texts = [_label(results, i, conf=conf) for i in range(len(results))]
         writer = Labels(canvas, size=size, font=None if font is None else str(font))
@@ -97,7 +97,7 @@ def _draw_masks(canvas: Image, masks: Masks, colors: list[Color], *, opacity: fl
             cv2.copyTo(cv2.LUT(region, _blend_table(colors[i], opacity)), bitmap, region)
     for i in order:
         outlines = [_fixed_point(ring) for ring in smooth_outlines(masks, i, line)]
-        cv2.polylines(canvas, outlines, True, colors[i], max(round(line), 1), cv2.LINE_AA, SUBPIXEL)  # noqa: FBT003
+        cv2.polylines(canvas, outlines, True, colors[i], _thickness(line), cv2.LINE_AA, SUBPIXEL)
 
 
 @lru_cache(maxsize=256)
@@ -133,10 +133,15 @@ def _fixed_point(points: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.round(points * (1 << SUBPIXEL)).astype(np.int32).reshape(-1, 1, 2)
 
 
+def _thickness(line: float) -> int:
+    """Return whole pixels, downwards: OpenCV's anti-aliased lines come out about half a pixel wider than asked for."""
+    return max(int(line), 1)
+
+
 def _draw_box(canvas: Image, box: NDArray[np.float32], stroke: Color, line: float) -> None:
     """Draw a box whose corners are continuous pixels; OpenCV numbers centres, hence the half."""
     (x1, y1), (x2, y2) = _fixed_point(np.array([box[:2], box[2:]], np.float64) - 0.5).reshape(2, 2).tolist()
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), stroke, max(round(line), 1), cv2.LINE_AA, SUBPIXEL)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), stroke, _thickness(line), cv2.LINE_AA, SUBPIXEL)
 
 
 @dataclass(frozen=True)
@@ -234,25 +239,25 @@ def _rounded(height: int, width: int, radius: float) -> NDArray[np.float32]:
     outside_y = np.abs(y + 0.5 - half[0]) - (half[0] - radius)
     outside_x = np.abs(x + 0.5 - half[1]) - (half[1] - radius)
     distance = np.hypot(np.maximum(outside_y, 0), np.maximum(outside_x, 0)) - radius
-    return np.clip(0.5 - distance, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(0.5 - distance, 0, 1), np.float32)
 
 
 @lru_cache(maxsize=1024)
 def _glyphs(text: str, size: float, font: str | None) -> NDArray[np.float32]:
     """Return the coverage of a line of text, float32 (h, w) in 0..1, as high as the font for every text."""
-    from PIL import Image as Pillow  # noqa: PLC0415 - only drawing needs Pillow
-    from PIL import ImageDraw  # noqa: PLC0415
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
 
     face = _font(size, font)
     left, _, right, _ = face.getbbox(text or " ")
     _, top, _, bottom = face.getbbox("Agjdy|")
     picture = Pillow.new("L", (max(int(np.ceil(right - left)), 1), max(int(np.ceil(bottom - top)), 1)))
     ImageDraw.Draw(picture).text((-left, -top), text, fill=255, font=face)
-    return np.asarray(picture, np.float32) / 255
+    return np.asarray(picture).astype(np.float32) / np.float32(255)
 
 
 @lru_cache(maxsize=16)
 def _font(size: float, font: str | None) -> Any:
-    from PIL import ImageFont  # noqa: PLC0415
+    from PIL import ImageFont
 
     return ImageFont.load_default(size) if font is None else ImageFont.truetype(font, round(size))

@@ -14,7 +14,7 @@ Color = tuple[int, int, int]
 
 _GOLDEN_ANGLE = 137.50776
 _FIRST_HUE = 25.0
-_LIGHTNESS = (0.70, 0.78, 0.64)
+_LIGHTNESS = (0.70, 0.80, 0.63, 0.75, 0.58)  # numbers whose hues nearly meet, 8, 13 or 21 apart, differ in it
 _CHROMA = 0.21
 
 
