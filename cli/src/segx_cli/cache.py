@@ -1,0 +1,74 @@
+"""``segx cache``: the files segx has downloaded or worked out, which may be thrown away at any time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer  # noqa: TID253 - this module is imported only to run its Typer app
+
+from segx_cli.output import table
+from segx_cli.tools import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from segx_cli.output import Output
+
+APP = app("Downloaded files and indexes. SEGX_CACHE says where they are kept.")
+
+
+@APP.callback(invoke_without_command=True)
+def cache(ctx: typer.Context) -> None:
+    """List the files in the cache folder."""
+    if ctx.invoked_subcommand is None:
+        list_files(ctx)
+
+
+@APP.command("list")
+def list_files(ctx: typer.Context) -> None:
+    """List the files in the cache folder."""
+    from segx.paths import cache_folder
+
+    output: Output = ctx.obj
+    folder = cache_folder()
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
+    rows = [(f"{size / 1e6:.1f} MB", name) for name, size in files.items()]
+    total = f"{len(files)} files, {sum(files.values()) / 1e6:.1f} MB in {folder}"
+    output.result(
+        "\n".join([*([table(("size", "file"), rows)] if rows else []), total]), {"folder": folder, "files": files}
+    )
+
+
+@APP.command()
+def clear(
+    ctx: typer.Context,
+    pattern: Annotated[str, typer.Argument(help="only files that match, such as 'weights/*'")] = "*",
+) -> None:
+    """Remove the files in the cache folder, or those that match."""
+    from segx.paths import cache_folder
+
+    output: Output = ctx.obj
+    folder = cache_folder()
+    doomed = [path for path in _files(folder) if path.relative_to(folder).match(pattern)]
+    freed = sum(path.stat().st_size for path in doomed)
+    for path in doomed:
+        path.unlink(missing_ok=True)
+    for empty in sorted((path for path in _contents(folder) if path.is_dir()), reverse=True):
+        if not any(empty.iterdir()):
+            empty.rmdir()
+    output.result(f"removed {len(doomed)} files, {freed / 1e6:.1f} MB", {"removed": len(doomed), "bytes": freed})
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    """Yield what lies in the parts of the cache that segx made; a user's own files beside them are not ours."""
+    from segx.paths import CACHE_PARTS
+
+    for part in CACHE_PARTS:
+        if (folder / part).is_dir():
+            yield folder / part
+            yield from (folder / part).rglob("*")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in _contents(folder) if path.is_file())

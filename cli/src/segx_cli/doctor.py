@@ -1,0 +1,179 @@
+"""``segx doctor``: is this installation in order, and if not, what to type."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer  # noqa: TID253 - this module is imported only to run its Typer app
+
+from segx_cli.output import table
+from segx_cli.tools import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from segx.registry import Registry
+    from segx.specs import Spec
+    from segx_cli.output import Output
+
+APP = app("Check this installation: what it runs on, what is installed, whether each plugin loads.")
+
+_PATIENCE = 120.0
+"""Seconds a plugin may take to load."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: What.
+        state: ``"ok"``, ``"note"`` (worth knowing, nothing is wrong) or ``"wrong"``.
+        words: What was found, and what to type if it is wrong.
+    """
+
+    subject: str
+    state: Literal["ok", "note", "wrong"]
+    words: str
+
+
+@APP.command()
+def doctor(ctx: typer.Context) -> None:
+    """Check this installation; the exit code is 1 when something is wrong.
+
+    Plugins and runtimes are loaded in processes of their own, so that one that crashes is only told of.
+    """
+    output: Output = ctx.obj
+    checks = list(examine())
+    rows = [(check.subject, check.state, check.words) for check in checks]
+    wrong = sum(check.state == "wrong" for check in checks)
+    verdict = f"{wrong} of {len(checks)} checks found something wrong" if wrong else "all is in order"
+    document = {"ok": not wrong, "checks": [asdict(check) for check in checks]}
+    output.result(f"{table(('what', 'state', 'found'), rows)}\n\n{verdict}", document)
+    raise typer.Exit(1 if wrong else 0)
+
+
+def examine() -> Iterator[Check]:
+    """Yield all checks."""
+    from segx.registry import get_registry
+
+    registry = get_registry()
+    yield from _machine()
+    yield from _folders()
+    yield from _plugins(registry)
+    yield from _loads(registry)
+
+
+def _machine() -> Iterator[Check]:
+    import segx
+
+    yield Check(subject="segx", state="ok", words=f"{segx.__version__} in {Path(segx.__file__).parent}")
+    yield Check(subject="python", state="ok", words=f"{platform.python_version()} in {sys.prefix}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Check(subject="platform", state="ok", words=f"{platform.platform()}, {cores} cores")
+    found = {name: _version(name) for name in ("numpy", "opencv-python", "torch", "onnx", "onnxruntime", "typer")}
+    installed = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    yield Check(subject="packages", state="ok", words=installed)
+    if os.environ.get("PYTHONPATH"):
+        yield Check(subject="PYTHONPATH", state="note", words=f"is set: {os.environ['PYTHONPATH']}")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _folders() -> Iterator[Check]:
+    from segx.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, cache_folder, offline
+
+    cache = cache_folder()
+    problem = _unwritable(cache)
+    cure = f"; set {CACHE_VARIABLE} to a folder that can be written"
+    yield Check(
+        subject="cache folder",
+        state="wrong" if problem else "ok",
+        words=f"{cache}{f': {problem}{cure}' if problem else ''}",
+    )
+    here = Path.cwd()
+    problem = _unwritable(here)
+    words = f"{here}: {problem}; give project=FOLDER for results" if problem else f"{here} can be written"
+    yield Check(subject="run folder", state="note" if problem else "ok", words=words)
+    if offline():
+        yield Check(subject="network", state="note", words=f"{OFFLINE_VARIABLE} is set: nothing is downloaded")
+    else:
+        mirror = os.environ.get(MIRROR_VARIABLE)
+        words = f"used only to download known names{f', from {mirror}' if mirror else ''}"
+        yield Check(subject="network", state="ok", words=words)
+
+
+def _unwritable(folder: Path) -> str:
+    """Return why a file cannot be made in a folder, or in the nearest one above it that is there."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        return f"{place} is a file"
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as error:
+        return f"{place} cannot be written ({error.strerror})"
+
+
+def _plugins(registry: Registry) -> Iterator[Check]:
+    count = len(registry.plugins)
+    yield Check(
+        subject="plugins",
+        state="ok" if count else "wrong",
+        words=f"{count} found" if count else "none found: pip install segx",
+    )
+    for item in registry.broken:
+        yield Check(subject=item.distribution, state="wrong", words=f"broken: {item.reason}")
+    for absent in registry.disabled:
+        yield Check(subject=absent.distribution, state="note", words="left out by SEGX_DISABLE_PLUGINS")
+
+
+def _loads(registry: Registry) -> Iterator[Check]:
+    """Load each usable declaration in a process of its own; list those that cannot be used with the reason."""
+    specs = [
+        (kind, spec)
+        for kind in ("tasks", "architectures", "exporters", "backends", "dataset_formats")
+        for spec in getattr(registry, kind).values()
+    ]
+    usable = [(kind, spec) for kind, spec in specs if registry.unusable(spec) is None]
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(lambda item: _load(*item), usable)
+    for kind, spec in specs:
+        if problem := registry.unusable(spec):
+            yield Check(subject=_subject(kind, spec), state="note", words=problem.line)
+
+
+def _load(kind: str, spec: Spec) -> Check:
+    subject = _subject(kind, spec)
+    command = [sys.executable, "-m", "segx_cli.probe", kind, spec.name, spec.provider]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return Check(subject=subject, state="wrong", words=f"did not load within {_PATIENCE:g} s")
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
+        how = f"signal {-ended.returncode}" if ended.returncode < 0 else "an error"
+        return Check(subject=subject, state="wrong", words=f"loading ends with {how}: {last}")
+    found = json.loads(ended.stdout.splitlines()[-1])
+    devices = f", devices: {', '.join(found['devices'])}" if found["devices"] else ""
+    return Check(subject=subject, state="ok", words=f"loads in {found['seconds']:.1f} s{devices}")
+
+
+def _subject(kind: str, spec: Spec) -> str:
+    word = {"exporters": "export to", "dataset_formats": "data format"}.get(kind, kind.removesuffix("s"))
+    return f"{word} {spec.name}"

@@ -1,0 +1,53 @@
+"""``segx export``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from segx.options import ExportOptions
+from segx_cli.verbs import MODEL, argument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segx.options import OptionInfo
+    from segx_cli.output import Output
+    from segx_cli.verbs import Call
+
+ARGUMENTS = (MODEL, argument("format", "what to write; segx formats lists them"))
+DEFAULTS: Mapping[str, Any] = {}
+EXAMPLE = "segx export model=yolov8n-seg.pt format=onnx"
+
+
+def known_options() -> tuple[OptionInfo, ...]:
+    """Return what every format takes, then what only some take, under a heading that says which."""
+    from segx.registry import get_registry
+
+    shared = ExportOptions.describe()
+    own: dict[str, tuple[OptionInfo, list[str]]] = {}
+    for spec in get_registry().exporters.values():
+        for info in own_options(spec.options):
+            own.setdefault(info.name, (info, []))[1].append(spec.name)
+    return (
+        *(dataclasses.replace(info, group="any format") for info in shared),
+        *(dataclasses.replace(info, group=f"only format {' or '.join(formats)}") for info, formats in own.values()),
+    )
+
+
+def own_options(options: type[ExportOptions]) -> tuple[OptionInfo, ...]:
+    """Return the options a format has besides those every format has."""
+    shared = {info.name for info in ExportOptions.describe()}
+    return tuple(info for info in options.describe() if info.name not in shared)
+
+
+def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
+    """Return the options of the format."""
+    from segx.registry import get_registry
+
+    return get_registry().exporter(str(arguments["format"])).options
+
+
+def run(call: Call, output: Output) -> int:
+    """Export, and say where the result is and how close it came to its source."""
+    raise NotImplementedError

@@ -1,0 +1,94 @@
+"""``segx formats``: what can be made and run here, and what has been proven on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer  # noqa: TID253 - this module is imported only to run its Typer app
+
+from segx_cli.output import table
+from segx_cli.tools import app
+
+if TYPE_CHECKING:
+    from segx.registry import Registry
+    from segx_cli.output import Output
+
+APP = app("The model formats: what makes them, what runs them here, and whether that was proven on this machine.")
+
+
+@APP.command()
+def formats(ctx: typer.Context) -> None:
+    """List the model formats: what makes them, what runs them, and what was proven here.
+
+    "proven" says when an export made on this machine was last opened and compared with its source; nothing that was
+    not tried here is called working.
+    """
+    from segx.registry import get_registry
+
+    output: Output = ctx.obj
+    rows = describe_formats(get_registry())
+    headers = ("format", "suffix", "precisions", "proven", "export and backends")
+    lines = [
+        (row["format"], row["suffix"], " ".join(row["precisions"]) or "-", _proven(row), _notes(row)) for row in rows
+    ]
+    output.result(table(headers, lines), rows)
+
+
+def describe_formats(registry: Registry) -> list[dict[str, Any]]:
+    """Return one record for each format that is installed or known; imports no runtime."""
+    from segx.known_plugins import FORMATS
+    from segx.proofs import read_proofs
+
+    names = dict.fromkeys([*registry.exporters, *sorted({f for b in registry.backends.values() for f in b.formats})])
+    proofs = read_proofs()
+    return [{**_describe(registry, name), "proven": proofs.get(name)} for name in dict.fromkeys([*names, *FORMATS])]
+
+
+def _describe(registry: Registry, name: str) -> dict[str, Any]:
+    from segx.known_plugins import FORMATS
+    from segx_cli.export import own_options
+
+    known = FORMATS.get(name)
+    exporter = registry.exporters.get(name)
+    problem = registry.unusable(exporter) if exporter else None
+    backends = registry.backends_for(name.partition("@")[0])
+    suffixes = sorted({suffix for spec in registry.backends.values() for suffix in spec.formats.get(name, ())})
+    return {
+        "format": name,
+        "suffix": exporter.suffix if exporter else " ".join(suffixes or (known.suffixes if known else ())),
+        "summary": exporter.summary if exporter else "",
+        "exporter": exporter.provider if exporter else (known.exporter if known else ""),
+        "made_from": exporter.source if exporter else "",
+        "export": "not installed" if exporter is None else (problem.line if problem else "ready"),
+        "precisions": list(exporter.precisions) if exporter else [],
+        "options": [info.name for info in own_options(exporter.options)] if exporter else [],
+        "backends": {
+            **{spec.name: "ready" for spec in backends.usable},
+            **{item.spec.name: item.line for item in backends.unusable},
+        },
+        "known_backends": list(known.backends) if known else [],
+    }
+
+
+def _proven(row: dict[str, Any]) -> str:
+    proof = row["proven"]
+    if proof is None:
+        return "no"
+    return f"{proof['date'][:10]} IoU {proof['mask_iou']:.4f}"
+
+
+def _notes(row: dict[str, Any]) -> str:
+    """Return what makes the format and what runs it, a line each."""
+    lines = []
+    if row["export"] == "not installed":
+        lines.extend([f"export: pip install {row['exporter']}"] if row["exporter"] else [])
+    else:
+        origin = "" if row["made_from"] == "model" else f", from {row['made_from']}"
+        options = f" ({' '.join(row['options'])})" if row["options"] else ""
+        lines.append(f"{row['exporter']}: {row['export']}{origin}{options}")
+    lines.extend(f"runs on {name}: {state}" for name, state in row["backends"].items())
+    if not row["backends"]:
+        lines.append(
+            "runs: " + (f"pip install {row['known_backends'][0]}" if row["known_backends"] else "nothing here")
+        )
+    return "\n".join(lines)

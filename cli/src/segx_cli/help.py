@@ -1,0 +1,140 @@
+"""The pages of ``segx --help`` and ``segx VERB --help``, made from the tables of commands and options."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+from segx_cli.commands import COMMANDS
+from segx_cli.output import width
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from segx.options import OptionInfo
+    from segx_cli.commands import Command
+
+_SWITCHES = (
+    ("--help", "explain instead of doing; after a command: that command"),
+    ("--json", "one JSON document on standard output instead of text"),
+    ("--quiet", "nothing but results, warnings and errors"),
+    ("--debug", "more words, and a traceback where it fails"),
+    ("--version", "the version"),
+)
+_EXAMPLES = """\
+  segx segment predict model=yolov8n-seg.pt source=photo.jpg
+  segx export model=yolov8n-seg.pt format=onnx
+  segx predict --model yolov8n-seg.onnx --source photos --no-save --json"""
+_OWN_ENTRY_POINTS = "[segx]"
+
+
+def overview() -> str:
+    """Return what ``segx --help`` prints; a plugin is loaded only if it may add a command."""
+    import segx
+
+    verbs = [command for command in COMMANDS.values() if command.verb]
+    tools = [command for command in COMMANDS.values() if not command.verb]
+    sections = [
+        f"segx {segx.__version__}: instance segmentation as plugins, one call on every format",
+        _EXAMPLES,
+        _section("segx [TASK] VERB name=value ...", ((command.name, command.summary) for command in verbs)),
+        _section("segx COMMAND", ((command.name, command.summary) for command in tools)),
+        _section("from plugins", _plugin_commands()),
+        _section("anywhere on the line", _SWITCHES),
+        "segx VERB --help lists the options of a verb.",
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def verb_page(command: Command) -> str:
+    """Return what ``segx VERB --help`` prints."""
+    verb = command.load_verb()
+    groups: dict[str, list[OptionInfo]] = {"": []}
+    for info in verb.known_options():
+        groups.setdefault(info.group, []).append(info)
+    needed = " ".join(f"{info.name}=..." for info in verb.ARGUMENTS if info.default is ...)
+    from segx_cli.verbs import COMMON
+
+    sections = [
+        f"segx {command.name} {needed} name=value ...\n  {command.summary}",
+        f"  {verb.EXAMPLE}",
+        _options("what it works on", (*verb.ARGUMENTS, *COMMON), {}),
+        *(_options(heading or "options", infos, verb.DEFAULTS) for heading, infos in groups.items()),
+        _fill(
+            "An option is written name=value, --name value or --name=value; one that is true or false also name, "
+            "--name or --no-name.",
+            "",
+            "",
+        ),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def default_text(info: OptionInfo, defaults: Mapping[str, object]) -> str:
+    """Return the default as it would be typed; empty where there is none."""
+    default = defaults.get(info.name, info.default)
+    if default is ... or default is None:
+        return ""
+    return {True: "true", False: "false"}.get(default, str(default)) if isinstance(default, bool) else str(default)
+
+
+def _options(heading: str, infos: Iterable[OptionInfo], defaults: Mapping[str, object]) -> str:
+    rows = []
+    for info in infos:
+        kind = " ".join(part for part in (info.type_name, info.range) if part)
+        rows.append((f"{info.name}={default_text(info, defaults)}", f"{info.help} ({kind})"))
+    return _section(heading, rows)
+
+
+def _section(heading: str, rows: Iterable[tuple[str, str]]) -> str:
+    rows = tuple(rows)
+    if not rows:
+        return ""
+    indent = min(22, max(len(name) for name, _ in rows) + 4)
+    return "\n".join([heading, *(_fill(text, f"  {name} ".ljust(indent), " " * indent) for name, text in rows)])
+
+
+def _fill(text: str, first: str, later: str) -> str:
+    return textwrap.fill(
+        text, width(), initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _plugin_commands() -> Iterator[tuple[str, str]]:
+    """Yield name and summary of the commands that plugins add.
+
+    Finding plugins the regular way costs more than all the rest of this page, so the names of the installed
+    distributions are looked at first: those of our own are known to add none unless the table says so.
+    """
+    from segx.known_plugins import PROVIDERS
+
+    commanding = {distribution for (kind, _), distribution in PROVIDERS.items() if kind == "command"}
+    silent = set(PROVIDERS.values()) - commanding
+    if not any(distribution not in silent for distribution in _distributions_with_plugins()):
+        return
+    from segx.registry import get_registry
+
+    for name, spec in get_registry().commands.items():
+        yield name, f"{spec.summary} ({spec.provider})"
+
+
+def _distributions_with_plugins() -> Iterator[str]:
+    """Yield the names of installed distributions with a segx entry point, read from their folders' names."""
+    for folder in dict.fromkeys(sys.path):
+        try:
+            entries = list(os.scandir(folder or "."))
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.name.endswith((".dist-info", ".egg-info")) and _declares_plugin(entry.path):
+                yield entry.name.rpartition("-")[0].partition("-")[0].lower().replace("_", "-")
+
+
+def _declares_plugin(folder: str) -> bool:
+    try:
+        with open(os.path.join(folder, "entry_points.txt"), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - speed
+            return _OWN_ENTRY_POINTS in file.read()
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,195 @@
+"""What was typed, taken apart: switches, ``name=value`` pairs and bare words, before any of it is given a meaning."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from segx.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from segx.options import OptionInfo
+
+Value = str | bool | list[str]
+"""A value as it was typed; :meth:`segx.options.Options.parse` reads it as the option's type."""
+
+
+class UnknownOptionError(UsageError):
+    """A name that is no option of the command.
+
+    Attributes:
+        name: The name, with underscores.
+    """
+
+    def __init__(self, name: str, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+
+
+_NAME = re.compile(r"(?:--)?[A-Za-z][\w-]*")
+_PAIR = re.compile(r"(?:--)?([A-Za-z][\w-]*)=(.*)", re.DOTALL)
+_NUMBER = re.compile(r"-[\d.]")
+_TRUTH = {"true", "false", "yes", "no", "on", "off"}
+_SWITCHES = {
+    "--json": "json",
+    "--quiet": "quiet",
+    "-q": "quiet",
+    "--debug": "debug",
+    "--help": "help",
+    "-h": "help",
+    "--version": "version",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switches:
+    """What may stand anywhere on the line, whatever the command.
+
+    Attributes:
+        json: Print one JSON document on standard output.
+        quiet: Say nothing to people but warnings and errors.
+        debug: Say more, and show tracebacks.
+        help: Explain instead of doing.
+        version: Print the version.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+    help: bool = False
+    version: bool = False
+
+
+def take_switches(tokens: Sequence[str]) -> tuple[Switches, list[str]]:
+    """Return the switches and what is left."""
+    found = {_SWITCHES[token]: True for token in tokens if token in _SWITCHES}
+    return Switches(**found), [word for word in tokens if word not in _SWITCHES and word != "--"]
+
+
+def join(tokens: Sequence[str]) -> list[str]:
+    """Put together what the shell took apart: ``conf = 0.5``, ``conf= 0.5`` and ``classes=[0, 2]``.
+
+    Raises:
+        UsageError: A bracket is not closed.
+    """
+    joined: list[str] = []
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        last = joined[-1] if joined else ""
+        is_value = _expects_value(last) and not (_PAIR.fullmatch(token) or token.startswith("--"))
+        if is_value or (token.startswith("=") and _NAME.fullmatch(last)):
+            joined[-1] += token
+        else:
+            joined.append(token)
+        while _is_open(joined[-1]):
+            if not rest:
+                msg = f"the bracket in {joined[-1]!r} is not closed"
+                raise UsageError(msg)
+            joined[-1] += " " + rest.pop(0)
+    return joined
+
+
+def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str) -> tuple[dict[str, Value], list[str]]:
+    """Return names with values, and the bare words between them.
+
+    Args:
+        tokens: What :func:`join` returned.
+        known: Name of each option to what is known of it.
+        command: What is typed to get the list of options, for errors.
+
+    Raises:
+        UsageError: A name is unknown or has no value.
+    """
+    values: dict[str, Value] = {}
+    words: list[str] = []
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        if pair := _PAIR.fullmatch(token):
+            name = _known(pair[1], known, command)
+            values[name] = _text(name, pair[2])
+        elif token.startswith("--"):
+            name, value = _dashed(token, rest, known, command)
+            values[name] = value
+        elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
+            msg = f"switch {token!r} is not known{did_you_mean('-' + token, _SWITCHES)}"
+            raise UsageError(msg, hint=f"{command} --help lists the options")
+        elif token.replace("-", "_") in known:
+            name = token.replace("-", "_")
+            values[name] = _bare(name, known)
+        else:
+            words.append(token)
+    return values, words
+
+
+def is_pair(token: str) -> bool:
+    """Say whether a joined token is ``name=value``."""
+    return _PAIR.fullmatch(token) is not None
+
+
+def _expects_value(token: str) -> bool:
+    return token.endswith("=") and _NAME.fullmatch(token[:-1]) is not None
+
+
+def _is_open(token: str) -> bool:
+    pair = _PAIR.fullmatch(token)
+    value = pair[2] if pair else token
+    return value.startswith(("[", "(")) and sum(map(value.count, "[(")) > sum(map(value.count, "])"))
+
+
+def _known(typed: str, known: Mapping[str, OptionInfo], command: str) -> str:
+    name = typed.replace("-", "_")
+    if name not in known:
+        msg = f"option {typed!r} is not known{did_you_mean(name, known)}"
+        raise UnknownOptionError(name, msg, hint=f"{command} --help lists the options")
+    return name
+
+
+def _text(name: str, typed: str) -> str:
+    """Return the value without the comma that separates it from the next, as one types in Python."""
+    value = typed.removesuffix(",").strip()
+    if not value:
+        msg = f"{name}= has no value"
+        raise UsageError(msg)
+    return value
+
+
+def _bare(name: str, known: Mapping[str, OptionInfo]) -> bool:
+    if not known[name].switch:
+        msg = f"option {name!r} needs a value: {name}=..."
+        raise UsageError(msg)
+    return True
+
+
+def _dashed(token: str, rest: list[str], known: Mapping[str, OptionInfo], command: str) -> tuple[str, Value]:
+    """Read ``--name value``, ``--switch`` or ``--no-switch``, taking the value from the rest."""
+    name = token[2:].replace("-", "_")
+    positive = known.get(name.removeprefix("no_"))
+    if name not in known and positive is not None and positive.switch:
+        return positive.name, False
+    name = _known(token[2:], known, command)
+    following = rest[0] if rest else "--"
+    if known[name].switch:
+        takes = following.lower() in _TRUTH or following in known[name].choices
+        return name, (_text(name, rest.pop(0)) if takes else True)
+    if following.startswith("--"):
+        return name, _bare(name, known)
+    value = _text(name, rest.pop(0))
+    more = _existing_files(rest, known) if name == "source" else []
+    del rest[: len(more)]
+    return name, [value, *more] if more else value
+
+
+def _existing_files(rest: Sequence[str], known: Mapping[str, OptionInfo]) -> list[str]:
+    """Return the files that follow ``--source``: what the shell made of ``--source photos/*.jpg``."""
+    files: list[str] = []
+    for token in rest:
+        if token in known or not os.path.exists(token):  # noqa: PTH110 - no need for pathlib here
+            break
+        files.append(token)
+    return files

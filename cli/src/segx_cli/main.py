@@ -1,0 +1,166 @@
+"""``segx``: finds the command in the line, runs it, and turns every ending into words and an exit code.
+
+Only this file, the table of commands and the help are imported for ``segx --help``; a verb is run without Typer, whose
+options are those of :mod:`segx.options`; every other command is a Typer app.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from segx.errors import SegxError, UsageError, did_you_mean
+from segx_cli.commands import COMMANDS
+from segx_cli.line import Switches, is_pair, take_switches
+from segx_cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    switches, _ = take_switches(tokens)
+    output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug)
+    try:
+        code = _run(tokens, switches, output)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _say("stopped")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who reads has had enough; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        if switches.debug:
+            raise
+        return _tell(error, output)
+    return code
+
+
+def _run(tokens: list[str], switches: Switches, output: Output) -> int:
+    """Do what the line says."""
+    from segx_cli import help as pages
+
+    _, words = take_switches(tokens)
+    name, rest = find_command(words)
+    if switches.version and (name is None or name in COMMANDS):
+        import segx
+
+        output.result(f"segx {segx.__version__}", {"segx": segx.__version__})
+        return 0
+    if name is None:
+        if any(word != "help" for word in words):
+            raise _no_command(words)
+        print(pages.overview())
+        return 0
+    command = COMMANDS.get(name)
+    if command is None or not command.verb:
+        return _run_tool(name, tokens, rest, switches, output)
+    if switches.help:
+        print(pages.verb_page(command))
+        return 0
+    from segx_cli import logs
+    from segx_cli.verbs import read_call
+
+    logs.listen(output)
+
+    verb = command.load_verb()
+    return verb.run(read_call(command, verb, rest), output)
+
+
+def find_command(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the command among the words, wherever it stands, and the other words.
+
+    A word that follows ``--name`` is that option's value, unless nothing else could be the command.
+    """
+    mode = next((word for word in words if word.removeprefix("--").startswith("mode=")), None)
+    if mode is not None:
+        name = mode.partition("=")[2]
+        if name not in COMMANDS:
+            raise UsageError(f"mode {name!r} is not known{did_you_mean(name, COMMANDS)}")
+        return name, [word for word in words if word is not mode]
+    places = [index for index, word in enumerate(words) if word in COMMANDS]
+    free = [index for index in places if not (index and words[index - 1].startswith("--"))]
+    for index in free or places:
+        return words[index], [*words[:index], *words[index + 1 :]]
+    first = next((word for word in words if _is_word(word)), None)
+    if first is not None and first != "help" and _is_plugin_command(first):
+        index = list(words).index(first)
+        return first, [*words[:index], *words[index + 1 :]]
+    return None, list(words)
+
+
+def _is_word(word: str) -> bool:
+    return not word.startswith("-") and not is_pair(word)
+
+
+def _is_plugin_command(word: str) -> bool:
+    from segx.registry import get_registry
+
+    return word in get_registry().commands
+
+
+def _no_command(words: Sequence[str]) -> SegxError:
+    """Return the error for a line without a command."""
+    from segx.registry import get_registry
+
+    registry = get_registry()
+    commands = {*COMMANDS, *registry.commands}
+    strays = [word for word in words if _is_word(word) and word not in registry.tasks and word != "help"]
+    if not strays:
+        typed = " ".join(words)
+        return UsageError(f"{typed!r} names no command", hint=f"commands: {', '.join(sorted(commands))}")
+    word = strays[0]
+    close = did_you_mean(word, {*commands, *registry.tasks})
+    return UsageError(f"{word!r} is no command and no task{close}", hint="segx --help lists the commands")
+
+
+def _run_tool(name: str, tokens: list[str], rest: list[str], switches: Switches, output: Output) -> int:
+    """Run a command that is a Typer app: one of ours, or a plugin's, which gets its arguments as they were typed."""
+    from segx_cli import logs, tools
+
+    logs.listen(output)
+    if name in COMMANDS:
+        return tools.run(COMMANDS[name], [*rest, *(["--help"] if switches.help else [])], output)
+    return tools.run_plugin(name, tokens[tokens.index(name) + 1 :], output)
+
+
+def _tell(error: Exception, output: Output) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, SegxError):
+        code, message, hint = error.exit_code, error.message, error.hint
+    elif _is_typers(error):
+        code, message, hint = getattr(error, "exit_code", 1), _typers_words(error), ""
+    else:
+        what = " ".join(str(error).split())
+        code, message = 1, f"unexpected {type(error).__name__}: {what}"
+        hint = "the same with --debug shows where"
+    _say(f"{message}\n  {hint}" if hint else message)
+    if output.json:
+        output.result("", {"error": {"message": message, "hint": hint, "exit_code": code}})
+    return code
+
+
+def _is_typers(error: Exception) -> bool:
+    """Say whether Typer raised it; when Typer was not imported it did not."""
+    typer: Any = sys.modules.get("typer")
+    return typer is not None and isinstance(error, (typer.exceptions.TyperException, typer.Exit, typer.Abort))
+
+
+def _typers_words(error: Exception) -> str:
+    words = error.format_message() if hasattr(error, "format_message") else "aborted"
+    return words[:1].lower() + words[1:].rstrip(".") if words else "the command could not be read"
+
+
+def _say(text: str) -> None:
+    """Print to standard error, whatever has become of it."""
+    with contextlib.suppress(OSError):
+        print(f"segx: {text}", file=sys.stderr)

@@ -1,0 +1,118 @@
+"""``segx plugins``: what is installed, what is broken and why, and a new plugin from a template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer  # noqa: TID253 - this module is imported only to run its Typer app
+
+from segx_cli.output import table
+from segx_cli.tools import app
+
+if TYPE_CHECKING:
+    from segx.registry import Registry
+    from segx_cli.output import Output
+
+APP = app("The plugins that are installed, and a new one from a template.")
+
+_KINDS = {
+    "task": "tasks",
+    "architecture": "architectures",
+    "exporter": "exporters",
+    "backend": "backends",
+    "dataset format": "dataset_formats",
+    "command": "commands",
+}
+
+
+@APP.callback(invoke_without_command=True)
+def plugins(ctx: typer.Context) -> None:
+    """List what is installed and what it declares; broken plugins with the reason."""
+    if ctx.invoked_subcommand is None:
+        list_plugins(ctx)
+
+
+@APP.command("list")
+def list_plugins(ctx: typer.Context) -> None:
+    """List what is installed and what it declares; broken plugins with the reason."""
+    from segx.registry import get_registry
+
+    output: Output = ctx.obj
+    registry = get_registry()
+    document = describe_plugins(registry)
+    rows = [(item["distribution"], item["version"], _notes(item)) for item in document["plugins"]]
+    lines = [table(("distribution", "version", "declares"), rows)]
+    if registry.broken:
+        broken = [(item.distribution, item.version, item.reason) for item in registry.broken]
+        lines += ["", table(("broken", "version", "reason"), broken)]
+    if registry.disabled:
+        lines += ["", f"left out: {', '.join(item.distribution for item in registry.disabled)}"]
+    output.result("\n".join(lines), document)
+
+
+@APP.command()
+def new(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="kind and name: export-foo, backend-foo, data-foo, task-foo, model-foo")],
+    folder: Annotated[Path, typer.Option(help="where the plugin's folder is made")] = Path(),
+) -> None:
+    """Write a whole new plugin from a template: declaration, work, tests that pass."""
+    from segx import scaffold
+
+    output: Output = ctx.obj
+    made = scaffold.create(name, folder)
+    output.say(f"next: pip install -e {made} && python -m pytest {made}")
+    output.result(str(made), {"folder": str(made)})
+
+
+def describe_plugins(registry: Registry) -> dict[str, Any]:
+    """Return what is installed, broken and left out, as plain values."""
+    return {
+        "plugins": [
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "module": plugin.module,
+                "declares": _declared(registry, plugin.distribution),
+                "listens": _hooks(registry, plugin.name, plugin.distribution),
+            }
+            for plugin in registry.plugins
+        ],
+        "broken": [
+            {"name": item.name, "distribution": item.distribution, "version": item.version, "reason": item.reason}
+            for item in registry.broken
+        ],
+        "disabled": [item.distribution for item in registry.disabled],
+    }
+
+
+def _declared(registry: Registry, distribution: str) -> dict[str, list[dict[str, str]]]:
+    """Return kind to what a distribution declares of it, with why it cannot be used here, if so."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for word, attribute in _KINDS.items():
+        for name, spec in getattr(registry, attribute).items():
+            if spec.provider == distribution:
+                problem = registry.unusable(spec)
+                record = {"name": name, "summary": spec.summary, "problem": problem.line if problem else ""}
+                found.setdefault(word, []).append(record)
+    return found
+
+
+def _hooks(registry: Registry, name: str, distribution: str) -> list[str]:
+    """Return the telling hooks a plugin listens to."""
+    module = registry.manager.get_plugin(f"{name}@{distribution}")
+    callers = registry.manager.get_hookcallers(module) or [] if module is not None else []
+    return sorted(caller.name for caller in callers if caller.name.startswith(("segx_run_", "segx_step_")))
+
+
+def _notes(item: dict[str, Any]) -> str:
+    lines = [
+        f"{kind} {record['name']}" + (f": {record['problem']}" if record["problem"] else f": {record['summary']}")
+        for kind, records in item["declares"].items()
+        for record in records
+    ]
+    if item["listens"]:
+        lines.append(f"listens to {', '.join(item['listens'])}")
+    return "\n".join(lines) or "nothing"
