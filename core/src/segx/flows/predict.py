@@ -1,0 +1,455 @@
+"""Predict: source -> preprocess -> network -> decode -> results -> sinks, each beside the others."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from segx.errors import DataError, UsageError
+from segx.flows.pipeline import Ahead, Behind, Turns, helpers
+from segx.interfaces import Batch, Letterbox
+from segx.options import image_size
+from segx.runs import Run, Step, make_run_folder
+from segx.sinks import Sinks, Window, check, drawing_style, saves
+from segx.sources import Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from segx.artifact import ArtifactInfo
+    from segx.interfaces import Array, Session, Task
+    from segx.options import PredictOptions
+    from segx.results import Results
+    from segx.sources import Item, Source, SourceImage
+
+logger = logging.getLogger(__name__)
+
+_STAGES = ("preprocess", "inference", "postprocess")
+
+
+class Tell(Protocol):
+    """Tells plugins of an event: :meth:`segx.registry.Registry.tell`."""
+
+    def __call__(self, event: Any, /, **facts: Any) -> None:
+        """Tell of ``run_started``, ``step_ended``, ``run_ended`` or ``run_failed``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputPlan:
+    """Which network input a picture gets.
+
+    Attributes:
+        size: (height, width) asked for, or what the file is fixed to.
+        stride: What sides are multiples of.
+        rect: Pictures are padded only to the stride.
+        free: The model takes any height and width.
+        batch: Pictures per run.
+        fixed_batch: The model takes exactly ``batch`` pictures, so fewer are filled up.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    rect: bool
+    free: bool
+    batch: int
+    fixed_batch: bool
+
+    @classmethod
+    def make(cls, info: ArtifactInfo, options: PredictOptions, *, model: str) -> InputPlan:
+        """Return the plan for a model and options.
+
+        Raises:
+            UsageError: The model is fixed to another size than the one asked for.
+        """
+        size = _input_size(info, options, model)
+        free = {"height", "width"} <= info.dynamic
+        fixed_batch = "batch" not in info.dynamic
+        if fixed_batch and options.batch > info.batch:
+            logger.warning("%s takes %d pictures a run: batch=%d has no effect", model, info.batch, options.batch)
+        return cls(
+            size=size,
+            stride=info.stride,
+            rect=options.rect and free,
+            free=free,
+            batch=info.batch if fixed_batch else options.batch,
+            fixed_batch=fixed_batch,
+        )
+
+    def shape(self, task: Task, source: SourceImage) -> tuple[int, int]:
+        """Return the (height, width) of the input for a picture.
+
+        Raises:
+            UsageError: It is a tensor of a size that the model does not take.
+        """
+        if source.network is None:
+            return task.input_shape(_shape(source), self.size, stride=self.stride, rect=self.rect)
+        height, width = source.network.shape[1:]
+        if not self.free and (height, width) != self.size:
+            raise UsageError(f"a tensor of {_by(height, width)}: the model takes {_by(*self.size)} only")
+        if height % self.stride or width % self.stride:
+            hint = "pad it, or give the picture as an array (H, W, 3) BGR: it is then fitted"
+            raise UsageError(
+                f"a tensor of {_by(height, width)}: sides have to be multiples of {self.stride}", hint=hint
+            )
+        return height, width
+
+    def note(self, task: Task, source: SourceImage, shape: tuple[int, int], *, asked_rect: bool) -> str:
+        """Return what to say of an input shape when it is first used."""
+        said = f"input {_by(*shape)}"
+        if source.network is not None:
+            return f"{said}: the tensor as it is"
+        if self.rect:
+            return f"{said}: padded to multiples of {self.stride} (rect)"
+        free_shape = task.input_shape(_shape(source), self.size, stride=self.stride, rect=True)
+        if asked_rect and not self.free and free_shape != shape:
+            return (
+                f"{said}: the only one the file takes; rect is off, a .pt would pad this picture to {_by(*free_shape)}"
+            )
+        return f"{said}: padded to the whole size"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture as network input, and how long that took."""
+
+    batch: Batch
+    preprocess: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        height, width = self.batch.images.shape[2:]
+        return height, width
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    """A batch that has been through the network."""
+
+    number: int
+    batch: Batch
+    outputs: tuple[Array, ...]
+    speeds: Sequence[dict[str, float]]
+    stems: Sequence[str]
+
+
+@dataclass
+class _Tally:
+    """What has happened in a run so far."""
+
+    pictures: int = 0
+    batches: int = 0
+    objects: int = 0
+    milliseconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+
+    def add(self, results: Sequence[Results]) -> None:
+        self.batches += 1
+        self.pictures += len(results)
+        self.objects += sum(len(result) for result in results)
+        for result in results:
+            for stage in _STAGES:
+                self.milliseconds[stage] += result.speed[stage]
+
+    def figures(self) -> dict[str, float]:
+        """Return what plugins are told at the end."""
+        means = {f"{stage}_ms": total / max(self.pictures, 1) for stage, total in self.milliseconds.items()}
+        return {"images": float(self.pictures), "objects": float(self.objects), **means}
+
+
+def predict(
+    session: Session,
+    source: Source,
+    options: PredictOptions,
+    *,
+    task: Task,
+    tell: Tell,
+    model: str = "model",
+    failures: list[Unreadable] | None = None,
+) -> Iterator[Results]:
+    """Return what a model finds in each picture of a source, in order, as it is found.
+
+    What does not fit is refused at once; the work begins when the first result is asked for and goes on only as far
+    as results are taken. Closing the iterator ends the run.
+
+    Args:
+        session: The open model.
+        source: The pictures; it is closed at the end.
+        options: What was asked for.
+        task: What the model's outputs mean.
+        tell: Tells plugins what happens.
+        model: What the user named as model.
+        failures: Gets what could not be read.
+
+    Raises:
+        UsageError: Options that contradict each other or the model.
+        DataError: Nothing of the source could be read (at the end), or results cannot be written.
+    """
+    check(options)
+    plan = InputPlan.make(session.info, options, model=model)
+    run = _Prediction(
+        session=session,
+        source=source,
+        options=options,
+        task=task,
+        tell=tell,
+        model=model,
+        plan=plan,
+        failures=[] if failures is None else failures,
+    )
+    return run.run()
+
+
+@dataclass(kw_only=True)
+class _Prediction:
+    """One run of predict."""
+
+    session: Session
+    source: Source
+    options: PredictOptions
+    task: Task
+    tell: Tell
+    model: str
+    plan: InputPlan
+    failures: list[Unreadable]
+
+    def __post_init__(self) -> None:
+        self.decoding = self.options.decode()
+        self.tally = _Tally()
+        self.told_shapes: set[tuple[int, int]] = set()
+        self.turns = Turns()
+
+    def run(self) -> Iterator[Results]:
+        """Run to the end, telling of beginning, steps and end."""
+        folder = self._make_folder()
+        run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
+        self.tell("run_started", run=run)
+        sinks = Sinks(self.options, folder)
+        try:
+            yield from self._results(run, sinks)
+            self._judge()
+            sinks.close(complete=True)
+        except GeneratorExit:  # whoever asked has seen enough: the run has ended well
+            sinks.close(complete=True)
+            self._end(run)
+            raise
+        except BaseException as error:
+            sinks.close(complete=False)
+            self.tell("run_failed", run=run, error=error)
+            raise
+        self._end(run)
+
+    def _results(self, run: Run, sinks: Sinks) -> Iterator[Results]:
+        live, helping = self.source.live, helpers()
+        total = self._total()
+        jobs = (partial(self._prepare, load) for load in self.source.loaders())
+        with contextlib.ExitStack() as stack:
+            behind = stack.enter_context(Behind[list["Results"]](threads=helping, waiting=0 if live else helping))
+            stack.callback(self.turns.give_up)
+            ahead = 1 if live else 2 * self.plan.batch + helping
+            ready = stack.enter_context(Ahead(jobs, threads=helping, ahead=ahead))
+            stack.callback(self.source.close)  # first of all, so that a camera holds nobody up
+            bar = stack.enter_context(_progress(total, verbose=self.options.verbose))
+            window = Window(drawing_style(self.options)) if self.options.show else None
+            if window is not None:
+                stack.callback(window.close)
+            for results in self._through(self._batches(iter(ready)), behind, sinks):
+                self.tally.add(results)
+                self._tell_step(run, results, total)
+                bar(len(results))
+                for number, result in enumerate(results, start=self.tally.pictures - len(results) + 1):
+                    self._say(result, number, total)
+                    yield result
+                    if window is not None and not window.show(result):
+                        return
+
+    def _prepare(self, load: Callable[[], Item]) -> _Ready | Unreadable:
+        """Read a picture and make it network input; runs ahead of the network, in threads."""
+        item = load()
+        if isinstance(item, Unreadable):
+            return item
+        shape = self.plan.shape(self.task, item)
+        start = time.perf_counter()
+        if item.network is None:
+            batch = self.task.preprocess([item], shape)
+        else:
+            where = Letterbox(original=shape, input=shape, left=0, top=0, width=shape[1], height=shape[0])
+            batch = Batch(sources=(item,), geometry=(where,), images=item.network[None])
+        return _Ready(batch, _milliseconds_since(start))
+
+    def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
+        """Gather pictures of one input shape, one after the other, into batches."""
+        gathered: list[_Ready] = []
+        for item in ready:
+            if isinstance(item, Unreadable):
+                self._note_failure(item)
+                continue
+            self._say_shape(item)
+            if gathered and (len(gathered) == self.plan.batch or gathered[0].shape != item.shape):
+                yield gathered
+                gathered = []
+            gathered.append(item)
+            del item
+            if len(gathered) == self.plan.batch:
+                yield gathered
+                gathered = []
+        if gathered:
+            yield gathered
+
+    def _through(
+        self, batches: Iterator[list[_Ready]], behind: Behind[list[Results]], sinks: Sinks
+    ) -> Iterator[list[Results]]:
+        """Run the network, and hand its outputs over to be decoded and written while it goes on."""
+        for number, gathered in enumerate(batches):
+            batch = _merged([item.batch for item in gathered])
+            stems = [sinks.claim(source) for source in batch.sources]
+            outputs, inference = self._infer(batch)
+            speeds = [{"preprocess": item.preprocess, "inference": inference} for item in gathered]
+            ran = _Ran(number=number, batch=batch, outputs=outputs, speeds=speeds, stems=stems)
+            yield from behind.submit(partial(self._finish, ran, sinks))
+            del gathered, batch, outputs, ran  # else they would outlive the wait for the next
+        yield from behind.drain()
+
+    def _infer(self, batch: Batch) -> tuple[tuple[Array, ...], float]:
+        """Return the raw outputs of a batch, and the milliseconds that each picture took."""
+        count, images = len(batch.sources), batch.images
+        if self.plan.fixed_batch and count < self.plan.batch:
+            images = np.concatenate([images, np.zeros((self.plan.batch - count, *images.shape[1:]), np.float32)])
+        start = time.perf_counter()
+        outputs = self.session.run(images)
+        taken = _milliseconds_since(start) / count
+        return (outputs if len(images) == count else tuple(output[:count] for output in outputs)), taken
+
+    def _finish(self, ran: _Ran, sinks: Sinks) -> list[Results]:
+        """Decode a batch and write its results; runs behind the network, in threads."""
+        try:
+            start = time.perf_counter()
+            decoded = self.task.decode(ran.outputs, ran.batch, self.session.info, self.decoding)
+            taken = _milliseconds_since(start) / len(decoded)
+            results = [
+                result.replace(speed={**speed, "postprocess": taken}, save_dir=sinks.folder)
+                for result, speed in zip(decoded, ran.speeds, strict=True)
+            ]
+            shots = [sinks.shot(*parts) for parts in zip(ran.batch.sources, results, ran.stems, strict=True)]
+            for shot in shots:
+                sinks.write(shot)
+            self.turns.take(ran.number, partial(sinks.append, shots))
+        except BaseException:
+            self.turns.give_up()
+            raise
+        return results
+
+    def _make_folder(self) -> Path | None:
+        options = self.options
+        if not saves(options):
+            return None
+        return make_run_folder(
+            "predict", task=self.task.name, project=options.project, name=options.name, exist_ok=options.exist_ok
+        )
+
+    def _total(self) -> int | None:
+        """Return how many pictures there will be, where somebody wants to know and it can be known."""
+        return None if self.source.live or not logger.isEnabledFor(logging.INFO) else self.source.length()
+
+    def _judge(self) -> None:
+        """Refuse to call a run a success of which nothing could be read."""
+        if self.failures and not self.tally.pictures:
+            others = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
+            raise DataError(f"nothing of the source could be read: {self.failures[0]}{others}")
+
+    def _end(self, run: Run) -> None:
+        """Say and tell how the run has ended."""
+        tally = self.tally
+        figures = tally.figures()
+        if self.failures:
+            logger.warning("%d of the source could not be read and were passed over", len(self.failures))
+        if tally.pictures:
+            times = ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES)
+            logger.info("%d objects in %d pictures; on average %s", tally.objects, tally.pictures, times)
+        if run.folder is not None:
+            logger.info("results are in %s", run.folder)
+        self.tell("run_ended", run=run, metrics=figures)
+
+    def _tell_step(self, run: Run, results: Sequence[Results], total: int | None) -> None:
+        metrics = {"images": float(len(results)), "inference_ms": results[0].speed["inference"]}
+        batches = total if self.plan.batch == 1 else None
+        self.tell(
+            "step_ended", run=run, step=Step(kind="batch", index=self.tally.batches - 1, total=batches, metrics=metrics)
+        )
+
+    def _note_failure(self, item: Unreadable) -> None:
+        self.failures.append(item)
+        logger.warning("passed over %s", item)
+
+    def _say_shape(self, item: _Ready) -> None:
+        if item.shape not in self.told_shapes:
+            self.told_shapes.add(item.shape)
+            source = item.batch.sources[0]
+            logger.info("%s", self.plan.note(self.task, source, item.shape, asked_rect=self.options.rect))
+
+    def _say(self, result: Results, number: int, total: int | None) -> None:
+        """Say what was found in a picture."""
+        if not (self.options.verbose and logger.isEnabledFor(logging.INFO)):
+            return
+        height, width = result.orig_shape
+        frame = "" if result.frame is None else f" frame {result.frame}"
+        count = f"{number}/{total}" if total else f"{number}"
+        found, milliseconds = result.verbose().rstrip(", "), result.speed["inference"]
+        logger.info("%s %s%s %s: %s, %.1f ms", count, result.path, frame, _by(height, width), found, milliseconds)
+
+
+def _input_size(info: ArtifactInfo, options: PredictOptions, model: str) -> tuple[int, int]:
+    """Return the input size that was asked for, in whole strides, or the model's own."""
+    if options.imgsz is None:
+        return info.imgsz
+    size = image_size(options.imgsz, info.stride)
+    asked = (options.imgsz, options.imgsz) if isinstance(options.imgsz, int) else options.imgsz
+    fixed = {"height": info.imgsz[0], "width": info.imgsz[1]}
+    if any(axis not in info.dynamic and side != fixed[axis] for axis, side in zip(fixed, size, strict=True)):
+        hint = f"leave imgsz out, or export the model again with imgsz={asked[0]},{asked[1]} or dynamic=true"
+        raise UsageError(f"imgsz={_by(*asked)}: {model} takes {_by(*info.imgsz)} only", hint=hint)
+    if size != asked:
+        logger.warning("imgsz=%s is rounded up to %s: multiples of %d", _by(*asked), _by(*size), info.stride)
+    return size
+
+
+def _merged(parts: Sequence[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        sources=tuple(source for part in parts for source in part.sources),
+        geometry=tuple(where for part in parts for where in part.geometry),
+        images=np.concatenate([part.images for part in parts]),
+    )
+
+
+@contextlib.contextmanager
+def _progress(total: int | None, *, verbose: bool) -> Iterator[Callable[[int], object]]:
+    """Show a bar on a terminal where there are no lines for each picture; yields what moves it on."""
+    if verbose or not (logger.isEnabledFor(logging.INFO) and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" pictures", desc="predict", leave=False) as bar:
+        yield bar.update
+
+
+def _shape(source: SourceImage) -> tuple[int, int]:
+    height, width = source.image.shape[:2]
+    return height, width
+
+
+def _by(height: int, width: int) -> str:
+    return f"{height}x{width}"
+
+
+def _milliseconds_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3

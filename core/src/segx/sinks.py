@@ -1,0 +1,378 @@
+"""What a run writes: pictures, videos, labels, crops, COCO JSON; each file whole, none over another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import cv2
+
+from segx.errors import DataError, UsageError
+from segx.files import write_picture
+from segx.pictures import address_name
+from segx.video import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segx.interfaces import Image
+    from segx.options import PredictOptions
+    from segx.results import Results
+    from segx.sources import SourceImage
+    from segx.video import Clip
+
+logger = logging.getLogger(__name__)
+
+_CODECS = ("avc1", "mp4v")
+"""H.264, which browsers play too, where this OpenCV can write it; else MPEG-4 part 2, which players open."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture with what was found in it, ready to be written.
+
+    Attributes:
+        source: The picture.
+        results: What was found.
+        stem: Its name among what this run writes; that of the video for a frame.
+        style: How it is drawn.
+    """
+
+    source: SourceImage
+    results: Results
+    stem: str
+    style: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The stem, and for a frame its number."""
+        return self.stem if self.source.frame is None else f"{self.stem}_{self.source.frame}"
+
+    @cached_property
+    def drawn(self) -> Image:
+        """The picture with the results drawn in, made once."""
+        return self.results.plot(**self.style)
+
+
+class Sink(Protocol):
+    """Somewhere results go.
+
+    Attributes:
+        ordered: It has to be given its shots one by one and in order.
+    """
+
+    ordered: bool
+
+    def write(self, shot: Shot) -> None:
+        """Write one picture's results."""
+        ...
+
+    def close(self, *, complete: bool) -> None:
+        """End what was begun; ``complete`` unless the run has failed."""
+        ...
+
+
+class Sinks:
+    """All that a run writes.
+
+    Args:
+        options: What is to be written, and how it looks.
+        folder: The run's folder; None when nothing is to be written.
+    """
+
+    def __init__(self, options: PredictOptions, folder: Path | None) -> None:
+        self.folder = folder
+        self._style = drawing_style(options)
+        self._names = _Names()
+        self._sinks: list[Sink] = [] if folder is None else list(_chosen(options, folder))
+
+    def claim(self, source: SourceImage) -> str:
+        """Return the stem that a picture's files get; to be called once for each picture, in order."""
+        return self._names.stem(source)
+
+    def shot(self, source: SourceImage, results: Results, stem: str) -> Shot:
+        """Return a picture with its results, ready to be written."""
+        return Shot(source=source, results=results, stem=stem, style=self._style)
+
+    def write(self, shot: Shot) -> None:
+        """Write what may be written in any order, from any thread."""
+        for sink in self._sinks:
+            if not sink.ordered:
+                sink.write(shot)
+
+    def append(self, shots: Sequence[Shot]) -> None:
+        """Write what has to be written in order."""
+        for sink in self._sinks:
+            if sink.ordered:
+                for shot in shots:
+                    sink.write(shot)
+
+    def close(self, *, complete: bool) -> None:
+        """End all files that were begun."""
+        for sink in self._sinks:
+            sink.close(complete=complete)
+
+
+def saves(options: PredictOptions) -> bool:
+    """Say whether a run with these options writes anything."""
+    return bool(options.save or options.save_txt or options.save_crop or options.save_json)
+
+
+def check(options: PredictOptions) -> None:
+    """Refuse what cannot be written or shown, before any work.
+
+    Raises:
+        UsageError: Cut-outs are asked for without masks at the picture's resolution, or a window without a display.
+    """
+    if options.save_crop in {True, "mask"} and not options.retina_masks:
+        raise UsageError(
+            "save_crop=mask cuts along masks at the picture's resolution, which retina_masks=false does not make",
+            hint="use save_crop=box, or leave retina_masks out",
+        )
+    if options.save_conf and not options.save_txt:
+        raise UsageError("save_conf adds scores to text files, and none are asked for", hint="add save_txt=true")
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    if options.show and sys.platform == "linux" and not any(os.environ.get(name) for name in displays):
+        raise UsageError("show=true needs a display, and there is none here", hint="use save=true")
+
+
+def drawing_style(options: PredictOptions) -> dict[str, Any]:
+    """Return how results are drawn, as ``Results.plot`` takes it."""
+    return {
+        "line_width": options.line_width,
+        "labels": options.show_labels,
+        "conf": options.show_conf,
+        "boxes": options.show_boxes,
+    }
+
+
+class Window:
+    """Shows results on the screen; used from the thread that asks for results, as windows demand."""
+
+    def __init__(self, style: dict[str, Any]) -> None:
+        self._style = style
+        self._open = False
+
+    def show(self, results: Results) -> bool:
+        """Show one picture; False when the user wants to see no more (q, Esc).
+
+        Raises:
+            UsageError: OpenCV was installed without windows.
+        """
+        try:
+            cv2.imshow("segx", results.plot(**self._style))
+            self._open = True
+            return cv2.waitKey(1 if results.frame is not None else 500) & 0xFF not in {ord("q"), 27}
+        except cv2.error as error:
+            raise UsageError("show=true: this OpenCV cannot open windows", hint="use save=true") from error
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._open:
+            cv2.destroyAllWindows()
+
+
+class _Names:
+    """Gives every picture and every video a stem of its own: ``a``, then ``a-2``, ``a-3`` for namesakes."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._clips: dict[str, tuple[str, int]] = {}
+
+    def stem(self, source: SourceImage) -> str:
+        if source.frame is None:
+            return self._new(source.path)
+        stem, last = self._clips.get(source.path, ("", -1))
+        if not stem or source.frame <= last:  # a video given twice begins again
+            stem = self._new(source.path)
+        self._clips[source.path] = (stem, source.frame)
+        return stem
+
+    def _new(self, path: str) -> str:
+        first = _file_stem(path)
+        stem, number = first, 1
+        while stem.casefold() in self._taken:
+            number += 1
+            stem = f"{first}-{number}"
+        self._taken.add(stem.casefold())
+        return stem
+
+
+def _file_stem(path: str) -> str:
+    name = address_name(path) if "://" in path else PurePath(path).name
+    stem = PurePath(name).stem if _suffix(path) else name
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem).strip(" .")[:120] or "image"
+
+
+def _suffix(path: str) -> str:
+    """Return the suffix of a file or an address, empty for what has no name of its own."""
+    return PurePath(address_name(path) if "://" in path else path).suffix.lower()
+
+
+def _chosen(options: PredictOptions, folder: Path) -> list[Sink]:
+    sinks: list[Sink] = []
+    if options.save:
+        sinks += [_Pictures(folder), _Videos(folder)]
+    if options.save_txt:
+        sinks.append(_Labels(folder / "labels", save_conf=options.save_conf))
+    if options.save_crop:
+        sinks.append(_Crops(folder / "crops", "box" if options.save_crop == "box" else "mask"))
+    if options.save_json:
+        sinks.append(_CocoJson(folder / "predictions.json"))
+    return sinks
+
+
+class _Pictures:
+    """Pictures with the results drawn in, in the format they came in."""
+
+    ordered = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, shot: Shot) -> None:
+        if shot.source.frame is None:
+            write_picture(self._folder / f"{shot.stem}{_suffix(shot.source.path) or '.jpg'}", shot.drawn)
+
+    def close(self, *, complete: bool) -> None:
+        """Each file is ended when it is written."""
+
+
+class _Labels:
+    """One text file of polygons for each picture."""
+
+    ordered = False
+
+    def __init__(self, folder: Path, *, save_conf: bool) -> None:
+        self._folder, self._save_conf = folder, save_conf
+
+    def write(self, shot: Shot) -> None:
+        shot.results.save_txt(self._folder / f"{shot.name}.txt", save_conf=self._save_conf)
+
+    def close(self, *, complete: bool) -> None:
+        """Each file is ended when it is written."""
+
+
+class _Crops:
+    """One picture for each object."""
+
+    ordered = False
+
+    def __init__(self, folder: Path, mode: Literal["mask", "box"]) -> None:
+        self._folder = folder
+        self._mode: Literal["mask", "box"] = mode
+
+    def write(self, shot: Shot) -> None:
+        shot.results.save_crop(self._folder, f"{shot.name}.png", mode=self._mode)
+
+    def close(self, *, complete: bool) -> None:
+        """Each file is ended when it is written."""
+
+
+class _CocoJson:
+    """All objects of the run as COCO results; on disk as they come, in place when the run has ended."""
+
+    ordered = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.name}.{os.getpid()}")
+        self._file = _writable(self._part)
+        self._separator = "[\n"
+
+    def write(self, shot: Shot) -> None:
+        image_id = int(shot.name) if shot.name.isdecimal() and shot.name.isascii() else shot.name
+        for row in shot.results.to_coco(image_id):
+            self._put(self._separator + json.dumps({**row, "file_name": shot.source.path}))
+            self._separator = ",\n"
+
+    def close(self, *, complete: bool) -> None:
+        if self._file.closed:
+            return
+        if complete:
+            self._put("[]\n" if self._separator.startswith("[") else "\n]\n")
+        self._file.close()
+        if complete:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+    def _put(self, text: str) -> None:
+        try:
+            self._file.write(text)
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+
+def _writable(path: Path) -> Any:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+class _Videos:
+    """Videos with the results drawn in, at the rate at which their frames were taken."""
+
+    ordered = True
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, _VideoFile] = {}
+
+    def write(self, shot: Shot) -> None:
+        clip = shot.source.clip
+        if clip is None:
+            return
+        if shot.stem not in self._open:
+            if not clip.live:  # files come one after the other: those before this one have ended
+                self.close(complete=True)
+            self._open[shot.stem] = _VideoFile(self._folder / f"{shot.stem}.mp4", clip, shot.drawn)
+        self._open[shot.stem].write(shot.drawn)
+
+    def close(self, *, complete: bool) -> None:
+        """End the videos; one that was broken off is kept, for what is in it can be played."""
+        del complete
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+class _VideoFile:
+    """One video on its way."""
+
+    def __init__(self, path: Path, clip: Clip, first: Image) -> None:
+        self._path = path
+        self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        self._size = (first.shape[1], first.shape[0])
+        self._writer = _open_writer(self._part, clip.fps, self._size)
+
+    def write(self, frame: Image) -> None:
+        if (frame.shape[1], frame.shape[0]) != self._size:  # a stream may change its size on the way
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        self._writer.write(frame)
+
+    def close(self) -> None:
+        self._writer.release()
+        try:
+            self._part.replace(self._path)
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+
+def _open_writer(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """Return a writer with the first codec that this OpenCV can write."""
+    for codec in _CODECS:
+        with quiet():
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+        if writer.isOpened():
+            return writer
+        writer.release()
+        path.unlink(missing_ok=True)
+    raise DataError(f"{path.name}: no video of {size[0]} x {size[1]} can be written to {path.parent}")
