@@ -8,6 +8,7 @@ from segx.artifact import ArtifactInfo
 from segx_model_yolov8 import config as configs
 from segx_model_yolov8 import weights
 from segx_model_yolov8.export import make_export_module
+from segx_model_yolov8.loss import Gains, SegmentationLoss
 from segx_model_yolov8.network import SegmentationModel
 from segx_model_yolov8.summary import summarise
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from segx.interfaces import ExportModule, ModelConfig, ModelSummary
+    from segx.options import TrainOptions
 
 HEAD_ID = "yolov8-seg/1"
 OUTPUTS = ("output0", "output1")
@@ -85,6 +87,10 @@ class YOLOv8Seg:
         on; a fused module gets weights with BatchNorm folded. Names the module does not have are kept.
         """
         return weights.adapt(module, state)
+
+    def criterion(self, module: SegmentationModel, options: TrainOptions) -> SegmentationLoss:
+        """Return the loss that trains this module, with the gains of the options."""
+        return SegmentationLoss(module, Gains(box=options.box, cls=options.cls, dfl=options.dfl))
 
     def fuse(self, module: SegmentationModel) -> SegmentationModel:
         """Return a copy in eval mode with BatchNorm folded into the convolutions."""
