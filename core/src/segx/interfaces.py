@@ -336,6 +336,12 @@ class Task(Protocol):
         """Compare what two models found in the same pictures; ``raw`` is filled by core."""
         ...
 
+    def train_loader(
+        self, dataset: Dataset, options: TrainOptions, *, stride: int, indices: Sequence[int] | None = None
+    ) -> LoaderMaker:
+        """Return what makes the loader of augmented batches once the number of processes is known."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from segx_task_segment.draw import draw
 from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
 from segx_task_segment.mask_assembly import input_masks, picture_masks
 from segx_task_segment.parity import compare
+from segx_task_segment.training.loader import make_loader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.artifact import ArtifactInfo, Parity
-    from segx.interfaces import Array, Image, Letterbox
-    from segx.options import DecodeOptions
+    from segx.interfaces import Array, Dataset, Image, Letterbox, LoaderMaker
+    from segx.options import DecodeOptions, TrainOptions
     from segx.sources import SourceImage
     from segx_task_segment.decode import Detections
 
@@ -89,6 +91,19 @@ class SegmentTask:
     def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
         """Compare what two models found in the same pictures; ``raw`` is filled by core."""
         return compare(reference, other)
+
+    def train_loader(
+        self, dataset: Dataset, options: TrainOptions, *, stride: int, indices: Sequence[int] | None = None
+    ) -> LoaderMaker:
+        """Return what makes the loader of augmented batches once the number of processes is known.
+
+        Args:
+            dataset: The training split.
+            options: Input size, augmentation, masks, seed and workers.
+            stride: What input sides are multiples of.
+            indices: The part of the split to use; default all of it.
+        """
+        return partial(make_loader, dataset, options, stride=stride, indices=indices)
 
 
 def _results(

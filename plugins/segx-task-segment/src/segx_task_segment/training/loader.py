@@ -7,10 +7,12 @@ threads run; there is one cache for all, nothing to pickle, and nothing left beh
 from __future__ import annotations
 
 import math
+import os
+import sys
 import threading
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,6 +21,7 @@ import numpy as np
 from segx import rle
 from segx.errors import DataError
 from segx.interfaces import TrainBatch
+from segx.options import image_size
 from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
 from segx_task_segment.training.instances import Placed, Shapes, fill, trace
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.interfaces import Dataset, Sample, Truth
+    from segx.options import TrainOptions
 
     Image = NDArray[np.uint8]
 
@@ -378,3 +382,35 @@ def shrink(item: Placed, shape: tuple[int, int], ratio: int) -> tuple[NDArray[np
     if not small.any():
         small.flat[int(share.argmax())] = 1
     return small, top, left
+
+
+def make_loader(
+    dataset: Dataset,
+    options: TrainOptions,
+    *,
+    rank: int,
+    world: int,
+    batch: int,
+    stride: int = 32,
+    indices: Sequence[int] | None = None,
+) -> TrainLoader:
+    """Return the loader of one process for what a user asked for."""
+    augmentation = Augmentation(**{item.name: getattr(options, item.name) for item in fields(Augmentation)})
+    settings = LoaderSettings(
+        imgsz=image_size(options.imgsz, stride)[0],
+        batch=batch,
+        stride=stride,
+        augmentation=augmentation,
+        mask_ratio=options.mask_ratio,
+        overlap=options.overlap_mask,
+        seed=options.seed,
+        workers=min(options.workers, os.cpu_count() or 1),
+        rect=options.rect,
+        multi_scale=options.multi_scale,
+        rank=rank,
+        world=world,
+        cache_bytes=sys.maxsize if options.cache else _CACHE_BYTES,
+        single_class=options.single_cls,
+        classes=options.classes,
+    )
+    return TrainLoader(dataset, settings, indices=indices)
