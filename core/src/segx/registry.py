@@ -168,6 +168,11 @@ class Registry:
         return self._discovery.manager
 
     @property
+    def declared(self) -> Mapping[str, tuple[Spec, ...]]:
+        """Kind to everything declared, conflicts included; the kinds are those of :data:`segx.plugins.KINDS`."""
+        return self._discovery.declared
+
+    @property
     def tasks(self) -> Mapping[str, TaskSpec]:
         """Name to task."""
         return self._tasks.mapping
@@ -259,6 +264,10 @@ class Registry:
     def load_command(self, spec: CommandSpec) -> Any:
         """Return a sub-command, loaded: a ``typer.Typer`` or a function."""
         return self._load(self._commands, spec)
+
+    def load(self, kind: str, spec: Spec) -> Any:
+        """Return what any declaration of a kind loads; the loaders above say of which type it is."""
+        return self._load(next(shelf for shelf in self._shelves() if shelf.kind == kind), spec)
 
     def unusable(self, spec: Spec) -> Unusable | None:
         """Return why a declaration cannot be used here, None if it can; imports nothing."""

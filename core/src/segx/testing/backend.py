@@ -1,0 +1,305 @@
+"""What every runtime keeps: it says what a file is, runs it, refuses what it cannot run, and leaves the file alone."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from segx import sidecar
+from segx.artifact import Artifact, ArtifactInfo
+from segx.errors import ModelError, SegxError, UsageError
+from segx.options import SessionOptions
+from segx.testing.interpreter import run_fresh
+from segx.testing.models import export_file, tiny_info, tiny_module
+from segx.testing.parity import assert_same_outputs, run_twice, to_numpy
+from segx.testing.plugin import PluginContract, load_or_skip
+from segx.testing.scenes import noise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segx.interfaces import Backend, Images, Session
+    from segx.registry import Registry
+    from segx.specs import BackendSpec
+
+_DEVICES = {"cpu", "cuda", "mps", "xpu", "npu", "gpu", "dml", "tpu"}
+
+_WITHOUT_TORCH = """
+    import json, sys
+    from pathlib import Path
+    import numpy as np
+    sys.modules["torch"] = None
+    from segx.artifact import Artifact
+    from segx.options import SessionOptions
+    from segx.registry import get_registry
+    name, kind, path = sys.argv[1:]
+    registry = get_registry()
+    backend = registry.load_backend(registry.backend(name))
+    session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
+    images = np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32)
+    print(json.dumps([list(np.asarray(output).shape) for output in session.run(images)]))
+"""
+
+_INFO_WITHOUT_RUNTIME = """
+    import json, sys
+    from pathlib import Path
+    from segx.artifact import Artifact
+    from segx.registry import get_registry
+    name, kind, path = sys.argv[1:]
+    registry = get_registry()
+    info = registry.load_backend(registry.backend(name)).read_info(Artifact(path=Path(path), format=kind))
+    print(json.dumps(info.variant))
+"""
+
+
+class BackendContract(PluginContract, standard=True):
+    """Tests of a runtime, with one of the formats it opens.
+
+    The files are written by the installed exporter of the format. For a runtime whose exporter may be absent, override
+    the fixtures ``artifact`` and ``dynamic_artifact``; that of :attr:`opens_dynamic` may return None.
+
+    Attributes:
+        name: The backend's name.
+        format: The format to open.
+    """
+
+    name: ClassVar[str]
+    format: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    def spec(self, registry: Registry) -> BackendSpec:
+        """The backend's declaration."""
+        return registry.backend(f"{self.name}@{self.distribution}")
+
+    @pytest.fixture(scope="class")
+    def backend(self, registry: Registry, spec: BackendSpec) -> Backend:
+        """The backend, loaded; skips where what it requires is not installed."""
+        return cast("Backend", load_or_skip(registry, "backend", spec))
+
+    @pytest.fixture(scope="class")
+    def artifact(self, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+        """A model of one image of 64x96 that says all there is to say of itself."""
+        return _written(registry, self.format, tmp_path_factory.mktemp("model"), dynamic=False)
+
+    @pytest.fixture(scope="class")
+    def dynamic_artifact(self, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact | None:
+        """The same open in batch, height and width, or None where the format has no such thing."""
+        return _written(registry, self.format, tmp_path_factory.mktemp("dynamic"), dynamic=True)
+
+    @pytest.fixture
+    def session(self, backend: Backend, artifact: Artifact) -> Session:
+        """The model, open on the CPU."""
+        return backend.open(artifact, SessionOptions(device="cpu"))
+
+    def test_declaration_is_complete(self, spec: BackendSpec, registry: Registry) -> None:
+        """Formats with suffixes that lead back to them, and devices."""
+        assert self.format in spec.formats
+        for kind, suffixes in spec.formats.items():
+            assert suffixes, f"format {kind} has no suffix"
+            for suffix in suffixes:
+                assert suffix[:1] in {".", "_"}
+                assert registry.format_of(f"model{suffix.upper()}") == kind, "whatever the case"
+        assert spec.devices
+        assert set(spec.devices) <= _DEVICES
+
+    def test_is_chosen_by_name(self, spec: BackendSpec, backend: Backend, registry: Registry) -> None:
+        """Whoever names it gets it, for the formats it runs and no other."""
+        name = f"{spec.name}@{spec.provider}"
+        assert registry.backend_for(self.format, name=name) == spec
+        assert registry.load_backend(spec) is backend
+        with pytest.raises(UsageError, match="does not run"):
+            registry.backend_for("no-such-format", name=name)
+
+    def test_info_is_known_without_running(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
+        """``read_info`` and an open session say the same, and the first says it alone in a fresh interpreter."""
+        info = backend.read_info(artifact)
+        assert isinstance(info, ArtifactInfo)
+        assert info.task
+        assert info.names
+        assert info.outputs
+        session = backend.open(artifact, SessionOptions(device="cpu"))
+        assert session.info == info
+        session.close()
+        assert run_fresh(_INFO_WITHOUT_RUNTIME, spec.name, self.format, str(artifact.path)) == info.variant
+
+    def test_runs(self, session: Session) -> None:
+        """One array for each named output, finite floats, the batch in front."""
+        info = session.info
+        assert session.device == "cpu"
+        images = noise((info.batch, 3, *info.imgsz))
+        before = images.copy()
+        outputs = [to_numpy(output) for output in session.run(images)]
+        assert len(outputs) == len(info.outputs)
+        for name, output in zip(info.outputs, outputs, strict=True):
+            assert np.issubdtype(output.dtype, np.floating), f"{name} is {output.dtype}"
+            assert output.shape[0] == info.batch, f"{name} has shape {output.shape}"
+            assert np.isfinite(output).all(), name
+        np.testing.assert_array_equal(images, before, err_msg="the images given are the caller's")
+        session.close()
+
+    def test_outputs_depend_on_the_images_alone(self, session: Session) -> None:
+        """The same images give the same outputs, others give others, and no output is overwritten by the next run."""
+        info = session.info
+        images, others = noise((info.batch, 3, *info.imgsz)), noise((info.batch, 3, *info.imgsz), seed=1)
+        kept = session.run(images)
+        copies = [to_numpy(output).copy() for output in kept]
+        different = [to_numpy(output).copy() for output in session.run(others)]
+        for output, copy in zip(kept, copies, strict=True):
+            np.testing.assert_array_equal(to_numpy(output), copy, err_msg="a later run changed an earlier output")
+        assert any(not np.array_equal(a, b) for a, b in zip(copies, different, strict=True))
+        first, second = run_twice(session, images)
+        assert_same_outputs(first, copies, names=info.outputs)
+        assert_same_outputs(second, copies, names=info.outputs)
+        session.close()
+
+    def test_takes_images_however_they_lie_in_memory(self, session: Session) -> None:
+        """A view with other strides, and one that may not be written to, give what a plain array gives."""
+        info = session.info
+        images = noise((info.batch, 3, *info.imgsz))
+        plain = [to_numpy(output).copy() for output in session.run(images)]
+        view = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        view.flags.writeable = False
+        assert_same_outputs(session.run(view), plain, names=info.outputs)
+        session.close()
+
+    @pytest.mark.parametrize("shape", [(1, 1, 64, 96), (3, 64, 96), (1, 64, 96, 3), (1, 3, 65, 97), (0, 3, 64, 96)])
+    def test_refuses_images_of_another_shape(self, session: Session, shape: tuple[int, ...]) -> None:
+        """An error that says what came and what is taken, not a wrong answer or a crash."""
+        with pytest.raises(ModelError) as refusal:
+            session.run(noise(shape))
+        assert str(shape[-1]) in str(refusal.value)
+        session.close()
+
+    def test_refuses_another_size_where_it_is_fixed(self, session: Session) -> None:
+        """A static model is not run with a batch or a size it was not made for."""
+        info = session.info
+        height, width = info.imgsz
+        wrong = []
+        if "batch" not in info.dynamic:
+            wrong.append((info.batch + 1, 3, height, width))
+        if "height" not in info.dynamic:
+            wrong.append((info.batch, 3, height + info.stride, width))
+        if "width" not in info.dynamic:
+            wrong.append((info.batch, 3, height, width + info.stride))
+        for shape in wrong:
+            with pytest.raises(ModelError):
+                session.run(noise(shape))
+        session.close()
+
+    def test_takes_any_size_where_it_is_dynamic(self, backend: Backend, dynamic_artifact: Artifact | None) -> None:
+        """A dynamic model runs other batches and sizes, and each picture's result is its own."""
+        if dynamic_artifact is None:
+            pytest.skip(f"format {self.format} has no dynamic axes")
+        session = backend.open(dynamic_artifact, SessionOptions(device="cpu"))
+        info = session.info
+        height, width = info.imgsz
+        batch = noise((3, 3, height, width)) if "batch" in info.dynamic else noise((info.batch, 3, height, width))
+        together = [to_numpy(output) for output in session.run(batch)]
+        if "batch" in info.dynamic:
+            alone = [to_numpy(output) for output in session.run(batch[1:2])]
+            assert_same_outputs([output[1:2] for output in together], alone, names=info.outputs)
+        if {"height", "width"} <= info.dynamic:
+            larger = [to_numpy(o) for o in session.run(noise((1, 3, height + 2 * info.stride, width + info.stride)))]
+            assert any(a.shape[1:] != b.shape[1:] for a, b in zip(larger, together, strict=True))
+        session.close()
+
+    def test_threads_change_no_result(self, backend: Backend, artifact: Artifact) -> None:
+        """``threads=1`` is taken, and is about time only."""
+        results = []
+        for threads in (None, 1):
+            session = backend.open(artifact, SessionOptions(device="cpu", threads=threads))
+            results.append([to_numpy(output).copy() for output in session.run(_images(session))])
+            names = session.info.outputs
+            session.close()
+        assert_same_outputs(results[0], results[1], names=names)
+
+    def test_closing_twice_is_harmless(self, backend: Backend, artifact: Artifact) -> None:
+        """And what is closed does not hinder another session of the same file."""
+        session = backend.open(artifact, SessionOptions(device="cpu"))
+        session.close()
+        session.close()
+        again = backend.open(artifact, SessionOptions(device="cpu"))
+        again.run(_images(again))
+        again.close()
+
+    @pytest.mark.parametrize("device", ["warp9", "cuda:99"])
+    def test_refuses_a_device_that_is_not_there(self, backend: Backend, artifact: Artifact, device: str) -> None:
+        """Told as a usage error, never a silent fall back to the CPU."""
+        with pytest.raises(UsageError) as refusal:
+            backend.open(artifact, SessionOptions(device=device))
+        assert device in str(refusal.value)
+
+    def test_missing_file_is_told(self, backend: Backend, artifact: Artifact, tmp_path: Path) -> None:
+        """With its name, by both ways in."""
+        absent = Artifact(path=tmp_path / f"absent{artifact.path.suffix}", format=artifact.format)
+        for look in (backend.read_info, lambda a: backend.open(a, SessionOptions(device="cpu"))):
+            with pytest.raises(ModelError, match="absent"):
+                look(absent)
+
+    @pytest.mark.parametrize("damage", ["empty", "text", "half", "zeros"])
+    def test_damaged_file_is_told(self, backend: Backend, artifact: Artifact, tmp_path: Path, damage: str) -> None:
+        """Opening never crashes and never gives a session of half a model; the error names the file."""
+        if artifact.path.is_dir():
+            pytest.skip("folder formats damage their files in their own tests")
+        whole = artifact.path.read_bytes()
+        content = {
+            "empty": b"",
+            "text": b"this is no model\n" * 40,
+            "half": whole[: len(whole) // 2],
+            "zeros": whole[: len(whole) // 4] + bytes(len(whole) - len(whole) // 4),
+        }[damage]
+        path = tmp_path / f"damaged{artifact.path.suffix}"
+        path.write_bytes(content)
+        if sidecar.beside(artifact.path).exists():
+            sidecar.beside(path).write_bytes(sidecar.beside(artifact.path).read_bytes())
+        with pytest.raises(ModelError, match="damaged"):
+            backend.open(Artifact(path=path, format=artifact.format), SessionOptions(device="cpu"))
+
+    def test_leaves_the_model_as_it_is(self, backend: Backend, artifact: Artifact) -> None:
+        """Opening and running write nothing into the model or beside it."""
+        before = _listing(artifact.path.parent)
+        backend.read_info(artifact)
+        session = backend.open(artifact, SessionOptions(device="cpu"))
+        session.run(_images(session))
+        session.close()
+        assert _listing(artifact.path.parent) == before
+
+    def test_runs_without_torch(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
+        """A runtime that does not depend on torch runs where there is none."""
+        requirements = [*spec.requires, *(metadata.requires(self.distribution) or ())]
+        if "torch" in {Requirement(text).name for text in requirements}:
+            pytest.skip(f"{self.distribution} stands on torch")
+        shapes = run_fresh(_WITHOUT_TORCH, spec.name, self.format, str(artifact.path), warnings="default")
+        assert len(shapes) == len(backend.read_info(artifact).outputs)
+
+
+def _written(registry: Registry, kind: str, folder: Path, *, dynamic: bool) -> Artifact:
+    """Return the tiny model as a file of the format, or skip where nothing here can write it."""
+    pytest.importorskip("torch", reason="writing a model takes torch")
+    try:
+        chain = registry.export_chain(kind)
+        for spec in chain:
+            registry.require(spec)
+    except SegxError as error:
+        pytest.skip(f"nothing here writes format {kind!r}: {error.message}")
+    if dynamic and not all(hasattr(spec.options(), "dynamic") for spec in chain):
+        pytest.skip(f"format {kind!r} has no dynamic axes")
+    artifact, _ = export_file(kind, folder, tiny_module(tiny_info(dynamic=dynamic)), dynamic=dynamic)
+    return artifact
+
+
+def _images(session: Session) -> Images:
+    return noise((session.info.batch, 3, *session.info.imgsz))
+
+
+def _listing(folder: Path) -> dict[str, str]:
+    return {
+        str(item.relative_to(folder)): hashlib.sha256(item.read_bytes()).hexdigest()
+        for item in sorted(folder.rglob("*"))
+        if item.is_file()
+    }

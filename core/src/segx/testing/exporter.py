@@ -1,0 +1,302 @@
+"""What every export format keeps: it refuses early, writes where it is told, and the file says what its source says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import pytest
+
+from segx import sidecar
+from segx.errors import SegxError, UsageError
+from segx.options import ExportOptions, SessionOptions
+from segx.specs import ExporterSpec, Tolerance
+from segx.testing.models import export_file, export_options, real_module, run_module, tiny_info, tiny_module
+from segx.testing.parity import RAW_TOLERANCE, assert_same_outputs
+from segx.testing.plugin import PluginContract, load_or_skip
+from segx.testing.scenes import noise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segx.artifact import Artifact, ArtifactInfo
+    from segx.interfaces import Exporter, ExportModule, Session
+    from segx.registry import Registry
+
+_PRECISION_OPTIONS = {"fp32": {}, "fp16": {"half": True}, "int8": {"int8": True}}
+
+Settings = Mapping[str, Any]
+
+
+class ExporterContract(PluginContract, standard=True):
+    """Tests of an export format; they write a model of five layers, and a tiny YOLOv8-seg.
+
+    Attributes:
+        name: The format's name.
+        combinations: Options of the format to export with, beside none, ``dynamic``, ``batch`` and each precision.
+        refused: Combinations of options that ``check`` has to refuse.
+    """
+
+    name: ClassVar[str]
+    combinations: ClassVar[tuple[Settings, ...]] = ()
+    refused: ClassVar[tuple[Settings, ...]] = ()
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run a test once for each combination of options."""
+        if "settings" in metafunc.fixturenames:
+            metafunc.parametrize("settings", self._settings(), ids=_words, scope="class")
+        if "wrong" in metafunc.fixturenames:
+            metafunc.parametrize("wrong", self.refused, ids=_words, scope="class")
+
+    def _settings(self) -> list[Settings]:
+        from segx.registry import get_registry
+
+        spec = get_registry().exporter(f"{self.name}@{self.distribution}")
+        known = {field.name for field in dataclasses.fields(spec.options)}
+        standard: list[Settings] = [{}, {"batch": 2}, {"dynamic": True}]
+        standard += [
+            _PRECISION_OPTIONS[precision] for precision in spec.precisions[1:] if precision in _PRECISION_OPTIONS
+        ]
+        return [settings for settings in (*standard, *self.combinations) if settings.keys() <= known]
+
+    @pytest.fixture(scope="class")
+    def spec(self, registry: Registry) -> ExporterSpec:
+        """The format's declaration."""
+        return registry.exporter(f"{self.name}@{self.distribution}")
+
+    @pytest.fixture(scope="class")
+    def exporter(self, registry: Registry, spec: ExporterSpec) -> Exporter:
+        """The exporter, loaded; skips where what it requires is not installed."""
+        for link in registry.export_chain(f"{spec.name}@{spec.provider}"):
+            load_or_skip(registry, "exporter", link)
+        return cast("Exporter", load_or_skip(registry, "exporter", spec))
+
+    @pytest.fixture(scope="class")
+    def module(self) -> ExportModule:
+        """The model to export; its ``info`` holds something in every field."""
+        pytest.importorskip("torch", reason="the source of an export is a torch module")
+        return tiny_module(tiny_info())
+
+    @pytest.fixture(scope="class")
+    def exported(
+        self,
+        exporter: Exporter,
+        spec: ExporterSpec,
+        settings: Settings,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> tuple[ExportModule, Artifact, ArtifactInfo]:
+        """The model, written once for each combination of options."""
+        pytest.importorskip("torch", reason="the source of an export is a torch module")
+        module = _module_for(settings)
+        _skip_refused(exporter, spec, module, settings)
+        artifact, info = export_file(_full(spec), tmp_path_factory.mktemp("exported"), module, **settings)
+        return module, artifact, info
+
+    def test_declaration_is_complete(self, spec: ExporterSpec, registry: Registry) -> None:
+        """Suffix, precisions, a tolerance for each, and a chain that begins at the model."""
+        assert spec.suffix[:1] in {".", "_"}
+        assert registry.format_of(f"model{spec.suffix}") == spec.name, "the suffix leads back to the format"
+        assert spec.precisions
+        assert set(spec.tolerance) == set(spec.precisions), "a tolerance for each precision, for nothing else"
+        assert all(isinstance(tolerance, Tolerance) for tolerance in spec.tolerance.values())
+        assert registry.export_chain(_full(spec))[0].source == "model"
+
+    def test_options_are_typed_frozen_and_explained(self, spec: ExporterSpec) -> None:
+        """They inherit the common ones, have defaults and one line of help each, and refuse what they do not know."""
+        assert issubclass(spec.options, ExportOptions)
+        options = spec.options()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(options, "batch", 2)  # noqa: B010 - the type checker refuses the plain form
+        assert options.precision in spec.precisions
+        for item in spec.options.describe():
+            assert item.help, f"option {item.name} has no help"
+            assert not item.help.endswith(".")
+        with pytest.raises(UsageError, match="not known"):
+            spec.options.parse({"no_such_option": 1})
+
+    def test_check_takes_the_defaults(self, exporter: Exporter, spec: ExporterSpec) -> None:
+        """Nobody has to give an option."""
+        exporter.check(tiny_info(), spec.options())
+
+    def test_check_refuses_before_any_work(self, exporter: Exporter, spec: ExporterSpec, wrong: Settings) -> None:
+        """A combination that cannot work is a usage error, told at once."""
+        started = time.perf_counter()
+        with pytest.raises(UsageError) as refusal:
+            exporter.check(_info_for(wrong), spec.options.parse(wrong))
+        assert time.perf_counter() - started < 2
+        assert any(option in str(refusal.value) for option in wrong), "the error names the option"
+
+    def test_writes_only_where_it_is_told(
+        self, exporter: Exporter, spec: ExporterSpec, module: ExportModule, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        """The destination is there afterwards, nothing else is, and the source is as it was."""
+        work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+        work.mkdir()
+        elsewhere.mkdir()
+        source: ExportModule | Artifact = module
+        if spec.source != "model":
+            source, _ = export_file(spec.source, tmp_path, module)
+        before = _state(source)
+        monkeypatch.chdir(elsewhere)
+        destination = work / f".tiny.part{spec.suffix}"
+        exporter.export(source, module.info, export_options(spec, imgsz=module.info.imgsz), destination)
+        assert destination.exists()
+        assert [item.name for item in work.iterdir()] == [destination.name], "nothing is left beside it"
+        assert not list(elsewhere.iterdir()), "nothing is written into the working directory"
+        assert _state(source) == before, "the source is unchanged"
+
+    def test_info_arrives(
+        self,
+        exported: tuple[ExportModule, Artifact, ArtifactInfo],
+        registry: Registry,
+        settings: Settings,
+    ) -> None:
+        """What was to travel with the file is what a backend reads from it."""
+        module, artifact, info = exported
+        assert info.names == module.info.names
+        assert info.precision == _precision(settings)
+        assert info.outputs
+        backend = _backend(registry, artifact)
+        read = registry.load_backend(backend).read_info(artifact)
+        for field in dataclasses.fields(info):
+            assert getattr(read, field.name) == getattr(info, field.name), f"info.{field.name}"
+
+    def test_info_can_be_replaced(
+        self,
+        exporter: Exporter,
+        spec: ExporterSpec,
+        exported: tuple[ExportModule, Artifact, ArtifactInfo],
+        registry: Registry,
+    ) -> None:
+        """Core adds what verification measured to the finished file, and the model in it stays whole."""
+        from segx.artifact import Parity
+
+        _, artifact, info = exported
+        backend = registry.load_backend(_backend(registry, artifact))
+        images = _images(info)
+        before = _run_once(backend.open(artifact, SessionOptions(device="cpu")), images)
+        parity = Parity(images=1, raw={"output0": 1e-5}, box=0.25, score=0.125, mask_iou=0.5, objects=3, matched=1.0)
+        changed = info.replace(parity=parity)
+        if spec.metadata == "embedded":
+            exporter.write_info(artifact.path, changed)
+        else:
+            sidecar.write(artifact.path, changed)
+        assert backend.read_info(artifact).parity == parity
+        assert_same_outputs(
+            _run_once(backend.open(artifact, SessionOptions(device="cpu")), images), before, names=info.outputs
+        )
+
+    def test_says_what_its_source_says(
+        self, exported: tuple[ExportModule, Artifact, ArtifactInfo], registry: Registry, settings: Settings
+    ) -> None:
+        """Opened with the installed backend, the raw outputs are the source model's."""
+        precision = _precision(settings)
+        if precision not in RAW_TOLERANCE:
+            pytest.skip(f"raw outputs of {precision} are judged by what they are decoded to")
+        module, artifact, info = exported
+        session = _open(registry, artifact)
+        try:
+            for images in _shapes(info):
+                wanted = run_module(module, images)
+                assert_same_outputs(session.run(images), wanted, names=info.outputs, precision=precision)
+        finally:
+            session.close()
+
+    def test_takes_a_real_architecture(
+        self, exporter: Exporter, spec: ExporterSpec, registry: Registry, tmp_path: Path
+    ) -> None:
+        """A tiny YOLOv8-seg, with all of its blocks, comes out the same."""
+        pytest.importorskip("torch", reason="the source of an export is a torch module")
+        try:
+            module = real_module(tiny_info())
+        except SegxError as error:
+            pytest.skip(f"no architecture to export: {error.message}")
+        exporter.check(module.info, spec.options())
+        artifact, info = export_file(_full(spec), tmp_path, module)
+        session = _open(registry, artifact)
+        images = noise((1, 3, *info.imgsz), seed=3)
+        assert_same_outputs(session.run(images), run_module(module, images), names=info.outputs)
+        session.close()
+
+
+def _full(spec: ExporterSpec) -> str:
+    return f"{spec.name}@{spec.provider}"
+
+
+def _words(settings: Settings) -> str:
+    return ",".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
+
+
+def _precision(settings: Settings) -> str:
+    return "int8" if settings.get("int8") else "fp16" if settings.get("half") else "fp32"
+
+
+def _info_for(settings: Settings) -> ArtifactInfo:
+    info = tiny_info(batch=settings.get("batch", 1), dynamic=bool(settings.get("dynamic")))
+    return info.replace(precision=_precision(settings))
+
+
+def _module_for(settings: Settings) -> ExportModule:
+    return tiny_module(_info_for(settings))
+
+
+def _skip_refused(exporter: Exporter, spec: ExporterSpec, module: ExportModule, settings: Settings) -> None:
+    try:
+        exporter.check(module.info, spec.options.parse(settings))
+    except UsageError as error:
+        pytest.skip(f"refused: {error.message}")
+
+
+def _backend(registry: Registry, artifact: Artifact) -> Any:
+    from segx.errors import MissingPluginError
+
+    try:
+        return registry.backend_for(artifact.format)
+    except MissingPluginError as error:
+        pytest.skip(error.message)
+
+
+def _open(registry: Registry, artifact: Artifact) -> Session:
+    backend = registry.load_backend(_backend(registry, artifact))
+    return backend.open(artifact, SessionOptions(device="cpu"))
+
+
+def _run_once(session: Session, images: Any) -> list[Any]:
+    try:
+        return [np.array(output) for output in session.run(images)]
+    finally:
+        session.close()
+
+
+def _images(info: ArtifactInfo) -> Any:
+    return noise((info.batch, 3, *info.imgsz), seed=1)
+
+
+def _shapes(info: ArtifactInfo) -> list[Any]:
+    """Return images of the shape the file was made for, and of others where it takes them."""
+    height, width = info.imgsz
+    sizes = [(info.batch, height, width)]
+    if "batch" in info.dynamic:
+        sizes.append((3, height, width))
+    if {"height", "width"} <= info.dynamic:
+        sizes += [(1, width, height), (2, height + info.stride, width + 2 * info.stride)]
+    return [noise((count, 3, h, w), seed=index) for index, (count, h, w) in enumerate(sizes)]
+
+
+def _state(source: ExportModule | Artifact) -> str:
+    """Return a hash of a source, that any change would change."""
+    digest = hashlib.sha256()
+    if hasattr(source, "path"):
+        root = source.path
+        files = sorted(root.rglob("*")) if root.is_dir() else [root]
+        for file in (file for file in files if file.is_file()):
+            digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()
+    for name, tensor in source.module.state_dict().items():
+        digest.update(f"{name}{tensor.dtype}{tensor.device}".encode() + tensor.cpu().numpy().tobytes())
+    digest.update(str(source.module.training).encode())
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""Tiny models: a few layers with the real head, a YAML of the real schema, and both as files of any format."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx import sidecar
+from segx.artifact import Artifact, ArtifactInfo
+from segx.interfaces import ExportModule
+from segx.registry import get_registry
+from segx.testing.scenes import HEAD, NAMES, noise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segx.options import ExportOptions
+    from segx.specs import ExporterSpec
+
+TINY_YOLOV8 = """\
+nc: 3
+scales: # depth, width, most channels
+  n: [0.33, 0.125, 128]
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]] # 0, stride 2
+  - [-1, 1, Conv, [64, 3, 2]] # 1, stride 4
+  - [-1, 1, Conv, [64, 3, 2]] # 2, stride 8
+  - [-1, 3, C2f, [64, true]] # 3
+  - [-1, 1, Conv, [128, 3, 2]] # 4, stride 16
+  - [-1, 1, Conv, [128, 3, 2]] # 5, stride 32
+  - [-1, 1, SPPF, [128, 5]] # 6
+head:
+  - [-1, 1, Upsample, [null, 2, nearest]] # 7
+  - [[-1, 4], 1, Concat, [1]] # 8
+  - [-1, 3, C2f, [64]] # 9
+  - [[3, 9, 6], 1, Segment, [nc, 32, 64]] # 10
+"""
+"""A YOLOv8-seg model of the user's own, small enough for tests: the blocks and three strides of the real ones."""
+
+OUTPUT_AXES = ({0: "batch", 2: "anchors"}, {0: "batch", 2: "mask_height", 3: "mask_width"})
+
+
+def tiny_info(*, imgsz: tuple[int, int] = (64, 96), batch: int = 1, dynamic: bool = False) -> ArtifactInfo:
+    """Return what is known of the tiny model."""
+    return ArtifactInfo(
+        head=HEAD,
+        variant="tiny-seg",
+        names=NAMES,
+        imgsz=imgsz,
+        batch=batch,
+        dynamic=frozenset({"batch", "height", "width"}) if dynamic else frozenset(),
+        settings={"data": "drawn.yaml"},
+        versions={"segx-core": "0.0.0"},
+        date="2026-01-02T03:04:05+00:00",
+        extra={"author": "somebody's"},
+    )
+
+
+def tiny_module(info: ArtifactInfo) -> ExportModule:
+    """Return a convolutional model of five layers with the outputs of ``yolov8-seg/1``; needs torch.
+
+    Its weights are the same in every process; boxes are positive, scores in 0..1.
+    """
+    import torch
+    from torch import nn
+
+    class Tiny(nn.Module):
+        """Five layers that end in the real head's two outputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.SiLU())
+            self.protos = nn.Conv2d(16, 32, 1)
+            self.rows = nn.Conv2d(16, 4 + len(NAMES) + 32, 3, 8, 1)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.stem(images)
+            boxes, scores, coefficients = self.rows(features).flatten(2).split((4, len(NAMES), 32), dim=1)
+            return torch.cat((boxes.exp() * 16, scores.sigmoid(), coefficients), dim=1), self.protos(features)
+
+    module = Tiny().eval()
+    generator = np.random.default_rng(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            drawn = generator.normal(0, 0.3, tuple(parameter.shape)).astype(np.float32)
+            parameter.copy_(torch.from_numpy(drawn))
+            parameter.requires_grad_(False)
+    example = noise((info.batch, 3, *info.imgsz))
+    return ExportModule(module=module, example=example, info=info, output_axes=OUTPUT_AXES)
+
+
+def real_module(info: ArtifactInfo) -> ExportModule:
+    """Return :data:`TINY_YOLOV8` as the installed architecture builds and wraps it; needs torch.
+
+    Raises:
+        SegxError: No architecture for it is installed.
+    """
+    import torch
+    import yaml
+
+    definition = yaml.safe_load(TINY_YOLOV8)
+    architecture = get_registry().architecture_for(definition)
+    config = architecture.config_from_definition(definition, variant="tinyn-seg")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        module = architecture.build(config).eval()
+    known = architecture.info(config, NAMES)
+    return architecture.export_module(
+        module, info.replace(head=known.head, variant=known.variant, stride=known.stride, outputs=known.outputs)
+    )
+
+
+def run_module(module: ExportModule, images: Any) -> tuple[Any, ...]:
+    """Return the outputs of the source model, float32 arrays, for float32 (N, 3, H, W)."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = module.module(torch.from_numpy(np.ascontiguousarray(images)))
+    return tuple(output.numpy() for output in outputs)
+
+
+def export_options(spec: ExporterSpec, **wanted: Any) -> ExportOptions:
+    """Return those of the wanted options that a format has."""
+    known = {field.name for field in dataclasses.fields(spec.options)}
+    return spec.options.parse({name: value for name, value in wanted.items() if name in known})
+
+
+def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -> tuple[Artifact, ArtifactInfo]:
+    """Write a model as a file of a format, through all formats in between, with its info as core carries it.
+
+    Args:
+        kind: The format, bare or ``name@distribution``.
+        folder: Where to write.
+        module: The model.
+        **options: Options of the format; those in between take the ones they have.
+
+    Returns:
+        The artefact, and the info that was to travel with it.
+    """
+    registry = get_registry()
+    source: ExportModule | Artifact = module
+    info = module.info
+    for spec in registry.export_chain(kind):
+        exporter = registry.load_exporter(spec)
+        settings = export_options(spec, imgsz=info.imgsz, batch=info.batch, **options)
+        exporter.check(info, settings)
+        destination = folder / f"tiny{spec.suffix}"
+        info = exporter.export(source, info, settings, destination)
+        if spec.metadata == "embedded":
+            exporter.write_info(destination, info)
+        else:
+            sidecar.write(destination, info)
+        source = Artifact(path=destination, format=spec.name)
+    assert isinstance(source, Artifact)
+    return source, info

@@ -1,0 +1,59 @@
+"""Compares what two models say, so that a failure names the output, the place and the difference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Images, Session, Task
+    from segx.options import DecodeOptions
+    from segx.results import Results
+    from segx.testing.scenes import Scene
+
+RAW_TOLERANCE = {"fp32": 2e-4, "fp16": 2e-2}
+"""Largest difference of a raw output by precision, as a fraction of the largest value of that output."""
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """Return any array of any runtime as NumPy's own."""
+    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
+        array = array.cpu() if hasattr(array, "cpu") else array
+        return np.from_dlpack(array)
+    return np.asarray(array)
+
+
+def assert_same_outputs(
+    got: Sequence[Any], wanted: Sequence[Any], *, names: Sequence[str], precision: str = "fp32"
+) -> None:
+    """Fail when two models' raw outputs differ in number, shape, or by more than the precision explains."""
+    assert len(got) == len(wanted), f"{len(got)} outputs, expected {len(wanted)}: {', '.join(names)}"
+    tolerance = RAW_TOLERANCE[precision]
+    for name, ours, theirs in zip(names, map(to_numpy, got), map(to_numpy, wanted), strict=True):
+        assert ours.shape == theirs.shape, f"{name} has shape {ours.shape}, the source's {theirs.shape}"
+        assert np.isfinite(ours).all(), f"{name} holds values that are no numbers"
+        difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+        allowed = tolerance * max(1.0, float(np.abs(theirs).max()))
+        where = np.unravel_index(int(difference.argmax()), difference.shape)
+        assert difference.max() <= allowed, (
+            f"{name}{list(map(int, where))} differs by {difference.max()}, at most {allowed}"
+        )
+
+
+def predict(
+    task: Task, session: Session, scenes: Sequence[Scene], *, shape: tuple[int, int], options: DecodeOptions
+) -> list[Results]:
+    """Return what a session finds in pictures: the three steps that every verb takes."""
+    batch = task.preprocess([scene.source for scene in scenes], shape)
+    return task.decode(session.run(batch.images), batch, session.info, options)
+
+
+def run_twice(session: Session, images: Images) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the outputs of two runs of the same images, copied in between."""
+    first = [to_numpy(output).copy() for output in session.run(images)]
+    return first, [to_numpy(output).copy() for output in session.run(images)]
