@@ -38,12 +38,14 @@ class ArchitectureContract(PluginContract, standard=True):
     block: ClassVar[str] = "SPPF"
 
     @pytest.fixture(scope="class")
-    def spec(self, registry: Registry) -> ArchitectureSpec:
+    @classmethod
+    def spec(cls, registry: Registry) -> ArchitectureSpec:
         """The architecture's declaration."""
-        return registry.architecture(f"{self.name}@{self.distribution}")
+        return registry.architecture(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
-    def architecture(self, registry: Registry, spec: ArchitectureSpec) -> Architecture:
+    @classmethod
+    def architecture(cls, registry: Registry, spec: ArchitectureSpec) -> Architecture:
         """The architecture, loaded; skips where what it requires is not installed."""
         return cast("Architecture", load_or_skip(registry, "architecture", spec))
 

@@ -72,24 +72,28 @@ class BackendContract(PluginContract, standard=True):
     format: ClassVar[str]
 
     @pytest.fixture(scope="class")
-    def spec(self, registry: Registry) -> BackendSpec:
+    @classmethod
+    def spec(cls, registry: Registry) -> BackendSpec:
         """The backend's declaration."""
-        return registry.backend(f"{self.name}@{self.distribution}")
+        return registry.backend(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
-    def backend(self, registry: Registry, spec: BackendSpec) -> Backend:
+    @classmethod
+    def backend(cls, registry: Registry, spec: BackendSpec) -> Backend:
         """The backend, loaded; skips where what it requires is not installed."""
         return cast("Backend", load_or_skip(registry, "backend", spec))
 
     @pytest.fixture(scope="class")
-    def artifact(self, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-        """A model of one image of 64x96 that says all there is to say of itself."""
-        return _written(registry, self.format, tmp_path_factory.mktemp("model"), dynamic=False)
+    @classmethod
+    def artifact(cls, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+        """A model of one image of 64x96 that says all there is to say of itcls."""
+        return _written(registry, cls.format, tmp_path_factory.mktemp("model"), dynamic=False)
 
     @pytest.fixture(scope="class")
-    def dynamic_artifact(self, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact | None:
+    @classmethod
+    def dynamic_artifact(cls, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact | None:
         """The same open in batch, height and width, or None where the format has no such thing."""
-        return _written(registry, self.format, tmp_path_factory.mktemp("dynamic"), dynamic=True)
+        return _written(registry, cls.format, tmp_path_factory.mktemp("dynamic"), dynamic=True)
 
     @pytest.fixture
     def session(self, backend: Backend, artifact: Artifact) -> Session:

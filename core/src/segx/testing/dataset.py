@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class DatasetContract(PluginContract, standard=True):
     """Tests of a dataset format, with drawn pictures written in it.
 
-    A subclass overrides the method ``write``.
+    A subclass overrides the class method ``write``.
 
     Attributes:
         name: The format's name.
@@ -37,32 +37,37 @@ class DatasetContract(PluginContract, standard=True):
 
     name: ClassVar[str]
 
-    def write(self, folder: Path, scenes: list[Scene]) -> DatasetSource:
+    @classmethod
+    def write(cls, folder: Path, scenes: list[Scene]) -> DatasetSource:
         """Write pictures and their truth into a folder in this format, and return the split they are.
 
         The classes are :data:`segx.testing.scenes.NAMES`. The first entry of the split is what ``detects`` is shown.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to override write()")
+        raise NotImplementedError(f"{cls.__name__} has to override write()")
 
     @pytest.fixture(scope="class")
-    def spec(self, registry: Registry) -> DatasetFormatSpec:
+    @classmethod
+    def spec(cls, registry: Registry) -> DatasetFormatSpec:
         """The format's declaration."""
-        return registry.dataset_format(f"{self.name}@{self.distribution}")
+        return registry.dataset_format(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
-    def reader(self, registry: Registry, spec: DatasetFormatSpec) -> DatasetReader:
+    @classmethod
+    def reader(cls, registry: Registry, spec: DatasetFormatSpec) -> DatasetReader:
         """The reader, loaded; skips where what it requires is not installed."""
         return cast("DatasetReader", load_or_skip(registry, "dataset_format", spec))
 
     @pytest.fixture(scope="class")
-    def scenes(self) -> list[Scene]:
+    @classmethod
+    def scenes(cls) -> list[Scene]:
         """Three pictures of different sizes, the last with nothing in it."""
         return [draw_scene(120, 160), draw_scene(200, 90, objects=2), draw_scene(64, 64, objects=0)]
 
     @pytest.fixture(scope="class")
-    def source(self, tmp_path_factory: pytest.TempPathFactory, scenes: list[Scene]) -> DatasetSource:
+    @classmethod
+    def source(cls, tmp_path_factory: pytest.TempPathFactory, scenes: list[Scene]) -> DatasetSource:
         """The pictures, written."""
-        return self.write(tmp_path_factory.mktemp("data"), scenes)
+        return cls.write(tmp_path_factory.mktemp("data"), scenes)
 
     @pytest.fixture
     def dataset(

@@ -64,26 +64,30 @@ class ExporterContract(PluginContract, standard=True):
         return [settings for settings in (*standard, *self.combinations) if settings.keys() <= known]
 
     @pytest.fixture(scope="class")
-    def spec(self, registry: Registry) -> ExporterSpec:
+    @classmethod
+    def spec(cls, registry: Registry) -> ExporterSpec:
         """The format's declaration."""
-        return registry.exporter(f"{self.name}@{self.distribution}")
+        return registry.exporter(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
-    def exporter(self, registry: Registry, spec: ExporterSpec) -> Exporter:
+    @classmethod
+    def exporter(cls, registry: Registry, spec: ExporterSpec) -> Exporter:
         """The exporter, loaded; skips where what it requires is not installed."""
         for link in registry.export_chain(f"{spec.name}@{spec.provider}"):
             load_or_skip(registry, "exporter", link)
         return cast("Exporter", load_or_skip(registry, "exporter", spec))
 
     @pytest.fixture(scope="class")
-    def module(self) -> ExportModule:
+    @classmethod
+    def module(cls) -> ExportModule:
         """The model to export; its ``info`` holds something in every field."""
         pytest.importorskip("torch", reason="the source of an export is a torch module")
         return tiny_module(tiny_info())
 
     @pytest.fixture(scope="class")
+    @classmethod
     def exported(
-        self,
+        cls,
         exporter: Exporter,
         spec: ExporterSpec,
         settings: Settings,

@@ -43,21 +43,24 @@ class PluginContract(Contract, standard=True):
     distribution: ClassVar[str]
 
     @pytest.fixture(scope="class")
-    def registry(self) -> Registry:
+    @classmethod
+    def registry(cls) -> Registry:
         """The registry of this process."""
         return get_registry()
 
     @pytest.fixture(scope="class")
-    def entries(self) -> tuple[metadata.EntryPoint, ...]:
+    @classmethod
+    def entries(cls) -> tuple[metadata.EntryPoint, ...]:
         """The distribution's entry points for segx."""
-        found = metadata.distribution(self.distribution).entry_points
+        found = metadata.distribution(cls.distribution).entry_points
         return tuple(entry for entry in found if entry.group == GROUP)
 
     @pytest.fixture(scope="class")
-    def declared(self, registry: Registry) -> dict[str, tuple[Spec, ...]]:
+    @classmethod
+    def declared(cls, registry: Registry) -> dict[str, tuple[Spec, ...]]:
         """Kind to what the distribution declares."""
         every = registry.declared
-        return {kind: tuple(s for s in every[kind] if s.provider == self.distribution) for kind in KINDS}
+        return {kind: tuple(s for s in every[kind] if s.provider == cls.distribution) for kind in KINDS}
 
     def test_is_found_by_its_entry_point(self, entries: tuple[metadata.EntryPoint, ...], registry: Registry) -> None:
         """One entry point in the group ``segx``, named as the distribution, leading to ``<package>.plugin``."""

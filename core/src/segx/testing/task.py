@@ -49,17 +49,20 @@ class TaskContract(PluginContract, standard=True):
     name: ClassVar[str]
 
     @pytest.fixture(scope="class")
-    def spec(self, registry: Registry) -> TaskSpec:
+    @classmethod
+    def spec(cls, registry: Registry) -> TaskSpec:
         """The task's declaration."""
-        return registry.task(f"{self.name}@{self.distribution}")
+        return registry.task(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
-    def task(self, registry: Registry, spec: TaskSpec) -> Task:
+    @classmethod
+    def task(cls, registry: Registry, spec: TaskSpec) -> Task:
         """The task, loaded; skips where what it requires is not installed."""
         return cast("Task", load_or_skip(registry, "task", spec))
 
     @pytest.fixture(scope="class")
-    def session(self, task: Task) -> Session:
+    @classmethod
+    def session(cls, task: Task) -> Session:
         """A model that finds what is drawn."""
         if HEAD not in task.heads:
             pytest.fail(f"override the fixture 'session': no head of {task.heads} is known here")
