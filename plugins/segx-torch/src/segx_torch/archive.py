@@ -36,10 +36,7 @@ class Archive:
         self.path = path
         self._file: BinaryIO = path.open("rb")
         try:
-            with zipfile.ZipFile(self._file) as listing:
-                entries = listing.infolist()
-            self._file = path.open("rb")
-            self._entries = self._checked(entries)
+            self._entries = self._checked(zipfile.ZipFile(self._file).infolist())
             self.root = self._root()
         except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
             self.close()

@@ -24,9 +24,12 @@ Kind = Literal["segx", "official", "weights", "safetensors"]
 FORMAT = 1
 """Version of segx's own layout, under the key ``segx``; a reader takes every version up to its own."""
 
+MAX_METADATA = 1 << 20
+"""Characters of one value; the names of ten thousand classes take a fifth of it."""
+
 ANY_SIZE = frozenset({"batch", "height", "width"})
 
-_ZIP, _LEGACY_TORCH, _PROTOCOL_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80"
+_ZIP, _PICKLE, _TAR = b"PK\x03\x04", b"\x80", b"ustar"
 _OTHER_KINDS: Mapping[bytes, str] = {
     b"version https://git-lfs": "a Git LFS pointer, not the file it points to",
     b"<": "a web page; the download did not give the file",
@@ -108,7 +111,7 @@ def open_container(path: Path) -> Container:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror or error}"
         raise ModelError(msg, hint="give the path of a .pt or .safetensors file") from error
@@ -122,14 +125,18 @@ def open_container(path: Path) -> Container:
 def _other_kind(head: bytes) -> str:
     if not head:
         return "the file is empty"
-    if head.startswith(_PROTOCOL_PICKLE) or b"ustar" in head:
-        return "a file in the layout torch used before version 1.6, which is not read"
+    if _old_torch(head):
+        return "a pickle, or a file in the layout torch used before version 1.6; it is not read"
     what = next((name for magic, name in _OTHER_KINDS.items() if head.lstrip().startswith(magic)), "")
     return f"this is {what}" if what else "not a checkpoint: neither a torch.save archive nor safetensors"
 
 
+def _old_torch(head: bytes) -> bool:
+    return head.startswith(_PICKLE) or head[257:262] == _TAR
+
+
 def _cure(head: bytes) -> str:
-    if head.startswith(_PROTOCOL_PICKLE):
+    if _old_torch(head):
         return "whoever trusts it can convert it: torch.save(model.state_dict(), 'new.pt') with torch 1.6 or later"
     return "download or save the file again"
 
@@ -139,11 +146,12 @@ def _open_safetensors(path: Path) -> Container:
     definition, info = None, _bare_info()
     try:
         if "segx" in file.metadata:
-            info = ArtifactInfo.from_metadata(file.metadata, where=str(path))
-            definition = _json(file.metadata.get("definition", "null"), path)
-    except ModelError:
+            info = _read_info(file.metadata, path)
+            definition = _json(file.metadata.get("definition", "null"))
+    except Malformed as error:
         file.close()
-        raise
+        msg = f"{path}: not a sound safetensors file: {error}"
+        raise ModelError(msg, hint="download or save the file again") from error
     return Container(
         path=path,
         kind="safetensors",
@@ -203,12 +211,23 @@ def _own(path: Path, content: Mapping[str, Any], numbers: Numbers) -> Container:
     return Container(
         path=path,
         kind="segx",
-        info=ArtifactInfo.from_metadata(metadata, where=str(path)),
+        info=_read_info(metadata, path),
         definition=plain(definition),
         weights=weights,
         training=training,
         numbers=numbers,
     )
+
+
+def _read_info(metadata: Mapping[str, Any], path: Path) -> ArtifactInfo:
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()):
+        raise Malformed("its metadata are not text")
+    if any(len(value) > MAX_METADATA for value in metadata.values()):
+        raise Malformed("its metadata are larger than metadata can be")
+    try:
+        return ArtifactInfo.from_metadata(metadata, where=str(path))
+    except (ModelError, RecursionError, MemoryError) as error:  # the parser's answers to nesting without end
+        raise Malformed("its metadata cannot be read") from error
 
 
 def _module_of(content: Any) -> Record | None:
@@ -309,9 +328,9 @@ def _tensor_refs(tree: Any) -> Iterable[TensorRef]:
             waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
-def _json(text: str, path: Path) -> dict[str, Any] | None:
+def _json(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its definition is not JSON", hint="save the file again") from error
+        raise Malformed("its definition is not JSON") from error
     return value if isinstance(value, dict) else None
