@@ -1,0 +1,8 @@
+"""How good a model is: the COCO protocol for boxes and masks, on any data set, at original resolution."""
+
+from __future__ import annotations
+
+from segx_task_segment.metrics.evaluator import SegmentEvaluator
+from segx_task_segment.metrics.figures import KindMetrics, SegmentMetrics
+
+__all__ = ["KindMetrics", "SegmentEvaluator", "SegmentMetrics"]

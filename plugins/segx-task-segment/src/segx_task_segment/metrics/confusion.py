@@ -1,0 +1,106 @@
+"""What was taken for what, at one working point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx.errors import MissingPluginError
+from segx_task_segment.metrics.objects import mask_iou, pick
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from segx_task_segment.metrics.picture import PictureVerdict
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConfusionMatrix:
+    """Counts of what was found as what, by masks.
+
+    Right detections are those of the COCO matching at IoU 0.5. What is left over on both sides is then paired by
+    overlap whatever its class; what still is left over is background. Crowds take no part.
+
+    Attributes:
+        matrix: int64 (classes + 1, classes + 1): row is what was found, column is the truth, last is background.
+        names: Class number to class name.
+        score: Score from which a detection counts.
+        iou: Overlap from which two are a pair.
+    """
+
+    matrix: NDArray[np.int64]
+    names: Mapping[int, str]
+    score: float
+    iou: float = 0.5
+
+    @classmethod
+    def empty(cls, names: Mapping[int, str], *, score: float) -> ConfusionMatrix:
+        """Return a matrix of nothing."""
+        size = len(names) + 1
+        return cls(matrix=np.zeros((size, size), np.int64), names=names, score=score)
+
+    def add(self, verdict: PictureVerdict) -> None:
+        """Count one picture."""
+        found, truth, seg = verdict.found, verdict.truth, verdict.seg
+        background = len(self.names)
+        confident = np.flatnonzero((found.score >= self.score) & (seg.ignored[0] & 1 == 0))
+        right = confident[seg.hit[0, confident] & 1 == 1]
+        left = np.setdiff1d(confident, right)
+        missed = np.setdiff1d(np.flatnonzero(~seg.neutral), seg.partner[right])
+        np.add.at(self.matrix, (found.category[right], truth.category[seg.partner[right]]), 1)
+        for detection, item in self._pairs(verdict, left, missed):
+            self.matrix[found.category[detection], truth.category[item]] += 1
+            left, missed = left[left != detection], missed[missed != item]
+        np.add.at(self.matrix, (found.category[left], background), 1)
+        np.add.at(self.matrix, (background, truth.category[missed]), 1)
+
+    def _pairs(
+        self, verdict: PictureVerdict, left: NDArray[np.int64], missed: NDArray[np.int64]
+    ) -> list[tuple[int, int]]:
+        """Return pairs of wrong class, the largest overlap first, each side used once."""
+        overlaps = mask_iou(
+            pick(verdict.found.rles, left), pick(verdict.truth.rles, missed), np.zeros(len(missed), np.bool_)
+        )
+        rows, columns = np.nonzero(overlaps >= self.iou)
+        pairs: list[tuple[int, int]] = []
+        used_left, used_missed = set(), set()
+        for place in np.argsort(-overlaps[rows, columns], kind="stable").tolist():
+            row, column = int(rows[place]), int(columns[place])
+            if row not in used_left and column not in used_missed:
+                used_left.add(row)
+                used_missed.add(column)
+                pairs.append((int(left[row]), int(missed[column])))
+        return pairs
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of rows and columns."""
+        return [*self.names.values(), BACKGROUND]
+
+    @property
+    def normalized(self) -> NDArray[np.float64]:
+        """Each column divided by its sum: what became of the objects of each class."""
+        return np.asarray(self.matrix / np.maximum(self.matrix.sum(axis=0, keepdims=True), 1))
+
+    def tp_fp(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return right and wrong detections of each class, int64 (classes)."""
+        right = np.diagonal(self.matrix)[:-1]
+        return right, self.matrix[:-1].sum(axis=1) - right
+
+    def to_df(self) -> Any:
+        """Return the matrix as a pandas ``DataFrame``: rows found, columns truth.
+
+        Raises:
+            MissingPluginError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+        except ImportError:
+            raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
+        return pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)

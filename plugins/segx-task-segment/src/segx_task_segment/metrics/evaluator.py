@@ -1,0 +1,174 @@
+"""Measures picture by picture; of each detection a few bytes stay, of its pixels nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from segx_task_segment.metrics.average_precision import Evidence
+from segx_task_segment.metrics.confusion import ConfusionMatrix
+from segx_task_segment.metrics.figures import KindMetrics, SegmentMetrics
+from segx_task_segment.metrics.matching import AREAS
+from segx_task_segment.metrics.objects import found_in, truth_of
+from segx_task_segment.metrics.picture import PictureVerdict, match_picture
+from segx_task_segment.metrics.table import MatchTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Sample
+    from segx.results import Results
+    from segx_task_segment.metrics.objects import TruthArrays
+    from segx_task_segment.metrics.picture import PictureMatches
+
+Fitness = Literal["mask", "box", "both"]
+
+WORKING_SCORE = 0.25
+"""Score from which a detection counts in the confusion matrix, the match table and the ranking of pictures."""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Kind:
+    """What is gathered of one kind: boxes or masks."""
+
+    name: str
+    letter: str
+    classes: int
+    objects: NDArray[np.int64] = field(init=False)
+    neutral: int = 0
+    hit: list[NDArray[np.uint16]] = field(default_factory=list)
+    ignored: list[NDArray[np.uint16]] = field(default_factory=list)
+    incumbent: list[NDArray[np.uint16]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.objects = np.zeros((self.classes, len(AREAS)), np.int64)
+
+    def add(self, matches: PictureMatches, truth: TruthArrays) -> None:
+        """Take what became of one picture."""
+        self.hit.append(matches.hit)
+        self.ignored.append(matches.ignored)
+        self.incumbent.append(matches.incumbent)
+        self.neutral += int((matches.neutral & ~truth.crowd).sum())
+        counted = np.flatnonzero(~matches.neutral)
+        for area, (low, high) in enumerate(AREAS.values()):
+            inside = counted[(truth.area[counted] >= low) & (truth.area[counted] <= high)]
+            np.add.at(self.objects[:, area], truth.category[inside], 1)
+
+
+class SegmentEvaluator:
+    """Measures boxes and masks by the COCO protocol.
+
+    Args:
+        names: Class number to class name of the data set.
+        classes: Measure only these class numbers.
+        single_cls: Treat all classes as one.
+        compat: Also count by the incumbent's rules.
+        fitness: What :attr:`SegmentMetrics.fitness` is: the mask AP, the box AP, or their sum.
+        working_score: Score from which a detection counts in the confusion matrix and the match table.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        *,
+        classes: Sequence[int] | None = None,
+        single_cls: bool = False,
+        compat: bool = False,
+        fitness: Fitness = "mask",
+        working_score: float = WORKING_SCORE,
+    ) -> None:
+        self.names = {0: "object"} if single_cls else dict(names)
+        self._data_names = dict(names)
+        self._classes, self._single, self._compat, self._fitness = classes, single_cls, compat, fitness
+        self.working_score = working_score
+        self.box = _Kind(name="box", letter="B", classes=len(self.names))
+        self.seg = _Kind(name="mask", letter="M", classes=len(self.names))
+        self.confusion = ConfusionMatrix.empty(self.names, score=working_score)
+        self.table = MatchTable(self.names)
+        self._pictures: list[tuple[int, int | str]] = []
+        self._per_class = np.zeros(len(self.names), np.int64)
+        self._category: list[NDArray[np.int64]] = []
+        self._score: list[NDArray[np.float64]] = []
+        self._rank: list[NDArray[np.int64]] = []
+        self._count = self._crowds = 0
+
+    def update(self, sample: Sample, results: Results) -> PictureVerdict:
+        """Take what was found in one picture.
+
+        Returns:
+            What became of it, for whoever writes or draws it.
+
+        Raises:
+            UsageError: The masks are not at the picture's resolution.
+        """
+        found = found_in(results, self._data_names, classes=self._classes, single=self._single)
+        truth = truth_of(sample, classes=self._classes, single=self._single)
+        box = match_picture(found, truth, "box", compat=self._compat)
+        seg = match_picture(found, truth, "mask", compat=self._compat)
+        self.box.add(box, truth)
+        self.seg.add(seg, truth)
+        self._crowds += int(truth.crowd.sum())
+        self._per_class[np.unique(truth.category[~truth.crowd])] += 1
+        self._pictures.append((len(found), sample.id))
+        self._category.append(found.category)
+        self._score.append(found.score)
+        self._rank.append(found.rank)
+        verdict = PictureVerdict(sample=sample, found=found, truth=truth, box=box, seg=seg, first_id=self._count + 1)
+        self._count += len(found)
+        self.confusion.add(verdict)
+        self.table.add(verdict, self.working_score)
+        return verdict
+
+    def finish(self, *, speed: Mapping[str, float] | None = None) -> SegmentMetrics:
+        """Return the figures of all pictures taken so far."""
+        order = self._order()
+        kinds = {kind.name: self._figures(kind, order) for kind in (self.box, self.seg)}
+        return SegmentMetrics(
+            box=kinds["box"],
+            seg=kinds["mask"],
+            names=self.names,
+            images=len(self._pictures),
+            images_per_class=self._per_class.copy(),
+            detections=self._count,
+            crowds=self._crowds,
+            confusion_matrix=self.confusion,
+            matches=self.table,
+            speed=dict(speed or {}),
+            fitness_of=self._fitness,
+        )
+
+    def _order(self) -> NDArray[np.int64]:
+        """Return all detections, pictures by id as COCO takes them, whatever order they came in."""
+        ids = [number for _, number in self._pictures]
+        by_id = sorted(range(len(ids)), key=lambda i: (isinstance(ids[i], str), ids[i]))
+        sizes = np.array([size for size, _ in self._pictures], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        pieces = [np.arange(starts[i], starts[i] + sizes[i]) for i in by_id]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+
+    def _figures(self, kind: _Kind, order: NDArray[np.int64]) -> KindMetrics:
+        def gathered(parts: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+            return np.concatenate(parts, axis=-1)[..., order] if parts else np.zeros((len(AREAS), 0), np.uint16)
+
+        category = np.concatenate([*self._category, np.zeros(0, np.int64)])[order].astype(np.int32)
+        score = np.concatenate([*self._score, np.zeros(0)])[order]
+        evidence = Evidence(
+            category=category,
+            score=score,
+            rank=np.concatenate([*self._rank, np.zeros(0, np.int64)])[order].astype(np.int32),
+            hit=gathered(kind.hit),
+            ignored=gathered(kind.ignored),
+            objects=kind.objects,
+        )
+        return KindMetrics.of(
+            evidence,
+            names=self.names,
+            name=kind.name,
+            letter=kind.letter,
+            neutral=kind.neutral,
+            incumbent=gathered(kind.incumbent) if self._compat else None,
+        )
