@@ -64,7 +64,7 @@ def _run(tokens: list[str], switches: Switches, output: Output) -> int:
     command = COMMANDS.get(name)
     if command is None or not command.verb:
         return _run_tool(name, tokens, rest, switches, output)
-    if switches.help:
+    if switches.help or words[0] == "help":
         print(pages.verb_page(command))
         return 0
     from segx_cli import logs

@@ -52,4 +52,9 @@ def _call(which: typer.Typer, name: str, arguments: Sequence[str], output: Outpu
         code = which(list(arguments), prog_name=f"segx {name}", standalone_mode=False, obj=output)
     except typer.Exit as ended:
         return ended.exit_code
+    except SystemExit as ended:
+        # Click ends the process itself when the reader is gone; main has its own way of ending then.
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
     return code if isinstance(code, int) else 0

@@ -1,0 +1,207 @@
+"""Finding the command, and every ending: words, exit codes, JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import segx_cli.main
+from segx.errors import DataError, ExportError, ModelError
+from segx_cli.commands import COMMANDS
+from segx_cli.main import find_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Segx = "Callable[..., Any]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "segment predict model=a source=b",
+        "predict segment model=a source=b",
+        "predict model=a source=b segment",
+        "model=a source=b segment predict",
+        "--model a --source b predict segment",
+        "segment mode=predict model=a source=b",
+        "--mode=predict segment model=a source=b",
+        "--model=a segment --source=b predict",
+    ],
+)
+def test_the_command_is_found_wherever_it_stands(line: str) -> None:
+    name, rest = find_command(line.split())
+    assert name == "predict"
+    assert "predict" not in " ".join(rest)
+    assert "segment" in rest
+
+
+def test_a_value_that_is_a_commands_name_is_a_value() -> None:
+    assert find_command(["export", "--name", "predict"]) == ("export", ["--name", "predict"])
+    assert find_command(["--name", "predict", "export"]) == ("export", ["--name", "predict"])
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("predct", 2, "segx: 'predct' is no command and no task; did you mean 'predict'?"),
+        ("segment predct model=a", 2, "did you mean 'predict'?"),
+        ("segmnt model=a", 2, "did you mean 'segment'?"),
+        ("segment", 2, "segx: 'segment' names no command"),
+        ("model=a.pt", 2, "commands: cache, doctor"),
+        ("mode=predikt", 2, "mode 'predikt' is not known; did you mean 'predict'?"),
+        ("predict", 2, "segx: predict needs model=... and source=..."),
+        (
+            "predict model=a.pt",
+            2,
+            "segx: predict needs source=...\n  segx predict model=yolov8n-seg.pt source=photo.jpg",
+        ),
+        ("predict modl=a.pt", 2, "segx: option 'modl' is not known; did you mean 'model'?"),
+        ("predict photo.jpg", 2, "meant as source=photo.jpg ?"),
+        ("predict yolov8n-seg.pt", 2, "meant as model=yolov8n-seg.pt ?"),
+        ("detect predict model=a source=b", 2, "'detect' is no option and no task"),
+        ("predict model=a source=b task=detect", 2, "task 'detect' is not known"),
+        ("predict model=a source=b conf=2", 2, "segx: conf=2 is outside 0..1"),
+        ("predict model=a source=b conf=high", 2, "segx: conf=high is not a float"),
+        ("predict model=a source=b imgsz=abc", 2, "segx: imgsz=abc is not an int"),
+        ("predict model=a source=b opset=3", 2, "segx: option 'opset' is of export, not of predict"),
+        ("export model=a", 2, "segx: export needs format=..."),
+        ("export model=a format=onxx", 2, "segx: format 'onxx' is not known; did you mean 'onnx'?"),
+        ("plugins nwe", 2, "segx: no such command 'nwe'. Did you mean 'new'?"),
+        ("cache --colour", 2, "segx: no such option"),
+        ("predict model=a source=b cfg=none.yaml", 2, "segx: cfg=none.yaml cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(segx: Segx, line: str, code: int, message: str) -> None:
+    ended = segx(*line.split())
+    assert message in ended.err
+    assert ended.err.startswith("segx: ")
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    assert ended.code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("no such picture", hint="look elsewhere"), 3),
+        (ModelError("no such model"), 4),
+        (ExportError("not proven"), 5),
+        (RuntimeError("something\nwith two lines"), 1),
+        (MemoryError(), 1),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(
+    segx: Segx, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    monkeypatch.setattr(segx_cli.main, "_run", _raiser(error))
+    ended = segx("predict")
+    assert ended.code == code
+    assert ended.err.startswith("segx: ")
+    assert len(ended.err.splitlines()) <= 2
+    document = segx("predict", "--json").document
+    assert document["error"]["exit_code"] == code
+    with pytest.raises(type(error)):
+        segx("predict", "--debug")
+
+
+def _raiser(error: BaseException) -> Callable[..., int]:
+    def run(*_: object) -> int:
+        raise error
+
+    return run
+
+
+def test_ctrl_c_ends_calmly(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segx_cli.main, "_run", _raiser(KeyboardInterrupt()))
+    ended = segx("predict")
+    assert (ended.code, ended.out, ended.err) == (130, "", "segx: stopped\n")
+
+
+def test_help_names_every_command(segx: Segx) -> None:
+    for line in ([], ["--help"], ["-h"], ["help"]):
+        ended = segx(*line)
+        assert ended.code == 0
+        assert ended.err == ""
+        for command in COMMANDS.values():
+            assert f"\n  {command.name} " in ended.out
+            assert command.summary in ended.out
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS.values() if command.verb], ids=lambda c: c.name)
+def test_a_verbs_help_shows_every_option(segx: Segx, command: Any) -> None:
+    verb = command.load_verb()
+    ended = segx(command.name, "--help")
+    assert ended.code == 0
+    assert verb.EXAMPLE in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 100
+    for info in (*verb.ARGUMENTS, *verb.known_options()):
+        assert f"\n  {info.name}=" in ended.out
+        assert " ".join(info.help.split()) in " ".join(ended.out.split())
+
+
+def test_help_of_a_verb_may_be_asked_for_in_any_place(segx: Segx) -> None:
+    page = segx("predict", "--help").out
+    assert segx("--help", "segment", "predict").out == page
+    assert segx("help", "predict").out == page
+
+
+def test_the_default_of_the_command_line_is_shown(segx: Segx) -> None:
+    assert "  save=true " in segx("predict", "--help").out
+
+
+def test_the_version(segx: Segx) -> None:
+    import segx as package
+
+    assert segx("--version").out == f"segx {package.__version__}\n"
+    assert segx("--version", "--json").document == {"segx": package.__version__}
+
+
+def test_a_file_of_options(segx: Segx, tmp_path: Any) -> None:
+    (tmp_path / "list.yaml").write_text("- conf\n")
+    assert "holds no names and values" in segx("predict", "model=a", "source=b", "cfg=list.yaml").err
+    (tmp_path / "broken.yaml").write_text("conf: [")
+    assert "cfg=broken.yaml cannot be read" in segx("predict", "model=a", "source=b", "cfg=broken.yaml").err
+    (tmp_path / "strange.yaml").write_text("confi: 0.4")
+    ended = segx("predict", "model=a", "source=b", "cfg=strange.yaml")
+    assert "strange.yaml: option 'confi' is not known; did you mean 'conf'?" in ended.err
+    (tmp_path / "wrong.yaml").write_text("conf: 7")
+    assert "conf=7 is outside 0..1" in segx("predict", "model=a", "source=b", "cfg=wrong.yaml").err
+
+
+def test_a_file_of_options_goes_behind_what_is_typed(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from segx_cli.verbs import read_call
+
+    (tmp_path / "all.yaml").write_text(
+        textwrap.dedent("""
+            mode: predict
+            task: segment
+            model: file.pt
+            source: photos
+            conf: 0.3
+            iou: 0.5
+            classes: [1, 2]
+            device:
+            max-det: 9
+            format: onnx
+        """)
+    )
+    command = COMMANDS["predict"]
+    with caplog.at_level("INFO", logger="segx_cli"):
+        call = read_call(command, command.load_verb(), ["cfg=all.yaml", "conf=0.6", "--model", "typed.pt"])
+    assert call.task == "segment"
+    assert call.arguments == {"model": "typed.pt", "source": "photos"}
+    options = call.options.as_dict()
+    assert (options["conf"], options["iou"], options["classes"], options["max_det"]) == (0.6, 0.5, (1, 2), 9)
+    assert "left aside: format" in caplog.text
+
+
+def test_predict_saves_unless_told_not_to() -> None:
+    from segx_cli.verbs import read_call
+
+    command = COMMANDS["predict"]
+    line = ["model=a", "source=b"]
+    assert read_call(command, command.load_verb(), line).options.as_dict()["save"] is True
+    assert read_call(command, command.load_verb(), [*line, "--no-save"]).options.as_dict()["save"] is False

@@ -1,0 +1,213 @@
+"""The commands that are Typer apps: formats, plugins, cache, doctor, and those of plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+
+from segx import paths, proofs
+from segx.artifact import ArtifactInfo, Parity
+from segx.registry import Registry, get_registry
+from segx.specs import CommandSpec
+from segx_cli import doctor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Segx = "Callable[..., Any]"
+PARITY = Parity(images=2, raw={"output0": 1e-5}, box=0.01, score=1e-4, mask_iou=0.9987, objects=9, matched=1.0)
+
+
+def test_formats_shows_what_is_ready_and_what_is_not_proven(segx: Segx) -> None:
+    ended = segx("formats")
+    assert ended.code == 0
+    line = next(line for line in ended.out.splitlines() if line.startswith("onnx "))
+    assert ".onnx" in line
+    assert " no " in line
+    assert "runs on onnxruntime: ready" in ended.out
+
+
+def test_formats_knows_what_was_proven_on_this_machine(segx: Segx) -> None:
+    info = ArtifactInfo(date="2026-11-23T01:02:03", variant="tiny", parity=PARITY)
+    proofs.record_proof("onnx", info)
+    assert "2026-11-23 IoU 0.9987" in segx("formats").out
+    record = next(row for row in segx("formats", "--json").document if row["format"] == "onnx")
+    assert record["proven"]["model"] == "tiny"
+    assert record["exporter"] == "segx-export-onnx"
+    assert "opset" in record["options"]
+    assert record["backends"]["onnxruntime"] == "ready"
+
+
+def test_a_proof_of_another_machine_or_a_damaged_one_does_not_count() -> None:
+    proofs.record_proof("onnx", ArtifactInfo(parity=None))
+    assert proofs.read_proofs() == {}
+    proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
+    path = proofs.proofs_folder() / "onnx.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "elsewhere"}))
+    assert proofs.read_proofs() == {}
+    path.write_text("{half")
+    assert proofs.read_proofs() == {}
+
+
+def test_a_proof_that_cannot_be_written_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "file"))
+    proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
+    assert proofs.read_proofs() == {}
+
+
+def test_plugins_lists_what_each_declares(segx: Segx) -> None:
+    ended = segx("plugins")
+    assert "segx-export-onnx" in ended.out
+    assert segx("plugins", "list").out == ended.out
+    document = segx("plugins", "--json").document
+    (record,) = [item for item in document["plugins"] if item["distribution"] == "segx-export-onnx"]
+    assert record["declares"]["exporter"][0]["name"] == "onnx"
+
+
+def test_broken_and_disabled_plugins_are_shown(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segx.plugins import Broken, Disabled
+
+    broken = Broken(name="bad", distribution="acme-bad", version="1.2", reason="ImportError: no module named acme")
+    registry = get_registry()
+    discovery = dataclasses.replace(
+        registry._discovery, broken=(broken,), disabled=(Disabled(name="off", distribution="acme-off"),)
+    )
+    monkeypatch.setattr("segx.registry.get_registry", lambda: Registry(discovery))
+    out = segx("plugins").out
+    assert "acme-bad" in out
+    assert "no module named acme" in out
+    assert "left out: acme-off" in out
+    checks = {check.subject: check for check in doctor._plugins(Registry(discovery))}
+    assert checks["acme-bad"].state == "wrong"
+    assert checks["acme-off"].state == "note"
+
+
+def test_the_cache_is_listed_and_cleared_but_nothing_else(segx: Segx, tmp_path: Path) -> None:
+    cache = paths.cache_folder()
+    assert "0 files" in segx("cache").out
+    for name in ("weights/a.pt", "weights/b.pt.part", "indexes/x.npz", "mine/keep.txt", "keep.txt"):
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(b"12345")
+    assert segx("cache", "--json").document["files"] == {"indexes/x.npz": 5, "weights/a.pt": 5, "weights/b.pt.part": 5}
+    assert segx("cache", "clear", "weights/*", "--json").document == {"removed": 2, "bytes": 10}
+    assert (cache / "indexes" / "x.npz").is_file()
+    assert segx("cache", "clear", "--json").document == {"removed": 1, "bytes": 5}
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == ["keep.txt", "keep.txt"]
+    assert not (cache / "weights").exists()
+
+
+@pytest.fixture
+def _quick_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let doctor load nothing: what it does with what it hears is tested apart."""
+    monkeypatch.setattr(doctor, "_load", lambda kind, spec: doctor.Check(subject=spec.name, state="ok", words="loads"))
+
+
+@pytest.mark.usefixtures("_quick_loading")
+def test_doctor_finds_all_in_order_or_exits_with_one(
+    segx: Segx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "segx.registry.get_registry", lambda: Registry(dataclasses.replace(get_registry()._discovery, broken=()))
+    )
+    ended = segx("doctor")
+    assert ended.code == 0, ended.out
+    assert "all is in order" in ended.out
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "file" / "inside"))
+    ended = segx("doctor", "--json")
+    assert ended.code == 1
+    wrong = [check for check in ended.document["checks"] if check["state"] == "wrong"]
+    assert [check["subject"] for check in wrong] == ["cache folder"]
+    assert "SEGX_CACHE" in wrong[0]["words"]
+
+
+def test_doctor_survives_what_crashes_stalls_and_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spec = next(iter(get_registry().tasks.values()))
+    interpreter = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    for script, words in [
+        ("kill -SEGV $$", "signal 11"),
+        ("echo 'ImportError: no acme' >&2; exit 1", "no acme"),
+        ("sleep 5", "did not load within"),
+    ]:
+        interpreter.write_text(f"#!/bin/sh\n{script}\n")
+        interpreter.chmod(0o755)
+        monkeypatch.setattr(doctor, "_PATIENCE", 0.3 if script.startswith("sleep") else 30)
+        check = doctor._load("tasks", spec)
+        assert check.state == "wrong"
+        assert words in check.words
+
+
+def test_doctor_loads_a_plugin_in_a_process_of_its_own() -> None:
+    check = doctor._load("backends", get_registry().backends["onnxruntime"])
+    assert check.state == "ok", check.words
+    assert "CPUExecutionProvider" in check.words
+
+
+def _greet(name: str, loud: bool = False) -> None:
+    """Greet somebody."""
+    print(name.upper() if loud else name)
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(_greet)
+    return app
+
+
+def _exiting() -> None:
+    raise typer.Exit(7)
+
+
+@pytest.fixture
+def commanding(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    """Makes a plugin declare the command ``greet``."""
+
+    def declare(load: Callable[[], Any]) -> None:
+        discovery = get_registry()._discovery
+        spec = CommandSpec(name="greet", summary="greets", load=load, provider="acme-greet")
+        declared = {**discovery.declared, "command": (spec,)}
+        registry = Registry(dataclasses.replace(discovery, declared=declared))
+        monkeypatch.setattr("segx.registry.get_registry", lambda: registry)
+
+    return declare
+
+
+@pytest.mark.parametrize("load", [lambda: _greet, _app], ids=["function", "app"])
+def test_a_plugins_command_runs(segx: Segx, commanding: Any, load: Callable[[], Any]) -> None:
+    commanding(load)
+    assert segx("greet", "ada").out == "ada\n"
+    assert segx("greet", "ada", "--loud").out == "ADA\n"
+    assert "Greet somebody" in segx("greet", "--help").out
+    ended = segx("greet")
+    assert ended.code == 2
+    assert "name" in ended.err.lower()
+    assert "'gret' is no command and no task; did you mean 'greet'?" in segx("gret").err
+
+
+def test_a_plugins_command_may_exit_and_fail(segx: Segx, commanding: Any) -> None:
+    commanding(lambda: _exiting)
+    assert segx("greet").code == 7
+
+    def broken() -> Any:
+        raise ImportError("no acme")
+
+    commanding(broken)
+    ended = segx("greet")
+    assert ended.code == 5
+    assert "command 'greet' (acme-greet) cannot be loaded: ImportError: no acme" in ended.err
+
+
+def test_a_plugins_command_is_in_the_help(segx: Segx, commanding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segx_cli import help as pages
+
+    commanding(_app)
+    monkeypatch.setattr(pages, "_distributions_with_plugins", lambda: iter(["acme-greet"]))
+    assert "from plugins\n  greet  greets (acme-greet)" in segx("--help").out
