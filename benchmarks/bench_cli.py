@@ -1,0 +1,114 @@
+"""Cold start of the command line: ``segx --help`` and one picture through an ONNX model, beside the incumbent.
+
+    python benchmarks/bench_cli.py [--runs 7] [--peer PATH_TO_YOLO] [--model model.onnx --source photo.jpg] [--json FILE]
+
+Each command runs in a fresh process, turn by turn, so that both sides meet the same machine; medians are compared.
+The peer is found in SEGX_PEER or ../peers/u84/bin/yolo and left out, with that said, where it is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Side:
+    """One command and what its runs cost.
+
+    Attributes:
+        name: Who.
+        command: What is run.
+        wall: Seconds from start to end, one for each run.
+        cpu: Seconds of processor time, user and system, one for each run.
+    """
+
+    name: str
+    command: list[str]
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def run(self, folder: Path) -> None:
+        """Run once in a fresh process."""
+        environment = os.environ | {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true", "SEGX_OFFLINE": "1"}
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        ended = subprocess.run(self.command, cwd=folder, env=environment, capture_output=True, check=False)
+        self.wall.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if ended.returncode:
+            sys.exit(f"{' '.join(self.command)} ended with {ended.returncode}:\n{ended.stderr.decode()[-2000:]}")
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """Wall and CPU seconds."""
+        return statistics.median(self.wall), statistics.median(self.cpu)
+
+
+def compare(title: str, sides: list[Side], runs: int) -> dict[str, object]:
+    """Run the sides in turn, once to warm the file cache and then ``runs`` times, and print a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(runs + 1):
+            for side in sides:
+                side.run(Path(folder))
+                if number == 0:
+                    side.wall.clear()
+                    side.cpu.clear()
+    print(f"\n{title} (median of {runs})")
+    own = sides[0].medians
+    for side in sides:
+        wall, cpu = side.medians
+        ratio = f"   {cpu / own[1]:6.1f} x the CPU time" if side is not sides[0] else ""
+        print(f"  {side.name:<10} wall {wall * 1000:7.0f} ms   cpu {cpu * 1000:7.0f} ms{ratio}")
+    return {side.name: dict(zip(("wall_s", "cpu_s"), side.medians, strict=True)) for side in sides}
+
+
+def find_peer(given: str | None) -> str | None:
+    """Return the incumbent's command, or None."""
+    for candidate in (given, os.environ.get("SEGX_PEER"), str(ROOT.parent / "peers" / "u84" / "bin" / "yolo")):
+        if candidate and Path(candidate).is_file():
+            return candidate
+    return None
+
+
+def main() -> None:
+    """Run what can be run here."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--peer")
+    parser.add_argument("--model", type=Path, help="an .onnx file both sides can open")
+    parser.add_argument("--source", type=Path, help="a picture")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    segx, peer = str(Path(sys.executable).parent / "segx"), find_peer(arguments.peer)
+    if peer is None:
+        print("the incumbent is not installed here: only segx is measured (--peer or SEGX_PEER names it)")
+    figures = {"help": compare("help", [Side("segx", [segx, "--help"]), *_peer(peer, ["help"])], arguments.runs)}
+    if arguments.model and arguments.source:
+        words = [f"model={arguments.model.resolve()}", f"source={arguments.source.resolve()}"]
+        sides = [Side("segx", [segx, "segment", "predict", *words, "rect=False"])]
+        sides += _peer(peer, ["segment", "predict", *words])
+        figures["predict"] = compare("one picture, ONNX", sides, arguments.runs)
+    else:
+        print("\none picture, ONNX: left out (--model and --source name them)")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+def _peer(command: str | None, words: list[str]) -> list[Side]:
+    return [] if command is None else [Side("incumbent", [command, *words])]
+
+
+if __name__ == "__main__":
+    main()
