@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from segx.interfaces import Letterbox
 
-CHUNK = 1 << 21
+CHUNK = 1 << 18
 """Most row samples (float32) held at a time, unless one object alone needs more."""
 
 
@@ -33,17 +34,37 @@ class Axis:
     """How pixel numbers of the frame map to prototype numbers along one axis: ``slope * pixel + start``.
 
     Both number centres. Between two prototypes the logit is interpolated, beyond the outermost it stays as it is.
+
+    Attributes:
+        slope: Prototypes per pixel.
+        start: Where the centre of pixel 0 is.
+        prototypes: How many there are.
+        pixels: How many pixels the frame has.
     """
 
     slope: float
     start: float
     prototypes: int
+    pixels: int
 
-    def cells(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return for each pixel of first..last (exclusive) the prototype before it and how far it is to the next."""
-        source = np.clip(np.arange(first, last) * self.slope + self.start, 0, self.prototypes - 1)
-        cell = np.minimum(source.astype(np.int64), max(self.prototypes - 2, 0))
-        return cell, (source - cell).astype(np.float32)
+    @cached_property
+    def position(self) -> NDArray[np.float64]:
+        """Where the centre of each pixel is, kept within the outermost prototypes."""
+        return np.clip(np.arange(self.pixels) * self.slope + self.start, 0, self.prototypes - 1)
+
+    @cached_property
+    def before(self) -> NDArray[np.int64]:
+        """The prototype before each pixel; never the last, so that one always follows, unless there is only one."""
+        return np.minimum(self.position.astype(np.int64), max(self.prototypes - 2, 0))
+
+    @cached_property
+    def weight(self) -> NDArray[np.float32]:
+        """How far each pixel is from the prototype before it to the next, 0..1."""
+        return (self.position - self.before).astype(np.float32)
+
+    def needed(self, first: int, last: int) -> tuple[int, int]:
+        """Return the first and last (exclusive) prototype that pixels first..last (exclusive) need."""
+        return int(self.before[first]), min(int(self.before[last - 1]) + 2, self.prototypes)
 
 
 @dataclass(frozen=True)
@@ -94,8 +115,8 @@ def picture_masks(
         geometry: Where the picture lies in the network input.
     """
     (height, width), (in_height, in_width) = geometry.original, geometry.input
-    across = _axis(prototypes.shape[2], in_width, geometry.left, geometry.width / width)
-    down = _axis(prototypes.shape[1], in_height, geometry.top, geometry.height / height)
+    across = _axis(prototypes.shape[2] / in_width, prototypes.shape[2], width, geometry.left, geometry.width)
+    down = _axis(prototypes.shape[1] / in_height, prototypes.shape[1], height, geometry.top, geometry.height)
     return _assemble(prototypes, coefficients, boxes, frame=geometry.original, across=across, down=down)
 
 
@@ -110,16 +131,20 @@ def input_masks(
     Arguments are those of :func:`picture_masks`, with boxes in pixels of the network input.
     """
     height, width = geometry.input
-    across, down = _axis(prototypes.shape[2], width, 0, 1.0), _axis(prototypes.shape[1], height, 0, 1.0)
+    across = _axis(prototypes.shape[2] / width, prototypes.shape[2], width, 0, width)
+    down = _axis(prototypes.shape[1] / height, prototypes.shape[1], height, 0, height)
     masks = _assemble(prototypes, coefficients, boxes, frame=geometry.input, across=across, down=down)
     picture = (geometry.left, geometry.top, geometry.width, geometry.height)
     return dataclasses.replace(masks, orig_shape=geometry.original, picture=picture)
 
 
-def _axis(prototypes: int, side: int, padding: int, gain: float) -> Axis:
-    """Return the axis for a frame whose pixels are ``gain`` input pixels wide and begin after the padding."""
-    per_prototype = prototypes / side
-    return Axis(gain * per_prototype, (padding + 0.5 * gain) * per_prototype - 0.5, prototypes)
+def _axis(density: float, prototypes: int, pixels: int, padding: int, extent: int) -> Axis:
+    """Return the axis of a frame whose pixels cover ``extent`` input pixels after the padding.
+
+    ``density`` is prototypes per input pixel. Centres of pixels and of prototypes are half a step from their edges.
+    """
+    gain = extent / pixels
+    return Axis(gain * density, (padding + 0.5 * gain) * density - 0.5, prototypes, pixels)
 
 
 def _assemble(
@@ -134,7 +159,9 @@ def _assemble(
     limit = np.array([frame[1], frame[0]] * 2)
     edges = np.clip(np.ceil(boxes.astype(np.float64)), 0, limit).astype(np.int64)
     edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2])
-    windows = [_window((x0, y0, x1, y1), across) for x0, y0, x1, y1 in edges.tolist()]
+    windows = [
+        Window((x0, y0, x1, y1), across.needed(x0, x1) if x1 > x0 else (0, 0)) for x0, y0, x1, y1 in edges.tolist()
+    ]
     words: list[NDArray[np.uint64]] = []
     for chunk in _chunks(windows):
         samples = np.full(sum(window.samples for window in windows[chunk]), -1, np.float32)
@@ -147,14 +174,6 @@ def _assemble(
         orig_shape=frame,
         picture=(0, 0, frame[1], frame[0]),
     )
-
-
-def _window(rect: tuple[int, int, int, int], across: Axis) -> Window:
-    x0, _, x1, _ = rect
-    if x1 <= x0:
-        return Window(rect, (0, 0))
-    cells = across.cells(x0, x0 + 1)[0][0], across.cells(x1 - 1, x1)[0][0]
-    return Window(rect, (int(cells[0]), min(int(cells[1]) + 2, across.prototypes)))
 
 
 def _chunks(windows: list[Window]) -> Iterator[slice]:
@@ -184,15 +203,13 @@ def _sample_rows(
         if rows.size == 0 or window.width == 0:
             continue
         (left, right), (_, y0, _, y1) = window.columns, window.rect
-        cell, weight = down.cells(y0, y1)
-        top, bottom = int(cell[0]), min(int(cell[-1]) + 2, down.prototypes)
+        top, bottom = down.needed(y0, y1)
         needed = prototypes[:, top:bottom, left:right]
         logits = (weights @ needed.reshape(len(weights), -1)).reshape(needed.shape[1:])
         steps = np.diff(logits, axis=0, append=logits[-1:])
-        cell -= top
-        inside = rows[:, 1:-1]
-        np.multiply(steps[cell], weight[:, None], out=inside)
-        inside += logits[cell]
+        before, inside = down.before[y0:y1] - top, rows[:, 1:-1]
+        np.multiply(steps[before], down.weight[y0:y1, None], out=inside)
+        inside += logits[before]
 
 
 def _fill(samples: NDArray[np.float32], windows: list[Window], across: Axis) -> list[NDArray[np.uint64]]:

@@ -1,0 +1,147 @@
+"""Forming the masks of 300 objects: segx against the incumbent's full-resolution path, in one run.
+
+    python benchmarks/bench_masks.py --peer /path/to/venv/bin/python
+
+Each side runs in child processes of its own interpreter on the same arrays; the figures are medians of time and the
+growth of resident memory at its peak (Linux). Without ``--peer`` (or ``SEGX_BENCH_PEER``), an interpreter that has
+``ultralytics`` installed, only segx is measured. The peer is called through its public function and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SIZES = {"640 px (480 x 640)": (480, 640), "12 megapixels (3000 x 4000)": (3000, 4000)}
+COMPARED = 40
+
+MEASURE = """
+import json, pathlib, statistics, sys, time
+import numpy as np
+data = dict(np.load(sys.argv[1]))
+repeats = int(sys.argv[2])
+height, width = (int(side) for side in data["shape"])
+{prepare}
+def status(key):  # kilobytes to megabytes
+    return next(int(row.split()[1]) for row in open("/proc/self/status") if row.startswith(key)) / 1024
+result = form(8, 64, 64)  # a first call loads what is loaded once
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+before = status("VmRSS:")
+times = []
+for _ in range(repeats):
+    result = None
+    begin = time.perf_counter()
+    result = form(len(data["boxes"]), height, width)
+    times.append(time.perf_counter() - begin)
+after = status("VmHWM:")
+np.savez(sys.argv[3], masks=dense(result))
+print(json.dumps({{"seconds": statistics.median(times), "megabytes": after - before, "version": version}}))
+"""
+
+SEGX = """
+from segx_task_segment import mask_assembly
+from segx_task_segment.letterbox import place
+from segx import __version__ as version
+def form(n, height, width):
+    geometry = place((height, width), (640, 640))
+    return mask_assembly.picture_masks(data["prototypes"], data["coefficients"][:n], data["boxes"][:n], geometry)
+def dense(masks):
+    return np.packbits(masks[:40].data, axis=-1)
+"""
+
+PEER = """
+import torch
+from ultralytics import __version__ as version
+from ultralytics.utils import ops
+prototypes, coefficients, boxes = (torch.from_numpy(data[key]) for key in ("prototypes", "coefficients", "boxes"))
+def form(n, height, width):
+    with torch.inference_mode():
+        return ops.process_mask_native(prototypes, coefficients[:n], boxes[:n], (height, width))
+def dense(masks):
+    return np.packbits(masks[:40].numpy() > 0, axis=-1)
+"""
+
+
+def scene(shape: tuple[int, int], objects: int) -> dict[str, np.ndarray]:
+    """Smooth random prototypes and boxes from 3 % to 30 % of the picture's sides."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(32, 160, 160)).astype(np.float32)
+    prototypes = np.stack([cv2.GaussianBlur(plane, (0, 0), 3) * 8 for plane in noise])
+    height, width = shape
+    sides = rng.uniform(0.03, 0.3, (objects, 2)) * [width, height]
+    corners = rng.random((objects, 2)) * ([width, height] - sides)
+    return {
+        "prototypes": prototypes,
+        "coefficients": rng.normal(size=(objects, 32)).astype(np.float32),
+        "boxes": np.concatenate([corners, corners + sides], axis=1).astype(np.float32),
+        "shape": np.array(shape),
+    }
+
+
+def measure(python: str, prepare: str, folder: Path, repeats: int, runs: int) -> tuple[dict, np.ndarray]:
+    """Run one side in ``runs`` child processes; return the medians of what they print, and its masks."""
+    figures = []
+    for _ in range(runs):
+        command = [
+            python,
+            "-c",
+            MEASURE.format(prepare=prepare),
+            folder / "scene.npz",
+            str(repeats),
+            folder / "out.npz",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{python} failed:\n{done.stderr[-2000:]}")
+        figures.append(json.loads(done.stdout.splitlines()[-1]))
+    medians = {key: float(np.median([figure[key] for figure in figures])) for key in ("seconds", "megabytes")}
+    return {**medians, "version": figures[0]["version"]}, np.load(folder / "out.npz")["masks"]
+
+
+def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the mean IoU of the first objects' masks."""
+    shared = np.bitwise_count(ours & theirs).sum(axis=(1, 2), dtype=np.int64)
+    union = np.bitwise_count(ours | theirs).sum(axis=(1, 2), dtype=np.int64)
+    return float(np.mean(shared[union > 0] / union[union > 0]))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"), help="interpreter with ultralytics")
+    parser.add_argument("--objects", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=3, help="child processes a side")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    report = {}
+    for name, shape in SIZES.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            np.savez(folder / "scene.npz", **scene(shape, arguments.objects))
+            ours, our_masks = measure(sys.executable, SEGX, folder, 7, arguments.runs)
+            line = (
+                f"{name}, {arguments.objects} objects: segx {ours['seconds'] * 1e3:.1f} ms, {ours['megabytes']:.0f} MB"
+            )
+            report[name] = {"segx": ours}
+            if arguments.peer:
+                peer, peer_masks = measure(arguments.peer, PEER, folder, 1 if shape[0] > 2000 else 3, arguments.runs)
+                report[name] |= {"peer": peer, "iou": agreement(our_masks, peer_masks)}
+                faster = peer["seconds"] / ours["seconds"]
+                leaner = peer["megabytes"] / max(ours["megabytes"], 0.1)
+                line += f"; ultralytics {peer['version']} {peer['seconds'] * 1e3:.0f} ms, {peer['megabytes']:.0f} MB; "
+                line += f"{faster:.0f} times faster, {leaner:.0f} times leaner, mean IoU {report[name]['iou']:.4f}"
+        print(line, flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
