@@ -22,7 +22,9 @@ NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")
 FIGURES += ("AR_small", "AR_medium", "AR_large")
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")  # pycocotools
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept:DeprecationWarning"
+)  # pycocotools
 
 
 def star(rng: np.random.Generator, centre: np.ndarray, radius: float) -> np.ndarray:
@@ -97,7 +99,10 @@ def guess(rng: np.random.Generator, sample: Sample, *, per_truth: int = 3, noise
     scores = np.round(rng.random(len(masks)), int(rng.choice([1, 5])))  # one digit: many equal scores
     data = np.column_stack([boxes, scores, classes]).astype(np.float32).reshape(-1, 6)
     return Results(
-        orig_img=np.zeros((height, width, 3), np.uint8), path="x.png", names=NAMES, boxes=Boxes(data, sample.shape),
+        orig_img=np.zeros((height, width, 3), np.uint8),
+        path="x.png",
+        names=NAMES,
+        boxes=Boxes(data, sample.shape),
         masks=masks,
     )
 
@@ -134,7 +139,10 @@ def reference(truth: COCO, results: dict[int, Results], names: dict[int, str], k
         found = found_in(result, names)
         for i in range(len(found)):
             row = {"image_id": image, "category_id": int(found.category[i]) + 1, "score": float(found.score[i])}
-            rows.append(row | ({"bbox": found.box[i].tolist()} if kind == "bbox" else {"segmentation": found.rles[i]}))
+            rows.append(
+                row
+                | ({"bbox": found.box[i].tolist()} if kind == "bbox" else {"segmentation": dict(found.masks.rle[i])})
+            )
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(truth, truth.loadRes(rows), kind)
         judge.evaluate()

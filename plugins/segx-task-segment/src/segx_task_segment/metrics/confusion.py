@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.errors import MissingPluginError
-from segx_task_segment.metrics.objects import mask_iou, pick
+from segx_task_segment.metrics.objects import mask_iou
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class ConfusionMatrix:
     ) -> list[tuple[int, int]]:
         """Return pairs of wrong class, the largest overlap first, each side used once."""
         overlaps = mask_iou(
-            pick(verdict.found.rles, left), pick(verdict.truth.rles, missed), np.zeros(len(missed), np.bool_)
+            verdict.found.masks[left], verdict.truth.masks[missed], np.zeros(len(missed), np.bool_), least=self.iou
         )
         rows, columns = np.nonzero(overlaps >= self.iou)
         pairs: list[tuple[int, int]] = []

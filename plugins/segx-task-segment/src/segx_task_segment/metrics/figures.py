@@ -343,7 +343,7 @@ class SegmentMetrics:
         """What the figures mean, in one line."""
         thresholds = f"{THRESHOLDS[0]:.2f}:{THRESHOLDS[1] - THRESHOLDS[0]:.2f}:{THRESHOLDS[-1]:.2f}"
         words = [
-            f"COCO protocol: AP over IoU {thresholds}, 101 recall points, at most {MOST} detections a class and picture",
+            f"COCO protocol: AP over IoU {thresholds}, 101 points of recall, at most {MOST} detections per class",
             "boxes and masks in pixels of the original pictures",
         ]
         if self.crowds:

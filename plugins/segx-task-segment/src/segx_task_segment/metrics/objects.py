@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.errors import UsageError
+from segx.masks import Masks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from segx.results import Results
 
 RLE = dict[str, Any]
+
+NEGLIGIBLE = 0.1
+"""Overlaps that cannot reach this are not worth counting pixels for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +49,9 @@ class Found:
         return len(self.category)
 
     @cached_property
-    def rles(self) -> list[RLE]:
-        """The masks as COCO RLE."""
-        every = self.results.masks.rle
-        return [dict(every[row]) for row in self.rows.tolist()]
+    def masks(self) -> Masks:
+        """The masks."""
+        return self.results.masks[self.rows] if len(self.rows) else Masks.empty(self.results.orig_shape)
 
     @cached_property
     def box_areas(self) -> NDArray[np.float64]:
@@ -58,7 +61,7 @@ class Found:
     @cached_property
     def mask_areas(self) -> NDArray[np.float64]:
         """(N,), in pixels."""
-        return self.results.masks.area[self.rows].astype(np.float64)
+        return self.masks.area.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +75,7 @@ class TruthArrays:
         with_mask: bool (N); the others are known by their box only.
         area: float64 (N), as the data set gives it, else of the mask, else of the box.
         id: int64 (N).
-        rles: The masks as COCO RLE; the box's rectangle where only that is known.
+        masks: The masks; the box's rectangle where only that is known.
     """
 
     category: NDArray[np.int64]
@@ -81,7 +84,7 @@ class TruthArrays:
     with_mask: NDArray[np.bool_]
     area: NDArray[np.float64]
     id: NDArray[np.int64]
-    rles: Sequence[RLE]
+    masks: Masks
 
     def __len__(self) -> int:
         return len(self.category)
@@ -117,11 +120,9 @@ def found_in(
 
 def truth_of(sample: Sample, *, classes: Sequence[int] | None = None, single: bool = False) -> TruthArrays:
     """Return the objects of a picture, of the classes that are measured, rasterised as COCO does."""
-    from faster_coco_eval.core import mask as coco_mask
-
     truths = [truth for truth in sample.truths if classes is None or truth.category in classes]
-    rles = [rasterise(truth, sample.shape) for truth in truths]
-    areas = coco_mask.area(rles).astype(np.float64) if rles else np.zeros(0)
+    masks = Masks.from_rle([rasterise(truth, sample.shape) for truth in truths], sample.shape)
+    areas = masks.area.astype(np.float64)
     for index, truth in enumerate(truths):
         if truth.area is not None:
             areas[index] = truth.area
@@ -134,7 +135,7 @@ def truth_of(sample: Sample, *, classes: Sequence[int] | None = None, single: bo
         with_mask=np.array([truth.has_mask for truth in truths], np.bool_),
         area=areas,
         id=np.array([truth.id for truth in truths], np.int64),
-        rles=rles,
+        masks=masks,
     )
 
 
@@ -152,19 +153,30 @@ def rasterise(truth: Truth, shape: tuple[int, int]) -> RLE:
     return whole
 
 
-def mask_iou(found: Sequence[RLE], truth: Sequence[RLE], crowd: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return (found, truth) overlaps of masks; over the found mask's own area for crowds."""
-    from faster_coco_eval.core import mask as coco_mask
+def mask_iou(found: Masks, truth: Masks, crowd: NDArray[np.bool_], *, least: float = NEGLIGIBLE) -> NDArray[np.float64]:
+    """Return (found, truth) overlaps of masks; over the found mask's own area for crowds.
 
-    if not found or not truth:
-        return np.zeros((len(found), len(truth)))
-    overlaps = coco_mask.iou(list(found), list(truth), crowd.astype(int).tolist())
-    return np.asarray(overlaps, np.float64).reshape(len(found), len(truth))
-
-
-def pick(items: Sequence[RLE], rows: NDArray[np.int64]) -> list[RLE]:
-    """Return some of a list."""
-    return [items[row] for row in rows.tolist()]
+    Pixels are only counted where two masks can overlap by ``least``; the others get 0. ``areas`` are those of the
+    found masks, where they are known already.
+    """
+    own = (found.area if areas is None else areas).astype(np.float64)[:, None]
+    other = truth.area[None].astype(np.float64)
+    low = np.maximum(found.rects[:, None, :2], truth.rects[None, :, :2])
+    high = np.minimum(found.rects[:, None, 2:], truth.rects[None, :, 2:])
+    most = np.minimum(np.clip(high - low, 0, None).prod(axis=2), np.minimum(own, other))
+    possible = (most > 0) & (most >= least * np.where(crowd, own, own + other - most))
+    shared = np.zeros(possible.shape)
+    truths: dict[int, NDArray[np.bool_]] = {}
+    for i in np.flatnonzero(possible.any(axis=1)).tolist():
+        mine, x, y = found.bitmap(i), found.rects[i, 0], found.rects[i, 1]
+        for j in np.flatnonzero(possible[i]).tolist():
+            theirs = truths[j] if j in truths else truths.setdefault(j, truth.bitmap(j))
+            left, top = truth.rects[j, :2]
+            (x0, y0), (x1, y1) = low[i, j], high[i, j]
+            both = mine[y0 - y : y1 - y, x0 - x : x1 - x] & theirs[y0 - top : y1 - top, x0 - left : x1 - left]
+            shared[i, j] = np.count_nonzero(both)
+    union = np.where(crowd, own, own + other - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _ranks(category: NDArray[np.int64]) -> NDArray[np.int64]:

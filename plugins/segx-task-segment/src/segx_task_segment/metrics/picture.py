@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from segx_task_segment.metrics.matching import AREAS, MOST, THRESHOLDS, box_iou, match, match_incumbent
-from segx_task_segment.metrics.objects import mask_iou, pick
+from segx_task_segment.metrics.objects import mask_iou
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def match_picture(found: Found, truth: TruthArrays, kind: Kind, *, compat: bool 
         if kind == "box":
             iou = box_iou(found.box[rows], truth.box[objects], neutral[objects])
         else:
-            iou = mask_iou(pick(found.rles, rows), pick(truth.rles, objects), neutral[objects])
+            iou = mask_iou(found.masks[rows], truth.masks[objects], neutral[objects], areas=areas[rows])
         overlaps[np.ix_(rows, objects)] = iou
         seen = rows[:MOST]
         matches = match(iou[:MOST], crowd=neutral[objects], truth_areas=truth.area[objects], found_areas=areas[seen])
