@@ -153,7 +153,14 @@ def rasterise(truth: Truth, shape: tuple[int, int]) -> RLE:
     return whole
 
 
-def mask_iou(found: Masks, truth: Masks, crowd: NDArray[np.bool_], *, least: float = NEGLIGIBLE) -> NDArray[np.float64]:
+def mask_iou(
+    found: Masks,
+    truth: Masks,
+    crowd: NDArray[np.bool_],
+    *,
+    least: float = NEGLIGIBLE,
+    areas: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Return (found, truth) overlaps of masks; over the found mask's own area for crowds.
 
     Pixels are only counted where two masks can overlap by ``least``; the others get 0. ``areas`` are those of the
