@@ -25,7 +25,8 @@ class Spec:
         name: What users type: ``"onnx"``, ``"segment"``.
         summary: One line for ``segx plugins`` and the documentation.
         load: Imports the implementation and returns it; the only place where heavy imports happen.
-        requires: PEP 508 requirements that must be installed for ``load`` to work, checked without importing them.
+        requires: PEP 508 requirements that must be installed for ``load`` to work, checked without importing them;
+            ``"onnxruntime>=1.20 | onnxruntime-gpu>=1.20"`` is met by either.
         provider: The distribution that declares it; filled in by the loader.
     """
 

@@ -14,6 +14,8 @@ from segx import sidecar
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError, SegxError, UsageError
 from segx.options import SessionOptions
+from segx.registry import full_name
+from segx.requirements import ALTERNATIVE
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs, run_twice, to_numpy
@@ -113,7 +115,7 @@ class BackendContract(PluginContract, standard=True):
 
     def test_is_chosen_by_name(self, spec: BackendSpec, backend: Backend, registry: Registry) -> None:
         """Whoever names it gets it, for the formats it runs and no other."""
-        name = f"{spec.name}@{spec.provider}"
+        name = full_name(spec)
         assert registry.backend_for(self.format, name=name) == spec
         assert registry.load_backend(spec) is backend
         with pytest.raises(UsageError, match="does not run"):
@@ -129,7 +131,7 @@ class BackendContract(PluginContract, standard=True):
         session = backend.open(artifact, SessionOptions(device="cpu"))
         assert session.info == info
         session.close()
-        assert run_fresh(_INFO_WITHOUT_RUNTIME, spec.name, self.format, str(artifact.path)) == info.variant
+        assert run_fresh(_INFO_WITHOUT_RUNTIME, full_name(spec), self.format, str(artifact.path)) == info.variant
 
     def test_runs(self, session: Session) -> None:
         """One array for each named output, finite floats, the batch in front."""
@@ -276,9 +278,10 @@ class BackendContract(PluginContract, standard=True):
     def test_runs_without_torch(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
         """A runtime that does not depend on torch runs where there is none."""
         requirements = [*spec.requires, *(metadata.requires(self.distribution) or ())]
-        if "torch" in {Requirement(text).name for text in requirements}:
+        alternatives = [text for entry in requirements for text in entry.split(ALTERNATIVE)]
+        if "torch" in {Requirement(text).name for text in alternatives}:
             pytest.skip(f"{self.distribution} stands on torch")
-        shapes = run_fresh(_WITHOUT_TORCH, spec.name, self.format, str(artifact.path), warnings="default")
+        shapes = run_fresh(_WITHOUT_TORCH, full_name(spec), self.format, str(artifact.path), warnings="default")
         assert len(shapes) == len(backend.read_info(artifact).outputs)
 
 

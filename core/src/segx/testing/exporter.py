@@ -14,6 +14,7 @@ import pytest
 from segx import sidecar
 from segx.errors import SegxError, UsageError
 from segx.options import ExportOptions, SessionOptions
+from segx.registry import full_name, get_registry
 from segx.specs import ExporterSpec, Tolerance
 from segx.testing.models import export_file, export_options, real_module, run_module, tiny_info, tiny_module
 from segx.testing.parity import RAW_TOLERANCE, assert_same_outputs
@@ -53,8 +54,6 @@ class ExporterContract(PluginContract, standard=True):
             metafunc.parametrize("wrong", self.refused, ids=_words, scope="class")
 
     def _settings(self) -> list[Settings]:
-        from segx.registry import get_registry
-
         spec = get_registry().exporter(f"{self.name}@{self.distribution}")
         known = {field.name for field in dataclasses.fields(spec.options)}
         standard: list[Settings] = [{}, {"batch": 2}, {"dynamic": True}]
@@ -73,7 +72,7 @@ class ExporterContract(PluginContract, standard=True):
     @classmethod
     def exporter(cls, registry: Registry, spec: ExporterSpec) -> Exporter:
         """The exporter, loaded; skips where what it requires is not installed."""
-        for link in registry.export_chain(f"{spec.name}@{spec.provider}"):
+        for link in registry.export_chain(full_name(spec)):
             load_or_skip(registry, "exporter", link)
         return cast("Exporter", load_or_skip(registry, "exporter", spec))
 
@@ -97,7 +96,7 @@ class ExporterContract(PluginContract, standard=True):
         pytest.importorskip("torch", reason="the source of an export is a torch module")
         module = _module_for(settings)
         _skip_refused(exporter, spec, module, settings)
-        artifact, info = export_file(_full(spec), tmp_path_factory.mktemp("exported"), module, **settings)
+        artifact, info = export_file(full_name(spec), tmp_path_factory.mktemp("exported"), module, **settings)
         return module, artifact, info
 
     def test_declaration_is_complete(self, spec: ExporterSpec, registry: Registry) -> None:
@@ -107,7 +106,7 @@ class ExporterContract(PluginContract, standard=True):
         assert spec.precisions
         assert set(spec.tolerance) == set(spec.precisions), "a tolerance for each precision, for nothing else"
         assert all(isinstance(tolerance, Tolerance) for tolerance in spec.tolerance.values())
-        assert registry.export_chain(_full(spec))[0].source == "model"
+        assert registry.export_chain(full_name(spec))[0].source == "model"
 
     def test_options_are_typed_frozen_and_explained(self, spec: ExporterSpec) -> None:
         """They inherit the common ones, have defaults and one line of help each, and refuse what they do not know."""
@@ -220,15 +219,11 @@ class ExporterContract(PluginContract, standard=True):
         except SegxError as error:
             pytest.skip(f"no architecture to export: {error.message}")
         exporter.check(module.info, spec.options())
-        artifact, info = export_file(_full(spec), tmp_path, module)
+        artifact, info = export_file(full_name(spec), tmp_path, module)
         session = _open(registry, artifact)
         images = noise((1, 3, *info.imgsz), seed=3)
         assert_same_outputs(session.run(images), run_module(module, images), names=info.outputs)
         session.close()
-
-
-def _full(spec: ExporterSpec) -> str:
-    return f"{spec.name}@{spec.provider}"
 
 
 def _words(settings: Settings) -> str:

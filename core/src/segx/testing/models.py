@@ -144,7 +144,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     info = module.info
     for spec in registry.export_chain(kind):
         exporter = registry.load_exporter(spec)
-        settings = export_options(spec, imgsz=info.imgsz, batch=info.batch, **options)
+        settings = export_options(spec, **{"imgsz": info.imgsz, "batch": info.batch, **options})
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
         info = exporter.export(source, info, settings, destination)

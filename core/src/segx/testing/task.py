@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segx.options import DecodeOptions
+from segx.registry import full_name
 from segx.results import Results
 from segx.sources import SourceImage
 from segx.testing.interpreter import run_fresh
@@ -233,7 +234,7 @@ class TaskContract(PluginContract, standard=True):
 
     def test_works_without_torch(self, spec: TaskSpec) -> None:
         """Predicting needs NumPy and OpenCV only."""
-        assert run_fresh(_WITHOUT_TORCH, f"{spec.name}@{spec.provider}") == [3]
+        assert run_fresh(_WITHOUT_TORCH, full_name(spec)) == [3]
 
 
 def _slices(place: Letterbox) -> tuple[slice, slice]:
