@@ -2,6 +2,303 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
+
+from segx.artifact import Artifact
+from segx.errors import ModelError, UsageError, did_you_mean
+from segx.options import PredictOptions, SessionOptions
+from segx.registry import get_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from segx.artifact import ArtifactInfo
+    from segx.interfaces import Architecture, ModelBackend, ModelConfig, ModelSession, ModelSummary, Session
+    from segx.registry import Registry
+    from segx.results import Results
+    from segx.sources import Unreadable
+
+logger = logging.getLogger(__name__)
+
+_MODEL_FORMAT = "pt"
+"""The format whose backends build, change and save models."""
+
+
+class Design(NamedTuple):
+    """A model that has no weights yet: its configuration, and who builds it."""
+
+    config: ModelConfig
+    architecture: Architecture
+
 
 class YOLO:
-    """A model and what can be done with it."""
+    """A model and what can be done with it.
+
+    Args:
+        model: A model file or folder of any installed format, a configuration (``"yolov8n-seg.yaml"`` or a file of
+            your own) for a new model with random weights, or a known name, ``"yolov8n-seg.pt"`` or
+            ``"yolov8n-seg"``, whose weights are downloaded on first use.
+        task: The task the model has to have; default: whichever it has.
+
+    Attributes:
+        path: The model's file, or None for a new model.
+        failures: What the last prediction could not read and passed over.
+
+    Raises:
+        ModelError: The model is not there, or cannot be read.
+        MissingPluginError: Nothing installed opens its format; the hint says what to install.
+        UsageError: It is of another task.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] = "yolov8n-seg.pt", task: str | None = None) -> None:
+        self._registry = get_registry()
+        self._origin = find_model(model, self._registry)
+        self._given = os.fspath(model)
+        self._sessions: dict[tuple[SessionOptions, str | None], Session] = {}
+        self._changed = False
+        self._info = self._read_info()
+        self._device: str | None = None
+        self.path = self._origin.path if isinstance(self._origin, Artifact) else None
+        self.failures: list[Unreadable] = []
+        if task is not None and task != self.task:
+            raise UsageError(f"{self._given} is a model for {self.task!r}, not for {task!r}")
+
+    # What is known
+
+    @property
+    def metadata(self) -> ArtifactInfo:
+        """What travels with the model: task, classes, input size, versions, parity."""
+        return self._info
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Class number to class name."""
+        return self._info.names
+
+    @property
+    def task(self) -> str:
+        """The task its outputs belong to."""
+        return self._info.task
+
+    @property
+    def device(self) -> str | None:
+        """Where it ran last, ``"cpu"`` or ``"cuda:0"``; None when it has not run yet."""
+        return self._device
+
+    def info(self) -> ModelSummary:
+        """Return layers, parameters and FLOPs; they are logged too.
+
+        Raises:
+            UsageError: The model is an exported one, of which these are not known.
+        """
+        summary = self._model_session("info").describe()
+        logger.info(
+            "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
+            self._info.variant or self._given,
+            summary.layers,
+            f"{summary.parameters:,}",
+            f"{summary.fused_parameters:,}",
+            summary.gflops,
+            *summary.imgsz,
+        )
+        for note in summary.notes:
+            logger.info("%s", note)
+        return summary
+
+    def __repr__(self) -> str:
+        return f"YOLO({self._given!r})"
+
+    # Weights
+
+    def load(self, weights: str | os.PathLike[str]) -> Self:
+        """Move the weights of a file that fit in name and shape into this model; what is skipped is logged.
+
+        Args:
+            weights: A checkpoint, or a known name.
+
+        Raises:
+            ModelError: The file cannot be read, or nothing in it fits.
+            UsageError: This model is an exported one.
+        """
+        session = self._model_session("load")
+        source = find_model(weights, self._registry)
+        if not isinstance(source, Artifact):
+            raise UsageError(f"{os.fspath(weights)!r} is a configuration without weights", hint="give a .pt file")
+        report = session.load_weights(source)
+        self._forget_sessions(but=session)
+        self._changed, self._info = True, session.info
+        total = len(report.loaded) + len(report.missing) + sum(name not in report.missing for name in report.skipped)
+        logger.info("%d of %d tensors taken from %s", len(report.loaded), total, os.fspath(weights))
+        for name, reason in report.skipped.items():
+            logger.info("  skipped %s: %s", name, reason)
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model as segx's own checkpoint, whole or not at all.
+
+        Raises:
+            UsageError: This model is an exported one.
+        """
+        return self._model_session("save").save(Path(path)).path
+
+    # The verbs
+
+    @overload
+    def predict(self, source: Any, *, stream: Literal[False] = False, **options: Any) -> list[Results]: ...
+
+    @overload
+    def predict(self, source: Any, *, stream: Literal[True], **options: Any) -> Iterator[Results]: ...
+
+    def predict(self, source: Any, *, stream: bool = False, **options: Any) -> list[Results] | Iterator[Results]:
+        """Find the objects in pictures.
+
+        Args:
+            source: See :func:`segx.sources.open_source`: a file, folder, glob, list, address, video, camera number,
+                PIL image, NumPy array, torch tensor, bytes, or a list of these.
+            stream: Return an iterator that works as it is asked, and keeps nothing; for videos and long folders.
+            options: See :class:`segx.options.PredictOptions`.
+
+        Returns:
+            One :class:`~segx.results.Results` for each picture, in order. What cannot be read is logged, passed over
+            and kept in :attr:`failures`.
+
+        Raises:
+            UsageError: An option is unknown, out of range, or does not go with the model.
+            DataError: The source does not exist, or nothing of it can be read.
+        """
+        chosen = PredictOptions.parse({**options, "stream": stream})
+        found = self._predict(source, chosen)
+        return found if stream else list(found)
+
+    __call__ = predict
+
+    def _predict(self, source: Any, options: PredictOptions) -> Iterator[Results]:
+        from segx.flows.predict import predict
+        from segx.sources import open_source
+
+        self.failures = []
+        opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
+        try:
+            how = SessionOptions(device=options.device, half=options.half, threads=options.threads)
+            session = self._session(how, options.backend)
+            return predict(
+                session,
+                opened,
+                options,
+                task=self._registry.load_task(self.task),
+                tell=self._registry.tell,
+                model=self._given,
+                failures=self.failures,
+            )
+        except BaseException:
+            opened.close()
+            raise
+
+    # How
+
+    def _read_info(self) -> ArtifactInfo:
+        if isinstance(self._origin, Design):
+            return self._origin.architecture.info(self._origin.config)
+        spec = self._registry.backend_for(self._origin.format)
+        return self._registry.load_backend(spec).read_info(self._origin)
+
+    def _session(self, how: SessionOptions, backend: str | None = None) -> Session:
+        """Return an open model, the same one for the same wishes."""
+        key = (how, backend)
+        if key not in self._sessions:
+            self._sessions[key] = self._open(how, backend)
+        self._device = self._sessions[key].device
+        return self._sessions[key]
+
+    def _open(self, how: SessionOptions, backend: str | None) -> Session:
+        kind = self._origin.format if isinstance(self._origin, Artifact) else _MODEL_FORMAT
+        runtime = self._registry.load_backend(self._registry.backend_for(kind, name=backend, device=how.device))
+        if isinstance(self._origin, Artifact) and not self._changed:
+            return runtime.open(self._origin, how)
+        if isinstance(self._origin, Design) and not self._sessions:
+            return cast("ModelBackend", runtime).build(self._origin.config, self._origin.architecture, how)
+        # The weights are in memory only: the sessions that run elsewhere get a copy.
+        with tempfile.TemporaryDirectory(prefix="segx-") as folder:
+            return runtime.open(next(iter(self._model_sessions())).save(Path(folder) / "model.pt"), how)
+
+    def _model_sessions(self) -> Iterator[ModelSession]:
+        return (cast("ModelSession", session) for session in self._sessions.values())
+
+    def _model_session(self, verb: str) -> ModelSession:
+        """Return a session whose model can be changed, saved and exported.
+
+        Raises:
+            UsageError: The model is an exported one.
+        """
+        from segx.interfaces import ModelSession
+
+        session = next(iter(self._sessions.values())) if self._sessions else self._session(SessionOptions())
+        if not isinstance(session, ModelSession):
+            kind = self._origin.format if isinstance(self._origin, Artifact) else _MODEL_FORMAT
+            hint = "exported models predict and validate; use the .pt it was made from"
+            raise UsageError(f"{verb} needs a model of format 'pt', {self._given} is {kind!r}", hint=hint)
+        return session
+
+    def _forget_sessions(self, *, but: Session) -> None:
+        """Close the sessions that hold old weights."""
+        for key, session in list(self._sessions.items()):
+            if session is not but:
+                session.close()
+                del self._sessions[key]
+
+
+def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | Design:
+    """Return what a name means: a model on disk, downloaded if need be, or the design of a new one.
+
+    Raises:
+        ModelError: It is not there and no known name.
+        MissingPluginError: Nothing installed knows its architecture.
+    """
+    text = os.fspath(model)
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"model {text!r} is not a name", hint="model=yolov8n-seg.pt")
+    path = Path(text).expanduser()
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        return _find_design(text, path, registry)
+    if path.exists():
+        return registry.artifact(path)
+    name = text if path.suffix or registry.format_of(text) else f"{text}.pt"
+    if Path(name).exists():
+        return registry.artifact(name)
+    if registry.format_of(name) == _MODEL_FORMAT and Path(name).name == name:
+        from segx.downloads import resolve_weights
+
+        return Artifact(path=resolve_weights(name, registry), format=_MODEL_FORMAT)
+    return registry.artifact(name)  # says what is wrong with it
+
+
+def _find_design(text: str, path: Path, registry: Registry) -> Design:
+    """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
+    if path.is_file():
+        architecture = registry.architecture_for(_read_yaml(path))
+        return Design(architecture.read_config(path), architecture)
+    shipped = registry.variant(text)
+    if shipped is not None:
+        architecture = registry.load_architecture(shipped.name)
+        return Design(architecture.read_config(path.stem), architecture)
+    known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
+    hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
+    raise ModelError(
+        f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} describes no model", hint="a model's YAML has the keys nc, scales, backbone, head")
+    return content

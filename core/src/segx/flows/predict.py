@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STAGES = ("preprocess", "inference", "postprocess")
-
-
-class Tell(Protocol):
-    """Tells plugins of an event: :meth:`segx.registry.Registry.tell`."""
-
-    def __call__(self, event: Any, /, **facts: Any) -> None:
-        """Tell of ``run_started``, ``step_ended``, ``run_ended`` or ``run_failed``."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +162,7 @@ def predict(
     options: PredictOptions,
     *,
     task: Task,
-    tell: Tell,
+    tell: Callable[..., None],
     model: str = "model",
     failures: list[Unreadable] | None = None,
 ) -> Iterator[Results]:
@@ -184,7 +176,7 @@ def predict(
         source: The pictures; it is closed at the end.
         options: What was asked for.
         task: What the model's outputs mean.
-        tell: Tells plugins what happens.
+        tell: Tells plugins what happens: :meth:`segx.registry.Registry.tell`.
         model: What the user named as model.
         failures: Gets what could not be read.
 
@@ -215,7 +207,7 @@ class _Prediction:
     source: Source
     options: PredictOptions
     task: Task
-    tell: Tell
+    tell: Callable[..., None]
     model: str
     plan: InputPlan
     failures: list[Unreadable]
