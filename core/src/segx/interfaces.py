@@ -148,8 +148,11 @@ class ModelSession(Session, Protocol):
         """Move the weights of a file that fit in name and shape into this model, and say what was skipped."""
         ...
 
-    def for_classes(self, names: Mapping[int, str]) -> tuple[ModelSession, LoadReport | None]:
-        """Return a session of the same model for other classes, and what of its weights moved over."""
+    def for_classes(self, names: Mapping[int, str], *, seed: int = 0) -> tuple[ModelSession, LoadReport | None]:
+        """Return a session of the same model for other classes, and what of its weights moved over.
+
+        Weights that were never loaded are drawn from the seed.
+        """
         ...
 
     def save(self, path: Path) -> Artifact:

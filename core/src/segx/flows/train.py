@@ -56,7 +56,7 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
     options = options.replace(data=str(data))
     splits = read_splits(options)
-    session, report = session.for_classes(splits.names)
+    session, report = session.for_classes(splits.names, seed=options.seed)
     _tell_transfer(report, splits.names)
     if options.export is not None:
         check_export(session, options.export, registry)

@@ -45,6 +45,7 @@ class TorchSession:
         module: The model as built, with its BatchNorm layers.
         config: What it was built from.
         architecture: The family it belongs to.
+        random_weights: Names of the tensors that no file was loaded into.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TorchSession:
         self.module = module
         self.config = config
         self.architecture = architecture
+        self.random_weights = frozenset(module.state_dict())
         self.info = info.replace(dynamic=ANY_SIZE, precision="fp16" if options.half else "fp32")
         self.device = str(self._device)
 
@@ -91,27 +93,39 @@ class TorchSession:
             count = len(report.skipped)
             msg = f"{artifact.path}: none of its {count} tensors fits {self.config.variant} in name and shape"
             raise ModelError(msg, hint="give weights of the same family and size")
+        self.random_weights = self.random_weights.difference(report.loaded)
         if len(source.info.names) == self.config.nc:
             self.info = self.info.replace(names=source.info.names)
         self._runner = None
         return report
 
-    def for_classes(self, names: Mapping[int, str]) -> tuple[TorchSession, LoadReport | None]:
+    def for_classes(self, names: Mapping[int, str], *, seed: int = 0) -> tuple[TorchSession, LoadReport | None]:
         """Return a session of the same model for other classes, and what of its weights moved over.
 
-        The same session and None when only the names differ, not their number.
+        Weights that were never loaded are drawn again from the seed, so that it alone decides where training begins.
+
+        Args:
+            names: Class number to class name.
+            seed: Where random weights come from.
+
+        Returns:
+            This session and None when it has as many classes and no random weights; else a new one.
         """
-        if len(names) == self.config.nc:
+        if len(names) == self.config.nc and not self.random_weights:
             self.info = self.info.replace(names=dict(names))
             return self, None
         config = self.architecture.config_from_definition(
             {**self.config.definition, "scale": self.config.scale}, variant=self.config.variant, nc=len(names)
         )
-        info = self.info.replace(names=dict(names))
-        module = self.architecture.build(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self.architecture.build(config)
         options = SessionOptions(device=self.device, half=self._dtype == torch.float16, threads=self._threads)
-        session = TorchSession(module, config, self.architecture, info, options)
-        return session, _move(self.module.state_dict(), module, self.architecture)
+        session = TorchSession(module, config, self.architecture, self.info.replace(names=dict(names)), options)
+        learned = {name: own for name, own in self.module.state_dict().items() if name not in self.random_weights}
+        report = _move(learned, module, self.architecture) if learned else None
+        session.random_weights = session.random_weights.difference(report.loaded if report else ())
+        return session, report
 
     def save(self, path: Path) -> Artifact:
         """Write the model as segx's own checkpoint, or as safetensors by that suffix; never half a file.
@@ -194,7 +208,9 @@ def open_session(artifact: Artifact, options: SessionOptions) -> TorchSession:
         stride=known.stride,
         outputs=known.outputs,
     )
-    return TorchSession(module, config, architecture, info, options)
+    session = TorchSession(module, config, architecture, info, options)
+    session.random_weights = frozenset()
+    return session
 
 
 def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpoint, path: Path) -> nn.Module:
