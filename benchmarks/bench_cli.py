@@ -1,6 +1,6 @@
 """Cold start of the command line: ``segx --help`` and one picture through an ONNX model, beside the incumbent.
 
-    python benchmarks/bench_cli.py [--runs 7] [--peer PATH_TO_YOLO] [--model model.onnx --source photo.jpg] [--json FILE]
+    python benchmarks/bench_cli.py [--runs 7] [--peer YOLO] [--model model.onnx --source photo.jpg] [--json FILE]
 
 Each command runs in a fresh process, turn by turn, so that both sides meet the same machine; medians are compared.
 The peer is found in SEGX_PEER or ../peers/u84/bin/yolo and left out, with that said, where it is absent.

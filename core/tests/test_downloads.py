@@ -515,10 +515,10 @@ class Shelf:
 
     published: dict[str, WeightsFile]
 
-    def specs(self, kind: str, /) -> tuple[ArchitectureSpec, ...]:
-        assert kind == "architecture"
+    @property
+    def architectures(self) -> dict[str, ArchitectureSpec]:
         spec = ArchitectureSpec(name="tiny", summary="", load=lambda: None, task="segment", weights=self.published)
-        return (spec,)
+        return {"tiny": spec}
 
 
 def test_a_known_name_comes_into_the_cache(server: Server, tmp_path: Path) -> None:

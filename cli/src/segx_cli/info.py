@@ -1,37 +1,134 @@
-"""``segx info``."""
+"""``segx info``: what is known of a model: what travels with it, how it was proven, how large it is."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segx.options import PredictOptions
-from segx_cli.verbs import MODEL, argument
+from segx.options import Options
+from segx_cli.output import table
+from segx_cli.verbs import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from segx.artifact import ArtifactInfo, Parity
+    from segx.interfaces import ModelSummary
+    from segx.model import YOLO
     from segx.options import OptionInfo
     from segx_cli.output import Output
     from segx_cli.verbs import Call
 
-ARGUMENTS = (
-    MODEL,
-    argument("source", "picture, folder, pattern, list file, video, camera number, or address", type_name="path"),
-)
-DEFAULTS: Mapping[str, Any] = {"save": True}
-EXAMPLE = "segx info model=yolov8n-seg.pt source=photo.jpg"
+ARGUMENTS = (MODEL,)
+DEFAULTS: Mapping[str, Any] = {}
+EXAMPLE = "segx info model=yolov8n-seg.onnx"
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(Options):
+    """Options of info: none yet."""
 
 
 def known_options() -> tuple[OptionInfo, ...]:
-    """Return all options but ``stream``, which only has a meaning in Python."""
-    return tuple(info for info in PredictOptions.describe() if info.name != "stream")
+    """Return no options."""
+    return InfoOptions.describe()
 
 
-def options_type(arguments: Mapping[str, Any]) -> type[PredictOptions]:  # noqa: ARG001 - the same for all
+def options_type(arguments: Mapping[str, Any]) -> type[InfoOptions]:  # noqa: ARG001 - the same for all
     """Return the options of info."""
-    return PredictOptions
+    return InfoOptions
 
 
 def run(call: Call, output: Output) -> int:
-    """Predict, and say where the results are."""
-    raise NotImplementedError
+    """Say what is known of a model."""
+    from segx import YOLO
+
+    given = str(call.arguments["model"])
+    model = YOLO(given, task=call.task)
+    info, summary = model.metadata, _summary(model)
+    document = {
+        "model": given,
+        "file": model.path,
+        "format": _format(model),
+        "bytes": _size(model),
+        **dataclasses.asdict(info),
+        "summary": None if summary is None else dataclasses.asdict(summary),
+    }
+    output.result(table(("what", "is"), _rows(document, info, summary)), document)
+    return 0
+
+
+def _summary(model: YOLO) -> ModelSummary | None:
+    """Return layers, parameters and FLOPs of a model that can be trained; of an exported one they are not known."""
+    logging.getLogger("segx.model").setLevel(logging.WARNING)  # what it would say is in the table
+    return model.info() if model.path is None or _format(model) == "pt" else None
+
+
+def _format(model: YOLO) -> str | None:
+    from segx.registry import get_registry
+
+    return None if model.path is None else get_registry().format_of(model.path)
+
+
+def _size(model: YOLO) -> int | None:
+    from segx.artifact import Artifact
+
+    return None if model.path is None else Artifact(path=model.path, format="").size
+
+
+def _rows(document: dict[str, Any], info: ArtifactInfo, summary: ModelSummary | None) -> list[tuple[str, str]]:
+    height, width = info.imgsz
+    where = "a new model, not in a file" if document["file"] is None else str(document["file"])
+    rows = [
+        ("file", where),
+        ("format", f"{document['format']}, {document['bytes'] / 1e6:.1f} MB" if document["format"] else ""),
+        ("task", f"{info.task} ({info.head})"),
+        ("model", " ".join(part for part in (info.variant, f"({info.architecture})") if part)),
+        ("classes", _names(info.names)),
+        ("input", f"{height}x{width}, stride {info.stride}, batch {info.batch}"),
+        ("open axes", ", ".join(sorted(info.dynamic)) or "none"),
+        ("outputs", ", ".join(info.outputs)),
+        ("precision", info.precision),
+        ("made", " ".join([info.date, *(f"{name} {version}" for name, version in info.versions.items())]).strip()),
+        ("settings", _settings(info.settings)),
+        ("proven", _parity(info.parity)),
+        ("size", _figures(summary)),
+        *((name, value) for name, value in info.extra.items()),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _names(names: Mapping[int, str]) -> str:
+    shown = [f"{number} {name}" for number, name in list(names.items())[:_SHOWN]]
+    more = f", ... {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)}: {', '.join(shown)}{more}" if names else ""
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    shown = [f"{name}={value}" for name, value in list(settings.items())[:_SHOWN]]
+    more = f", ... {len(settings) - _SHOWN} more (--json shows all)" if len(settings) > _SHOWN else ""
+    return ", ".join(shown) + more
+
+
+def _parity(parity: Parity | None) -> str:
+    if parity is None:
+        return ""
+    return (
+        f"on {parity.images} pictures with {parity.objects} objects: {parity.matched:.1%} found again, boxes within "
+        f"{parity.box:.3g} px, scores within {parity.score:.2g}, mask IoU at least {parity.mask_iou:.4f}"
+    )
+
+
+def _figures(summary: ModelSummary | None) -> str:
+    if summary is None:
+        return ""
+    height, width = summary.imgsz
+    figures = (
+        f"{summary.layers} layers, {summary.parameters:,} parameters ({summary.fused_parameters:,} fused), "
+        f"{summary.gflops:.1f} GFLOPs at {height}x{width}"
+    )
+    return "\n".join([figures, *summary.notes])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segx.errors import DataError
 from segx.options import PredictOptions
 from segx_cli.verbs import MODEL, argument
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from segx.options import OptionInfo
+    from segx.results import Results
     from segx_cli.output import Output
     from segx_cli.verbs import Call
 
@@ -33,5 +36,45 @@ def options_type(arguments: Mapping[str, Any]) -> type[PredictOptions]:  # noqa:
 
 
 def run(call: Call, output: Output) -> int:
-    """Predict, and say where the results are."""
-    raise NotImplementedError
+    """Predict, and say where the results are; without a folder, what was found in each picture."""
+    from segx import YOLO
+
+    model = YOLO(str(call.arguments["model"]), task=call.task)
+    options = call.options.as_dict() | {"stream": True}
+    if output.quiet or not call.options.as_dict()["save"]:
+        options["verbose"] = False
+    pictures: list[dict[str, Any]] = []
+    folder: Path | None = None
+    for result in model.predict(_source(call.arguments["source"]), **options):
+        folder = result.save_dir
+        if output.json:
+            pictures.append(_describe(result))
+        elif folder is None:
+            output.result(f"{_place(result)}: {result.verbose().rstrip(', ')}", None)
+    failed = [{"path": item.path, "reason": item.reason} for item in model.failures]
+    document = {"model": str(call.arguments["model"]), "folder": folder, "pictures": pictures, "failed": failed}
+    if output.json or folder is not None:
+        output.result(str(folder), document)
+    return DataError.exit_code if failed else 0
+
+
+def _source(typed: Any) -> Any:
+    """Return what was typed, a list written with brackets as a list."""
+    if isinstance(typed, str) and typed.startswith("[") and typed.endswith("]") and not Path(typed).exists():
+        items = [item.strip().strip("'\"") for item in typed[1:-1].split(",")]
+        return items if len(items) > 1 else typed
+    return typed
+
+
+def _place(result: Results) -> str:
+    return result.path if result.frame is None else f"{result.path} frame {result.frame}"
+
+
+def _describe(result: Results) -> dict[str, Any]:
+    return {
+        "path": result.path,
+        "frame": result.frame,
+        "shape": list(result.orig_shape),
+        "speed": dict(result.speed),
+        "objects": result.summary(),
+    }

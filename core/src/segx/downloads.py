@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.errors import SegxError
-    from segx.specs import WeightsFile
+    from segx.specs import ArchitectureSpec, WeightsFile
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +48,12 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Answers worth asking again after."""
 
 
-class Publication(Protocol):
-    """What has published weights: an :class:`~segx.specs.ArchitectureSpec`."""
+class Catalogue(Protocol):
+    """Who knows what is published: :class:`segx.registry.Registry`."""
 
     @property
-    def weights(self) -> Mapping[str, WeightsFile]:
-        """File name to where it is published."""
-        ...
-
-
-class Catalogue(Protocol):
-    """Who knows the publications: the registry."""
-
-    def specs(self, kind: str, /) -> Any:
-        """Return all specs of a kind, usable or not."""
+    def architectures(self) -> Mapping[str, ArchitectureSpec]:
+        """Name to architecture."""
         ...
 
 
@@ -115,7 +107,7 @@ def resolve_weights(name: str, registry: Catalogue, *, patience: Patience | None
 def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:
     """Return every name that can be downloaded and where from, mirrors applied."""
     found: dict[str, WeightsFile] = {}
-    for spec in registry.specs("architecture"):
+    for spec in registry.architectures.values():
         for name, file in spec.weights.items():
             found.setdefault(name, dataclasses.replace(file, url=weights_address(name, file.url)))
     return found
