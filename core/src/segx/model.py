@@ -258,9 +258,9 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         ModelError: It is not there and no known name.
         MissingPluginError: Nothing installed knows its architecture.
     """
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+        raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"model {text!r} is not a name", hint="model=yolov8n-seg.pt")
     path = Path(text).expanduser()
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_design(text, path, registry)
