@@ -258,7 +258,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         ModelError: It is not there and no known name.
         MissingPluginError: Nothing installed knows its architecture.
     """
-    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
         raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
     path = Path(text).expanduser()
