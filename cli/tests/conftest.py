@@ -61,3 +61,30 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     yield
     logger.handlers = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a model of three classes with random weights, which opens in a moment."""
+    from segx import YOLO
+    from segx.testing.models import TINY_YOLOV8
+
+    folder = tmp_path_factory.mktemp("tiny")
+    definition = folder / "tiny-seg.yaml"
+    definition.write_text(TINY_YOLOV8)
+    return YOLO(definition).save(folder / "tiny-seg.pt")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two drawn pictures."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        picture = np.full((80, 120, 3), 90, np.uint8)
+        cv2.circle(picture, (40 + 20 * number, 40), 25, (20, 90, 230), -1)
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return folder

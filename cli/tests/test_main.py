@@ -15,7 +15,7 @@ from segx_cli.main import find_command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Segx = "Callable[..., Any]"
+    Segx = Callable[..., Any]
 
 
 @pytest.mark.parametrize(

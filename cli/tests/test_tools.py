@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Segx = "Callable[..., Any]"
+    Segx = Callable[..., Any]
+
+
 PARITY = Parity(images=2, raw={"output0": 1e-5}, box=0.01, score=1e-4, mask_iou=0.9987, objects=9, matched=1.0)
 
 

@@ -1,0 +1,108 @@
+"""The verbs from end to end, with a tiny model and drawn pictures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Segx = Callable[..., Any]
+
+
+def test_predict_writes_pictures_and_says_where(segx: Segx, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+    ended = segx("segment", "predict", f"model={tiny_model}", f"source={photos}", "conf=0.001", "imgsz=64")
+    assert ended.code == 0, ended.err
+    folder = tmp_path / ended.out.strip()
+    assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png"]
+    assert "2 pictures" in ended.err
+    again = segx("predict", "--model", tiny_model, "--source", photos, "imgsz=64", "-q")
+    assert again.out.strip() != ended.out.strip()
+    assert again.err == ""
+
+
+def test_predict_without_a_folder_prints_what_was_found(segx: Segx, tiny_model: Path, photos: Path) -> None:
+    ended = segx("predict", f"model={tiny_model}", f"source={photos}", "--no-save", "imgsz=64", "--quiet")
+    assert ended.code == 0
+    assert [line.partition(": ")[0] for line in ended.out.splitlines()] == [
+        str(photos / "0.png"),
+        str(photos / "1.png"),
+    ]
+    assert not (photos.parent / "runs").exists()
+
+
+def test_predict_as_json_is_one_document(segx: Segx, tiny_model: Path, photos: Path) -> None:
+    ended = segx("predict", f"model={tiny_model}", f"source={photos}", "--json", "conf=0.001", "max_det=3", "imgsz=64")
+    document = ended.document
+    assert document["folder"]
+    assert document["failed"] == []
+    assert [picture["shape"] for picture in document["pictures"]] == [[80, 120], [80, 120]]
+    for picture in document["pictures"]:
+        assert len(picture["objects"]) == 3
+        assert {"name", "class", "confidence", "box", "segments"} <= set(picture["objects"][0])
+
+
+def test_a_picture_that_cannot_be_read_is_told_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    ended = segx("predict", f"model={tiny_model}", f"source={photos}", "--json", "--no-save", "imgsz=64")
+    assert ended.code == 3
+    assert len(ended.document["pictures"]) == 2
+    assert ended.document["failed"][0]["path"].endswith("broken.jpg")
+
+
+def test_several_sources(segx: Segx, tiny_model: Path, photos: Path) -> None:
+    files = [photos / "0.png", photos / "1.png"]
+    for line in (["--source", *files], [f"source=[{files[0]}, {files[1]}]"]):
+        document = segx("predict", f"model={tiny_model}", *line, "--no-save", "--json", "imgsz=64").document
+        assert [picture["path"] for picture in document["pictures"]] == list(map(str, files))
+
+
+def test_what_is_missing_is_told_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
+    ended = segx("predict", "model=absent.pt", f"source={photos}")
+    assert ended.code == 4
+    assert "absent.pt" in ended.err
+    ended = segx("predict", f"model={tiny_model}", "source=absent.jpg")
+    assert ended.code == 3
+    assert "absent.jpg" in ended.err
+    assert not (photos.parent / "runs").exists()
+
+
+def test_a_known_name_offline_says_where_to_get_it(segx: Segx, photos: Path) -> None:
+    ended = segx("predict", "model=yolov8n-seg.pt", f"source={photos}")
+    assert ended.code == 4
+    assert "SEGX_OFFLINE" in ended.err
+    assert "get http" in ended.err
+
+
+def test_info_of_a_checkpoint_and_of_a_design(segx: Segx, tiny_model: Path) -> None:
+    ended = segx("info", f"model={tiny_model}")
+    assert ended.code == 0, ended.err
+    assert "tiny-seg" in ended.out
+    assert "GFLOPs" in ended.out
+    document = segx("info", "--model", tiny_model, "--json").document
+    assert document["format"] == "pt"
+    assert document["bytes"] == tiny_model.stat().st_size
+    assert len(document["names"]) == 3
+    assert document["summary"]["parameters"] > 0
+    design = segx("info", "model=yolov8n-seg.yaml", "--json").document
+    assert (design["file"], design["summary"]["parameters"]) == (None, 3_409_968)
+
+
+def test_ctrl_c_in_a_real_run_is_calm(tiny_model: Path, photos: Path) -> None:
+    """The signal comes while a picture is being run, after its model was opened."""
+    code = (
+        "import os, signal, sys, segx_cli.main as m\n"
+        "from segx.results import Results\n"
+        "Results.verbose = lambda self: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"sys.exit(m.main(['predict', 'model={tiny_model}', 'source={photos}', '--no-save', 'imgsz=64']))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=os.environ.copy()
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "segx: stopped"
+    assert "Traceback" not in ended.stderr
