@@ -1,4 +1,4 @@
-"""Which distribution provides what, for the hint in errors; written by scripts/generate_known_plugins.py."""
+"""Which distribution provides what, for hints in errors; written by scripts/generate_known_plugins.py."""
 
 from __future__ import annotations
 
@@ -20,6 +20,126 @@ class KnownFormat:
     backends: tuple[str, ...]
 
 
-PROVIDERS: dict[tuple[str, str], str] = {}
-FORMATS: dict[str, KnownFormat] = {}
-PLANNED: frozenset[str] = frozenset()
+PROVIDERS: dict[tuple[str, str], str] = {
+    ("architecture", "yolov8-seg"): "segx-model-yolov8",
+    ("backend", "coreml"): "segx-backend-coreml",
+    ("backend", "ncnn"): "segx-backend-ncnn",
+    ("backend", "onnxruntime"): "segx-backend-onnxruntime",
+    ("backend", "openvino"): "segx-backend-openvino",
+    ("backend", "paddle"): "segx-backend-paddle",
+    ("backend", "tensorflow"): "segx-backend-tensorflow",
+    ("backend", "tensorrt"): "segx-backend-tensorrt",
+    ("backend", "tfjs"): "segx-backend-tfjs",
+    ("backend", "tflite"): "segx-backend-tflite",
+    ("backend", "torch"): "segx-torch",
+    ("backend", "torchscript"): "segx-backend-torchscript",
+    ("dataset_format", "coco"): "segx-data-coco",
+    ("dataset_format", "yolo"): "segx-data-yolo",
+    ("exporter", "coreml"): "segx-export-coreml",
+    ("exporter", "edgetpu"): "segx-export-edgetpu",
+    ("exporter", "engine"): "segx-export-tensorrt",
+    ("exporter", "ncnn"): "segx-export-ncnn",
+    ("exporter", "onnx"): "segx-export-onnx",
+    ("exporter", "openvino"): "segx-export-openvino",
+    ("exporter", "paddle"): "segx-export-paddle",
+    ("exporter", "pb"): "segx-export-pb",
+    ("exporter", "saved_model"): "segx-export-saved-model",
+    ("exporter", "tfjs"): "segx-export-tfjs",
+    ("exporter", "tflite"): "segx-export-tflite",
+    ("exporter", "torchscript"): "segx-export-torchscript",
+    ("task", "segment"): "segx-task-segment",
+}
+"""Kind and name to the distribution that provides it."""
+
+FORMATS: dict[str, KnownFormat] = {
+    "coreml": KnownFormat(
+        suffixes=(".mlpackage",),
+        exporter="segx-export-coreml",
+        backends=("segx-backend-coreml",),
+    ),
+    "edgetpu": KnownFormat(
+        suffixes=("_edgetpu.tflite",),
+        exporter="segx-export-edgetpu",
+        backends=("segx-backend-tflite",),
+    ),
+    "engine": KnownFormat(
+        suffixes=(".engine",),
+        exporter="segx-export-tensorrt",
+        backends=("segx-backend-tensorrt",),
+    ),
+    "ncnn": KnownFormat(
+        suffixes=("_ncnn_model",),
+        exporter="segx-export-ncnn",
+        backends=("segx-backend-ncnn",),
+    ),
+    "onnx": KnownFormat(
+        suffixes=(".onnx",),
+        exporter="segx-export-onnx",
+        backends=("segx-backend-onnxruntime",),
+    ),
+    "openvino": KnownFormat(
+        suffixes=("_openvino_model",),
+        exporter="segx-export-openvino",
+        backends=("segx-backend-openvino",),
+    ),
+    "paddle": KnownFormat(
+        suffixes=("_paddle_model",),
+        exporter="segx-export-paddle",
+        backends=("segx-backend-paddle",),
+    ),
+    "pb": KnownFormat(
+        suffixes=(".pb",),
+        exporter="segx-export-pb",
+        backends=("segx-backend-tensorflow",),
+    ),
+    "pt": KnownFormat(
+        suffixes=(".pt", ".pth", ".safetensors"),
+        exporter="",
+        backends=("segx-torch",),
+    ),
+    "saved_model": KnownFormat(
+        suffixes=("_saved_model",),
+        exporter="segx-export-saved-model",
+        backends=("segx-backend-tensorflow",),
+    ),
+    "tfjs": KnownFormat(
+        suffixes=("_web_model",),
+        exporter="segx-export-tfjs",
+        backends=("segx-backend-tfjs",),
+    ),
+    "tflite": KnownFormat(
+        suffixes=(".tflite",),
+        exporter="segx-export-tflite",
+        backends=("segx-backend-tflite",),
+    ),
+    "torchscript": KnownFormat(
+        suffixes=(".torchscript",),
+        exporter="segx-export-torchscript",
+        backends=("segx-backend-torchscript",),
+    ),
+}
+"""Format to how it is named on disk, and who writes and runs it."""
+
+PLANNED: frozenset[str] = frozenset(
+    {
+        "segx-backend-coreml",
+        "segx-backend-ncnn",
+        "segx-backend-openvino",
+        "segx-backend-paddle",
+        "segx-backend-tensorflow",
+        "segx-backend-tensorrt",
+        "segx-backend-tfjs",
+        "segx-backend-tflite",
+        "segx-export-coreml",
+        "segx-export-edgetpu",
+        "segx-export-ncnn",
+        "segx-export-openvino",
+        "segx-export-paddle",
+        "segx-export-pb",
+        "segx-export-saved-model",
+        "segx-export-tensorrt",
+        "segx-export-tfjs",
+        "segx-export-tflite",
+    }
+)
+"""Distributions that are announced and not released yet."""
