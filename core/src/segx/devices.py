@@ -28,12 +28,12 @@ def choose_device(name: str | None, available: Sequence[str], *, why_no_gpu: str
     if "," in typed:
         raise UsageError(f"device={name}: an open model runs on one device", hint=hint)
     kind, _, index = (f"cuda:{typed}" if typed.isdecimal() else typed).partition(":")
-    meant = f"cuda:{int(index or 0)}" if kind == "cuda" and (not index or index.isdecimal()) else typed
+    is_gpu = kind == "cuda" and (index.isdecimal() or typed == "cuda")
+    meant = f"cuda:{int(index or 0)}" if is_gpu else typed
     if meant in available:
         return meant
-    if meant.startswith("cuda:"):
-        reason = f" ({why_no_gpu})" if why_no_gpu and not any(item.startswith("cuda") for item in available) else ""
-        raise UsageError(f"device={name} is not there{reason}", hint=hint)
-    if meant in {"cpu", "mps"}:
-        raise UsageError(f"device={name} is not there", hint=hint)
-    raise UsageError(f"device={name} is not a device; write cpu, cuda, 0, cuda:1 or mps", hint=hint)
+    if not is_gpu and meant not in {"cpu", "mps"}:
+        raise UsageError(f"device={name} is not a device; write cpu, cuda, 0, cuda:1 or mps", hint=hint)
+    no_gpu = is_gpu and not any(item.startswith("cuda") for item in available)
+    reason = f" ({why_no_gpu})" if no_gpu and why_no_gpu else ""
+    raise UsageError(f"device={name} is not there{reason}", hint=hint)

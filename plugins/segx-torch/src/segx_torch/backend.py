@@ -59,4 +59,7 @@ class TorchBackend:
 
         if not isinstance(session, TorchSession):
             raise TypeError(f"the torch backend trains its own sessions, not {type(session).__name__}")
-        return train(session, job, resume=resume)
+        try:
+            return train(session, job, resume=resume)
+        finally:
+            session.weights_changed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from segx.files import replacing
 from segx_torch.container import FORMAT, open_container
+from segx_torch.safetensors_file import CHECKSUMS, DEFINITION
 from segx_torch.unpickle import TensorRef
 
 if TYPE_CHECKING:
@@ -95,8 +97,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) 
     """
     weights = {name: _stored(tensor, half=half) for name, tensor in checkpoint.weights.items()}
     if path.suffix == SAFETENSORS:
-        metadata = {**checkpoint.info.to_metadata(), "definition": json.dumps(checkpoint.definition)}
-        payload = safetensors.torch.save(weights, metadata)
+        checksums = {name: zlib.crc32(_bytes(tensor)) for name, tensor in weights.items()}
+        own = {DEFINITION: json.dumps(checkpoint.definition), CHECKSUMS: json.dumps(checksums)}
+        payload = safetensors.torch.save(weights, {**checkpoint.info.to_metadata(), **own})
         _write(path, lambda file: file.write(payload))
         return
     content = {
@@ -127,7 +130,7 @@ class _Storages:
     def _storage(self, ref: TensorRef) -> Tensor:
         storage = torch.empty(ref.storage.count, dtype=getattr(torch, ref.storage.dtype))
         if ref.storage.count:
-            self._numbers.read_into(ref.storage.key, storage.view(torch.uint8).numpy().data)
+            self._numbers.read_into(ref.storage.key, _bytes(storage))
         return storage.float() if self._float32 and storage.is_floating_point() else storage
 
 
@@ -150,6 +153,11 @@ def _stored(tensor: Tensor, *, half: bool) -> Tensor:
     kept = kept.contiguous()
     whole = kept.untyped_storage().nbytes() == kept.nbytes
     return kept if whole else kept.clone()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor on the CPU, writable in place."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _plain_copy(tree: Any, where: str) -> Any:

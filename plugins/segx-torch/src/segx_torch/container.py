@@ -11,7 +11,7 @@ from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
 from segx_torch.archive import Archive
 from segx_torch.records import Malformed, definition_of, plain, scale_letter, state_dict
-from segx_torch.safetensors_file import SafetensorsFile
+from segx_torch.safetensors_file import CHECKSUMS, DEFINITION, SafetensorsFile
 from segx_torch.unpickle import ITEM_SIZE, Record, TensorRef, read_pickle
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def _open_safetensors(path: Path) -> Container:
     definition, info = None, _bare_info()
     try:
         if "segx" in file.metadata:
-            info = _read_info(file.metadata, path)
-            definition = _json(file.metadata.get("definition", "null"))
+            info = _read_info({k: v for k, v in file.metadata.items() if k not in {DEFINITION, CHECKSUMS}}, path)
+            definition = _json(file.metadata.get(DEFINITION, "null"))
     except Malformed as error:
         file.close()
         msg = f"{path}: not a sound safetensors file: {error}"
@@ -219,7 +219,7 @@ def _own(path: Path, content: Mapping[str, Any], numbers: Numbers) -> Container:
     )
 
 
-def _read_info(metadata: Mapping[str, Any], path: Path) -> ArtifactInfo:
+def _read_info(metadata: Mapping[Any, Any], path: Path) -> ArtifactInfo:
     if not all(isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()):
         raise Malformed("its metadata are not text")
     if any(len(value) > MAX_METADATA for value in metadata.values()):

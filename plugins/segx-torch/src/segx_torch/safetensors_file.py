@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import ModelError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 200_000
+CHECKSUMS, DEFINITION = "crc32", "definition"
+"""Keys of segx's own metadata: the CRC-32 of each tensor, and the content of the model's YAML; both JSON."""
 
 _DTYPES: Mapping[str, str] = {
     "F64": "float64",
@@ -51,6 +54,7 @@ class SafetensorsFile:
             self.metadata = self._metadata(header.pop("__metadata__", {}))
             self.tensors = {name: self._tensor(name, entry) for name, entry in header.items()}
             self._check_ranges()
+            self._checksums = self._own_checksums()
         except ModelError:
             self.close()
             raise
@@ -70,6 +74,8 @@ class SafetensorsFile:
         self._file.seek(self._start + begin)
         if self._file.readinto(buffer.cast("B")) != end - begin:  # type: ignore[attr-defined]
             raise self._damaged(f"tensor {key!r} is cut short")
+        if key in self._checksums and zlib.crc32(buffer) != self._checksums[key]:
+            raise self._damaged(f"the checksum of tensor {key!r} differs")
 
     def _header(self) -> dict[str, Any]:
         total = self.path.stat().st_size
@@ -96,6 +102,16 @@ class SafetensorsFile:
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise self._damaged("its metadata are not text")
         return metadata
+
+    def _own_checksums(self) -> dict[str, int]:
+        """Return the CRC-32 of each tensor, which segx writes because the format has none of its own."""
+        try:
+            checksums = json.loads(self.metadata.get(CHECKSUMS, "{}"))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged("its checksums are not JSON") from error
+        if not isinstance(checksums, dict):
+            raise self._damaged("its checksums are not a table")
+        return checksums
 
     def _tensor(self, name: str, entry: Any) -> TensorRef:
         match entry:

@@ -96,7 +96,7 @@ class TorchSession:
         self.random_weights = self.random_weights.difference(report.loaded)
         if len(source.info.names) == self.config.nc:
             self.info = self.info.replace(names=source.info.names)
-        self._runner = None
+        self.weights_changed()
         return report
 
     def for_classes(self, names: Mapping[int, str], *, seed: int = 0) -> tuple[TorchSession, LoadReport | None]:
@@ -126,6 +126,10 @@ class TorchSession:
         report = _move(learned, module, self.architecture) if learned else None
         session.random_weights = session.random_weights.difference(report.loaded if report else ())
         return session, report
+
+    def weights_changed(self) -> None:
+        """Have the copy that runs made anew, after the model's weights were changed in place."""
+        self._runner = None
 
     def save(self, path: Path) -> Artifact:
         """Write the model as segx's own checkpoint, or as safetensors by that suffix; never half a file.
