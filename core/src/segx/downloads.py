@@ -101,7 +101,8 @@ def resolve_weights(name: str, registry: Catalogue, *, patience: Patience | None
     if name not in known:
         msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
         raise ModelError(msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}")
-    return fetch(known[name], weights_folder() / name, patience=patience)
+    shipped = known[name].path
+    return fetch(known[name], weights_folder() / name, patience=patience) if shipped is None else shipped
 
 
 def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:
@@ -109,7 +110,8 @@ def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:
     found: dict[str, WeightsFile] = {}
     for spec in registry.architectures.values():
         for name, file in spec.weights.items():
-            found.setdefault(name, dataclasses.replace(file, url=weights_address(name, file.url)))
+            address = weights_address(name, file.url) if file.path is None else ""
+            found.setdefault(name, dataclasses.replace(file, url=address))
     return found
 
 

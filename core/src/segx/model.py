@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
-from segx.options import PredictOptions, SessionOptions
+from segx.options import PredictOptions, SessionOptions, TrainOptions
 from segx.registry import get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Architecture, ModelBackend, ModelConfig, ModelSession, ModelSummary, Session
+    from segx.interfaces import Architecture, ModelBackend, ModelConfig, ModelSession, ModelSummary, Session, Trained
     from segx.registry import Registry
     from segx.results import Results
     from segx.sources import Unreadable
@@ -197,6 +197,43 @@ class YOLO:
         except BaseException:
             opened.close()
             raise
+
+    def train(self, **options: Any) -> Trained:
+        """Train the model; afterwards this object holds the best weights.
+
+        Args:
+            options: See :class:`segx.options.TrainOptions`. ``data`` may be left out where the model remembers it.
+                ``resume=True`` goes on with the run this model is the ``last.pt`` of, with the options it began with;
+                those given here win.
+
+        Raises:
+            UsageError: An option is unknown, out of range, or no data are named.
+            DataError: The data are missing or hold nothing to learn from.
+            ModelError: The model is an exported one, or ``resume`` is not a checkpoint of a run.
+        """
+        from segx.flows.train import resumed, train
+
+        TrainOptions.parse(options)  # a wrong option is told before anything is read
+        session = self._model_session("train")
+        if options.get("resume"):
+            chosen = resumed(options, self.path, session.info)
+        else:
+            chosen = TrainOptions.parse(options)
+            if isinstance(chosen.pretrained, str):
+                self.load(chosen.pretrained)
+        trained = train(session, chosen, model=self._given, registry=self._registry)
+        written = trained.best or trained.last
+        if written is not None:
+            self._take(written)
+        return trained
+
+    def _take(self, path: Path) -> None:
+        """Become the model in another file."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self._origin, self._changed, self.path = Artifact(path=path, format=_MODEL_FORMAT), False, path
+        self._info = self._read_info()
 
     # How
 

@@ -50,15 +50,17 @@ class TaskSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """A published file of weights that is downloaded on first use of its name.
+    """A file of weights known by name: published, and downloaded on first use, or part of the plugin.
 
     Attributes:
         url: Where the file is published.
+        path: The file, for one that comes with the plugin; nothing is downloaded then.
         size: Its size in bytes, when known.
         sha256: Its hash, when known; a file that differs is refused.
     """
 
-    url: str
+    url: str = ""
+    path: Path | None = None
     size: int | None = None
     sha256: str | None = None
 

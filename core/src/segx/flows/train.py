@@ -21,7 +21,7 @@ import yaml
 
 from segx import files
 from segx.data import open_dataset
-from segx.errors import DataError, UsageError
+from segx.errors import DataError, ModelError, UsageError
 from segx.interfaces import TrainJob
 from segx.options import TrainOptions, ValOptions
 from segx.runs import Run, Step, make_run_folder
@@ -29,6 +29,7 @@ from segx.runs import Run, Step, make_run_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from segx.artifact import ArtifactInfo
     from segx.interfaces import Dataset, LoadReport, ModelBackend, ModelSession, Session, Trained
     from segx.registry import Registry
 
@@ -64,6 +65,26 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
     backend: Any = registry.load_backend(registry.backend_for("pt"))
     job = make_job(session, options, splits, record, registry)
     return _run(backend, session, job, record)
+
+
+def resumed(options: Mapping[str, Any], path: Path | None, info: ArtifactInfo) -> TrainOptions:
+    """Return the options of a run that goes on: those it began with, and over them those given now.
+
+    Args:
+        options: What is given now; ``resume`` is True or a path.
+        path: The file of the model at hand, which ``resume=True`` means.
+        info: What that file says of itself.
+
+    Raises:
+        UsageError: There is no file to go on from.
+        ModelError: It does not know of a run.
+    """
+    began = info.settings.get(REMEMBERED)
+    if path is None:
+        raise UsageError("resume=true needs the last.pt of a run", hint="resume=runs/segment/train/weights/last.pt")
+    if not isinstance(began, dict):
+        raise ModelError(f"{path} does not come from a run that could go on", hint=f"begin one: model={path}")
+    return TrainOptions.parse({**began, **options, "resume": path})
 
 
 def _run(backend: ModelBackend, session: ModelSession, job: TrainJob, record: Record) -> Trained:

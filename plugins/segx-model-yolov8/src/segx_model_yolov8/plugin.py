@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 SEGX_API = (1, 0)
 
 SIZES = "nsmlx"
+OWN = "p"
+"""Half as wide as n: the size of the model that comes with segx."""
+EMBEDDED = Path(__file__).parent / "embedded"
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.1.0"
 
 
@@ -26,12 +30,15 @@ def segx_architectures() -> Iterable[ArchitectureSpec]:
     return [
         ArchitectureSpec(
             name="yolov8-seg",
-            summary="YOLOv8-seg, sizes n s m l x, and models of your own from YAML",
+            summary="YOLOv8-seg, sizes p n s m l x, and models of your own from YAML",
             load=_load,
             requires=("torch>=2.6",),
             task="segment",
-            variants=tuple(f"yolov8{size}-seg" for size in SIZES),
-            weights={name: WeightsFile(url=f"{RELEASE}/{name}") for name in [*segment, *detect]},
+            variants=tuple(f"yolov8{size}-seg" for size in (OWN, *SIZES)),
+            weights={
+                "shapes-seg.pt": WeightsFile(path=EMBEDDED / "shapes-seg.pt"),
+                **{name: WeightsFile(url=f"{RELEASE}/{name}") for name in [*segment, *detect]},
+            },
         )
     ]
 
