@@ -1,0 +1,539 @@
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import threading
+import time
+import weakref
+
+import cv2
+import numpy as np
+import pytest
+
+from segx.artifact import ArtifactInfo
+from segx.errors import DataError, UsageError
+from segx.flows.predict import predict
+from segx.options import PredictOptions
+from segx.registry import get_registry
+from segx.sources import open_source
+from segx.testing.scenes import NAMES, SeeingSession, draw_scene
+
+pytest.importorskip("segx_task_segment")
+
+FREE = frozenset({"batch", "height", "width"})
+
+
+class Watched(SeeingSession):
+    """A session that remembers what it was given."""
+
+    def __init__(self, *, imgsz=(320, 320), batch=1, dynamic=FREE, seconds=0.0, fails=None):
+        super().__init__(ArtifactInfo(names=NAMES, imgsz=imgsz, batch=batch, dynamic=dynamic))
+        self.shapes, self.seconds, self.fails = [], seconds, fails
+
+    def run(self, images):
+        self.shapes.append(images.shape)
+        time.sleep(self.seconds)
+        if self.fails is not None:
+            raise self.fails
+        return super().run(images)
+
+
+class Told:
+    """Hears what plugins hear."""
+
+    def __init__(self):
+        self.events = []
+
+    def __call__(self, event, **facts):
+        self.events.append((event, facts))
+
+    @property
+    def names(self):
+        return [event for event, _ in self.events]
+
+
+def start(source, session=None, told=None, failures=None, **options):
+    chosen = PredictOptions.parse(options)
+    return predict(
+        session or Watched(),
+        source if hasattr(source, "loaders") else open_source(source, vid_stride=chosen.vid_stride),
+        chosen,
+        task=get_registry().load_task("segment"),
+        tell=told or Told(),
+        failures=failures,
+    )
+
+
+def segx_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("segx")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays():
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while segx_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert segx_threads() == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Nine drawn pictures of three shapes, in changing order, with one to six objects."""
+    shapes = [
+        (240, 320),
+        (240, 320),
+        (320, 240),
+        (200, 200),
+        (200, 200),
+        (200, 200),
+        (240, 320),
+        (320, 240),
+        (240, 320),
+    ]
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, shape in enumerate(shapes):
+        scene = draw_scene(*shape, objects=1 + number % 6)
+        cv2.imwrite(str(pictures / f"{number}.png"), scene.image)
+    return pictures
+
+
+def assert_same(one, other):
+    assert [result.path for result in one] == [result.path for result in other]
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first.boxes.data, second.boxes.data)
+        assert len(first.masks) == len(second.masks) == len(first)
+        np.testing.assert_array_equal(first.masks.data, second.masks.data)
+
+
+def test_what_is_drawn_is_found_in_order(folder):
+    results = list(start(folder))
+    assert [result.path.rpartition("/")[2] for result in results] == [f"{number}.png" for number in range(9)]
+    assert [len(result) for result in results] == [1 + number % 6 for number in range(9)]
+    scene = draw_scene(240, 320, objects=2)
+    for drawn, box, mask in zip(scene.objects, results[1].boxes.xyxy, results[1].masks.data, strict=True):
+        assert np.abs(box - drawn.box).max() < 4
+        assert (mask.astype(bool) & drawn.mask).sum() / (mask.astype(bool) | drawn.mask).sum() > 0.9
+
+
+@pytest.mark.parametrize("batch", [2, 3, 16])
+def test_results_do_not_depend_on_the_batch(folder, batch):
+    session = Watched()
+    assert_same(list(start(folder, session, batch=batch)), list(start(folder)))
+    assert sum(shape[0] for shape in session.shapes) == 9
+    assert max(shape[0] for shape in session.shapes) == min(batch, 3)
+
+
+def test_pictures_of_one_shape_share_a_batch_and_a_change_ends_it(folder):
+    session = Watched()
+    list(start(folder, session, batch=16))
+    assert session.shapes == [
+        (2, 3, 256, 320),
+        (1, 3, 320, 256),
+        (3, 3, 320, 320),
+        (1, 3, 256, 320),
+        (1, 3, 320, 256),
+        (1, 3, 256, 320),
+    ]
+
+
+def test_without_rect_all_are_square(folder):
+    session = Watched()
+    list(start(folder, session, batch=4, rect=False))
+    assert [shape[0] for shape in session.shapes] == [4, 4, 1]
+    assert {shape[2:] for shape in session.shapes} == {(320, 320)}
+
+
+def test_a_file_of_a_fixed_batch_is_filled_up(folder):
+    fixed = Watched(batch=4, dynamic=frozenset())
+    results = list(start(folder, fixed))
+    assert fixed.shapes == [(4, 3, 320, 320)] * 3
+    assert_same(results, list(start(folder, rect=False)))
+
+
+def test_a_fixed_file_says_which_shape_it_uses(folder, caplog):
+    caplog.set_level(logging.INFO, logger="segx")
+    list(start(folder, Watched(dynamic=frozenset({"batch"}))))
+    notes = [record.getMessage() for record in caplog.records if record.getMessage().startswith("input")]
+    assert notes == ["input 320x320: the only one the file takes; rect is off, a .pt would pad this picture to 256x320"]
+
+
+def test_every_input_shape_is_told_once(folder, caplog):
+    caplog.set_level(logging.INFO, logger="segx")
+    list(start(folder))
+    notes = [record.getMessage().split(":")[0] for record in caplog.records if "(rect)" in record.getMessage()]
+    assert notes == ["input 256x320", "input 320x256", "input 320x320"]
+
+
+@pytest.mark.parametrize("imgsz", [640, (320, 352), 300])
+def test_another_size_than_the_file_takes_is_refused_at_once(folder, imgsz):
+    session = Watched(dynamic=frozenset({"batch"}))
+    if imgsz == 300:  # rounds up to what the file takes
+        assert len(list(start(folder, session, imgsz=imgsz))) == 9
+        return
+    with pytest.raises(UsageError, match="takes 320x320 only"):
+        start(folder, session, imgsz=imgsz)
+    assert session.shapes == []
+
+
+def test_one_axis_may_be_free(folder):
+    session = Watched(dynamic=frozenset({"width"}))
+    list(start(folder, session, imgsz=(320, 640)))
+    assert set(session.shapes) == {(1, 3, 320, 640)}
+    with pytest.raises(UsageError, match="only"):
+        start(folder, session, imgsz=(352, 640))
+
+
+def test_a_size_that_is_no_multiple_is_rounded_up_and_told(folder, caplog):
+    session = Watched()
+    list(start(folder, session, imgsz=330, rect=False))
+    assert {shape[2:] for shape in session.shapes} == {(352, 352)}
+    assert "330x330 is rounded up to 352x352" in caplog.text
+
+
+def test_tensors_go_in_as_they_are():
+    torch = pytest.importorskip("torch")
+    scene = draw_scene(96, 128, objects=3)
+    tensor = torch.from_numpy(scene.image[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
+    session = Watched()
+    (result,) = start(tensor, session)
+    assert session.shapes == [(1, 3, 96, 128)]
+    assert np.abs(result.boxes.xyxy - [drawn.box for drawn in scene.objects]).max() < 1.5
+    with pytest.raises(UsageError, match="multiples of 32"):
+        list(start(tensor[:, :90], session))
+    with pytest.raises(UsageError, match="320x320 only"):
+        list(start(tensor, Watched(dynamic=frozenset())))
+
+
+def test_speed_of_every_stage(folder):
+    for result in start(folder, batch=2):
+        assert set(result.speed) == {"preprocess", "inference", "postprocess"}
+        assert all(value > 0 for value in result.speed.values())
+
+
+def test_what_cannot_be_read_is_told_of_and_the_run_goes_on(folder, caplog):
+    (folder / "4.png").write_bytes(b"broken")
+    (folder / "20.jpg").write_bytes(b"")
+    failures = []
+    results = list(start(folder, failures=failures, batch=3))
+    assert len(results) == 8
+    assert [failure.path.rpartition("/")[2] for failure in failures] == ["4.png", "20.jpg"]
+    assert "passed over" in caplog.text
+    assert "4.png: it is damaged" in caplog.text
+
+
+def test_a_source_of_which_nothing_can_be_read_is_an_error(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(b"broken")
+    told = Told()
+    with pytest.raises(DataError, match=r"nothing of the source could be read: .*a\.jpg: .*\(and 1 more\)"):
+        list(start(tmp_path, told=told))
+    assert told.names == ["run_started", "run_failed"]
+
+
+def test_an_empty_iterator_has_no_results():
+    assert list(start(iter([]))) == []
+
+
+def test_plugins_are_told(folder):
+    told = Told()
+    list(start(folder, told=told, batch=3, rect=False))
+    assert told.names == ["run_started", *["step_ended"] * 3, "run_ended"]
+    run = told.events[0][1]["run"]
+    assert (run.mode, run.folder, run.options["batch"]) == ("predict", None, 3)
+    assert [facts["step"].index for name, facts in told.events if name == "step_ended"] == [0, 1, 2]
+    assert told.events[-1][1]["metrics"]["images"] == 9
+    assert told.events[-1][1]["metrics"]["objects"] == sum(1 + number % 6 for number in range(9))
+
+
+def test_a_line_for_each_picture(folder, caplog):
+    caplog.set_level(logging.INFO, logger="segx")
+    list(start(folder))
+    lines = [record.getMessage() for record in caplog.records]
+    line = next(line for line in lines if "/5.png" in line)
+    assert line.startswith("6/9 ")
+    assert "200x200: 2 reds, 2 greens, 2 blues, " in line
+    assert line.endswith(" ms")
+    caplog.clear()
+    list(start(folder, verbose=False))
+    assert not any("/5.png" in record.getMessage() for record in caplog.records)
+
+
+# Threads
+
+
+def test_only_what_is_asked_for_is_done(folder):
+    session = Watched()
+    results = start(folder, session)
+    assert session.shapes == []
+    next(results)
+    assert len(session.shapes) <= 3
+    results.close()
+    assert segx_threads() == []
+    assert len(session.shapes) <= 3
+
+
+def test_who_stops_early_ends_the_run_well(folder):
+    told = Told()
+    source = open_source(folder)
+    closed = []
+    source.close = lambda: closed.append(True)
+    results = start(source, told=told)
+    next(results)
+    results.close()
+    assert told.names[-1] == "run_ended"
+    assert closed
+
+
+def test_a_forgotten_run_ends(folder):
+    results = start(folder)
+    next(results)
+    del results
+    gc.collect()
+    assert segx_threads() == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("network"), KeyboardInterrupt(), MemoryError()])
+def test_a_failure_of_the_network_ends_all_threads(folder, error):
+    told = Told()
+    with pytest.raises(type(error)):
+        list(start(folder, Watched(fails=error), told))
+    assert segx_threads() == []
+    assert told.names[-1] == "run_failed"
+    assert told.events[-1][1]["error"] is error
+
+
+class Stumbling:
+    """A task that fails at one step for one picture."""
+
+    name = "segment"
+
+    def __init__(self, step, at):
+        self._task, self._step, self._at, self.count = get_registry().load_task("segment"), step, at, 0
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            if name == self._step:
+                self.count += 1
+                if self.count == self._at:
+                    raise ZeroDivisionError(name)
+            return getattr(self._task, name)(*arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("step", ["input_shape", "preprocess", "decode"])
+def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step):
+    told, got = Told(), []
+    task = Stumbling(step, at=4)
+    results = predict(Watched(), open_source(folder), PredictOptions(), task=task, tell=told)
+    with pytest.raises(ZeroDivisionError):
+        got.extend(results)
+    assert len(got) <= 3
+    assert told.names[-1] == "run_failed"
+    assert segx_threads() == []
+
+
+def test_the_stages_work_side_by_side():
+    pause, count = 0.06, 8
+
+    def slowly():
+        for _ in range(count):
+            time.sleep(pause)
+            yield draw_scene(64, 64, objects=1).image
+
+    class SlowTask(Stumbling):
+        def decode(self, *arguments):
+            time.sleep(pause)
+            return self._task.decode(*arguments)
+
+    began = time.perf_counter()
+    session = Watched(imgsz=(64, 64), seconds=pause)
+    task = SlowTask("none", at=0)
+    assert len(list(predict(session, open_source(slowly()), PredictOptions(), task=task, tell=Told()))) == count
+    taken = time.perf_counter() - began
+    assert taken < 0.75 * 3 * count * pause
+
+
+class Kept(np.ndarray):
+    """An array whose end can be heard of."""
+
+
+def test_memory_does_not_grow_with_the_source():
+    begun, ended, most = [], [], 0
+
+    def pictures():
+        for number in range(60):
+            image = draw_scene(64, 96, objects=1).image.view(Kept)
+            begun.append(number)
+            weakref.finalize(image, ended.append, number)
+            yield image
+            del image
+
+    for _ in start(pictures(), Watched(imgsz=(64, 96)), batch=2):
+        most = max(most, len(begun) - len(ended))
+    assert len(begun) == 60
+    assert 2 <= most <= 14
+
+
+# What is written
+
+
+def options_for(tmp_path, **more):
+    return {"project": tmp_path / "runs", **more}
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_nothing_is_written_unless_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {result.save_dir for result in start(folder)} == {None}
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_pictures_keep_their_suffix_and_namesakes_their_own_file(tmp_path):
+    scene = draw_scene(64, 96).image
+    sources = []
+    for name in ("a/x.jpg", "b/x.jpg", "b/x.png", "X.webp", "größe 写真.tif", "c/x-2.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, scene)[1].tobytes())
+        sources.append(path)
+    sources.append(scene)
+    results = list(start(sources, **options_for(tmp_path, save=True, save_txt=True)))
+    saved = tmp_path / "runs" / "predict"
+    assert {result.save_dir for result in results} == {saved}
+    assert files(saved) == sorted(
+        ["x.jpg", "x-2.jpg", "x-3.png", "X-4.webp", "größe 写真.tif", "x-2-2.jpg", "image0.jpg"]
+        + [f"labels/{stem}.txt" for stem in ("x", "x-2", "x-3", "X-4", "größe 写真", "x-2-2", "image0")]
+    )
+    drawn = cv2.imdecode(np.fromfile(saved / "größe 写真.tif", np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape == scene.shape
+    assert (drawn != scene).any()
+
+
+def test_run_folders_are_numbered(folder, tmp_path):
+    picture = folder / "0.png"
+    for expected in ("predict", "predict2", "predict3"):
+        (result,) = start(picture, **options_for(tmp_path, save_txt=True))
+        assert result.save_dir.name == expected
+    (result,) = start(picture, **options_for(tmp_path, save_txt=True, name="mine"))
+    assert result.save_dir.name == "mine"
+    (result,) = start(picture, **options_for(tmp_path, save_txt=True, name="mine", exist_ok=True))
+    assert result.save_dir.name == "mine"
+    assert len((result.save_dir / "labels" / "0.txt").read_text().splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told(folder, tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(DataError, match=r"run folder .* cannot be made"):
+        list(start(folder, **options_for(tmp_path, save=True)))
+
+
+def test_coco_json_is_whole_and_holds_all(folder, tmp_path):
+    results = list(start(folder, **options_for(tmp_path, save_json=True, batch=3)))
+    saved = tmp_path / "runs" / "predict"
+    assert files(saved) == ["predictions.json"]
+    rows = json.loads((saved / "predictions.json").read_text())
+    assert len(rows) == sum(len(result) for result in results)
+    assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
+    assert rows[0]["segmentation"]["size"] == [240, 320]
+    assert rows[0]["file_name"].endswith("0.png")
+
+
+def test_coco_json_of_nothing_is_an_empty_list(tmp_path):
+    blank = np.full((64, 64, 3), 96, np.uint8)
+    list(start(blank, **options_for(tmp_path, save_json=True)))
+    assert json.loads((tmp_path / "runs/predict/predictions.json").read_text()) == []
+
+
+def test_coco_json_of_a_run_that_failed_is_not_left(folder, tmp_path):
+    task = Stumbling("decode", at=4)
+    options = PredictOptions.parse(options_for(tmp_path, save_json=True))
+    with pytest.raises(ZeroDivisionError):
+        list(predict(Watched(), open_source(folder), options, task=task, tell=Told()))
+    assert files(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize("mode", [True, "mask", "box"])
+def test_crops(folder, tmp_path, mode):
+    list(start(folder / "2.png", **options_for(tmp_path, save_crop=mode)))
+    crops = tmp_path / "runs" / "predict" / "crops"
+    assert files(crops) == ["blue/2.png", "green/2.png", "red/2.png"]
+    channels = cv2.imread(str(crops / "red" / "2.png"), cv2.IMREAD_UNCHANGED).shape[2]
+    assert channels == (3 if mode == "box" else 4)
+
+
+def test_wishes_that_contradict_each_other_are_refused_at_once(folder, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    for wishes, reason in (
+        ({"save_crop": True, "retina_masks": False}, "save_crop"),
+        ({"save_conf": True}, "save_txt"),
+        ({"show": True}, "display"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            start(folder, **wishes)
+
+
+def write_video(path, frames=8, size=(96, 64), fps=12.0):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, size)
+    for _ in range(frames):
+        writer.write(draw_scene(size[1], size[0], objects=3).image)
+    writer.release()
+    return path
+
+
+def read_video(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        there, frame = capture.read()
+        if not there:
+            return frames, capture.get(cv2.CAP_PROP_FPS)
+        frames.append(frame)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_videos_are_written_playable(tmp_path, stride):
+    clip = write_video(tmp_path / "clip.avi")
+    wishes = options_for(tmp_path, save=True, save_txt=True, vid_stride=stride)
+    results = list(start(clip, Watched(imgsz=(64, 96)), **wishes))
+    expected = list(range(0, 8, stride))
+    assert [result.frame for result in results] == expected
+    saved = tmp_path / "runs" / "predict"
+    assert files(saved) == ["clip.mp4", *[f"labels/clip_{number}.txt" for number in expected]]
+    frames, fps = read_video(saved / "clip.mp4")
+    assert len(frames) == len(expected)
+    assert frames[0].shape == (64, 96, 3)
+    assert fps == pytest.approx(12.0 / stride, rel=1e-3)
+    outline = frames[0].astype(int) - draw_scene(64, 96, objects=3).image
+    assert np.abs(outline).max() > 60
+
+
+def test_a_video_broken_off_can_be_played(tmp_path):
+    clip = write_video(tmp_path / "clip.avi", frames=30)
+    results = start(clip, Watched(imgsz=(64, 96)), **options_for(tmp_path, save=True))
+    for _ in range(5):
+        next(results)
+    results.close()
+    assert files(tmp_path / "runs" / "predict") == ["clip.mp4"]
+    assert 5 <= len(read_video(tmp_path / "runs/predict/clip.mp4")[0]) <= 8
+
+
+def test_videos_and_pictures_side_by_side(tmp_path):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    write_video(mixed / "a.avi", frames=3)
+    write_video(mixed / "b.avi", frames=2, size=(64, 64))
+    cv2.imwrite(str(mixed / "a.png"), draw_scene(64, 96).image)
+    list(start([mixed, mixed / "a.avi"], Watched(imgsz=(96, 96)), **options_for(tmp_path, save=True, batch=4)))
+    saved = tmp_path / "runs" / "predict"
+    assert files(saved) == ["a-2.png", "a-3.mp4", "a.mp4", "b.mp4"]
+    assert [len(read_video(saved / name)[0]) for name in ("a.mp4", "b.mp4", "a-3.mp4")] == [3, 2, 3]
