@@ -1,0 +1,174 @@
+"""Reads YOLO data sets: pictures in folders or lists, one text file of labels beside each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segx import index_cache
+from segx.errors import DataError
+from segx.image_header import image_shape
+from segx.index_cache import Stamps
+from segx.pictures import PICTURE_SUFFIXES
+from segx.truths import TableDataset
+from segx_data_yolo.label_index import LabelIndex, read_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import DatasetSource
+
+_SIZES = "yolo-sizes/1"
+
+
+class YoloReader:
+    """Reads folders and lists of pictures with YOLO labels."""
+
+    def read(self, source: DatasetSource) -> TableDataset:
+        """Return a split.
+
+        Raises:
+            DataError: There are no pictures; what was looked at is listed.
+        """
+        pictures, problems = find_pictures(source)
+        name = "\n".join(str(entry.absolute()) for entry in source.entries)
+        index = read_labels([label_file(picture) for picture in pictures], name)
+        sizes, unreadable = _sizes(pictures, name)
+        problems += [f"{pictures[i]}: {reason}" for i, reason in unreadable.items()]
+        problems += _told(index)
+        names, keep, unknown = _classes(index, source)
+        problems += unknown
+        table = index.labels.table if keep.all() else index.labels.table.keep_objects(keep)
+        if unreadable:
+            there = [i for i in range(len(pictures)) if i not in unreadable]
+            table, sizes, pictures = table.keep_pictures(there), sizes[there], [pictures[i] for i in there]
+        if not pictures:
+            raise DataError(f"{source.split} of {source.origin}: none of its pictures can be read")
+        return TableDataset(
+            files=[Path(picture) for picture in pictures],
+            ids=picture_ids(pictures),
+            sizes=sizes,
+            table=table,
+            names=names,
+            category_ids={number: number for number in names},
+            problems=tuple(problems),
+            fingerprint=index.fingerprint,
+        )
+
+
+def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
+    """Return the pictures of a split in order, and a line for each that a list names and is not there.
+
+    Raises:
+        DataError: There are none.
+    """
+    pictures: dict[str, None] = {}
+    missing: list[str] = []
+    for entry in source.entries:
+        found = _listed(entry, missing) if entry.is_file() else _walk(entry)
+        pictures.update(dict.fromkeys(found))
+    if pictures:
+        return list(pictures), missing
+    if missing:
+        tried = "\n    ".join(line.partition(": ")[2].removesuffix(" is not there") for line in missing[:5])
+        raise DataError(f"none of the pictures that {source.entries[0]} lists is there", hint=f"tried:\n    {tried}")
+    looked = ", ".join(str(entry) for entry in source.entries)
+    raise DataError(f"{source.split} of {source.origin} holds no pictures", hint=f"looked in {looked}")
+
+
+def label_file(picture: str) -> str:
+    """Return the label file of a picture: ``images`` becomes ``labels`` where the path says so last, ``.txt``."""
+    stem = os.path.splitext(picture)[0]  # noqa: PTH122 - a hundred thousand Path objects cost seconds
+    head, found, tail = stem.rpartition(f"{os.sep}images{os.sep}")
+    return f"{head}{os.sep}labels{os.sep}{tail}.txt" if found else f"{stem}.txt"
+
+
+def picture_ids(pictures: Sequence[str]) -> list[int | str]:
+    """Return an id for each picture: its stem, a number where that is one; with its folders where stems repeat."""
+    stems = [os.path.splitext(os.path.basename(picture))[0] for picture in pictures]  # noqa: PTH119, PTH122 - speed
+    ids: list[int | str] = [int(stem) if stem.isascii() and stem.isdecimal() else stem for stem in stems]
+    if len(set(ids)) == len(ids):
+        return ids
+    common = os.path.commonpath([os.path.dirname(picture) for picture in pictures])  # noqa: PTH120 - speed
+    return [os.path.relpath(picture, common).replace(os.sep, "/") for picture in pictures]
+
+
+def _walk(folder: Path) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(folder.absolute()):
+        folders.sort()
+        found += [
+            os.path.join(parent, name)  # noqa: PTH118 - speed
+            for name in sorted(files)
+            if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - speed
+        ]
+    return found
+
+
+def _listed(path: Path, missing: list[str]) -> list[str]:
+    """Return the pictures a ``.txt`` list names, relative to the list."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the list cannot be read ({error})") from error
+    base, found = str(path.absolute().parent), []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            picture = os.path.normpath(os.path.join(base, line.strip()))  # noqa: PTH118 - speed
+            if os.path.isfile(picture):  # noqa: PTH113 - speed
+                found.append(picture)
+            else:
+                missing.append(f"{path}, line {number}: {picture} is not there")
+    return found
+
+
+def _sizes(pictures: Sequence[str], name: str) -> tuple[NDArray[np.int32], dict[int, str]]:
+    """Return int32 (pictures, 2), height and width, from headers or the cache; and why some cannot be read."""
+    key = index_cache.key_of(_SIZES, name)
+    stored = index_cache.load(key) or {}
+    now = Stamps.take(pictures)
+    sizes = np.zeros((len(pictures), 2), np.int32)
+    if stored.keys() >= {"files", "size", "changed", "shapes"}:
+        places = {file: place for place, file in enumerate(index_cache.untexts(stored["files"]))}
+        known = np.array([places.get(picture, -1) for picture in pictures], np.int64)
+        same = (known >= 0) & (stored["size"][known] == now.size) & (stored["changed"][known] == now.changed)
+        sizes[same] = stored["shapes"][known[same]]
+    unreadable: dict[int, str] = {}
+    unknown = np.flatnonzero(sizes[:, 0] == 0).tolist()
+    for place in unknown:
+        try:
+            sizes[place] = image_shape(Path(pictures[place]))
+        except DataError as error:
+            unreadable[place] = error.message.partition(": ")[2]
+    if unknown:
+        files = index_cache.texts(pictures)
+        index_cache.store(key, {"files": files, "size": now.size, "changed": now.trusted(), "shapes": sizes})
+    return sizes, unreadable
+
+
+def _told(index: LabelIndex) -> list[str]:
+    return [
+        f"{index.files[file]}, line {line}: {reason}" if line else f"{index.files[file]}: {reason}"
+        for file, line, reason in index.labels.bad
+    ]
+
+
+def _classes(index: LabelIndex, source: DatasetSource) -> tuple[Mapping[int, str], NDArray[np.bool_], list[str]]:
+    """Return the class names, which objects are of one of them, and a line for each that is not."""
+    category = index.labels.table.category
+    if source.names is None:
+        count = int(category.max(initial=-1)) + 1
+        return {number: f"class{number}" for number in range(count)}, np.ones(len(category), np.bool_), []
+    keep = category < len(source.names)
+    file = np.repeat(np.arange(len(index.files)), np.diff(index.labels.table.rows))
+    last = len(source.names) - 1
+    wrong = [
+        f"{index.files[file[i]]}, line {index.labels.line[i]}: class {category[i]} is outside 0..{last}"
+        for i in np.flatnonzero(~keep).tolist()
+    ]
+    return source.names, keep, wrong
