@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache folder, and what the user's environment asks for out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in ("SEGX_OFFLINE", "SEGX_WEIGHTS_URL", "SEGX_DISABLE_PLUGINS"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
