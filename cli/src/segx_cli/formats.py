@@ -26,12 +26,15 @@ def formats(ctx: typer.Context) -> None:
     from segx.registry import get_registry
 
     output: Output = ctx.obj
-    rows = describe_formats(get_registry())
+    records = describe_formats(get_registry())
     headers = ("format", "suffix", "precisions", "proven", "export and backends")
-    lines = [
-        (row["format"], row["suffix"], " ".join(row["precisions"]) or "-", _proven(row), _notes(row)) for row in rows
+    rows = [
+        (record["format"], record["suffix"], " ".join(record["precisions"]) or "-", _proven(record), _notes(record))
+        for record in records
+        if not record["planned"]
     ]
-    output.result(table(headers, lines), rows)
+    planned = ", ".join(record["format"] for record in records if record["planned"])
+    output.result(table(headers, rows) + (f"\n\nplanned: {planned}" if planned else ""), records)
 
 
 def describe_formats(registry: Registry) -> list[dict[str, Any]]:
@@ -45,7 +48,7 @@ def describe_formats(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _describe(registry: Registry, name: str) -> dict[str, Any]:
-    from segx.known_plugins import FORMATS
+    from segx.known_plugins import FORMATS, PLANNED
     from segx_cli.export import own_options
 
     known = FORMATS.get(name)
@@ -67,6 +70,7 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
             **{item.spec.name: item.line for item in backends.unusable},
         },
         "known_backends": list(known.backends) if known else [],
+        "planned": exporter is None and known is not None and known.exporter in PLANNED and not backends.usable,
     }
 
 
@@ -81,14 +85,18 @@ def _notes(row: dict[str, Any]) -> str:
     """Return what makes the format and what runs it, a line each."""
     lines = []
     if row["export"] == "not installed":
-        lines.extend([f"export: pip install {row['exporter']}"] if row["exporter"] else [])
+        lines.extend([f"export: {_how_to_get(row['exporter'])}"] if row["exporter"] else [])
     else:
         origin = "" if row["made_from"] == "model" else f", from {row['made_from']}"
         options = f" ({' '.join(row['options'])})" if row["options"] else ""
         lines.append(f"{row['exporter']}: {row['export']}{origin}{options}")
     lines.extend(f"runs on {name}: {state}" for name, state in row["backends"].items())
-    if not row["backends"]:
-        lines.append(
-            "runs: " + (f"pip install {row['known_backends'][0]}" if row["known_backends"] else "nothing here")
-        )
+    if not row["backends"] and row["known_backends"] != [row["exporter"]]:
+        lines.extend([f"runs: {_how_to_get(name)}" for name in row["known_backends"]] or ["runs: nothing here"])
     return "\n".join(lines)
+
+
+def _how_to_get(distribution: str) -> str:
+    from segx.known_plugins import PLANNED
+
+    return f"{distribution} is planned" if distribution in PLANNED else f"pip install {distribution}"
