@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -12,12 +16,16 @@ import yaml
 
 from segx import rle
 from segx.errors import DataError
-from segx_data_synth.scene import Scene, draw_scene
+from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from segx_data_synth.scene import Scene
+
+    Row = tuple[str, tuple[int, int], list[dict[str, Any]]]
 
 _SPLITS = ("train", "val")
 
@@ -29,6 +37,7 @@ def write_dataset(
     val_images: int = 40,
     imgsz: int = 320,
     seed: int = 0,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw a data set and return its YAML.
@@ -39,6 +48,7 @@ def write_dataset(
         val_images: Pictures of the validation split.
         imgsz: Longer side of the pictures in pixels; the shorter one is between two thirds of it and all of it.
         seed: The same seed draws the same pictures.
+        workers: Processes that draw.
         progress: Hears how many pictures of how many are drawn.
 
     Raises:
@@ -50,19 +60,16 @@ def write_dataset(
     work = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(work, ignore_errors=True)
-        total, done = images + val_images, 0
         for split, count in zip(_SPLITS, (images, val_images), strict=True):
             (work / "images" / split).mkdir(parents=True)
-            scenes = []
-            for index in range(count):
-                scene = picture(seed, split, index, imgsz)
-                name = f"{split}_{index:05d}.jpg"
-                cv2.imwrite(str(work / "images" / split / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-                scenes.append((name, scene.image.shape[:2], _annotations(scene)))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            _write_json(work / "annotations" / f"{split}.json", scenes, seed)
+            draw = partial(_draw, work / "images" / split, seed, split, imgsz)
+            rows = []
+            with _mapper(workers) as spread:
+                for row in spread(draw, range(count)):
+                    rows.append(row)
+                    if progress is not None:
+                        progress(len(rows) + (images if split == "val" else 0), images + val_images)
+            _write_json(work / "annotations" / f"{split}.json", rows, seed)
         _write_yaml(work / f"{folder.name}.yaml")
         if folder.exists():
             folder.rmdir()
@@ -72,6 +79,25 @@ def write_dataset(
         msg = f"{folder} cannot be written ({error.strerror or error})"
         raise DataError(msg, hint="name a folder you may write to") from error
     return folder / f"{folder.name}.yaml"
+
+
+def _draw(folder: Path, seed: int, split: str, imgsz: int, index: int) -> Row:
+    """Write one picture and return what the JSON says of it."""
+    scene = picture(seed, split, index, imgsz)
+    name = f"{split}_{index:05d}.jpg"
+    if not cv2.imwrite(str(folder / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+        raise OSError(f"no picture could be written to {folder}")
+    height, width = scene.image.shape[:2]
+    return name, (height, width), _annotations(scene)
+
+
+@contextlib.contextmanager
+def _mapper(workers: int) -> Iterator[Callable[[Callable[[int], Row], Iterable[int]], Iterable[Row]]]:
+    if workers <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=8)
 
 
 def picture(seed: int, split: str, index: int, imgsz: int) -> Scene:
@@ -100,9 +126,9 @@ def _annotations(scene: Scene) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_json(path: Path, scenes: list[tuple[str, tuple[int, ...], list[dict[str, Any]]]], seed: int) -> None:
+def _write_json(path: Path, scenes: Sequence[Row], seed: int) -> None:
     path.parent.mkdir(exist_ok=True)
-    rows = [(number, row) for number, (_, _, rows) in enumerate(scenes, start=1) for row in rows]
+    rows = [(number, row) for number, (_, _, found) in enumerate(scenes, start=1) for row in found]
     document = {
         "info": {"description": f"drawn by segx-data-synth, seed {seed}"},
         "images": [
