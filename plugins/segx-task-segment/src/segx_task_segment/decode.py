@@ -75,19 +75,36 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
     problem = f"outputs of shape {shapes} are not those of a yolov8-seg head" + (f" with {nc} classes" if nc else "")
     if len(arrays) != 2 or len(flat) != 1 or flat[0].shape[0] != maps[0].shape[0]:
         raise ModelError(problem)
-    predictions, prototypes = flat[0], maps[0]
-    for channels, last in ((1, False), (2, True)):
+    layout = _layout(flat[0].shape, maps[0].shape, nc)
+    if layout is None:
+        raise ModelError(problem)
+    predictions = flat[0] if layout.channels == 1 else flat[0].swapaxes(1, 2)
+    prototypes = maps[0] if layout.map_channels == 1 else np.ascontiguousarray(maps[0].transpose(0, 3, 1, 2))
+    return RawOutputs(predictions, prototypes, layout.nc)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    channels: int
+    map_channels: int
+    nc: int
+
+
+def _layout(predictions: tuple[int, ...], prototypes: tuple[int, ...], nc: int) -> _Layout | None:
+    """Return which axes hold the channels: the first reading in which the numbers add up, or None.
+
+    Readings in which anchors and prototypes belong to one input come first: three levels with strides two, four and
+    eight times that of the prototypes have 1/4 + 1/16 + 1/64 as many anchors.
+    """
+    readings: list[tuple[bool, _Layout]] = []
+    for channels in (1, 2):
         for map_channels in (1, 3):
-            coefficients = prototypes.shape[map_channels]
-            classes = predictions.shape[channels] - 4 - coefficients
-            anchors = predictions.shape[3 - channels]
-            if nc in {0, classes} and classes > 0 and anchors > coefficients:
-                return RawOutputs(
-                    predictions.swapaxes(1, 2) if last else predictions,
-                    prototypes if map_channels == 1 else np.ascontiguousarray(prototypes.transpose(0, 3, 1, 2)),
-                    classes,
-                )
-    raise ModelError(problem)
+            classes = predictions[channels] - 4 - prototypes[map_channels]
+            cells = prototypes[1] * prototypes[2] * prototypes[3] // prototypes[map_channels]
+            one_input = 64 * predictions[3 - channels] == 21 * cells
+            if classes > 0 and nc in {0, classes}:
+                readings.append((not one_input, _Layout(channels, map_channels, classes)))
+    return min(readings, key=lambda reading: reading[0])[1] if readings else None
 
 
 def to_numpy(array: Any) -> NDArray[np.float32]:

@@ -1,0 +1,122 @@
+"""Masks equal the dense definition, in float64, pixel for pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from segx_task_segment import mask_assembly
+from segx_task_segment.letterbox import place
+from segx_task_segment.mask_assembly import input_masks, picture_masks
+
+if TYPE_CHECKING:
+    from segx.interfaces import Letterbox
+
+
+def interpolation(centres: np.ndarray, count: int) -> np.ndarray:
+    """The bilinear weights (pixels, prototypes) for centres in numbered prototypes; edges are repeated."""
+    source = np.clip(centres, 0, count - 1)
+    before = np.floor(source).astype(int)
+    matrix = np.zeros((len(centres), count))
+    pixels = np.arange(len(centres))
+    np.add.at(matrix, (pixels, before), 1 - (source - before))
+    np.add.at(matrix, (pixels, np.minimum(before + 1, count - 1)), source - before)
+    return matrix
+
+
+def dense_logits(prototypes: np.ndarray, coefficients: np.ndarray, place: Letterbox, frame: str) -> np.ndarray:
+    """Float64 (N, H, W): every pixel of the frame, half-pixel centres, ``align_corners=False``."""
+    logits = np.tensordot(coefficients.astype(np.float64), prototypes.astype(np.float64), 1)
+    rows, columns = logits.shape[1:]
+    (in_height, in_width), (height, width) = place.input, place.original
+    if frame == "picture":
+        y = place.top + (np.arange(height) + 0.5) * place.height / height
+        x = place.left + (np.arange(width) + 0.5) * place.width / width
+    else:
+        y, x = np.arange(in_height) + 0.5, np.arange(in_width) + 0.5
+    down = interpolation(y * rows / in_height - 0.5, rows)
+    across = interpolation(x * columns / in_width - 0.5, columns)
+    return np.einsum("yr,nrc,xc->nyx", down, logits, across, optimize=True)
+
+
+def box_filter(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bool (N, H, W): pixels with x1 <= x < x2 and y1 <= y < y2."""
+    x1, y1, x2, y2 = boxes.astype(np.float64).T[:, :, None]
+    y, x = np.arange(shape[0]), np.arange(shape[1])
+    return ((y >= y1) & (y < y2))[:, :, None] & ((x >= x1) & (x < x2))[:, None, :]
+
+
+def random_boxes(rng: np.random.Generator, count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Boxes of all sizes: whole frame, whole pixels, nothing, partly outside."""
+    size = np.array([shape[1], shape[0]])
+    ends = rng.uniform(-0.1, 1.1, (2, count, 2)) * size
+    boxes = np.concatenate([ends.min(axis=0), ends.max(axis=0)], axis=1).astype(np.float32)
+    boxes[0] = [0, 0, *size]
+    boxes[1] = np.round(boxes[1])
+    boxes[2] = [5, 5, 5, 9]
+    return boxes
+
+
+@pytest.mark.parametrize("frame", ["picture", "input"])
+@pytest.mark.parametrize("seed", range(40))
+def test_equal_the_dense_definition(seed: int, frame: str) -> None:
+    """Any picture (up to 25 pixels a prototype, down to several prototypes a pixel), any padding, any box."""
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 7)) * 32, int(rng.integers(1, 7)) * 32)
+    original = tuple(rng.integers(1, 40 if seed % 3 == 0 else 800, 2).tolist())
+    geometry = place(original, shape)
+    prototypes = rng.normal(size=(8, shape[0] // 4, shape[1] // 4)).astype(np.float32)
+    coefficients = rng.normal(size=(6, 8)).astype(np.float32)
+    target = original if frame == "picture" else shape
+    boxes = random_boxes(rng, 6, target)
+    form = picture_masks if frame == "picture" else input_masks
+    masks = form(prototypes, coefficients, boxes, geometry)
+    logits = dense_logits(prototypes, coefficients, geometry, frame)
+    different = masks.data.astype(bool) != ((logits > 0) & box_filter(boxes, target))
+    assert masks.shape == logits.shape
+    assert np.abs(logits[different]).max(initial=0) < 1e-5
+    assert different.sum() <= 2
+
+
+def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    geometry = place((300, 400), (160, 160))
+    prototypes = rng.normal(size=(8, 40, 40)).astype(np.float32)
+    coefficients = rng.normal(size=(30, 8)).astype(np.float32)
+    boxes = random_boxes(rng, 30, (300, 400))
+    whole = picture_masks(prototypes, coefficients, boxes, geometry)
+    monkeypatch.setattr(mask_assembly, "CHUNK", 1)
+    cut = picture_masks(prototypes, coefficients, boxes, geometry)
+    np.testing.assert_array_equal(whole.data, cut.data)
+
+
+def test_no_objects() -> None:
+    prototypes = np.zeros((8, 40, 40), np.float32)
+    masks = picture_masks(
+        prototypes, np.zeros((0, 8), np.float32), np.zeros((0, 4), np.float32), place((9, 7), (160, 160))
+    )
+    assert masks.shape == (0, 9, 7)
+
+
+def test_zero_is_off_and_extremes_are_on() -> None:
+    """The threshold is above zero; huge logits neither overflow nor turn."""
+    geometry = place((64, 64), (64, 64))
+    boxes = np.array([[0, 0, 64, 64]], np.float32)
+    weight = np.ones((1, 1), np.float32)
+    for value, pixels in ((0.0, 0), (1e-30, 4096), (1e30, 4096), (-1e30, 0), (np.nan, 0)):
+        prototypes = np.full((1, 16, 16), value, np.float32)
+        assert picture_masks(prototypes, weight, boxes, geometry).area[0] == pixels
+
+
+def test_memory_is_that_of_the_bits() -> None:
+    """300 objects in 12 megapixels: an eighth of a byte per box pixel, never N x H x W."""
+    rng = np.random.default_rng(0)
+    geometry = place((3000, 4000), (640, 640))
+    prototypes = rng.normal(size=(4, 160, 160)).astype(np.float32)
+    corner = rng.uniform(0, 1, (300, 2)) * (3600, 2600)
+    boxes = np.concatenate([corner, corner + 400], axis=1).astype(np.float32)
+    masks = picture_masks(prototypes, rng.normal(size=(300, 4)).astype(np.float32), boxes, geometry)
+    assert masks.nbytes < 300 * 400 * 8 * 8
+    assert masks.area.sum() > 0
