@@ -35,7 +35,10 @@ FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
 """How many objects all pictures of a run should have together."""
 
 TELLING_SCORE = 0.01
-"""Objects whose scores are all below are an untrained model's noise: their order and outlines mean nothing."""
+"""Objects that score less are noise, as all of an untrained model's are: their order and outlines mean nothing."""
+
+SMALLEST_RANGE = 1e-3
+"""Channels that stay below count as reaching it: runtimes round the far tails of a sigmoid as they like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +95,11 @@ def prove(
     runs = [_run(reference, other, batch) for batch in _batches(task, other.info, pictures)]
     absolute, relative = _compare_raw(runs, reference.info, other.info)
     found = [_find_objects(task, run, reference.info, other.info) for run in runs]
-    ours = [result for first, _, _ in found for result in first]
-    theirs = [result for _, second, _ in found for result in second]
+    telling = any(item.telling for item in found)
+    counted = [item for item in found if item.telling == telling]
+    ours = [result for item in counted for result in item.reference]
+    theirs = [result for item in counted for result in item.other]
     parity = dataclasses.replace(task.parity(ours, theirs), raw=absolute)
-    telling = all(score >= TELLING_SCORE for _, _, score in found)
     problems = (*_raw_problems(runs, relative, tolerance), *(_object_problems(parity, tolerance) if telling else ()))
     return Proof(parity=parity, relative=relative, problems=problems, told_by_objects=telling)
 
@@ -198,43 +202,52 @@ def _compare_raw(
                 continue
             difference = np.abs(first[name].astype(np.float64) - second[name])
             axes = (0, *range(2, difference.ndim))
-            scale = np.maximum(np.abs(first[name]).max(axis=axes), np.finfo(np.float32).tiny)
+            scale = np.maximum(np.abs(first[name]).max(axis=axes), SMALLEST_RANGE)
             worst = np.nan_to_num(difference.max(axis=axes), nan=np.inf)
             absolute[name] = max(absolute.get(name, 0.0), float(worst.max()))
             relative[name] = max(relative.get(name, 0.0), float((worst / scale).max()))
     return dict(sorted(absolute.items())), relative
 
 
-def _find_objects(
-    task: Task, run: _Run, ours: ArtifactInfo, theirs: ArtifactInfo
-) -> tuple[list[Results], list[Results], float]:
-    """Return what both find, and the score from which on objects were taken."""
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What both models find in the pictures of a run, and whether it means something."""
+
+    reference: list[Results]
+    other: list[Results]
+    telling: bool
+
+
+def _find_objects(task: Task, run: _Run, ours: ArtifactInfo, theirs: ArtifactInfo) -> _Found:
     everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
-    scores = [result.boxes.conf for result in task.decode(run.reference, run.batch, ours, everything)]
-    threshold = choose_threshold(np.concatenate(scores))
-    options = DecodeOptions(conf=threshold)
-    return (
-        task.decode(run.reference, run.batch, ours, options),
-        task.decode(run.other, run.batch, theirs, options),
-        threshold,
+    scores = np.concatenate([result.boxes.conf for result in task.decode(run.reference, run.batch, ours, everything)])
+    options = DecodeOptions(conf=choose_threshold(scores), max_det=MOST_OBJECTS)
+    return _Found(
+        reference=task.decode(run.reference, run.batch, ours, options),
+        other=task.decode(run.other, run.batch, theirs, options),
+        telling=bool((scores > TELLING_SCORE).any()),
     )
 
 
 def choose_threshold(scores: NDArray[np.float32]) -> float:
     """Return the score above which objects are compared.
 
-    The usual one where enough objects reach it, else the one that enough objects reach; and near there, the middle of
-    the widest gap, so that a difference in the last digits does not move an object across.
+    The usual one where enough objects reach it, else the one that enough objects reach, as long as they are more than
+    noise; and near there the middle of the widest gap, so that a difference in the last digits moves no object across.
 
     Args:
         scores: (N,) scores of all objects of a run.
     """
     descending = np.sort(scores.astype(np.float64))[::-1]
     wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
+    telling = int((descending > TELLING_SCORE).sum())
+    wanted = min(wanted, telling or wanted)
     first, last = max(1, wanted - 3), min(len(descending) - 1, wanted + 3)
     if last < first:
         return 0.0  # fewer objects than wanted: all of them
     gaps = descending[first - 1 : last] - descending[first : last + 1]
+    if not gaps.any():
+        return 0.0
     below = first + int(gaps.argmax())
     return float((descending[below - 1] + descending[below]) / 2)
 

@@ -92,7 +92,7 @@ def _trace_legacy(source: ExportModule, example: torch.Tensor, opset: int, *, dy
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's remarks about its own insides away from people who export a model."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [item.level for item in loggers]
     with warnings.catch_warnings():
         for message in _NOISE:
