@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,7 +95,9 @@ def open_session(artifact: Artifact, options: SessionOptions) -> TorchScriptSess
 
 def _load(path: Path, device: torch.device) -> Any:
     try:
-        with path.open("rb") as file:  # torch itself cannot open paths with some characters on some systems
+        with path.open("rb") as file, warnings.catch_warnings():
+            # torch says that the format has a successor; whoever has such a file wants it run.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", DeprecationWarning)
             return torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

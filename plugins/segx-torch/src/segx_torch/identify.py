@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from segx_torch.container import Container
 
     Shapes = Mapping[str, tuple[int, ...]]
+
+logger = logging.getLogger(__name__)
 
 
 def identify(container: Container) -> tuple[Architecture, ModelConfig]:
@@ -40,15 +43,22 @@ def _by_shapes(container: Container) -> tuple[Architecture, ModelConfig]:
     tried = []
     for architecture, variant in _candidates(container.path.stem):
         tried.append(variant)
-        nc = _class_count(architecture, variant, given)
-        if nc is None:
-            continue
-        config = architecture.read_config(variant, nc=nc)
-        if not _misfits(_shapes(architecture, config), given):
+        config = _fitting_config(architecture, variant, given)
+        if config is not None:
             return architecture, config
     msg = f"{container.path}: bare weights, of no configuration that is known"
     hint = f"tried: {', '.join(tried) or 'none'}; with your own YAML: YOLO('model.yaml').load(file)"
     raise ModelError(msg, hint=hint)
+
+
+def _fitting_config(architecture: Architecture, variant: str, given: Shapes) -> ModelConfig | None:
+    try:
+        nc = _class_count(architecture, variant, given)
+        config = None if nc is None else architecture.read_config(variant, nc=nc)
+    except SegxError as error:  # one variant that cannot be built must not hide the others
+        logger.warning("%s of %s cannot be built: %s", variant, architecture.name, error.message)
+        return None
+    return config if config and not _misfits(_shapes(architecture, config), given) else None
 
 
 def _candidates(stem: str) -> Iterator[tuple[Architecture, str]]:

@@ -1,0 +1,135 @@
+"""What is special to TorchScript: foreign metadata, what a file may hold, and shapes that were traced."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from segx import sidecar
+from segx.artifact import Artifact
+from segx.errors import ModelError, UsageError
+from segx.options import SessionOptions
+from segx.testing.models import run_module, tiny_info, tiny_module
+from segx.testing.parity import assert_same_outputs
+from segx.testing.scenes import noise
+from segx_backend_torchscript.backend import TorchScriptBackend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CPU = SessionOptions(device="cpu")
+FOREIGN = {
+    "description": "somebody's model",
+    "author": "somebody",
+    "version": "8.1.0",
+    "stride": 32,
+    "task": "segment",
+    "batch": 1,
+    "imgsz": [64, 96],
+    "names": {"0": "person", "1": "it's a dog", "2": "cat"},
+    "args": {"half": False, "dynamic": False},
+}
+
+
+def test_gives_what_the_source_gives(write_torchscript: Any, tmp_path: Path) -> None:
+    info = tiny_info()
+    session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info), CPU)
+    images = noise((1, 3, 64, 96))
+    wanted = run_module(tiny_module(info), images)
+    assert_same_outputs(session.run(images), wanted, names=info.outputs)
+    assert session.info == info
+
+
+def test_file_of_another_tool_opens(write_torchscript: Any, tmp_path: Path) -> None:
+    artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), FOREIGN)
+    session = TorchScriptBackend().open(artifact, CPU)
+    assert session.info.names == {0: "person", 1: "it's a dog", 2: "cat"}
+    assert session.info.imgsz == (64, 96)
+    assert session.info.dynamic == frozenset()
+    assert session.info.extra["version"] == "8.1.0"
+    assert len(session.run(noise((1, 3, 64, 96)))) == 2
+    with pytest.raises(ModelError, match=r"the model takes \(1, 3, 64, 96\)"):
+        session.run(noise((1, 3, 96, 96)))
+
+
+def test_dynamic_file_of_another_tool(write_torchscript: Any, tmp_path: Path) -> None:
+    metadata = {**FOREIGN, "args": {"dynamic": True}}
+    session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", tiny_info(), metadata), CPU)
+    assert len(session.run(noise((2, 3, 96, 128)))) == 2
+    with pytest.raises(ModelError, match="multiples of 32"):
+        session.run(noise((1, 3, 65, 96)))
+
+
+def test_nested_outputs_are_taken_in_order(write_torchscript: Any, tmp_path: Path) -> None:
+    class Nested(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+            return images[:, :1], (images[:, 1:], images[:, :2] * 2)
+
+    info = tiny_info().replace(outputs=("a", "b", "c"))
+    session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info, module=Nested()), CPU)
+    assert [output.shape[1] for output in session.run(noise((1, 3, 64, 96)))] == [1, 2, 2]
+
+
+def test_other_outputs_than_promised_are_told(write_torchscript: Any, tmp_path: Path) -> None:
+    info = tiny_info().replace(outputs=("output0",))
+    session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info), CPU)
+    with pytest.raises(ModelError, match="gave 2 outputs"):
+        session.run(noise((1, 3, 64, 96)))
+
+
+def test_file_without_metadata_is_told(write_torchscript: Any, tmp_path: Path) -> None:
+    artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), {})
+    with pytest.raises(ModelError, match="carries no metadata") as refusal:
+        TorchScriptBackend().read_info(artifact)
+    assert sidecar.beside(artifact.path).name in refusal.value.hint
+
+
+def test_metadata_beside_the_file_are_taken(write_torchscript: Any, tmp_path: Path) -> None:
+    artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), {})
+    sidecar.write(artifact.path, tiny_info())
+    assert TorchScriptBackend().read_info(artifact) == tiny_info()
+
+
+@pytest.mark.parametrize("metadata", ["text", ["a"], {"task": "segment", "names": "__import__('os')"}])
+def test_broken_metadata_are_told(write_torchscript: Any, tmp_path: Path, metadata: Any) -> None:
+    artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), metadata)
+    with pytest.raises(ModelError, match=r"m\.torchscript"):
+        TorchScriptBackend().read_info(artifact)
+
+
+def test_checkpoint_under_this_suffix_is_told(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "m.torchscript")
+    with pytest.raises(ModelError, match="not a TorchScript model") as refusal:
+        TorchScriptBackend().read_info(Artifact(path=tmp_path / "m.torchscript", format="torchscript"))
+    assert ".pt" in refusal.value.hint
+
+
+def test_metadata_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.torchscript"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/constants.pkl", b"x")
+        archive.writestr("m/extra/config.txt", b" " * (5 << 20))
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(ModelError, match="more than they can need"):
+        TorchScriptBackend().read_info(Artifact(path=path, format="torchscript"))
+
+
+def test_half_precision_is_the_files_own(write_torchscript: Any, tmp_path: Path) -> None:
+    full = write_torchscript(tmp_path / "full.torchscript", tiny_info())
+    with pytest.raises(UsageError, match="holds fp32 numbers") as refusal:
+        TorchScriptBackend().open(full, SessionOptions(device="cpu", half=True))
+    assert "half=true" in refusal.value.hint
+    half = write_torchscript(tmp_path / "half.torchscript", tiny_info().replace(precision="fp16"))
+    with pytest.raises(UsageError, match="on a GPU only"):
+        TorchScriptBackend().open(half, CPU)
+
+
+def test_outputs_of_half_models_are_float(write_torchscript: Any, tmp_path: Path) -> None:
+    session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", tiny_info()), CPU)
+    assert {output.dtype for output in session.run(noise((1, 3, 64, 96)))} == {np.dtype(np.float32)}
