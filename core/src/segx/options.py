@@ -183,6 +183,51 @@ class PredictOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValOptions(Options):
+    """Options of val."""
+
+    data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
+    split: str = option("val", "which part of the data set: train, val or test")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: what the model was made for", ge=32
+    )
+    batch: int = option(16, "pictures per run of the network", ge=1)
+    conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
+    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
+    max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1)
+    classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
+    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
+    single_cls: bool = option(False, "treat all classes as one")
+    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
+    half: bool = option(False, "run in half precision, where the device can")
+    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
+    workers: int | None = option(None, "threads that read pictures and decode; default: half of the cores", ge=1)
+    backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
+    fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
+    compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
+    plots: bool = option(True, "draw curves, confusion matrices and pictures, and write the HTML report")
+    save_json: bool = option(False, "write predictions.json in COCO's format, masks as RLE")
+    save_txt: bool = option(False, "write one text file of polygons per image")
+    save_conf: bool = option(False, "add scores to the text files")
+    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
+    name: str | None = option(None, "name of the run folder; default: val")
+    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
+    verbose: bool = option(True, "a row for each class")
+
+    def decode(self) -> DecodeOptions:
+        """Return the part the task needs: every class of a box above conf counts, masks at full resolution."""
+        return DecodeOptions(
+            conf=self.conf,
+            iou=self.iou,
+            max_det=self.max_det,
+            agnostic_nms=self.agnostic_nms or self.single_cls,
+            multi_label=not self.single_cls,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
     """Options of train."""
 

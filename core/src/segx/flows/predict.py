@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from segx.errors import DataError, UsageError
+from segx.errors import DataError
+from segx.flows.inputs import InputPlan, by, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.interfaces import Batch, Letterbox
-from segx.options import image_size
 from segx.runs import Run, Step, make_run_folder
 from segx.sinks import Sinks, Window, check, drawing_style, saves
 from segx.sources import Unreadable
@@ -24,89 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from segx.artifact import ArtifactInfo
     from segx.interfaces import Array, Session, Task
     from segx.options import PredictOptions
     from segx.results import Results
-    from segx.sources import Item, Source, SourceImage
+    from segx.sources import Item, Source
 
 logger = logging.getLogger(__name__)
 
 _STAGES = ("preprocess", "inference", "postprocess")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputPlan:
-    """Which network input a picture gets.
-
-    Attributes:
-        size: (height, width) asked for, or what the file is fixed to.
-        stride: What sides are multiples of.
-        rect: Pictures are padded only to the stride.
-        free: The model takes any height and width.
-        batch: Pictures per run.
-        fixed_batch: The model takes exactly ``batch`` pictures, so fewer are filled up.
-    """
-
-    size: tuple[int, int]
-    stride: int
-    rect: bool
-    free: bool
-    batch: int
-    fixed_batch: bool
-
-    @classmethod
-    def make(cls, info: ArtifactInfo, options: PredictOptions, *, model: str) -> InputPlan:
-        """Return the plan for a model and options.
-
-        Raises:
-            UsageError: The model is fixed to another size than the one asked for.
-        """
-        size = _input_size(info, options, model)
-        free = {"height", "width"} <= info.dynamic
-        fixed_batch = "batch" not in info.dynamic
-        if fixed_batch and options.batch > info.batch:
-            logger.warning("%s takes %d pictures a run: batch=%d has no effect", model, info.batch, options.batch)
-        return cls(
-            size=size,
-            stride=info.stride,
-            rect=options.rect and free,
-            free=free,
-            batch=info.batch if fixed_batch else options.batch,
-            fixed_batch=fixed_batch,
-        )
-
-    def shape(self, task: Task, source: SourceImage) -> tuple[int, int]:
-        """Return the (height, width) of the input for a picture.
-
-        Raises:
-            UsageError: It is a tensor of a size that the model does not take.
-        """
-        if source.network is None:
-            return task.input_shape(_shape(source), self.size, stride=self.stride, rect=self.rect)
-        height, width = source.network.shape[1:]
-        if not self.free and (height, width) != self.size:
-            raise UsageError(f"a tensor of {_by(height, width)}: the model takes {_by(*self.size)} only")
-        if height % self.stride or width % self.stride:
-            hint = "pad it, or give the picture as an array (H, W, 3) BGR: it is then fitted"
-            raise UsageError(
-                f"a tensor of {_by(height, width)}: sides have to be multiples of {self.stride}", hint=hint
-            )
-        return height, width
-
-    def note(self, task: Task, source: SourceImage, shape: tuple[int, int], *, asked_rect: bool) -> str:
-        """Return what to say of an input shape when it is first used."""
-        said = f"input {_by(*shape)}"
-        if source.network is not None:
-            return f"{said}: the tensor as it is"
-        if self.rect:
-            return f"{said}: padded to multiples of {self.stride} (rect)"
-        free_shape = task.input_shape(_shape(source), self.size, stride=self.stride, rect=True)
-        if asked_rect and not self.free and free_shape != shape:
-            return (
-                f"{said}: the only one the file takes; rect is off, a .pt would pad this picture to {_by(*free_shape)}"
-            )
-        return f"{said}: padded to the whole size"
 
 
 @dataclass(frozen=True)
@@ -274,7 +197,7 @@ class _Prediction:
         else:
             where = Letterbox(original=shape, input=shape, left=0, top=0, width=shape[1], height=shape[0])
             batch = Batch(sources=(item,), geometry=(where,), images=item.network[None])
-        return _Ready(batch, _milliseconds_since(start))
+        return _Ready(batch, milliseconds_since(start))
 
     def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
         """Gather pictures of one input shape, one after the other, into batches."""
@@ -300,31 +223,21 @@ class _Prediction:
     ) -> Iterator[list[Results]]:
         """Run the network, and hand its outputs over to be decoded and written while it goes on."""
         for number, gathered in enumerate(batches):
-            batch = _merged([item.batch for item in gathered])
+            batch = merged([item.batch for item in gathered])
             stems = [sinks.claim(source) for source in batch.sources]
-            outputs, inference = self._infer(batch)
+            outputs, inference = infer(self.session, self.plan, batch)
             speeds = [{"preprocess": item.preprocess, "inference": inference} for item in gathered]
             ran = _Ran(number=number, batch=batch, outputs=outputs, speeds=speeds, stems=stems)
             yield from behind.submit(partial(self._finish, ran, sinks))
             del gathered, batch, outputs, ran  # else they would outlive the wait for the next
         yield from behind.drain()
 
-    def _infer(self, batch: Batch) -> tuple[tuple[Array, ...], float]:
-        """Return the raw outputs of a batch, and the milliseconds that each picture took."""
-        count, images = len(batch.sources), batch.images
-        if self.plan.fixed_batch and count < self.plan.batch:
-            images = np.concatenate([images, np.zeros((self.plan.batch - count, *images.shape[1:]), np.float32)])
-        start = time.perf_counter()
-        outputs = self.session.run(images)
-        taken = _milliseconds_since(start) / count
-        return (outputs if len(images) == count else tuple(output[:count] for output in outputs)), taken
-
     def _finish(self, ran: _Ran, sinks: Sinks) -> list[Results]:
         """Decode a batch and write its results; runs behind the network, in threads."""
         try:
             start = time.perf_counter()
             decoded = self.task.decode(ran.outputs, ran.batch, self.session.info, self.decoding)
-            taken = _milliseconds_since(start) / len(decoded)
+            taken = milliseconds_since(start) / len(decoded)
             results = [
                 result.replace(speed={**speed, "postprocess": taken}, save_dir=sinks.folder)
                 for result, speed in zip(decoded, ran.speeds, strict=True)
@@ -394,32 +307,7 @@ class _Prediction:
         frame = "" if result.frame is None else f" frame {result.frame}"
         count = f"{number}/{total}" if total else f"{number}"
         found, milliseconds = result.verbose().rstrip(", "), result.speed["inference"]
-        logger.info("%s %s%s %s: %s, %.1f ms", count, result.path, frame, _by(height, width), found, milliseconds)
-
-
-def _input_size(info: ArtifactInfo, options: PredictOptions, model: str) -> tuple[int, int]:
-    """Return the input size that was asked for, in whole strides, or the model's own."""
-    if options.imgsz is None:
-        return info.imgsz
-    size = image_size(options.imgsz, info.stride)
-    asked = (options.imgsz, options.imgsz) if isinstance(options.imgsz, int) else options.imgsz
-    fixed = {"height": info.imgsz[0], "width": info.imgsz[1]}
-    if any(axis not in info.dynamic and side != fixed[axis] for axis, side in zip(fixed, size, strict=True)):
-        hint = f"leave imgsz out, or export the model again with imgsz={asked[0]},{asked[1]} or dynamic=true"
-        raise UsageError(f"imgsz={_by(*asked)}: {model} takes {_by(*info.imgsz)} only", hint=hint)
-    if size != asked:
-        logger.warning("imgsz=%s is rounded up to %s: multiples of %d", _by(*asked), _by(*size), info.stride)
-    return size
-
-
-def _merged(parts: Sequence[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(
-        sources=tuple(source for part in parts for source in part.sources),
-        geometry=tuple(where for part in parts for where in part.geometry),
-        images=np.concatenate([part.images for part in parts]),
-    )
+        logger.info("%s %s%s %s: %s, %.1f ms", count, result.path, frame, by(height, width), found, milliseconds)
 
 
 @contextlib.contextmanager
@@ -432,16 +320,3 @@ def _progress(total: int | None, *, verbose: bool) -> Iterator[Callable[[int], o
 
     with tqdm(total=total, unit=" pictures", desc="predict", leave=False) as bar:
         yield bar.update
-
-
-def _shape(source: SourceImage) -> tuple[int, int]:
-    height, width = source.image.shape[:2]
-    return height, width
-
-
-def _by(height: int, width: int) -> str:
-    return f"{height}x{width}"
-
-
-def _milliseconds_since(start: float) -> float:
-    return (time.perf_counter() - start) * 1e3

@@ -1,0 +1,168 @@
+"""From pictures to raw outputs: which input a picture gets, and the network run on it; shared by predict and val."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from segx.errors import UsageError
+from segx.interfaces import Batch
+from segx.options import ImageSize, image_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segx.artifact import ArtifactInfo
+    from segx.interfaces import Array, Session, Task
+    from segx.sources import SourceImage
+
+logger = logging.getLogger(__name__)
+
+
+class InputOptions(Protocol):
+    """What the options of a verb say of the input."""
+
+    @property
+    def imgsz(self) -> ImageSize | None:
+        """Size asked for."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Pictures per run."""
+        ...
+
+    @property
+    def rect(self) -> bool:
+        """Pad only to the stride, where the model takes any size."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputPlan:
+    """Which network input a picture gets.
+
+    Attributes:
+        size: (height, width) asked for, or what the file is fixed to.
+        stride: What sides are multiples of.
+        rect: Pictures are padded only to the stride.
+        free: The model takes any height and width.
+        batch: Pictures per run.
+        fixed_batch: The model takes exactly ``batch`` pictures, so fewer are filled up.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    rect: bool
+    free: bool
+    batch: int
+    fixed_batch: bool
+
+    @classmethod
+    def make(cls, info: ArtifactInfo, options: InputOptions, *, model: str) -> InputPlan:
+        """Return the plan for a model and options.
+
+        Raises:
+            UsageError: The model is fixed to another size than the one asked for.
+        """
+        size = _input_size(info, options, model)
+        free = {"height", "width"} <= info.dynamic
+        fixed_batch = "batch" not in info.dynamic
+        if fixed_batch and options.batch > info.batch:
+            logger.warning("%s takes %d pictures a run: batch=%d has no effect", model, info.batch, options.batch)
+        return cls(
+            size=size,
+            stride=info.stride,
+            rect=options.rect and free,
+            free=free,
+            batch=info.batch if fixed_batch else options.batch,
+            fixed_batch=fixed_batch,
+        )
+
+    def shape(self, task: Task, source: SourceImage) -> tuple[int, int]:
+        """Return the (height, width) of the input for a picture.
+
+        Raises:
+            UsageError: It is a tensor of a size that the model does not take.
+        """
+        if source.network is None:
+            return task.input_shape(_shape(source), self.size, stride=self.stride, rect=self.rect)
+        height, width = source.network.shape[1:]
+        if not self.free and (height, width) != self.size:
+            raise UsageError(f"a tensor of {by(height, width)}: the model takes {by(*self.size)} only")
+        if height % self.stride or width % self.stride:
+            hint = "pad it, or give the picture as an array (H, W, 3) BGR: it is then fitted"
+            raise UsageError(
+                f"a tensor of {by(height, width)}: sides have to be multiples of {self.stride}", hint=hint
+            )
+        return height, width
+
+    def note(self, task: Task, source: SourceImage, shape: tuple[int, int], *, asked_rect: bool) -> str:
+        """Return what to say of an input shape when it is first used."""
+        said = f"input {by(*shape)}"
+        if source.network is not None:
+            return f"{said}: the tensor as it is"
+        if self.rect:
+            return f"{said}: padded to multiples of {self.stride} (rect)"
+        free_shape = task.input_shape(_shape(source), self.size, stride=self.stride, rect=True)
+        if asked_rect and not self.free and free_shape != shape:
+            return (
+                f"{said}: the only one the file takes; rect is off, a .pt would pad this picture to {by(*free_shape)}"
+            )
+        return f"{said}: padded to the whole size"
+
+
+def infer(session: Session, plan: InputPlan, batch: Batch) -> tuple[tuple[Array, ...], float]:
+    """Return the raw outputs of a batch, and the milliseconds that each picture took."""
+    count, images = len(batch.sources), batch.images
+    if plan.fixed_batch and count < plan.batch:
+        images = np.concatenate([images, np.zeros((plan.batch - count, *images.shape[1:]), np.float32)])
+    start = time.perf_counter()
+    outputs = session.run(images)
+    taken = milliseconds_since(start) / count
+    return (outputs if len(images) == count else tuple(output[:count] for output in outputs)), taken
+
+
+def merged(parts: Sequence[Batch]) -> Batch:
+    """Return batches of one input shape as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        sources=tuple(source for part in parts for source in part.sources),
+        geometry=tuple(where for part in parts for where in part.geometry),
+        images=np.concatenate([part.images for part in parts]),
+    )
+
+
+def _input_size(info: ArtifactInfo, options: InputOptions, model: str) -> tuple[int, int]:
+    """Return the input size that was asked for, in whole strides, or the model's own."""
+    if options.imgsz is None:
+        return info.imgsz
+    size = image_size(options.imgsz, info.stride)
+    asked = (options.imgsz, options.imgsz) if isinstance(options.imgsz, int) else options.imgsz
+    fixed = {"height": info.imgsz[0], "width": info.imgsz[1]}
+    if any(axis not in info.dynamic and side != fixed[axis] for axis, side in zip(fixed, size, strict=True)):
+        hint = f"leave imgsz out, or export the model again with imgsz={asked[0]},{asked[1]} or dynamic=true"
+        raise UsageError(f"imgsz={by(*asked)}: {model} takes {by(*info.imgsz)} only", hint=hint)
+    if size != asked:
+        logger.warning("imgsz=%s is rounded up to %s: multiples of %d", by(*asked), by(*size), info.stride)
+    return size
+
+
+def _shape(source: SourceImage) -> tuple[int, int]:
+    height, width = source.image.shape[:2]
+    return height, width
+
+
+def by(height: int, width: int) -> str:
+    """Return a size as people write it: ``640x480``, height first."""
+    return f"{height}x{width}"
+
+
+def milliseconds_since(start: float) -> float:
+    """Return the milliseconds since ``time.perf_counter()`` was ``start``."""
+    return (time.perf_counter() - start) * 1e3
