@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from segx.sources import Unreadable
 
 logger = logging.getLogger(__name__)
+
+_MOST_LINES = 20
+"""Of skipped tensors, that are named one by one."""
 
 _MODEL_FORMAT = "pt"
 """The format whose backends build, change and save models."""
@@ -131,10 +135,12 @@ class YOLO:
         report = session.load_weights(source)
         self._forget_sessions(but=session)
         self._changed, self._info = True, session.info
-        total = len(report.loaded) + len(report.missing) + sum(name not in report.missing for name in report.skipped)
-        logger.info("%d of %d tensors taken from %s", len(report.loaded), total, os.fspath(weights))
-        for name, reason in report.skipped.items():
+        taken, skipped, missing = len(report.loaded), len(report.skipped), len(report.missing)
+        logger.info("%s: %d tensors taken, %d skipped, %d not in it", os.fspath(weights), taken, skipped, missing)
+        for name, reason in islice(report.skipped.items(), _MOST_LINES):
             logger.info("  skipped %s: %s", name, reason)
+        if skipped > _MOST_LINES:
+            logger.info("  and %d more", skipped - _MOST_LINES)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -197,6 +203,24 @@ class YOLO:
         except BaseException:
             opened.close()
             raise
+
+    def export(self, format: str = "onnx", **options: Any) -> Path:  # noqa: A002 - the word of the command line
+        """Write the model in another format, prove that the result finds the same, and return its path.
+
+        Args:
+            format: See ``segx formats``; ``name@distribution`` where several distributions provide it.
+            options: See :class:`segx.options.ExportOptions` and the format's own.
+
+        Raises:
+            UsageError: The format, an option or a combination is wrong.
+            MissingPluginError: The format, or something it needs, is not installed.
+            ExportError: It could not be made, or differs from the model by more than its format allows.
+        """
+        from segx.flows.export import export
+
+        on_disk = isinstance(self._origin, Artifact) and not self._changed
+        model = cast("Artifact", self._origin) if on_disk else self._model_session("export")
+        return export(model, format, options, name=self._given, registry=self._registry).path
 
     def train(self, **options: Any) -> Trained:
         """Train the model; afterwards this object holds the best weights.

@@ -275,7 +275,7 @@ class _Prediction:
         figures = tally.figures()
         if self.failures:
             logger.warning("%d of the source could not be read and were passed over", len(self.failures))
-        if tally.pictures:
+        if tally.pictures > 1:
             times = ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES)
             logger.info("%d objects in %d pictures; on average %s", tally.objects, tally.pictures, times)
         if run.folder is not None:
