@@ -10,6 +10,7 @@ from segx_model_yolov8 import weights
 from segx_model_yolov8.export import make_export_module
 from segx_model_yolov8.loss import Gains, SegmentationLoss
 from segx_model_yolov8.network import SegmentationModel
+from segx_model_yolov8.rows import strides
 from segx_model_yolov8.summary import summarise
 
 if TYPE_CHECKING:
@@ -54,11 +55,7 @@ class YOLOv8Seg:
         Raises:
             ModelError: Something in it is missing or wrong.
         """
-        named = definition.get("yaml_file")
-        known = dict(definition)
-        if "scale" not in known and isinstance(named, str):
-            known["scale"] = configs.scale_in_name(variant) or configs.scale_in_name(named) or None
-        return configs.make_config(known, variant=variant, nc=nc)
+        return configs.make_config(definition, variant=variant, nc=nc)
 
     def build(self, config: ModelConfig) -> SegmentationModel:
         """Return a new model with random weights, in training mode.
@@ -75,7 +72,7 @@ class YOLOv8Seg:
             architecture=self.name,
             variant=config.variant,
             names=dict(names) if names else {index: f"class{index}" for index in range(config.nc)},
-            stride=max(configs.strides(configs.read_rows(config))),
+            stride=max(strides(configs.config_rows(config))),
             outputs=OUTPUTS,
         )
 

@@ -49,10 +49,10 @@ class SegmentationLoss:
 
         Args:
             outputs: What the model returns in training mode, or from :meth:`SegmentationModel.raw`.
-            batch: Tensors on the model's device by name, as in :class:`segx.interfaces.TrainBatch`: ``batch_idx`` (N,);
+            batch: Tensors on the model's device by name, as in :class:`segx.interfaces.TrainBatch`: ``batch_idx`` and
                 ``classes`` (N,); ``boxes`` (N, 4), centre x, centre y, width, height as fractions; ``masks``, with
-                ``overlap`` (the default) index maps (B, h, w), otherwise each object's own (N, h, w); ``has_mask`` (N,),
-                when it is absent all have.
+                ``overlap`` (the default) index maps (B, h, w), else each object's own (N, h, w); ``has_mask`` (N,),
+                all when it is absent.
         """
         with torch.autocast(outputs.boxes.device.type, enabled=False):
             return self._loss(outputs, batch)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Self, cast
 
 from torch import Tensor, nn
 
-from segx_model_yolov8.config import BLOCKS, Row, read_rows, strides
+from segx_model_yolov8.config import config_rows
 from segx_model_yolov8.head import Anchors, Predictions, RawMaps, Segment, anchors_for
 from segx_model_yolov8.layers import SPPF, Bottleneck, C2f, Concat, Conv
+from segx_model_yolov8.rows import BLOCKS, Row, strides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,13 +34,15 @@ class SegmentationModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        rows = read_rows(config)
+        rows = config_rows(config)
         self.config = config
         self.model = nn.Sequential(*(_build(row) for row in rows))
         self._sources = tuple(row.sources for row in rows)
         joined = {(index, source) for index, row in enumerate(rows) for source in row.sources}
         self._kept = frozenset(source for index, source in joined if source != index - 1)
         self.strides = strides(rows)
+        if "activation" in config.definition:
+            self._set_activation(config.definition["activation"])
         self.head.initialise_biases(self.strides)
 
     @property
@@ -80,6 +83,14 @@ class SegmentationModel(nn.Module):
     def anchors(self, raw: RawMaps) -> Anchors:
         """Return where the cells are that the head spoke of."""
         return anchors_for(raw.sizes, self.strides, raw.boxes.device)
+
+    def _set_activation(self, name: str) -> None:
+        """Let every convolution end in this activation; one module serves them all."""
+        kind = getattr(nn, name)
+        activation = kind() if name == "GELU" else kind(inplace=True)
+        for layer in self.modules():
+            if isinstance(layer, Conv):
+                layer.act = activation
 
 
 BUILDERS: Mapping[str, Callable[..., nn.Module]] = {

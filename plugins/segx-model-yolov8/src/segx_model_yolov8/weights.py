@@ -46,6 +46,7 @@ def adapt(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unfolded(name: str, bias: Tensor, eps: float) -> dict[str, Tensor]:
     """Return a BatchNorm that only adds ``bias``: the variance is 1 once ``eps`` is added to it."""
+    bias = bias.float()  # 1 - eps is not a half-precision number
     ones = torch.ones_like(bias)
     return {
         f"{name}.bn.weight": ones,
