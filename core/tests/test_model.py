@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from segx import YOLO
+from segx.errors import DataError, ModelError, UsageError
+from segx.testing.interpreter import run_fresh
+from segx.testing.models import TINY_YOLOV8
+from segx.testing.scenes import draw_scene
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("torch")
+for plugin in ("segx_torch", "segx_model_yolov8", "segx_task_segment"):
+    pytest.importorskip(plugin)
+
+FIND_ALL = {"conf": 0.0, "max_det": 20, "imgsz": 64, "retina_masks": False}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """A model of the user's own, as YAML."""
+    path = tmp_path / "tinyn-seg.yaml"
+    path.write_text(TINY_YOLOV8)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "drawn.png"
+    cv2.imwrite(str(path), draw_scene(64, 96).image)
+    return path
+
+
+def boxes(results):
+    return [result.boxes.data for result in results]
+
+
+def test_a_new_model_predicts_saves_and_comes_back(tiny, picture, tmp_path):
+    model = YOLO(tiny)
+    assert model.path is None
+    assert model.task == "segment"
+    assert list(model.names) == [0, 1, 2]
+    assert model.device is None
+    found = model(picture, **FIND_ALL)
+    assert model.device == "cpu"
+    assert len(found) == 1
+    path = model.save(tmp_path / "saved.pt")
+    again = YOLO(str(path))
+    assert again.path == path
+    np.testing.assert_allclose(boxes(again(picture, **FIND_ALL)), boxes(found), atol=1e-3)
+    assert again.info().parameters == model.info().parameters
+
+
+def test_load_moves_weights_and_says_what_it_skipped(tiny, picture, tmp_path, caplog):
+    source = YOLO(tiny)
+    path = source.save(tmp_path / "source.pt")
+    target = YOLO(tiny)
+    before = boxes(target(picture, **FIND_ALL))
+    caplog.set_level(logging.INFO, logger="segx")
+    assert target.load(path) is target
+    assert "0 skipped" in caplog.text
+    after = boxes(target(picture, **FIND_ALL))
+    assert np.abs(np.array(before) - np.array(after)).max() > 1e-3
+    np.testing.assert_allclose(after, boxes(source(picture, **FIND_ALL)), atol=1e-3)
+    other = tmp_path / "widen-seg.yaml"
+    other.write_text(TINY_YOLOV8.replace("nc: 3", "nc: 5"))
+    caplog.clear()
+    YOLO(other).load(path)
+    assert "skipped" in caplog.text
+    assert "has shape" in caplog.text
+
+
+def test_loaded_weights_reach_sessions_opened_for_other_wishes(tiny, picture, tmp_path):
+    path = YOLO(tiny).save(tmp_path / "source.pt")
+    model = YOLO(tiny).load(path)
+    alone = boxes(YOLO(path)(picture, **FIND_ALL))
+    np.testing.assert_allclose(boxes(model(picture, threads=1, device="cpu", **FIND_ALL)), alone, atol=1e-3)
+
+
+def test_sessions_are_kept(tiny, picture, monkeypatch):
+    model = YOLO(tiny)
+    opened = []
+    original = YOLO._open
+    monkeypatch.setattr(YOLO, "_open", lambda self, *how: opened.append(how) or original(self, *how))
+    for _ in range(3):
+        model(picture, **FIND_ALL)
+    model(picture, device="cpu", **FIND_ALL)
+    model(picture, device="cpu", **FIND_ALL)
+    assert len(opened) == 2
+
+
+def test_a_list_or_an_iterator(tiny, picture):
+    model = YOLO(tiny)
+    assert isinstance(model.predict([picture, picture], **FIND_ALL), list)
+    results = model.predict([picture, picture], stream=True, **FIND_ALL)
+    assert next(results).path == str(picture)
+    results.close()
+
+
+def test_what_is_missing_is_told_when_it_is_asked_for(tiny, tmp_path):
+    model = YOLO(tiny)
+    with pytest.raises(DataError, match="does not exist"):
+        model(tmp_path / "missing.jpg", stream=True)
+    with pytest.raises(UsageError, match="did you mean 'conf'"):
+        model(tmp_path, cnf=0.5)
+
+
+def test_failures_are_kept(tiny, picture, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"x")
+    model = YOLO(tiny)
+    model([picture, broken], **FIND_ALL)
+    assert [failure.path for failure in model.failures] == [str(broken)]
+    model(picture, **FIND_ALL)
+    assert model.failures == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing.pt", "not a file here"),
+        ("folder/missing.pt", "not there"),
+        ("missing.onnx", "not there"),
+        ("yolov8n-sge.yaml", "did you mean 'yolov8n-seg.yaml'"),
+        ("yolov8n-sge", "did you mean 'yolov8n-seg.pt'"),
+    ],
+)
+def test_a_model_that_is_not_there(name, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=reason):
+        YOLO(name)
+
+
+def test_a_file_of_no_known_format(tmp_path):
+    (tmp_path / "model.xyz").write_bytes(b"x")
+    with pytest.raises(ModelError, match="no known model format"):
+        YOLO(tmp_path / "model.xyz")
+    (tmp_path / "model.yaml").write_text("- 1")
+    with pytest.raises(ModelError, match="describes no model"):
+        YOLO(tmp_path / "model.yaml")
+
+
+@pytest.mark.parametrize("name", [None, 3, ""])
+def test_what_names_no_model(name):
+    with pytest.raises(UsageError, match="named by"):
+        YOLO(name)
+
+
+def test_a_known_name_without_suffix_is_the_checkpoint_here(tiny, tmp_path, monkeypatch):
+    YOLO(tiny).save(tmp_path / "yolov8n-seg.pt")
+    monkeypatch.chdir(tmp_path)
+    assert YOLO("yolov8n-seg").path.name == "yolov8n-seg.pt"
+
+
+def test_the_task_has_to_be_the_models(tiny):
+    with pytest.raises(UsageError, match="'segment'"):
+        YOLO(tiny, task="pose")
+
+
+def test_an_exported_model_predicts_and_cannot_be_changed(tiny, picture, tmp_path):
+    pytest.importorskip("segx_export_onnx")
+    pytest.importorskip("segx_backend_onnxruntime")
+    model = YOLO(tiny)
+    path = model.export(format="onnx", imgsz=64, output=tmp_path / "tiny.onnx", verify=False)
+    exported = YOLO(path)
+    assert exported.names == model.names
+    (expected,), (found,) = model(picture, rect=False, **FIND_ALL), exported(picture, **FIND_ALL)
+    np.testing.assert_allclose(found.boxes.conf, expected.boxes.conf, atol=1e-4)  # random weights: many alike
+    with pytest.raises(UsageError, match="takes 64x64 only"):
+        exported(picture, imgsz=96)
+    for attempt in (exported.info, lambda: exported.load(path), lambda: exported.save(tmp_path / "x.pt")):
+        with pytest.raises(UsageError, match="is 'onnx'"):
+            attempt()
+
+
+def test_importing_it_imports_nothing_heavy():
+    heavy = run_fresh(
+        """
+        import json, sys
+        from segx import YOLO
+        print(json.dumps(sorted({"torch", "numpy", "cv2", "PIL", "onnxruntime"} & set(sys.modules))))
+        """
+    )
+    assert heavy == []
+
+
+@pytest.mark.real
+def test_real_photographs(real_data, tmp_path):
+    model = YOLO(real_data / "weights" / "yolov8n-seg.pt")
+    photos = real_data / "coco-mini" / "images" / "val2017"
+    street, grey = model([photos / "000000566282.jpg", photos / "000000485895.jpg"], save=True, project=tmp_path)
+    assert {street.names[number] for number in street.boxes.cls.astype(int).tolist()} >= {"person", "car", "tie"}
+    assert grey.verbose() == "2 giraffes, "
+    assert all(area > 100 for area in grey.masks.area)
+    assert sorted(path.name for path in (tmp_path / "predict").iterdir()) == ["000000485895.jpg", "000000566282.jpg"]
