@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
     Segx = Callable[..., Any]
 
@@ -90,6 +92,58 @@ def test_info_of_a_checkpoint_and_of_a_design(segx: Segx, tiny_model: Path) -> N
     assert document["summary"]["parameters"] > 0
     design = segx("info", "model=yolov8n-seg.yaml", "--json").document
     assert (design["file"], design["summary"]["parameters"]) == (None, 3_409_968)
+
+
+def test_export_proves_and_says_where(segx: Segx, tiny_model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "made" / "tiny.onnx"
+    ended = segx("export", f"model={tiny_model}", "format=onnx", "imgsz=64,96", f"output={target}", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.document["file"] == str(target)
+    assert ended.document["bytes"] == target.stat().st_size
+    assert ended.document["parity"]["images"] > 0
+    record = next(row for row in segx("formats", "--json").document if row["format"] == "onnx")
+    assert record["proven"]["model"] == "tiny-seg"
+    shown = segx("info", f"model={target}")
+    assert "64x96" in shown.out
+    assert "proven" in shown.out
+
+
+def test_export_refuses_what_cannot_be(segx: Segx, tiny_model: Path) -> None:
+    ended = segx("export", f"model={tiny_model}", "format=onnx", "opset=99")
+    assert (ended.code, ended.err) == (2, "segx: opset=99 is outside 11..27\n")
+    ended = segx("export", f"model={tiny_model}", "format=openvino")
+    assert ended.code == 5
+    assert "pip install segx-export-openvino" in ended.err
+
+
+class _Trained:
+    folder, best, last, metrics = "run", "run/best.pt", "run/last.pt", {"seg.map": 0.5}
+
+
+class _Model:
+    calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def __init__(self, model: str, task: str | None = None) -> None:
+        self.model = model
+
+    def train(self, **options: Any) -> _Trained:
+        self.calls.append((self.model, options))
+        return _Trained()
+
+
+def test_train_passes_on_only_what_was_typed(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is typed wins over what a run that goes on began with, so defaults must not look typed."""
+    monkeypatch.setattr("segx.model.YOLO", _Model)
+    assert segx("segment", "train", "model=a.yaml", "data=b.yaml", "epochs=2").out == "run/best.pt\n"
+    assert _Model.calls.pop() == ("a.yaml", {"data": "b.yaml", "epochs": 2})
+    assert segx("train", "resume=run/last.pt", "epochs=9", "--json").document["metrics"] == {"seg.map": 0.5}
+    assert _Model.calls.pop() == ("run/last.pt", {"resume": True, "epochs": 9})
+    for line in (["resume=true"], ["resume"]):
+        assert segx("train", "model=run/last.pt", *line).code == 0
+        assert _Model.calls.pop() == ("run/last.pt", {"resume": True})
+    assert segx("train", "model=a.yaml", "pretrained=false").code == 0
+    assert _Model.calls.pop() == ("a.yaml", {"pretrained": False})
+    assert segx("train", "data=b.yaml").code == 2
 
 
 def test_ctrl_c_in_a_real_run_is_calm(tiny_model: Path, photos: Path) -> None:

@@ -10,7 +10,9 @@ from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from segx.artifact import ArtifactInfo
     from segx.options import OptionInfo
     from segx_cli.output import Output
     from segx_cli.verbs import Call
@@ -50,4 +52,24 @@ def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
 
 def run(call: Call, output: Output) -> int:
     """Export, and say where the result is and how close it came to its source."""
-    raise NotImplementedError
+    from segx import YOLO
+    from segx.artifact import Artifact
+
+    given, kind = str(call.arguments["model"]), str(call.arguments["format"])
+    path = YOLO(given, task=call.task).export(kind, **call.options.as_dict())
+    info = _read_info(path)
+    parity = None if info is None or info.parity is None else dataclasses.asdict(info.parity)
+    size = Artifact(path=path, format=kind).size
+    output.result(str(path), {"model": given, "format": kind, "file": path, "bytes": size, "parity": parity})
+    return 0
+
+
+def _read_info(path: Path) -> ArtifactInfo | None:
+    """Return what travels with the result, None where nothing installed can read it."""
+    from segx import YOLO
+    from segx.errors import MissingPluginError
+
+    try:
+        return YOLO(path).metadata
+    except MissingPluginError:
+        return None

@@ -58,7 +58,7 @@ def verb_page(command: Command) -> str:
     from segx_cli.verbs import COMMON
 
     sections = [
-        f"segx {command.name} {needed} name=value ...\n  {command.summary}",
+        f"{' '.join(filter(None, ('segx', command.name, needed)))} name=value ...\n  {command.summary}",
         f"  {verb.EXAMPLE}",
         _options("what it works on", (*verb.ARGUMENTS, *COMMON), {}),
         *(_options(heading or "options", infos, verb.DEFAULTS) for heading, infos in groups.items()),

@@ -30,11 +30,13 @@ class Call:
         task: The task that was named, if one was.
         arguments: What the verb works on: ``model``, ``source``, ``format``.
         options: How.
+        given: Those of the options that were typed or are the command line's own default.
     """
 
     task: str | None
     arguments: Mapping[str, Any]
     options: Options
+    given: Mapping[str, Any]
 
 
 class VerbModule(Protocol):
@@ -113,8 +115,24 @@ def _check(verb: VerbModule, command: Command, task: str | None, values: dict[st
     arguments = {
         info.name: values.pop(info.name, None if info.default is ... else info.default) for info in verb.ARGUMENTS
     }
-    options = verb.options_type(arguments).parse({**verb.DEFAULTS, **values})
-    return Call(task=task, arguments=arguments, options=options)
+    chosen = {**verb.DEFAULTS, **values}
+    options = _options(verb, arguments, chosen)
+    given = {name: getattr(options, name) for name in chosen}
+    return Call(task=task, arguments=arguments, options=options, given=given)
+
+
+def _options(verb: VerbModule, arguments: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
+    """Return the checked options; one that goes only with other arguments is told so."""
+    kind = verb.options_type(arguments)
+    taken = {info.name for info in kind.describe()}
+    for info in verb.known_options():
+        if info.name in values and info.name not in taken:
+            raise UsageError(f"option {info.name!r} does not go with {_words(arguments)}: {info.group}")
+    return kind.parse(values)
+
+
+def _words(arguments: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in arguments.items() if value is not None)
 
 
 def _take_task(words: Sequence[str], command: Command, known: Mapping[str, OptionInfo]) -> str | None:

@@ -231,6 +231,22 @@ class ValOptions(Options):
 class TrainOptions(Options):
     """Options of train."""
 
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "rect", "cache", "workers"),
+        "how long": ("epochs", "time", "patience", "resume", "pretrained", "freeze", "seed", "deterministic"),
+        "where it runs": ("device", "devices", "accelerator", "num_nodes", "amp"),
+        "what is written": ("save", "save_period", "project", "name", "exist_ok", "val", "plots", "export", "verbose"),
+        "learning": (
+            *("optimizer", "lr0", "lrf", "cos_lr", "momentum", "weight_decay", "nbs"),
+            *("warmup_epochs", "warmup_momentum", "warmup_bias_lr"),
+            *("box", "cls", "dfl", "overlap_mask", "mask_ratio"),
+        ),
+        "augmentation": (
+            *("mosaic", "close_mosaic", "mixup", "copy_paste", "multi_scale", "hsv_h", "hsv_s", "hsv_v"),
+            *("degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"),
+        ),
+    }
+
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
     epochs: int = option(100, "passes over the training pictures", ge=1)
     time: float | None = option(None, "stop after this many hours; the schedule is fitted to them", gt=0)
@@ -362,6 +378,11 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
         msg = f"{name}={value!s} is not {_article(_type_name(kind))}"
         raise UsageError(msg)
     return converted
+
+
+def _is_truth(value: str, kind: Any) -> bool:
+    """Say whether a text means True or False: for an option that takes either that or a text."""
+    return bool in _alternatives(kind) and value.strip().lower() in {"true", "false"}
 
 
 def _takes_text(kind: Any) -> bool:

@@ -1,0 +1,57 @@
+"""``segx train``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from segx.errors import UsageError
+from segx.options import TrainOptions
+from segx_cli.verbs import argument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segx.options import OptionInfo
+    from segx_cli.output import Output
+    from segx_cli.verbs import Call
+
+ARGUMENTS = (
+    argument(
+        "model", "YAML of a new model, or a .pt to start from; not needed with resume=", type_name="path", default=None
+    ),
+)
+DEFAULTS: Mapping[str, Any] = {}
+EXAMPLE = "segx train model=yolov8n-seg.yaml data=coco128-seg.yaml epochs=100"
+
+
+def known_options() -> tuple[OptionInfo, ...]:
+    """Return the options of train."""
+    return TrainOptions.describe()
+
+
+def options_type(arguments: Mapping[str, Any]) -> type[TrainOptions]:  # noqa: ARG001 - the same for all
+    """Return the options of train."""
+    return TrainOptions
+
+
+def run(call: Call, output: Output) -> int:
+    """Train, and say where the best weights are."""
+    from segx import YOLO
+
+    model, given = _model(call)
+    trained = YOLO(model, task=call.task).train(**given)
+    best = trained.best or trained.last
+    document = {"folder": trained.folder, "best": trained.best, "last": trained.last, "metrics": dict(trained.metrics)}
+    output.result(str(best or trained.folder), document)
+    return 0
+
+
+def _model(call: Call) -> tuple[str, dict[str, Any]]:
+    """Return the model and the options that were typed; a run that goes on names its model by its last.pt."""
+    given, model = dict(call.given), call.arguments["model"]
+    resume = given.get("resume", False)
+    if model is None and not isinstance(resume, bool):
+        return str(resume), {**given, "resume": True}
+    if model is None:
+        raise UsageError("train needs model=...", hint=EXAMPLE)
+    return str(model), given
