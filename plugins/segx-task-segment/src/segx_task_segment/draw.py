@@ -119,14 +119,17 @@ def smooth_outlines(masks: Masks, index: int, line: float) -> list[NDArray[np.fl
 
 
 def _smooth(ring: NDArray[Any], *, reach: int) -> NDArray[np.float64]:
-    """Return a closed ring averaged over ``2 * reach + 1`` neighbours, over fewer where it is short."""
+    """Return a closed ring averaged over ``2 * reach + 1`` neighbours, over fewer where it is short.
+
+    What is averaged over so many points needs only every few of them.
+    """
     reach = min(reach, len(ring) // 12)
     if reach < 1:
         return ring.astype(np.float64)
     around = np.concatenate([ring[-reach - 1 :], ring, ring[:reach]]).astype(np.float64)
     total = np.cumsum(around, axis=0)
     width = 2 * reach + 1
-    return (total[width:] - total[:-width]) / width
+    return ((total[width:] - total[:-width]) / width)[:: max(reach // 2, 1)]
 
 
 def _fixed_point(points: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -173,6 +176,7 @@ class Labels:
         self.size = size
         self.font = font
         self.chips: list[Chip] = []
+        self._taken = np.zeros((64, 4), np.int64)
 
     @cached_property
     def pad(self) -> int:
@@ -193,15 +197,17 @@ class Labels:
             (x2 + gap - width, y2 - height + gap),
             (x1 - gap, (y1 + y2 - height) / 2),
         ]
-        best, least = (0, 0, width, height), np.inf
-        for turn, (x, y) in enumerate(places):
-            left, top = round(min(max(x, 0), limit_x)), round(min(max(y, 0), limit_y))
-            rect = (left, top, left + width, top + height)
-            moved = abs(left - x) + abs(top - y)
-            cost = self._covered(rect) + 0.02 * turn * height + (moved > height / 2) * width * height * 0.1
-            if cost < least:
-                best, least = rect, cost
-        self.chips.append(Chip(text, best, fill))
+        wished = np.array(places)
+        corners = np.round(np.clip(wished, 0, (limit_x, limit_y))).astype(np.int64)
+        rects = np.concatenate([corners, corners + np.array([width, height])], axis=1)
+        moved = np.abs(corners - wished).sum(axis=1) > height / 2
+        cost = self._covered(rects) + 0.1 * width * height * moved + 0.02 * height * np.arange(len(places))
+        chosen = rects[np.argmin(cost)]
+        if len(self.chips) == len(self._taken):
+            self._taken = np.concatenate([self._taken, np.zeros_like(self._taken)])
+        self._taken[len(self.chips)] = chosen
+        x0, y0, x1, y1 = chosen.tolist()
+        self.chips.append(Chip(text, (x0, y0, x1, y1), fill))
 
     def draw(self) -> None:
         """Draw what was placed, the first on top."""
@@ -216,14 +222,13 @@ class Labels:
             inner = region[top : top + glyphs.shape[0], self.pad : self.pad + glyphs.shape[1]]
             _blend(inner, text_color(chip.fill), glyphs[: inner.shape[0], : inner.shape[1]])
 
-    def _covered(self, rect: Rect) -> float:
-        """Return how many pixels of a rectangle other labels already take."""
-        total = 0.0
-        for chip in self.chips:
-            width = min(rect[2], chip.rect[2]) - max(rect[0], chip.rect[0])
-            height = min(rect[3], chip.rect[3]) - max(rect[1], chip.rect[1])
-            total += max(width, 0) * max(height, 0)
-        return total
+    def _covered(self, rects: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return for each rectangle how many of its pixels other labels already take."""
+        taken = self._taken[: len(self.chips)]
+        low = np.maximum(rects[:, None, :2], taken[None, :, :2])
+        high = np.minimum(rects[:, None, 2:], taken[None, :, 2:])
+        shared: NDArray[np.int64] = np.maximum(high - low, 0).prod(axis=2).sum(axis=1)
+        return shared
 
 
 def _blend(region: Image, paint: Color, alpha: NDArray[np.float32]) -> None:
