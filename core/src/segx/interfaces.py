@@ -6,7 +6,7 @@ Borders are arrays. ``Images`` are float32 (N, 3, H, W) in 0..1, RGB; raw output
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.artifact import Artifact, ArtifactInfo, Parity
-    from segx.options import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
+    from segx.options import DecodeOptions, ExportOptions, SessionOptions, TrainOptions, ValOptions
     from segx.results import Results
     from segx.runs import Step
     from segx.sources import SourceImage
@@ -339,6 +339,10 @@ class Task(Protocol):
         """Compare what two models found in the same pictures; ``raw`` is filled by core."""
         ...
 
+    def evaluator(self, measurement: Measurement) -> Evaluator:
+        """Return what measures a model on a data set."""
+        ...
+
     def train_loader(
         self, dataset: Dataset, options: TrainOptions, *, stride: int, indices: Sequence[int] | None = None
     ) -> LoaderMaker:
@@ -570,3 +574,78 @@ class Trained:
     last: Path | None
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, float]]
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is measured, and where what is written goes.
+
+    Attributes:
+        names: Class number to class name of the data set.
+        category_ids: Class number to the id the data set itself uses.
+        options: What was asked for.
+        pictures: How many pictures there will be.
+        folder: The run's folder; None: nothing is written.
+        settings: What the figures are made with, told beside them.
+    """
+
+    names: Mapping[int, str]
+    category_ids: Mapping[int, int]
+    options: ValOptions
+    pictures: int
+    folder: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Metrics(Protocol):
+    """What a validation found out."""
+
+    @property
+    def results_dict(self) -> Mapping[str, float]:
+        """Every figure under one flat name, ``"fitness"`` among them."""
+        ...
+
+    @property
+    def fitness(self) -> float:
+        """The one number that models are ranked by."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """What the figures mean, in one line."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What was written."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Pictures that could not be measured, and why."""
+        ...
+
+    def rows(self, *, verbose: bool = True) -> str:
+        """Return the table for people; a row for each class when ``verbose``."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Measures what was found against the truth, picture by picture."""
+
+    def update(self, sample: Sample, results: Results) -> None:
+        """Take what was found in one picture; called in order, one picture at a time."""
+        ...
+
+    def finish(self, *, speed: Mapping[str, float], problems: Sequence[str]) -> Metrics:
+        """Return the figures, and write what was asked for.
+
+        Args:
+            speed: Milliseconds a picture for each stage.
+            problems: Pictures that could not be measured, and why.
+        """
+        ...
+
+

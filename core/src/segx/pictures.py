@@ -52,6 +52,18 @@ def read_picture(path: Path) -> Image:
     return decode_picture(data)
 
 
+def read_unturned(path: Path) -> Image:
+    """Return the picture of a file as it is stored, its EXIF orientation left aside.
+
+    Raises:
+        DataError: With the reason alone, without the name.
+    """
+    picture = cv2.imread(str(path), _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if picture is None:
+        raise DataError("it is damaged, or no picture of a known format")
+    return np.ascontiguousarray(_to_colour(_to_uint8(picture)))
+
+
 def decode_picture(data: bytes) -> Image:
     """Return the picture that encoded bytes hold: OpenCV's formats, and for the others Pillow's.
 

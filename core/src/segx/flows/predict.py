@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from segx.errors import DataError
 from segx.flows.inputs import InputPlan, by, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
+from segx.flows.progress import progress
 from segx.interfaces import Batch, Letterbox
 from segx.runs import Run, Step, make_run_folder
 from segx.sinks import Sinks, Window, check, drawing_style, saves
@@ -171,7 +171,7 @@ class _Prediction:
             ahead = 1 if live else 2 * self.plan.batch + helping
             ready = stack.enter_context(Ahead(jobs, threads=helping, ahead=ahead))
             stack.callback(self.source.close)  # first of all, so that a camera holds nobody up
-            bar = stack.enter_context(_progress(total, verbose=self.options.verbose))
+            bar = stack.enter_context(progress(total, "predict", shown=self._shows_bar()))
             window = Window(drawing_style(self.options)) if self.options.show else None
             if window is not None:
                 stack.callback(window.close)
@@ -263,6 +263,10 @@ class _Prediction:
         """Return how many pictures there will be, where somebody wants to know and it can be known."""
         return None if self.source.live or not logger.isEnabledFor(logging.INFO) else self.source.length()
 
+    def _shows_bar(self) -> bool:
+        """Say whether a bar is wanted: where there are no lines for each picture."""
+        return not self.options.verbose and logger.isEnabledFor(logging.INFO)
+
     def _judge(self) -> None:
         """Refuse to call a run a success of which nothing could be read."""
         if self.failures and not self.tally.pictures:
@@ -308,15 +312,3 @@ class _Prediction:
         count = f"{number}/{total}" if total else f"{number}"
         found, milliseconds = result.verbose().rstrip(", "), result.speed["inference"]
         logger.info("%s %s%s %s: %s, %.1f ms", count, result.path, frame, by(height, width), found, milliseconds)
-
-
-@contextlib.contextmanager
-def _progress(total: int | None, *, verbose: bool) -> Iterator[Callable[[int], object]]:
-    """Show a bar on a terminal where there are no lines for each picture; yields what moves it on."""
-    if verbose or not (logger.isEnabledFor(logging.INFO) and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=" pictures", desc="predict", leave=False) as bar:
-        yield bar.update

@@ -17,6 +17,7 @@ from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
 from segx_task_segment.mask_assembly import input_masks, picture_masks
 from segx_task_segment.parity import compare
 from segx_task_segment.training.loader import make_loader
+from segx_task_segment.validation import Validation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.artifact import ArtifactInfo, Parity
-    from segx.interfaces import Array, Dataset, Image, Letterbox, LoaderMaker
+    from segx.interfaces import Array, Dataset, Evaluator, Image, Letterbox, LoaderMaker, Measurement
     from segx.options import DecodeOptions, TrainOptions
     from segx.sources import SourceImage
     from segx_task_segment.decode import Detections
@@ -104,6 +105,10 @@ class SegmentTask:
             indices: The part of the split to use; default all of it.
         """
         return partial(make_loader, dataset, options, stride=stride, indices=indices)
+
+    def evaluator(self, measurement: Measurement) -> Evaluator:
+        """Return what measures a model on a data set by the COCO protocol."""
+        return Validation(measurement)
 
 
 def _results(

@@ -1,0 +1,377 @@
+"""Val: data set -> pictures -> the same three steps as predict -> figures; for a model of any format."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx.data import open_dataset
+from segx.errors import DataError, UsageError
+from segx.flows.inputs import InputPlan, by, infer, merged, milliseconds_since
+from segx.flows.pipeline import Ahead, Behind, Turns, helpers
+from segx.flows.progress import progress
+from segx.interfaces import Measurement
+from segx.pictures import read_picture, read_unturned
+from segx.runs import Run, Step, make_run_folder
+from segx.sources import SourceImage, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Array, Batch, Dataset, Evaluator, Image, Metrics, Sample, Session, Task
+    from segx.options import ValOptions
+    from segx.registry import Registry
+    from segx.results import Results
+
+logger = logging.getLogger(__name__)
+
+_STAGES = ("preprocess", "inference", "postprocess")
+_FIRST = 10
+"""Problems that are told one by one; the others are counted."""
+
+
+def val(session: Session, options: ValOptions, *, model: str, registry: Registry) -> Metrics:
+    """Measure a model on a data set, write what was asked for into a run folder, and return the figures.
+
+    Args:
+        session: The open model.
+        options: What was asked for; without ``data``, the data set that the model remembers.
+        model: What the user named as model.
+        registry: The plugins.
+
+    Raises:
+        UsageError: No data set is named, or an option does not go with the model.
+        DataError: The data are missing, or hold nothing to measure.
+    """
+    data = options.data or session.info.settings.get("data")
+    if not data:
+        raise UsageError("no data set is named, and the model remembers none", hint="data=coco8-seg.yaml")
+    options = options.replace(data=str(data))
+    dataset = open_dataset(str(data), options.split, images=options.images, registry=registry)
+    _tell_problems(dataset.problems)
+    writes = options.plots or options.save_json or options.save_txt
+    folder = None
+    if writes:
+        folder = make_run_folder(
+            "val", task=session.info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
+        )
+    run = Run(mode="val", model=model, options=options.as_dict(), folder=folder)
+    registry.tell("run_started", run=run)
+    try:
+        metrics = evaluate(session, dataset, options, registry=registry, model=model, run=run)
+    except BaseException as error:
+        registry.tell("run_failed", run=run, error=error)
+        raise
+    for line in metrics.rows(verbose=options.verbose).splitlines():
+        logger.info("%s", line)
+    if folder is not None:
+        logger.info("results are in %s", folder)
+    registry.tell("run_ended", run=run, metrics=metrics.results_dict)
+    return metrics
+
+
+def measure(session: Session, dataset: Dataset, options: ValOptions, *, registry: Registry) -> Mapping[str, float]:
+    """Return the figures of a model on an open data set; nothing is written. What training asks after an epoch.
+
+    Raises:
+        DataError: The data hold nothing to measure.
+    """
+    return evaluate(session, dataset, options, registry=registry).results_dict
+
+
+def evaluate(
+    session: Session,
+    dataset: Dataset,
+    options: ValOptions,
+    *,
+    registry: Registry,
+    model: str = "model",
+    run: Run | None = None,
+) -> Metrics:
+    """Run a model over a data set and return what its task measures.
+
+    Raises:
+        UsageError: The model is fixed to another input than the one asked for, or knows none of the classes.
+        DataError: There are no objects to measure, or no picture can be read.
+    """
+    plan = InputPlan.make(session.info, options, model=model)
+    classes = class_map(session.info.names, dataset.names, single=options.single_cls)
+    task = registry.load_task(session.info.task)
+    settings = _settings(session, plan, options, dataset, model)
+    measurement = Measurement(
+        names=dataset.names,
+        category_ids=dataset.category_ids,
+        options=options,
+        pictures=len(dataset),
+        folder=None if run is None else run.folder,
+        settings=settings,
+    )
+    validation = _Validation(
+        session=session,
+        dataset=dataset,
+        options=options,
+        task=task,
+        plan=plan,
+        classes=classes,
+        evaluator=task.evaluator(measurement),
+        tell=partial(registry.tell, "step_ended", run=run) if run is not None else None,
+        folder=None if run is None else run.folder,
+    )
+    return validation.run()
+
+
+def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool = False) -> NDArray[np.int64] | None:
+    """Return the data set's class number for each of the model's, -1 for none; None where they are the same.
+
+    Classes are paired by name. Where no name is shared but the number of classes is, they are paired by number.
+
+    Raises:
+        UsageError: The model knows no class of the data set.
+    """
+    if single:
+        return np.zeros(max(len(model), 1), np.int64)
+    if not model or dict(model) == dict(data):
+        return None
+    numbers = {_plain(name): number for number, name in data.items()}
+    found = np.array([numbers.get(_plain(name), -1) for _, name in sorted(model.items())], np.int64)
+    if (found >= 0).any():
+        missing = sorted(set(data) - set(found.tolist()))
+        unused = int((found < 0).sum())
+        logger.warning("classes are paired by name: %d of the data set's %d", len(data) - len(missing), len(data))
+        if missing:
+            logger.warning("the model cannot find: %s", ", ".join(data[number] for number in missing[:_FIRST]))
+        if unused:
+            logger.warning("%d classes of the model are not in the data set and are left out", unused)
+        return found
+    if len(model) == len(data):
+        logger.warning("model and data set name their classes differently; they are paired by number")
+        return None
+    raise UsageError(
+        f"the model knows none of the data set's {len(data)} classes ({', '.join(list(data.values())[:3])}, ...)",
+        hint=f"it knows {len(model)}: {', '.join(list(model.values())[:3])}, ...; single_cls=true measures without",
+    )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture of the data set as network input, and how long that took."""
+
+    sample: Sample
+    batch: Batch
+    preprocess: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.batch.images.shape[2:]
+
+
+@dataclass(kw_only=True)
+class _Validation:
+    """One run over a data set."""
+
+    session: Session
+    dataset: Dataset
+    options: ValOptions
+    task: Task
+    plan: InputPlan
+    classes: NDArray[np.int64] | None
+    evaluator: Evaluator
+    tell: Callable[..., object] | None
+    folder: Path | None
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.decoding = self._decoding()
+        self.milliseconds = dict.fromkeys(_STAGES, 0.0)
+        self.measured = self.batches = 0
+        self.turns = Turns()
+
+    def run(self) -> Metrics:
+        """Run to the end."""
+        if not any(True for sample in self.dataset if self._counts(sample)):
+            raise DataError(
+                "the data set holds no objects to measure",
+                hint=f"see what is wrong with: segx data check data={self.options.data or 'DATA'}",
+            )
+        threads = self.options.workers or helpers()
+        jobs = (partial(self._prepare, index) for index in self._order())
+        with contextlib.ExitStack() as stack:
+            behind = stack.enter_context(Behind[list["Sample"]](threads=threads, waiting=threads))
+            stack.callback(self.turns.give_up)
+            ready = stack.enter_context(Ahead(jobs, threads=threads, ahead=2 * self.plan.batch + threads))
+            shown = self.tell is not None and logger.isEnabledFor(logging.INFO)
+            bar = stack.enter_context(progress(len(self.dataset), "val", shown=shown))
+            for samples in self._through(self._batches(iter(ready)), behind):
+                self._count(samples)
+                bar(len(samples))
+        if not self.measured:
+            raise DataError(f"no picture of the data set can be read: {self.problems[0]}")
+        speed = {stage: total / self.measured for stage, total in self.milliseconds.items()}
+        _tell_problems(self.problems)
+        return self.evaluator.finish(speed=speed, problems=self.problems)
+
+    def _decoding(self) -> Any:
+        """Return how outputs are decoded: only classes that can count take part in suppression and limits."""
+        options = self.options.decode()
+        if self.options.single_cls:
+            return options
+        wanted = set(self.dataset.names) if self.options.classes is None else set(self.options.classes)
+        unknown = wanted - set(self.dataset.names)
+        if unknown:
+            raise UsageError(f"classes={sorted(unknown)}: the data set has 0..{len(self.dataset.names) - 1}")
+        if self.classes is None:
+            return options if self.options.classes is None else options.replace(classes=tuple(sorted(wanted)))
+        theirs = [number for number, ours in enumerate(self.classes.tolist()) if ours in wanted]
+        return options.replace(classes=tuple(theirs))
+
+    def _counts(self, sample: Sample) -> bool:
+        wanted = self.options.classes
+        return any(not truth.crowd and (wanted is None or truth.category in wanted) for truth in sample.truths)
+
+    def _order(self) -> list[int]:
+        """Return the pictures, those of one input shape together, widest first."""
+        if not self.plan.rect:
+            return list(range(len(self.dataset)))
+        shapes = [
+            self.task.input_shape((height, width), self.plan.size, stride=self.plan.stride, rect=True)
+            for height, width in self.dataset.shapes().tolist()
+        ]
+        return sorted(range(len(shapes)), key=lambda index: shapes[index])
+
+    def _prepare(self, index: int) -> _Ready | Unreadable:
+        """Read a picture and make it network input; runs ahead of the network, in threads."""
+        sample = self.dataset[index]
+        try:
+            image = picture_of(sample)
+        except DataError as error:
+            return Unreadable(path=str(sample.path), reason=error.message)
+        start = time.perf_counter()
+        shape = self.task.input_shape(sample.shape, self.plan.size, stride=self.plan.stride, rect=self.plan.rect)
+        batch = self.task.preprocess([SourceImage(image=image, path=str(sample.path))], shape)
+        return _Ready(sample, batch, milliseconds_since(start))
+
+    def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
+        """Gather pictures of one input shape, one after the other, into batches."""
+        gathered: list[_Ready] = []
+        for item in ready:
+            if isinstance(item, Unreadable):
+                self.problems.append(str(item))
+                continue
+            if gathered and (len(gathered) == self.plan.batch or gathered[0].shape != item.shape):
+                yield gathered
+                gathered = []
+            gathered.append(item)
+            del item
+        if gathered:
+            yield gathered
+
+    def _through(self, batches: Iterator[list[_Ready]], behind: Behind[list[Sample]]) -> Iterator[list[Sample]]:
+        """Run the network, and hand its outputs over to be decoded and measured while it goes on."""
+        for number, gathered in enumerate(batches):
+            batch = merged([item.batch for item in gathered])
+            samples = [item.sample for item in gathered]
+            outputs, inference = infer(self.session, self.plan, batch)
+            self.milliseconds["preprocess"] += sum(item.preprocess for item in gathered)
+            self.milliseconds["inference"] += inference * len(samples)
+            yield from behind.submit(partial(self._finish, number, samples, batch, outputs))
+            del gathered, batch, outputs
+        yield from behind.drain()
+
+    def _finish(self, number: int, samples: list[Sample], batch: Batch, outputs: tuple[Array, ...]) -> list[Sample]:
+        """Decode a batch and measure it; runs behind the network, in threads, measuring in order."""
+        try:
+            start = time.perf_counter()
+            results = self.task.decode(outputs, batch, self.session.info, self.decoding)
+            taken = milliseconds_since(start)
+            self.turns.take(number, partial(self._measure, samples, results, taken))
+        except BaseException:
+            self.turns.give_up()
+            raise
+        return samples
+
+    def _measure(self, samples: Sequence[Sample], results: Sequence[Results], decoding: float) -> None:
+        self.milliseconds["postprocess"] += decoding
+        for sample, found in zip(samples, results, strict=True):
+            renamed = self._renamed(found)
+            self.evaluator.update(sample, renamed)
+            if self.options.save_txt and self.folder is not None:
+                path = self.folder / "labels" / f"{sample.id}.txt"
+                renamed.save_txt(path, save_conf=self.options.save_conf)
+
+    def _renamed(self, found: Results) -> Results:
+        """Return what was found with the data set's class numbers."""
+        if self.classes is None:
+            return found.replace(names=self.dataset.names)
+        numbers = self.classes[found.boxes.cls.astype(np.int64)]
+        kept = np.flatnonzero(numbers >= 0)
+        chosen = found[kept]
+        data = chosen.boxes.data.copy()
+        data[:, 5] = numbers[kept]
+        names = {0: "object"} if self.options.single_cls else self.dataset.names
+        return chosen.replace(boxes=type(chosen.boxes)(data, chosen.orig_shape), names=names)
+
+    def _count(self, samples: Sequence[Sample]) -> None:
+        self.measured += len(samples)
+        if self.tell is not None:
+            self.tell(step=Step(kind="batch", index=self.batches, metrics={"images": float(len(samples))}))
+        self.batches += 1
+
+
+def picture_of(sample: Sample) -> Image:
+    """Return the picture of a sample as uint8 (H, W, 3) BGR, of the size its ground truth is stated for.
+
+    Where that is the size before an Exif orientation was applied, the orientation is left aside.
+
+    Raises:
+        DataError: With the reason alone, without the name.
+    """
+    image = read_picture(sample.path)
+    if image.shape[:2] == sample.shape:
+        return image
+    if image.shape[1::-1] == sample.shape:
+        image = read_unturned(sample.path)
+    if image.shape[:2] != sample.shape:
+        raise DataError(f"it is {by(*image.shape[:2])}, its ground truth is for {by(*sample.shape)}")
+    return image
+
+
+def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: Dataset, model: str) -> dict[str, Any]:
+    """Return what the figures are made with, to be told beside them."""
+    settings = {
+        "model": model,
+        "data": options.data or "",
+        "split": options.split,
+        "imgsz": by(*plan.size),
+        "rect": plan.rect,
+        "batch": plan.batch,
+        "conf": options.conf,
+        "iou": options.iou,
+        "max_det": options.max_det,
+        "device": session.device,
+        "precision": "fp16" if options.half else session.info.precision,
+        "data_hash": dataset.fingerprint,
+    }
+    for name in ("single_cls", "agnostic_nms", "classes"):
+        if getattr(options, name):
+            settings[name] = getattr(options, name)
+    return settings
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def _tell_problems(problems: Sequence[str]) -> None:
+    for problem in problems[:_FIRST]:
+        logger.warning("%s", problem)
+    if len(problems) > _FIRST:
+        logger.warning("... and %d more; segx data check lists them all", len(problems) - _FIRST)

@@ -1,0 +1,59 @@
+"""``predictions.json``, written picture by picture: what any COCO evaluation can read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TextIO
+
+from segx.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from segx_task_segment.metrics.picture import PictureVerdict
+
+
+class PredictionsFile:
+    """COCO's results format, one row a line; the file appears when it is whole.
+
+    Rows are numbered from 1 as the COCO API numbers them, and boxes and scores are those that were measured, digit by
+    digit. A row has both ``bbox`` and ``segmentation``; the COCO API then takes small, medium and large from the box.
+
+    Args:
+        path: Where to.
+        category_ids: Class number to the data set's own id.
+    """
+
+    def __init__(self, path: Path, category_ids: Mapping[int, int]) -> None:
+        self.path = path
+        self._ids = category_ids
+        self._open = replacing(path)
+        self._file: TextIO = self._open.__enter__().open("w", encoding="utf-8")
+        self._first = True
+        self._file.write("[")
+
+    def add(self, verdict: PictureVerdict) -> None:
+        """Write what was found in one picture."""
+        found = verdict.found
+        rles = found.masks.rle if len(found) else []
+        for i, (category, score, box) in enumerate(
+            zip(found.category.tolist(), found.score.tolist(), found.box.tolist(), strict=True)
+        ):
+            row: dict[str, Any] = {
+                "id": verdict.first_id + i,
+                "image_id": verdict.sample.id,
+                "category_id": self._ids.get(category, category),
+                "bbox": [round(value, 4) for value in box],
+                "score": float(f"{score:.9g}"),
+                "segmentation": {"size": rles[i]["size"], "counts": rles[i]["counts"].decode("ascii")},
+            }
+            self._file.write(("\n" if self._first else ",\n") + json.dumps(row, separators=(",", ":")))
+            self._first = False
+
+    def close(self) -> Path:
+        """Finish the file and put it in place."""
+        self._file.write("\n]\n")
+        self._file.close()
+        self._open.__exit__(None, None, None)
+        return self.path
