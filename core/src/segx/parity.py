@@ -34,6 +34,9 @@ USUAL_SCORE = 0.25
 FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
 """How many objects all pictures of a run should have together."""
 
+SLACK = 4
+"""How many more may be taken to reach a gap between scores."""
+
 TELLING_SCORE = 0.01
 """Objects that score less are noise, as all of an untrained model's are: their order and outlines mean nothing."""
 
@@ -242,7 +245,7 @@ def choose_threshold(scores: NDArray[np.float32]) -> float:
     wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
     telling = int((descending > TELLING_SCORE).sum())
     wanted = min(wanted, telling or wanted)
-    first, last = max(1, wanted - 3), min(len(descending) - 1, wanted + 3)
+    first, last = wanted, min(len(descending) - 1, wanted + SLACK)
     if last < first:
         return 0.0  # fewer objects than wanted: all of them
     gaps = descending[first - 1 : last] - descending[first : last + 1]

@@ -410,21 +410,33 @@ def _make(job: _Job, source: Session, folder: Path, run: Run, stages: Sequence[s
 
 def _prove(job: _Job, made: Artifact, source: Session, pictures: Sequence[SourceImage]) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
-    from segx.parity import describe
+    from segx.parity import describe, prove
 
-    try:
-        job.registry.backend_for(made.format)
-    except MissingPluginError as error:
-        return None, str(error)
     if job.spec.metadata != "embedded":
         _write_info(job, made, job.info)  # what opens it has to know what it is
-    allowed = _tolerance(job.spec, job.options.precision)
     logger.info("%s: comparing %s with it", job.name, made.path.name)
-    proof = verify(made, source, pictures=pictures, tolerance=allowed, registry=job.registry)
+    with contextlib.ExitStack() as stack:
+        try:
+            other = _opened_somewhere(stack, made, job)
+        except (MissingPluginError, UsageError) as error:
+            return None, str(error)
+        task = job.registry.load_task(source.info.task)
+        allowed = _tolerance(job.spec, job.options.precision)
+        proof = prove(source, other, task=task, tolerance=allowed, pictures=pictures)
     logger.info("%s: %s", job.destination.name, describe(proof.parity))
     if not proof.told_by_objects:
         logger.info("the model finds nothing that scores enough to compare, as untrained ones do: raw outputs decide")
     return proof, ""
+
+
+def _opened_somewhere(stack: contextlib.ExitStack, made: Artifact, job: _Job) -> Session:
+    """Return the result, open: on the CPU if it runs there, else where it was made."""
+    try:
+        return _opened(stack, made, job.registry, None)
+    except UsageError:
+        if job.options.device is None:
+            raise
+        return _opened(stack, made, job.registry, job.options.device)
 
 
 def _tolerance(spec: ExporterSpec | None, precision: str) -> Tolerance:

@@ -1,0 +1,471 @@
+"""The order of an export: refuse early, work aside, prove, name; with formats that are made of JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pluggy
+import pytest
+
+from segx import hookimpl, hookspecs, sidecar
+from segx.artifact import Artifact, ArtifactInfo
+from segx.errors import DataError, ExportError, MissingPluginError, UsageError
+from segx.flows.export import check, default_destination, export, verify
+from segx.interfaces import ExportModule
+from segx.options import ExportOptions, option
+from segx.paths import weights_folder
+from segx.plugins import Discovery
+from segx.proofs import read_proofs
+from segx.registry import Registry, get_registry
+from segx.specs import BackendSpec, ExporterSpec, Tolerance
+from segx.testing.scenes import NAMES, SeeingSession
+
+pytest.importorskip("segx_task_segment")
+
+SOURCE = ArtifactInfo(
+    names=NAMES,
+    imgsz=(320, 320),
+    variant="seeing",
+    dynamic=frozenset({"batch", "height", "width"}),
+    settings={"data": "/home/somebody/secret/data.yaml", "epochs": 3, "export": {"project": "C:\\Users\\me\\runs"}},
+)
+
+
+class ModelFake(SeeingSession):
+    """An open model that can be exported."""
+
+    def load_weights(self, artifact): ...
+    def save(self, path): ...
+    def describe(self): ...
+    def for_classes(self, names, *, seed): ...
+
+    def export_module(self, options, info):
+        return ExportModule(module=None, example=None, info=info, output_axes=({}, {}))
+
+
+class PtFake:
+    opened = 0
+
+    def read_info(self, artifact):
+        return SOURCE
+
+    def open(self, artifact, options):
+        PtFake.opened += 1
+        return ModelFake(SOURCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(ExportOptions):
+    """Options of the toy format."""
+
+    half: bool = option(False, "smaller numbers")
+    dynamic: bool = option(False, "open axes")
+    error: float = option(0.0, "how wrong the result is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions(ExportOptions):
+    """Options of the format made from it."""
+
+    error: float = option(0.0, "how wrong the result is")
+
+
+class Toy:
+    """Writes a JSON file that says how wrong it is."""
+
+    fails: BaseException | None = None
+    writes = True
+
+    def check(self, info, options):
+        if options.error < 0:
+            raise UsageError("error=-1 cannot be")
+
+    def export(self, source, info, options, destination):
+        assert isinstance(source, ExportModule)
+        assert not getattr(options, "half", False) or info.precision == "fp16"
+        destination.write_text("half")
+        if Toy.fails is not None:
+            raise Toy.fails
+        if not Toy.writes:
+            destination.unlink()
+            return info
+        destination.write_text(json.dumps({"error": options.error}))
+        return info.replace(versions={**info.versions, "toy": "1"})
+
+    def write_info(self, path, info):
+        raise AssertionError("its info lies beside it")
+
+
+class Box:
+    """Puts a toy into a folder."""
+
+    def check(self, info, options):
+        return
+
+    def export(self, source, info, options, destination):
+        assert source.format == "toy"
+        destination.mkdir()
+        (destination / "toy.json").write_bytes(source.path.read_bytes())
+        return info
+
+    def write_info(self, path, info):
+        raise AssertionError("its info lies inside it")
+
+
+class ToyBackend:
+    devices: list[str] = []  # noqa: RUF012 - a record of the tests
+
+    def read_info(self, artifact):
+        info = sidecar.read(artifact.path)
+        assert info is not None
+        return info
+
+    def open(self, artifact, options):
+        ToyBackend.devices.append(options.device)
+        info = self.read_info(artifact)
+        if info.precision == "fp16" and options.device == "cpu":
+            raise UsageError("half is not for the CPU")
+        content = artifact.path / "toy.json" if artifact.path.is_dir() else artifact.path
+        return Wrong(info, json.loads(content.read_text())["error"])
+
+
+class Wrong(SeeingSession):
+    def __init__(self, info, error):
+        super().__init__(info)
+        self.error = error
+
+    def run(self, images):
+        rows, prototypes = super().run(images)
+        rows[:, 0] += self.error
+        return rows, prototypes
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    @hookimpl
+    def segx_run_started(self, run):
+        self.heard.append(("started", run.mode, run.model))
+
+    @hookimpl
+    def segx_step_ended(self, run, step):
+        self.heard.append(("step", step.name, step.index, step.total))
+
+    @hookimpl
+    def segx_run_ended(self, run, metrics):
+        self.heard.append(("ended", dict(metrics)))
+
+    @hookimpl
+    def segx_run_failed(self, run, error):
+        self.heard.append(("failed", type(error).__name__))
+
+
+STRICT = {"fp32": Tolerance(box=0.5), "fp16": Tolerance(box=0.5)}
+TOY = ExporterSpec(
+    name="toy",
+    summary="a toy",
+    load=Toy,
+    suffix=".toy",
+    options=ToyOptions,
+    precisions=("fp32", "fp16"),
+    tolerance=STRICT,
+    provider="acme-toy",
+)
+BOX = ExporterSpec(
+    name="box", summary="a box", load=Box, suffix="_box", source="toy", options=BoxOptions, metadata="folder"
+)
+PT = BackendSpec(name="fake", summary="models", load=PtFake, formats={"pt": (".pt",)})
+TOYS = BackendSpec(
+    name="toys", summary="toys", load=ToyBackend, formats={"toy": (".toy",), "box": ("_box",)}, devices=("cpu", "cuda")
+)
+
+
+def make_registry(*, backends=(PT, TOYS)):
+    manager = pluggy.PluginManager("segx")
+    manager.add_hookspecs(hookspecs)
+    tasks = tuple(get_registry().tasks.values())
+    declared = dict.fromkeys(("architecture", "dataset_format", "command"), ())
+    declared |= {"task": tasks, "exporter": (TOY, BOX), "backend": backends}
+    return Registry(Discovery(manager=manager, plugins=(), broken=(), disabled=(), declared=declared))
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(PtFake, "opened", 0)
+    monkeypatch.setattr(ToyBackend, "devices", [])
+    monkeypatch.setattr(Toy, "fails", None)
+    monkeypatch.setattr(Toy, "writes", True)
+
+
+@pytest.fixture
+def registry():
+    return make_registry()
+
+
+@pytest.fixture
+def model(tmp_path) -> Artifact:
+    path = tmp_path / "models" / "seeing.pt"
+    path.parent.mkdir()
+    path.write_text("weights")
+    return Artifact(path=path, format="pt")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir())
+
+
+def test_result_is_proven_and_lies_beside_the_model(model, registry):
+    result = export(model, "toy", registry=registry)
+    assert result.path == model.path.with_suffix(".toy")
+    assert names(model.path.parent) == ["seeing.pt", "seeing.toy", "seeing.toy.segx.json"]
+    assert result.info.parity is not None
+    assert result.info.parity.mask_iou == 1
+    assert result.unproven == ""
+    assert sidecar.read(result.path) == result.info
+    assert result.info.versions["toy"] == "1"
+    assert result.info.dynamic == frozenset()
+    assert read_proofs()["toy"]["mask_iou"] == 1
+
+
+def test_hooks_hear_of_it_in_order(model, registry):
+    listener = Listener()
+    registry.manager.register(listener)
+    export(model, "toy", registry=registry)
+    assert listener.heard[:3] == [
+        ("started", "export", str(model.path)),
+        ("step", "toy", 0, 2),
+        ("step", "verify", 1, 2),
+    ]
+    kind, metrics = listener.heard[3]
+    assert kind == "ended"
+    assert metrics["matched"] == 1
+    assert metrics["raw/output0"] == 0
+
+
+def test_what_differs_is_rejected_and_the_old_result_stays(model, registry):
+    listener = Listener()
+    registry.manager.register(listener)
+    before = export(model, "toy", {"error": 0.1}, registry=registry).path.read_text()
+    with pytest.raises(ExportError, match=r"toy differs from .*boxes differ by 2") as caught:
+        export(model, "toy", {"error": 2.0}, registry=registry)
+    assert "seeing.rejected.toy" in caught.value.hint
+    assert model.path.with_suffix(".toy").read_text() == before
+    assert names(model.path.parent) == [
+        "seeing.pt",
+        "seeing.rejected.toy",
+        "seeing.rejected.toy.segx.json",
+        "seeing.toy",
+        "seeing.toy.segx.json",
+    ]
+    rejected = sidecar.read(model.path.with_name("seeing.rejected.toy"))
+    assert rejected.parity.box == pytest.approx(2, abs=0.01)
+    assert listener.heard[-1] == ("failed", "ExportError")
+    with pytest.raises(ExportError):  # a second time, over the first rejected one
+        export(model, "toy", {"error": 3.0}, registry=registry)
+
+
+def test_without_a_backend_it_says_how_to_get_one(model, caplog):
+    result = export(model, "toy", registry=make_registry(backends=(PT,)))
+    assert result.info.parity is None
+    assert "no backend runs format 'toy'" in result.unproven
+    assert "is not verified" in caplog.text
+    assert read_proofs() == {}
+
+
+def test_proof_can_be_left_out(model, registry):
+    result = export(model, "toy", {"verify": False, "error": 9.0}, registry=registry)
+    assert result.info.parity is None
+    assert result.unproven == "verify=False"
+    assert ToyBackend.devices == []
+
+
+def test_chain_leaves_only_its_last_link(model, registry):
+    listener = Listener()
+    registry.manager.register(listener)
+    for error in (0.0, 0.2):  # the second takes the place of the first
+        result = export(model, "box", {"error": error}, registry=registry)
+    assert names(model.path.parent) == ["seeing.pt", "seeing_box"]
+    assert names(result.path) == ["metadata.yaml", "toy.json"]
+    assert json.loads((result.path / "toy.json").read_text()) == {"error": 0.2}
+    assert [step[1] for step in listener.heard if step[0] == "step"] == ["toy", "box", "verify"] * 2
+
+
+def test_chain_begins_where_the_model_is(model, registry):
+    middle = export(model, "toy", registry=registry).artifact
+    opened = PtFake.opened
+    result = export(middle, "box", registry=registry)
+    assert result.info.parity is not None
+    assert PtFake.opened == opened
+    with pytest.raises(UsageError, match="toy is not made from box") as caught:
+        export(result.artifact, "toy", registry=registry)
+    assert "pt -> toy" in caught.value.hint
+
+
+def test_an_open_model_is_exported_under_the_users_name(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = ModelFake(SOURCE)
+    assert export(session, "toy", registry=registry, name="mine-seg.yaml").path == Path("mine-seg.toy")
+    assert export(session, "toy", registry=registry).path == Path("seeing.toy")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"error": -1}, "error=-1 cannot be"),
+        ({"eror": 1}, "did you mean 'error'"),
+        ({"batch": 0}, "batch=0 is outside"),
+        ({"output": "somewhere/x.onnx"}, "names of format 'toy' end in .toy"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_model_is_opened(model, registry, options, told):
+    with pytest.raises(UsageError, match=told):
+        export(model, "toy", options, registry=registry)
+    assert PtFake.opened == 0
+    assert names(model.path.parent) == ["seeing.pt"]
+
+
+def test_precision_the_format_has_not(registry):
+    from dataclasses import replace
+
+    only = replace(TOY, precisions=("fp32",))
+    manager = make_registry()
+    manager._exporters.claims["toy"] = [only]
+    with pytest.raises(UsageError, match="no precision fp16") as caught:
+        check(SOURCE, "toy", {"half": True}, registry=manager)
+    assert caught.value.hint == "it has: fp32"
+
+
+def test_links_on_the_way_stay_in_full_precision_and_share_the_rest(model, registry, monkeypatch):
+    seen = []
+    original = Toy.export
+    monkeypatch.setattr(Toy, "export", lambda self, *a: seen.append(a[2]) or original(self, *a))
+    export(model, "box", {"batch": 2, "imgsz": 64, "error": 0.125, "verify": False}, registry=registry)
+    assert (seen[0].batch, seen[0].imgsz, seen[0].error, seen[0].half) == (2, 64, 0.125, False)
+
+
+def test_check_alone_refuses_what_export_would(registry):
+    check(SOURCE, "box", registry=registry)
+    with pytest.raises(UsageError, match="error=-1"):
+        check(SOURCE, "toy", {"error": -1}, registry=registry)
+    with pytest.raises((UsageError, MissingPluginError)):
+        check(SOURCE, "tooy", registry=registry)
+
+
+def test_output_names_a_file_or_a_folder(model, registry, tmp_path):
+    file = tmp_path / "new" / "other.toy"
+    assert export(model, "toy", {"output": file}, registry=registry).path == file
+    folder = tmp_path / "there"
+    folder.mkdir()
+    assert export(model, "toy", {"output": str(folder)}, registry=registry).path == folder / "seeing.toy"
+
+
+def test_output_must_not_be_the_model(registry, model):
+    toy = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match="is the model itself"):
+        export(Artifact(path=toy.path, format="pt"), "toy", {"output": toy.path}, registry=registry)
+
+
+def test_size_is_rounded_up_and_told(model, registry, caplog):
+    info = export(model, "toy", {"imgsz": (100, 320)}, registry=registry).info
+    assert info.imgsz == (128, 320)
+    assert "rounded up to 128,320" in caplog.text
+    caplog.clear()
+    export(model, "toy", {"imgsz": 320}, registry=registry)
+    assert "rounded" not in caplog.text
+
+
+def test_no_folder_of_this_machine_travels(model, registry):
+    result = export(model, "toy", {"output": model.path.parent}, registry=registry)
+    assert result.info.settings["data"] == "data.yaml"
+    assert result.info.settings["epochs"] == 3
+    assert result.info.settings["export"]["format"] == "toy"
+    text = sidecar.beside(result.path).read_text()
+    assert str(model.path.parent) not in text
+    assert "somebody" not in text
+
+
+def test_open_axes_are_proven_at_two_sizes(model, registry):
+    result = export(model, "toy", {"dynamic": True}, registry=registry)
+    assert result.info.dynamic == {"batch", "height", "width"}
+    assert result.info.parity.images == 6
+
+
+def test_half_that_the_cpu_refuses_is_proven_where_it_was_made(model, registry):
+    result = export(model, "toy", {"half": True, "device": "cuda"}, registry=make_registry_with_cuda())
+    assert ToyBackend.devices == ["cpu", "cuda"]
+    assert result.info.parity is not None
+    ToyBackend.devices.clear()
+    unproven = export(model, "toy", {"half": True}, registry=registry)
+    assert "half is not for the CPU" in unproven.unproven
+
+
+def make_registry_with_cuda():
+    from dataclasses import replace
+
+    return make_registry(backends=(replace(PT, devices=("cpu", "cuda")), TOYS))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken"), ExportError("cannot")])
+def test_nothing_is_left_of_an_export_that_stops(model, registry, monkeypatch, error):
+    listener = Listener()
+    registry.manager.register(listener)
+    monkeypatch.setattr(Toy, "fails", error)
+    with pytest.raises(type(error)):
+        export(model, "toy", registry=registry)
+    assert names(model.path.parent) == ["seeing.pt"]
+    assert listener.heard[-1] == ("failed", type(error).__name__)
+
+
+def test_exporter_that_writes_nothing(model, registry, monkeypatch):
+    monkeypatch.setattr(Toy, "writes", False)
+    with pytest.raises(ExportError, match="wrote nothing") as caught:
+        export(model, "toy", registry=registry)
+    assert "acme-toy" in caught.value.hint
+
+
+def test_folder_that_cannot_be_written(model, registry, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written"):
+        export(model, "toy", {"output": tmp_path / "file" / "x.toy"}, registry=registry)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(model, registry):
+    model.path.parent.chmod(0o500)
+    try:
+        with pytest.raises(DataError, match="cannot be written"):
+            export(model, "toy", registry=registry)
+    finally:
+        model.path.parent.chmod(0o700)
+
+
+def test_model_from_the_cache_is_exported_into_the_current_folder(tmp_path, monkeypatch):
+    cached = weights_folder() / "yolov8n-seg.pt"
+    cached.parent.mkdir(parents=True)
+    cached.write_text("weights")
+    assert default_destination(cached, TOY) == Path("yolov8n-seg.toy")
+    assert default_destination(tmp_path / "my.best.pt", TOY) == tmp_path / "my.best.toy"
+    assert default_destination(tmp_path / "best.pt", BOX) == tmp_path / "best_box"
+
+
+def test_verify_compares_two_files(model, registry):
+    result = export(model, "toy", {"verify": False, "error": 2.0}, registry=registry)
+    found = verify(result.artifact, model, registry=registry)
+    assert not found.holds
+    assert found.parity.box == pytest.approx(2, abs=0.01)
+    assert verify(
+        result.artifact, model, registry=registry, tolerance=Tolerance(box=3, mask_iou=0, matched=0.9, raw=1)
+    ).holds
+
+
+def test_progress_is_logged(model, registry, caplog):
+    caplog.set_level(logging.INFO, logger="segx")
+    export(model, "toy", registry=registry)
+    assert "writing toy" in caplog.text
+    assert "boxes within" in caplog.text

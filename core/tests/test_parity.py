@@ -1,0 +1,169 @@
+"""A proof holds for the same model, and fails for each way in which two can differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from segx.artifact import ArtifactInfo
+from segx.parity import TELLING_SCORE, choose_threshold, describe, drawn_pictures, prove
+from segx.registry import get_registry
+from segx.specs import Tolerance
+from segx.testing.scenes import NAMES, SeeingSession, draw_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytest.importorskip("segx_task_segment")
+
+STRICT = Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=0.97, raw=0.001)
+OPEN = frozenset({"batch", "height", "width"})
+STATIC = ArtifactInfo(names=NAMES, imgsz=(320, 320))
+
+
+class Changed(SeeingSession):
+    """The seeing model with its outputs changed in one way."""
+
+    def __init__(self, change: Callable | None = None, info: ArtifactInfo = STATIC) -> None:
+        super().__init__(info)
+        self.change = change
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, images):
+        self.shapes.append(images.shape)
+        outputs = super().run(images)
+        return self.change(*outputs) if self.change else outputs
+
+
+def proof(other: SeeingSession, **kwargs):
+    scenes = [draw_scene(240, 320, objects=6).source, draw_scene(300, 300, objects=4).source]
+    return prove(
+        SeeingSession(), other, task=get_registry().load_task("segment"), tolerance=STRICT, pictures=scenes, **kwargs
+    )
+
+
+def test_the_same_model_is_proven_exactly():
+    found = proof(Changed())
+    parity = found.parity
+    assert found.holds
+    assert found.told_by_objects
+    assert parity.images == 6
+    assert parity.objects >= 10
+    assert (parity.box, parity.score, parity.mask_iou, parity.matched) == (0, 0, 1, 1)
+    assert parity.raw == {"output0": 0, "output1": 0}
+    assert "6 pictures" in describe(parity)
+
+
+def shifted(rows, prototypes):
+    rows = rows.copy()
+    rows[:, 0] += 3
+    return rows, prototypes
+
+
+def less_sure(rows, prototypes):
+    rows = rows.copy()
+    rows[:, 4:7] *= 0.98
+    return rows, prototypes
+
+
+def blind_to_blue(rows, prototypes):
+    rows = rows.copy()
+    rows[:, 6] = 0
+    return rows, prototypes
+
+
+def thinner(rows, prototypes):
+    return rows, np.where(prototypes < 7, -8, prototypes).astype(np.float32)
+
+
+def no_numbers(rows, prototypes):
+    prototypes = prototypes.copy()
+    prototypes[0, 0, 0, 0] = np.nan
+    return rows, prototypes
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (shifted, "boxes differ by 3"),
+        (less_sure, "scores differ by"),
+        (blind_to_blue, "of the objects are found by both"),
+        (thinner, "a mask's IoU is"),
+        (no_numbers, "no numbers"),
+    ],
+)
+def test_every_difference_is_told(change, told):
+    found = proof(Changed(change))
+    assert not found.holds
+    assert any(told in problem for problem in found.problems), found.problems
+
+
+def test_another_shape_is_told():
+    found = proof(Changed(lambda rows, prototypes: (rows[:, :, :400], prototypes)))
+    assert "output0 has another shape than the source's" in found.problems
+
+
+def test_raw_outputs_count_where_nothing_is_found():
+    """An untrained model finds nothing that means something; a wrong output is told all the same."""
+
+    def unsure(rows, prototypes):
+        rows = rows.copy()
+        rows[:, 4:7] *= 1e-4
+        return rows, prototypes
+
+    task = get_registry().load_task("segment")
+    same = prove(Changed(unsure), Changed(unsure), task=task, tolerance=STRICT)
+    assert same.holds
+    assert not same.told_by_objects
+    assert same.parity.objects > 0
+    wrong = prove(Changed(unsure), Changed(lambda *o: shifted(*unsure(*o))), task=task, tolerance=STRICT)
+    assert [problem.partition(" ")[0] for problem in wrong.problems] == ["output0"]
+
+
+def test_outputs_of_another_head_are_judged_by_what_they_mean():
+    other = Changed(info=STATIC.replace(outputs=("first", "second")))
+    other.info = other.info.replace(head="yolov8-seg/1")
+    assert proof(other).parity.raw == {}
+
+
+def test_open_axes_are_run_at_another_size_and_batch():
+    session = Changed(info=STATIC.replace(dynamic=OPEN))
+    assert proof(session).holds
+    assert session.shapes[0] == (1, 3, 320, 320)
+    assert session.shapes[-1] == (2, 3, 160, 352)
+
+
+def test_a_fixed_batch_is_filled():
+    session = Changed(info=STATIC.replace(batch=4))
+    found = proof(session)
+    assert {shape[0] for shape in session.shapes} == {4}
+    assert found.parity.images == 8
+
+
+def test_drawn_pictures_are_the_same_every_time():
+    first, second = drawn_pictures((320, 640)), drawn_pictures((320, 640))
+    assert [picture.image.shape[:2] for picture in first] == [(320, 640), (240, 640), (320, 400), (160, 320)]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        assert one.image.std() > 10
+    assert all(picture.image.shape[0] >= 32 for picture in drawn_pictures((32, 32)))
+
+
+def test_threshold_lies_in_the_widest_gap():
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.44, 0.43, 0.42, 0.30, 0.26, 0.2, 0.1], np.float32)
+    assert 0.1 < choose_threshold(scores) < 0.2
+
+
+def test_threshold_goes_down_to_where_objects_are_but_not_into_noise():
+    low = np.array([0.05, 0.04, 0.03, 1e-5, 9e-6, 8e-6, 7e-6, 6e-6, 5e-6, 4e-6, 3e-6], np.float32)
+    assert 1e-5 < choose_threshold(low) < 0.03
+    noise = np.linspace(1e-6, 2e-6, 400, dtype=np.float32)
+    assert (noise > choose_threshold(noise)).sum() >= 5
+    assert noise.max() < TELLING_SCORE
+
+
+@pytest.mark.parametrize("scores", [[], [0.9], [0.5, 0.5, 0.5], [0.9] * 50])
+def test_threshold_of_few_or_equal_scores_keeps_them_all(scores):
+    assert choose_threshold(np.array(scores, np.float32)) < min(scores, default=1)

@@ -1,0 +1,16 @@
+"""The options TorchScript export takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segx.options import ExportOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchScriptOptions(ExportOptions):
+    """Options of ``format=torchscript``."""
+
+    half: bool = option(False, "16-bit weights, inputs and arithmetic; for GPUs, needs device=cuda")
+    dynamic: bool = option(False, "leave batch, height and width open; imgsz stays the size it is used with by default")
+    optimize: bool = option(False, "freeze: weights become constants, and what only training needs is dropped")
