@@ -1,4 +1,4 @@
-"""Writes what documentation is made from the code: README's table of formats, docs/reference/cli.md, the decisions' index.
+"""Writes what documentation is made from the code: README's formats, docs/reference/cli.md, the decisions' index.
 
 Run it after a format, an option or a decision has changed: ``.venv/bin/python scripts/generate_docs.py``.
 """
@@ -34,9 +34,9 @@ CLI_INTRODUCTION = """\
 `segx [TASK] VERB name=value ...` and `segx COMMAND`. These say the same:
 
 ```bash
-segx segment predict model=yolov8n-seg.pt source=photo.jpg conf=0.4 --no-save
-segx predict --model yolov8n-seg.pt --source photo.jpg --conf 0.4 --no-save
-segx predict conf = 0.4 source=photo.jpg model=yolov8n-seg.pt save=false
+segx segment predict model=yolov8n-seg.onnx source=photo.jpg conf=0.4 --no-save
+segx predict --model yolov8n-seg.onnx --source photo.jpg --conf 0.4 --no-save
+segx predict conf = 0.4 source=photo.jpg model=yolov8n-seg.onnx save=false
 ```
 
 The order is free. An option that is true or false may be written as its name alone (`save_txt`, `--save_txt`,

@@ -1,0 +1,159 @@
+"""Documentation that runs: every command on every page as it stands, tables as the code has them, links that lead on.
+
+A fenced block of ``bash`` or ``python`` is run, in the order of the page, in a scratch folder that holds ``photo.jpg``,
+``photos/`` and ``yolov8n-seg.pt``; pages of the reference find ``yolov8n-seg.onnx`` there too. A block is left out only
+under a line ``<!-- not run: reason -->``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from segx import YOLO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*\Z")
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block that is to be run.
+
+    Attributes:
+        line: Where it begins on its page.
+        language: ``"bash"`` or ``"python"``.
+        code: What it says.
+    """
+
+    line: int
+    language: str
+    code: str
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """Yield the blocks of a page that are to be run."""
+    for match in _BLOCK.finditer(text):
+        language, code = match.groups()
+        if language in {"bash", "python"} and not _NOT_RUN.search(text[: match.start()]):
+            yield Block(text.count("\n", 0, match.start()) + 1, language, code)
+
+
+def test_blocks_are_found() -> None:
+    text = (
+        "a\n```bash\necho 1\n```\n<!-- not run: why -->\n```bash\nexit 1\n```\n```text\nx\n```\n```python\npass\n```\n"
+    )
+    assert list(blocks(text)) == [Block(2, "bash", "echo 1\n"), Block(12, "python", "pass\n")]
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder with pictures and a checkpoint: real ones where they are at hand, else drawn ones and a tiny model."""
+    folder = tmp_path_factory.mktemp("material")
+    (folder / "photos").mkdir()
+    try:
+        real: Path = request.getfixturevalue("real_data")
+    except pytest.skip.Exception:
+        _draw(folder)
+        return folder
+    shutil.copy(real / "weights" / "yolov8n-seg.pt", folder)
+    pictures = sorted((real / "coco-mini" / "images" / "val2017").glob("*.jpg"))[:3]
+    shutil.copy(pictures[0], folder / "photo.jpg")
+    for picture in pictures[1:]:
+        shutil.copy(picture, folder / "photos")
+    return folder
+
+
+def _draw(folder: Path) -> None:
+    import cv2
+
+    from segx.testing.models import TINY_YOLOV8
+    from segx.testing.scenes import draw_scene
+
+    picture = draw_scene().image
+    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
+        cv2.imwrite(str(folder / name), picture)
+    (folder / "tiny-seg.yaml").write_text(TINY_YOLOV8)
+    YOLO(folder / "tiny-seg.yaml").save(folder / "yolov8n-seg.pt")
+    (folder / "tiny-seg.yaml").unlink()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_runs(page: Path, material: Path, tmp_path: Path) -> None:
+    found = list(blocks(page.read_text(encoding="utf-8")))
+    if not found:
+        pytest.skip("nothing to run on this page")
+    place = tmp_path / "place"
+    shutil.copytree(material, place)
+    if page.parent.name == "reference":
+        YOLO(place / "yolov8n-seg.pt").export("onnx", verify=False)
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "SEGX_CACHE": str(tmp_path / "cache"),
+        "SEGX_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    for block in found:
+        command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+        ended = subprocess.run(
+            [*command, block.code], cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        where = f"{page.relative_to(ROOT)}:{block.line}"
+        assert ended.returncode == 0, f"{where} ended with {ended.returncode}\n{block.code}\n{ended.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+@pytest.fixture(scope="module")
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_generated_is_up_to_date(generator: Any) -> None:
+    stale = [
+        str(path.relative_to(ROOT))
+        for path, content in generator.pages().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != content
+    ]
+    assert not stale, f"run: .venv/bin/python scripts/generate_docs.py ({', '.join(stale)})"
+
+
+def test_the_readme_fits_a_screen_and_names_its_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    assert "\nmake demo " in text
+    assert "\nmake test " in text
+
+
+def test_the_commands_reference_names_every_option(generator: Any) -> None:
+    from segx_cli.commands import COMMANDS
+
+    page = generator.cli_reference()
+    for command in COMMANDS.values():
+        assert f"segx {command.name}" in page
+        for info in command.load_verb().known_options() if command.verb else ():
+            assert f"| `{info.name}` |" in page
