@@ -39,6 +39,7 @@ COMMANDS = {
     for command in (
         Command(name="predict", summary="find objects in pictures, videos, streams", verb=True),
         Command(name="train", summary="teach a model your own classes", verb=True),
+        Command(name="val", summary="measure a model on a data set", verb=True),
         Command(name="export", summary="write a model in another format, and prove it", verb=True),
         Command(name="info", summary="what is known of a model", verb=True),
         Command(name="formats", summary="the model formats, and what can make and run them here"),

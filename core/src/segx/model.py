@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
-from segx.options import PredictOptions, SessionOptions, TrainOptions
+from segx.options import PredictOptions, SessionOptions, TrainOptions, ValOptions
 from segx.registry import get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Architecture, ModelBackend, ModelConfig, ModelSession, ModelSummary, Session, Trained
+    from segx.interfaces import (
+        Architecture,
+        Metrics,
+        ModelBackend,
+        ModelConfig,
+        ModelSession,
+        ModelSummary,
+        Session,
+        Trained,
+    )
     from segx.registry import Registry
     from segx.results import Results
     from segx.sources import Unreadable
@@ -250,6 +259,31 @@ class YOLO:
         if written is not None:
             self._take(written)
         return trained
+
+    def val(self, *, show: bool = True, **options: Any) -> Metrics:
+        """Measure the model on a data set, by the COCO protocol for ``segment``.
+
+        Args:
+            show: Log the table of figures.
+            options: See :class:`segx.options.ValOptions`. ``data`` may be left out where the model remembers it.
+
+        Returns:
+            The figures: ``metrics.box.map``, ``metrics.seg.map50``, ``metrics.results_dict``, ...
+
+        Raises:
+            UsageError: An option is unknown, out of range, or does not go with the model; or no data are named.
+            DataError: The data are missing, or hold nothing to measure.
+        """
+        from segx.flows.val import val
+
+        chosen = ValOptions.parse(options)
+        how = SessionOptions(device=chosen.device, half=chosen.half, threads=chosen.threads)
+        session = self._session(how, chosen.backend)
+        metrics = val(session, chosen, model=self._given, registry=self._registry)
+        if show:
+            for line in metrics.rows(verbose=chosen.verbose).splitlines():
+                logger.info("%s", line)
+        return metrics
 
     def _take(self, path: Path) -> None:
         """Become the model in another file."""

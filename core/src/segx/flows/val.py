@@ -71,8 +71,6 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
     except BaseException as error:
         registry.tell("run_failed", run=run, error=error)
         raise
-    for line in metrics.rows(verbose=options.verbose).splitlines():
-        logger.info("%s", line)
     if folder is not None:
         logger.info("results are in %s", folder)
     registry.tell("run_ended", run=run, metrics=metrics.results_dict)
