@@ -192,6 +192,15 @@ def test_fused_copy_shares_nothing(tiny, architecture):
     assert folded.gflops == plain.gflops
 
 
+def test_fused_copy_runs_channels_last(tiny, architecture):
+    """With images of either layout, and with the same result."""
+    fused, images = architecture.fuse(tiny), torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        plain, last = fused(images), fused(images.contiguous(memory_format=torch.channels_last))
+    assert plain.prototypes.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(tuple(last), tuple(plain), rtol=1e-5, atol=1e-5)
+
+
 def test_models_can_be_copied_and_pickled(tiny):
     images, model = torch.rand(1, 3, 64, 64), tiny.eval()
     with torch.inference_mode():

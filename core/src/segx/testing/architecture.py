@@ -93,8 +93,12 @@ class ArchitectureContract(PluginContract, standard=True):
             assert registry.variant(f"{variant}.yaml") == spec
         for file, published in spec.weights.items():
             assert registry.weights_file(file) == published
-            assert published.url.startswith("https://")
-            assert published.url.endswith(f"/{file}")
+            if published.path is not None:
+                assert published.path.name == file
+                assert published.path.is_file(), "weights that come with the plugin are in it"
+            else:
+                assert published.url.startswith("https://")
+                assert published.url.endswith(f"/{file}")
 
     def test_reads_what_it_ships(self, spec: ArchitectureSpec, architecture: Architecture) -> None:
         """Each variant by its bare name and as ``.yaml``."""
