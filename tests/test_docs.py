@@ -93,6 +93,36 @@ def _draw(folder: Path) -> None:
     (folder / "tiny-seg.yaml").unlink()
 
 
+PIP = """\
+#!{python}
+import pathlib, sys, tomllib
+if sys.argv[1:3] != ["install", "-e"]:
+    sys.exit(f"this pip only installs folders: {{sys.argv[1:]}}")
+folder = pathlib.Path(sys.argv[3]).resolve()
+project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+site = pathlib.Path({site!r})
+for package in (folder / "src").iterdir():
+    (site / package.name).symlink_to(package)
+info = site / f"{{project['name'].replace('-', '_')}}-{{project['version']}}.dist-info"
+info.mkdir()
+lines = ["Metadata-Version: 2.1", f"Name: {{project['name']}}", f"Version: {{project['version']}}"]
+(info / "METADATA").write_text("\\n".join(lines))
+entries = [f"{{name}} = {{value}}" for name, value in project["entry-points"]["segx"].items()]
+(info / "entry_points.txt").write_text("\\n".join(["[segx]", *entries]))
+"""
+
+
+def _stand_in_for_pip(folder: Path) -> dict[str, str]:
+    """Return an environment in which ``pip install -e FOLDER`` works without a registry, into a folder of its own."""
+    tools, site = folder / "bin", folder / "site"
+    tools.mkdir()
+    site.mkdir()
+    (tools / "pip").write_text(PIP.format(python=sys.executable, site=str(site)))
+    (tools / "pip").chmod(0o755)
+    path = [str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {"PATH": os.pathsep.join(path), "PYTHONPATH": str(site)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_runs(page: Path, material: Path, tmp_path: Path) -> None:
     found = list(blocks(page.read_text(encoding="utf-8")))
@@ -102,12 +132,15 @@ def test_every_command_of_a_page_runs(page: Path, material: Path, tmp_path: Path
     shutil.copytree(material, place)
     if page.parent.name == "reference":
         YOLO(place / "yolov8n-seg.pt").export("onnx", verify=False)
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "SEGX_CACHE": str(tmp_path / "cache"),
-        "SEGX_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = (
+        os.environ
+        | _stand_in_for_pip(tmp_path)
+        | {
+            "SEGX_CACHE": str(tmp_path / "cache"),
+            "SEGX_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+    )
     for block in found:
         command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
         ended = subprocess.run(
