@@ -332,6 +332,9 @@ class Trainer:
     def _restore(self, saved: Snapshot) -> None:
         self.raw.load_state_dict(saved.weights)
         self.ema.restore(saved.ema, saved.updates)
+        kinds = [set(state["param_groups"][0]) for state in (saved.optimizer, self.optimizer.state_dict())]
+        if kinds[0] != kinds[1]:
+            raise UsageError(f"this run was not begun with {self.recipe.name}", hint="leave optimizer out to go on")
         self.optimizer.load_state_dict(dict(saved.optimizer))
         self.fabric.strategy.precision.load_state_dict(dict(saved.precision))
         for name, parameter in self.raw.named_parameters():

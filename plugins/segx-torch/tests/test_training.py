@@ -1,0 +1,268 @@
+"""Training: a run that is killed and resumed ends where the straight run ends, to the bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from segx.errors import ModelError, UsageError
+from segx.options import TrainOptions
+from segx.testing.training import DrawnLoader, tiny_run
+from segx_torch.training.ema import ModelEMA
+from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
+from segx_torch.training.run import read_snapshot
+from segx_torch.training.trainer import freeze
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return what was trained, its average, and the state of the optimiser, as flat tensors."""
+    content = torch.load(path, weights_only=True)
+    state = content["training"]["optimizer"]["state"]
+    moments = {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+    return {
+        **{f"raw.{name}": value for name, value in content["training"]["weights"].items()},
+        **{f"ema.{name}": value for name, value in content["weights"].items()},
+        **{name: torch.as_tensor(value) for name, value in moments.items()},
+    }
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = weights(first), weights(second)
+    return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["segx.testing.training", "segx_torch.training.run", "lightning_fabric"])
+
+
+def in_a_process(folder: Path, **options: object) -> int:
+    """Train in a process of its own, forked from one that has imported torch already; return its exit code."""
+    process = _SERVER.Process(target=quietly, args=(folder,), kwargs=options)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def quietly(folder: Path, **options: object) -> None:
+    torch.set_num_threads(1)
+    try:
+        tiny_run(folder, **options)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As many threads as in the processes that are killed: sums of several threads may differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def straight(one_thread, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run of three epochs that nobody disturbed."""
+    trained = tiny_run(tmp_path_factory.mktemp("straight") / "run")
+    assert trained.last is not None
+    return trained.last
+
+
+def test_a_checkpoint_predicts_and_goes_on(straight):
+    content = torch.load(straight, weights_only=True)
+    assert set(content["training"]) >= {"weights", "optimizer", "precision", "rng", "gradients", "progress", "updates"}
+    assert content["training"]["progress"]["epoch"] == 3
+    assert (
+        "training" not in (best := torch.load(straight.with_name("best.pt"), weights_only=True)) or not best["training"]
+    )
+
+
+@pytest.mark.parametrize("kill", ["SIGKILL:5", "SIGKILL:9", "SIGINT:2", "SIGTERM:7", "SIGINT:11"])
+def test_a_run_that_is_stopped_and_resumed_is_the_straight_run(straight, tmp_path, kill):
+    folder = tmp_path / "run"
+    assert in_a_process(folder, kill=kill) != 0
+    assert (folder / "weights" / "last.pt").exists() or kill.startswith("SIGKILL")
+    assert in_a_process(folder, resume=True) == 0
+    assert same(straight, folder / "weights" / "last.pt")
+
+
+def test_a_run_that_is_killed_twice_is_the_straight_run(straight, tmp_path):
+    folder = tmp_path / "run"
+    assert in_a_process(folder, kill="SIGINT:3") != 0
+    assert in_a_process(folder, kill="SIGINT:4", resume=True) != 0
+    assert in_a_process(folder, resume=True) == 0
+    assert same(straight, folder / "weights" / "last.pt")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(straight, tmp_path):
+    again = tiny_run(tmp_path / "a" / "run").last
+    other = tiny_run(tmp_path / "b" / "run", seed=1).last
+    assert same(straight, again)
+    assert not same(straight, other)
+
+
+def test_a_run_can_be_made_longer(tmp_path):
+    short = tiny_run(tmp_path / "run", epochs=2)
+    assert len(short.rows) == 2
+    longer = tiny_run(tmp_path / "run", epochs=4, resume=True)
+    assert [row["epoch"] for row in longer.rows] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_says_how_to_go_on(straight):
+    with pytest.raises(UsageError, match=r"finished its 3 epochs[\s\S]*epochs=6"):
+        tiny_run(straight.parents[1], resume=True)
+
+
+def test_another_optimiser_cannot_go_on(straight):
+    with pytest.raises(UsageError, match="not begun with SGD"):
+        tiny_run(straight.parents[1], resume=True, epochs=9, optimizer="SGD")
+
+
+def test_the_best_checkpoint_is_no_run(straight):
+    with pytest.raises(ModelError, match=r"best\.pt holds a model"):
+        read_snapshot(straight.with_name("best.pt"))
+
+
+def test_losses_fall(tmp_path):
+    rows = tiny_run(tmp_path / "run", epochs=12, optimizer="AdamW", lr0=0.005, warmup_epochs=1, close_mosaic=0).rows
+    first, last = rows[0], rows[-1]
+    total = [sum(row[f"train/{name}_loss"] for name in ("box", "seg", "cls", "dfl")) for row in (first, last)]
+    assert total[1] < 0.8 * total[0]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(tmp_path):
+    tiny_run(tmp_path / "run", epochs=1, optimizer="SGD")
+    path = tmp_path / "run" / "weights" / "last.pt"
+    before = path.read_bytes()
+    with pytest.raises(ModelError, match=r"loss is not a number in epoch 2[\s\S]*lower lr0[\s\S]*last\.pt"):
+        tiny_run(tmp_path / "run", epochs=2, resume=True, lr0=1e12, optimizer="SGD", warmup_epochs=0)
+    assert path.read_bytes() == before
+
+
+def test_what_is_frozen_stays(tmp_path):
+    trained = tiny_run(tmp_path / "run", freeze=4, epochs=1)
+    other = tiny_run(tmp_path / "other", freeze=4, epochs=2)
+    one, two = weights(trained.last), weights(other.last)
+    frozen = [name for name in one if name.startswith(("raw.model.0.", "raw.model.3.")) and "batches" not in name]
+    assert frozen
+    assert all(torch.equal(one[name], two[name]) for name in frozen)
+    assert not all(torch.equal(one[name], two[name]) for name in one if name.startswith("raw.model.10."))
+
+
+def test_a_layer_that_is_not_there_cannot_be_frozen(tmp_path):
+    with pytest.raises(UsageError, match=r"freeze=\(99,\).*0\.\.10"):
+        tiny_run(tmp_path / "run", freeze=(99,))
+
+
+def test_patience_ends_a_run(tmp_path):
+    trained = tiny_run(tmp_path / "run", epochs=30, patience=2, fitness=0.5)
+    assert len(trained.rows) == 3
+
+
+def test_checkpoints_are_kept_by_period(tmp_path):
+    tiny_run(tmp_path / "run", epochs=3, save_period=2)
+    names = {path.name for path in (tmp_path / "run" / "weights").iterdir()}
+    assert names == {"last.pt", "best.pt", "epoch2.pt"}
+
+
+def test_the_run_tells_of_batches_and_epochs(tmp_path):
+    steps: list = []
+    tiny_run(tmp_path / "run", epochs=2, steps=steps)
+    assert [step.kind for step in steps].count("batch") == 8
+    epochs = [step for step in steps if step.kind == "epoch"]
+    assert [step.index for step in epochs] == [0, 1]
+    assert {"train/seg_loss", "fitness", "lr/bias"} <= set(epochs[0].metrics)
+
+
+def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path, monkeypatch):
+    tiny_run(tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / "weights" / "last.pt"
+    before = path.read_bytes()
+
+    def full(*_args, **_named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(Exception, match="No space left"):
+        tiny_run(tmp_path / "run", epochs=2, resume=True)
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir() if item.name.startswith(".")] == []
+
+
+def test_two_processes_train_one_model(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from segx.testing.training import tiny_run\n"
+        f"tiny_run(Path({str(tmp_path / 'run')!r}), epochs=1, device=None, accelerator='cpu', devices=2)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "run" / "weights" / "last.pt", weights_only=True)["training"]["progress"]["epoch"] == 1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="batch=0"):
+        tiny_run(tmp_path / "run", batch=0)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "name", "lr"), [(500, "AdamW", 0.000119), (1_000_000, "SGD", 0.01)], ids=["short", "long"]
+)
+def test_auto_chooses_by_length(pictures, name, lr):
+    recipe = choose(TrainOptions(), batch=16, pictures=pictures, classes=80)
+    assert (recipe.name, recipe.lr, recipe.momentum, recipe.warmup_bias_lr) == (name, lr, 0.9, 0.0)
+    assert (recipe.accumulate, recipe.weight_decay) == (4, 0.0005)
+
+
+def test_only_weights_decay():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    recipe = Recipe(name="SGD", lr=0.1, momentum=0.9, warmup_bias_lr=0.0, accumulate=1, weight_decay=0.01)
+    groups = {group["role"]: group for group in build_optimizer(module, recipe).param_groups}
+    assert {role: (group["weight_decay"], len(group["params"])) for role, group in groups.items()} == {
+        "bias": (0.0, 2),
+        "weight": (0.01, 1),
+        "norm": (0.0, 1),
+    }
+
+
+def test_the_warm_up_ramps_rates_momentum_and_accumulation():
+    recipe = Recipe(name="SGD", lr=0.01, momentum=0.937, warmup_bias_lr=0.1, accumulate=4, weight_decay=0.0)
+    schedule = Schedule.of(TrainOptions(epochs=100), recipe, steps_per_epoch=200)
+    optimizer = build_optimizer(torch.nn.Conv2d(1, 1, 1), recipe)
+    rates = {}
+    for step in (0, 300, 600, 700):
+        schedule.apply(optimizer, step=step, epoch=0)
+        rates[step] = {group["role"]: (group["lr"], group["momentum"]) for group in optimizer.param_groups}
+    assert rates[0] == {"bias": (0.1, 0.8), "weight": (0.0, 0.8)}
+    assert rates[300]["bias"] == pytest.approx((0.055, 0.8685))
+    assert rates[600]["weight"] == rates[700]["weight"] == pytest.approx((0.01, 0.937))
+    assert [schedule.accumulate(step) for step in (0, 300, 600)] == [1, 2, 4]
+    assert schedule.factor(100) == pytest.approx(0.01)
+
+
+def test_the_average_follows_the_formula():
+    module = torch.nn.Linear(1, 1, bias=False)
+    ema = ModelEMA(module)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+        ema.module.weight.fill_(0.0)
+    ema.update(module)
+    decay = 0.9999 * (1 - torch.exp(torch.tensor(-1 / 2000)))
+    assert ema.module.weight.item() == pytest.approx(1 - decay.item(), abs=1e-6)
+
+
+def test_freezing_leaves_no_gradient():
+    module = torch.nn.Module()
+    module.model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1))
+    freeze(module, 1)
+    assert [p.requires_grad for p in module.parameters()] == [False, False, True, True]
