@@ -1,0 +1,113 @@
+"""Curves and confusion matrices as PNG."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segx.paths import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segx_task_segment.metrics import KindMetrics, SegmentMetrics
+    from segx_task_segment.metrics.confusion import ConfusionMatrix
+    from segx_task_segment.metrics.figures import Curve
+
+_NAMED = 20
+"""Up to this many classes each curve is named; with more only the mean is."""
+_NUMBERED = 30
+"""Up to this many classes the cells of a confusion matrix hold their number."""
+
+_FILES = ("PR_curve", "F1_curve", "P_curve", "R_curve")
+
+
+def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
+    """Return PNG pictures by file name: four curves of boxes, four of masks, two confusion matrices.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # its font index goes to our cache
+    import matplotlib as mpl
+
+    pictures: dict[str, bytes] = {}
+    with warnings.catch_warnings(), mpl.rc_context({"font.size": 10, "axes.spines.top": False}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
+        for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
+            for stem, curve in zip(_FILES, kind.curves_results, strict=True):
+                pictures[f"{title}{stem}.png"] = _curve(kind, curve, title, with_area=stem == "PR_curve")
+        matrix = metrics.confusion_matrix
+        pictures["confusion_matrix.png"] = _matrix(matrix, normalized=False)
+        pictures["confusion_matrix_normalized.png"] = _matrix(matrix, normalized=True)
+    return pictures
+
+
+def _curve(kind: KindMetrics, curve: Curve, title: str, *, with_area: bool) -> bytes:
+    x, classes, x_name, y_name = curve
+    figure, axes = _axes((8, 5.5))
+    few = len(classes) <= _NAMED
+    for row, category in zip(classes, kind.ap_class_index.tolist(), strict=True):
+        label = _label(kind.names, category, kind.ap50, kind.ap_class_index.tolist(), with_area=with_area)
+        axes.plot(x, row, linewidth=1, label=label if few else None, **({} if few else {"color": "0.75"}))
+    if len(classes):
+        mean = classes.mean(axis=0)
+        if with_area:
+            note = f"all classes: mAP50 {kind.map50:.3f}"
+        else:
+            best = int(mean.argmax())
+            note = f"all classes: {mean[best]:.2f} at {x[best]:.3f}"
+        axes.plot(x, mean, linewidth=2.6, color="tab:blue", label=note)
+    axes.set(
+        xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02), title=f"{title}: {y_name} over {x_name}, IoU 0.5"
+    )
+    axes.grid(visible=True, color="0.92")
+    if len(classes):
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def _label(names: Mapping[int, str], category: int, ap50: Any, present: list[int], *, with_area: bool) -> str:
+    return f"{names[category]} {ap50[present.index(category)]:.3f}" if with_area else names[category]
+
+
+def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
+    values = confusion.normalized if normalized else confusion.matrix.astype(np.float64)
+    labels = confusion.labels
+    side = float(np.clip(2.5 + 0.38 * len(labels), 5, 22))
+    figure, axes = _axes((side * 1.1, side))
+    image = axes.imshow(np.where(values > 0, values, np.nan), cmap="Blues", vmin=0)
+    figure.colorbar(image, ax=axes, fraction=0.045)
+    small = 9 if len(labels) <= _NUMBERED else 6
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=small)
+    axes.set_yticks(range(len(labels)), labels, fontsize=small)
+    axes.set(xlabel="truth", ylabel="found as")
+    at = f"score {confusion.score:g}, mask IoU {confusion.iou:g}"
+    axes.set_title(f"confusion matrix, {'share of each truth' if normalized else 'counts'} ({at})")
+    if len(labels) <= _NUMBERED:
+        middle = np.nanmax(values, initial=0) / 2
+        for row, column in np.argwhere(values > 0).tolist():
+            text = f"{values[row, column]:.2f}" if normalized else f"{int(values[row, column])}"
+            tint = "white" if values[row, column] > middle else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=tint)
+    return _png(figure)
+
+
+def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure that no window and no global state knows of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="tight")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=120, bbox_inches="tight")
+    return out.getvalue()

@@ -1,0 +1,177 @@
+"""Pictures of truth beside prediction: the first batches, and those that went worst."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from segx.results import Boxes, Results
+from segx_task_segment.draw import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segx.interfaces import Image
+    from segx_task_segment.metrics.picture import PictureVerdict
+
+COLUMNS = 4
+BATCH = COLUMNS * COLUMNS
+"""Pictures in one sheet."""
+
+_SHEETS = 3
+_TILE = 400
+_WORST = 12
+_PANEL = 560
+_PAPER = 245
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Tally:
+    """How a picture went at the working score, by masks at IoU 0.5; better ones are greater.
+
+    Attributes:
+        f1: Harmonic mean of precision and recall.
+        errors: Wrong and missing objects, negative, so that more are worse.
+    """
+
+    f1: float
+    errors: int
+
+    @classmethod
+    def of(cls, verdict: PictureVerdict, score: float) -> tuple[Tally, tuple[int, int, int]]:
+        """Return it, with the numbers of right, wrong and missed objects it is made of."""
+        seg = verdict.seg
+        confident = np.flatnonzero((verdict.found.score >= score) & (seg.ignored[0] & 1 == 0))
+        right = int((seg.hit[0, confident] & 1).sum())
+        wrong, missed = len(confident) - right, int((~seg.neutral).sum()) - right
+        total = 2 * right + wrong + missed
+        return cls(f1=2 * right / total if total else 1.0, errors=-(wrong + missed)), (right, wrong, missed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One picture, truth on the left and prediction on the right.
+
+    Attributes:
+        name: The picture's file name.
+        jpeg: The drawing.
+        right: Objects found.
+        wrong: Detections of nothing.
+        missed: Objects not found.
+        f1: Harmonic mean of precision and recall.
+    """
+
+    name: str
+    jpeg: bytes
+    right: int
+    wrong: int
+    missed: int
+    f1: float
+
+
+class Panels:
+    """Draws pictures while they are at hand; keeps small JPEGs only.
+
+    Args:
+        score: Score from which a detection is drawn and counted.
+    """
+
+    def __init__(self, score: float) -> None:
+        self._score = score
+        self._tiles: list[tuple[Image, Image]] = []
+        self._worst: list[tuple[Tally, int, Panel]] = []
+        self._count = 0
+
+    def add(self, verdict: PictureVerdict) -> None:
+        """Look at one picture, and draw it if it belongs to the first or to the worst."""
+        self._count += 1
+        tally, (right, wrong, missed) = Tally.of(verdict, self._score)
+        first = len(self._tiles) < _SHEETS * BATCH
+        place = (_upside_down(tally), -self._count)
+        bad = wrong + missed > 0 and (len(self._worst) < _WORST or place > self._worst[0][:2])
+        if not (first or bad):
+            return
+        truth, found = draw_truth(verdict), draw_found(verdict, self._score)
+        if first:
+            self._tiles.append((fit(truth, _TILE, _TILE), fit(found, _TILE, _TILE)))
+        if bad:
+            jpeg = encode(np.hstack([shrink(truth, _PANEL), shrink(found, _PANEL)]))
+            name = verdict.sample.path.name
+            panel = Panel(name=name, jpeg=jpeg, right=right, wrong=wrong, missed=missed, f1=tally.f1)
+            push = heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop
+            push(self._worst, (*place, panel))
+
+    def worst(self) -> list[Panel]:
+        """Return the pictures that went worst, the worst first."""
+        return [panel for _, _, panel in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
+
+    def sheets(self) -> list[tuple[bytes, bytes]]:
+        """Return sheets of the first pictures as JPEG: truth, prediction."""
+        groups = [self._tiles[start : start + BATCH] for start in range(0, len(self._tiles), BATCH)]
+        return [
+            (encode(sheet([truth for truth, _ in group])), encode(sheet([found for _, found in group])))
+            for group in groups
+        ]
+
+
+def _upside_down(tally: Tally) -> Tally:
+    """Return the tally with worse ones greater, so that a heap gives up the best first."""
+    return Tally(f1=-tally.f1, errors=-tally.errors)
+
+
+def draw_truth(verdict: PictureVerdict) -> Image:
+    """Return the picture with its ground truth drawn in."""
+    truth, results = verdict.truth, verdict.found.results
+    boxes = np.concatenate([truth.box[:, :2], truth.box[:, :2] + truth.box[:, 2:]], axis=1)
+    data = np.column_stack([boxes, np.ones(len(truth)), truth.category]).astype(np.float32).reshape(-1, 6)
+    drawn = Results(
+        orig_img=results.orig_img,
+        path=results.path,
+        names=results.names,
+        boxes=Boxes(data, results.orig_shape),
+        masks=truth.masks,
+    )
+    return draw(drawn, conf=False)
+
+
+def draw_found(verdict: PictureVerdict, score: float) -> Image:
+    """Return the picture with what was found drawn in, from a score on."""
+    results = verdict.found.results
+    return draw(results[np.flatnonzero(results.boxes.conf >= score)])
+
+
+def shrink(image: Image, side: int) -> Image:
+    """Return a picture no higher or wider than ``side``."""
+    height, width = image.shape[:2]
+    gain = min(side / max(height, width), 1.0)
+    size = max(round(width * gain), 1), max(round(height * gain), 1)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) if gain < 1 else image
+
+
+def fit(image: Image, height: int, width: int) -> Image:
+    """Return a picture in the middle of a tile of this size."""
+    tile = np.full((height, width, 3), _PAPER, np.uint8)
+    gain = min(height / image.shape[0], width / image.shape[1])
+    size = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    tile[top : top + size[1], left : left + size[0]] = small
+    return tile
+
+
+def sheet(tiles: Sequence[Image], columns: int = COLUMNS) -> Image:
+    """Return tiles of one size in rows."""
+    blank = np.full_like(tiles[0], _PAPER)
+    columns = min(columns, len(tiles))
+    filled = [*tiles, *[blank] * (-len(tiles) % columns)]
+    return np.vstack([np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)])
+
+
+def encode(image: Image, quality: int = 85) -> bytes:
+    """Return a picture as JPEG."""
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()
