@@ -92,7 +92,7 @@ def _shape(
         return inside
     distance = across**2 + down**2
     ring: NDArray[np.bool_] = distance <= 1
-    return ring & (distance >= 0.2) if kind == 2 else ring
+    return ring & (distance >= 0.15) if kind == 2 else ring
 
 
 class SeeingSession:
