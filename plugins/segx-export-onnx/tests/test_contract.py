@@ -8,5 +8,9 @@ from segx.testing import ExporterContract
 class TestContract(ExporterContract):
     distribution = "segx-export-onnx"
     name = "onnx"
-    combinations = ({"simplify": False}, {"opset": 17}, {"opset": 12, "dynamic": True}, {"half": True, "dynamic": True})
+    combinations = (
+        {"opset": 17, "dynamic": True},
+        {"opset": 11, "half": True, "simplify": False},
+        {"half": True, "dynamic": True},
+    )
     refused = ({"dynamic": True, "batch": 2},)

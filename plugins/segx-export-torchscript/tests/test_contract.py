@@ -8,3 +8,5 @@ from segx.testing import ExporterContract
 class TestContract(ExporterContract):
     distribution = "segx-export-torchscript"
     name = "torchscript"
+    combinations = ({"optimize": True}, {"optimize": True, "dynamic": True})
+    refused = ({"dynamic": True, "batch": 2}, {"half": True}, {"half": True, "device": "cpu"})
