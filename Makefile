@@ -16,6 +16,9 @@ $(VENV)/.ready: $(UV) pyproject.toml $(wildcard core/pyproject.toml cli/pyprojec
 
 setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx command in it
 
+demo: setup  ## the main job on a picture; prints where the results are
+	$(RUN)/python scripts/demo.py
+
 test: setup  ## all tests
 	$(RUN)/python -m pytest -q
 
@@ -28,6 +31,12 @@ lint: setup  ## style, types, layers
 format: setup
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+docs: setup  ## what of the documentation is made from the code
+	$(RUN)/python scripts/generate_docs.py
+
+bench: setup  ## cold start of the command line, beside the incumbent where it is installed
+	$(RUN)/python benchmarks/bench_cli.py
 
 clean:
 	rm -rf .venv .uv uv.lock .mypy_cache .ruff_cache .pytest_cache
