@@ -52,11 +52,8 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
         UsageError: No data set is named, or an option does not go with the model.
         DataError: The data are missing, or hold nothing to measure.
     """
-    data = options.data or session.info.settings.get("data")
-    if not data:
-        raise UsageError("no data set is named, and the model remembers none", hint="data=coco8-seg.yaml")
-    options = options.replace(data=str(data))
-    dataset = open_dataset(str(data), options.split, images=options.images, registry=registry)
+    options = with_remembered(options, session.info.settings)
+    dataset = open_dataset(str(options.data), options.split, images=options.images, registry=registry)
     _tell_problems(dataset.problems)
     writes = options.plots or options.save_json or options.save_txt
     folder = None
@@ -64,6 +61,49 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
         folder = make_run_folder(
             "val", task=session.info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
         )
+    return measure_into(folder, session, dataset, options, model=model, registry=registry)
+
+
+def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOptions:
+    """Return options with the data set that a model remembers, and how it was told to look at it, where none is named.
+
+    Args:
+        options: What was asked for.
+        settings: What the model remembers; ``train`` holds the options it was trained with.
+
+    Raises:
+        UsageError: No data set is named, and the model remembers none.
+    """
+    if options.data:
+        return options
+    if not settings.get("data"):
+        raise UsageError("no data set is named, and the model remembers none", hint="data=coco8-seg.yaml")
+    began = settings.get("train")
+    began = began if isinstance(began, dict) else {}
+    return options.replace(
+        data=str(settings["data"]),
+        single_cls=options.single_cls or bool(began.get("single_cls")),
+        classes=options.classes if options.classes is not None else began.get("classes"),
+    )
+
+
+def measure_into(
+    folder: Path | None, session: Session, dataset: Dataset, options: ValOptions, *, model: str, registry: Registry
+) -> Metrics:
+    """Measure a model on an open data set, tell the hooks, write what was asked for, and return the figures.
+
+    Args:
+        folder: Where to write; None: nowhere.
+        session: The open model.
+        dataset: The split.
+        options: What was asked for.
+        model: What the user named as model.
+        registry: The plugins.
+
+    Raises:
+        UsageError: An option does not go with the model.
+        DataError: The data hold nothing to measure.
+    """
     run = Run(mode="val", model=model, options=options.as_dict(), folder=folder)
     registry.tell("run_started", run=run)
     try:
