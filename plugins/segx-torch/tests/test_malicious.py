@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CORPUS: dict[str, Maker] = {}
 MEMORY = 48 << 20
 SECONDS = 10
+MUTANTS = 300
 
 CONV = ("torch.nn.modules.conv", "Conv2d")
 DETECT = ("ultralytics.nn.modules.head", "Detect")
@@ -904,3 +905,61 @@ def test_table_is_the_one_of_the_facts() -> None:
     assert {name for name in TABLE if "builtin" in name} == {
         "__builtin__.getattr", "__builtin__.set", "builtins.getattr", "builtins.set",
     }  # fmt: skip
+
+
+def _mutated(random: np.random.Generator, data: bytes) -> bytes:
+    """Return the data with a few bytes changed, cut out, doubled or moved."""
+    changed = bytearray(data)
+    for _ in range(random.integers(1, 6)):
+        at, length = int(random.integers(len(changed))), int(random.integers(1, 12))
+        match int(random.integers(4)):
+            case 0:
+                changed[at] = int(random.integers(256))
+            case 1:
+                del changed[at : at + length]
+            case 2:
+                changed[at:at] = changed[at : at + length]
+            case _:
+                other = int(random.integers(len(changed)))
+                changed[at : at + length] = changed[other : other + length]
+        changed = changed or bytearray(b".")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["archive", "pickle", "safetensors"])
+def test_mutated_files_end_in_a_refusal_or_a_container(kind: str, forge: Any, tmp_path: Path, marker: Path) -> None:
+    """Whatever a file's bytes are, opening it gives a container or one clear line: no other error, no crash."""
+    random = np.random.default_rng(5)
+    settings = forge.dict(
+        {"imgsz": forge.number(64), "path": forge.call(forge.name("pathlib", "PosixPath"), forge.text("a"))}
+    )
+    detect = forge.call(forge.name("builtins", "getattr"), forge.name(*DETECT), forge.text("forward"))
+    pickled = forge.official(
+        about={"train_args": settings},
+        names=forge.list(forge.text("a")),
+        forward=detect,
+        yaml=forge.dict({"nc": forge.number(1)}),
+    )
+    path = tmp_path / "model.pt"
+    header = json.dumps({"__metadata__": {"segx": "{}"}, "a": ENTRY}).encode()
+    whole = {
+        "archive": forge.archive(path, pickled).read_bytes(),
+        "pickle": pickled,
+        "safetensors": len(header).to_bytes(8, "little") + header + FLOATS,
+    }[kind]
+    opened, refusals = 0, []
+    for _ in range(MUTANTS):
+        mutated = _mutated(random, whole)
+        if kind == "pickle":
+            forge.archive(path, mutated)
+        else:
+            path.write_bytes(mutated)
+        try:
+            with open_container(path) as container:
+                opened += 1
+                for ref in container.weights.values():
+                    container.numbers.size(ref.storage.key)
+        except ModelError as error:
+            refusals.append(error.message)
+    assert opened < MUTANTS
+    assert not [message for message in refusals if "\n" in message]

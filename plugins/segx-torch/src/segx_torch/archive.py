@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 from segx.errors import ModelError
 
 if TYPE_CHECKING:
+    from io import FileIO
     from pathlib import Path
     from types import TracebackType
 
@@ -34,7 +35,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO = path.open("rb")
+        self._file: FileIO = path.open("rb", buffering=0)
         try:
             self._entries = self._checked(zipfile.ZipFile(self._file).infolist())
             self.root = self._root()
@@ -90,7 +91,7 @@ class Archive:
         entry = self._entry(name)
         self._file.seek(self._data_offset(entry))
         target = buffer.cast("B")
-        if len(target) != entry.file_size or self._file.readinto(target) != entry.file_size:  # type: ignore[attr-defined]
+        if len(target) != entry.file_size or not _fill(self._file, target):
             raise self._damaged(f"entry {entry.filename!r} is cut short")
         if zlib.crc32(target) != entry.CRC:
             raise self._damaged(f"the checksum of entry {entry.filename!r} differs")
@@ -142,18 +143,29 @@ class Archive:
 
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
         """Return where the bytes begin, after holding the entry's own header against the directory."""
+        expected = entry.filename.encode()
         self._file.seek(entry.header_offset)
-        raw = self._file.read(_LOCAL_HEADER.size)
-        if len(raw) != _LOCAL_HEADER.size:
+        raw = self._file.read(_LOCAL_HEADER.size + len(expected)) or b""
+        if len(raw) != _LOCAL_HEADER.size + len(expected):
             raise self._damaged(f"entry {entry.filename!r} is cut short")
-        magic, _, flags, method, _, _, _, packed, plain, name_length, extra_length = _LOCAL_HEADER.unpack(raw)
-        name = self._file.read(name_length)
+        magic, _, flags, method, _, _, _, packed, plain, name_length, extra_length = _LOCAL_HEADER.unpack_from(raw)
+        same_name = name_length == len(expected) and raw.endswith(expected)
         unsized = bool(flags & _DATA_DESCRIPTOR)
         sizes_agree = all(size in {entry.file_size, _ZIP64} or (unsized and size == 0) for size in (packed, plain))
-        same_name = name == entry.filename.encode()
         if magic != b"PK\x03\x04" or method != zipfile.ZIP_STORED or not same_name or not sizes_agree:
             raise self._damaged(f"the header of entry {entry.filename!r} contradicts the directory")
         return int(entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length)
 
     def _damaged(self, reason: str) -> ModelError:
         return ModelError(f"{self.path}: not a sound checkpoint: {reason}", hint="download or save the file again")
+
+
+def _fill(file: FileIO, target: memoryview) -> bool:
+    """Read until the target is full; a system call may give less than it was asked for."""
+    filled = 0
+    while filled < len(target):
+        count = file.readinto(target[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
