@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from segx.interfaces import ModelSession
 from segx.options import ExportOptions, SessionOptions
 from segx.testing.scenes import NAMES, noise
 from segx_torch.backend import TorchBackend
-from segx_torch.checkpoint import read_checkpoint
+from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.session import TorchSession
 
 if TYPE_CHECKING:
@@ -130,13 +132,28 @@ def test_weights_of_another_definition_are_refused(session: TorchSession, tmp_pa
         del state[name]
     else:
         state["new.weight"] = torch.zeros(1)
-    from segx_torch.checkpoint import Checkpoint, write_checkpoint
-
     definition = {**session.config.definition, "scale": "n"}
     write_checkpoint(tmp_path / "m.pt", Checkpoint(info=session.info, definition=definition, weights=state))
     with pytest.raises(ModelError, match="not those of") as refusal:
         _opened(tmp_path / "m.pt")
     assert ("new.weight" if change == "extra" else name) in str(refusal.value)
+
+
+@pytest.mark.parametrize("place", ["repeats", "channels", "kernel"])
+def test_definition_of_monstrous_size_is_refused(tiny: Any, session: TorchSession, tmp_path: Path, place: str) -> None:
+    """Before memory or time is spent on it."""
+    definition = copy.deepcopy({**tiny.config.definition, "scale": "n"})
+    row = definition["backbone"][3 if place == "repeats" else 1]
+    if place == "repeats":
+        row[1] = 10**7
+    else:
+        row[3][0 if place == "channels" else 1] = 10**10
+    checkpoint = Checkpoint(info=session.info, definition=definition, weights=session.module.state_dict())
+    write_checkpoint(tmp_path / "m.pt", checkpoint)
+    started = time.perf_counter()
+    with pytest.raises(ModelError):
+        _opened(tmp_path / "m.pt")
+    assert time.perf_counter() - started < 5
 
 
 def test_unknown_weights_are_refused(tmp_path: Path) -> None:

@@ -219,8 +219,12 @@ def open_session(artifact: Artifact, options: SessionOptions) -> TorchSession:
 
 def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpoint, path: Path) -> nn.Module:
     """Return the model with the checkpoint's tensors as its own; they are taken over, not copied."""
-    with torch.device("meta"):
-        module: nn.Module = architecture.build(config)
+    try:
+        with torch.device("meta"):
+            module: nn.Module = architecture.build(config)
+    except (RuntimeError, OverflowError) as error:  # sizes no memory can be addressed by
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{path}: its definition cannot be built ({reason})", hint="save the file again") from error
     own = module.state_dict()
     given = _adapted(architecture, module, checkpoint.weights)
     problems = [f"{name} is missing" for name in own if name not in given]
