@@ -56,11 +56,13 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SEGX_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    logger = logging.getLogger("segx")
-    handlers, level = logger.handlers, logger.level
+    root, model = logging.getLogger(), logging.getLogger("segx.model")
+    level = root.level
     yield
-    logger.handlers = handlers
-    logger.setLevel(level)
+    for handler in [item for item in root.handlers if item.get_name() == "segx-cli"]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    model.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     definition = folder / "tiny-seg.yaml"
     definition.write_text(TINY_YOLOV8)
     return YOLO(definition).save(folder / "tiny-seg.pt")
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_model: Path) -> Path:
+    """The same model as an ONNX file for pictures of 64 x 64."""
+    from segx import YOLO
+
+    return YOLO(tiny_model).export("onnx", imgsz=64, verify=False)
 
 
 @pytest.fixture

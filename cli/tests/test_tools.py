@@ -73,6 +73,31 @@ def test_plugins_lists_what_each_declares(segx: Segx) -> None:
     assert record["declares"]["exporter"][0]["name"] == "onnx"
 
 
+def test_a_new_plugin_is_written(segx: Segx, tmp_path: Path) -> None:
+    ended = segx("plugins", "new", "export-foo", "--folder", "mine")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / ended.out.strip() / "pyproject.toml").is_file()
+    assert "pip install -e mine/segx-export-foo" in ended.err
+    again = segx("plugins", "new", "export-foo", "--folder", "mine")
+    assert again.code == 2
+    assert "is there already" in again.err
+
+
+def test_what_plugins_log_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    from segx_cli.logs import listen
+    from segx_cli.output import Output
+
+    for quiet, heard in ((False, "said by a plugin\nsegx: warning: careful\n"), (True, "segx: warning: careful\n")):
+        listen(Output(quiet=quiet))
+        logging.getLogger("segx_torch.session").info("said by a plugin")
+        logging.getLogger("segx_torch.session").debug("too much")
+        logging.getLogger("elsewhere").info("not ours")
+        logging.getLogger("segx.flows").warning("careful")
+        assert capsys.readouterr().err == heard
+
+
 def test_broken_and_disabled_plugins_are_shown(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
     from segx.plugins import Broken, Disabled
 

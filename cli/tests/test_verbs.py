@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from segx.registry import Registry, get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +147,38 @@ def test_train_passes_on_only_what_was_typed(segx: Segx, monkeypatch: pytest.Mon
     assert segx("train", "model=a.yaml", "pretrained=false").code == 0
     assert _Model.calls.pop() == ("a.yaml", {"pretrained": False})
     assert segx("train", "data=b.yaml").code == 2
+
+
+def test_an_exported_model_needs_no_torch(tiny_onnx: Path, photos: Path) -> None:
+    """Everything that only training and exporting need is made unimportable."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx', 'typer', 'pydantic', 'pandas'], None))\n"
+        "import segx_cli.main as m\n"
+        f"sys.exit(m.main(['segment', 'predict', 'model={tiny_onnx}', 'source={photos}', '--quiet']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in (photos.parent / ended.stdout.strip()).iterdir()) == ["0.png", "1.png"]
+
+
+def test_a_file_of_options_runs_the_verb_it_names(segx: Segx, tiny_onnx: Path, photos: Path) -> None:
+    (photos.parent / "options.yaml").write_text(f"model: {tiny_onnx}\nsource: {photos}\nsave: false\nepochs: 3\n")
+    ended = segx("predict", "cfg=options.yaml", "--json")
+    assert ended.code == 0, ended.err
+    assert len(ended.document["pictures"]) == 2
+    assert "left aside: epochs" in ended.err
+
+
+def test_a_task_that_the_model_does_not_have(segx: Segx, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = get_registry()
+    shelf = dataclasses.replace(registry.tasks["segment"], name="count", provider="acme-count")
+    declared = {**registry._discovery.declared, "task": (*registry._discovery.declared["task"], shelf)}
+    wider = Registry(dataclasses.replace(registry._discovery, declared=declared))
+    monkeypatch.setattr("segx.registry.get_registry", lambda: wider)
+    ended = segx("count", "predict", f"model={tiny_onnx}", "source=x.png")
+    assert ended.code == 2
+    assert "is a model for 'segment', not for 'count'" in ended.err
 
 
 def test_ctrl_c_in_a_real_run_is_calm(tiny_model: Path, photos: Path) -> None:

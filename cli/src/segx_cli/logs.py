@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from segx_cli.output import Output
 
+_NAME = "segx-cli"
+
 
 def listen(output: Output) -> None:
-    """Send what the library logs to standard error, as much of it as is wanted."""
+    """Send what segx and its plugins log to standard error, as much of it as is wanted, and warnings of all others."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain())
-    logger = logging.getLogger("segx")
-    logger.handlers = [handler]
-    logger.setLevel(logging.DEBUG if output.debug else logging.WARNING if output.quiet else logging.INFO)
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("segx"))
+    handler.set_name(_NAME)
+    root = logging.getLogger()
+    for old in [item for item in root.handlers if item.get_name() == _NAME]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if output.debug else logging.WARNING if output.quiet else logging.INFO)
 
 
 class _Plain(logging.Formatter):

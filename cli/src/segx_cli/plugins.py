@@ -58,10 +58,10 @@ def new(
     folder: Annotated[Path, typer.Option(help="where the plugin's folder is made")] = Path(),
 ) -> None:
     """Write a whole new plugin from a template: declaration, work, tests that pass."""
-    from segx import scaffold
+    from segx.scaffold import create
 
     output: Output = ctx.obj
-    made = scaffold.create(name, folder)
+    made = create(name, folder)
     output.say(f"next: pip install -e {made} && python -m pytest {made}")
     output.result(str(made), {"folder": str(made)})
 
