@@ -1,4 +1,4 @@
-"""What every dataset format keeps, COCO JSON keeps; with RLE, so that holes are kept too."""
+"""COCO JSON keeps the contract of all data set formats."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
 
 
 class TestCoco(DatasetContract):
+    """With masks as RLE, so that holes stay."""
+
     distribution = "segx-data-coco"
     name = "coco"
-    holes = True
 
     @classmethod
     def write(cls, folder: Path, scenes: list[Scene]) -> DatasetSource:
-        """Write drawn pictures and their masks, with category ids that do not begin at 0."""
-        images, annotations = [], []
-        for index, scene in enumerate(scenes):
+        """Write PNG pictures and one JSON; categories have COCO-like ids with gaps."""
+        (folder / "images").mkdir(parents=True)
+        content: dict[str, list[object]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": 10 * number + 1, "name": name} for number, name in NAMES.items()],
+        }
+        for image, scene in enumerate(scenes, start=5):
             height, width = scene.image.shape[:2]
-            cv2.imwrite(str(folder / f"{index}.png"), scene.image)
-            images.append({"id": index + 100, "file_name": f"{index}.png", "height": height, "width": width})
+            cv2.imwrite(str(folder / "images" / f"{image}.png"), scene.image)
+            content["images"].append({"id": image, "file_name": f"{image}.png", "height": height, "width": width})
             for item in scene.objects:
-                rle = Masks.from_dense(item.mask[None]).rle[0]
-                left, top, right, bottom = item.box
-                counts = rle["counts"]
-                annotations.append(
+                (rle,) = Masks.from_dense(item.mask[None]).rle
+                x1, y1, x2, y2 = item.box
+                content["annotations"].append(
                     {
-                        "id": len(annotations) + 1,
-                        "image_id": index + 100,
-                        "category_id": item.category * 10 + 7,
-                        "bbox": [left, top, right - left, bottom - top],
+                        "id": len(content["annotations"]) + 1,
+                        "image_id": image,
+                        "category_id": 10 * item.category + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
                         "area": int(item.mask.sum()),
                         "iscrowd": 0,
-                        "segmentation": {
-                            "size": list(rle["size"]),
-                            "counts": counts.decode() if isinstance(counts, bytes) else counts,
-                        },
+                        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                     }
                 )
-        categories = [{"id": number * 10 + 7, "name": name} for number, name in NAMES.items()]
-        file = folder / "annotations.json"
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        file.write_text(json.dumps(content), encoding="utf-8")
-        return DatasetSource(origin=file, split="train", entries=(file,), images=folder)
+        path = folder / "instances.json"
+        path.write_text(json.dumps(content))
+        return DatasetSource(origin=path, split="val", entries=(path,))

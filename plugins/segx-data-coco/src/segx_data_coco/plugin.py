@@ -16,8 +16,22 @@ if TYPE_CHECKING:
 SEGX_API = (1, 0)
 
 
+_HEAD = 1 << 16
+_KEYS = (b'"images"', b'"annotations"', b'"categories"', b'"image_id"')
+
+
 def _detects(path: Path) -> bool:
-    return path.suffix.lower() == ".json"
+    """Say whether a JSON begins or ends like one of COCO's; its predictions too, so that the reader can say so."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        with path.open("rb") as file:
+            text = file.read(_HEAD)
+            file.seek(max(path.stat().st_size - _HEAD, 0))
+            text += file.read(_HEAD)
+    except OSError:
+        return False
+    return any(key in text for key in _KEYS)
 
 
 def _load() -> DatasetReader:

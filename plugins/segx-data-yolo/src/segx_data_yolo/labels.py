@@ -110,10 +110,11 @@ def _numbers_one_by_one(contents: Sequence[bytes]) -> tuple[_Rows, list[tuple[in
     files, lines, sizes, values = [], [], [], []
     for file, content in enumerate(contents):
         for line, row in enumerate(content.split(b"\n"), start=1):
+            words = row.decode("utf-8", "replace").split()
             try:
-                numbers = [float(word) for word in row.split()]
-            except ValueError as error:
-                bad.append((file, line, f"{str(error).rpartition(': ')[2][:40]} is no number"))
+                numbers = [float(word) for word in words]
+            except ValueError:
+                bad.append((file, line, f"{next(word for word in words if not _is_number(word))[:40]!r} is no number"))
                 continue
             if numbers:
                 files.append(file)
@@ -127,6 +128,14 @@ def _numbers_one_by_one(contents: Sequence[bytes]) -> tuple[_Rows, list[tuple[in
         values=np.array(values, np.float64),
     )
     return rows, bad
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _check(rows: _Rows, files: int, bad: list[tuple[int, int, str]]) -> Labels:

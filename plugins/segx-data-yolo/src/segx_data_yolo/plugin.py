@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
@@ -16,8 +18,18 @@ if TYPE_CHECKING:
 SEGX_API = (1, 0)
 
 
+_LOOKED_AT = 1000
+"""Files of a folder that are looked at to find a picture."""
+
+
 def _detects(path: Path) -> bool:
-    return path.suffix.lower() == ".txt" or path.is_dir()
+    """Say whether a path is a ``.txt`` list, or a folder with pictures in it."""
+    from segx.pictures import PICTURE_SUFFIXES
+
+    if path.is_file():
+        return path.suffix.lower() == ".txt"
+    files = (os.path.splitext(name)[1] for _, _, names in os.walk(path) for name in names)  # noqa: PTH122 - a text
+    return any(suffix.lower() in PICTURE_SUFFIXES for suffix in itertools.islice(files, _LOOKED_AT))
 
 
 def _load() -> DatasetReader:

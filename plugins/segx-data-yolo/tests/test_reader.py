@@ -1,0 +1,180 @@
+"""YOLO data sets: pictures, label files, classes, and what is kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+
+from segx.errors import DataError
+from segx.interfaces import DatasetSource
+from segx_data_yolo import label_index
+from segx_data_yolo.reader import YoloReader, label_file, picture_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {0: "a", 1: "b"}
+TRIANGLE = "0.1 0.1 0.5 0.1 0.5 0.5"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collects how many files are parsed."""
+    counts: list[int] = []
+    original = label_index.parse
+
+    def counting(contents: Any) -> Any:
+        if len(contents):
+            counts.append(len(contents))
+        return original(contents)
+
+    monkeypatch.setattr(label_index, "parse", counting)
+    return counts
+
+
+def make(folder: Path, rows: dict[str, str], *, size: tuple[int, int] = (20, 30)) -> Path:
+    for name, text in rows.items():
+        picture, label = folder / "images" / f"{name}.png", folder / "labels" / f"{name}.txt"
+        for path in (picture, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), np.zeros((*size, 3), np.uint8))
+        label.write_text(text)
+        os.utime(label, ns=(10**18, 10**18))  # long ago, so that stamps are trusted
+        os.utime(picture, ns=(10**18, 10**18))
+    return folder / "images"
+
+
+def read(*entries: Path, names: dict[int, str] | None = NAMES) -> Any:
+    return YoloReader().read(DatasetSource(origin=entries[0], split="train", entries=entries, names=names))
+
+
+def test_labels_lie_beside_images() -> None:
+    sep = os.sep
+    assert label_file(sep.join(["", "d", "images", "val", "x.y.jpg"])) == sep.join(
+        ["", "d", "labels", "val", "x.y.txt"]
+    )
+    nested = sep.join(["", "images", "set", "images", "x.jpg"])
+    assert label_file(nested) == sep.join(["", "images", "set", "labels", "x.txt"])
+    assert label_file(sep.join(["", "d", "pictures", "x.jpg"])) == sep.join(["", "d", "pictures", "x.txt"])
+
+
+def test_ids_are_stems_and_stay_apart() -> None:
+    assert picture_ids(["/a/000017.jpg", "/a/dog.png"]) == [17, "dog"]
+    assert picture_ids(["/a/x/1.jpg", "/a/y/1.jpg"]) == ["x/1.jpg", "y/1.jpg"]
+
+
+def test_a_class_outside_the_names_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"one": f"1 {TRIANGLE}\n2 {TRIANGLE}\n0 {TRIANGLE}"})
+    dataset = read(folder)
+    assert [truth.category for truth in dataset[0].truths] == [1, 0]
+    assert dataset.problems == (f"{tmp_path / 'labels' / 'one.txt'}, line 2: class 2 is outside 0..1",)
+    assert read(folder, names=None).names == {0: "class0", 1: "class1", 2: "class2"}
+
+
+def test_lists_and_folders_together(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", {"one": f"0 {TRIANGLE}", "sub/two": ""})
+    make(tmp_path / "b", {"three": f"1 {TRIANGLE}"})
+    listing = tmp_path / "b" / "list.txt"
+    listing.write_text("./images/three.png\n\nimages/absent.png\n")
+    dataset = read(folder, listing)
+    assert [sample.path.name for sample in dataset] == ["one.png", "two.png", "three.png"]
+    assert [len(sample.truths) for sample in dataset] == [1, 0, 1]
+    assert dataset[0].shape == (20, 30)
+    (problem,) = dataset.problems
+    assert problem == f"{listing}, line 3: {tmp_path / 'b' / 'images' / 'absent.png'} is not there"
+
+
+def test_nothing_there_is_told_with_what_was_tried(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="holds no pictures") as error:
+        read(tmp_path / "images")
+    assert str(tmp_path / "images") in error.value.hint
+    listing = tmp_path / "list.txt"
+    listing.write_text("gone.png\n")
+    with pytest.raises(DataError, match="none of the pictures") as error:
+        read(listing)
+    assert str(tmp_path / "gone.png") in error.value.hint
+
+
+def test_an_unreadable_picture_is_named_and_left_out(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"good": f"0 {TRIANGLE}", "bad": f"1 {TRIANGLE}"})
+    (folder / "bad.png").write_bytes(b"no picture")
+    dataset = read(folder)
+    assert [sample.path.name for sample in dataset] == ["good.png"]
+    assert dataset[0].truths[0].category == 0
+    assert dataset.problems[0].startswith(f"{folder / 'bad.png'}: ")
+
+
+def test_only_changed_files_are_parsed_again(tmp_path: Path, parsed: list[int]) -> None:
+    rows = {f"{number:02}": f"0 {TRIANGLE}" for number in range(10)}
+    folder = make(tmp_path, rows)
+    first = read(folder)
+    assert parsed == [10]
+    assert read(folder).fingerprint == first.fingerprint
+    assert parsed == [10]
+    make(tmp_path, {"03": f"1 {TRIANGLE}"})  # same length, same old time: told apart by neither
+    os.utime(tmp_path / "labels" / "03.txt", ns=(10**18 + 1, 10**18 + 1))
+    (tmp_path / "labels" / "05.txt").unlink()
+    make(tmp_path, {"10": "0 0.5 0.5 0.1 0.1\nbad"})
+    changed = read(folder)
+    assert parsed == [10, 3]
+    assert [[truth.category for truth in sample.truths] for sample in changed] == (
+        [[0]] * 3 + [[1], [0], []] + [[0]] * 5
+    )
+    assert len(changed.problems) == 1
+    assert changed.fingerprint != first.fingerprint
+    again = read(folder)
+    assert parsed == [10, 3]
+    assert (again.problems, again.fingerprint) == (changed.problems, changed.fingerprint)
+
+
+def test_a_file_changed_just_now_is_not_trusted(tmp_path: Path, parsed: list[int]) -> None:
+    folder = make(tmp_path, {"one": f"0 {TRIANGLE}"})
+    label = tmp_path / "labels" / "one.txt"
+    now = time.time_ns()
+    os.utime(label, ns=(now, now))
+    read(folder)
+    label.write_text(f"1 {TRIANGLE}")
+    os.utime(label, ns=(now, now))  # the same size and time, as a fast editor on a coarse clock leaves it
+    assert read(folder)[0].truths[0].category == 1
+
+
+def test_files_are_left_as_they_are(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"one": "nonsense", "two": f"0 {TRIANGLE}\n0 {TRIANGLE}"})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    list(read(folder))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "cache" not in path.parts}
+    assert after == before
+
+
+def test_thousands_of_files_are_read_in_seconds(tmp_path: Path) -> None:
+    labels, pictures = tmp_path / "labels", tmp_path / "images"
+    labels.mkdir()
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    rows = [f"0 {' '.join(f'{v:.6f}' for v in rng.random(40))}" for _ in range(50)]
+    _, png = cv2.imencode(".png", np.zeros((8, 8), np.uint8))
+    count = 3_000
+    for number in range(count):
+        (labels / f"{number}.txt").write_text("\n".join(rows[number % 40 : number % 40 + 7]))
+        (pictures / f"{number}.png").write_bytes(png.tobytes())
+    begun = time.process_time()
+    dataset = read(pictures)
+    cold = time.process_time() - begun
+    begun = time.process_time()
+    read(pictures)
+    warm = time.process_time() - begun
+    assert len(dataset.table) == 7 * count
+    assert cold < 20  # about 1 s where it was written
+    assert warm < cold
