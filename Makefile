@@ -33,6 +33,8 @@ format: setup
 	$(RUN)/ruff format .
 
 docs: setup  ## what of the documentation is made from the code
+	$(RUN)/python scripts/generate_known_plugins.py
+	$(RUN)/python scripts/generate_hooks_reference.py
 	$(RUN)/python scripts/generate_docs.py
 
 bench: setup  ## cold start of the command line, beside the incumbent where it is installed
