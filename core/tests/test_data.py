@@ -1,0 +1,244 @@
+"""Data sets as users name them: YAMLs good and bad, what is tried, what is downloaded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import threading
+import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from segx import data
+from segx.data import find_reader, find_split, locate, read_definition, shipped_names
+from segx.errors import DataError
+from segx.specs import DatasetFormatSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write(folder: Path, text: str, name: str = "set.yaml") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_path_is_relative_to_the_yaml_whatever_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml = write(tmp_path / "sets", "path: ../pictures\nval: [a, b/list.txt]\ntrain: a\nnames: [x, y]\n")
+    (tmp_path / "pictures" / "a").mkdir(parents=True)
+    (tmp_path / "pictures" / "b").mkdir()
+    (tmp_path / "pictures" / "b" / "list.txt").touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    source = find_split(yaml, "val")
+    assert source.entries == (tmp_path / "pictures" / "a", tmp_path / "pictures" / "b" / "list.txt")
+    assert source.names == {0: "x", 1: "y"}
+    monkeypatch.chdir(tmp_path)
+    assert find_split("sets/set.yaml", "train").entries == (tmp_path / "pictures" / "a",)
+
+
+def test_every_path_tried_is_listed(tmp_path: Path) -> None:
+    yaml = write(tmp_path, "path: root\nval: ../valid/images\n")
+    with pytest.raises(DataError, match=r"val of .* is not there") as error:
+        find_split(yaml)
+    assert str(tmp_path / "valid" / "images") in error.value.hint
+    assert str(tmp_path / "root" / "valid" / "images") in error.value.hint
+    (tmp_path / "root" / "valid" / "images").mkdir(parents=True)  # as Roboflow writes it
+    assert find_split(yaml).entries == (tmp_path / "root" / "valid" / "images",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- train\n- val\n", "is a list, not a data set"),
+        ("", "is empty, not a data set"),
+        ("just words", "is a text, not a data set"),
+        ("a: [1", "is not YAML"),
+        ("\x00", "is not YAML"),
+        ("names: [a]\n", "names no split"),
+        ("val: {a: b}\n", "val: is .* not a folder"),
+        ("val: []\n", "val: is .* not a folder"),
+        ("path: [a]\nval: b\n", "path is .* not the name of a folder"),
+        ("val: a\nnc: 3\nnames: [a, b]\n", "nc is 3, but names has 2"),
+        ("val: a\nnc: two\n", "nc is 'two'"),
+        ("val: a\nnames: {0: a, 2: b}\n", r"names must number the classes 0\.\.1"),
+        ("val: a\nnames: {cat: 0}\n", "class number that is none"),
+        ("val: a\nnames: 7\n", "names is 7"),
+        ("val: a\ndownload: [{url: 'https://x/a.zip', into: ../b}]\n", "would leave the data set's folder"),
+    ],
+)
+def test_a_bad_yaml_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(DataError, match=message) as error:
+        read_definition(path)
+    assert "\n" not in error.value.message
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no split 'test'; it has train, val"):
+        find_split(write(tmp_path, "train: a\nval: b\n"), "test")
+
+
+def test_names_from_nc_alone(tmp_path: Path) -> None:
+    assert read_definition(write(tmp_path, "val: a\nnc: 2\n")).names == {0: "class0", 1: "class1"}
+    assert read_definition(write(tmp_path, "val: a\n", "b.yaml")).names is None
+
+
+def test_unknown_names_suggest_the_shipped_ones() -> None:
+    assert shipped_names() == ("coco", "coco128-seg", "coco8-seg")
+    with pytest.raises(DataError, match="did you mean 'coco8-seg'") as error:
+        locate("coco8-sag.yaml")
+    assert "coco128-seg" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["coco", "coco128-seg.yaml", "coco8-seg"])
+def test_shipped_definitions_hold_and_live_in_the_cache(name: str, own_cache: Path) -> None:
+    definition = read_definition(locate(name))
+    assert definition.shipped
+    assert definition.root == own_cache / "datasets" / name.removesuffix(".yaml")
+    assert len(definition.names or {}) == 80
+    assert {"train", "val"} <= definition.splits.keys()
+    assert all(archive.file.url.startswith("http") for archive in definition.downloads)
+
+
+def test_a_folder_with_one_yaml_is_that_data_set(tmp_path: Path) -> None:
+    yaml = write(tmp_path / "set", "val: .\n")
+    assert locate(tmp_path / "set") == yaml
+    write(tmp_path / "set", "val: .\n", "other.yaml")
+    assert locate(tmp_path / "set") == tmp_path / "set"
+
+
+def test_code_in_a_yaml_is_never_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    marker = tmp_path / "ran"
+    for code in (f"|\n  import pathlib\n  pathlib.Path({str(marker)!r}).touch()", f"bash touch {marker}", "[1]"):
+        yaml = write(tmp_path, f"val: gone\ndownload: {code}\n")
+        with pytest.raises(DataError, match="is not there"):
+            find_split(yaml)
+        assert not marker.exists()
+    assert "segx runs no code from a YAML" in caplog.text
+
+
+def archive(files: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name, text in files.items():
+            target.writestr(name, text)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_missing_data_are_downloaded_by_address_and_hash(
+    tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    content = archive({"tiny/images/a.txt": "a", "tiny/labels/a.txt": "b"})
+    (tmp_path / "served" / "tiny.zip").write_bytes(content)
+    yaml = write(
+        tmp_path / "sets",
+        f"path: tiny\nval: images\ndownload:\n  - url: {address}/tiny.zip\n    size: {len(content)}\n"
+        f"    sha256: {hashlib.sha256(content).hexdigest()}\n",
+    )
+    assert find_split(yaml).entries == (tmp_path / "sets" / "tiny" / "images",)
+    assert (tmp_path / "sets" / "tiny" / "labels" / "a.txt").read_text() == "b"
+    assert "downloading" in caplog.text
+    assert not list((tmp_path / "cache").rglob("*.zip"))  # what is unpacked is not kept twice
+    assert [path.name for path in (tmp_path / "sets" / "tiny").iterdir()] != []
+
+
+def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, address: str) -> None:
+    (tmp_path / "served" / "tiny.zip").write_bytes(archive({"images/a.txt": "a"}))
+    yaml = write(tmp_path, f"val: images\ndownload: [{{url: '{address}/tiny.zip', sha256: '{'0' * 64}'}}]\n")
+    with pytest.raises(DataError, match="SHA-256"):
+        find_split(yaml)
+    assert not (tmp_path / "images").exists()
+
+
+def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> None:
+    (tmp_path / "served" / "val.zip").write_bytes(archive({"val/a.txt": "a"}))
+    yaml = write(
+        tmp_path,
+        "train: images/train\nval: images/val\ndownload:\n"
+        f"  - {{url: '{address}/train.zip', into: images, splits: [train], provides: images/train}}\n"
+        f"  - {{url: '{address}/val.zip', into: images, splits: val, provides: images/val}}\n",
+    )
+    assert find_split(yaml).entries == (tmp_path / "images" / "val",)
+    with pytest.raises(DataError, match="404"):
+        find_split(yaml, "train")
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/absolute.txt", "a/../../outside.txt", "..\\outside.txt"])
+def test_an_archive_that_would_leave_its_folder_is_not_unpacked(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "evil.zip"
+    path.write_bytes(archive({"fine.txt": "a", name: "b"}))
+    (tmp_path / "target").mkdir()
+    with pytest.raises(DataError, match="would leave its folder"):
+        data.unpack(path, tmp_path / "target")
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_a_link_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        target.writestr(link, "/etc")
+    with pytest.raises(DataError, match="would leave its folder"):
+        data.unpack(path, tmp_path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(DataError, match="no zip archive"):
+        data.unpack(path, tmp_path)
+
+
+class Formats:
+    """Two formats that know a file by its suffix."""
+
+    def dataset_format_for(self, path: Path) -> DatasetFormatSpec:
+        if path.suffix not in {".one", ".two"}:
+            raise DataError(f"{path}: no installed dataset format recognises it")
+        return DatasetFormatSpec(name=path.suffix[1:], summary="", load=lambda: None, detects=lambda _: True)  # type: ignore[arg-type, return-value]
+
+    def load_dataset_format(self, spec: DatasetFormatSpec) -> Any:
+        return spec.name
+
+
+def test_one_split_is_of_one_format(tmp_path: Path) -> None:
+    assert find_reader([tmp_path / "a.one", tmp_path / "b.one"], Formats()) == "one"
+    with pytest.raises(DataError, match="one split cannot mix formats"):
+        find_reader([tmp_path / "a.one", tmp_path / "b.two"], Formats())
+    with pytest.raises(DataError, match="recognises"):
+        find_reader([tmp_path / "a.three"], Formats())
+
+
+def test_images_must_be_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such folder"):
+        find_split(write(tmp_path, "{}", "a.json"), images=tmp_path / "gone")
