@@ -120,7 +120,12 @@ def test_export_refuses_what_cannot_be(segx: Segx, tiny_model: Path) -> None:
 
 
 class _Trained:
-    folder, best, last, metrics = "run", "run/best.pt", "run/last.pt", {"seg.map": 0.5}
+    folder, best, last, exported, rows = "run", "run/best.pt", "run/last.pt", None, ()
+
+
+class _Metrics:
+    def to_dict(self) -> dict[str, float]:
+        return {"seg.map": 0.5}
 
 
 class _Model:
@@ -128,10 +133,11 @@ class _Model:
 
     def __init__(self, model: str, task: str | None = None) -> None:
         self.model = model
+        self.trained = _Trained()
 
-    def train(self, **options: Any) -> _Trained:
+    def train(self, **options: Any) -> _Metrics:
         self.calls.append((self.model, options))
-        return _Trained()
+        return _Metrics()
 
 
 def test_train_passes_on_only_what_was_typed(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:

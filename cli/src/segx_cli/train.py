@@ -38,11 +38,21 @@ def run(call: Call, output: Output) -> int:
     """Train, and say where the best weights are."""
     from segx import YOLO
 
-    model, given = _model(call)
-    trained = YOLO(model, task=call.task).train(**given)
-    best = trained.best or trained.last
-    document = {"folder": trained.folder, "best": trained.best, "last": trained.last, "metrics": dict(trained.metrics)}
-    output.result(str(best or trained.folder), document)
+    name, given = _model(call)
+    model = YOLO(name, task=call.task)
+    metrics = model.train(**given)
+    trained = model.trained
+    if trained is None:
+        return 0
+    document = {
+        "folder": trained.folder,
+        "best": trained.best,
+        "last": trained.last,
+        "exported": trained.exported,
+        "epochs": len(trained.rows),
+        "metrics": metrics.to_dict(),
+    }
+    output.result(str(trained.best or trained.last), document)
     return 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -349,6 +349,10 @@ class Task(Protocol):
         """Return what makes the loader of augmented batches once the number of processes is known."""
         ...
 
+    def train_pictures(self, names: Mapping[int, str], options: TrainOptions) -> TrainPictures:
+        """Return what draws the batches, the labels and the curves of a training run."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource:
@@ -517,6 +521,26 @@ class LoaderMaker(Protocol):
         ...
 
 
+class TrainPictures(Protocol):
+    """Draws what a training run sees and how it goes.
+
+    Each method writes one file, whole or not at all, and returns it. They are called one after the other, in a thread
+    beside the training.
+    """
+
+    def batch(self, batch: TrainBatch, path: Path) -> Path:
+        """Draw pictures as they are trained on, with their objects."""
+        ...
+
+    def labels(self, samples: Iterable[Sample], path: Path) -> Path:
+        """Draw how the classes, sizes and places of the objects are spread."""
+        ...
+
+    def curves(self, rows: Sequence[Mapping[str, float]], path: Path) -> Path:
+        """Draw losses and figures over the epochs."""
+        ...
+
+
 class Criterion(Protocol):
     """The loss of an architecture."""
 
@@ -565,8 +589,9 @@ class Trained:
         folder: The run's folder.
         best: The checkpoint of the best epoch, if any was written.
         last: The checkpoint of the last epoch.
-        metrics: The figures of the last validation.
+        metrics: The figures of the last epoch.
         rows: One row of figures for each epoch.
+        exported: What the best checkpoint was exported to, when that was asked for.
     """
 
     folder: Path
@@ -574,6 +599,9 @@ class Trained:
     last: Path | None
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, float]]
+    exported: Path | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What is measured, and where what is written goes.

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     )
     from segx.registry import Registry
     from segx.results import Results
-    from segx.sources import Unreadable
+    from segx.sources import Source, Unreadable
+    from segx.specs import BackendSpec
 
 logger = logging.getLogger(__name__)
 
+_MANY = 4
+"""Batches from which on it is worth a session of its own to take several side by side."""
 _MOST_LINES = 20
 """Of skipped tensors, that are named one by one."""
 
@@ -60,6 +63,7 @@ class YOLO:
     Attributes:
         path: The model's file, or None for a new model.
         failures: What the last prediction could not read and passed over.
+        trained: What the last training left: folder, weights, a row of figures for each epoch; None before.
 
     Raises:
         ModelError: The model is not there, or cannot be read.
@@ -77,6 +81,7 @@ class YOLO:
         self._device: str | None = None
         self.path = self._origin.path if isinstance(self._origin, Artifact) else None
         self.failures: list[Unreadable] = []
+        self.trained: Trained | None = None
         if task is not None and task != self.task:
             raise UsageError(f"{self._given} is a model for {self.task!r}, not for {task!r}")
 
@@ -198,8 +203,7 @@ class YOLO:
         self.failures = []
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
-            how = SessionOptions(device=options.device, half=options.half, threads=options.threads)
-            session = self._session(how, options.backend)
+            session, lanes = self._session_for(opened, options)
             return predict(
                 session,
                 opened,
@@ -208,6 +212,7 @@ class YOLO:
                 tell=self._registry.tell,
                 model=self._given,
                 failures=self.failures,
+                lanes=lanes,
             )
         except BaseException:
             opened.close()
@@ -231,34 +236,43 @@ class YOLO:
         model = cast("Artifact", self._origin) if on_disk else self._model_session("export")
         return export(model, format, options, name=self._given, registry=self._registry).path
 
-    def train(self, **options: Any) -> Trained:
-        """Train the model; afterwards this object holds the best weights.
+    def train(self, **options: Any) -> Metrics:
+        """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
 
         Args:
             options: See :class:`segx.options.TrainOptions`. ``data`` may be left out where the model remembers it.
-                ``resume=True`` goes on with the run this model is the ``last.pt`` of, with the options it began with;
-                those given here win.
+                ``resume=True`` goes on with the run this model is the ``last.pt`` of, ``resume=path`` with that of
+                another file, with the options it began with; those given here win.
+
+        Returns:
+            What the best weights measure on the validation split, as :meth:`val` does; ``metrics.save_dir`` is the
+            run's folder.
 
         Raises:
             UsageError: An option is unknown, out of range, or no data are named.
-            DataError: The data are missing or hold nothing to learn from.
+            DataError: The data are missing or hold nothing to learn from, or something cannot be written.
             ModelError: The model is an exported one, or ``resume`` is not a checkpoint of a run.
         """
         from segx.flows.train import resumed, train
 
-        TrainOptions.parse(options)  # a wrong option is told before anything is read
-        session = self._model_session("train")
-        if options.get("resume"):
-            chosen = resumed(options, self.path, session.info)
+        chosen = TrainOptions.parse(options)  # a wrong option is told before anything is read
+        if chosen.resume:
+            path = self._take_resumed(chosen.resume)
+            session = self._model_session("train")
+            chosen = resumed(options, path, session.info)
         else:
-            chosen = TrainOptions.parse(options)
+            session = self._model_session("train")
             if isinstance(chosen.pretrained, str):
                 self.load(chosen.pretrained)
-        trained = train(session, chosen, model=self._given, registry=self._registry)
-        written = trained.best or trained.last
+            elif not chosen.pretrained and isinstance(self._origin, Artifact):
+                hint = f"model={self._info.variant or 'yolov8n-seg'}.yaml"
+                raise UsageError(f"pretrained=false starts from nothing, but {self._given} has weights", hint=hint)
+        result = train(session, chosen, model=self._given, registry=self._registry)
+        self.trained = result.trained
+        written = self.trained.best or self.trained.last
         if written is not None:
             self._take(written)
-        return trained
+        return result.metrics
 
     def val(self, *, show: bool = True, **options: Any) -> Metrics:
         """Measure the model on a data set, by the COCO protocol for ``segment``.
@@ -285,6 +299,25 @@ class YOLO:
                 logger.info("%s", line)
         return metrics
 
+    def _take_resumed(self, resume: Path | bool) -> Path:  # noqa: FBT001 - the option's own type
+        """Return the checkpoint that a run goes on from, after becoming the model in it.
+
+        Raises:
+            UsageError: There is none.
+            ModelError: It is not there.
+        """
+        path = self.path if isinstance(resume, bool) else resume
+        if path is None or path.suffix.lower() in {".yaml", ".yml"}:
+            hint = "resume=runs/segment/train/weights/last.pt"
+            raise UsageError("resume=true needs the last.pt of a run", hint=hint)
+        if path.is_dir():
+            path = path / "weights" / "last.pt"
+        if path != self.path:
+            if not path.exists():
+                raise ModelError(f"resume={path} is not there", hint="a run keeps its state in weights/last.pt")
+            self._take(path)
+        return path
+
     def _take(self, path: Path) -> None:
         """Become the model in another file."""
         for session in self._sessions.values():
@@ -309,9 +342,32 @@ class YOLO:
         self._device = self._sessions[key].device
         return self._sessions[key]
 
-    def _open(self, how: SessionOptions, backend: str | None) -> Session:
+    def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
+        """Return an open model, and how many pictures of the source are to go through it side by side."""
+        from segx.flows.pipeline import lanes_and_threads
+
+        how, backend = (
+            SessionOptions(device=options.device, half=options.half, threads=options.threads),
+            options.backend,
+        )
+        known = self._sessions.get((how, backend))
+        on_cpu = known is None or known.device == "cpu"
+        spread = on_cpu and not source.live and self._backend_spec(how, backend).concurrent
+        if not (spread and source.holds(_MANY * options.batch)):
+            return self._session(how, backend), 1
+        lanes, threads = lanes_and_threads(options.threads)
+        session = self._session(how.replace(threads=threads), backend)
+        if session.device != "cpu":  # where threads do not matter
+            self._sessions[how, backend] = session
+            return session, 1
+        return session, lanes
+
+    def _backend_spec(self, how: SessionOptions, backend: str | None) -> BackendSpec:
         kind = self._origin.format if isinstance(self._origin, Artifact) else _MODEL_FORMAT
-        runtime = self._registry.load_backend(self._registry.backend_for(kind, name=backend, device=how.device))
+        return self._registry.backend_for(kind, name=backend, device=how.device)
+
+    def _open(self, how: SessionOptions, backend: str | None) -> Session:
+        runtime = self._registry.load_backend(self._backend_spec(how, backend))
         if isinstance(self._origin, Artifact) and not self._changed:
             return runtime.open(self._origin, how)
         if isinstance(self._origin, Design) and not self._sessions:

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
-import datetime as dt
-import importlib.metadata
-import io
-import json
 import logging
 import math
-import platform
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from segx import files
+from segx.artifact import Artifact
 from segx.data import open_dataset
-from segx.errors import DataError, ModelError, UsageError
+from segx.errors import DataError, ModelError, SegxError, UsageError
+from segx.flows.train_drawings import watched
+from segx.flows.train_lines import say
+from segx.flows.train_record import Record, Splits, plain
 from segx.interfaces import TrainJob
-from segx.options import TrainOptions, ValOptions
-from segx.runs import Run, Step, make_run_folder
+from segx.options import SessionOptions, TrainOptions, ValOptions
+from segx.processes import is_first_process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Dataset, LoadReport, ModelBackend, ModelSession, Session, Trained
+    from segx.interfaces import Dataset, LoadReport, Metrics, ModelBackend, ModelSession, Session, Trained
     from segx.registry import Registry
 
 logger = logging.getLogger("segx.train")
 
 REMEMBERED = "train"
 """Where a checkpoint's settings hold the options it was trained with."""
+_FINGERPRINT = "fingerprint"
+_FIRST = 10
+"""Problems of the labels that are told one by one."""
 
 
-def train(session: ModelSession, options: TrainOptions, *, model: str, registry: Registry) -> Trained:
-    """Train a model and return what the run leaves.
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What training came to.
+
+    Attributes:
+        trained: The weights, and a row of figures for each epoch.
+        metrics: What the best weights measure on the validation split.
+    """
+
+    trained: Trained
+    metrics: Metrics
+
+
+def train(session: ModelSession, options: TrainOptions, *, model: str, registry: Registry) -> TrainResult:
+    """Train a model, measure the best weights, and return what the run leaves.
 
     Args:
         session: The model to start from.
@@ -50,77 +61,67 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
 
     Raises:
         UsageError: No data are named, or an option cannot work.
-        DataError: The data are missing or hold no objects.
+        DataError: The data are missing or hold no objects, or something cannot be written.
     """
     data = options.data or session.info.settings.get("data")
     if not data:
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
-    options = options.replace(data=str(data))
-    splits = read_splits(options)
-    session, report = session.for_classes(splits.names, seed=options.seed)
-    _tell_transfer(report, splits.names)
+    options = options.replace(data=lasting(str(data)))
     if options.export is not None:
         check_export(session, options.export, registry)
-    record = Record(options, model=model, splits=splits, registry=registry)
+    splits = read_splits(options)
+    session, report = _for_data(session, splits, options)
+    _tell_transfer(report, splits.names)
+    task: Any = registry.load_task(session.info.task)
+    record = Record(
+        options,
+        model=model,
+        task=session.info.task,
+        splits=splits,
+        pictures=task.train_pictures(splits.names, options) if options.plots else None,
+        registry=registry,
+    )
     backend: Any = registry.load_backend(registry.backend_for("pt"))
     job = make_job(session, options, splits, record, registry)
-    return _run(backend, session, job, record)
+    with _told(record):
+        trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
+        record.trained(trained.rows)
+        result = finish(trained, options, splits, backend=backend, registry=registry)
+        record.ended({**trained.metrics, **result.metrics.results_dict})
+    return result
 
 
-def resumed(options: Mapping[str, Any], path: Path | None, info: ArtifactInfo) -> TrainOptions:
+def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> TrainOptions:
     """Return the options of a run that goes on: those it began with, and over them those given now.
 
     Args:
-        options: What is given now; ``resume`` is True or a path.
-        path: The file of the model at hand, which ``resume=True`` means.
+        options: What is given now.
+        path: The checkpoint to go on from.
         info: What that file says of itself.
 
     Raises:
-        UsageError: There is no file to go on from.
         ModelError: It does not know of a run.
     """
     began = info.settings.get(REMEMBERED)
-    if path is None:
-        raise UsageError("resume=true needs the last.pt of a run", hint="resume=runs/segment/train/weights/last.pt")
     if not isinstance(began, dict):
         raise ModelError(f"{path} does not come from a run that could go on", hint=f"begin one: model={path}")
-    return TrainOptions.parse({**began, **options, "resume": path})
+    known = {info.name for info in TrainOptions.describe()}
+    return TrainOptions.parse({**{k: v for k, v in began.items() if k in known}, **options, "resume": path})
 
 
-def _run(backend: ModelBackend, session: ModelSession, job: TrainJob, record: Record) -> Trained:
-    """Train, and tell the hooks how it ends."""
-    resume = job.options.resume if isinstance(job.options.resume, Path) else None
-    try:
-        trained = backend.train(session, job, resume=resume)
-    except BaseException as error:
-        record.failed(error)
-        raise
-    record.ended(trained)
-    return trained
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """The data of a run.
-
-    Attributes:
-        train: The training split.
-        val: The split it is validated on.
-        names: Class number to class name.
-        indices: The pictures of the training split that are used.
-    """
-
-    train: Dataset
-    val: Dataset
-    names: Mapping[int, str]
-    indices: Sequence[int]
+def lasting(data: str) -> str:
+    """Return the name of a data set by which it is found from any folder: that of a file is made absolute."""
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() else data
 
 
 def read_splits(options: TrainOptions) -> Splits:
     """Return the data of a run, checked.
 
     Raises:
-        DataError: A split is missing or empty, the splits name other classes, or there is no object to learn from.
+        DataError: A split is missing or empty, the splits name other classes, or there is no object to learn from or
+            to be measured by.
+        UsageError: ``classes`` names one that the data do not have.
     """
     data = str(options.data)
     train, val = open_dataset(data, "train"), open_dataset(data, "val")
@@ -130,33 +131,38 @@ def read_splits(options: TrainOptions) -> Splits:
     if dict(train.names) != dict(val.names):
         raise DataError(f"{data}: the training and validation splits name different classes")
     names = {0: "object"} if options.single_cls else dict(train.names)
-    indices = range(max(math.ceil(options.fraction * len(train)), 1))
     wanted = None if options.classes is None else set(options.classes)
-    if wanted and not wanted <= set(names):
-        raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(names) - 1}")
-    found = any(
-        not truth.crowd and (wanted is None or truth.category in wanted)
-        for index in indices
-        for truth in train[index].truths
-    )
-    if not found:
-        raise DataError(
-            f"{data}: none of the {len(indices)} training pictures has a labelled object",
-            hint=f"see what is wrong with: segx data check data={data}",
-        )
-    for problem in train.problems[:10]:
-        logger.warning("%s", problem)
+    if wanted is not None and not wanted <= set(train.names):
+        raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
+    indices = range(max(math.ceil(options.fraction * len(train)), 1))
+    _tell_problems(train)
+    for which, split, used in (("training", train, indices), ("validation", val, range(len(val)))):
+        if not any(_counts(split, index, wanted) for index in used):
+            of = "" if wanted is None else f" of classes {sorted(wanted)}"
+            raise DataError(
+                f"{data}: none of the {len(used)} {which} pictures has a labelled object{of}",
+                hint=f"see what is wrong with: segx data check data={data}",
+            )
     return Splits(train=train, val=val, names=names, indices=indices)
 
 
 def check_export(session: ModelSession, name: str, registry: Registry) -> None:
-    """Export the untrained model to a scratch folder, so that a format that fails does so before the first epoch."""
-    from segx.flows.export import export
+    """Export the model as it is to a scratch folder, so that a format that fails does so before the first epoch.
 
-    with tempfile.TemporaryDirectory(prefix="segx-") as folder:
+    Raises:
+        UsageError: The format is not known.
+        MissingPluginError: It, or something it needs, is not installed.
+        ExportError: The model cannot be exported to it.
+    """
+    from segx.flows.export import check, export
+
+    check(session.info, name, registry=registry)
+    if not is_first_process():
+        return
+    with tempfile.TemporaryDirectory(prefix="segx-") as folder, _quiet("segx.flows.export"):
         artifact = session.save(Path(folder) / "preflight.pt")
         export(artifact, format=name, options={"verify": False}, registry=registry)
-    logger.info("export=%s works", name)
+    logger.info("export=%s works; it is done at the end", name)
 
 
 def make_job(
@@ -166,13 +172,11 @@ def make_job(
     task: Any = registry.load_task(session.info.task)
     architecture = registry.load_architecture(session.info.architecture)
     loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
+    settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:
         from segx.flows.val import measure
 
-        settings = ValOptions.parse(
-            {"imgsz": options.imgsz, "batch": min(options.batch, 16) if options.batch > 0 else 16}
-        )
         return measure(measured, splits.val, settings, registry=registry)
 
     return TrainJob(
@@ -180,91 +184,103 @@ def make_job(
         names=splits.names,
         pictures=len(splits.indices),
         folder=record.folder,
-        loader=loader,
+        loader=watched(loader, lambda: record.drawings),
         criterion=lambda module: architecture.criterion(module, options),
         validate=validate,
         tell=record.tell,
-        settings={
-            "data": str(options.data),
-            REMEMBERED: plain(options),
-            "fingerprint": {"train": splits.train.fingerprint, "val": splits.val.fingerprint},
-        },
+        settings={"data": str(options.data), REMEMBERED: plain(options), _FINGERPRINT: splits.fingerprint},
     )
 
 
-class Record:
-    """Writes down what a run does: options, manifest and a row of figures for each epoch; and tells the hooks.
+def val_options(options: TrainOptions) -> ValOptions:
+    """Return how a model is measured that is trained so."""
+    return ValOptions(
+        data=options.data,
+        imgsz=options.imgsz,
+        batch=min(options.batch, 16) if options.batch > 0 else 16,
+        single_cls=options.single_cls,
+        classes=options.classes,
+        plots=options.plots,
+    )
 
-    Args:
-        options: What was asked for.
-        model: What the user named as model.
-        splits: The data.
-        registry: Whom to tell.
+
+def finish(
+    trained: Trained, options: TrainOptions, splits: Splits, *, backend: ModelBackend, registry: Registry
+) -> TrainResult:
+    """Measure the best weights, with pictures in the run's folder, and export them when that was asked for.
+
+    Raises:
+        ExportError: The export failed; the weights are safe.
     """
+    from segx.flows.val import measure_into
 
-    def __init__(self, options: TrainOptions, *, model: str, splits: Splits, registry: Registry) -> None:
-        self._options, self._model, self._splits, self._registry = options, model, splits, registry
-        self._rows: list[Mapping[str, float]] = []
-        self._run: Run | None = None
-
-    def folder(self) -> Path:
-        """Make the run's folder, or take that of the run that is resumed, and begin the record."""
-        options = self._options
-        if isinstance(options.resume, Path):
-            folder = options.resume.resolve().parent.parent
-            self._rows = _read_rows(folder / "results.csv")
-        else:
-            folder = make_run_folder("train", project=options.project, name=options.name, exist_ok=options.exist_ok)
-        self._run = Run(mode="train", model=self._model, options=plain(options), folder=folder)
-        files.write_text(folder / "args.yaml", yaml.safe_dump(plain(options), sort_keys=False))
-        files.write_text(folder / "manifest.json", json.dumps(self._manifest(), indent=2))
-        self._registry.tell("run_started", run=self._run)
-        return folder
-
-    def tell(self, step: Step) -> None:
-        """Hear of a batch or an epoch, write the row of an epoch, and pass it on."""
-        if self._run is None or self._run.folder is None:
-            return
-        if step.kind == "epoch":
-            kept = [row for row in self._rows if row["epoch"] < step.metrics["epoch"]]
-            self._rows = [*kept, step.metrics]
-            path = self._run.folder / "results.csv"
-            files.write_text(path, _csv(self._rows))
-            step = dataclasses.replace(step, files=(*step.files, path))
-        self._registry.tell("step_ended", run=self._run, step=step)
-
-    def ended(self, trained: Trained) -> None:
-        """Tell that the run has ended well."""
-        if self._run is not None:
-            self._registry.tell("run_ended", run=self._run, metrics=trained.metrics)
-
-    def failed(self, error: BaseException) -> None:
-        """Tell that the run has failed."""
-        if self._run is not None:
-            self._registry.tell("run_failed", run=self._run, error=error)
-
-    def _manifest(self) -> dict[str, Any]:
-        return {
-            "command": sys.argv,
-            "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "versions": _versions(),
-            "data": {
-                "name": str(self._options.data),
-                "train": {"pictures": len(self._splits.indices), "fingerprint": self._splits.train.fingerprint},
-                "val": {"pictures": len(self._splits.val), "fingerprint": self._splits.val.fingerprint},
-            },
-            "seed": self._options.seed,
-        }
+    weights = trained.best or trained.last
+    if weights is None:
+        raise ModelError(f"{trained.folder}: training has written no weights")
+    device = (options.device or options.accelerator or "").strip("[]() ").split(",")[0].strip() or None
+    session = backend.open(Artifact(path=weights, format="pt"), SessionOptions(device=device))
+    try:
+        metrics = measure_into(
+            trained.folder, session, splits.val, val_options(options), model=str(weights), registry=registry
+        )
+    finally:
+        session.close()
+    if options.verbose:
+        for line in metrics.rows(verbose=True).splitlines():
+            say(line)
+    exported = None if options.export is None else _export(weights, options.export, registry)
+    say(f"{weights}{'' if exported is None else f' and {exported}'}: trained for {len(trained.rows)} epochs")
+    return TrainResult(trained=dataclasses.replace(trained, exported=exported), metrics=metrics)
 
 
-def plain(options: TrainOptions) -> dict[str, Any]:
-    """Return options as values that JSON and YAML know; those that were not given are left out."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in options.as_dict().items()}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
-    }
+def _export(weights: Path, name: str, registry: Registry) -> Path:
+    from segx.flows.export import export
+
+    try:
+        return export(Artifact(path=weights, format="pt"), format=name, registry=registry).path
+    except SegxError as error:
+        hint = f"the weights are in {weights}; to try again: segx export model={weights} format={name}"
+        raise type(error)(error.message, hint=f"{error.hint}\n  {hint}" if error.hint else hint) from error
+
+
+@contextlib.contextmanager
+def _told(record: Record) -> Iterator[None]:
+    """Tell the hooks when the run fails."""
+    try:
+        yield
+    except BaseException as error:
+        record.failed(error)
+        raise
+
+
+def _for_data(session: ModelSession, splits: Splits, options: TrainOptions) -> tuple[ModelSession, LoadReport | None]:
+    """Return the model for the classes of the data; a run goes on only with the classes it began with.
+
+    Raises:
+        DataError: The data of a run that goes on have other classes now.
+    """
+    if not options.resume:
+        return session.for_classes(splits.names, seed=options.seed)
+    if dict(session.info.names) != dict(splits.names):
+        raise DataError(
+            f"{options.data} has other classes than the run {options.resume} began with",
+            hint=f"begin a new one: model={options.resume} data={options.data}",
+        )
+    if session.info.settings.get(_FINGERPRINT, splits.fingerprint) != splits.fingerprint:
+        logger.warning("%s has changed since the run began: it goes on, but not as it would have", options.data)
+    return session, None
+
+
+def _counts(dataset: Dataset, index: int, wanted: set[int] | None) -> bool:
+    """Say whether a picture has an object to learn from."""
+    return any(not truth.crowd and (wanted is None or truth.category in wanted) for truth in dataset[index].truths)
+
+
+def _tell_problems(dataset: Dataset) -> None:
+    for problem in dataset.problems[:_FIRST]:
+        logger.warning("%s", problem)
+    if len(dataset.problems) > _FIRST:
+        logger.warning("... and %d more; segx data check lists them all", len(dataset.problems) - _FIRST)
 
 
 def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
@@ -274,28 +290,13 @@ def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
-    wanted = ("numpy", "opencv-python", "torch", "lightning-fabric")
-    found = {}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name.startswith("segx") or name in wanted:
-            found[name] = distribution.version
-    return dict(sorted(found.items()))
-
-
-def _csv(rows: Sequence[Mapping[str, float]]) -> str:
-    """Return rows as a table; a column that a row lacks is left empty."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _read_rows(path: Path) -> list[Mapping[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a part of segx tell only of problems for a while."""
+    part = logging.getLogger(name)
+    level = part.level
+    part.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        part.setLevel(level)

@@ -17,6 +17,7 @@ from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
 from segx_task_segment.mask_assembly import input_masks, picture_masks
 from segx_task_segment.parity import compare
 from segx_task_segment.training.loader import make_loader
+from segx_task_segment.training.pictures import SegmentPictures
 from segx_task_segment.validation import Validation
 
 if TYPE_CHECKING:
@@ -105,6 +106,15 @@ class SegmentTask:
             indices: The part of the split to use; default all of it.
         """
         return partial(make_loader, dataset, options, stride=stride, indices=indices)
+
+    def train_pictures(self, names: Mapping[int, str], options: TrainOptions) -> SegmentPictures:
+        """Return what draws the batches, the labels and the curves of a training run.
+
+        Args:
+            names: Class number to class name, as they are trained.
+            options: Which classes are trained on, and whether as one.
+        """
+        return SegmentPictures(names=names, classes=options.classes, single_class=options.single_cls)
 
     def evaluator(self, measurement: Measurement) -> Evaluator:
         """Return what measures a model on a data set by the COCO protocol."""

@@ -54,31 +54,54 @@ def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -
         validate=_validator(session, job, str(fabric.device)),
         resume=saved,
     )
-    return trainer.train()
+    trained = trainer.train()
+    _end_helpers(fabric)
+    return trained
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
     """Return devices, precision and processes, launched.
 
     ``device=0,1`` or ``accelerator=cpu devices=2`` start one process each, which run the same command; under
-    ``torchrun`` its processes are taken as they are.
+    ``torchrun`` its processes are taken as they are, and their number is torchrun's.
 
     Raises:
         UsageError: A device is not there.
     """
     accelerator, devices = _devices(options)
+    nodes = options.num_nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
     count = len(devices) if isinstance(devices, list) else devices
-    several = count * options.num_nodes > 1
+    several = count * nodes > 1
     half = options.amp and accelerator == "cuda"
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
-        num_nodes=options.num_nodes,
+        num_nodes=nodes,
         strategy=DDPStrategy(timeout=_WAIT) if several else "auto",
         precision="16-mixed" if half else "32-true",
     )
     fabric.launch()
     return fabric
+
+
+def _end_helpers(fabric: Fabric) -> None:
+    """End the processes that only shared the work; the first one goes on alone, as if it had been alone all the time.
+
+    Raises:
+        SystemExit: In every process but the first.
+    """
+    if fabric.world_size == 1:
+        return
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+    if fabric.global_rank:
+        raise SystemExit(0)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)  # set for the helpers; a further run starts its own
 
 
 def _devices(options: TrainOptions) -> tuple[str, list[int] | int]:

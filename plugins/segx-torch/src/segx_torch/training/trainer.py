@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from segx.errors import ModelError, UsageError
+from segx.errors import DataError, ModelError, UsageError
 from segx.interfaces import Trained
 from segx.runs import Step
 from segx_torch.training import rng
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("segx.train")
 
-_LOOK_EVERY = 50  # batches between looks at the loss; each look waits for the device
+_LOOK_EVERY = 50  # batches between looks at the loss; on a GPU each look waits for the device
 _CLIP = 10.0
 
 
@@ -44,7 +44,8 @@ class Progress:
         batch: Batches of it that are done.
         step: Batches done since the run began.
         pending: Batches whose gradients wait for a step of the optimiser.
-        sums: Loss items summed over the epoch so far.
+        sums: Loss items summed over the epoch, as of the last look at them.
+        looked: Batches of the epoch that were done then.
         best: The best fitness yet.
         best_epoch: When it was; -1 before the first validation.
         hours: Time spent.
@@ -56,6 +57,7 @@ class Progress:
     step: int = 0
     pending: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    looked: int = 0
     best: float = -1.0
     best_epoch: int = -1
     hours: float = 0.0
@@ -134,8 +136,10 @@ class Trainer:
                     self._finish_epoch(losses, self._validate())
                     if self._enough() or self._agreed(stop):
                         break
-            if stop.asked:
+            if stop.asked and self.progress.epoch < self.options.epochs:
                 raise KeyboardInterrupt
+            if not self.options.save:
+                self._checkpoint("last")
         except torch.cuda.OutOfMemoryError as error:
             msg = f"out of GPU memory with batch={self.batch} imgsz={self.options.imgsz}"
             raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}, or batch=-1 to find a size") from error
@@ -155,6 +159,7 @@ class Trainer:
             rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
         )
         self.schedule = Schedule.of(options, self.recipe, steps_per_epoch=len(self.loader))
+        self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
         self.raw = module.to(fabric.device)
         self.ema = ModelEMA(self.raw)
         self.criterion = self.job.criterion(self.raw)
@@ -186,12 +191,19 @@ class Trainer:
                 sums[name] = sums[name] + value if name in sums else value
             progress.batch += 1
             progress.step += 1
-            if progress.batch % _LOOK_EVERY == 0 or progress.batch == len(self.loader):
-                progress.sums = self._finite(sums)
-            self._tell(Step(kind="batch", index=progress.batch - 1, total=len(self.loader), name=_shape(batch)))
+            if progress.batch % self._look_every == 0 or progress.batch == len(self.loader):
+                progress.sums, progress.looked = self._finite(sums), progress.batch
+            self._tell(self._step(batch))
             if stop.asked and self.fabric.world_size == 1 and progress.batch < len(self.loader):
                 self._interrupt(sums)
         return {name: value / progress.batch for name, value in progress.sums.items()}
+
+    def _step(self, batch: TrainBatch) -> Step:
+        """Return what is told of a batch: its objects, and the mean losses as of the last look at them."""
+        progress = self.progress
+        means = {f"train/{name}_loss": value / progress.looked for name, value in progress.sums.items()}
+        metrics = {"instances": float(len(batch.classes)), **means}
+        return Step(kind="batch", index=progress.batch - 1, total=len(self.loader), name=_shape(batch), metrics=metrics)
 
     def _train_batch(self, batch: TrainBatch) -> dict[str, torch.Tensor]:
         """Forward, backward and, when enough batches have come together, one step of the optimiser."""
@@ -213,7 +225,7 @@ class Trainer:
 
     def _interrupt(self, sums: Mapping[str, torch.Tensor]) -> None:
         """Keep what is done, in the middle of an epoch, and stop."""
-        self.progress.sums = self._finite(sums)
+        self.progress.sums, self.progress.looked = self._finite(sums), self.progress.batch
         self.progress.hours = self._hours()
         self._checkpoint("last")
         logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
@@ -259,7 +271,7 @@ class Trainer:
     def _finish_epoch(self, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """Write down what the epoch gave, then count it as done."""
         progress = self.progress
-        progress.hours = self._hours()
+        progress.hours = self.fabric.broadcast(self._hours())
         train = {f"train/{name}_loss": value for name, value in losses.items()}
         rates = {f"lr/{group['role']}": group["lr"] for group in self.optimizer.param_groups}
         row = {"epoch": progress.epoch + 1, "time": progress.hours * 3600, **train, **metrics, **rates}
@@ -267,7 +279,8 @@ class Trainer:
         improved = metrics.get("fitness", -1.0) > progress.best
         if improved:
             progress.best, progress.best_epoch = float(metrics["fitness"]), progress.epoch
-        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+        progress.epoch, progress.batch, progress.sums, progress.looked = progress.epoch + 1, 0, {}, 0
+        self._fit_to_time()
         names = ["last", *(["best"] if improved else [])]
         if self.options.save_period > 0 and progress.epoch % self.options.save_period == 0:
             names.append(f"epoch{progress.epoch}")
@@ -276,17 +289,24 @@ class Trainer:
         self._tell(Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1]))
 
     def _enough(self) -> bool:
-        """Say whether the time is up, or the fitness has stood still for long enough."""
+        """Say whether the fitness has stood still for long enough."""
         progress, options = self.progress, self.options
-        share = progress.hours / progress.epoch
-        if options.time is not None and progress.hours + share > options.time:
-            logger.info("stopping after epoch %d: the %g hours are used", progress.epoch, options.time)
-            return True
         still = progress.epoch - 1 - progress.best_epoch
         if options.patience and progress.best_epoch >= 0 and still >= options.patience:
             logger.info("stopping: no better than epoch %d for %d epochs", progress.best_epoch + 1, still)
             return True
         return False
+
+    def _fit_to_time(self) -> None:
+        """With ``time``, plan as many epochs as there is time for at the pace so far, and fit the schedule to them."""
+        done, hours, limit = self.progress.epoch, self.progress.hours, self.options.time
+        if limit is None or not done:
+            return
+        room = max(int((limit - hours) * done / max(hours, 1e-9)), 0)
+        self.options = self.options.replace(epochs=done + room)
+        self.schedule = Schedule.of(self.options, self.recipe, steps_per_epoch=len(self.loader))
+        if not room:
+            logger.info("stopping after epoch %d: the %g hours are used", done, limit)
 
     def _hours(self) -> float:
         return (time.monotonic() - self._started) / 3600
@@ -308,8 +328,15 @@ class Trainer:
         return self.folder / "weights" / f"{name}.pt"
 
     def _checkpoint(self, name: str) -> None:
-        if self.fabric.is_global_zero:
-            self._save(self._weights(name), self.snapshot())
+        if not self.fabric.is_global_zero:
+            return
+        path = self._weights(name)
+        try:
+            self._save(path, self.snapshot())
+        except DataError as error:
+            last = self._weights("last")
+            go_on = f"; the state before is safe, to go on from it: segx segment train resume={last}"
+            raise DataError(error.message, hint=f"make room{go_on if last.exists() else ''}") from error
 
     def snapshot(self) -> Snapshot:
         """Return all that decides how the run goes on."""
@@ -342,9 +369,13 @@ class Trainer:
                 parameter.grad = saved.gradients[name].to(parameter.device)
         self.progress = Progress(**saved.progress)
         self._started = time.monotonic() - self.progress.hours * 3600
+        self._fit_to_time()
         if self.progress.epoch >= self.options.epochs:
             msg = f"this run has finished its {self.progress.epoch} epochs"
-            raise UsageError(msg, hint=f"to train for longer: epochs={self.progress.epoch * 2}")
+            longer = f"epochs={self.progress.epoch * 2}"
+            if self.options.time is not None:
+                longer = f"time={self.options.time * 2:g}"
+            raise UsageError(msg, hint=f"to train for longer: {longer}")
         rng.restore(saved.rng)
 
 

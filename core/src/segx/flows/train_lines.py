@@ -1,0 +1,135 @@
+"""What people see of a training run: a bar within an epoch, one line after it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segx.runs import Step
+
+logger = logging.getLogger("segx.train")
+
+_TITLES = {
+    "metrics/mAP50(B)": "Box mAP50",
+    "metrics/mAP50-95(B)": "Box mAP",
+    "metrics/mAP50(M)": "Mask mAP50",
+    "metrics/mAP50-95(M)": "Mask mAP",
+}
+_HEADER_EVERY = 20
+"""Lines after which the titles are told again."""
+
+
+class EpochLines:
+    """Tells of each batch on a terminal's bar, and of each epoch in one line.
+
+    Args:
+        epochs: How many there are to be.
+        shown: Whether anything is to be told.
+    """
+
+    def __init__(self, *, epochs: int, shown: bool = True) -> None:
+        self._epochs = epochs
+        self._shown = shown
+        self._bar: Any = None
+        self._instances = 0
+        self._size = ""
+        self._lines = 0
+        self._seconds: list[float] = []
+        self._clock = 0.0
+
+    def begin(self, seconds: float) -> None:
+        """Say how long the run has taken already, when it is one that goes on."""
+        self._clock = seconds
+
+    def hear(self, step: Step, *, epoch: int) -> None:
+        """Hear of a batch or an epoch.
+
+        Args:
+            step: What was done.
+            epoch: The epoch under way, from 0.
+        """
+        if not self._shown:
+            return
+        if step.kind == "batch":
+            self._batch(step, epoch)
+        elif step.kind == "epoch":
+            self._epoch(step)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _batch(self, step: Step, epoch: int) -> None:
+        self._instances += int(step.metrics.get("instances", 0))
+        self._size = step.name
+        if self._bar is None and sys.stderr.isatty() and (logger.isEnabledFor(logging.INFO) or _unheard()):
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=step.total, initial=step.index, unit=" batches", leave=False, dynamic_ncols=True)
+            self._bar.set_description(f"{epoch + 1}/{self._epochs}")
+        if self._bar is not None:
+            losses = {_loss(name): f"{value:.3f}" for name, value in step.metrics.items() if _is_loss(name)}
+            self._bar.set_postfix({**losses, "instances": self._instances, "size": self._size}, refresh=False)
+            self._bar.update(1)
+
+    def _epoch(self, step: Step) -> None:
+        self.close()
+        self._epochs = step.total or self._epochs
+        row = step.metrics
+        self._seconds = [*self._seconds[-9:], row["time"] - self._clock]
+        self._clock = row["time"]
+        left = (self._epochs - step.index - 1) * sum(self._seconds) / len(self._seconds)
+        cells = self._cells(row, left)
+        if self._lines % _HEADER_EVERY == 0:
+            say("  ".join(title.rjust(len(value)) for title, value in cells))
+        say("  ".join(value for _, value in cells))
+        self._lines += 1
+        self._instances = 0
+
+    def _cells(self, row: Mapping[str, float], left: float) -> list[tuple[str, str]]:
+        """Return title and value of each column; values are as wide as they will ever be."""
+        width = max(len(f"{self._epochs}/{self._epochs}"), len("Epoch"))
+        cells = [("Epoch", f"{int(row['epoch'])}/{self._epochs}".rjust(width))]
+        cells += [(_loss(name), f"{value:.4g}".rjust(7)) for name, value in row.items() if _is_loss(name)]
+        cells += [("Instances", f"{self._instances}".rjust(9)), ("Size", self._size.rjust(9))]
+        cells += [
+            (title, (f"{row[name]:.4f}" if name in row else "-").rjust(10))
+            for name, title in _TITLES.items()
+            if title in {"Box mAP", "Mask mAP"}
+        ]
+        cells.append(("Time", clock(self._seconds[-1]).rjust(8)))
+        cells.append(("Left", clock(left).rjust(8)))
+        return cells
+
+
+def say(text: str) -> None:
+    """Log a line for people; a script that keeps no log at all still sees it, on standard error."""
+    if _unheard():
+        sys.stderr.write(f"{text}\n")
+    else:
+        logger.info("%s", text)
+
+
+def clock(seconds: float) -> str:
+    """Return a length of time as ``0:01:30``."""
+    return str(dt.timedelta(seconds=max(round(seconds), 0)))
+
+
+def _unheard() -> bool:
+    """Say whether no one has set up logging: then its words for people go nowhere."""
+    return not logger.hasHandlers()
+
+
+def _is_loss(name: str) -> bool:
+    return name.startswith("train/") and name.endswith("_loss")
+
+
+def _loss(name: str) -> str:
+    return name.removeprefix("train/").removesuffix("_loss")

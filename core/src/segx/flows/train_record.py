@@ -1,0 +1,264 @@
+"""What a training run leaves beside its weights: options, manifest, a row of figures for each epoch; and who hears."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime as dt
+import importlib.metadata
+import io
+import json
+import logging
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from segx import files
+from segx.errors import DataError
+from segx.flows.train_drawings import Drawings
+from segx.flows.train_lines import EpochLines
+from segx.runs import Run, Step, make_run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from segx.interfaces import Dataset, TrainPictures
+    from segx.options import TrainOptions
+    from segx.registry import Registry
+
+logger = logging.getLogger("segx.train")
+
+_WEIGHTS = "weights"
+_NAMED = ("numpy", "opencv-python", "torch", "lightning-fabric")
+"""Distributions other than segx's own whose versions decide what a run comes to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The data of a run.
+
+    Attributes:
+        train: The training split.
+        val: The split it is validated on.
+        names: Class number to class name.
+        indices: The pictures of the training split that are used.
+    """
+
+    train: Dataset
+    val: Dataset
+    names: Mapping[int, str]
+    indices: Sequence[int]
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of the ground truth of both splits."""
+        return {"train": self.train.fingerprint, "val": self.val.fingerprint}
+
+
+class Record:
+    """Writes down what a run does, has it drawn, and tells people and hooks. Lives on the first process only.
+
+    Args:
+        options: What was asked for.
+        model: What the user named as model.
+        task: The task of the model.
+        splits: The data.
+        pictures: Draws batches, labels and curves; None: nothing is drawn.
+        registry: Whom to tell.
+    """
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        *,
+        model: str,
+        task: str,
+        splits: Splits,
+        pictures: TrainPictures | None,
+        registry: Registry,
+    ) -> None:
+        self._options, self._model, self._task = options, model, task
+        self._splits, self._pictures, self._registry = splits, pictures, registry
+        self._rows: list[Mapping[str, float]] = []
+        self._lines = EpochLines(epochs=options.epochs, shown=options.verbose)
+        self._epoch = 0
+        self._run: Run | None = None
+        self.drawings: Drawings | None = None
+
+    def folder(self) -> Path:
+        """Make the run's folder, or take that of the run that is resumed, and begin the record.
+
+        Raises:
+            DataError: It cannot be made or written to.
+        """
+        folder = self._resumed_folder() or make_run_folder(
+            "train",
+            task=self._task,
+            project=self._options.project,
+            name=self._options.name,
+            exist_ok=self._options.exist_ok,
+        )
+        _make_writable(folder / _WEIGHTS)
+        if isinstance(self._options.resume, Path):
+            self._rows = _read_rows(folder / "results.csv")
+            self._lines.begin(self._rows[-1]["time"] if self._rows else 0.0)
+            self._epoch = len(self._rows)
+        options = plain(self._options)
+        self._run = Run(mode="train", model=self._model, options=options, folder=folder)
+        files.write_text(folder / "args.yaml", yaml.safe_dump(options, sort_keys=False))
+        files.write_text(folder / "manifest.json", json.dumps(self._manifest(folder / "manifest.json"), indent=2))
+        logger.info("%d pictures to train on, %d to validate; %s", *self._counts(), folder)
+        self._registry.tell("run_started", run=self._run)
+        if self._pictures is not None:
+            self.drawings = Drawings(self._pictures, folder)
+            self.drawings.labels(self._splits.train, self._splits.indices)
+        return folder
+
+    def tell(self, step: Step) -> None:
+        """Hear of a batch or an epoch, write the row of an epoch, and pass it on with the pictures drawn meanwhile."""
+        if self._run is None or self._run.folder is None:
+            return
+        self._lines.hear(step, epoch=self._epoch)
+        written = () if self.drawings is None else self.drawings.done()
+        if step.kind == "epoch":
+            self._epoch = step.index + 1
+            written = (*written, self._write_row(self._run.folder, step.metrics))
+        self._registry.tell("step_ended", run=self._run, step=_with_files(step, written))
+
+    def trained(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Complete the table, draw the last pictures, and tell of them.
+
+        Args:
+            rows: One for each epoch; one may be missing in the table when the run was killed before it was written.
+        """
+        self._lines.close()
+        if self._run is None or self._run.folder is None:
+            return
+        written = (files.write_text(self._run.folder / "results.csv", as_csv(rows)),)
+        if self.drawings is not None:
+            self.drawings.curves(rows, last=True)
+            written = (*written, *self.drawings.close())
+        step = Step(kind="stage", index=0, name="record", files=written)
+        self._registry.tell("step_ended", run=self._run, step=step)
+
+    def ended(self, metrics: Mapping[str, float]) -> None:
+        """Tell that the run has ended well."""
+        if self._run is not None:
+            self._registry.tell("run_ended", run=self._run, metrics=metrics)
+
+    def failed(self, error: BaseException) -> None:
+        """Tell that the run has failed."""
+        self._lines.close()
+        if self.drawings is not None:
+            self.drawings.close(wait=False)
+        if self._run is not None:
+            self._registry.tell("run_failed", run=self._run, error=error)
+
+    def _resumed_folder(self) -> Path | None:
+        """Return the folder of the run that goes on; a checkpoint that was moved elsewhere begins a new one."""
+        if not isinstance(self._options.resume, Path):
+            return None
+        weights = self._options.resume.resolve().parent
+        return weights.parent if weights.name == _WEIGHTS else None
+
+    def _write_row(self, folder: Path, row: Mapping[str, float]) -> Path:
+        """Add the row of an epoch to the table; what an interrupted run had written of later epochs goes."""
+        self._rows = [*(kept for kept in self._rows if kept["epoch"] < row["epoch"]), row]
+        if self.drawings is not None:
+            self.drawings.curves(self._rows)
+        return files.write_text(folder / "results.csv", as_csv(self._rows))
+
+    def _counts(self) -> tuple[int, int]:
+        return len(self._splits.indices), len(self._splits.val)
+
+    def _manifest(self, path: Path) -> dict[str, Any]:
+        """Return what this process is and works on; where a run goes on, below what it began with."""
+        now: dict[str, Any] = {
+            "command": sys.argv,
+            "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": _versions(),
+            "data": self._data(),
+            "seed": self._options.seed,
+        }
+        began = _read_manifest(path) if isinstance(self._options.resume, Path) else None
+        return now if began is None else {**began, "resumed": [*began.get("resumed", []), now]}
+
+    def _data(self) -> dict[str, Any]:
+        train, val = self._counts()
+        hashes = self._splits.fingerprint
+        return {
+            "name": str(self._options.data),
+            "train": {"pictures": train, "fingerprint": hashes["train"]},
+            "val": {"pictures": val, "fingerprint": hashes["val"]},
+        }
+
+
+def plain(options: TrainOptions) -> dict[str, Any]:
+    """Return options as values that JSON and YAML know; those that were not given are left out."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in options.as_dict().items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+    }
+
+
+def as_csv(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return rows as a table; a column that a row lacks is left empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the folder of the weights, and find out before the first epoch that nothing can be written there."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror or error})", hint="say where to write with project=FOLDER"
+        ) from error
+
+
+def _with_files(step: Step, written: tuple[Path, ...]) -> Step:
+    return dataclasses.replace(step, files=(*step.files, *written)) if written else step
+
+
+def _read_rows(path: Path) -> list[Mapping[str, float]]:
+    """Return the table of a run that goes on; one that is gone or damaged begins anew, the weights hold the run."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read and begins anew (%s)", path, error)
+        return []
+    return [row for row in rows if "epoch" in row and "time" in row]
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name.startswith("segx") or name in _NAMED:
+            found[name] = distribution.version
+    return dict(sorted(found.items()))

@@ -1,0 +1,234 @@
+"""Pictures of a training run: batches as they are trained on, the spread of the labels, curves over the epochs."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from segx.errors import MissingPluginError
+from segx.files import write_bytes
+from segx.masks import Masks
+from segx.paths import cache_folder
+from segx.results import Boxes, Results
+from segx_task_segment.draw import draw
+from segx_task_segment.palette import color
+from segx_task_segment.panels import BATCH, encode, fit, sheet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Image, Sample, TrainBatch
+
+_SHEET = 1920
+"""Longest side of a sheet of pictures."""
+_NAMED = 40
+"""Up to this many classes are named; with more they are numbered."""
+_LETTERS = {"B": "box", "M": "mask"}
+_SMOOTH_FROM = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentPictures:
+    """Draws what a training run sees and how it goes.
+
+    Attributes:
+        names: Class number to class name, as they are trained.
+        classes: The classes of the data set that are trained on, or all when None.
+        single_class: Every object is of class 0.
+    """
+
+    names: Mapping[int, str]
+    classes: tuple[int, ...] | None = None
+    single_class: bool = False
+
+    def batch(self, batch: TrainBatch, path: Path) -> Path:
+        """Draw up to sixteen pictures as they are trained on: moved, cut and coloured, with boxes and masks."""
+        count = min(len(batch.images), BATCH)
+        columns = int(np.ceil(np.sqrt(count)))
+        side = min(_SHEET // columns, max(batch.images.shape[2:]))
+        tiles = [fit(self._drawn(batch, index), side, side) for index in range(count)]
+        return write_bytes(path, encode(sheet(tiles, columns)))
+
+    def labels(self, samples: Iterable[Sample], path: Path) -> Path:
+        """Draw how often each class is there, and where and how large the objects are.
+
+        Raises:
+            MissingPluginError: matplotlib is not installed.
+        """
+        rows, per_picture = self._rows(samples)
+        figure, axes = _grid(2, 2, (12, 9))
+        self._draw_counts(axes[0], rows[:, 0].astype(np.int64))
+        _draw_objects_per_picture(axes[1], per_picture)
+        _draw_density(axes[2], rows[:, 1:3], names=("x", "y"), title="centres, as fractions of the picture")
+        axes[2].invert_yaxis()
+        _draw_density(axes[3], rows[:, 3:5], names=("width", "height"), title="sizes, as fractions of the picture")
+        figure.suptitle(f"{len(rows)} objects in {len(per_picture)} pictures")
+        return write_bytes(path, _png(figure))
+
+    def curves(self, rows: Sequence[Mapping[str, float]], path: Path) -> Path:
+        """Draw every loss, and box beside mask figures, over the epochs.
+
+        Raises:
+            MissingPluginError: matplotlib is not installed.
+        """
+        panels = _panels(rows)
+        columns = min(4, len(panels))
+        lines = -(-len(panels) // columns)
+        figure, grid = _grid(lines, columns, (4 * columns, 3.2 * lines))
+        for axes, (title, series) in zip(grid, panels.items(), strict=False):
+            for label, (epochs, values) in series.items():
+                _draw_curve(axes, epochs, values, label)
+            axes.set(title=title, xlabel="epoch")
+            axes.grid(visible=True, color="0.92")
+            if len(series) > 1:
+                axes.legend(frameon=False)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        return write_bytes(path, _png(figure))
+
+    def _drawn(self, batch: TrainBatch, index: int) -> Image:
+        """Return one picture of a batch with its objects drawn in."""
+        image = cv2.cvtColor(np.ascontiguousarray(batch.images[index].transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
+        shape = image.shape[0], image.shape[1]
+        mine = np.flatnonzero(batch.batch_idx == index)
+        extent = np.array([shape[1], shape[0]], np.float32)
+        centres, sides = batch.boxes[mine, :2] * extent, batch.boxes[mine, 2:] * extent
+        numbers = np.stack([np.ones(len(mine)), batch.classes[mine]], axis=1)
+        data = np.concatenate([centres - sides / 2, centres + sides / 2, numbers], axis=1).astype(np.float32)
+        found = Results(
+            orig_img=np.asarray(image, np.uint8),
+            path=batch.paths[index],
+            names=self.names,
+            boxes=Boxes(data.reshape(-1, 6), shape),
+            masks=_masks(batch, index, mine, shape),
+        )
+        return draw(found, conf=False)
+
+    def _rows(self, samples: Iterable[Sample]) -> tuple[NDArray[np.float64], list[int]]:
+        """Return class, centre x and y, width and height of every object as fractions; and objects per picture."""
+        rows: list[tuple[float, ...]] = []
+        counts = []
+        for sample in samples:
+            height, width = sample.shape
+            before = len(rows)
+            for truth in sample.truths:
+                if truth.crowd or (self.classes is not None and truth.category not in self.classes):
+                    continue
+                x, y, w, h = truth.box
+                category = 0 if self.single_class else truth.category
+                rows.append((category, (x + w / 2) / width, (y + h / 2) / height, w / width, h / height))
+            counts.append(len(rows) - before)
+        return np.array(rows, np.float64).reshape(-1, 5), counts
+
+    def _draw_counts(self, axes: Any, categories: NDArray[np.int64]) -> None:
+        counts = np.bincount(categories, minlength=len(self.names))
+        tints = [tuple(channel / 255 for channel in reversed(color(number))) for number in range(len(counts))]
+        axes.bar(range(len(counts)), counts, color=tints)
+        axes.set(title="objects of each class", ylabel="objects")
+        if len(self.names) <= _NAMED:
+            small = 9 if len(self.names) <= 12 else 6
+            axes.set_xticks(range(len(self.names)), list(self.names.values()), rotation=90, fontsize=small)
+
+
+def _masks(batch: TrainBatch, index: int, mine: NDArray[np.intp], shape: tuple[int, int]) -> Masks:
+    """Return the masks of one picture's objects as the loss sees them, each pixel as large as it is there."""
+    if batch.overlap:
+        small = batch.masks[index][None] == np.arange(1, len(mine) + 1)[:, None, None]
+    else:
+        small = batch.masks[mine] > 0
+    bitmaps, corners = [], []
+    gain = shape[0] // batch.masks.shape[1]
+    for mask in small.view(np.uint8):
+        x, y, width, height = cv2.boundingRect(mask)
+        cut = mask[y : y + height, x : x + width]
+        bitmaps.append(cut.repeat(gain, 0).repeat(gain, 1))
+        corners.append((x * gain, y * gain))
+    return Masks.from_bitmaps(bitmaps, np.array(corners, np.int32).reshape(-1, 2), shape)
+
+
+def _draw_objects_per_picture(axes: Any, counts: Sequence[int]) -> None:
+    most = max(counts, default=0)
+    axes.hist(counts, bins=np.arange(-0.5, most + 1.5, max(most // 40, 1)), color="tab:blue")
+    axes.set(title="objects in a picture", xlabel="objects", ylabel="pictures")
+
+
+def _draw_density(axes: Any, points: NDArray[np.float64], *, names: tuple[str, str], title: str) -> None:
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=50, range=((0, 1), (0, 1)))
+    image = axes.imshow(
+        np.where(counts > 0, counts, np.nan), origin="lower", extent=(0, 1, 0, 1), cmap="viridis", aspect="equal"
+    )
+    axes.figure.colorbar(image, ax=axes, fraction=0.045)
+    axes.set(title=title, xlabel=names[0], ylabel=names[1])
+
+
+def _panels(
+    rows: Sequence[Mapping[str, float]],
+) -> dict[str, dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    """Return for each panel's title its curves: losses one by one, figures of boxes and masks together."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    panels: dict[str, dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
+    for name in names:
+        kind, _, rest = name.partition("/")
+        if kind not in {"train", "metrics"}:
+            continue
+        title, _, letter = rest.removesuffix(")").partition("(")
+        pairs = np.array([(row["epoch"], row[name]) for row in rows if name in row])
+        label = _LETTERS.get(letter, letter)
+        panels.setdefault(title.replace("_", " "), {})[label] = (pairs[:, 0], pairs[:, 1])
+    return panels
+
+
+def _draw_curve(axes: Any, epochs: NDArray[np.float64], values: NDArray[np.float64], label: str) -> None:
+    (line,) = axes.plot(epochs, values, marker="." if len(values) <= 50 else None, linewidth=1.6, label=label or None)
+    finite = np.isfinite(values)
+    if finite.sum() >= _SMOOTH_FROM:
+        axes.plot(epochs[finite], _smooth(values[finite]), linestyle=":", linewidth=2, color=line.get_color())
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values averaged with a Gaussian over about a twentieth of them."""
+    sigma = max(len(values) / 40, 1.0)
+    reach = int(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(values, reach, mode="edge")
+    smooth: NDArray[np.float64] = np.convolve(padded, weights / weights.sum(), mode="valid")
+    return smooth
+
+
+def _grid(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """Return a figure that no window and no global state knows of, and its axes.
+
+    Raises:
+        MissingPluginError: matplotlib is not installed.
+    """
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # its font index goes to our cache
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPluginError(
+            "labels.png and results.png need matplotlib", hint='pip install "segx-task-segment[charts]"'
+        ) from error
+    # Not catch_warnings: it is not safe in a thread beside others.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
+    figure = Figure(figsize=size, layout="tight")
+    FigureCanvasAgg(figure)
+    grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in grid:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()
