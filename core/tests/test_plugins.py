@@ -119,6 +119,23 @@ def test_a_broken_plugin_is_recorded_and_the_others_work(
     assert [plugin.module for plugin in registry.plugins] == ["segx_export_good.plugin", "zzz_last.plugin"]
 
 
+def test_damaged_metadata_hinder_nobody(
+    write: Callable[..., None], find: Callable[[], Registry], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write("segx-export-good", GOOD)
+    for name, entry in {"nameless-1": "a = b.plugin", "odd-2": "this is = no entry: point:", "half-3": "c ="}.items():
+        info = tmp_path / f"{name}.dist-info"
+        info.mkdir()
+        (info / "entry_points.txt").write_text(f"[segx]\n{entry}\n")
+        if not name.startswith("nameless"):
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name[:-2]}\nVersion: {name[-1]}\n")
+    with caplog.at_level(logging.WARNING):
+        registry = find()
+    assert list(registry.exporters) == ["good"]
+    assert {item.distribution for item in registry.broken} == {"odd", "half"}
+    assert "has no name" in caplog.text
+
+
 def test_beside_the_real_plugins(write: Callable[..., None]) -> None:
     before = Registry(discover())
     write("segx-aaa-broken", "raise RuntimeError('first on the path')")

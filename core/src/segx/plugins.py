@@ -195,12 +195,18 @@ def _entry_points(path: list[str] | None) -> Iterator[tuple[metadata.EntryPoint,
     seen: set[str] = set()
     found: list[tuple[metadata.EntryPoint, str, str]] = []
     for distribution in metadata.distributions(**options):
-        # Of two copies on the path the first is the one that is imported.
-        entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
-        if not entries or (key := _normal(distribution.name)) in seen:
+        # Most distributions have nothing to do with segx: their names and versions are not even read.
+        if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        seen.add(key)
-        found.extend((entry, distribution.name, distribution.version) for entry in entries)
+        about = distribution.metadata
+        name, version = about["Name"] or "", about["Version"] or ""
+        if not name:
+            logger.warning("a distribution with a plugin of segx has no name, and is passed over; reinstall it")
+            continue
+        if _normal(name) in seen:
+            continue  # of two copies on the path the first is the one that is imported
+        seen.add(_normal(name))
+        found.extend((entry, name, version) for entry in distribution.entry_points if entry.group == GROUP)
     yield from sorted(found, key=lambda item: (_normal(item[1]), item[0].name))
 
 
