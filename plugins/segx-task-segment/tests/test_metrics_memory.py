@@ -1,0 +1,60 @@
+"""Memory must not grow with instances times pixels: what is kept of a picture is a few bytes for each detection."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import resource
+from pathlib import Path
+
+import numpy as np
+
+from segx.interfaces import Sample, Truth
+from segx.masks import Masks
+from segx.results import Boxes, Results
+from segx_task_segment.metrics import SegmentEvaluator
+
+HEIGHT, WIDTH, FOUND, PICTURES = 3000, 4000, 300, 12
+names = {0: "a", 1: "b", 2: "c"}
+rng = np.random.default_rng(0)
+evaluator = SegmentEvaluator(names)
+picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+peaks = []
+for number in range(PICTURES):
+    sides = rng.integers(40, 900, (FOUND, 2))
+    corners = (rng.random((FOUND, 2)) * ([WIDTH, HEIGHT] - sides)).astype(int)
+    bitmaps = [np.ones((h, w), bool) for w, h in sides]
+    masks = Masks.from_bitmaps(bitmaps, corners, (HEIGHT, WIDTH))
+    classes, scores = rng.integers(0, 3, FOUND), rng.random(FOUND)
+    data = np.column_stack([corners, corners + sides, scores, classes]).astype(np.float32)
+    results = Results(
+        orig_img=picture, path="", names=names, boxes=Boxes(data, (HEIGHT, WIDTH)), masks=masks
+    )
+    truths = tuple(
+        Truth(
+            category=int(classes[i]),
+            box=tuple(map(float, (*corners[i], *sides[i]))),
+            polygons=(corners[i] + 3.0 + np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides[i],),
+            id=i,
+        )
+        for i in range(100)
+    )
+    evaluator.update(Sample(path=Path(f"{number}.jpg"), id=number, shape=(HEIGHT, WIDTH), truths=truths), results)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    del results, masks, bitmaps
+metrics = evaluator.finish()
+assert metrics.detections == FOUND * PICTURES
+assert metrics.seg.map > 0.2
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(round(peaks[2]), round(peak))
+"""
+
+
+def test_three_hundred_detections_on_pictures_of_twelve_megapixels() -> None:
+    ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    early, peak = map(int, ran.stdout.split())
+    assert peak < 1024  # MiB; one dense float mask a detection would be 14 GB a picture
+    assert peak - early < 100  # nothing is kept that grows with pixels
