@@ -1,0 +1,249 @@
+"""What is made of the matches: precision and recall, confusion, the table, the incumbent's AP, what is drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from segx.errors import UsageError
+from segx.interfaces import Sample, Truth
+from segx.masks import Masks
+from segx.results import Boxes, Results
+from segx_task_segment.charts import draw_charts
+from segx_task_segment.metrics import SegmentEvaluator
+from segx_task_segment.metrics.average_precision import average_incumbent
+from segx_task_segment.metrics.matching import THRESHOLDS, box_iou, match, match_incumbent
+from segx_task_segment.metrics.objects import mask_iou
+from segx_task_segment.panels import Panels
+from segx_task_segment.report import write_report
+
+NAMES = {0: "cat", 1: "dog"}
+SHAPE = (60, 80)
+
+
+def square(x: float, y: float, side: float, category: int = 0, *, number: int = 1, crowd: bool = False) -> Truth:
+    corners = np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
+    return Truth(category=category, box=(x, y, side, side), polygons=(corners,), id=number, crowd=crowd)
+
+
+def sample(*truths: Truth, number: int = 1, name: str = "") -> Sample:
+    return Sample(path=Path(name or f"{number}.png"), id=number, shape=SHAPE, truths=truths)
+
+
+def found(*squares: tuple[int, int, int, int, float], masks: bool = True) -> Results:
+    """Squares x, y, side, class, score."""
+    dense = np.zeros((len(squares), *SHAPE), np.uint8)
+    for i, (x, y, side, _, _) in enumerate(squares):
+        dense[i, y : y + side, x : x + side] = 1
+    data = np.array([(x, y, x + s, y + s, score, c) for x, y, s, c, score in squares], np.float32).reshape(-1, 6)
+    return Results(
+        orig_img=np.full((*SHAPE, 3), 128, np.uint8),
+        path="1.png",
+        names=NAMES,
+        boxes=Boxes(data, SHAPE),
+        masks=Masks.from_dense(dense) if masks and squares else Masks.empty(SHAPE),
+    )
+
+
+def evaluate(*pairs: tuple[Sample, Results], **options: Any) -> Any:
+    evaluator = SegmentEvaluator(NAMES, **options)
+    for one, result in pairs:
+        evaluator.update(one, result)
+    return evaluator.finish(speed={"inference": 1.0})
+
+
+def test_perfect_detections_score_one_everywhere() -> None:
+    metrics = evaluate(
+        (sample(square(5, 5, 20), square(40, 10, 12, 1)), found((5, 5, 20, 0, 0.9), (40, 10, 12, 1, 0.8)))
+    )
+    for kind in (metrics.box, metrics.seg):
+        assert [kind.map, kind.map50, kind.map75, kind.mp, kind.mr] == pytest.approx([1] * 5)
+        for values in (kind.maps, kind.p, kind.r, kind.f1):
+            np.testing.assert_allclose(values, [1, 1])
+    assert metrics.fitness == pytest.approx(1)
+    assert metrics.confusion_matrix.matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_no_detections_score_zero_and_classes_without_objects_count_nowhere() -> None:
+    metrics = evaluate((sample(square(5, 5, 20)), found()))
+    assert metrics.seg.map == metrics.seg.mr == 0
+    assert metrics.ap_class_index.tolist() == [0]
+    assert metrics.seg.maps.tolist() == [0, 0]
+    assert [len(row) for row in metrics.summary()] == [11]
+    assert math.isnan(metrics.seg.coco["AP_large"])
+    assert "null" in metrics.to_json()
+
+
+def test_nothing_at_all_is_not_a_number_but_no_error() -> None:
+    metrics = evaluate()
+    assert math.isnan(metrics.fitness)
+    assert metrics.to_dict()["results"]["fitness"] is None
+    assert " - " in metrics.rows()
+
+
+def test_fitness_is_what_was_chosen() -> None:
+    # The mask of this detection is its box, that of the truth half of it: a box found, a mask not.
+    corners = np.array([[10.0, 10.0], [30.0, 10.0], [10.0, 30.0]])
+    half = Truth(category=0, box=(10, 10, 20, 20), polygons=(corners,), id=1)
+    pair = (sample(half), found((10, 10, 20, 0, 0.9)))
+    figures = {kind: evaluate(pair, fitness=kind).fitness for kind in ("mask", "box", "both")}
+    assert figures["box"] == pytest.approx(1)
+    assert 0 < figures["mask"] < 0.2
+    assert figures["both"] == figures["box"] + figures["mask"]
+    assert "fitness: box mAP50-95 + mask mAP50-95" in evaluate(pair, fitness="both").protocol
+
+
+def test_crowds_are_neither_right_nor_wrong() -> None:
+    one = sample(square(0, 0, 40, crowd=True, number=7), square(50, 30, 20, number=8))
+    metrics = evaluate((one, found((2, 2, 10, 0, 0.9), (20, 20, 12, 0, 0.8), (50, 30, 20, 0, 0.5))))
+    assert [metrics.seg.map, metrics.box.map] == pytest.approx([1, 1])
+    assert metrics.crowds == 1
+    assert "1 crowds neither right nor wrong" in metrics.protocol
+    assert metrics.confusion_matrix.matrix.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    rows = [(row.verdict, row.truth_id) for row in metrics.matches if row.kind == "mask"]
+    assert rows == [("ignored", 7), ("ignored", 7), ("TP", 8)]
+
+
+def test_confusion_pairs_what_is_left_over_whatever_its_class() -> None:
+    one = sample(square(5, 5, 20, 0), square(40, 10, 12, 1), square(60, 40, 10, 0))
+    metrics = evaluate(
+        (
+            one,
+            found(
+                (5, 5, 20, 1, 0.9), (5, 6, 20, 0, 0.6), (40, 10, 12, 0, 0.7), (0, 50, 8, 1, 0.3), (60, 40, 10, 0, 0.2)
+            ),
+        )
+    )
+    # Right first: the second square is the cat, whatever the first one says with more confidence.
+    assert metrics.confusion_matrix.matrix.tolist() == [[1, 1, 0], [0, 0, 2], [1, 0, 0]]
+    right, wrong = metrics.confusion_matrix.tp_fp()
+    assert (right.tolist(), wrong.tolist()) == ([1, 0], [1, 2])
+    np.testing.assert_allclose(metrics.confusion_matrix.normalized.sum(axis=0), 1)
+
+
+def test_the_table_has_a_row_for_each_detection_and_each_object_missed() -> None:
+    one = sample(square(5, 5, 20, number=41), square(40, 10, 12, 1, number=42), name="a.png")
+    two = sample(square(5, 5, 20, number=51), number=2, name="b.png")
+    metrics = evaluate((one, found((5, 5, 20, 0, 0.9), (44, 10, 12, 1, 0.8))), (two, found((5, 5, 20, 0, 0.2))))
+    table = [line.split(",") for line in metrics.matches.to_csv().splitlines()]
+    assert table[0] == ["image_id", "image", "kind", "verdict", "class", "score", "iou", "detection_id", "truth_id"]
+    masks = [row for row in table if row[2] == "mask"]
+    assert masks == [
+        ["1", "a.png", "mask", "TP", "cat", "0.90000", "1.0000", "1", "41"],
+        ["1", "a.png", "mask", "TP", "dog", "0.80000", "0.5000", "2", "42"],
+        ["2", "b.png", "mask", "FN", "cat", "", "", "", "51"],
+    ]
+    assert metrics.matches.counts("box") == {"TP": 2, "FP": 0, "FN": 1, "ignored": 0}
+
+
+def test_precision_and_recall_are_at_the_score_where_the_mean_f1_is_highest() -> None:
+    pairs = []
+    for number in range(20):
+        squares = [(5, 5, 20, 0, 0.8)] if number < 15 else []
+        if number < 12:
+            squares.append((50, 30, 10, 0, 0.3))
+        pairs.append((sample(square(5, 5, 20), number=number), found(*squares)))
+    metrics = evaluate(*pairs)
+    assert metrics.seg.p[0] == pytest.approx(1, abs=0.01)
+    assert metrics.seg.r[0] == pytest.approx(0.75, abs=0.01)
+    x, precision, *_ = metrics.seg.curves_results[2]
+    np.testing.assert_allclose(np.interp([0.1, 0.79], x, precision[0]), [15 / 27, 1], atol=0.01)
+    assert len(metrics.curves) == len(metrics.curves_results) == 8
+
+
+def test_masks_are_needed_at_the_resolution_of_the_picture() -> None:
+    with pytest.raises(UsageError, match="own resolution"):
+        evaluate((sample(square(5, 5, 20)), found((5, 5, 20, 0, 0.9), masks=False)))
+
+
+def test_overlaps() -> None:
+    crowd = np.array([False, True])
+    boxes = np.array([[0.0, 0, 10, 10], [20, 20, 5, 5]])
+    np.testing.assert_allclose(
+        box_iou(boxes, np.array([[5.0, 0, 10, 10], [0, 0, 40, 5]]), crowd), [[1 / 3, 0.5], [0, 0]]
+    )
+    rng = np.random.default_rng(0)
+    dense = rng.random((2, 6, 30, 40)) < 0.5
+    one, other = (Masks.from_dense(side) for side in dense)
+    crowds = rng.random(6) < 0.5
+    shared = (dense[0][:, None] & dense[1][None]).sum(axis=(2, 3))
+    union = np.where(crowds, dense[0].sum(axis=(1, 2))[:, None], (dense[0][:, None] | dense[1][None]).sum(axis=(2, 3)))
+    np.testing.assert_array_equal(mask_iou(one, other, crowds, least=0), shared / union)
+
+
+def test_a_detection_takes_the_best_object_that_is_free_at_each_threshold() -> None:
+    iou = np.array([[0.9, 0.6], [0.8, 0.7], [0.55, 0.0]])
+    matches = match(iou, crowd=np.zeros(2, bool), truth_areas=np.full(2, 50.0), found_areas=np.full(3, 50.0))
+    at = {threshold: 1 << bit for bit, threshold in enumerate(np.round(THRESHOLDS, 2).tolist())}
+    assert matches.hit[0, 0] == sum(bit for threshold, bit in at.items() if threshold <= 0.9)
+    assert matches.hit[0, 1] == sum(bit for threshold, bit in at.items() if threshold <= 0.7)
+    assert matches.hit[0, 2] == 0
+    assert matches.partner.tolist() == [0, 1, -1]
+    assert (matches.hit[1] == matches.hit[0]).all()  # small: 50 pixels
+    assert (matches.hit[3] == 0).all()
+    assert (matches.ignored[3] == 1023).all()  # not large
+
+
+def test_the_incumbents_rules_take_overlap_before_score() -> None:
+    iou = np.array([[0.6, 0.55], [0.9, 0.0], [0.0, 0.52]])
+    hit = match_incumbent(iou)
+    assert (hit & 1).tolist() == [1, 0, 1]  # the first keeps its best; the second's best is taken; no second choice
+    assert match_incumbent(np.zeros((3, 0))).tolist() == [0, 0, 0]
+
+
+def test_the_incumbents_integral_slopes_to_recall_one() -> None:
+    # One of two objects found: precision 1 up to recall 0.5, then a slope to (1, 0): 0.75, where COCO says 51 / 101.
+    ap = average_incumbent(np.array([1023], np.uint16), np.zeros(1, np.int32), np.array([0.9]), np.array([2, 0]))
+    np.testing.assert_allclose(ap[0], 0.75, atol=0.001)
+    assert np.isnan(ap[1]).all()
+    pair = (sample(square(5, 5, 20), square(40, 10, 12)), found((5, 5, 20, 0, 0.9)))
+    metrics = evaluate(pair, compat=True)
+    assert metrics.seg.map == pytest.approx(51 / 101)
+    assert metrics.seg.incumbent_map == pytest.approx((0.75, 0.75), abs=0.001)
+    assert "compat mask: mAP50 0.7500" in metrics.rows()
+    assert "compat" not in evaluate(pair).rows()
+
+
+def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
+    names = {0: "<b>cat</b> & 猫", 1: "dog"}
+    evaluator = SegmentEvaluator(names, compat=True)
+    panels = Panels(0.25)
+    pairs = [
+        (sample(square(5, 5, 20), square(40, 10, 12, 1), number=1, name="<x>.png"), found((5, 5, 20, 0, 0.9))),
+        (sample(square(5, 5, 20), number=2), found((5, 5, 20, 0, 0.9))),
+        (sample(number=3), found((5, 5, 20, 1, 0.9), (30, 5, 9, 1, 0.9))),
+    ]
+    for one, result in pairs:
+        panels.add(evaluator.update(one, result.replace(names=names)))
+    metrics = evaluator.finish().replace(settings={"model": "<script>", "data": "d"})
+    worst = panels.worst()
+    assert [(panel.name, panel.right, panel.wrong, panel.missed) for panel in worst] == [
+        ("3.png", 0, 2, 0),
+        ("<x>.png", 1, 0, 1),
+    ]
+    drawn = cv2.imdecode(np.frombuffer(worst[0].jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape == (60, 160, 3)
+    charts = draw_charts(metrics)
+    assert len(charts) == 10
+    assert all(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None for data in charts.values())
+    report = write_report(metrics, charts=charts, worst=worst, sheets=panels.sheets())
+    assert "<script>" not in report
+    assert "&lt;b&gt;cat&lt;/b&gt; &amp; 猫" in report
+    assert report.count("<img") == 10 + len(worst) + 2
+    json.loads(metrics.to_json())
+
+
+def test_the_worst_pictures_are_kept_and_no_more() -> None:
+    evaluator, panels = SegmentEvaluator(NAMES), Panels(0.25)
+    wrong = np.random.default_rng(0).permutation(40).tolist()
+    for number, count in enumerate(wrong):
+        squares = [(x, 30, 2, 1, 0.9) for x in range(count)]
+        panels.add(evaluator.update(sample(square(5, 5, 20), number=number), found((5, 5, 20, 0, 0.9), *squares)))
+    assert [panel.wrong for panel in panels.worst()] == list(range(39, 27, -1))
+    assert len(panels.sheets()) == 3
