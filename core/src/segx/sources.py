@@ -139,6 +139,16 @@ class Source:
             total += length
         return total
 
+    def holds(self, count: int) -> bool:
+        """Say whether there are so many pictures, as far as is known; what is not known counts as many."""
+        total = 0
+        for part in self._parts:
+            length = part.length()
+            total += count if length is None else length
+            if total >= count:
+                return True
+        return False
+
     def loaders(self) -> Iterator[Callable[[], Item]]:
         """Yield what loads each picture; these may be called in any thread and at the same time."""
         for part in self._parts:

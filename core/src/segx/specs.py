@@ -133,12 +133,15 @@ class BackendSpec(Spec):
         formats: Format name to the suffixes its files have: ``{"onnx": (".onnx",)}``.
         devices: Kinds of device it can run on: ``"cpu"``, ``"cuda"``, ``"mps"``.
         priority: Of several usable backends for a format the highest is taken.
+        concurrent: Its sessions may be run from several threads at once. On a CPU that is how folders and videos go
+            through the network: a few pictures side by side, each on its share of the cores.
     """
 
     load: Callable[[], Backend]
     formats: Mapping[str, tuple[str, ...]]
     devices: tuple[str, ...] = ("cpu",)
     priority: int = 0
+    concurrent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

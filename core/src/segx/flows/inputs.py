@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -96,9 +96,7 @@ class InputPlan:
             raise UsageError(f"a tensor of {by(height, width)}: the model takes {by(*self.size)} only")
         if height % self.stride or width % self.stride:
             hint = "pad it, or give the picture as an array (H, W, 3) BGR: it is then fitted"
-            raise UsageError(
-                f"a tensor of {by(height, width)}: sides have to be multiples of {self.stride}", hint=hint
-            )
+            raise UsageError(f"a tensor of {by(height, width)}: sides have to be multiples of {self.stride}", hint=hint)
         return height, width
 
     def note(self, task: Task, source: SourceImage, shape: tuple[int, int], *, asked_rect: bool) -> str:
@@ -116,15 +114,22 @@ class InputPlan:
         return f"{said}: padded to the whole size"
 
 
-def infer(session: Session, plan: InputPlan, batch: Batch) -> tuple[tuple[Array, ...], float]:
-    """Return the raw outputs of a batch, and the milliseconds that each picture took."""
+class Inferred(NamedTuple):
+    """The raw outputs of a batch, and the milliseconds that each picture took."""
+
+    outputs: tuple[Array, ...]
+    milliseconds: float
+
+
+def infer(session: Session, plan: InputPlan, batch: Batch) -> Inferred:
+    """Run the network on a batch; one that is smaller than the model takes is filled up, and the rest cut off again."""
     count, images = len(batch.sources), batch.images
     if plan.fixed_batch and count < plan.batch:
         images = np.concatenate([images, np.zeros((plan.batch - count, *images.shape[1:]), np.float32)])
     start = time.perf_counter()
     outputs = session.run(images)
     taken = milliseconds_since(start) / count
-    return (outputs if len(images) == count else tuple(output[:count] for output in outputs)), taken
+    return Inferred(outputs if len(images) == count else tuple(output[:count] for output in outputs), taken)
 
 
 def merged(parts: Sequence[Batch]) -> Batch:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from segx.interfaces import Array, Session, Task
+    from segx.flows.inputs import Inferred
+    from segx.interfaces import Session, Task
     from segx.options import PredictOptions
     from segx.results import Results
     from segx.sources import Item, Source
@@ -46,13 +47,12 @@ class _Ready:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ran:
-    """A batch that has been through the network."""
+class _Work:
+    """A batch on its way to results."""
 
     number: int
     batch: Batch
-    outputs: tuple[Array, ...]
-    speeds: Sequence[dict[str, float]]
+    preprocess: Sequence[float]
     stems: Sequence[str]
 
 
@@ -88,6 +88,7 @@ def predict(
     tell: Callable[..., None],
     model: str = "model",
     failures: list[Unreadable] | None = None,
+    lanes: int = 1,
 ) -> Iterator[Results]:
     """Return what a model finds in each picture of a source, in order, as it is found.
 
@@ -102,6 +103,8 @@ def predict(
         tell: Tells plugins what happens: :meth:`segx.registry.Registry.tell`.
         model: What the user named as model.
         failures: Gets what could not be read.
+        lanes: How many batches go through the network side by side; above 1 the session has to be one that may be
+            run from several threads at once.
 
     Raises:
         UsageError: Options that contradict each other or the model.
@@ -118,6 +121,7 @@ def predict(
         model=model,
         plan=plan,
         failures=[] if failures is None else failures,
+        lanes=1 if source.live else lanes,
     )
     return run.run()
 
@@ -134,6 +138,7 @@ class _Prediction:
     model: str
     plan: InputPlan
     failures: list[Unreadable]
+    lanes: int
 
     def __post_init__(self) -> None:
         self.decoding = self.options.decode()
@@ -162,13 +167,14 @@ class _Prediction:
         self._end(run)
 
     def _results(self, run: Run, sinks: Sinks) -> Iterator[Results]:
-        live, helping = self.source.live, helpers()
+        live, helping, lanes = self.source.live, helpers(), self.lanes
         total = self._total()
         jobs = (partial(self._prepare, load) for load in self.source.loaders())
         with contextlib.ExitStack() as stack:
-            behind = stack.enter_context(Behind[list["Results"]](threads=helping, waiting=0 if live else helping))
+            finishing = helping if lanes == 1 else lanes
+            behind = stack.enter_context(Behind[list["Results"]](threads=finishing, waiting=0 if live else finishing))
             stack.callback(self.turns.give_up)
-            ahead = 1 if live else 2 * self.plan.batch + helping
+            ahead = 1 if live else (1 + lanes) * self.plan.batch + helping
             ready = stack.enter_context(Ahead(jobs, threads=helping, ahead=ahead))
             stack.callback(self.source.close)  # first of all, so that a camera holds nobody up
             bar = stack.enter_context(progress(total, "predict", shown=self._shows_bar()))
@@ -221,31 +227,31 @@ class _Prediction:
     def _through(
         self, batches: Iterator[list[_Ready]], behind: Behind[list[Results]], sinks: Sinks
     ) -> Iterator[list[Results]]:
-        """Run the network, and hand its outputs over to be decoded and written while it goes on."""
+        """Run the network here, and the rest beside it; or with several lanes, all of it side by side."""
         for number, gathered in enumerate(batches):
             batch = merged([item.batch for item in gathered])
             stems = [sinks.claim(source) for source in batch.sources]
-            outputs, inference = infer(self.session, self.plan, batch)
-            speeds = [{"preprocess": item.preprocess, "inference": inference} for item in gathered]
-            ran = _Ran(number=number, batch=batch, outputs=outputs, speeds=speeds, stems=stems)
-            yield from behind.submit(partial(self._finish, ran, sinks))
-            del gathered, batch, outputs, ran  # else they would outlive the wait for the next
+            work = _Work(number=number, batch=batch, preprocess=[item.preprocess for item in gathered], stems=stems)
+            inferred = infer(self.session, self.plan, batch) if self.lanes == 1 else None
+            yield from behind.submit(partial(self._finish, work, inferred, sinks))
+            del gathered, batch, work, inferred  # else they would outlive the wait for the next
         yield from behind.drain()
 
-    def _finish(self, ran: _Ran, sinks: Sinks) -> list[Results]:
-        """Decode a batch and write its results; runs behind the network, in threads."""
+    def _finish(self, work: _Work, inferred: Inferred | None, sinks: Sinks) -> list[Results]:
+        """Run the network if that is still to be done, decode a batch and write its results; runs in threads."""
         try:
+            outputs, inference = inferred or infer(self.session, self.plan, work.batch)
             start = time.perf_counter()
-            decoded = self.task.decode(ran.outputs, ran.batch, self.session.info, self.decoding)
-            taken = milliseconds_since(start) / len(decoded)
+            decoded = self.task.decode(outputs, work.batch, self.session.info, self.decoding)
+            rest = {"inference": inference, "postprocess": milliseconds_since(start) / len(decoded)}
             results = [
-                result.replace(speed={**speed, "postprocess": taken}, save_dir=sinks.folder)
-                for result, speed in zip(decoded, ran.speeds, strict=True)
+                result.replace(speed={"preprocess": preprocess, **rest}, save_dir=sinks.folder)
+                for result, preprocess in zip(decoded, work.preprocess, strict=True)
             ]
-            shots = [sinks.shot(*parts) for parts in zip(ran.batch.sources, results, ran.stems, strict=True)]
+            shots = [sinks.shot(*parts) for parts in zip(work.batch.sources, results, work.stems, strict=True)]
             for shot in shots:
                 sinks.write(shot)
-            self.turns.take(ran.number, partial(sinks.append, shots))
+            self.turns.take(work.number, partial(sinks.append, shots))
         except BaseException:
             self.turns.give_up()
             raise

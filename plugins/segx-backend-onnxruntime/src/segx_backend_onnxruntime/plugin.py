@@ -36,5 +36,6 @@ def segx_backends() -> Iterable[BackendSpec]:
             devices=("cpu", "cuda", "mps", "dml"),
             requires=(" | ".join(f"{build}>=1.20" for build in _BUILDS), "numpy>=1.26"),
             priority=10,
+            concurrent=True,
         )
     ]

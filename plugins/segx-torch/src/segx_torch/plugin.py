@@ -26,6 +26,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             requires=("torch>=2.6",),
             formats={"pt": (".pt", ".pth", ".safetensors")},
             devices=("cpu", "cuda", "mps"),
+            concurrent=True,
         )
     ]
 

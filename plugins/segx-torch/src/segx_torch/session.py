@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import importlib.metadata
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class TorchSession:
         self._dtype = torch.float16 if options.half else torch.float32
         self._threads = options.threads
         self._runner: nn.Module | None = None
+        self._making = threading.Lock()
         self.module = module
         self.config = config
         self.architecture = architecture
@@ -185,10 +187,11 @@ class TorchSession:
         return batch.to(self._device, self._dtype)
 
     def _running_model(self) -> nn.Module:
-        if self._runner is None:
-            fused: nn.Module = self.architecture.fuse(self.module)
-            self._runner = fused.eval().to(self._device, self._dtype)
-        return self._runner
+        with self._making:
+            if self._runner is None:
+                fused: nn.Module = self.architecture.fuse(self.module)
+                self._runner = fused.eval().to(self._device, self._dtype)
+            return self._runner
 
 
 def open_session(artifact: Artifact, options: SessionOptions) -> TorchSession:
