@@ -138,7 +138,7 @@ class Record:
         self._lines.close()
         if self._run is None or self._run.folder is None:
             return
-        written = (files.write_text(self._run.folder / "results.csv", as_csv(rows)),)
+        written: tuple[Path, ...] = (files.write_text(self._run.folder / "results.csv", as_csv(rows)),)
         if self.drawings is not None:
             self.drawings.curves(rows, last=True)
             written = (*written, *self.drawings.close())

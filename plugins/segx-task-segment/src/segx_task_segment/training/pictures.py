@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _SHEET = 1920
 """Longest side of a sheet of pictures."""
+_LEGIBLE = 480
+"""Smaller pictures are enlarged to about this, so that labels find room."""
 _NAMED = 40
 """Up to this many classes are named; with more they are numbered."""
 _LETTERS = {"B": "box", "M": "mask"}
@@ -54,8 +56,10 @@ class SegmentPictures:
         """Draw up to sixteen pictures as they are trained on: moved, cut and coloured, with boxes and masks."""
         count = min(len(batch.images), BATCH)
         columns = int(np.ceil(np.sqrt(count)))
-        side = min(_SHEET // columns, max(batch.images.shape[2:]))
-        tiles = [fit(self._drawn(batch, index), side, side) for index in range(count)]
+        longest = max(batch.images.shape[2:])
+        gain = max(_LEGIBLE // longest, 1)
+        side = min(_SHEET // columns, longest * gain)
+        tiles = [fit(self._drawn(batch, index, gain), side, side) for index in range(count)]
         return write_bytes(path, encode(sheet(tiles, columns)))
 
     def labels(self, samples: Iterable[Sample], path: Path) -> Path:
@@ -89,15 +93,18 @@ class SegmentPictures:
                 _draw_curve(axes, epochs, values, label)
             axes.set(title=title, xlabel="epoch")
             axes.grid(visible=True, color="0.92")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             if len(series) > 1:
+                axes.set_ylim(bottom=0)
                 axes.legend(frameon=False)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         return write_bytes(path, _png(figure))
 
-    def _drawn(self, batch: TrainBatch, index: int) -> Image:
-        """Return one picture of a batch with its objects drawn in."""
+    def _drawn(self, batch: TrainBatch, index: int, gain: int) -> Image:
+        """Return one picture of a batch, enlarged, with its objects drawn in."""
         image = cv2.cvtColor(np.ascontiguousarray(batch.images[index].transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
+        image = cv2.resize(image, None, fx=gain, fy=gain, interpolation=cv2.INTER_LINEAR)
         shape = image.shape[0], image.shape[1]
         mine = np.flatnonzero(batch.batch_idx == index)
         extent = np.array([shape[1], shape[0]], np.float32)
@@ -162,9 +169,11 @@ def _draw_objects_per_picture(axes: Any, counts: Sequence[int]) -> None:
 
 
 def _draw_density(axes: Any, points: NDArray[np.float64], *, names: tuple[str, str], title: str) -> None:
-    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=50, range=((0, 1), (0, 1)))
+    cells = int(np.clip(np.sqrt(len(points)) / 2, 16, 64))
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=cells, range=((0, 1), (0, 1)))
+    scale = "log" if counts.max(initial=0) > 20 else "linear"
     image = axes.imshow(
-        np.where(counts > 0, counts, np.nan), origin="lower", extent=(0, 1, 0, 1), cmap="viridis", aspect="equal"
+        np.where(counts > 0, counts, np.nan), origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=scale
     )
     axes.figure.colorbar(image, ax=axes, fraction=0.045)
     axes.set(title=title, xlabel=names[0], ylabel=names[1])

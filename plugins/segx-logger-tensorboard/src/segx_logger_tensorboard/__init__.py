@@ -1,0 +1,1 @@
+"""TensorBoard for segx: figures and pictures of training runs."""
