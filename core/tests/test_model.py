@@ -106,6 +106,27 @@ def test_sessions_are_kept(tiny, picture, monkeypatch):
     assert len(opened) == 2
 
 
+@pytest.mark.parametrize(
+    "case",
+    [(3, {}, (1, None)), (4, {}, (4, 2)), (9, {"threads": 2}, (2, 1)), (9, {"batch": 3}, (1, None))],
+)
+def test_many_pictures_share_the_cores(tiny, picture, monkeypatch, case):
+    pictures, wishes, expected = case
+    import segx.flows.pipeline
+    import segx.flows.predict
+
+    monkeypatch.setattr(segx.flows.pipeline, "cores", lambda: 8)
+    seen = []
+    original = segx.flows.predict.predict
+    monkeypatch.setattr(
+        segx.flows.predict, "predict", lambda *a, lanes, **k: seen.append(lanes) or original(*a, lanes=lanes, **k)
+    )
+    model = YOLO(tiny)
+    assert len(model([picture] * pictures, **FIND_ALL, **wishes)) == pictures
+    ((how, _),) = model._sessions
+    assert (seen[0], how.threads) == expected
+
+
 def test_a_list_or_an_iterator(tiny, picture):
     model = YOLO(tiny)
     assert isinstance(model.predict([picture, picture], **FIND_ALL), list)

@@ -53,7 +53,7 @@ class Told:
         return [event for event, _ in self.events]
 
 
-def start(source, session=None, told=None, failures=None, **options):
+def start(source, session=None, told=None, failures=None, lanes=1, **options):
     chosen = PredictOptions.parse(options)
     return predict(
         session or Watched(),
@@ -62,6 +62,7 @@ def start(source, session=None, told=None, failures=None, **options):
         task=get_registry().load_task("segment"),
         tell=told or Told(),
         failures=failures,
+        lanes=lanes,
     )
 
 
@@ -296,14 +297,40 @@ def test_a_forgotten_run_ends(folder):
     assert segx_threads() == []
 
 
+@pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("error", [RuntimeError("network"), KeyboardInterrupt(), MemoryError()])
-def test_a_failure_of_the_network_ends_all_threads(folder, error):
+def test_a_failure_of_the_network_ends_all_threads(folder, error, lanes):
     told = Told()
     with pytest.raises(type(error)):
-        list(start(folder, Watched(fails=error), told))
+        list(start(folder, Watched(fails=error), told, lanes=lanes))
     assert segx_threads() == []
     assert told.names[-1] == "run_failed"
     assert told.events[-1][1]["error"] is error
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_pictures_go_side_by_side_through_a_network_that_allows_it(folder, tmp_path, batch):
+    class Crowded(Watched):
+        inside = most = 0
+        door = threading.Lock()
+
+        def run(self, images):
+            with self.door:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            time.sleep(0.02 * (1 + len(self.shapes) % 3))  # so that later ones would overtake earlier ones
+            outputs = super().run(images)
+            with self.door:
+                self.inside -= 1
+            return outputs
+
+    session = Crowded()
+    wishes = {"save_json": True, "project": tmp_path / "runs", "batch": batch}
+    results = list(start(folder, session, lanes=3, **wishes))
+    assert session.most == 3
+    assert_same(results, list(start(folder)))
+    rows = json.loads((tmp_path / "runs/predict/predictions.json").read_text())
+    assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
 
 
 class Stumbling:
@@ -325,11 +352,12 @@ class Stumbling:
         return call
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("step", ["input_shape", "preprocess", "decode"])
-def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step):
+def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step, lanes):
     told, got = Told(), []
     task = Stumbling(step, at=4)
-    results = predict(Watched(), open_source(folder), PredictOptions(), task=task, tell=told)
+    results = predict(Watched(), open_source(folder), PredictOptions(), task=task, tell=told, lanes=lanes)
     with pytest.raises(ZeroDivisionError):
         got.extend(results)
     assert len(got) <= 3
@@ -362,7 +390,8 @@ class Kept(np.ndarray):
     """An array whose end can be heard of."""
 
 
-def test_memory_does_not_grow_with_the_source():
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_memory_does_not_grow_with_the_source(lanes):
     begun, ended, most = [], [], 0
 
     def pictures():
@@ -373,10 +402,10 @@ def test_memory_does_not_grow_with_the_source():
             yield image
             del image
 
-    for _ in start(pictures(), Watched(imgsz=(64, 96)), batch=2):
+    for _ in start(pictures(), Watched(imgsz=(64, 96)), batch=2, lanes=lanes):
         most = max(most, len(begun) - len(ended))
     assert len(begun) == 60
-    assert 2 <= most <= 14
+    assert 2 <= most <= 12 + 4 * lanes
 
 
 # What is written

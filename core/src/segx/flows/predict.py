@@ -60,6 +60,7 @@ class _Work:
 class _Tally:
     """What has happened in a run so far."""
 
+    began: float = field(default_factory=time.perf_counter)
     pictures: int = 0
     batches: int = 0
     objects: int = 0
@@ -76,7 +77,8 @@ class _Tally:
     def figures(self) -> dict[str, float]:
         """Return what plugins are told at the end."""
         means = {f"{stage}_ms": total / max(self.pictures, 1) for stage, total in self.milliseconds.items()}
-        return {"images": float(self.pictures), "objects": float(self.objects), **means}
+        seconds = time.perf_counter() - self.began
+        return {"images": float(self.pictures), "objects": float(self.objects), "seconds": seconds, **means}
 
 
 def predict(
@@ -151,6 +153,7 @@ class _Prediction:
         folder = self._make_folder()
         run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
         self.tell("run_started", run=run)
+        self.tally = _Tally()  # the clock runs from here
         sinks = Sinks(self.options, folder)
         try:
             yield from self._results(run, sinks)
@@ -286,8 +289,14 @@ class _Prediction:
         if self.failures:
             logger.warning("%d of the source could not be read and were passed over", len(self.failures))
         if tally.pictures > 1:
-            times = ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES)
-            logger.info("%d objects in %d pictures; on average %s", tally.objects, tally.pictures, times)
+            logger.info(
+                "%d pictures in %.1f s (%.1f a second), %d objects; the way of a picture: %s",
+                tally.pictures,
+                figures["seconds"],
+                tally.pictures / figures["seconds"],
+                tally.objects,
+                ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES),
+            )
         if run.folder is not None:
             logger.info("results are in %s", run.folder)
         self.tell("run_ended", run=run, metrics=figures)
