@@ -1,0 +1,122 @@
+"""A folder of pictures from end to end, masks at full resolution: segx against the incumbent, in one run.
+
+    python benchmarks/bench_folder.py --weights yolov8n-seg.pt --images FOLDER --peer /path/to/venv/bin/python
+
+Each side runs in child processes of its own interpreter, turn by turn so that a busy machine is busy for both; the
+figures are medians over the rounds, the ratio that of the medians. The ``.onnx`` is exported by segx from the same
+weights, fixed to 640 x 640, and both sides open that file. ``--dense`` also asks each result for its N x H x W array,
+which the incumbent has made anyway and segx makes when asked. Without ``--peer`` (or ``SEGX_BENCH_PEER``), an
+interpreter that has ``ultralytics`` installed, only segx is measured; the peer is called through its public interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MEASURE = """
+import json, pathlib, sys, time
+model_path, folder, dense = sys.argv[1], sys.argv[2], sys.argv[3] == "dense"
+{prepare}
+warm = sorted(pathlib.Path(folder).iterdir())[:4]
+for path in warm:
+    for result in run(str(path)):
+        pass
+objects = pictures = area = 0
+begin = time.perf_counter()
+cpu = time.process_time()
+for result in run(folder):
+    pictures += 1
+    objects += len(result)
+    if dense and len(result):
+        area += int(result.masks.data.shape[-1])
+seconds = time.perf_counter() - begin
+cpu = time.process_time() - cpu
+peak = next(int(row.split()[1]) for row in open("/proc/self/status") if row.startswith("VmHWM:")) / 1024
+print(json.dumps({{"seconds": seconds, "cpu": cpu, "pictures": pictures, "objects": objects, "peak": peak,
+                   "version": version}}))
+"""
+
+SEGX = """
+from segx import YOLO, __version__ as version
+model = YOLO(model_path)
+def run(source):
+    return model.predict(source, stream=True, verbose=False)
+"""
+
+PEER = """
+from ultralytics import YOLO, __version__ as version
+model = YOLO(model_path, task="segment")
+def run(source):
+    return model.predict(source, retina_masks=True, save=False, stream=True, verbose=False)
+"""
+
+
+def export(weights: Path, folder: Path) -> Path:
+    """Return the same model as ONNX, fixed to 640 x 640."""
+    from segx import YOLO
+
+    return YOLO(weights).export(format="onnx", output=folder / "model.onnx", verify=False)
+
+
+def measure(python: str, prepare: str, model: Path, images: Path, *, dense: bool) -> dict[str, float]:
+    """Run one side once over the folder."""
+    code = MEASURE.format(prepare=prepare)
+    command = [python, "-c", code, str(model), str(images), "dense" if dense else "packed"]
+    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=model.parent)
+    if done.returncode:
+        sys.exit(f"{python} failed:\n{done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dense", action="store_true")
+    arguments = parser.parse_args()
+    sides = {"segx": (sys.executable, SEGX)}
+    if arguments.peer:
+        sides["peer"] = (arguments.peer, PEER)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.pt"
+        weights.write_bytes(arguments.weights.read_bytes())
+        models = {".pt": weights, ".onnx": export(weights, Path(folder))}
+        for kind, model in models.items():
+            runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+            for _ in range(arguments.rounds):
+                for side, (python, prepare) in sides.items():
+                    runs[side].append(
+                        measure(python, prepare, model, arguments.images.resolve(), dense=arguments.dense)
+                    )
+            report(kind, runs)
+
+
+def report(kind: str, runs: dict[str, list[dict[str, float]]]) -> None:
+    """Print one line for each side, and the ratio."""
+    rates: dict[str, float] = {}
+    for side, found in runs.items():
+        rates[side] = statistics.median(run["pictures"] / run["seconds"] for run in found)
+        cpu = statistics.median(run["cpu"] / run["pictures"] for run in found)
+        peak = statistics.median(run["peak"] for run in found)
+        spread = sorted(run["pictures"] / run["seconds"] for run in found)
+        print(
+            f"{kind:6} {side:5} {found[0]['version']:8} {rates[side]:7.2f} pictures/s "
+            f"({spread[0]:.2f}..{spread[-1]:.2f}), {cpu * 1e3:6.1f} ms CPU a picture, peak {peak:5.0f} MB, "
+            f"{found[0]['objects']:.0f} objects"
+        )
+    if "peer" in rates:
+        print(f"{kind:6} segx / peer: {rates['segx'] / rates['peer']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
