@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -161,6 +162,19 @@ class BackendContract(PluginContract, standard=True):
         first, second = run_twice(session, images)
         assert_same_outputs(first, copies, names=info.outputs)
         assert_same_outputs(second, copies, names=info.outputs)
+        session.close()
+
+    def test_runs_side_by_side_where_it_says_so(self, spec: BackendSpec, session: Session) -> None:
+        """A ``concurrent`` runtime gives each thread the outputs of its own images."""
+        if not spec.concurrent:
+            pytest.skip(f"backend {spec.name} runs one batch at a time")
+        info = session.info
+        batches = [noise((info.batch, 3, *info.imgsz), seed=seed) for seed in range(12)]
+        alone = [[to_numpy(output).copy() for output in session.run(images)] for images in batches]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            together = list(pool.map(session.run, batches))
+        for got, wanted in zip(together, alone, strict=True):
+            assert_same_outputs(got, wanted, names=info.outputs)
         session.close()
 
     def test_takes_images_however_they_lie_in_memory(self, session: Session) -> None:
