@@ -255,7 +255,9 @@ class TrainOptions(Options):
     imgsz: int = option(640, "side of the training pictures", ge=32)
     save: bool = option(True, "write last.pt and best.pt")
     save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1)
-    cache: Literal["ram"] | bool = option(False, "keep all read pictures in memory, however many")
+    cache: Literal["ram", "disk"] | bool = option(
+        False, "keep all read pictures at training size: ram (or true), or disk, in the cache folder"
+    )
     device: str | None = option(None, "where to train: cpu, 0, 0,1, mps; default: the best there is")
     devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1)
     accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")

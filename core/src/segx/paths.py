@@ -10,7 +10,7 @@ CACHE_VARIABLE = "SEGX_CACHE"
 OFFLINE_VARIABLE = "SEGX_OFFLINE"
 MIRROR_VARIABLE = "SEGX_WEIGHTS_URL"
 
-CACHE_PARTS = ("datasets", "downloads", "indexes", "proofs", "weights")
+CACHE_PARTS = ("datasets", "downloads", "indexes", "pictures", "proofs", "weights")
 """The folders inside the cache; ``segx cache clear`` touches nothing else."""
 
 _YES = {"1", "true", "yes", "on"}

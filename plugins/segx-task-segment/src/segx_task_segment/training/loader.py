@@ -6,11 +6,10 @@ threads run; there is one cache for all, nothing to pickle, and nothing left beh
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import sys
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
@@ -24,6 +23,13 @@ from segx.interfaces import TrainBatch
 from segx.options import image_size
 from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
 from segx_task_segment.training.instances import Placed, Shapes, fill, trace
+from segx_task_segment.training.reading import (
+    DEFAULT_BYTES,
+    PictureReader,
+    disk_has_room,
+    memory_limit,
+    needed_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +41,11 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
+logger = logging.getLogger("segx.train")
+
 _MOSAIC_WINDOW = (
     1000  # mosaic partners come from this many preceding pictures at most, so that a small cache holds them
 )
-_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,7 @@ class LoaderSettings:
         rank: Number of this process.
         world: Number of processes.
         cache_bytes: How much memory read pictures may take.
+        cache_disk: Keep read pictures in the cache folder too.
         single_class: Every object is of class 0.
         classes: Only objects of these classes, or all when None.
     """
@@ -75,43 +83,49 @@ class LoaderSettings:
     multi_scale: float = 0.0
     rank: int = 0
     world: int = 1
-    cache_bytes: int = _CACHE_BYTES
+    cache_bytes: int = DEFAULT_BYTES
+    cache_disk: bool = False
     single_class: bool = False
     classes: tuple[int, ...] | None = None
 
 
-class PictureCache:
-    """Reads pictures once, at training size, and keeps the most recent ones within a limit of memory."""
+class Pictures:
+    """The used part of a data set: each picture with its objects, by its position.
+
+    In the place of a picture that cannot be read comes the next one that can, and people are told once.
+    """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings) -> None:
         self._dataset = dataset
         self._indices = indices
         self._settings = settings
-        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._reader = PictureReader(dataset, settings.imgsz, limit=settings.cache_bytes, disk=settings.cache_disk)
         self._shapes: dict[int, Shapes] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._bad: set[int] = set()
 
     def __getitem__(self, position: int) -> Picture:
-        """Return the picture at a position of the used part of the data set, its long side scaled to training size."""
-        index = self._indices[position]
-        with self._lock:
-            image = self._images.get(index)
-            if image is not None:
-                self._images.move_to_end(index)
-        if image is None:
-            image = read_for_training(self._dataset[index], self._settings.imgsz)
-            self._keep(index, image)
-        return Picture(image=image, shapes=self._objects(index, image))
+        """Return the picture at a position, its long side scaled to training size.
 
-    def _keep(self, index: int, image: Image) -> None:
-        with self._lock:
-            if index not in self._images:
-                self._images[index] = image
-                self._bytes += image.nbytes
-            while self._bytes > self._settings.cache_bytes and len(self._images) > 1:
-                _, dropped = self._images.popitem(last=False)
-                self._bytes -= dropped.nbytes
+        Raises:
+            DataError: No picture at all can be read.
+        """
+        for step in range(len(self._indices)):
+            index = self._indices[(position + step) % len(self._indices)]
+            if index in self._bad:
+                continue
+            try:
+                image = self._reader[index]
+            except DataError as error:
+                self._leave_out(index, error)
+                continue
+            return Picture(image=image, shapes=self._objects(index, image))
+        msg = "none of the training pictures can be read"
+        raise DataError(msg, hint="segx data check lists every such file")
+
+    def _leave_out(self, index: int, error: DataError) -> None:
+        if index not in self._bad:
+            self._bad.add(index)
+            logger.warning("%s; it is left out", error.message)
 
     def _objects(self, index: int, image: Image) -> Shapes:
         shapes = self._shapes.get(index)
@@ -120,27 +134,6 @@ class PictureCache:
                 self._dataset[index], image.shape[:2], self._settings.classes, single_class=self._settings.single_class
             )
         return shapes
-
-
-def read_for_training(sample: Sample, imgsz: int) -> Image:
-    """Return uint8 (H, W, 3) BGR, orientation applied, the long side scaled to ``imgsz``.
-
-    Raises:
-        DataError: The file is missing or no picture.
-    """
-    shrink = max(sample.shape) // imgsz
-    reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-    step = max((factor for factor in reduced if factor <= shrink), default=1)
-    image = cv2.imread(str(sample.path), reduced.get(step, cv2.IMREAD_COLOR))
-    if image is None:
-        msg = f"{sample.path}: the picture cannot be read"
-        raise DataError(msg, hint="segx data check lists every such file")
-    height, width = sample.shape
-    gain = imgsz / max(height, width)
-    size = max(min(round(width * gain), imgsz), 1), max(min(round(height * gain), imgsz), 1)
-    if image.shape[1::-1] != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    return np.asarray(image, np.uint8)
 
 
 def shapes_of(
@@ -203,7 +196,7 @@ class TrainLoader:
             msg = "the training split holds no pictures"
             raise DataError(msg)
         self._paths = dataset.paths()
-        self._cache = PictureCache(dataset, self._indices, settings)
+        self._pictures = Pictures(dataset, self._indices, settings)
         sides = dataset.shapes()[self._indices].astype(np.float64)
         self._ratios: NDArray[np.float64] = sides[:, 0] / sides[:, 1]
 
@@ -299,9 +292,9 @@ class TrainLoader:
             changes = changes.closed()
 
         def other() -> Picture:
-            return self._cache[order[place - int(rng.integers(window))]]
+            return self._pictures[order[place - int(rng.integers(window))]]
 
-        return augment(self._cache[order[place]], other, size=size, settings=changes, rng=rng)
+        return augment(self._pictures[order[place]], other, size=size, settings=changes, rng=rng)
 
     def _collate(self, pictures: Sequence[Augmented], positions: Sequence[int]) -> TrainBatch:
         paths = tuple(str(self._paths[self._indices[position]]) for position in positions)
@@ -395,6 +388,8 @@ def make_loader(
     indices: Sequence[int] | None = None,
 ) -> TrainLoader:
     """Return the loader of one process for what a user asked for."""
+    used = dataset.shapes() if indices is None else dataset.shapes()[list(indices)]
+    needed = needed_bytes(used, options.imgsz) if options.cache else 0
     augmentation = Augmentation(**{item.name: getattr(options, item.name) for item in fields(Augmentation)})
     settings = LoaderSettings(
         imgsz=image_size(options.imgsz, stride)[0],
@@ -409,7 +404,8 @@ def make_loader(
         multi_scale=options.multi_scale,
         rank=rank,
         world=world,
-        cache_bytes=sys.maxsize if options.cache else _CACHE_BYTES,
+        cache_bytes=memory_limit(needed) if options.cache in {True, "ram"} else DEFAULT_BYTES,
+        cache_disk=options.cache == "disk" and disk_has_room(needed),
         single_class=options.single_cls,
         classes=options.classes,
     )

@@ -1,0 +1,233 @@
+"""Pictures at training size, read once: kept in memory within a limit, and on the disk where that is asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from segx.errors import DataError
+from segx.files import replacing
+from segx.index_cache import file_digest
+from segx.paths import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segx.interfaces import Dataset, Sample
+
+    Image = NDArray[np.uint8]
+
+logger = logging.getLogger("segx.train")
+
+DEFAULT_BYTES = 1 << 30
+"""Memory that read pictures may take when nothing else is asked for."""
+_MARGIN = 0.8
+"""Of what is free, on the disk or in memory, that pictures may take."""
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+def read_for_training(sample: Sample, imgsz: int) -> Image:
+    """Return uint8 (H, W, 3) BGR as its ground truth is stated for, the long side scaled to ``imgsz``.
+
+    Raises:
+        DataError: The file is missing, no picture, or of another size than its ground truth.
+    """
+    if not sample.path.is_file():
+        raise DataError(f"{sample.path}: the picture is not there", hint="segx data check lists every such file")
+    shrink = max(sample.shape) // imgsz
+    step = max((factor for factor in _REDUCED if factor <= shrink), default=1)
+    image = cv2.imread(str(sample.path), _REDUCED.get(step, cv2.IMREAD_COLOR))
+    if image is not None and not _fits(image, sample, step):  # stated for the picture before it was turned
+        image = cv2.imread(str(sample.path), _REDUCED.get(step, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"{sample.path}: the picture cannot be read", hint="segx data check lists every such file")
+    if not _fits(image, sample, step):
+        height, width = sample.shape
+        raise DataError(f"{sample.path}: the picture is not {width} x {height}, as its labels have it")
+    height, width = sample.shape
+    gain = imgsz / max(height, width)
+    size = max(min(round(width * gain), imgsz), 1), max(min(round(height * gain), imgsz), 1)
+    if image.shape[1::-1] != size:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(image, np.uint8)
+
+
+def _fits(image: NDArray[Any], sample: Sample, step: int) -> bool:
+    """Say whether a picture read at a ``step``-th of its size is the one the labels speak of."""
+    return all(abs(side - stated / step) <= 1 for side, stated in zip(image.shape, sample.shape, strict=False))
+
+
+class MemoryCache:
+    """Keeps the pictures used last, within a limit of memory.
+
+    Args:
+        limit: Bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, index: int) -> Image | None:
+        """Return a picture if it is here."""
+        with self._lock:
+            image = self._images.get(index)
+            if image is not None:
+                self._images.move_to_end(index)
+            return image
+
+    def put(self, index: int, image: Image) -> None:
+        """Keep a picture; those not used for longest go."""
+        with self._lock:
+            if index not in self._images:
+                self._images[index] = image
+                self._bytes += image.nbytes
+            while self._bytes > self._limit and len(self._images) > 1:
+                _, dropped = self._images.popitem(last=False)
+                self._bytes -= dropped.nbytes
+
+
+class DiskCache:
+    """Keeps decoded pictures of training size in segx's cache folder, found by the content of their files.
+
+    The data folder is never written to. A picture that changes is found no more and read anew.
+
+    Args:
+        imgsz: The training size.
+    """
+
+    def __init__(self, imgsz: int) -> None:
+        self._imgsz = imgsz
+        self._folder = cache_folder() / "pictures"
+        self._writes = True
+
+    def read(self, sample: Sample) -> Image:
+        """Return a picture, from the disk if it was read before.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        path = self._path(sample)
+        found = None if path is None else _load(path)
+        if found is not None:
+            return found
+        image = read_for_training(sample, self._imgsz)
+        if path is not None and self._writes:
+            self._store(path, image)
+        return image
+
+    def _path(self, sample: Sample) -> Path | None:
+        try:
+            digest = file_digest(sample.path)
+        except OSError:
+            return None
+        height, width = sample.shape
+        return self._folder / digest[:2] / f"{digest}-{height}x{width}-{self._imgsz}.npy"
+
+    def _store(self, path: Path, image: Image) -> None:
+        """Write a picture, whole or not at all; a disk that is full is no reason to stop."""
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, image, allow_pickle=False)
+        except DataError as error:
+            self._writes = False
+            logger.warning("cache=disk: %s; going on without", error.message)
+
+
+def _load(path: Path) -> Image | None:
+    try:
+        image = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return image if image.dtype == np.uint8 and image.ndim == 3 else None
+
+
+class PictureReader:
+    """Gives the pictures of a data set at training size.
+
+    Args:
+        dataset: Where they come from.
+        imgsz: Their long side.
+        limit: Bytes of memory for those read last.
+        disk: Keep all of them on the disk too.
+    """
+
+    def __init__(self, dataset: Dataset, imgsz: int, *, limit: int = DEFAULT_BYTES, disk: bool = False) -> None:
+        self._dataset = dataset
+        self._imgsz = imgsz
+        self._memory = MemoryCache(limit)
+        self._disk = DiskCache(imgsz) if disk else None
+
+    def __getitem__(self, index: int) -> Image:
+        """Return the picture of a sample.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        image = self._memory.get(index)
+        if image is None:
+            sample = self._dataset[index]
+            image = read_for_training(sample, self._imgsz) if self._disk is None else self._disk.read(sample)
+            self._memory.put(index, image)
+        return image
+
+
+def needed_bytes(shapes: NDArray[np.int32], imgsz: int) -> int:
+    """Return how much memory pictures of these heights and widths take at training size."""
+    sides = shapes.astype(np.float64)
+    return int((imgsz * imgsz * 3 * sides.min(axis=1) / sides.max(axis=1)).sum())
+
+
+def memory_limit(needed: int) -> int:
+    """Return the limit of a cache for all pictures; where memory is short, the usual one, and say so."""
+    free = _free_memory()
+    if free is None or needed <= _MARGIN * free:
+        return max(2 * needed, DEFAULT_BYTES)
+    logger.warning(
+        "cache=ram would take %s of %s that are free: only the pictures used last are kept; cache=disk keeps all",
+        *map(_size, (needed, free)),
+    )
+    return DEFAULT_BYTES
+
+
+def disk_has_room(needed: int) -> bool:
+    """Say whether the cache folder's disk has room for so many bytes more; where not, say it to people too."""
+    folder = cache_folder()
+    there: Sequence[Path] = [path for path in (folder, *folder.parents) if path.exists()]
+    free = shutil.disk_usage(there[0]).free
+    if needed <= _MARGIN * free:
+        return True
+    logger.warning(
+        "cache=disk may take %s of %s that are free in %s: pictures are read anew", _size(needed), _size(free), folder
+    )
+    return False
+
+
+def _free_memory() -> int | None:
+    """Return the bytes of memory that are free, where the system says."""
+    try:
+        for line in open("/proc/meminfo", encoding="ascii"):  # noqa: PTH123, SIM115 - a file of the kernel
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
