@@ -1,0 +1,88 @@
+"""The promise that no package can test alone: the same call on every format finds the same objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+
+from segx import YOLO
+from segx.registry import get_registry
+from segx.testing.models import TINY_YOLOV8
+from segx.testing.scenes import draw_scene
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMATS = sorted(get_registry().exporters)
+FIND_ALL = {"conf": 0.0, "max_det": 20, "rect": False, "device": "cpu", "verbose": False}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny model and two pictures."""
+    folder = tmp_path_factory.mktemp("formats")
+    (folder / "tinyn-seg.yaml").write_text(TINY_YOLOV8)
+    model = YOLO(folder / "tinyn-seg.yaml")
+    wake(model._model_session("save").module)
+    model.save(folder / "tiny.pt")
+    for number, shape in enumerate([(64, 96), (90, 60)]):
+        cv2.imwrite(str(folder / f"{number}.png"), draw_scene(*shape).image)
+    return folder
+
+
+def wake(module: Any) -> None:
+    """Give a new model weights with which its scores differ from anchor to anchor, as a trained one's do."""
+    import torch
+
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.1, generator=generator)
+            elif parameter.ndim == 4 and "dfl" not in name:
+                parameter.normal_(0, 1.4 / parameter[0].numel() ** 0.5, generator=generator)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_proven_and_finds_the_same(kind: str, folder: Path) -> None:
+    pictures = [folder / "0.png", folder / "1.png"]
+    model = YOLO(folder / "tiny.pt")
+    expected = model.predict(pictures, imgsz=64, **FIND_ALL)
+    exported = YOLO(model.export(kind, imgsz=64))
+    assert exported.path is not None
+    assert exported.path.parent == folder
+    assert exported.metadata.parity is not None
+    assert exported.names == model.names
+    found = exported.predict(pictures, imgsz=64, **FIND_ALL)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs) >= 10
+        np.testing.assert_allclose(ours.boxes.data, theirs.boxes.data, atol=2e-3)
+    assert not list(folder.glob(".segx-export-*"))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", FORMATS)
+def test_real_photographs_have_the_same_objects_in_every_format(kind: str, real_data: Path, tmp_path: Path) -> None:
+    photographs = sorted((real_data / "coco-mini" / "images" / "val2017").glob("*.jpg"))[:6]
+    model = YOLO(real_data / "weights" / "yolov8n-seg.pt")
+    settings = {"imgsz": 320, "rect": False, "device": "cpu", "verbose": False}
+    exported = YOLO(model.export(kind, imgsz=320, output=tmp_path))
+    expected, found = model.predict(photographs, **settings), exported.predict(photographs, **settings)
+    parity = get_registry().load_task("segment").parity(expected, found)
+    assert parity.objects > 10
+    assert parity.matched == 1
+    assert parity.box < 0.05
+    assert parity.score < 1e-4
+    assert parity.mask_iou > 0.999
