@@ -43,7 +43,7 @@ def write_dataset(
     """Draw a data set and return its YAML.
 
     Args:
-        folder: Where to write; must not exist yet or be empty.
+        folder: Where to write; must not exist yet, or be empty. Nothing is in it before everything is.
         images: Pictures of the training split.
         val_images: Pictures of the validation split.
         imgsz: Longer side of the pictures in pixels; the shorter one is between two thirds of it and all of it.
@@ -54,11 +54,11 @@ def write_dataset(
     Raises:
         DataError: The folder holds something already, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        msg = f"{folder} is not empty"
-        raise DataError(msg, hint="name a folder that does not exist yet")
+    folder = folder.absolute()
     work = folder.with_name(f".{folder.name}.part")
     try:
+        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+            raise DataError(f"{folder} is {_what(folder)}", hint="name a folder that does not exist yet")
         shutil.rmtree(work, ignore_errors=True)
         for split, count in zip(_SPLITS, (images, val_images), strict=True):
             (work / "images" / split).mkdir(parents=True)
@@ -75,10 +75,16 @@ def write_dataset(
             folder.rmdir()
         work.rename(folder)
     except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror or error})", hint="name a folder you may write to"
+        ) from error
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        msg = f"{folder} cannot be written ({error.strerror or error})"
-        raise DataError(msg, hint="name a folder you may write to") from error
     return folder / f"{folder.name}.yaml"
+
+
+def _what(path: Path) -> str:
+    return "a file" if path.is_file() else "not empty"
 
 
 def _draw(folder: Path, seed: int, split: str, imgsz: int, index: int) -> Row:
