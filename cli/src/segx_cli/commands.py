@@ -44,6 +44,7 @@ COMMANDS = {
         Command(name="info", summary="what is known of a model", verb=True),
         Command(name="formats", summary="the model formats, and what can make and run them here"),
         Command(name="plugins", summary="what is installed, what is broken; plugins new NAME writes one"),
+        Command(name="data", summary="check, convert, split, show data sets"),
         Command(name="doctor", summary="check this installation"),
         Command(name="cache", summary="downloaded files: list, clear"),
     )

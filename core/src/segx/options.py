@@ -317,6 +317,56 @@ class TrainOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataCheckOptions(Options):
+    """Options of data check."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    strict: bool = option(False, "end with exit code 3 when anything is wrong")
+    tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0)
+    decode: bool = option(True, "read every picture whole; False: headers only")
+    most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConvertOptions(Options):
+    """Options of data convert."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    to: Literal["yolo", "coco"] = option("coco", "format to write")
+    output: Path = option(Path(), "folder to write; must not hold anything yet")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    pictures: Literal["link", "copy"] = option("link", "link to the pictures, or copy them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSplitOptions(Options):
+    """Options of data split."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    split: str = option("train", "the split to divide")
+    fractions: tuple[float, ...] = option((0.8, 0.2), "shares of train, val and, with a third, test", gt=0, le=1)
+    output: Path = option(Path(), "folder to write lists and a YAML into; must not hold anything yet")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    seed: int = option(0, "another seed, another division", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShowOptions(Options):
+    """Options of data show."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    split: str = option("train", "the split to draw")
+    output: Path = option(Path("ground-truth.png"), "picture to write")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    count: int = option(16, "pictures on the sheet", ge=1)
+    columns: int = option(4, "pictures in a row", ge=1)
+    side: int = option(480, "width and height of a picture on the sheet, in pixels", ge=32)
+    classes: tuple[int, ...] | None = option(None, "only pictures with objects of these class numbers")
+    seed: int = option(0, "another seed, other pictures", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Options every export format has; a format adds its own by inheriting."""
 

@@ -60,6 +60,16 @@ class YoloReader:
             fingerprint=index.fingerprint,
         )
 
+    def strays(self, source: DatasetSource) -> list[Path]:
+        """Return the label files beside a split's folders that belong to no picture."""
+        pictures, _ = find_pictures(source)
+        if any(entry.is_file() for entry in source.entries):  # a list names some pictures of a folder
+            return []
+        known = {label_file(picture) for picture in pictures}
+        folders = sorted({os.path.dirname(label) for label in known})  # noqa: PTH120 - speed
+        found = [path for folder in folders for path in sorted(Path(folder).glob("*.txt"))]
+        return [path for path in found if str(path) not in known and path.name != "classes.txt"]
+
 
 def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
     """Return the pictures of a split in order, and a line for each that a list names and is not there.

@@ -1,0 +1,313 @@
+"""Looks through a data set for everything that spoils training quietly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from segx.flows.data.splits import open_splits
+from segx.flows.progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from segx.interfaces import Dataset, DatasetSource, Sample
+    from segx.options import DataCheckOptions
+    from segx.registry import Registry
+
+KINDS = {
+    "corrupt": "pictures that cannot be read whole",
+    "dropped": "rows and pictures that are left out",
+    "size": "pictures of another size than their ground truth is stated for",
+    "duplicate": "pictures that are there twice in a split",
+    "leaked": "pictures that are in several splits",
+    "outside": "objects that reach out of their picture",
+    "tiny": "objects too small to learn from",
+    "stray": "files of labels that belong to no picture",
+    "unused": "classes without an object in any split",
+    "unlearned": "classes that are validated but not trained on",
+    "empty": "splits without objects",
+}
+"""Kinds of findings, the gravest first."""
+
+_SLACK = 1.0
+"""Pixels that an object may reach out of its picture, as tools round."""
+_AT_ONCE = 64
+"""Pictures read beside each other before their results are taken: the bound on memory."""
+
+
+@runtime_checkable
+class StrayFinder(Protocol):
+    """A reader that knows which files of ground truth belong to no picture."""
+
+    def strays(self, source: DatasetSource) -> Sequence[Path]:
+        """Return them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        split: Where, or several.
+        what: What and why, in one line.
+    """
+
+    kind: str
+    split: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """What a split holds.
+
+    Attributes:
+        pictures: Number of pictures.
+        empty: Those of them without objects: background.
+        objects: Number of objects.
+        crowds: Those of them that are crowds.
+        boxes_only: Those of them without a mask.
+        classes: Objects of each class name.
+        fingerprint: Hash of the ground truth.
+    """
+
+    pictures: int
+    empty: int
+    objects: int
+    crowds: int
+    boxes_only: int
+    classes: Mapping[str, int]
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """What there is to say of a data set.
+
+    Attributes:
+        data: What the user named.
+        splits: What each split holds.
+        findings: What is wrong, the gravest kinds first.
+    """
+
+    data: str
+    splits: Mapping[str, SplitSummary]
+    findings: Sequence[Finding]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each kind."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "data": self.data,
+            "splits": {name: dict(vars(split)) for name, split in self.splits.items()},
+            "counts": self.counts,
+            "findings": [dict(vars(finding)) for finding in self.findings],
+        }
+
+    def rows(self, *, most: int = 20) -> str:
+        """Return the report for people, with at most so many lines of each kind."""
+        lines = []
+        for name, split in self.splits.items():
+            parts = [f"{split.pictures} pictures ({split.empty} without objects)", f"{split.objects} objects"]
+            parts += [f"{split.crowds} crowds"] if split.crowds else []
+            parts += [f"{split.boxes_only} without a mask"] if split.boxes_only else []
+            lines.append(f"{name}: {', '.join(parts)}; {split.fingerprint}")
+        lines.extend(self._class_rows())
+        for kind, count in self.counts.items():
+            lines.append(f"{kind}: {count} {KINDS[kind]}")
+            told = [finding for finding in self.findings if finding.kind == kind]
+            lines.extend(f"  {finding.split}: {finding.what}" for finding in told[:most])
+            if count > most:
+                lines.append(f"  ... and {count - most} more")
+        if not self.findings:
+            lines.append("nothing is wrong")
+        return "\n".join(lines)
+
+    def _class_rows(self) -> list[str]:
+        names = list(dict.fromkeys(name for split in self.splits.values() for name in split.classes))
+        width = max([5, *map(len, names)]) + 2
+        head = f"{'class':<{width}}" + "".join(f"{split:>10}" for split in self.splits)
+        rows = [
+            f"{name:<{width}}" + "".join(f"{split.classes.get(name, 0):>10}" for split in self.splits.values())
+            for name in names
+            if any(split.classes.get(name) for split in self.splits.values())
+        ]
+        return [head, *rows] if rows else []
+
+
+def check(options: DataCheckOptions, registry: Registry) -> DataReport:
+    """Look through all splits of a data set; nothing is changed.
+
+    Raises:
+        UsageError: No data set is named.
+        DataError: It is missing.
+    """
+    opened = open_splits(options.data, options.images, registry)
+    looking = _Looking(options)
+    total = sum(len(dataset) for dataset, _, _ in opened.values())
+    with progress(total, "check") as advance:
+        for split, (dataset, reader, source) in opened.items():
+            for problem in dataset.problems:
+                looking.find("dropped", split, problem)
+            if isinstance(reader, StrayFinder):
+                for path in reader.strays(source):
+                    looking.find("stray", split, f"{path}: no picture of this name")
+            for sample in dataset:
+                looking.look_at_truth(split, sample)
+            for _ in looking.look_at_pictures(split, dataset):
+                advance(1)
+    summaries = {split: summarise(dataset) for split, (dataset, _, _) in opened.items()}
+    looking.compare(summaries)
+    order = list(KINDS)
+    findings = sorted(looking.findings, key=lambda finding: order.index(finding.kind))
+    return DataReport(data=options.data, splits=summaries, findings=findings)
+
+
+def summarise(dataset: Dataset, indices: Sequence[int] | None = None) -> SplitSummary:
+    """Return what a split holds, or some pictures of it."""
+    chosen = range(len(dataset)) if indices is None else indices
+    classes: Counter[int] = Counter()
+    empty = crowds = boxes = 0
+    for index in chosen:
+        sample = dataset[index]
+        empty += not sample.truths
+        crowds += sum(truth.crowd for truth in sample.truths)
+        boxes += sum(not truth.has_mask for truth in sample.truths)
+        classes.update(truth.category for truth in sample.truths)
+    return SplitSummary(
+        pictures=len(chosen),
+        empty=empty,
+        objects=sum(classes.values()),
+        crowds=crowds,
+        boxes_only=boxes,
+        classes={name: classes[number] for number, name in dataset.names.items()},
+        fingerprint=dataset.fingerprint,
+    )
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """One picture, read.
+
+    Attributes:
+        shape: (height, width), or None where it cannot be read.
+        reason: Why it cannot.
+        digest: Hash of the file.
+    """
+
+    shape: tuple[int, int] | None
+    reason: str
+    digest: str
+
+
+class _Looking:
+    """Findings as they come."""
+
+    def __init__(self, options: DataCheckOptions) -> None:
+        self.findings: list[Finding] = []
+        self._options = options
+        self._places: defaultdict[str, list[tuple[str, Path]]] = defaultdict(list)
+
+    def find(self, kind: str, split: str, what: str) -> None:
+        """Note something."""
+        self.findings.append(Finding(kind=kind, split=split, what=what))
+
+    def look_at_truth(self, split: str, sample: Sample) -> None:
+        """Look at the objects of a picture."""
+        height, width = sample.shape
+        for truth in sample.truths:
+            x, y, w, h = truth.box
+            name = f"{sample.path}: object {truth.id}"
+            over = max(-x, -y, x + w - width, y + h - height)
+            if over > _SLACK:
+                self.find("outside", split, f"{name} reaches {over:.1f} pixels out of the picture")
+            if min(w, h) < self._options.tiny:
+                self.find("tiny", split, f"{name} is {w:.1f} x {h:.1f} pixels")
+
+    def look_at_pictures(self, split: str, dataset: Dataset) -> Iterator[None]:
+        """Read every picture of a split, several beside each other."""
+        paths, shapes = dataset.paths(), dataset.shapes().tolist()
+        with ThreadPoolExecutor(thread_name_prefix="segx-check") as crew:
+            for start in range(0, len(paths), _AT_ONCE):
+                group = paths[start : start + _AT_ONCE]
+                for path, shape, seen in zip(
+                    group,
+                    shapes[start:],
+                    crew.map(lambda path: _see(path, whole=self._options.decode), group),
+                    strict=False,
+                ):
+                    self._note(split, path, (shape[0], shape[1]), seen)
+                    yield
+
+    def _note(self, split: str, path: Path, shape: tuple[int, int], seen: _Seen) -> None:
+        if seen.shape is None:
+            self.find("corrupt", split, f"{path}: {seen.reason}")
+        elif seen.shape not in {shape, shape[::-1]}:
+            stated, is_now = f"{shape[0]}x{shape[1]}", f"{seen.shape[0]}x{seen.shape[1]}"
+            self.find("size", split, f"{path}: is {is_now}, ground truth is for {stated} (height x width)")
+        if seen.digest:
+            self._places[seen.digest].append((split, path))
+
+    def compare(self, splits: Mapping[str, SplitSummary]) -> None:
+        """Look at all splits together."""
+        for places in self._places.values():
+            by_split: defaultdict[str, list[Path]] = defaultdict(list)
+            for split, path in places:
+                by_split[split].append(path)
+            for split, paths in by_split.items():
+                if len(paths) > 1:
+                    self.find("duplicate", split, " = ".join(map(str, paths)))
+            if len(by_split) > 1:
+                self.find("leaked", "+".join(by_split), " = ".join(str(paths[0]) for paths in by_split.values()))
+        self._compare_classes(splits)
+
+    def _compare_classes(self, splits: Mapping[str, SplitSummary]) -> None:
+        for split, summary in splits.items():
+            if not summary.objects:
+                self.find("empty", split, f"{summary.pictures} pictures, no object")
+        total: Counter[str] = Counter()
+        for summary in splits.values():
+            total.update(summary.classes)
+        for name, count in total.items():
+            if not count:
+                self.find("unused", "+".join(splits), name)
+            elif "train" in splits and not splits["train"].classes.get(name):
+                self.find("unlearned", "train", f"{name}: {count} objects in the other splits")
+
+
+def _see(path: Path, *, whole: bool) -> _Seen:
+    """Read a picture to its last pixel, or its header, and hash its file."""
+    import PIL.Image
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return _Seen(shape=None, reason=error.strerror or str(error), digest="")
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(io.BytesIO(data)) as picture:
+                if whole:
+                    picture.load()
+                width, height = picture.size
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return _Seen(
+            shape=None, reason="no picture of a known format" if "identify" in reason else reason, digest=digest
+        )
+    return _Seen(shape=(height, width), reason="", digest=digest)

@@ -1,0 +1,131 @@
+"""Divides one split into several, without copying pictures and without a picture ending up on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from segx.errors import DataError, UsageError
+from segx.files import write_text
+from segx.flows.data.check import summarise
+from segx.flows.data.convert import relative, write_coco_json, write_yaml
+from segx.flows.data.splits import empty_folder, open_splits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from segx.interfaces import Dataset
+    from segx.options import DataSplitOptions
+    from segx.registry import Registry
+
+NAMES = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How a split was divided.
+
+    Attributes:
+        yaml: The YAML that names the parts.
+        pictures: Pictures of each part.
+        missing: For each part the classes it has no object of, though another part has.
+        kept_together: Pictures that are the same and were therefore kept on one side.
+    """
+
+    yaml: Path
+    pictures: Mapping[str, int]
+    missing: Mapping[str, Sequence[str]]
+    kept_together: int
+
+    def rows(self) -> str:
+        """Return it for people."""
+        lines = [f"{name}: {count} pictures" for name, count in self.pictures.items()]
+        lines += [f"{name} has no: {', '.join(classes)}" for name, classes in self.missing.items() if classes]
+        if self.kept_together:
+            lines.append(f"{self.kept_together} pictures are there twice; each was kept on the side of its twin")
+        return "\n".join([*lines, str(self.yaml)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**vars(self), "yaml": str(self.yaml)}
+
+
+def split(options: DataSplitOptions, registry: Registry) -> Division:
+    """Divide a split by shares; the same seed divides the same way.
+
+    Raises:
+        UsageError: No data set or no folder is named, or the shares are wrong.
+        DataError: The data set is missing, too small, or the folder is not empty.
+    """
+    shares = options.fractions
+    if not 2 <= len(shares) <= len(NAMES) or abs(sum(shares) - 1) > 1e-6:
+        raise UsageError(
+            f"fractions={','.join(f'{share:g}' for share in shares)}: two or three shares that make 1",
+            hint="fractions=0.8,0.2 or fractions=0.7,0.2,0.1",
+        )
+    ((dataset, _, source),) = open_splits(options.data, options.images, registry, only=options.split).values()
+    groups, twins = _groups(dataset)
+    if len(groups) < len(shares):
+        raise DataError(f"{len(groups)} pictures cannot be divided into {len(shares)} parts")
+    folder = empty_folder(options.output)
+    parts = dict(zip(NAMES, _divide(groups, shares, options.seed), strict=False))
+    as_json = any(entry.suffix.lower() == ".json" for entry in source.entries)
+    places = {name: _write(dataset, indices, folder, name, as_json=as_json) for name, indices in parts.items()}
+    path = write_yaml(folder / f"{folder.resolve().name}.yaml", places, dataset.names)
+    return Division(
+        yaml=path,
+        pictures={name: len(indices) for name, indices in parts.items()},
+        missing=_missing(dataset, parts),
+        kept_together=twins,
+    )
+
+
+def _groups(dataset: Dataset) -> tuple[list[list[int]], int]:
+    """Return pictures with the same content together, and how many have a twin."""
+    by_content: defaultdict[str, list[int]] = defaultdict(list)
+    for index, path in enumerate(dataset.paths()):
+        try:
+            with path.open("rb") as file:
+                by_content[hashlib.file_digest(file, "blake2b").hexdigest()].append(index)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+    return list(by_content.values()), sum(len(group) - 1 for group in by_content.values())
+
+
+def _divide(groups: Sequence[list[int]], shares: Sequence[float], seed: int) -> list[list[int]]:
+    """Return the pictures of each part, in their original order; no part is empty."""
+    order = list(groups)
+    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
+    bounds = [round(sum(shares[: part + 1]) * len(order)) for part in range(len(shares))]
+    for part in range(len(bounds)):
+        least = part + 1
+        most = len(order) - (len(bounds) - 1 - part)
+        bounds[part] = min(max(bounds[part], least if part == 0 else bounds[part - 1] + 1), most)
+    starts = [0, *bounds[:-1]]
+    return [
+        sorted(index for group in order[start:stop] for index in group)
+        for start, stop in zip(starts, bounds, strict=True)
+    ]
+
+
+def _write(dataset: Dataset, indices: Sequence[int], folder: Path, name: str, *, as_json: bool) -> str:
+    """Write a part as a list of pictures, or as COCO JSON; return its place relative to the folder."""
+    if not as_json:
+        paths = dataset.paths()
+        write_text(folder / f"{name}.txt", "".join(f"{relative(paths[index], folder)}\n" for index in indices))
+        return f"{name}.txt"
+    for _ in write_coco_json(
+        folder / f"{name}.json", dataset, indices, lambda sample, _: relative(sample.path, folder)
+    ):
+        pass
+    return f"{name}.json"
+
+
+def _missing(dataset: Dataset, parts: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+    counts = {name: summarise(dataset, indices).classes for name, indices in parts.items()}
+    there = {name for classes in counts.values() for name, count in classes.items() if count}
+    return {part: sorted(name for name in there if not classes[name]) for part, classes in counts.items()}
