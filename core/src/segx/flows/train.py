@@ -63,6 +63,8 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
         UsageError: No data are named, or an option cannot work.
         DataError: The data are missing or hold no objects, or something cannot be written.
     """
+    if not is_first_process():
+        logging.getLogger("segx").setLevel(logging.ERROR)  # the first one speaks for all
     data = options.data or session.info.settings.get("data")
     if not data:
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
@@ -229,7 +231,8 @@ def finish(
         for line in metrics.rows(verbose=True).splitlines():
             say(line)
     exported = None if options.export is None else _export(weights, options.export, registry)
-    say(f"{weights}{'' if exported is None else f' and {exported}'}: trained for {len(trained.rows)} epochs")
+    if exported is not None:
+        say(f"exported to {exported}")
     return TrainResult(trained=dataclasses.replace(trained, exported=exported), metrics=metrics)
 
 

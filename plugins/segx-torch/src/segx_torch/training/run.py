@@ -76,6 +76,7 @@ def make_fabric(options: TrainOptions) -> Fabric:
     count = len(devices) if isinstance(devices, list) else devices
     several = count * nodes > 1
     half = options.amp and accelerator == "cuda"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it tells is told by the trainer
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,

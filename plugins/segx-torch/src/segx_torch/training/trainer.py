@@ -174,7 +174,7 @@ class Trainer:
             len(self.loader),
             self.batch,
             self.recipe.accumulate,
-            fabric.device,
+            fabric.device if fabric.world_size == 1 else f"{fabric.world_size} processes, {fabric.device.type}",
         )
 
     # -- one epoch ------------------------------------------------------------------------------------------------
