@@ -1,0 +1,293 @@
+"""``segx data``: what is wrong is found, what is converted is the same, what is divided stays apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+
+from segx.data import open_dataset
+from segx.errors import DataError, UsageError
+from segx.flows.data import check, convert, show, split
+from segx.flows.data.rings import one_ring
+from segx.flows.data.show import truth_masks
+from segx.masks import Masks, Polygon
+from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions
+from segx.registry import get_registry
+from segx.testing.scenes import draw_scene
+from segx_cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRIANGLE = "0.1 0.1 0.5 0.1 0.5 0.5"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (40, 60)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
+
+
+def label(folder: Path, name: str, text: str) -> None:
+    path = folder / "labels" / f"{name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def faulty(folder: Path) -> Path:
+    """A data set with one of everything that can be wrong."""
+    for number, name in enumerate(["train/a", "train/b", "train/c", "val/d", "val/e"]):
+        picture(folder / "images" / f"{name}.png", number)
+    shutil.copy(folder / "images" / "train" / "a.png", folder / "images" / "train" / "again.png")
+    shutil.copy(folder / "images" / "train" / "b.png", folder / "images" / "val" / "leaked.png")
+    whole = (folder / "images" / "train" / "c.png").read_bytes()
+    (folder / "images" / "train" / "c.png").write_bytes(whole[: len(whole) // 2])
+    label(folder, "train/a", f"0 {TRIANGLE}\n0 {TRIANGLE}\n0 0.5 0.5 0.01 0.5\n0 1 2 3\n")
+    label(folder, "train/orphan", f"0 {TRIANGLE}\n")
+    label(folder, "val/d", f"1 {TRIANGLE}\n")
+    path = folder / "set.yaml"
+    path.write_text("train: images/train\nval: images/val\nnames: [cat, dog, bird]\n")
+    return path
+
+
+def report(data: Path | str, **options: Any) -> Any:
+    return check(DataCheckOptions.parse({"data": str(data), **options}), get_registry())
+
+
+def test_everything_that_is_wrong_is_found_and_nothing_is_changed(tmp_path: Path) -> None:
+    path = faulty(tmp_path / "set")
+    before = {item: item.read_bytes() for item in (tmp_path / "set").rglob("*") if item.is_file()}
+    found = report(path)
+    assert {item: item.read_bytes() for item in (tmp_path / "set").rglob("*") if item.is_file()} == before
+    assert found.counts == {
+        "corrupt": 1, "dropped": 2, "duplicate": 1, "leaked": 1, "tiny": 1, "stray": 1, "unused": 1, "unlearned": 1
+    }  # fmt: skip
+    told = {finding.kind: finding.what for finding in found.findings}
+    assert "c.png" in told["corrupt"]
+    assert "a.png = " in told["duplicate"]
+    assert "again.png" in told["duplicate"]
+    assert "leaked.png" in told["leaked"]
+    assert "orphan.txt" in told["stray"]
+    assert told["unused"] == "bird"
+    assert told["unlearned"].startswith("dog: 1 objects")
+    assert found.splits["train"].classes == {"cat": 2, "dog": 0, "bird": 0}
+    assert (found.splits["train"].pictures, found.splits["train"].empty) == (4, 3)
+    assert found.splits["train"].boxes_only == 1
+    json.dumps(found.to_dict())
+    assert "leaked: 1 pictures that are in several splits" in found.rows()
+
+
+def test_objects_that_reach_out_and_pictures_of_another_size(tmp_path: Path) -> None:
+    picture(tmp_path / "one.png", 0)
+    picture(tmp_path / "two.png", 1, (30, 30))
+    corners = [50, 10, 70, 10, 70, 30]
+    content = {
+        "images": [{"id": i, "file_name": f, "height": 40, "width": 60} for i, f in enumerate(("one.png", "two.png"))],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 5, "image_id": 0, "category_id": 1, "bbox": [50, 10, 20, 20], "segmentation": [corners]}
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = report(tmp_path / "a.json")
+    assert found.counts == {"size": 1, "outside": 1}
+    assert "reaches 10.0 pixels out" in found.rows()
+    assert "is 30x30, ground truth is for 40x60" in found.rows()
+
+
+def test_strict_ends_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = faulty(tmp_path / "set")
+    assert main(["data", "check", f"data={path}"]) == 0
+    assert main(["data", "check", str(path), "--strict"]) == 3
+    assert "tiny: 1" in capsys.readouterr().out
+    assert main(["data", "check", f"data={path}", "strict", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["counts"]["leaked"] == 1
+    clean = tmp_path / "clean"
+    picture(clean / "images" / "a.png", 0)
+    label(clean, "a", f"0 {TRIANGLE}")
+    (clean / "set.yaml").write_text("train: images\nnames: [cat]\n")
+    assert main(["data", "check", f"data={clean}", "strict"]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+
+
+def test_the_command_line_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 0
+    assert "convert" in capsys.readouterr().out
+    assert main(["data", "split", "--help"]) == 0
+    assert "fractions" in capsys.readouterr().out
+    assert main(["data", "chek"]) == 2
+    assert "did you mean 'check'" in capsys.readouterr().err
+    assert main(["data", "check", "strickt=true"]) == 2
+    assert "did you mean 'strict'" in capsys.readouterr().err
+    assert main(["data", "check"]) == 2
+    assert main(["data", "check", "data=nope.yaml"]) == 3
+    assert main(["data", "convert", "data=coco8-seg", "to=voc"]) == 2
+
+
+def complicated(folder: Path) -> Path:
+    """COCO JSON with parts, a hole, a crowd, a box alone."""
+    picture(folder / "images" / "one.png", 0, (80, 100))
+    ys, xs = np.mgrid[:80, :100]
+    distance = np.hypot(xs - 30, ys - 40)
+    ring = (distance < 25) & (distance > 10)
+    (hole,) = Masks.from_dense(ring[None]).rle
+    rle = {"size": hole["size"], "counts": hole["counts"].decode()}
+    parts = [[60, 10, 80, 10, 80, 30, 60, 30], [70, 50, 95, 50, 95, 70, 70, 70], [75, 20, 90, 20, 90, 40, 75, 40]]
+    rows: list[dict[str, Any]] = [
+        {"id": 11, "bbox": [5, 15, 50, 50], "segmentation": rle, "area": 1650.5},
+        {"id": 12, "bbox": [60, 10, 35, 60], "segmentation": parts, "area": 1200},
+        {"id": 13, "bbox": [5, 15, 50, 50], "segmentation": rle, "iscrowd": 1, "area": 1650},
+        {"id": 14, "bbox": [1, 2, 30, 40], "segmentation": [], "area": 1200},
+        {"id": 15, "bbox": [3.25, 3, 10, 10], "segmentation": [[3.25, 3, 13.25, 3, 13.25, 13]], "area": 50},
+    ]
+    content = {
+        "images": [{"id": 7, "file_name": "one.png", "height": 80, "width": 100}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 44, "name": "dög"}],
+        "annotations": [{"image_id": 7, "category_id": 44, "iscrowd": 0, **row} for row in rows],
+    }
+    path = folder / "annotations" / "instances.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("pictures", ["link", "copy"])
+def test_to_coco_and_back_to_coco_nothing_is_lost(tmp_path: Path, pictures: str) -> None:
+    path = complicated(tmp_path / "a")
+    options = {"data": str(path), "to": "coco", "output": tmp_path / "b", "pictures": pictures}
+    done = convert(DataConvertOptions.parse(options), get_registry())
+    assert set(done.losses) == {"boxes"}
+    assert (tmp_path / "b" / "images" / "train" / "one.png").is_symlink() is (pictures == "link")
+    (before,), (after,) = open_dataset(path), open_dataset(done.yaml, "train")
+    assert (after.id, after.shape) == (before.id, before.shape)
+    for one, other in zip(before.truths, after.truths, strict=True):
+        assert (one.category, one.box, one.crowd, one.area, one.id, one.rle) == (
+            other.category, other.box, other.crowd, other.area, other.id, other.rle
+        )  # fmt: skip
+        assert [ring.tolist() for ring in one.polygons] == [ring.tolist() for ring in other.polygons]
+    dataset = open_dataset(done.yaml, "train")
+    assert (dataset.names, dataset.category_ids) == ({0: "cat", 1: "dög"}, {0: 3, 1: 44})
+
+
+def test_to_yolo_says_what_it_cannot_hold_and_keeps_every_pixel(tmp_path: Path) -> None:
+    path = complicated(tmp_path / "a")
+    options = DataConvertOptions.parse({"data": str(path), "to": "yolo", "output": tmp_path / "b"})
+    done = convert(options, get_registry())
+    assert done.losses == {"crowds": 1, "joined": 2, "traced": 1, "boxes": 1}
+    assert done.worst == 1
+    assert not done.named
+    assert "1 crowds left out" in done.rows()
+    (before,) = open_dataset(path)
+    dataset = open_dataset(done.yaml, "train")
+    assert not dataset.problems
+    (after,) = dataset
+    kept = [truth for truth in before.truths if not truth.crowd]
+    original = truth_masks(type(before)(path=before.path, id=0, shape=before.shape, truths=tuple(kept)))
+    np.testing.assert_array_equal(original.data, truth_masks(after).data)
+    assert [truth.category for truth in after.truths] == [1, 1, 1, 1]
+    assert [truth.has_mask for truth in after.truths] == [truth.has_mask for truth in kept]
+
+
+def test_one_ring_joins_parts_and_holes() -> None:
+    squares = [np.array([[0, 0], [s, 0], [s, s], [0, s]], np.float32) for s in (30, 10, 6)]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        flips = rng.random(4) < 0.5
+        rings = [
+            ring[::-1] if flip else ring for ring, flip in zip([squares[0], *[squares[1]] * 2], flips, strict=False)
+        ]
+        parts = [
+            Polygon(exterior=rings[0] + 2, holes=(rings[1] + 5, squares[2] + 20)),
+            Polygon(exterior=rings[2] + (40, 35)),
+        ]
+        joined = Masks.from_polygons([[one_ring(parts)]], (60, 70))
+        np.testing.assert_array_equal(joined.data, Masks.from_polygons([parts], (60, 70)).data)
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    path = complicated(tmp_path / "a")
+    with pytest.raises(DataError, match="holds something already"):
+        convert(DataConvertOptions.parse({"data": str(path), "output": tmp_path / "a"}), get_registry())
+    with pytest.raises(UsageError, match="no folder to write"):
+        convert(DataConvertOptions.parse({"data": str(path)}), get_registry())
+
+
+def many(folder: Path, count: int = 20) -> Path:
+    for number in range(count):
+        picture(folder / "images" / f"{number:02}.png", number // 2 if number < 4 else number)
+        label(folder, f"{number:02}", f"{number % 2} {TRIANGLE}")
+    path = folder / "set.yaml"
+    path.write_text("train: images\nnames: [cat, dog]\n")
+    return path
+
+
+def divide(data: Path, output: Path, **options: Any) -> Any:
+    return split(DataSplitOptions.parse({"data": str(data), "output": output, **options}), get_registry())
+
+
+def test_parts_are_disjoint_whole_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    path = many(tmp_path / "set")
+    done = divide(path, tmp_path / "parts", fractions=(0.6, 0.2, 0.2))
+    parts = {name: [sample.path.name for sample in open_dataset(done.yaml, name)] for name in ("train", "val", "test")}
+    names = [name for part in parts.values() for name in part]
+    assert sorted(names) == [f"{number:02}.png" for number in range(20)]
+    assert 3 <= len(parts["val"]) <= 6
+    for pair in ({"00.png", "01.png"}, {"02.png", "03.png"}):  # the same picture twice never ends up on both sides
+        assert any(pair <= set(part) for part in parts.values())
+    assert done.kept_together == 2
+    again = divide(path, tmp_path / "again", fractions=(0.6, 0.2, 0.2))
+    assert (tmp_path / "again" / "val.txt").read_text() == (tmp_path / "parts" / "val.txt").read_text()
+    other = divide(path, tmp_path / "other", fractions=(0.6, 0.2, 0.2), seed=1)
+    assert (tmp_path / "other" / "val.txt").read_text() != (tmp_path / "parts" / "val.txt").read_text()
+    assert again.pictures.keys() == other.pictures.keys()
+    assert report(done.yaml).counts.get("leaked") is None
+
+
+def test_json_is_divided_as_json(tmp_path: Path) -> None:
+    yolo = many(tmp_path / "set", 6)
+    done = convert(DataConvertOptions.parse({"data": str(yolo), "output": tmp_path / "coco"}), get_registry())
+    parts = divide(done.yaml, tmp_path / "parts", fractions=(0.5, 0.5))
+    train, val = open_dataset(parts.yaml, "train"), open_dataset(parts.yaml, "val")
+    assert len(train) + len(val) == 6
+    assert {sample.id for sample in train}.isdisjoint(sample.id for sample in val)
+    assert all(sample.path.is_file() for sample in train)
+    assert sum(len(sample.truths) for dataset in (train, val) for sample in dataset) == 6
+
+
+@pytest.mark.parametrize("fractions", [(1.0,), (0.5, 0.6), (0.25, 0.25, 0.25, 0.25), (0.8, 0.1)])
+def test_shares_must_make_one(tmp_path: Path, fractions: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="two or three shares that make 1"):
+        divide(many(tmp_path / "set", 4), tmp_path / "parts", fractions=fractions)
+
+
+def test_too_few_pictures_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 pictures cannot be divided into 2 parts"):
+        divide(many(tmp_path / "set", 2), tmp_path / "parts")
+
+
+def test_a_sheet_of_ground_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "set"
+    for number in range(5):
+        scene = draw_scene(40, 60, objects=number % 3)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), scene.image)
+        label(folder, str(number), "\n".join(f"{item.category} {TRIANGLE}" for item in scene.objects))
+    (folder / "set.yaml").write_text("train: images\nnames: [red, green, blue]\n")
+    options = {"data": str(folder), "count": 5, "columns": 2, "side": 64, "output": tmp_path / "sheet.png"}
+    written = show(DataShowOptions.parse(options), get_registry())
+    drawn = cv2.imread(str(written))
+    assert drawn.shape == (3 * 64, 2 * 64, 3)
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 20
+    with pytest.raises(DataError, match="no picture of the split has an object of these classes"):
+        show(DataShowOptions.parse({**options, "classes": (2,)}), get_registry())
+    assert main(["data", "show", f"data={folder}", "count=2", f"output={tmp_path / 'b.png'}"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "b.png")
