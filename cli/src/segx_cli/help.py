@@ -110,14 +110,20 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
     """
     from segx.known_plugins import PROVIDERS
 
-    commanding = {distribution for (kind, _), distribution in PROVIDERS.items() if kind == "command"}
+    commanding = {distribution for (kind, name), distribution in PROVIDERS.items() if kind == "command" and _own(name)}
     silent = set(PROVIDERS.values()) - commanding
     if not any(distribution not in silent for distribution in _distributions_with_plugins()):
         return
     from segx.registry import get_registry
 
     for name, spec in get_registry().commands.items():
-        yield name, f"{spec.summary} ({spec.provider})"
+        if _own(name):
+            yield name, f"{spec.summary} ({spec.provider})"
+
+
+def _own(name: str) -> bool:
+    """Say whether a plugin's command stands for itself; ``data-NAME`` is listed by ``segx data``."""
+    return not name.startswith("data-")
 
 
 def _distributions_with_plugins() -> Iterator[str]:

@@ -33,6 +33,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "tflite"): "segx-backend-tflite",
     ("backend", "torch"): "segx-torch",
     ("backend", "torchscript"): "segx-backend-torchscript",
+    ("command", "data-synth"): "segx-data-synth",
     ("dataset_format", "coco"): "segx-data-coco",
     ("dataset_format", "yolo"): "segx-data-yolo",
     ("exporter", "coreml"): "segx-export-coreml",

@@ -38,7 +38,7 @@ def write_dataset(
     imgsz: int = 320,
     seed: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Path:
     """Draw a data set and return its YAML.
 

@@ -1,0 +1,32 @@
+"""Declares ``segx data synth``; imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from segx import hookimpl
+from segx.specs import CommandSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+SEGX_API = (1, 0)
+
+
+@hookimpl
+def segx_commands() -> Iterable[CommandSpec]:
+    """Declare the command; ``data-synth`` is what ``segx data`` calls ``synth``."""
+    return [
+        CommandSpec(
+            name="data-synth",
+            summary="draw a data set of shaded, overlapping objects with exact masks",
+            load=_load,
+            requires=("numpy>=1.26", "opencv-python>=4.10 | opencv-python-headless>=4.10", "typer>=0.12"),
+        )
+    ]
+
+
+def _load() -> Callable[..., Any]:
+    from segx_data_synth.command import synth
+
+    return synth
