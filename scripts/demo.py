@@ -1,103 +1,69 @@
-"""``make demo``: the main job on a picture: predict, export with proof, predict with the exported file.
+"""``make demo``: the whole way on pictures drawn here: predict, fine-tune, validate, export with proof, predict again.
 
-The commands are printed as they are run, so that they can be typed again. The model is the one that segx ships; until
-there is one, or with real material at hand, ``yolov8n-seg.pt`` from SEGX_TEST_DATA, else by download.
+Each command is printed as it is run, so that it can be typed again. Nothing is downloaded: the model comes with segx.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
-import cv2
+PICTURE = "shapes/images/val/val_00003.jpg"
 
-from segx.downloads import resolve_weights
-from segx.errors import SegxError
-from segx.registry import get_registry
-from segx_data_synth.dataset import picture as draw
+STEPS = {
+    "draw a small data set": "segx data synth folder=shapes images=128 val_images=32 imgsz=256 seed=1",
+    "find objects with the model that comes with segx": (
+        f"segx segment predict model=shapes-seg.pt source={PICTURE} project=. name=found"
+    ),
+    "fine-tune it": "segx segment train model=shapes-seg.pt data=shapes/shapes.yaml epochs=6 imgsz=192 project=.",
+    "measure what came of it, on the data it remembers": (
+        "segx segment val model=train/weights/best.pt project=. --no-verbose"
+    ),
+    "export it, and prove the export": "segx export model=train/weights/best.pt format=onnx",
+    "find objects with the ONNX file": (
+        f"segx segment predict model=train/weights/best.onnx source={PICTURE} project=. name=found-by-onnx"
+    ),
+}
 
-ROOT = Path(__file__).resolve().parent.parent
-SEGX = Path(sys.executable).parent / "segx"
-SHIPPED, PUBLISHED = "shapes-seg.pt", "yolov8n-seg.pt"
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the demonstration works on.
-
-    Attributes:
-        model: A checkpoint.
-        picture: A picture with objects that it knows.
-        origin: Where they come from.
-    """
-
-    model: Path
-    picture: Path
-    origin: str
-
-
-def find_material(folder: Path) -> Material:
-    """Return a model and a picture: real ones if there are, else the shipped model, else a published one."""
-    for place in (os.environ.get("SEGX_TEST_DATA"), ROOT.parent / "shared" / "data"):
-        if place and (Path(place) / "weights" / PUBLISHED).is_file():
-            pictures = sorted((Path(place) / "coco-mini" / "images" / "val2017").glob("*.jpg"))
-            if pictures:
-                return Material(Path(place) / "weights" / PUBLISHED, pictures[0], f"real material in {place}")
-    registry = get_registry()
-    shipped = registry.weights_file(SHIPPED)
-    name = SHIPPED if shipped is not None and shipped.path is not None and shipped.path.is_file() else PUBLISHED
-    picture = draw_picture(folder / "drawn.png")
-    return Material(resolve_weights(name, registry), picture, f"{name} and a drawn picture")
+RESULTS = {
+    "picture": "found/val_00003.jpg",
+    "report": "val/report.html",
+    "weights": "train/weights/best.pt",
+    "ONNX": "train/weights/best.onnx",
+    "picture by ONNX": "found-by-onnx/val_00003.jpg",
+}
 
 
-def draw_picture(path: Path) -> Path:
-    """Draw a scene of objects that the shipped model knows."""
-    cv2.imwrite(str(path), draw(7, "demo", 0, 640).image)
-    return path
-
-
-def segx(folder: Path, *words: str) -> str:
-    """Run one command, showing it, and return what it prints on standard output."""
-    print(f"\n$ segx {shlex.join(words)}", flush=True)
-    ended = subprocess.run([SEGX, *words], cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+def run(command: str, folder: Path) -> None:
+    """Show one command and run it; a failure ends the demonstration with its exit code."""
+    print(f"$ {command}", flush=True)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    ended = subprocess.run(shlex.split(command), cwd=folder, env=os.environ | {"PATH": path}, check=False)
     if ended.returncode:
         sys.exit(ended.returncode)
-    return ended.stdout.strip()
 
 
-def count(folder: Path, model: str, picture: Path) -> int:
-    """Return how many objects a model finds, as the JSON document says."""
-    line = ["predict", f"model={model}", f"source={picture}", "rect=false", "--no-save", "--json", "--quiet"]
-    return len(json.loads(segx(folder, *line))["pictures"][0]["objects"])
-
-
-def main() -> None:
-    """Run the main job and say where everything is."""
-    folder = ROOT / "runs" / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        material = find_material(folder)
-    except SegxError as error:
-        sys.exit(f"demo: there is neither real material (SEGX_TEST_DATA) nor a model to be had\n  {error}")
-    print(f"demo: {material.origin}")
-    exported = material.model.with_suffix(".onnx").name
-    where = ["project=.", "exist_ok"]
-    drawn = segx(
-        folder, "segment", "predict", f"model={material.model}", f"source={material.picture}", *where, "name=pt"
-    )
-    segx(folder, "export", f"model={material.model}", "format=onnx", f"output={exported}")
-    again = segx(folder, "segment", "predict", f"model={exported}", f"source={material.picture}", *where, "name=onnx")
-    found = [count(folder, model, material.picture) for model in (str(material.model), exported)]
-    print(f"\nobjects found by the .pt and by the .onnx at the same input: {found[0]} and {found[1]}")
-    for name, place in (("with the .pt", drawn), ("with the .onnx", again)):
-        print(f"picture drawn {name}: {next((folder / place).glob(material.picture.stem + '.*'))}")
-    print(f"exported model: {folder / exported}")
+def main(folder: Path) -> None:
+    """Run every step in a fresh folder, and say where everything is."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = time.monotonic()
+    print(f"$ cd {folder}")
+    for what, command in STEPS.items():
+        print(f"\n# {what}")
+        run(command, folder)
+    missing = [name for name, path in RESULTS.items() if not (folder / path).is_file()]
+    if missing:
+        sys.exit(f"demo: {', '.join(missing)} not written")
+    print(f"\nAll of it in {time.monotonic() - began:.0f} s:")
+    for name, path in RESULTS.items():
+        print(f"  {name:16} {folder / path}")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1] if sys.argv[1:] else "runs/demo").absolute())
