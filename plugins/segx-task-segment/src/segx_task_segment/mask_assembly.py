@@ -205,7 +205,7 @@ def _sample_rows(
         (left, right), (_, y0, _, y1) = window.columns, window.rect
         top, bottom = down.needed(y0, y1)
         needed = prototypes[:, top:bottom, left:right]
-        logits = (weights @ needed.reshape(len(weights), -1)).reshape(needed.shape[1:])
+        logits = np.einsum("k,khw->hw", weights, needed)  # not @: BLAS would spread it over threads that spin
         steps = np.diff(logits, axis=0, append=logits[-1:])
         before, inside = down.before[y0:y1] - top, rows[:, 1:-1]
         np.multiply(steps[before], down.weight[y0:y1, None], out=inside)
