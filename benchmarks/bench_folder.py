@@ -7,6 +7,7 @@ figures are medians over the rounds, the ratio that of the medians. The ``.onnx`
 weights, fixed to 640 x 640, and both sides open that file. ``--dense`` also asks each result for its N x H x W array,
 which the incumbent has made anyway and segx makes when asked. Without ``--peer`` (or ``SEGX_BENCH_PEER``), an
 interpreter that has ``ultralytics`` installed, only segx is measured; the peer is called through its public interface.
+``--realtime`` (Linux, root) measures both sides at real-time priority, for a machine that others are using.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import tempfile
 from pathlib import Path
 
 MEASURE = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 model_path, folder, dense = sys.argv[1], sys.argv[2], sys.argv[3] == "dense"
 {prepare}
+if sys.argv[4] == "realtime":  # threads that begin from here on inherit it
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 warm = sorted(pathlib.Path(folder).iterdir())[:4]
 for path in warm:
     for result in run(str(path)):
@@ -65,10 +68,9 @@ def export(weights: Path, folder: Path) -> Path:
     return YOLO(weights).export(format="onnx", output=folder / "model.onnx", verify=False)
 
 
-def measure(python: str, prepare: str, model: Path, images: Path, *, dense: bool) -> dict[str, float]:
+def measure(python: str, prepare: str, model: Path, images: Path, *wishes: str) -> dict[str, float]:
     """Run one side once over the folder."""
-    code = MEASURE.format(prepare=prepare)
-    command = [python, "-c", code, str(model), str(images), "dense" if dense else "packed"]
+    command = [python, "-c", MEASURE.format(prepare=prepare), str(model), str(images), *wishes]
     environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=model.parent)
     if done.returncode:
@@ -83,7 +85,9 @@ def main() -> None:
     parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dense", action="store_true")
+    parser.add_argument("--realtime", action="store_true")
     arguments = parser.parse_args()
+    wishes = ("dense" if arguments.dense else "packed", "realtime" if arguments.realtime else "usual")
     sides = {"segx": (sys.executable, SEGX)}
     if arguments.peer:
         sides["peer"] = (arguments.peer, PEER)
@@ -95,9 +99,7 @@ def main() -> None:
             runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
             for _ in range(arguments.rounds):
                 for side, (python, prepare) in sides.items():
-                    runs[side].append(
-                        measure(python, prepare, model, arguments.images.resolve(), dense=arguments.dense)
-                    )
+                    runs[side].append(measure(python, prepare, model, arguments.images.resolve(), *wishes))
             report(kind, runs)
 
 
