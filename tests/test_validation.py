@@ -104,6 +104,14 @@ def test_pictures_of_one_input_shape_share_a_batch(coco: Path) -> None:
     assert len({shape[2:] for shape in shapes}) == 4
 
 
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_lanes_change_nothing(coco: Path, lanes: int) -> None:
+    one: Any = val(SeeingSession(), options(coco), model="seeing", registry=get_registry())
+    several: Any = val(SeeingSession(), options(coco), model="seeing", registry=get_registry(), lanes=lanes)
+    assert several.results_dict == one.results_dict
+    assert several.matches.to_csv() == one.matches.to_csv()
+
+
 def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:
     chosen = options(coco, plots=True, save_json=True, save_txt=True, compat=True, project=tmp_path / "runs")
     metrics: Any = val(SeeingSession(), chosen, model="seeing", registry=get_registry())
@@ -145,7 +153,7 @@ def test_hooks_hear_of_it(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = get_registry()
     told: list[str] = []
     monkeypatch.setattr(registry, "tell", lambda event, **facts: told.append(event))
-    val(SeeingSession(), options(coco), model="seeing", registry=registry)
+    val(SeeingSession(), options(coco, batch=4), model="seeing", registry=registry)
     assert told[0] == "run_started"
     assert told[-1] == "run_ended"
     assert told.count("step_ended") == 4

@@ -292,8 +292,8 @@ class YOLO:
 
         chosen = ValOptions.parse(options)
         how = SessionOptions(device=chosen.device, half=chosen.half, threads=chosen.threads)
-        session = self._session(how, chosen.backend)
-        metrics = val(session, chosen, model=self._given, registry=self._registry)
+        session, lanes = self._session_and_lanes(how, chosen.backend)
+        metrics = val(session, chosen, model=self._given, registry=self._registry, lanes=lanes)
         if show:
             for line in metrics.rows(verbose=chosen.verbose).splitlines():
                 logger.info("%s", line)
@@ -344,18 +344,20 @@ class YOLO:
 
     def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
         """Return an open model, and how many pictures of the source are to go through it side by side."""
+        how = SessionOptions(device=options.device, half=options.half, threads=options.threads)
+        if source.live or not source.holds(_MANY * options.batch):
+            return self._session(how, options.backend), 1
+        return self._session_and_lanes(how, options.backend)
+
+    def _session_and_lanes(self, how: SessionOptions, backend: str | None) -> tuple[Session, int]:
+        """Return an open model, and how many of many pictures should go through it side by side."""
         from segx.flows.pipeline import lanes_and_threads
 
-        how, backend = (
-            SessionOptions(device=options.device, half=options.half, threads=options.threads),
-            options.backend,
-        )
         known = self._sessions.get((how, backend))
         on_cpu = known is None or known.device == "cpu"
-        spread = on_cpu and not source.live and self._backend_spec(how, backend).concurrent
-        if not (spread and source.holds(_MANY * options.batch)):
+        if not (on_cpu and self._backend_spec(how, backend).concurrent):
             return self._session(how, backend), 1
-        lanes, threads = lanes_and_threads(options.threads)
+        lanes, threads = lanes_and_threads(how.threads)
         session = self._session(how.replace(threads=threads), backend)
         if session.device != "cpu":  # where threads do not matter
             self._sessions[how, backend] = session

@@ -192,7 +192,7 @@ class ValOptions(Options):
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32
     )
-    batch: int = option(16, "pictures per run of the network", ge=1)
+    batch: int | None = option(None, "pictures per run of the network; default: 16 on a GPU, 1 on a CPU", ge=1)
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
     iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1)
@@ -427,8 +427,10 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
             candidate = literal
     accepted, converted = _fit(candidate, kind)
     if not accepted:
-        msg = f"{name}={value!s} is not {_article(_type_name(kind))}"
-        raise UsageError(msg)
+        words = (*_choices(kind), *(("true", "false") if bool in _alternatives(kind) else ()))
+        if _choices(kind):
+            raise UsageError(f"{name}={value!s} is not one of {', '.join(words)}{did_you_mean(str(value), words)}")
+        raise UsageError(f"{name}={value!s} is not {_article(_type_name(kind))}")
     return converted
 
 
@@ -497,8 +499,8 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         below = (ge is not None and number < ge) or (gt is not None and number <= gt)
         if below or (le is not None and number > le):
             shown = value if isinstance(value, tuple) else f"{value:g}"
-            msg = f"{name}={shown} is outside {_range_name(metadata)}"
-            raise UsageError(msg)
+            place = f"not above {gt:g}" if gt is not None and le is None else f"outside {_range_name(metadata)}"
+            raise UsageError(f"{name}={shown} is {place}")
 
 
 def _range_name(metadata: Mapping[str, Any]) -> str:

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Wish(NamedTuple):
+    """What is asked of the input, by whoever has no options of a verb."""
+
+    imgsz: ImageSize | None
+    batch: int
+    rect: bool
+
+
 class InputOptions(Protocol):
     """What the options of a verb say of the input."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from segx.data import open_dataset
 from segx.errors import DataError, UsageError
-from segx.flows.inputs import InputPlan, by, infer, merged, milliseconds_since
+from segx.flows.inputs import InputPlan, Wish, by, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.interfaces import Measurement
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Array, Batch, Dataset, Evaluator, Image, Metrics, Sample, Session, Task
+    from segx.flows.inputs import Inferred
+    from segx.interfaces import Batch, Dataset, Evaluator, Image, Metrics, Sample, Session, Task
     from segx.options import ValOptions
     from segx.registry import Registry
     from segx.results import Results
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STAGES = ("preprocess", "inference", "postprocess")
+_GPU_BATCH = 16
 _FIRST = 10
 """Problems that are told one by one; the others are counted."""
 
 
-def val(session: Session, options: ValOptions, *, model: str, registry: Registry) -> Metrics:
+def val(session: Session, options: ValOptions, *, model: str, registry: Registry, lanes: int = 1) -> Metrics:
     """Measure a model on a data set, write what was asked for into a run folder, and return the figures.
 
     Args:
@@ -47,6 +49,8 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
         options: What was asked for; without ``data``, the data set that the model remembers.
         model: What the user named as model.
         registry: The plugins.
+        lanes: How many batches go through the network side by side; above 1 the session has to be one that may be
+            run from several threads at once.
 
     Raises:
         UsageError: No data set is named, or an option does not go with the model.
@@ -61,7 +65,7 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
         folder = make_run_folder(
             "val", task=session.info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
         )
-    return measure_into(folder, session, dataset, options, model=model, registry=registry)
+    return measure_into(folder, session, dataset, options, model=model, registry=registry, lanes=lanes)
 
 
 def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOptions:
@@ -88,7 +92,14 @@ def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOpti
 
 
 def measure_into(
-    folder: Path | None, session: Session, dataset: Dataset, options: ValOptions, *, model: str, registry: Registry
+    folder: Path | None,
+    session: Session,
+    dataset: Dataset,
+    options: ValOptions,
+    *,
+    model: str,
+    registry: Registry,
+    lanes: int = 1,
 ) -> Metrics:
     """Measure a model on an open data set, tell the hooks, write what was asked for, and return the figures.
 
@@ -99,6 +110,7 @@ def measure_into(
         options: What was asked for.
         model: What the user named as model.
         registry: The plugins.
+        lanes: How many batches go through the network side by side.
 
     Raises:
         UsageError: An option does not go with the model.
@@ -107,7 +119,7 @@ def measure_into(
     run = Run(mode="val", model=model, options=options.as_dict(), folder=folder)
     registry.tell("run_started", run=run)
     try:
-        metrics = evaluate(session, dataset, options, registry=registry, model=model, run=run)
+        metrics = evaluate(session, dataset, options, registry=registry, model=model, run=run, lanes=lanes)
     except BaseException as error:
         registry.tell("run_failed", run=run, error=error)
         raise
@@ -134,6 +146,7 @@ def evaluate(
     registry: Registry,
     model: str = "model",
     run: Run | None = None,
+    lanes: int = 1,
 ) -> Metrics:
     """Run a model over a data set and return what its task measures.
 
@@ -141,7 +154,8 @@ def evaluate(
         UsageError: The model is fixed to another input than the one asked for, or knows none of the classes.
         DataError: There are no objects to measure, or no picture can be read.
     """
-    plan = InputPlan.make(session.info, options, model=model)
+    batch = options.batch or (1 if session.device == "cpu" else _GPU_BATCH)
+    plan = InputPlan.make(session.info, Wish(options.imgsz, batch, rect=options.rect), model=model)
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
     task = registry.load_task(session.info.task)
     settings = _settings(session, plan, options, dataset, model)
@@ -159,6 +173,7 @@ def evaluate(
         options=options,
         task=task,
         plan=plan,
+        lanes=lanes,
         classes=classes,
         evaluator=task.evaluator(measurement),
         tell=partial(registry.tell, "step_ended", run=run) if run is not None else None,
@@ -221,6 +236,7 @@ class _Validation:
     options: ValOptions
     task: Task
     plan: InputPlan
+    lanes: int
     classes: NDArray[np.int64] | None
     evaluator: Evaluator
     tell: Callable[..., object] | None
@@ -241,11 +257,14 @@ class _Validation:
                 hint=f"see what is wrong with: segx data check data={self.options.data or 'DATA'}",
             )
         threads = self.options.workers or helpers()
+        finishing = threads if self.lanes == 1 else self.lanes
         jobs = (partial(self._prepare, index) for index in self._order())
         with contextlib.ExitStack() as stack:
-            behind = stack.enter_context(Behind[list["Sample"]](threads=threads, waiting=threads))
+            behind = stack.enter_context(Behind[list["Sample"]](threads=finishing, waiting=finishing))
             stack.callback(self.turns.give_up)
-            ready = stack.enter_context(Ahead(jobs, threads=threads, ahead=2 * self.plan.batch + threads))
+            ready = stack.enter_context(
+                Ahead(jobs, threads=threads, ahead=(1 + self.lanes) * self.plan.batch + threads)
+            )
             shown = self.tell is not None and logger.isEnabledFor(logging.INFO)
             bar = stack.enter_context(progress(len(self.dataset), "val", shown=shown))
             for samples in self._through(self._batches(iter(ready)), behind):
@@ -313,31 +332,32 @@ class _Validation:
             yield gathered
 
     def _through(self, batches: Iterator[list[_Ready]], behind: Behind[list[Sample]]) -> Iterator[list[Sample]]:
-        """Run the network, and hand its outputs over to be decoded and measured while it goes on."""
+        """Run the network here, and the rest beside it; or with several lanes, all of it side by side."""
         for number, gathered in enumerate(batches):
             batch = merged([item.batch for item in gathered])
             samples = [item.sample for item in gathered]
-            outputs, inference = infer(self.session, self.plan, batch)
             self.milliseconds["preprocess"] += sum(item.preprocess for item in gathered)
-            self.milliseconds["inference"] += inference * len(samples)
-            yield from behind.submit(partial(self._finish, number, samples, batch, outputs))
-            del gathered, batch, outputs
+            inferred = infer(self.session, self.plan, batch) if self.lanes == 1 else None
+            yield from behind.submit(partial(self._finish, number, samples, batch, inferred))
+            del gathered, batch, inferred  # else they would outlive the wait for the next
         yield from behind.drain()
 
-    def _finish(self, number: int, samples: list[Sample], batch: Batch, outputs: tuple[Array, ...]) -> list[Sample]:
-        """Decode a batch and measure it; runs behind the network, in threads, measuring in order."""
+    def _finish(self, number: int, samples: list[Sample], batch: Batch, inferred: Inferred | None) -> list[Sample]:
+        """Run the network if that is still to be done, decode a batch and measure it, in order; runs in threads."""
         try:
+            outputs, inference = inferred or infer(self.session, self.plan, batch)
             start = time.perf_counter()
             results = self.task.decode(outputs, batch, self.session.info, self.decoding)
-            taken = milliseconds_since(start)
+            taken = {"inference": inference * len(samples), "postprocess": milliseconds_since(start)}
             self.turns.take(number, partial(self._measure, samples, results, taken))
         except BaseException:
             self.turns.give_up()
             raise
         return samples
 
-    def _measure(self, samples: Sequence[Sample], results: Sequence[Results], decoding: float) -> None:
-        self.milliseconds["postprocess"] += decoding
+    def _measure(self, samples: Sequence[Sample], results: Sequence[Results], taken: Mapping[str, float]) -> None:
+        for stage, milliseconds in taken.items():
+            self.milliseconds[stage] += milliseconds
         for sample, found in zip(samples, results, strict=True):
             renamed = self._renamed(found)
             self.evaluator.update(sample, renamed)
