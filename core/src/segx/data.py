@@ -133,6 +133,9 @@ def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> Dat
     from segx.registry import get_registry
 
     formats: Formats = get_registry() if registry is None else registry
+    for entry in entries:
+        if entry.is_dir() and not any(entry.iterdir()):
+            raise DataError(f"{entry} is an empty folder: it holds no pictures")
     specs = [formats.dataset_format_for(entry) for entry in entries]
     if len({spec.name for spec in specs}) > 1:
         mixed = ", ".join(f"{entry} is {spec.name}" for entry, spec in zip(entries, specs, strict=True))

@@ -178,6 +178,8 @@ class ModelBackend(Backend, Protocol):
     def train(self, session: ModelSession, job: TrainJob, *, resume: Path | None = None) -> Trained:
         """Train the session's model, or go on with the run that wrote ``resume``.
 
+        Of several processes that share the work only the first returns; the others end here.
+
         Raises:
             UsageError: The device is not there, or the batch does not fit.
             ModelError: The loss is no longer a number, or ``resume`` is not a checkpoint of a run.

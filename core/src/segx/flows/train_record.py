@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ class Record:
         self._rows: list[Mapping[str, float]] = []
         self._lines = EpochLines(epochs=options.epochs, shown=options.verbose)
         self._epoch = 0
+        self._begun = False
         self._run: Run | None = None
         self.drawings: Drawings | None = None
 
@@ -122,6 +124,7 @@ class Record:
         """Hear of a batch or an epoch, write the row of an epoch, and pass it on with the pictures drawn meanwhile."""
         if self._run is None or self._run.folder is None:
             return
+        self._begun = True
         self._lines.hear(step, epoch=self._epoch)
         written = () if self.drawings is None else self.drawings.done()
         if step.kind == "epoch":
@@ -151,12 +154,15 @@ class Record:
             self._registry.tell("run_ended", run=self._run, metrics=metrics)
 
     def failed(self, error: BaseException) -> None:
-        """Tell that the run has failed."""
+        """Tell that the run has failed; a folder made for a run that never began goes."""
         self._lines.close()
         if self.drawings is not None:
-            self.drawings.close(wait=False)
-        if self._run is not None:
-            self._registry.tell("run_failed", run=self._run, error=error)
+            self.drawings.close(wait=self._begun)
+        if self._run is None or self._run.folder is None:
+            return
+        self._registry.tell("run_failed", run=self._run, error=error)
+        if not self._begun and self._resumed_folder() is None and not self._options.exist_ok:
+            shutil.rmtree(self._run.folder, ignore_errors=True)
 
     def _resumed_folder(self) -> Path | None:
         """Return the folder of the run that goes on; a checkpoint that was moved elsewhere begins a new one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ logger = logging.getLogger("segx.train")
 
 _WAIT = dt.timedelta(hours=2)  # how long processes wait for the first one to validate
 _DEFAULT_BATCH = 16
+_KEPT: list[Any] = []  # the last work of process groups that are no more; see _end_helpers
 
 
 def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -> Trained:
@@ -91,15 +93,21 @@ def make_fabric(options: TrainOptions) -> Fabric:
 def _end_helpers(fabric: Fabric) -> None:
     """End the processes that only shared the work; the first one goes on alone, as if it had been alone all the time.
 
-    Raises:
-        SystemExit: In every process but the first.
+    The helpers leave without a farewell: torch's process group can wait for itself for ever when Python takes it apart
+    (its thread needs the interpreter's lock to let go of its last piece of work, while the destructor, holding the
+    lock, waits for the thread). The first process keeps that piece of work, so that its thread need not let go of it.
     """
     if fabric.world_size == 1:
         return
-    fabric.barrier()
-    torch.distributed.destroy_process_group()
+    last_work = torch.distributed.barrier(async_op=True)
+    last_work.wait()
     if fabric.global_rank:
-        raise SystemExit(0)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    _KEPT.append(last_work)
+    torch.distributed.destroy_process_group()
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)  # set for the helpers; a further run starts its own

@@ -119,8 +119,9 @@ class Trainer:
     ) -> None:
         self.job, self.options, self.fabric, self.batch = job, job.options, fabric, batch
         self._save, self._measure = save, validate
-        self.progress = Progress()
-        self._started = time.monotonic()
+        self.progress = Progress() if resume is None else Progress(**resume.progress)
+        self._started = time.monotonic() - self.progress.hours * 3600
+        self._refuse_finished()
         self._prepare(module, resume)
 
     def train(self) -> Trained:
@@ -147,6 +148,18 @@ class Trainer:
 
     # -- before the first batch -----------------------------------------------------------------------------------
 
+    def _refuse_finished(self) -> None:
+        """Say how a run that has nothing left to do can be made longer.
+
+        Raises:
+            UsageError: It has nothing left to do.
+        """
+        done, limit = self.progress.epoch, self.options.time
+        over = done >= self.options.epochs if limit is None else self.progress.hours >= limit
+        if done and over:
+            longer = f"epochs={2 * done}" if limit is None else f"time={2 * limit:g}"
+            raise UsageError(f"this run has finished its {done} epochs", hint=f"to train for longer: {longer}")
+
     def _prepare(self, module: torch.nn.Module, resume: Snapshot | None) -> None:
         """Build everything that has state, in an order that is the same for a new and a resumed run."""
         options, fabric = self.options, self.fabric
@@ -166,6 +179,7 @@ class Trainer:
         self.model, self.optimizer = fabric.setup(self.raw, build_optimizer(self.raw, self.recipe))
         if resume is not None:
             self._restore(resume)
+            self._fit_to_time()
         logger.info(
             "%s, lr %g, momentum %g; %d batches of %d an epoch, %d to a step; on %s",
             self.recipe.name,
@@ -306,7 +320,7 @@ class Trainer:
         self.options = self.options.replace(epochs=done + room)
         self.schedule = Schedule.of(self.options, self.recipe, steps_per_epoch=len(self.loader))
         if not room:
-            logger.info("stopping after epoch %d: the %g hours are used", done, limit)
+            logger.info("the %g hours are used: the run ends with epoch %d", limit, done)
 
     def _hours(self) -> float:
         return (time.monotonic() - self._started) / 3600
@@ -367,15 +381,6 @@ class Trainer:
         for name, parameter in self.raw.named_parameters():
             if name in saved.gradients:
                 parameter.grad = saved.gradients[name].to(parameter.device)
-        self.progress = Progress(**saved.progress)
-        self._started = time.monotonic() - self.progress.hours * 3600
-        self._fit_to_time()
-        if self.progress.epoch >= self.options.epochs:
-            msg = f"this run has finished its {self.progress.epoch} epochs"
-            longer = f"epochs={self.progress.epoch * 2}"
-            if self.options.time is not None:
-                longer = f"time={self.options.time * 2:g}"
-            raise UsageError(msg, hint=f"to train for longer: {longer}")
         rng.restore(saved.rng)
 
 
