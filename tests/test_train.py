@@ -1,0 +1,591 @@
+"""Training from end to end, with a tiny model and drawn pictures: what a run leaves, remembers and survives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from segx import YOLO, __version__
+from segx.data import open_dataset
+from segx.errors import DataError, MissingPluginError, ModelError, UsageError
+from segx.flows import train_lines
+from segx.flows.train_lines import EpochLines
+from segx.flows.train_record import as_csv
+from segx.runs import Step
+from segx.testing.models import TINY_YOLOV8
+from segx_data_synth.dataset import write_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "imgsz": 64,
+    "batch": 4,
+    "device": "cpu",
+    "plots": False,
+    "workers": 1,
+    "nbs": 4,
+    "warmup_epochs": 0,
+}
+IMAGES = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums of several threads may differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The YAML of a data set of ten pictures and four to validate on."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "shapes", images=IMAGES, val_images=4, imgsz=96)
+
+
+@pytest.fixture(scope="module")
+def design(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The YAML of the tiny model."""
+    path = tmp_path_factory.mktemp("design") / "tiny-seg.yaml"
+    path.write_text(TINY_YOLOV8)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where the commands are given."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def whole(shapes: Path, design: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[YOLO, Any]:
+    """A run with everything there is to write, and what it returned."""
+    model = YOLO(design)
+    folder = tmp_path_factory.mktemp("whole")
+    options = {**QUICK, "plots": True, "epochs": 3, "close_mosaic": 1, "export": "torchscript", "project": folder}
+    return model, model.train(data=str(shapes), **options)
+
+
+def cli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``segx`` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "segx_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in options.items()]
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    """Return what was trained, its average and the optimiser's moments as flat tensors."""
+    content = torch.load(path, weights_only=True)
+    moments = content["training"]["optimizer"]["state"]
+    return {
+        **{f"raw.{name}": value for name, value in content["training"]["weights"].items()},
+        **{f"average.{name}": value for name, value in content["weights"].items()},
+        **{f"{i}.{name}": torch.as_tensor(value) for i, entry in moments.items() for name, value in entry.items()},
+    }
+
+
+def same(one: Path, two: Path) -> bool:
+    first, second = state(one), state(two)
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+# What a run leaves
+
+
+def test_training_returns_the_measure_of_the_best_weights(whole: tuple[YOLO, Any]) -> None:
+    model, results = whole
+    assert model.trained is not None
+    assert results.save_dir == model.trained.folder
+    assert model.path == model.trained.best
+    assert results.images == 4
+    assert math.isfinite(results.seg.map)
+    assert math.isfinite(results.box.map50)
+    assert len(results.seg.maps) == 6
+    assert results.fitness == pytest.approx(max(row["fitness"] for row in model.trained.rows))
+
+
+def test_a_model_remembers_its_data_and_how_it_looked_at_them(
+    whole: tuple[YOLO, Any], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder, as the checkpoint is opened by anybody."""
+    model, results = whole
+    assert model.trained is not None
+    again = YOLO(model.trained.last or "").val(plots=False, device="cpu")
+    assert again.settings["data"] == results.settings["data"]
+    assert again.settings["imgsz"] == "64x64"
+    mine = model.val(plots=False, device="cpu").results_dict
+    np.testing.assert_allclose(list(mine.values()), list(results.results_dict.values()), atol=1e-6)
+
+
+def test_a_run_leaves_what_it_said_it_would(whole: tuple[YOLO, Any]) -> None:
+    model, _ = whole
+    assert model.trained is not None
+    folder = model.trained.folder
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {"weights/last.pt", "weights/best.pt", "weights/best.torchscript", "args.yaml", "manifest.json"} <= names
+    assert {"results.csv", "results.png", "labels.png", "metrics.json", "report.html"} <= names
+    drawn = {f"train_batch{number}.jpg" for number in (0, 1, 2, 6, 7, 8)}
+    assert {name for name in names if name.startswith("train_batch")} == drawn
+    assert not [name for name in names if "/." in name or name.startswith(".")], "nothing half written"
+    for name in (*drawn, "results.png", "labels.png"):
+        assert cv2.imread(str(folder / name)) is not None, name
+    assert model.trained.exported == folder / "weights" / "best.torchscript"
+
+
+def test_the_table_has_a_row_for_each_epoch(whole: tuple[YOLO, Any]) -> None:
+    model, _ = whole
+    assert model.trained is not None
+    with (model.trained.folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"time", "train/box_loss", "train/seg_loss", "train/cls_loss", "train/dfl_loss"} <= rows[0].keys()
+    assert {"metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "fitness", "lr/bias", "lr/weight"} <= rows[0].keys()
+    for row, kept in zip(rows, model.trained.rows, strict=True):
+        assert float(row["train/seg_loss"]) == pytest.approx(kept["train/seg_loss"], rel=1e-5)
+
+
+def test_the_manifest_says_what_the_run_was_made_of(whole: tuple[YOLO, Any], shapes: Path) -> None:
+    model, _ = whole
+    assert model.trained is not None
+    manifest = json.loads((model.trained.folder / "manifest.json").read_text())
+    assert manifest["command"] == sys.argv
+    assert torch.__version__.startswith(manifest["versions"]["torch"])
+    assert manifest["versions"]["segx-core"] == __version__
+    assert manifest["seed"] == 0
+    for split, pictures in (("train", IMAGES), ("val", 4)):
+        hashed = open_dataset(shapes, split).fingerprint
+        assert manifest["data"][split] == {"pictures": pictures, "fingerprint": hashed}
+    options = yaml.safe_load((model.trained.folder / "args.yaml").read_text())
+    assert (options["epochs"], options["imgsz"], options["data"]) == (3, 64, str(shapes))
+
+
+def test_without_plots_nothing_is_drawn(shapes: Path, design: Path, place: Path) -> None:
+    results = YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    suffixes = {path.suffix for path in results.save_dir.rglob("*") if path.is_file()}
+    assert not suffixes & {".jpg", ".png", ".html"}
+
+
+def test_without_save_the_weights_are_written_at_the_end(shapes: Path, design: Path, place: Path) -> None:
+    model = YOLO(design)
+    model.train(data=str(shapes), save=False, **QUICK)
+    assert sorted(path.name for path in Path("runs/segment/train/weights").iterdir()) == ["last.pt"]
+    assert model.trained is not None
+    assert model.path == model.trained.last
+
+
+# Options
+
+
+def test_the_seed_alone_decides(shapes: Path, design: Path, place: Path) -> None:
+    weights = []
+    for seed, workers in ((0, 1), (0, 2), (3, 1)):
+        model = YOLO(design)
+        model.train(data=str(shapes), seed=seed, **{**QUICK, "workers": workers})
+        assert model.trained is not None
+        weights.append(model.trained.last or Path())
+    assert same(weights[0], weights[1])
+    assert not same(weights[0], weights[2])
+
+
+def test_training_on_some_classes_and_a_part_of_the_data(shapes: Path, design: Path, place: Path) -> None:
+    results = YOLO(design).train(data=str(shapes), classes=[0, 2], fraction=0.5, **{**QUICK, "epochs": 1})
+    assert set(results.ap_class_index) <= {0, 2}
+    manifest = json.loads((results.save_dir / "manifest.json").read_text())
+    assert manifest["data"]["train"]["pictures"] == IMAGES // 2
+    again = YOLO(results.save_dir / "weights" / "last.pt").val(plots=False, device="cpu")
+    assert set(again.ap_class_index) <= {0, 2}, "remembered"
+
+
+def test_all_classes_as_one(shapes: Path, design: Path, place: Path) -> None:
+    model = YOLO(design)
+    model.train(data=str(shapes), single_cls=True, **{**QUICK, "epochs": 1})
+    assert dict(model.names) == {0: "object"}
+    assert model.val(plots=False, device="cpu").ap_class_index.tolist() == [0]
+
+
+def test_a_model_for_other_classes_takes_over_what_fits(
+    shapes: Path, design: Path, place: Path, whole: tuple[YOLO, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = whole
+    caplog.set_level(logging.INFO, "segx")
+    other = YOLO(design)
+    other.train(data=str(shapes), pretrained=str(model.path), **{**QUICK, "epochs": 1})
+    assert "tensors taken" in caplog.text
+    with pytest.raises(UsageError, match=r"pretrained=false starts from nothing"):
+        YOLO(model.path or "").train(data=str(shapes), pretrained=False, **QUICK)
+
+
+# Words for people
+
+
+def step(number: int, seconds: float, **more: float) -> Step:
+    metrics = {"epoch": number, "time": seconds, "train/box_loss": 1.25, "train/seg_loss": 2.5, **more}
+    return Step(kind="epoch", index=number - 1, total=50, metrics=metrics)
+
+
+def test_one_line_for_each_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "segx")
+    lines = EpochLines(epochs=50)
+    for number in (1, 2):
+        for _ in range(2):
+            batch = Step(kind="batch", index=0, total=2, name="64x96", metrics={"instances": 7.0})
+            lines.hear(batch, epoch=number - 1)
+        lines.hear(step(number, 90.0 * number, **{"metrics/mAP50-95(B)": 0.5, "metrics/mAP50-95(M)": 0.25}), epoch=0)
+    header, first, second = (record.message for record in caplog.records)
+    assert " ".join(header.split()) == "Epoch box seg Instances Size Box mAP Mask mAP Time Left"
+    assert " ".join(first.split()) == "1/50 1.25 2.5 14 64x96 0.5000 0.2500 0:01:30 1:13:30"
+    assert second.split()[-1] == "1:12:00"
+    assert len(header) == len(first) == len(second)
+
+
+def test_lines_are_seen_where_no_log_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("segx"), "propagate", False)
+    EpochLines(epochs=50).hear(step(1, 2.0), epoch=0)
+    assert "1/50" in capsys.readouterr().err
+    EpochLines(epochs=50, shown=False).hear(step(1, 2.0), epoch=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_lines, "_unheard", lambda: True)
+    batch = Step(kind="batch", index=0, total=2, name="64x64", metrics={"instances": 7.0, "train/box_loss": 1.5})
+    lines = EpochLines(epochs=5)
+    lines.hear(batch, epoch=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    lines.hear(batch, epoch=1)
+    assert lines._bar.postfix == "box=1.500, instances=14, size=64x64"
+    lines.close()
+    assert "2/5" in capsys.readouterr().err
+
+
+# Export
+
+
+def test_a_missing_exporter_is_told_before_the_first_epoch(shapes: Path, design: Path, place: Path) -> None:
+    with pytest.raises(MissingPluginError, match=r"'openvino' needs: pip install segx-export-openvino"):
+        YOLO(design).train(data=str(shapes), export="openvino", **QUICK)
+    with pytest.raises(UsageError, match=r"'onx' is not known; did you mean 'onnx'"):
+        YOLO(design).train(data=str(shapes), export="onx", **QUICK)
+    assert list(place.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_exported_is_told_before_the_first_epoch(
+    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any, **_named: Any) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.jit, "trace", fail)
+    with pytest.raises(Exception, match="no such operator"):
+        YOLO(design).train(data=str(shapes), export="torchscript", **QUICK)
+    assert list(place.iterdir()) == []
+
+
+def test_an_export_that_fails_at_the_end_loses_nothing(
+    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segx.errors import ExportError
+    from segx.flows import export
+
+    real = export.export
+
+    def fail(model: Any, *args: Any, **named: Any) -> Any:
+        if "preflight" in str(model.path):
+            return real(model, *args, **named)
+        raise ExportError("the file is broken")
+
+    monkeypatch.setattr(export, "export", fail)
+    with pytest.raises(ExportError, match=r"broken[\s\S]*best\.pt; to try again: segx export model="):
+        YOLO(design).train(data=str(shapes), export="torchscript", **{**QUICK, "epochs": 1})
+    assert YOLO("runs/segment/train/weights/best.pt").val(plots=False, device="cpu").images == 4
+
+
+# Resume
+
+
+@pytest.mark.slow
+def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(shapes: Path, design: Path, place: Path) -> None:
+    """By the command line alone, with SIGKILL, on pictures read from files."""
+    options = {**QUICK, "epochs": 5, "data": shapes, "model": design}
+    straight = YOLO(design)
+    straight.train(data=str(shapes), name="straight", **{**QUICK, "epochs": 5})
+    command = [sys.executable, "-m", "segx_cli", "train", *words(options), "name=killed"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    table = Path("runs/segment/killed/results.csv")
+    try:
+        while not table.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = Path("runs/segment/killed/weights/last.pt")
+    assert YOLO(last).names, "whole, whenever it was killed"
+    ended = cli("train", f"resume={last}")
+    if ended.returncode:
+        assert "has finished its 5 epochs" in ended.stderr
+    assert straight.trained is not None
+    assert same(straight.trained.last or Path(), last)
+    with table.open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+
+
+def test_what_is_given_now_wins_over_what_is_remembered(shapes: Path, design: Path, place: Path) -> None:
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    last = Path("runs/segment/train/weights/last.pt")
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    os.chdir(elsewhere)
+    results = YOLO(design).train(resume=place / last, epochs=3, save_period=2)
+    assert results.save_dir == place / "runs" / "segment" / "train"
+    assert {path.name for path in (place / last).parent.iterdir()} == {"best.pt", "last.pt", "epoch2.pt"}
+    assert list(elsewhere.iterdir()) == []
+    manifest = json.loads((results.save_dir / "manifest.json").read_text())
+    assert len(manifest["resumed"]) == 1
+    assert (results.save_dir / "results.csv").read_text().count("\n") == 4
+
+
+def test_resume_takes_the_folder_of_a_run_too(shapes: Path, design: Path, place: Path) -> None:
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    results = YOLO(design).train(resume="runs/segment/train", epochs=2)
+    assert results.save_dir == place / "runs" / "segment" / "train"
+
+
+def test_a_checkpoint_that_was_moved_begins_a_new_folder(shapes: Path, design: Path, place: Path) -> None:
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    moved = place / "saved" / "last.pt"
+    moved.parent.mkdir()
+    Path("runs/segment/train/weights/last.pt").rename(moved)
+    results = YOLO(moved).train(resume=True, epochs=2)
+    assert results.save_dir.name == "train2"
+    assert [path.name for path in moved.parent.iterdir()] == ["last.pt"]
+
+
+def test_data_that_changed_since_are_told(design: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_dataset(place / "mine", images=4, val_images=2, imgsz=64)
+    YOLO(design).train(data=str(data), **{**QUICK, "epochs": 1})
+    annotations = data.parent / "annotations" / "train.json"
+    document = json.loads(annotations.read_text())
+    del document["annotations"][0]
+    annotations.write_text(json.dumps(document))
+    YOLO("runs/segment/train/weights/last.pt").train(resume=True, epochs=2)
+    assert "has changed since the run began" in caplog.text
+    for split in ("train", "val"):
+        annotations = data.parent / "annotations" / f"{split}.json"
+        document = json.loads(annotations.read_text())
+        document["categories"][0]["name"] = "other"
+        annotations.write_text(json.dumps(document))
+    definition = yaml.safe_load(data.read_text())
+    definition["names"][0] = "other"
+    data.write_text(yaml.safe_dump(definition))
+    with pytest.raises(DataError, match=r"has other classes than the run"):
+        YOLO("runs/segment/train/weights/last.pt").train(resume=True, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("resume", "expected"),
+    [
+        ("nowhere/last.pt", "resume=nowhere/last.pt is not there"),
+        ("plain.pt", "plain.pt does not come from a run that could go on"),
+        ("design.yaml", "needs the last.pt of a run"),
+        ("runs/segment/train/weights/best.pt", "holds a model, but not the state of a run"),
+        ("runs/segment/train/weights/last.pt", "has finished its 1 epochs[\\s\\S]*epochs=2"),
+    ],
+)
+def test_resume_of_what_is_no_run(shapes: Path, design: Path, place: Path, resume: str, expected: str) -> None:
+    if "runs" in resume:
+        YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    YOLO(design).save("plain.pt")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with pytest.raises((ModelError, UsageError), match=expected):
+        YOLO(design).train(resume=resume)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}.keys() == before.keys()
+
+
+# Bad input
+
+SQUARE = "0 .1 .1 .6 .1 .6 .6 .1 .6\n"
+
+
+def polygons(folder: Path, *rows: str | None, definition: str = "names: [a, b]\n", val: bool = True) -> str:
+    """Write a data set of one grey picture for each label file; None: without one."""
+    for split in ("train", "val") if val else ("train",):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number, text in enumerate(rows):
+            cv2.imwrite(str(folder / "images" / split / f"{number}.png"), np.full((64, 64, 3), 100, np.uint8))
+            if text is not None:
+                (folder / "labels" / split / f"{number}.txt").write_text(text)
+    path = folder / "mine.yaml"
+    path.write_text(f"path: .\ntrain: images/train\nval: images/val\n{definition}")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "definition", "expected"),
+    [
+        ((None, None), "names: [a, b]\n", "none of the 2 training pictures has a labelled object"),
+        (("", ""), "names: [a, b]\n", "none of the 2 training pictures has a labelled object"),
+        (("7 .1 .1 .6 .1 .6 .6\n",), "names: [a, b]\n", "none of the 1 training pictures"),
+        ((SQUARE,), "names: [a, b]\nnc: 5\n", "nc is 5, but names has 2"),
+        ((), "names: [a, b]\n", "is an empty folder"),
+    ],
+    ids=["no labels", "empty labels", "class out of range", "nc and names", "empty split"],
+)
+def test_data_that_cannot_be_learned_from(
+    design: Path, place: Path, rows: tuple[str | None, ...], definition: str, expected: str
+) -> None:
+    data = polygons(place / "data", *rows, definition=definition)
+    with pytest.raises(DataError, match=expected):
+        YOLO(design).train(data=data, **QUICK)
+    assert not Path("runs").exists()
+
+
+def test_a_row_of_a_class_that_is_not_there_is_named_and_only_it_is_dropped(
+    design: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = polygons(place / "data", SQUARE, f"{SQUARE}7 .1 .1 .6 .1 .6 .6\n")
+    results = YOLO(design).train(data=data, **{**QUICK, "epochs": 1})
+    assert "1.txt, line 2: class 7 is outside 0..1" in caplog.text
+    assert results.images == 2
+
+
+def test_classes_of_the_data_replace_those_of_the_model(design: Path, place: Path) -> None:
+    model = YOLO(design)
+    assert len(model.names) == 3
+    model.train(data=polygons(place / "data", SQUARE), **{**QUICK, "epochs": 1})
+    assert dict(model.names) == {0: "a", 1: "b"}
+
+
+def test_objects_to_learn_from_but_none_to_be_measured_by(design: Path, place: Path) -> None:
+    data = polygons(place / "data", SQUARE)
+    (place / "data" / "labels" / "val" / "0.txt").write_text("")
+    with pytest.raises(DataError, match="none of the 1 validation pictures has a labelled object"):
+        YOLO(design).train(data=data, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"lr0": -1}, "lr0=-1 is not above 0"),
+        ({"fraction": 2}, "fraction=2 is outside above 0, up to 1"),
+        ({"optimizer": "adamm"}, "optimizer=adamm is not one of auto, SGD,.*did you mean 'Adam'"),
+        ({"cache": "dsk"}, "cache=dsk is not one of ram, disk, true, false; did you mean 'disk'"),
+        ({"epoch": 3}, "option 'epoch' is not known; did you mean 'epochs'"),
+        ({"classes": [9]}, r"classes=\[9\]: .* has classes 0..1"),
+        ({"batch": 0}, "batch=0: give a number of pictures"),
+        ({"freeze": 99}, "freeze=99: there is no layer 11; they are numbered 0..10"),
+        ({"data": None}, "no data set is named"),
+    ],
+)
+def test_options_that_cannot_be(design: Path, place: Path, options: dict[str, Any], expected: str) -> None:
+    data = polygons(place / "data", SQUARE)
+    with pytest.raises(UsageError, match=expected):
+        YOLO(design).train(**{**QUICK, "data": data, **options})
+    assert not list(Path("runs").rglob("*.yaml")), "no folder of a run that never began"
+
+
+def test_a_folder_that_cannot_be_written(design: Path, place: Path) -> None:
+    (place / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/train cannot be made[\s\S]*project=FOLDER"):
+        YOLO(design).train(data=polygons(place / "data", SQUARE), project="file", **QUICK)
+
+
+def test_a_full_disk_loses_nothing(shapes: Path, design: Path, place: Path) -> None:
+    """The limit on the size of files stands for it: the very write of the checkpoint fails."""
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    last = Path("runs/segment/train/weights/last.pt")
+    before = last.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(DataError, match=r"last\.pt: cannot be written[\s\S]*the state before is safe") as caught:
+            YOLO(last).train(resume=True, epochs=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value).count("\n") == 1
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.pt", "last.pt"]
+    assert YOLO(last).train(resume=True, epochs=2).images == 4
+
+
+def test_weights_for_another_task(place: Path, shapes: Path, design: Path) -> None:
+    YOLO(design).save("segment.pt")
+    weights = torch.load("segment.pt", weights_only=True)["weights"]
+    boxes_only = {name: value for name, value in weights.items() if ".cv4." not in name and ".proto." not in name}
+    torch.save(boxes_only, "detect.pt")
+    with pytest.raises(ModelError, match=r"detect\.pt: bare weights, of no configuration that is known"):
+        YOLO("detect.pt").train(data=str(shapes), **QUICK)
+    YOLO(design).load("detect.pt")
+
+
+# Several processes
+
+SCRIPT = """
+import logging, sys
+from segx import YOLO
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+for number in range(2):
+    model = YOLO(sys.argv[1])
+    results = model.train(
+        data=sys.argv[2], epochs=1, imgsz=64, batch=4, plots=False, accelerator="cpu", devices=2, project="shared"
+    )
+    print("measured", results.images, model.trained.folder, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_speak_write_and_go_on_as_one(shapes: Path, design: Path, place: Path) -> None:
+    Path("script.py").write_text(SCRIPT)
+    ended = subprocess.run(
+        [sys.executable, "script.py", str(design), str(shapes)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["measured 4 shared/train", "measured 4 shared/train2"]
+    assert ended.stderr.count("2 processes, cpu") == 2, "told once for each of the two runs"
+    for name in ("train", "train2"):
+        heard = list(Path("shared", name).glob("events.out.tfevents.*"))
+        assert len(heard) == 1, "the hooks are heard, by one"
+        assert b"metrics/mAP50-95(M)" in heard[0].read_bytes()
+
+
+def test_rows_of_different_columns_make_one_table() -> None:
+    assert as_csv([{"epoch": 1, "a": 0.5}, {"epoch": 2, "b": math.nan}]) == "epoch,a,b\n1,0.5,\n2,,nan\n"
