@@ -11,7 +11,7 @@ from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import TINY_YOLOV8
-from segx.testing.scenes import draw_scene
+from segx.testing.scenes import draw_scene, noise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,11 @@ def boxes(results):
     return [result.boxes.data for result in results]
 
 
+def raw(model):
+    """What the network itself says: results of random weights are too much alike."""
+    return model._model_session("test").run(noise((1, 3, 64, 64)))[1]
+
+
 def test_a_new_model_predicts_saves_and_comes_back(tiny, picture, tmp_path):
     model = YOLO(tiny)
     assert model.path is None
@@ -68,17 +73,16 @@ def test_a_new_model_predicts_saves_and_comes_back(tiny, picture, tmp_path):
     assert again.info().parameters == model.info().parameters
 
 
-def test_load_moves_weights_and_says_what_it_skipped(tiny, picture, tmp_path, caplog):
+def test_load_moves_weights_and_says_what_it_skipped(tiny, tmp_path, caplog):
     source = YOLO(tiny)
     path = source.save(tmp_path / "source.pt")
     target = YOLO(tiny)
-    before = boxes(target(picture, **FIND_ALL))
+    before = raw(target)
     caplog.set_level(logging.INFO, logger="segx")
     assert target.load(path) is target
     assert "0 skipped" in caplog.text
-    after = boxes(target(picture, **FIND_ALL))
-    assert np.abs(np.array(before) - np.array(after)).max() > 1e-3
-    np.testing.assert_allclose(after, boxes(source(picture, **FIND_ALL)), atol=1e-3)
+    assert np.abs(raw(target) - before).max() > 1e-3
+    np.testing.assert_allclose(raw(target), raw(source), atol=1e-4)
     other = tmp_path / "widen-seg.yaml"
     other.write_text(TINY_YOLOV8.replace("nc: 3", "nc: 5"))
     caplog.clear()

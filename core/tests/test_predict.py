@@ -17,6 +17,7 @@ from segx.flows.predict import predict
 from segx.options import PredictOptions
 from segx.registry import get_registry
 from segx.sources import open_source
+from segx.testing.interpreter import run_fresh
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene
 
 pytest.importorskip("segx_task_segment")
@@ -360,7 +361,7 @@ def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step, lanes
     results = predict(Watched(), open_source(folder), PredictOptions(), task=task, tell=told, lanes=lanes)
     with pytest.raises(ZeroDivisionError):
         got.extend(results)
-    assert len(got) <= 3
+    assert len(got) <= 2 + lanes  # lanes may overtake each other before they are put in order
     assert told.names[-1] == "run_failed"
     assert segx_threads() == []
 
@@ -406,6 +407,38 @@ def test_memory_does_not_grow_with_the_source(lanes):
         most = max(most, len(begun) - len(ended))
     assert len(begun) == 60
     assert 2 <= most <= 12 + 4 * lanes
+
+
+def test_ctrl_c_ends_a_run_at_once(tmp_path):
+    """Even while a picture is waited for that never comes, and the network is busy."""
+    code = """
+        import os, signal, sys, threading, time
+        from segx.flows.predict import predict
+        from segx.options import PredictOptions
+        from segx.registry import get_registry
+        from segx.sources import open_source
+        from segx.testing.scenes import SeeingSession, draw_scene
+
+        def pictures():
+            yield draw_scene(64, 64).image
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(60)
+
+        told = []
+        task = get_registry().load_task("segment")
+        options = PredictOptions(save_json=True, project=sys.argv[1])
+        tell = lambda event, **facts: told.append(event)
+        began = time.monotonic()
+        try:
+            list(predict(SeeingSession(), open_source(pictures()), options, task=task, tell=tell))
+        except KeyboardInterrupt:
+            print(f'{{"seconds": {time.monotonic() - began}, "told": "{told[-1]}"}}')
+    """
+    began = time.monotonic()
+    found = run_fresh(code, str(tmp_path))
+    assert found["told"] == "run_failed"
+    assert found["seconds"] < 10
+    assert time.monotonic() - began < 40
 
 
 # What is written
@@ -486,7 +519,7 @@ def test_coco_json_of_a_run_that_failed_is_not_left(folder, tmp_path):
     options = PredictOptions.parse(options_for(tmp_path, save_json=True))
     with pytest.raises(ZeroDivisionError):
         list(predict(Watched(), open_source(folder), options, task=task, tell=Told()))
-    assert files(tmp_path / "runs") == []
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [True, "mask", "box"])

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, by, infer, merged, milliseconds_since
+from segx.flows.inputs import InputPlan, by, check_classes, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.interfaces import Batch, Letterbox
@@ -113,6 +113,7 @@ def predict(
         DataError: Nothing of the source could be read (at the end), or results cannot be written.
     """
     check(options)
+    check_classes(options.classes, session.info.names, model=model)
     plan = InputPlan.make(session.info, options, model=model)
     run = _Prediction(
         session=session,
@@ -165,6 +166,7 @@ class _Prediction:
             raise
         except BaseException as error:
             sinks.close(complete=False)
+            self._leave_no_empty(folder)
             self.tell("run_failed", run=run, error=error)
             raise
         self._end(run)
@@ -267,6 +269,12 @@ class _Prediction:
         return make_run_folder(
             "predict", task=self.task.name, project=options.project, name=options.name, exist_ok=options.exist_ok
         )
+
+    def _leave_no_empty(self, folder: Path | None) -> None:
+        """Remove the folder of a run that has failed before it wrote anything."""
+        if folder is not None and not self.options.exist_ok:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
     def _total(self) -> int | None:
         """Return how many pictures there will be, where somebody wants to know and it can be known."""
