@@ -441,6 +441,32 @@ def test_ctrl_c_ends_a_run_at_once(tmp_path):
     assert time.monotonic() - began < 40
 
 
+# Live
+
+
+def test_a_live_stream_is_predicted_and_written(camera, tmp_path):
+    camera.sessions, camera.pause = [40], 0.03
+    told, session = Told(), Watched(imgsz=(64, 64), seconds=0.02)
+    results = start(camera.address, session, told, lanes=4, save=True, save_txt=True, project=tmp_path)
+    seen = [next(results) for _ in range(5)]
+    results.close()
+    assert [result.frame for result in seen] == sorted({result.frame for result in seen})
+    assert session.shapes == [(1, 3, 64, 64)] * len(session.shapes)
+    assert len(session.shapes) == 5  # nothing is done ahead of a stream that does not wait
+    assert files(tmp_path / "predict")[-1] == "live.mp4"
+    assert len(read_video(tmp_path / "predict" / "live.mp4")[0]) == 5
+    assert told.names[-1] == "run_ended"
+
+
+def test_the_streams_of_a_file_side_by_side(camera, tmp_path):
+    camera.sessions = [60, 60]
+    (tmp_path / "all.streams").write_text(f"{camera.address}\n{camera.address}?second\n")
+    results = start(tmp_path / "all.streams", Watched(imgsz=(64, 64)), batch=2)
+    paths = [next(results).path for _ in range(8)]
+    results.close()
+    assert set(paths) == {camera.address, f"{camera.address}?second"}
+
+
 # What is written
 
 

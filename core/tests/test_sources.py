@@ -179,6 +179,16 @@ def test_files_that_are_already_open(tmp_path):
         open_source(file)
 
 
+def test_whether_there_are_many(tmp_path):
+    for name in "abc":
+        write_picture(tmp_path / f"{name}.jpg")
+    source = open_source(tmp_path)
+    assert source.holds(3)
+    assert not source.holds(4)
+    assert open_source(iter([])).holds(100)
+    assert open_source([tmp_path, write_video(tmp_path / "v.avi", frames=6)]).holds(9)
+
+
 def test_an_iterator_is_read_as_it_goes():
     given = []
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import cv2
@@ -58,47 +57,6 @@ def test_a_video_cut_short_gives_its_frames_and_then_says_so(tmp_path):
     frames = []
     with pytest.raises(DataError, match=r"ends after \d+ of 60 frames"):
         frames.extend(VideoFile(str(path)).frames())
-
-
-class Camera(BaseHTTPRequestHandler):
-    """A network camera that sends MJPEG; the server's ``sessions`` says how many frames each connection gets."""
-
-    def do_GET(self):
-        server = self.server
-        with server.lock:
-            frames = server.sessions.pop(0) if server.sessions else 0
-        if not frames:
-            self.send_error(503)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        try:
-            for _ in range(frames):
-                jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), server.count % 12 * 20, np.uint8))[1].tobytes()
-                server.count += 1
-                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
-                self.wfile.write(head + jpeg + b"\r\n")
-                time.sleep(server.pause)
-        except OSError:
-            server.left += 1
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def camera():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
-    server.daemon_threads = True
-    server.lock, server.sessions, server.count, server.left, server.pause = threading.Lock(), [], 0, 0, 0.01
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    server.address = f"http://127.0.0.1:{server.server_port}/live.mjpg"
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def stream_threads() -> list[threading.Thread]:
