@@ -14,7 +14,7 @@ from segx.interfaces import Batch
 from segx.options import ImageSize, image_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from segx.artifact import ArtifactInfo
     from segx.interfaces import Array, Session, Task
@@ -81,7 +81,8 @@ class InputPlan:
         free = {"height", "width"} <= info.dynamic
         fixed_batch = "batch" not in info.dynamic
         if fixed_batch and options.batch > info.batch:
-            logger.warning("%s takes %d pictures a run: batch=%d has no effect", model, info.batch, options.batch)
+            count = f"{info.batch} picture{'s' if info.batch > 1 else ''}"
+            logger.warning("%s takes %s a run: batch=%d has no effect", model, count, options.batch)
         return cls(
             size=size,
             stride=info.stride,
@@ -149,6 +150,18 @@ def merged(parts: Sequence[Batch]) -> Batch:
         geometry=tuple(where for part in parts for where in part.geometry),
         images=np.concatenate([part.images for part in parts]),
     )
+
+
+def check_classes(classes: Sequence[int] | None, names: Mapping[int, str], *, model: str) -> None:
+    """Refuse class numbers that a model does not have, of which nothing would ever be found.
+
+    Raises:
+        UsageError: Some of them are none of the model's.
+    """
+    unknown = sorted(set(classes or ()) - set(names))
+    if unknown and names:
+        hint = f"segx info model={model} lists them"
+        raise UsageError(f"classes={unknown}: {model} has {min(names)}..{max(names)}", hint=hint)
 
 
 def _input_size(info: ArtifactInfo, options: InputOptions, model: str) -> tuple[int, int]:
