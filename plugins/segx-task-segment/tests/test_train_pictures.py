@@ -1,0 +1,148 @@
+"""Pictures of a training run show what is trained on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from segx.errors import MissingPluginError
+from segx.interfaces import Sample, TrainBatch, Truth
+from segx_task_segment.palette import color
+from segx_task_segment.training.pictures import SegmentPictures, _panels, _smooth
+
+NAMES = {0: "disc", 1: "bar"}
+
+
+def batch_of(count: int = 2, *, overlap: bool = True, side: int = 64, numbers: int = 2) -> TrainBatch:
+    """A batch whose first picture has a bar in the upper left quarter and a disc in the lower right one."""
+    images = np.full((count, 3, side, side), 100, np.uint8)
+    small = side // 4
+    half = small // 2
+    if overlap:
+        masks = np.zeros((count, small, small), np.uint8)
+        masks[0, :half, :half], masks[0, half:, half:] = 1, 2
+    else:
+        masks = np.zeros((numbers, small, small), np.uint8)
+        masks[0, :half, :half] = masks[1, half:, half:] = 1
+    return TrainBatch(
+        images=images,
+        batch_idx=np.zeros(numbers, np.int64),
+        classes=np.array([1, 0], np.int64)[:numbers],
+        boxes=np.array([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]], np.float32)[:numbers],
+        masks=masks[:0] if not numbers and not overlap else masks,
+        overlap=overlap,
+        has_mask=np.ones(numbers, bool),
+        paths=tuple(f"{number}.png" for number in range(count)),
+    )
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_batch_shows_each_object_where_it_is_in_the_colour_of_its_class(tmp_path: Path, *, overlap: bool) -> None:
+    path = SegmentPictures(names=NAMES).batch(batch_of(1, overlap=overlap), tmp_path / "train_batch0.jpg")
+    picture = cv2.imread(str(path)).astype(np.float64)
+    assert picture.shape[0] == picture.shape[1] >= 300, "small pictures are enlarged so that labels find room"
+    side = picture.shape[0]
+    quarter, three = side // 4 + side // 8, side * 3 // 4 + side // 8
+    for where, category in (((quarter, quarter), 1), ((three, three), 0)):
+        expected = 100 * (1 - 0.36) + 0.36 * np.array(color(category))
+        assert np.abs(picture[where] - expected).max() < 12
+    assert np.abs(picture[three, quarter // 2] - 100).max() < 12
+
+
+def test_empty_pictures_and_many(tmp_path: Path) -> None:
+    picture = SegmentPictures(names=NAMES).batch(batch_of(20, numbers=0), tmp_path / "a.jpg")
+    assert cv2.imread(str(picture)).shape[:2] == (4 * 448, 4 * 448)
+
+
+def test_the_channels_are_right(tmp_path: Path) -> None:
+    batch = batch_of(1, numbers=0)
+    batch.images[0, 0] = 250  # red
+    picture = cv2.imread(str(SegmentPictures(names=NAMES).batch(batch, tmp_path / "a.png")))
+    assert picture[100, 100].argmax() == 2
+
+
+def sample(*categories: int) -> Sample:
+    truths = tuple(Truth(category=category, box=(10, 20, 40, 20)) for category in categories)
+    crowd = Truth(category=0, box=(0, 0, 100, 50), crowd=True)
+    return Sample(path=Path("a.png"), id=0, shape=(50, 100), truths=(*truths, crowd))
+
+
+def test_labels_are_counted_as_they_are_trained_on() -> None:
+    samples = [sample(0, 1), sample(1), sample()]
+    rows, counts = SegmentPictures(names=NAMES)._rows(samples)
+    assert counts == [2, 1, 0]
+    assert rows[:, 0].tolist() == [0, 1, 1]
+    np.testing.assert_allclose(rows[0, 1:], [0.3, 0.6, 0.4, 0.4])
+    assert SegmentPictures(names=NAMES, classes=(1,))._rows(samples)[1] == [1, 1, 0]
+    assert SegmentPictures(names={0: "object"}, single_class=True)._rows(samples)[0][:, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_labels_are_drawn(tmp_path: Path, count: int) -> None:
+    pictures = SegmentPictures(names={**NAMES, 2: "\u9bea"})
+    path = pictures.labels([sample(0, 1)] * count, tmp_path / "labels.png")
+    assert min(cv2.imread(str(path)).shape[:2]) > 500
+
+
+def row(epoch: int, **more: float) -> dict[str, float]:
+    return {
+        "epoch": epoch,
+        "time": 1.0 * epoch,
+        "train/box_loss": 1 / epoch,
+        "metrics/mAP50(B)": 0.5,
+        "metrics/mAP50(M)": 0.25,
+        "coco/AP_small(B)": 0.5,
+        "lr/bias": 0.1,
+        **more,
+    }
+
+
+def test_curves_set_box_and_mask_side_by_side() -> None:
+    panels = _panels([row(1), row(2, **{"metrics/mAP75(B)": 0.5})])
+    assert {title: list(series) for title, series in panels.items()} == {
+        "box loss": [""],
+        "mAP50": ["box", "mask"],
+        "mAP75": ["box"],
+    }
+    epochs, values = panels["box loss"][""]
+    assert (epochs.tolist(), values.tolist()) == ([1, 2], [1, 0.5])
+    assert panels["mAP75"]["box"][0].tolist() == [2]
+
+
+@pytest.mark.parametrize("epochs", [1, 30])
+def test_curves_are_drawn_whatever_is_no_number(tmp_path: Path, epochs: int) -> None:
+    rows = [row(number + 1, **({"metrics/mAP50(B)": np.nan} if number % 3 else {})) for number in range(epochs)]
+    path = SegmentPictures(names=NAMES).curves(rows, tmp_path / "results.png")
+    assert min(cv2.imread(str(path)).shape[:2]) > 300
+
+
+def test_smoothing_keeps_the_level() -> None:
+    np.testing.assert_allclose(_smooth(np.full(40, 3.0)), 3.0)
+    noisy = np.random.default_rng(0).normal(size=200)
+    assert _smooth(noisy).std() < 0.5 * noisy.std()
+
+
+def test_they_can_be_drawn_in_a_thread(tmp_path: Path) -> None:
+    drawn: list[Path] = []
+    thread = threading.Thread(
+        target=lambda: drawn.append(SegmentPictures(names=NAMES).curves([row(1)], tmp_path / "results.png"))
+    )
+    thread.start()
+    thread.join()
+    assert drawn[0].exists()
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked: dict[str, Any] = dict.fromkeys([name for name in sys.modules if name.startswith("matplotlib")])
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg", *blocked):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPluginError, match=r"need matplotlib[\s\S]*segx-task-segment\[charts\]"):
+        SegmentPictures(names=NAMES).curves([row(1)], tmp_path / "results.png")
+    assert list(tmp_path.iterdir()) == []
+    assert SegmentPictures(names=NAMES).batch(batch_of(1), tmp_path / "a.jpg").exists(), "needs none"
