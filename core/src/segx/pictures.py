@@ -36,6 +36,10 @@ DOWNLOAD_LIMIT = 256 << 20
 
 _ORIENTATION = 0x0112
 _TIMEOUT = 30.0
+_WEBP_EXIF = 0x08
+_ENDINGS = {b"\x89PN": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}
+"""How PNG and JPEG files begin, and what is near their end when they are whole."""
+_TAIL = 1 << 16
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -147,10 +151,13 @@ def check_array(values: Any, *, batch: bool = False) -> None:
 
 
 def _is_for_pillow(data: bytes) -> bool:
-    """Say whether OpenCV would ignore the orientation (AVIF, HEIF) or print of its own about a cut-off PNG."""
+    """Say whether some OpenCV would ignore the orientation (AVIF, HEIF, WebP) or take half a file for a whole one."""
     if data[4:8] == b"ftyp":
         return True
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-(1 << 16) :]
+    if data[8:16] == b"WEBPVP8X":
+        return len(data) > 20 and bool(data[20] & _WEBP_EXIF)
+    ending = _ENDINGS.get(data[:3])
+    return ending is not None and ending not in data[-_TAIL:]
 
 
 def _decode_opencv(data: bytes) -> Image | None:

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -323,11 +323,11 @@ _quiet_state = {"depth": 0, "level": 0}
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV and FFmpeg from printing while something is opened that may not be there; we say it better."""
-    log = cv2.utils.logging
+    log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
     with _quiet_lock:
         if _quiet_state["depth"] == 0:
             _quiet_state["level"] = log.getLogLevel()
-            log.setLogLevel(log.LOG_LEVEL_SILENT)
+            log.setLogLevel(0)
         _quiet_state["depth"] += 1
     try:
         yield
