@@ -149,6 +149,22 @@ def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:
     assert sorted(path.stem for path in (folder / "labels").iterdir()) == ["1", "2", "3", "4", "5"]
 
 
+def test_a_run_that_fails_leaves_no_half_of_a_file(coco: Path, tmp_path: Path) -> None:
+    class Failing(SeeingSession):
+        count = 0
+
+        def run(self, images: Any) -> Any:
+            self.count += 1
+            if self.count == 3:
+                raise ZeroDivisionError
+            return super().run(images)
+
+    chosen = options(coco, save_json=True, project=tmp_path / "runs")
+    with pytest.raises(ZeroDivisionError):
+        val(Failing(), chosen, model="seeing", registry=get_registry())
+    assert not list((tmp_path / "runs" / "val").iterdir())
+
+
 def test_hooks_hear_of_it(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = get_registry()
     told: list[str] = []

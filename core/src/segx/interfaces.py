@@ -678,4 +678,8 @@ class Evaluator(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of files; what was not finished is not left behind."""
+        ...
+
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from segx.errors import UsageError
+from segx.errors import DataError, UsageError
 from segx.interfaces import Sample, Truth
 from segx.masks import Masks
 from segx.results import Boxes, Results
@@ -21,6 +23,7 @@ from segx_task_segment.metrics.average_precision import average_incumbent
 from segx_task_segment.metrics.matching import THRESHOLDS, box_iou, match, match_incumbent
 from segx_task_segment.metrics.objects import mask_iou
 from segx_task_segment.panels import Panels
+from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
 
 NAMES = {0: "cat", 1: "dog"}
@@ -247,3 +250,36 @@ def test_the_worst_pictures_are_kept_and_no_more() -> None:
         panels.add(evaluator.update(sample(square(5, 5, 20), number=number), found((5, 5, 20, 0, 0.9), *squares)))
     assert [panel.wrong for panel in panels.worst()] == list(range(39, 27, -1))
     assert len(panels.sheets()) == 3
+
+
+def test_predictions_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    verdict = SegmentEvaluator(NAMES).update(sample(square(5, 5, 20)), found((5, 5, 20, 0, 0.9), (1, 1, 9, 1, 0.3)))
+    whole = PredictionsFile(tmp_path / "a.json", {0: 7, 1: 90})
+    whole.add(verdict)
+    assert not (tmp_path / "a.json").exists()
+    rows = json.loads(whole.close().read_text())
+    assert [(row["id"], row["category_id"], row["bbox"]) for row in rows] == [
+        (1, 7, [5, 5, 20, 20]),
+        (2, 90, [1, 1, 9, 9]),
+    ]
+    assert np.float32(rows[1]["score"]) == np.float32(0.3)
+    assert json.loads(PredictionsFile(tmp_path / "empty.json", {}).close().read_text()) == []
+    broken = PredictionsFile(tmp_path / "b.json", {})
+    broken.add(verdict)
+    broken.discard()
+    whole.discard()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "empty.json"]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = SegmentEvaluator(NAMES).update(sample(square(5, 5, 20)), found((5, 5, 20, 0, 0.9)))
+    predictions = PredictionsFile(tmp_path / "a.json", {})
+
+    def full(_: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predictions, "_file", SimpleNamespace(write=full))
+    with pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left on device\)"):
+        predictions.add(verdict)
+    predictions.discard()
+    assert not list(tmp_path.iterdir())

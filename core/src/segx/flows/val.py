@@ -167,6 +167,7 @@ def evaluate(
         folder=None if run is None else run.folder,
         settings=settings,
     )
+    evaluator = task.evaluator(measurement)
     validation = _Validation(
         session=session,
         dataset=dataset,
@@ -175,11 +176,14 @@ def evaluate(
         plan=plan,
         lanes=lanes,
         classes=classes,
-        evaluator=task.evaluator(measurement),
+        evaluator=evaluator,
         tell=partial(registry.tell, "step_ended", run=run) if run is not None else None,
         folder=None if run is None else run.folder,
     )
-    return validation.run()
+    try:
+        return validation.run()
+    finally:
+        evaluator.close()
 
 
 def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool = False) -> NDArray[np.int64] | None:

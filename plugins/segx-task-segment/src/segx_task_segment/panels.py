@@ -97,7 +97,7 @@ class Panels:
             return
         truth, found = draw_truth(verdict), draw_found(verdict, self._score)
         if first:
-            self._tiles.append((fit(truth, _TILE, _TILE), fit(found, _TILE, _TILE)))
+            self._tiles.append((scale(truth, _TILE), scale(found, _TILE)))
         if bad:
             jpeg = encode(np.hstack([shrink(truth, _PANEL), shrink(found, _PANEL)]))
             name = verdict.sample.path.name
@@ -156,19 +156,33 @@ def fit(image: Image, height: int, width: int) -> Image:
     """Return a picture in the middle of a tile of this size."""
     tile = np.full((height, width, 3), _PAPER, np.uint8)
     gain = min(height / image.shape[0], width / image.shape[1])
-    size = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR)
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = small
+    small = scale(image, round(max(image.shape[:2]) * gain))[:height, :width]
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    tile[top : top + small.shape[0], left : left + small.shape[1]] = small
     return tile
 
 
+def scale(image: Image, side: int) -> Image:
+    """Return a picture whose longer side is ``side``."""
+    gain = side / max(image.shape[:2])
+    size = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR), np.uint8)
+
+
 def sheet(tiles: Sequence[Image], columns: int = COLUMNS) -> Image:
-    """Return tiles of one size in rows."""
-    blank = np.full_like(tiles[0], _PAPER)
+    """Return pictures in rows, each in the middle of its place; a row is as high as its highest picture."""
     columns = min(columns, len(tiles))
-    filled = [*tiles, *[blank] * (-len(tiles) % columns)]
-    return np.vstack([np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)])
+    width = max(tile.shape[1] for tile in tiles)
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    bands = []
+    for row in rows:
+        height = max(tile.shape[0] for tile in row)
+        band = np.full((height, columns * width, 3), _PAPER, np.uint8)
+        for place, tile in enumerate(row):
+            top, left = (height - tile.shape[0]) // 2, place * width + (width - tile.shape[1]) // 2
+            band[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        bands.append(band)
+    return np.vstack(bands)
 
 
 def encode(image: Image, quality: int = 85) -> bytes:

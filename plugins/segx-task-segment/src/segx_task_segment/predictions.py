@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
+from segx.errors import DataError
 from segx.files import replacing
 
 if TYPE_CHECKING:
@@ -28,18 +30,21 @@ class PredictionsFile:
     def __init__(self, path: Path, category_ids: Mapping[int, int]) -> None:
         self.path = path
         self._ids = category_ids
-        self._open = replacing(path)
-        self._file: TextIO = self._open.__enter__().open("w", encoding="utf-8")
-        self._first = True
-        self._file.write("[")
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(replacing(path))
+        self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+        self._between = "[\n"
 
     def add(self, verdict: PictureVerdict) -> None:
-        """Write what was found in one picture."""
+        """Write what was found in one picture.
+
+        Raises:
+            DataError: The disk is full, or gone.
+        """
         found = verdict.found
         rles = found.masks.rle if len(found) else []
-        for i, (category, score, box) in enumerate(
-            zip(found.category.tolist(), found.score.tolist(), found.box.tolist(), strict=True)
-        ):
+        rows = zip(found.category.tolist(), found.score.tolist(), found.box.tolist(), strict=True)
+        for i, (category, score, box) in enumerate(rows):
             row: dict[str, Any] = {
                 "id": verdict.first_id + i,
                 "image_id": verdict.sample.id,
@@ -48,12 +53,23 @@ class PredictionsFile:
                 "score": float(f"{score:.9g}"),
                 "segmentation": {"size": rles[i]["size"], "counts": rles[i]["counts"].decode("ascii")},
             }
-            self._file.write(("\n" if self._first else ",\n") + json.dumps(row, separators=(",", ":")))
-            self._first = False
+            try:
+                self._file.write(self._between + json.dumps(row, separators=(",", ":")))
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            self._between = ",\n"
 
     def close(self) -> Path:
-        """Finish the file and put it in place."""
-        self._file.write("\n]\n")
-        self._file.close()
-        self._open.__exit__(None, None, None)
+        """Finish the file and put it in place.
+
+        Raises:
+            DataError: The disk is full, or gone.
+        """
+        with self._stack:
+            self._file.write("\n]\n" if self._between.startswith(",") else "[]\n")
         return self.path
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it is finished already."""
+        unfinished = RuntimeError("validation did not end")
+        self._stack.__exit__(RuntimeError, unfinished, None)

@@ -69,6 +69,11 @@ class Validation:
         write_text(self._folder / "metrics.json", metrics.to_json())
         return metrics
 
+    def close(self) -> None:
+        """Leave no half of a file behind."""
+        if self._predictions is not None:
+            self._predictions.discard()
+
     def _write(self, folder: Path, metrics: SegmentMetrics) -> list[Path]:
         """Write everything and return the files, the report first."""
         files = [folder / "metrics.json", write_text(folder / "matches.csv", metrics.matches.to_csv())]
