@@ -295,10 +295,10 @@ def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Let a part of segx tell only of problems for a while."""
+    """Let a part of segx tell only of errors for a while."""
     part = logging.getLogger(name)
     level = part.level
-    part.setLevel(logging.WARNING)
+    part.setLevel(logging.ERROR)
     try:
         yield
     finally:
