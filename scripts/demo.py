@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+OURS = Path(__file__).resolve().parent.parent / "runs" / "demo"
 PICTURE = "shapes/images/val/val_00003.jpg"
 
 STEPS = {
@@ -49,9 +50,10 @@ def run(command: str, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Run every step in a fresh folder, and say where everything is."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Run every step in an empty folder, and say where everything is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        sys.exit(f"demo: {folder} is not empty")
     began = time.monotonic()
     print(f"$ cd {folder}")
     for what, command in STEPS.items():
@@ -66,4 +68,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if sys.argv[1:] else "runs/demo").absolute())
+    if sys.argv[1:]:
+        main(Path(sys.argv[1]).absolute())
+    else:
+        shutil.rmtree(OURS, ignore_errors=True)
+        main(OURS)

@@ -1,0 +1,76 @@
+"""``make demo``: every step runs as it is printed, and everything it promises is there at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def demo(repository: Path) -> Any:
+    """The script."""
+    spec = importlib.util.spec_from_file_location("demo", repository / "scripts" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_it_runs_offline_from_nothing_to_the_end(demo: Any, repository: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    ended = subprocess.run(
+        [sys.executable, repository / "scripts" / "demo.py", folder],
+        env=os.environ | {"SEGX_OFFLINE": "1", "SEGX_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert re.findall(r"^\$ (segx .*)$", ended.stdout, re.MULTILINE) == list(demo.STEPS.values())
+    for path in demo.RESULTS.values():
+        assert str(folder / path) in ended.stdout
+        assert (folder / path).stat().st_size > 1000
+    drawn = [cv2.imread(str(folder / demo.RESULTS[name])) for name in ("picture", "picture by ONNX")]
+    original = cv2.imread(str(folder / demo.PICTURE))
+    assert all((picture != original).any() for picture in drawn), "nothing was found"
+    assert "mask IoU at least" in ended.stderr, "the export was not proven"
+
+
+def test_a_step_that_fails_ends_it_with_its_exit_code(
+    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "STEPS", {"ask for nonsense": "segx predict modl=x", "never": "segx --version"})
+    with pytest.raises(SystemExit) as ended:
+        demo.main(tmp_path / "demo")
+    assert ended.value.code == 2
+    printed = capfd.readouterr()
+    assert "$ segx predict modl=x" in printed.out
+    assert "segx --version" not in printed.out
+    assert "did you mean 'model'" in printed.err
+
+
+def test_what_was_promised_and_is_not_there_is_told(demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STEPS", {"ask for little": "segx --version"})
+    with pytest.raises(SystemExit, match="weights") as ended:
+        demo.main(tmp_path / "demo")
+    assert "not written" in str(ended.value.code)
+
+
+def test_a_folder_of_somebody_is_left_alone(demo: Any, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="is not empty"):
+        demo.main(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
