@@ -158,4 +158,7 @@ class DatasetFormatSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandSpec(Spec):
-    """A sub-command of ``segx``; ``load`` returns a ``typer.Typer`` or a function Typer can take."""
+    """A sub-command of ``segx``; ``load`` returns a ``typer.Typer`` or a function Typer can take.
+
+    One whose name begins with ``data-`` is listed and called as ``segx data NAME``, with ``name=value`` options.
+    """
