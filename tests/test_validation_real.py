@@ -16,6 +16,7 @@ from segx import YOLO
 from segx.data import open_dataset
 from segx.masks import Masks
 from segx.results import Boxes, Results
+from segx_cli.main import main
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.objects import rasterise
 from segx_task_segment.predictions import PredictionsFile
@@ -94,15 +95,21 @@ def test_figures_of_made_up_detections_are_those_of_pycocotools(annotations: Pat
         np.testing.assert_allclose([ours.coco[name] for name in FIGURES], expected, atol=1e-9, err_msg=kind)
 
 
-def test_a_real_model_is_measured_as_pycocotools_measures_its_predictions(
-    real_data: Path, annotations: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def some(annotations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first twenty pictures as a JSON of their own; their pictures are elsewhere."""
     content = json.loads(annotations.read_text())
     content["images"] = content["images"][:20]
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] in kept]
-    some = tmp_path / "some.json"
-    some.write_text(json.dumps(content))
+    path = tmp_path_factory.mktemp("some") / "some.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_real_model_is_measured_as_pycocotools_measures_its_predictions(
+    real_data: Path, some: Path, tmp_path: Path
+) -> None:
     model = YOLO(real_data / "weights" / "yolov8n-seg.pt")
     images = real_data / "coco-mini" / "images" / "val2017"
     chosen = {"data": str(some), "images": images, "imgsz": 320, "device": "cpu", "save_json": True, "plots": False}
@@ -113,6 +120,42 @@ def test_a_real_model_is_measured_as_pycocotools_measures_its_predictions(
         expected = judged(some, rows, kind)
         assert expected[0] > 0.2
         np.testing.assert_allclose([ours.coco[name] for name in FIGURES], expected, atol=1e-9, err_msg=kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_every_format_of_a_model_scores_the_same(real_data: Path, some: Path, tmp_path: Path, kind: str) -> None:
+    chosen = {
+        "data": str(some),
+        "images": real_data / "coco-mini" / "images" / "val2017",
+        "rect": False,
+        "device": "cpu",
+        "plots": False,
+    }
+    source = tmp_path / "model.pt"
+    source.write_bytes((real_data / "weights" / "yolov8n-seg.pt").read_bytes())
+    model = YOLO(source)
+    before: Any = model.val(**chosen, imgsz=160)
+    exported = YOLO(model.export(format=kind, imgsz=160, verify=False))
+    after: Any = exported.val(**chosen)
+    assert before.seg.map > 0.1
+    assert after.seg.map == pytest.approx(before.seg.map, abs=0.002)
+    assert after.box.map == pytest.approx(before.box.map, abs=0.002)
+
+
+def test_the_command_line_prints_figures(real_data: Path, some: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["segment", "val", f"model={real_data / 'weights' / 'yolov8n-seg.pt'}", f"data={some}", "imgsz=64"]
+    line += [f"images={real_data / 'coco-mini' / 'images' / 'val2017'}", "plots=false", "device=cpu"]
+    assert main([*line, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["images"] == 20
+    assert "COCO protocol" in document["protocol"]
+    assert main([*line, "verbose=false", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert f"{document['results']['metrics/mAP50-95(M)']:.3f}" in out
+    assert document["protocol"] in out
+    assert main([*line, "split=test"]) == 0  # a JSON is all there is, whatever the split is called
+    assert main([*line, "conf=2"]) == 2
 
 
 def test_labels_hold_what_the_json_holds_but_crowds_and_parts(real_data: Path, annotations: Path) -> None:
