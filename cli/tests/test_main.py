@@ -50,7 +50,7 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("segment predct model=a", 2, "did you mean 'predict'?"),
         ("segmnt model=a", 2, "did you mean 'segment'?"),
         ("segment", 2, "segx: 'segment' names no command"),
-        ("model=a.pt", 2, "commands: cache, doctor"),
+        ("model=a.pt", 2, "commands: cache, data"),
         ("mode=predikt", 2, "mode 'predikt' is not known; did you mean 'predict'?"),
         ("predict", 2, "segx: predict needs model=... and source=..."),
         (
@@ -105,6 +105,14 @@ def test_each_kind_of_error_has_its_exit_code(
     assert document["error"]["exit_code"] == code
     with pytest.raises(type(error)):
         segx("predict", "--debug")
+
+
+def test_a_file_that_the_system_refuses_is_named(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = PermissionError(13, "Permission denied", "/cache/segx")
+    monkeypatch.setattr(segx_cli.main, "_run", _raiser(refused))
+    ended = segx("predict")
+    assert ended.err == "segx: /cache/segx: Permission denied\n  the same with --debug shows where\n"
+    assert ended.code == 1
 
 
 def _raiser(error: BaseException) -> Callable[..., int]:

@@ -438,6 +438,18 @@ def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) ->
         get(server, tmp_path / "taken" / "inside")
 
 
+def test_a_cache_that_cannot_be_looked_into_is_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "is_file", denied)
+    with pytest.raises(ModelError, match=r"tiny.pt: cannot be looked at \(Permission denied\)") as caught:
+        get(server, tmp_path)
+    assert "SEGX_CACHE" in caught.value.hint
+
+
 def test_offline_names_the_address_and_the_place(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -625,3 +625,15 @@ def test_videos_and_pictures_side_by_side(tmp_path):
     saved = tmp_path / "runs" / "predict"
     assert files(saved) == ["a-2.png", "a-3.mp4", "a.mp4", "b.mp4"]
     assert [len(read_video(saved / name)[0]) for name in ("a.mp4", "b.mp4", "a-3.mp4")] == [3, 2, 3]
+
+
+def test_classes_the_model_does_not_have_are_refused(folder):
+    last = max(NAMES)
+    assert len(list(start(folder, classes=[0, last]))) == 9
+    with pytest.raises(UsageError, match=rf"classes=\[{last + 1}\]: model has 0\.\.{last}"):
+        start(folder, classes=[0, last + 1])
+
+
+def test_a_batch_that_has_no_effect_is_told(folder, caplog):
+    list(start(folder, Watched(dynamic=frozenset()), batch=4))
+    assert "takes 1 picture a run: batch=4 has no effect" in caplog.text

@@ -139,6 +139,8 @@ def _tell(error: Exception, output: Output) -> int:
         code, message, hint = error.exit_code, error.message, error.hint
     elif _is_typers(error):
         code, message, hint = getattr(error, "exit_code", 1), _typers_words(error), ""
+    elif isinstance(error, OSError) and error.filename:
+        code, message, hint = 1, f"{error.filename}: {error.strerror}", "the same with --debug shows where"
     else:
         what = " ".join(str(error).split())
         code, message = 1, f"unexpected {type(error).__name__}: {what}"

@@ -54,12 +54,11 @@ def devices(loaded: Any) -> list[str]:
     if callable(tell := getattr(loaded, "devices", None)):
         return list(tell())
     torch = sys.modules.get("torch")
-    if torch is not None:
-        count = torch.cuda.device_count()
-        names = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
-        return ["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])]
-    runtime = sys.modules.get("onnxruntime")
-    return list(runtime.get_available_providers()) if runtime is not None else []
+    if torch is None:
+        return []
+    count = torch.cuda.device_count()
+    names = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
+    return ["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import ModelError, did_you_mean
-from segx.paths import MIRROR_VARIABLE, OFFLINE_VARIABLE, offline, weights_address, weights_folder
+from segx.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, offline, weights_address, weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -134,8 +134,12 @@ def fetch(
         progress: Show a bar on standard error; default: when that is a terminal.
     """
     patience = patience or Patience()
-    if _is_there(file, destination):
-        return destination
+    try:
+        if _is_there(file, destination):
+            return destination
+    except OSError as reason:
+        hint = f"set {CACHE_VARIABLE} to a folder that can be read and written"
+        raise error(f"{destination}: cannot be looked at ({reason.strerror or reason})", hint=hint) from reason
     if offline():
         raise error(
             f"{destination.name} is not here and {OFFLINE_VARIABLE} forbids downloading it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
@@ -150,11 +151,13 @@ class YOLO:
         self._forget_sessions(but=session)
         self._changed, self._info = True, session.info
         taken, skipped, missing = len(report.loaded), len(report.skipped), len(report.missing)
-        logger.info("%s: %d tensors taken, %d skipped, %d not in it", os.fspath(weights), taken, skipped, missing)
+        level = logging.WARNING if skipped else logging.INFO  # shown without logging set up
+        say = partial(logger.log, level)
+        say("%s: %d tensors taken, %d skipped, %d not in it", os.fspath(weights), taken, skipped, missing)
         for name, reason in islice(report.skipped.items(), _MOST_LINES):
-            logger.info("  skipped %s: %s", name, reason)
+            say("  skipped %s: %s", name, reason)
         if skipped > _MOST_LINES:
-            logger.info("  and %d more", skipped - _MOST_LINES)
+            say("  and %d more", skipped - _MOST_LINES)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -192,7 +195,7 @@ class YOLO:
         """
         chosen = PredictOptions.parse({**options, "stream": stream})
         found = self._predict(source, chosen)
-        return found if stream else list(found)
+        return found if chosen.stream else list(found)
 
     __call__ = predict
 

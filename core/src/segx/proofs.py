@@ -54,7 +54,7 @@ def record_proof(format: str, info: ArtifactInfo) -> None:  # noqa: A002 - the w
 def read_proofs() -> Mapping[str, dict[str, Any]]:
     """Return format to what was measured when it was last proven on this machine."""
     proofs: dict[str, dict[str, Any]] = {}
-    for path in sorted(proofs_folder().glob("*.json")) if proofs_folder().is_dir() else ():
+    for path in _files():
         try:
             proof = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -62,6 +62,14 @@ def read_proofs() -> Mapping[str, dict[str, Any]]:
         if isinstance(proof, dict) and proof.get("machine") == platform.node():
             proofs[path.stem] = proof
     return proofs
+
+
+def _files() -> list[Path]:
+    """Return the files of all proofs; a cache that cannot be read holds none."""
+    try:
+        return sorted(path for path in proofs_folder().iterdir() if path.suffix == ".json")
+    except OSError:
+        return []
 
 
 def _path(format: str) -> Path:  # noqa: A002 - as above

@@ -198,6 +198,19 @@ def test_header_lists_no_weights_among_the_inputs(make_model: Callable[..., Arti
     assert header.opset == 17
 
 
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").touch()
+    with pytest.raises(ModelError, match=r"m.onnx: the file is empty"):
+        read_header(tmp_path / "m.onnx")
+
+
+def test_devices_are_named_as_they_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cpu" in BACKEND.devices()
+    there = ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+    assert BACKEND.devices() == ["cpu", "cuda"]
+
+
 def test_threads_and_spinning_reach_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = session_module._settings(SessionOptions(threads=3))
     assert settings.intra_op_num_threads == 3

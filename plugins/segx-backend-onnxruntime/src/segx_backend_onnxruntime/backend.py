@@ -9,6 +9,7 @@ from segx import sidecar
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError, UsageError
 from segx_backend_onnxruntime.modelproto import FLOAT16, FLOAT32, ModelHeader, ValueHeader, read_header
+from segx_backend_onnxruntime.providers import devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,12 @@ class OnnxRuntimeBackend:
             raise UsageError(msg, hint="segx export model=... format=onnx half=True")
         session, device = start(path, options)
         return OnnxRuntimeSession(session=session, info=info, device=device, source=source, path=path)
+
+    def devices(self) -> list[str]:
+        """Return what ``device=`` may be with the installed ONNX Runtime; ``segx doctor`` shows it."""
+        import onnxruntime
+
+        return devices(onnxruntime.get_available_providers())
 
 
 def _image_input(header: ModelHeader, path: Path) -> ValueHeader:

@@ -68,6 +68,8 @@ def read_header(path: Path) -> ModelHeader:
         ModelError: The file is missing, empty, cut short, or no ONNX model.
     """
     try:
+        if path.stat().st_size == 0:
+            raise ModelError(f"{path}: the file is empty", hint="export or copy it again")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _model(data)
     except OSError as error:

@@ -60,10 +60,15 @@ def choose_device(wanted: str | None, available: Collection[str]) -> Device:
         return _device("cuda" if _PROVIDERS["cuda"] in available else "cpu", 0)
     kind, index = _parse(wanted)
     if _PROVIDERS[kind] not in available:
-        there = ", ".join(name for name, provider in _PROVIDERS.items() if provider in available)
+        there = ", ".join(devices(available))
         msg = f"device={wanted}: the installed onnxruntime has no {_PROVIDERS[kind]}, only: {there}"
         raise UsageError(msg, hint=_INSTALL.get(kind, ""))
     return _device(kind, index)
+
+
+def devices(available: Collection[str]) -> list[str]:
+    """Return the kinds of device that the execution providers of an ONNX Runtime make usable."""
+    return [name for name, provider in _PROVIDERS.items() if provider in available]
 
 
 def _parse(wanted: str) -> tuple[str, int]:
