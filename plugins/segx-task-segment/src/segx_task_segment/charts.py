@@ -78,11 +78,11 @@ def _label(names: Mapping[int, str], category: int, ap50: Any, present: list[int
 def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
     values = confusion.normalized if normalized else confusion.matrix.astype(np.float64)
     labels = confusion.labels
-    side = float(np.clip(2.5 + 0.38 * len(labels), 5, 22))
+    side = float(np.clip(2.5 + 0.38 * len(labels), 5, 15))
     figure, axes = _axes((side * 1.1, side))
     image = axes.imshow(np.where(values > 0, values, np.nan), cmap="Blues", vmin=0)
     figure.colorbar(image, ax=axes, fraction=0.045)
-    small = 9 if len(labels) <= _NUMBERED else 6
+    small = 9 if len(labels) <= _NUMBERED else 5
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=small)
     axes.set_yticks(range(len(labels)), labels, fontsize=small)
     axes.set(xlabel="truth", ylabel="found as")
@@ -109,5 +109,6 @@ def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
 
 def _png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=120, bbox_inches="tight")
+    figure.savefig(out, format="png", dpi=110, bbox_inches="tight")
+    figure.clear()  # its parts hold one another, and several of them at once take a hundred megabytes
     return out.getvalue()
