@@ -102,7 +102,10 @@ def resolve_weights(name: str, registry: Catalogue, *, patience: Patience | None
         msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
         raise ModelError(msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}")
     shipped = known[name].path
-    return fetch(known[name], weights_folder() / name, patience=patience) if shipped is None else shipped
+    if shipped is not None:
+        return shipped
+    advice = f"set {MIRROR_VARIABLE} to a mirror"
+    return fetch(known[name], weights_folder() / name, patience=patience, advice=advice)
 
 
 def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:
@@ -122,6 +125,7 @@ def fetch(
     patience: Patience | None = None,
     error: type[SegxError] = ModelError,
     progress: bool | None = None,
+    advice: str = "",
 ) -> Path:
     """Return ``destination``, downloaded if it is not there yet; whole and checked, or not there at all.
 
@@ -132,6 +136,7 @@ def fetch(
         patience: How long to try.
         error: What to raise when the file cannot be had.
         progress: Show a bar on standard error; default: when that is a terminal.
+        advice: What else helps when the file cannot be had; for the error.
     """
     patience = patience or Patience()
     try:
@@ -153,7 +158,7 @@ def fetch(
     except (_Refused, _Interrupted, OSError) as reason:
         raise error(
             f"cannot download {file.url}: {_reason(reason)}",
-            hint=f"get it by other means and put it at {destination}, or set {MIRROR_VARIABLE} to a mirror",
+            hint=f"get it by other means and put it at {destination}{f', or {advice}' if advice else ''}",
         ) from reason
     return destination
 
