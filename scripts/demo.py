@@ -21,8 +21,10 @@ STEPS = {
     "find objects with the model that comes with segx": (
         f"segx segment predict model=shapes-seg.pt source={PICTURE} project=. name=found"
     ),
-    "fine-tune it": "segx segment train model=shapes-seg.pt data=shapes/shapes.yaml epochs=6 imgsz=192 project=.",
-    "measure what came of it, on the data it remembers": (
+    "teach it, in a few epochs, one class of your own: any object": (
+        "segx segment train model=shapes-seg.pt data=shapes/shapes.yaml single_cls epochs=6 imgsz=192 nbs=16 project=."
+    ),
+    "measure what came of it, on the data and by the settings it remembers": (
         "segx segment val model=train/weights/best.pt project=. --no-verbose"
     ),
     "export it, and prove the export": "segx export model=train/weights/best.pt format=onnx",
