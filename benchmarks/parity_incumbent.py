@@ -7,6 +7,10 @@ has ``ultralytics`` installed (``--peer`` or SEGX_BENCH_PEER); it is called thro
 of its own, with masks at full resolution. Objects are matched one to one by class and overlap. What differs by more
 than the aims (1 px, mask IoU 0.98) is listed object by object; the exit code is 1 if there is any. ``edge`` in that
 list is the share of the differing pixels that touch the outline of the segx mask.
+
+Why masks are not all equal to the pixel: where the padding is no whole number of prototype pixels, or the picture was
+resized, the incumbent (8.4.190) doubles the logits once or twice, cuts the padding off, and resizes again, which moves
+the outline by a fraction of a pixel. segx interpolates once.
 """
 
 from __future__ import annotations
