@@ -48,7 +48,7 @@ def main() -> None:
     if not data.exists():
         write_dataset(data.parent, images=given.images, val_images=200, imgsz=256, seed=SEED, workers=cores)
     model = YOLO("yolov8p-seg.yaml")
-    trained = model.train(
+    model.train(
         data=str(data),
         epochs=given.epochs,
         device=given.device,
@@ -58,7 +58,8 @@ def main() -> None:
         cache=True,
         **RECIPE,
     )
-    if trained.best is None:
+    trained = model.trained
+    if trained is None or trained.best is None:
         raise SystemExit("nothing was written")
     checkpoint = read_checkpoint(trained.best)
     settings = {"recipe": {**RECIPE, "epochs": given.epochs, "images": given.images, "seed": SEED}}
