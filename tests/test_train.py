@@ -245,6 +245,32 @@ def test_a_model_for_other_classes_takes_over_what_fits(
         YOLO(model.path or "").train(data=str(shapes), pretrained=False, **QUICK)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rect": True},
+        {"multi_scale": 0.5},
+        {"mask_ratio": 2, "overlap_mask": False},
+        {"freeze": 3, "cos_lr": True},
+        {"mixup": 0.5, "copy_paste": 0.5, "degrees": 10, "perspective": 0.0005},
+        {"close_mosaic": 0},
+        {"optimizer": "SGD", "warmup_epochs": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_each_option_makes_another_run(shapes: Path, design: Path, place: Path, options: dict[str, Any]) -> None:
+    """That runs, too; what exactly an option does is tested where it is done."""
+    rows = []
+    for given in ({}, options):
+        model = YOLO(design)
+        model.train(data=str(shapes), **{**QUICK, "epochs": 1, **given})
+        assert model.trained is not None
+        rows.append(model.trained.rows[0])
+    losses = [[row[f"train/{name}_loss"] for name in ("box", "seg", "cls", "dfl")] for row in rows]
+    assert all(math.isfinite(value) for value in losses[1])
+    assert losses[0] != losses[1]
+
+
 # Words for people
 
 
@@ -336,12 +362,29 @@ def test_an_export_that_fails_at_the_end_loses_nothing(
 # Resume
 
 
+@pytest.fixture(params=["drawn", pytest.param("real", marks=pytest.mark.real)])
+def small_set(request: pytest.FixtureRequest, shapes: Path, tmp_path: Path) -> Path:
+    """Ten drawn pictures, or a few real photographs with polygon labels."""
+    if request.param == "drawn":
+        return shapes
+    photos = request.getfixturevalue("real_data") / "coco-mini" / "images"
+    for split, count in (("train", 8), ("val", 4)):
+        chosen = sorted((photos / f"{split}2017").glob("*.jpg"))[:count]
+        (tmp_path / f"{split}.txt").write_text("\n".join(map(str, chosen)))
+    names = yaml.safe_load((photos.parent / "coco-mini-seg.yaml").read_text())["names"]
+    path = tmp_path / "photos.yaml"
+    path.write_text(yaml.safe_dump({"path": ".", "train": "train.txt", "val": "val.txt", "names": names}))
+    return path
+
+
 @pytest.mark.slow
-def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(shapes: Path, design: Path, place: Path) -> None:
+def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(
+    small_set: Path, design: Path, place: Path
+) -> None:
     """By the command line alone, with SIGKILL, on pictures read from files."""
-    options = {**QUICK, "epochs": 5, "data": shapes, "model": design}
+    options = {**QUICK, "epochs": 5, "data": small_set, "model": design}
     straight = YOLO(design)
-    straight.train(data=str(shapes), name="straight", **{**QUICK, "epochs": 5})
+    straight.train(data=str(small_set), name="straight", **{**QUICK, "epochs": 5})
     command = [sys.executable, "-m", "segx_cli", "train", *words(options), "name=killed"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     table = Path("runs/segment/killed/results.csv")
@@ -378,10 +421,13 @@ def test_what_is_given_now_wins_over_what_is_remembered(shapes: Path, design: Pa
     assert (results.save_dir / "results.csv").read_text().count("\n") == 4
 
 
-def test_resume_takes_the_folder_of_a_run_too(shapes: Path, design: Path, place: Path) -> None:
+def test_resume_takes_the_folder_of_a_run_and_tidies_it(shapes: Path, design: Path, place: Path) -> None:
     YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    half = Path("runs/segment/train/weights/.last-0a1b2c3d.pt")
+    half.write_bytes(b"as a kill may leave it")
     results = YOLO(design).train(resume="runs/segment/train", epochs=2)
     assert results.save_dir == place / "runs" / "segment" / "train"
+    assert not half.exists()
 
 
 def test_a_checkpoint_that_was_moved_begins_a_new_folder(shapes: Path, design: Path, place: Path) -> None:

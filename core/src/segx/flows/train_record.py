@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime as dt
@@ -106,6 +107,7 @@ class Record:
         )
         _make_writable(folder / _WEIGHTS)
         if isinstance(self._options.resume, Path):
+            _remove_halves(folder / _WEIGHTS)
             self._rows = _read_rows(folder / "results.csv")
             self._lines.begin(self._rows[-1]["time"] if self._rows else 0.0)
             self._epoch = len(self._rows)
@@ -234,6 +236,13 @@ def _make_writable(folder: Path) -> None:
         raise DataError(
             f"{folder} cannot be written ({error.strerror or error})", hint="say where to write with project=FOLDER"
         ) from error
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote a checkpoint has left of it."""
+    for path in folder.glob(".*-????????.pt"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _with_files(step: Step, written: tuple[Path, ...]) -> Step:

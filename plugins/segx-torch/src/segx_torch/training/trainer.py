@@ -158,7 +158,8 @@ class Trainer:
         over = done >= self.options.epochs if limit is None else self.progress.hours >= limit
         if done and over:
             longer = f"epochs={2 * done}" if limit is None else f"time={2 * limit:g}"
-            raise UsageError(f"this run has finished its {done} epochs", hint=f"to train for longer: {longer}")
+            hint = f"to train for longer: {longer}; its best weights are in best.pt"
+            raise UsageError(f"this run has finished its {done} epochs", hint=hint)
 
     def _prepare(self, module: torch.nn.Module, resume: Snapshot | None) -> None:
         """Build everything that has state, in an order that is the same for a new and a resumed run."""
