@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 OURS = Path(__file__).resolve().parent.parent / "runs" / "demo"
-PICTURE = "shapes/images/val/val_00003.jpg"
+PICTURE = "shapes/images/val/val_00010.jpg"
 
 STEPS = {
     "draw a small data set": "segx data synth folder=shapes images=128 val_images=32 imgsz=256 seed=1",
@@ -34,11 +34,11 @@ STEPS = {
 }
 
 RESULTS = {
-    "picture": "found/val_00003.jpg",
+    "picture": "found/val_00010.jpg",
     "report": "val/report.html",
     "weights": "train/weights/best.pt",
     "ONNX": "train/weights/best.onnx",
-    "picture by ONNX": "found-by-onnx/val_00003.jpg",
+    "picture by ONNX": "found-by-onnx/val_00010.jpg",
 }
 
 

@@ -470,7 +470,8 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
         number = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 - NaN
         return (True, float(value)) if number else (False, value)
     if kind is str:
-        return (True, str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else (False, value)
+        texts = isinstance(value, str | int | Path) and not isinstance(value, bool)
+        return (True, str(value)) if texts else (False, value)
     if kind is Path:
         return (True, Path(value)) if isinstance(value, str | Path) else (False, value)
     if origin is Literal:
