@@ -30,6 +30,7 @@ from segx.flows.train_lines import EpochLines
 from segx.flows.train_record import as_csv
 from segx.runs import Step
 from segx.testing.models import TINY_YOLOV8
+from segx_cli.main import main
 from segx_data_synth.dataset import write_dataset
 
 if TYPE_CHECKING:
@@ -271,6 +272,38 @@ def test_each_option_makes_another_run(shapes: Path, design: Path, place: Path, 
     assert losses[0] != losses[1]
 
 
+def test_a_run_that_fails_leaves_the_model_as_its_file_says(
+    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    model = YOLO("runs/segment/train/weights/last.pt")
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    before = model(picture, conf=0.0, imgsz=64)[0].boxes.data
+
+    def stop(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segx.flows.train_record.Record._write_row", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(data=str(shapes), **{**QUICK, "lr0": 0.1, "optimizer": "SGD"})
+    np.testing.assert_array_equal(model(picture, conf=0.0, imgsz=64)[0].boxes.data, before)
+
+
+def test_the_command_line_prints_the_best_weights_or_one_document(
+    shapes: Path, design: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["segment", "train", f"model={design}", f"data={shapes}", *words({**QUICK, "epochs": 1})]
+    assert main([*line, "--quiet"]) == 0
+    assert capsys.readouterr() == ("runs/segment/train/weights/best.pt\n", "")
+    assert main([*line, "--json"]) == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["folder"] == "runs/segment/train2"
+    assert (document["epochs"], document["exported"]) == (1, None)
+    assert document["metrics"]
+    assert "1/1" in shown.err
+
+
 # Words for people
 
 
@@ -344,16 +377,16 @@ def test_an_export_that_fails_at_the_end_loses_nothing(
     shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from segx.errors import ExportError
-    from segx.flows import export
+    from segx.flows import train
 
-    real = export.export
+    real = train.export
 
     def fail(model: Any, *args: Any, **named: Any) -> Any:
         if "preflight" in str(model.path):
             return real(model, *args, **named)
         raise ExportError("the file is broken")
 
-    monkeypatch.setattr(export, "export", fail)
+    monkeypatch.setattr(train, "export", fail)
     with pytest.raises(ExportError, match=r"broken[\s\S]*best\.pt; to try again: segx export model="):
         YOLO(design).train(data=str(shapes), export="torchscript", **{**QUICK, "epochs": 1})
     assert YOLO("runs/segment/train/weights/best.pt").val(plots=False, device="cpu").images == 4

@@ -270,7 +270,12 @@ class YOLO:
             elif not chosen.pretrained and isinstance(self._origin, Artifact):
                 hint = f"model={self._info.variant or 'yolov8n-seg'}.yaml"
                 raise UsageError(f"pretrained=false starts from nothing, but {self._given} has weights", hint=hint)
-        result = train(session, chosen, model=self._given, registry=self._registry)
+        try:
+            result = train(session, chosen, model=self._given, registry=self._registry)
+        except BaseException:
+            if not self._changed:
+                self._close_sessions()  # what was half trained goes; the model is what its file says
+            raise
         self.trained = result.trained
         written = self.trained.best or self.trained.last
         if written is not None:
@@ -323,13 +328,16 @@ class YOLO:
 
     def _take(self, path: Path) -> None:
         """Become the model in another file."""
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        self._close_sessions()
         self._origin, self._changed, self.path = Artifact(path=path, format=_MODEL_FORMAT), False, path
         self._info = self._read_info()
 
     # How
+
+    def _close_sessions(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
 
     def _read_info(self) -> ArtifactInfo:
         if isinstance(self._origin, Design):

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from segx.artifact import Artifact
 from segx.data import open_dataset
 from segx.errors import DataError, ModelError, SegxError, UsageError
+from segx.flows.export import check, export
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain
+from segx.flows.val import measure, measure_into
 from segx.interfaces import TrainJob
 from segx.options import SessionOptions, TrainOptions, ValOptions
 from segx.processes import is_first_process
@@ -68,10 +70,13 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
     data = options.data or session.info.settings.get("data")
     if not data:
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
+    named = bool(options.data)
     options = options.replace(data=lasting(str(data)))
     if options.export is not None:
-        check_export(session, options.export, registry)
-    splits = read_splits(options)
+        check(session.info, options.export, registry=registry)
+    splits = read_splits(options, fetch=named)
+    if options.export is not None and is_first_process():
+        try_export(session, options.export, registry)
     session, report = _for_data(session, splits, options)
     _tell_transfer(report, splits.names)
     task: Any = registry.load_task(session.info.task)
@@ -117,8 +122,8 @@ def lasting(data: str) -> str:
     return str(path.resolve()) if path.exists() else data
 
 
-def read_splits(options: TrainOptions) -> Splits:
-    """Return the data of a run, checked.
+def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
+    """Return the data of a run, checked; those that are not here are downloaded only when ``fetch``.
 
     Raises:
         DataError: A split is missing or empty, the splits name other classes, or there is no object to learn from or
@@ -126,7 +131,7 @@ def read_splits(options: TrainOptions) -> Splits:
         UsageError: ``classes`` names one that the data do not have.
     """
     data = str(options.data)
-    train, val = open_dataset(data, "train"), open_dataset(data, "val")
+    train, val = (open_dataset(data, split, fetch=fetch) for split in ("train", "val"))
     if not len(train) or not len(val):
         which = "training" if not len(train) else "validation"
         raise DataError(f"{data}: the {which} split holds no pictures")
@@ -148,19 +153,12 @@ def read_splits(options: TrainOptions) -> Splits:
     return Splits(train=train, val=val, names=names, indices=indices)
 
 
-def check_export(session: ModelSession, name: str, registry: Registry) -> None:
+def try_export(session: ModelSession, name: str, registry: Registry) -> None:
     """Export the model as it is to a scratch folder, so that a format that fails does so before the first epoch.
 
     Raises:
-        UsageError: The format is not known.
-        MissingPluginError: It, or something it needs, is not installed.
         ExportError: The model cannot be exported to it.
     """
-    from segx.flows.export import check, export
-
-    check(session.info, name, registry=registry)
-    if not is_first_process():
-        return
     with tempfile.TemporaryDirectory(prefix="segx-") as folder, _quiet("segx.flows.export"):
         artifact = session.save(Path(folder) / "preflight.pt")
         export(artifact, format=name, options={"verify": False}, registry=registry)
@@ -177,8 +175,6 @@ def make_job(
     settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:
-        from segx.flows.val import measure
-
         return measure(measured, splits.val, settings, registry=registry)
 
     return TrainJob(
@@ -214,8 +210,6 @@ def finish(
     Raises:
         ExportError: The export failed; the weights are safe.
     """
-    from segx.flows.val import measure_into
-
     weights = trained.best or trained.last
     if weights is None:
         raise ModelError(f"{trained.folder}: training has written no weights")
@@ -237,8 +231,6 @@ def finish(
 
 
 def _export(weights: Path, name: str, registry: Registry) -> Path:
-    from segx.flows.export import export
-
     try:
         return export(Artifact(path=weights, format="pt"), format=name, registry=registry).path
     except SegxError as error:
