@@ -187,6 +187,12 @@ def test_the_data_set_that_a_model_remembers_is_used(coco: Path) -> None:
         val(SeeingSession(), options(), model="seeing", registry=get_registry())
 
 
+def test_a_remembered_data_set_is_not_downloaded_unasked() -> None:
+    remembering = SeeingSession(SeeingSession().info.replace(settings={"data": "coco.yaml"}))
+    with pytest.raises(DataError, match=r"remembers data=coco\.yaml[\s\S]*to download it: data=coco\.yaml"):
+        val(remembering, options(), model="seeing", registry=get_registry())
+
+
 def test_classes_are_paired_by_name(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = json.loads(coco.read_text())
     content["categories"][1]["name"] = "Green "

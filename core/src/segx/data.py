@@ -89,7 +89,12 @@ class DatasetDefinition:
 
 
 def open_dataset(
-    data: str | Path, split: str = "val", *, images: str | Path | None = None, registry: Formats | None = None
+    data: str | Path,
+    split: str = "val",
+    *,
+    images: str | Path | None = None,
+    registry: Formats | None = None,
+    fetch: bool = True,
 ) -> Dataset:
     """Return one split of a data set.
 
@@ -98,15 +103,18 @@ def open_dataset(
         split: Which part of it.
         images: Folder of the pictures, when a COCO JSON's cannot be found beside it.
         registry: Where formats are looked up; default: the installed plugins.
+        fetch: Download what is not there; False where nobody named the data set.
 
     Raises:
         DataError: It is missing (every path tried is listed), or of another shape.
     """
-    source = find_split(data, split, images=images)
+    source = find_split(data, split, images=images, fetch=fetch)
     return find_reader(source.entries, registry).read(source)
 
 
-def find_split(data: str | Path, split: str = "val", *, images: str | Path | None = None) -> DatasetSource:
+def find_split(
+    data: str | Path, split: str = "val", *, images: str | Path | None = None, fetch: bool = True
+) -> DatasetSource:
     """Return where one split of a data set lies; downloads it when it is not there and the YAML says from where.
 
     Raises:
@@ -120,7 +128,11 @@ def find_split(data: str | Path, split: str = "val", *, images: str | Path | Non
         return DatasetSource(origin=path, split=split, entries=(path,), images=folder)
     definition = read_definition(path)
     return DatasetSource(
-        origin=path, split=split, entries=_entries(definition, split), names=definition.names, images=folder
+        origin=path,
+        split=split,
+        entries=_entries(definition, split, fetch=fetch),
+        names=definition.names,
+        images=folder,
     )
 
 
@@ -245,8 +257,8 @@ def read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
     return dict(sorted(found.items()))
 
 
-def _entries(definition: DatasetDefinition, split: str) -> tuple[Path, ...]:
-    """Return the folders and files of a split, fetched if they can be."""
+def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -> tuple[Path, ...]:
+    """Return the folders and files of a split, fetched if they can be and may be."""
     if split not in definition.splits:
         there = ", ".join(definition.splits)
         raise DataError(f"{definition.file} has no split {split!r}; it has {there}", hint=f"try split={there}")
@@ -254,6 +266,10 @@ def _entries(definition: DatasetDefinition, split: str) -> tuple[Path, ...]:
     for archive in definition.downloads:
         has_it = (definition.root / archive.provides).exists() if archive.provides else not tried
         if not has_it and (not archive.splits or split in archive.splits):
+            if not fetch:
+                name = definition.file.name if definition.shipped else definition.file
+                msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
+                raise DataError(msg, hint=f"to download it: data={name}")
             logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, archive.file.url)
             download(archive, definition.root)
     if tried:

@@ -56,8 +56,9 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
         UsageError: No data set is named, or an option does not go with the model.
         DataError: The data are missing, or hold nothing to measure.
     """
+    named = bool(options.data)
     options = with_remembered(options, session.info.settings)
-    dataset = open_dataset(str(options.data), options.split, images=options.images, registry=registry)
+    dataset = open_dataset(str(options.data), options.split, images=options.images, registry=registry, fetch=named)
     _tell_problems(dataset.problems)
     writes = options.plots or options.save_json or options.save_txt
     folder = None
