@@ -40,8 +40,9 @@ class Step:
         kind: ``"batch"``, ``"epoch"`` or ``"stage"``.
         index: Zero-based count within its kind.
         total: How many there will be, when known.
-        name: What was done, for stages.
-        metrics: Figures of this step.
+        name: What was done, for stages; for batches of a training the size of their pictures, ``"640x640"``.
+        metrics: Figures of this step: for an epoch its row of ``results.csv``, for a batch of a training its
+            ``instances`` and the mean losses of the epoch so far.
         files: Pictures and tables this step has written.
     """
 
