@@ -241,6 +241,8 @@ class TrainLoader:
         """Prepare two batches ahead of the one that is used."""
         waiting: deque[tuple[list[int], list[Future[Augmented]]]] = deque()
         pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="segx-loader")
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # a picture a thread; OpenCV's own threads would only get in their way
         try:
             for index, places in batches:
                 size = self._size(number, index, [order[place] for place in places])
@@ -253,6 +255,7 @@ class TrainLoader:
                 yield self._collate([each.result() for each in ready], [order[p] for p in places_ready])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            cv2.setNumThreads(before)
 
     def _order(self, number: int) -> list[int]:
         """Return positions in the order of an epoch: shuffled, or by shape when ``rect``."""
