@@ -13,7 +13,8 @@ import torch
 
 from segx.errors import ModelError, UsageError
 from segx.options import TrainOptions
-from segx.testing.training import DrawnLoader, tiny_run
+from segx.testing.training import tiny_run
+from segx_torch.checkpoint import Checkpoint, write_checkpoint
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
 from segx_torch.training.run import read_snapshot
@@ -172,6 +173,19 @@ def test_checkpoints_are_kept_by_period(tmp_path):
     tiny_run(tmp_path / "run", epochs=3, save_period=2)
     names = {path.name for path in (tmp_path / "run" / "weights").iterdir()}
     assert names == {"last.pt", "best.pt", "epoch2.pt"}
+
+
+def test_last_is_written_after_the_others_so_that_a_kill_between_them_loses_none(tmp_path, monkeypatch):
+    names: list[str] = []
+
+    def write(path: Path, checkpoint: Checkpoint) -> None:
+        names.append(path.stem)
+        write_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr("segx_torch.training.run.write_checkpoint", write)
+    tiny_run(tmp_path / "run", epochs=2, save_period=1)
+    assert names[:3] == ["best", "epoch1", "last"]
+    assert names[-2:] == ["epoch2", "last"]
 
 
 def test_the_run_tells_of_batches_and_epochs(tmp_path):

@@ -296,9 +296,10 @@ class Trainer:
             progress.best, progress.best_epoch = float(metrics["fitness"]), progress.epoch
         progress.epoch, progress.batch, progress.sums, progress.looked = progress.epoch + 1, 0, {}, 0
         self._fit_to_time()
-        names = ["last", *(["best"] if improved else [])]
+        names = ["best"] if improved else []
         if self.options.save_period > 0 and progress.epoch % self.options.save_period == 0:
             names.append(f"epoch{progress.epoch}")
+        names.append("last")  # last: a run that is killed before does the epoch again, and writes the others again
         for name in names if self.options.save else ():
             self._checkpoint(name)
         self._tell(Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1]))
