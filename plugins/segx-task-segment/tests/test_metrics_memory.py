@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 SCRIPT = """
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,10 @@ from segx.interfaces import Sample, Truth
 from segx.masks import Masks
 from segx.results import Boxes, Results
 from segx_task_segment.metrics import SegmentEvaluator
+
+def peak():  # MiB; getrusage would also count the process that started this one
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(row.split()[1]) for row in status if row.startswith("VmHWM:")) / 1024
 
 HEIGHT, WIDTH, FOUND, PICTURES = 3000, 4000, 300, 12
 names = {0: "a", 1: "b", 2: "c"}
@@ -42,16 +48,16 @@ for number in range(PICTURES):
         for i in range(100)
     )
     evaluator.update(Sample(path=Path(f"{number}.jpg"), id=number, shape=(HEIGHT, WIDTH), truths=truths), results)
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peaks.append(peak())
     del results, masks, bitmaps
 metrics = evaluator.finish()
 assert metrics.detections == FOUND * PICTURES
 assert metrics.seg.map > 0.2
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(round(peaks[2]), round(peak))
+print(round(peaks[2]), round(peak()))
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read the way Linux tells it")
 def test_three_hundred_detections_on_pictures_of_twelve_megapixels() -> None:
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
