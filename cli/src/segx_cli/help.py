@@ -75,8 +75,10 @@ def verb_page(command: Command) -> str:
 def default_text(info: OptionInfo, defaults: Mapping[str, object]) -> str:
     """Return the default as it would be typed; empty where there is none."""
     default = defaults.get(info.name, info.default)
-    if default is ... or default is None:
+    if default is ... or default is None or str(default) == ".":  # Path() stands for one that must be named
         return ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
     return {True: "true", False: "false"}.get(default, str(default)) if isinstance(default, bool) else str(default)
 
 
