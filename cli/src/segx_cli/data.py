@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError, UsageError, did_you_mean
 from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, Options
+from segx_cli.help import default_text
 from segx_cli.line import join, read
 from segx_cli.output import table
 
@@ -66,10 +67,7 @@ def overview(program: str) -> str:
 
 def page(action: Action, program: str) -> str:
     """Return the help of an action."""
-    rows = [
-        (info.name, "" if info.default in {None, ""} else str(info.default), info.help)
-        for info in action.options.describe()
-    ]
+    rows = [(info.name, default_text(info, {}), info.help) for info in action.options.describe()]
     return f"{program} {action.name} data=... name=value ...\n  {action.summary}\n\n" + table(
         ("option", "default", "what"), rows
     )
