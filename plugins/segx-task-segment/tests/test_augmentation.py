@@ -163,6 +163,21 @@ def test_small_masks_are_the_majority_of_their_pixels(left, top, seed):
     np.testing.assert_array_equal(mine, expected)
 
 
+def test_a_batch_is_rgb():
+    image = np.random.default_rng(0).integers(0, 255, (32, 64, 3)).astype(np.uint8)
+    batch = collate([Augmented(image=image, objects=())], ("a.jpg",))
+    np.testing.assert_array_equal(batch.images[0], image[..., ::-1].transpose(2, 0, 1))
+
+
+def test_what_no_tile_covers_is_grey():
+    picture = Picture(image=np.zeros((32, 64, 3), np.uint8), shapes=Shapes.empty())
+    result = augment(
+        picture, lambda: picture, size=(64, 64), settings=Augmentation.none(), rng=np.random.default_rng(0)
+    )
+    assert (result.image[:15] == 114).all()
+    assert (result.image[18:46] == 0).all()
+
+
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_batch_holds_hidden_parts_only_without_overlap(overlap):
     large = Placed(category=0, box=(0, 0, 32, 32), left=0, top=0, bitmap=np.ones((32, 32), np.uint8))

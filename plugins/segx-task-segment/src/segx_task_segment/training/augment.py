@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
     Matrix = NDArray[np.float64]
 
-PAD = (114, 114, 114)
+PAD = 114
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,8 @@ def _compose(
     else:
         tiles, canvas = [(first, letterbox_matrix(first.image.shape[:2], size))], size
     warp = _flip(size, settings, rng) @ random_warp(canvas, size, settings, rng)
-    image = np.full((*size, 3), PAD, np.uint8)
+    image = np.empty((*size, 3), np.uint8)
+    image.fill(PAD)
     parts = []
     for picture, matrix in tiles:
         total = warp @ matrix
@@ -276,13 +277,12 @@ def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
         return
     window = target[top:bottom, left:right]
     centred = _translation(-left - 0.5, -top - 0.5) @ matrix @ _translation(0.5, 0.5)
-    drawn = window.copy()
     if np.allclose(matrix[2], (0, 0, 1)):
         cv2.warpAffine(
             image,
             centred[:2],
             (right - left, bottom - top),
-            dst=drawn,
+            dst=window,
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_TRANSPARENT,
         )
@@ -291,11 +291,10 @@ def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
             image,
             centred,
             (right - left, bottom - top),
-            dst=drawn,
+            dst=window,
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_TRANSPARENT,
         )
-    window[:] = drawn
 
 
 def _growth(warp: Matrix, matrices: Sequence[Matrix]) -> NDArray[np.float64]:

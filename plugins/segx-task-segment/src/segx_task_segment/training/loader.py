@@ -312,7 +312,7 @@ def collate(
     images = np.empty((len(pictures), 3, height, width), np.uint8)
     ordered: list[tuple[int, Placed]] = []
     for index, picture in enumerate(pictures):
-        cv2.split(cv2.cvtColor(picture.image, cv2.COLOR_BGR2RGB), list(images[index]))
+        cv2.split(picture.image, list(images[index, ::-1]))
         ordered += [(index, item) for item in sorted(picture.objects, key=lambda item: -item.area)]
     boxes = np.array([item.box for _, item in ordered], np.float32).reshape(-1, 4)
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
