@@ -249,7 +249,9 @@ class TrainOptions(Options):
 
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
     epochs: int = option(100, "passes over the training pictures", ge=1)
-    time: float | None = option(None, "train for this many hours instead of epochs; the schedule is fitted to them", gt=0)
+    time: float | None = option(
+        None, "train for this many hours instead of epochs; the schedule is fitted to them", gt=0
+    )
     patience: int = option(100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0)
     batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1)
     imgsz: int = option(640, "side of the training pictures", ge=32)
