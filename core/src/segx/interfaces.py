@@ -681,5 +681,3 @@ class Evaluator(Protocol):
     def close(self) -> None:
         """Let go of files; what was not finished is not left behind."""
         ...
-
-
