@@ -37,8 +37,9 @@ docs: setup  ## what of the documentation is made from the code
 	$(RUN)/python scripts/generate_hooks_reference.py
 	$(RUN)/python scripts/generate_docs.py
 
-bench: setup  ## cold start of the command line, beside the incumbent where it is installed
+bench: setup  ## start-up and masks, beside the incumbent in SEGX_BENCH_PEER; see benchmarks/README.md for the others
 	$(RUN)/python benchmarks/bench_cli.py
+	$(RUN)/python benchmarks/bench_masks.py
 
 clean:
 	rm -rf .venv .uv uv.lock .mypy_cache .ruff_cache .pytest_cache

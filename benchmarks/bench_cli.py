@@ -1,9 +1,9 @@
 """Cold start of the command line: ``segx --help`` and one picture through an ONNX model, beside the incumbent.
 
-    python benchmarks/bench_cli.py [--runs 7] [--peer YOLO] [--model model.onnx --source photo.jpg] [--json FILE]
+    python benchmarks/bench_cli.py [--runs 7] [--peer PYTHON] [--model model.onnx --source photo.jpg] [--json FILE]
 
 Each command runs in a fresh process, turn by turn, so that both sides meet the same machine; medians are compared.
-The peer is found in SEGX_PEER or ../peers/u84/bin/yolo and left out, with that said, where it is absent.
+The peer is the command beside the interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent.
 """
 
 from __future__ import annotations
@@ -74,26 +74,24 @@ def compare(title: str, sides: list[Side], runs: int) -> dict[str, object]:
     return {side.name: dict(zip(("wall_s", "cpu_s"), side.medians, strict=True)) for side in sides}
 
 
-def find_peer(given: str | None) -> str | None:
-    """Return the incumbent's command, or None."""
-    for candidate in (given, os.environ.get("SEGX_PEER"), str(ROOT.parent / "peers" / "u84" / "bin" / "yolo")):
-        if candidate and Path(candidate).is_file():
-            return candidate
-    return None
+def find_peer(python: str | None) -> str | None:
+    """Return the incumbent's command, which lies beside its interpreter, or None."""
+    command = Path(python).parent / "yolo" if python else None
+    return str(command) if command is not None and command.is_file() else None
 
 
 def main() -> None:
     """Run what can be run here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--peer")
+    parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"), help="interpreter with ultralytics")
     parser.add_argument("--model", type=Path, help="an .onnx file both sides can open")
     parser.add_argument("--source", type=Path, help="a picture")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     segx, peer = str(Path(sys.executable).parent / "segx"), find_peer(arguments.peer)
     if peer is None:
-        print("the incumbent is not installed here: only segx is measured (--peer or SEGX_PEER names it)")
+        print("only segx is measured: --peer or SEGX_BENCH_PEER would name the incumbent's interpreter")
     figures = {"help": compare("help", [Side("segx", [segx, "--help"]), *_peer(peer, ["help"])], arguments.runs)}
     if arguments.model and arguments.source:
         words = [f"model={arguments.model.resolve()}", f"source={arguments.source.resolve()}"]

@@ -109,6 +109,14 @@ if settings["what"] != "pipeline":
 print(json.dumps({"version": version, "rows": rows, **{k: v for k, v in marks.items() if k != "epoch"}}))
 """
 
+MEASURE = """
+import sys, json
+settings = json.loads(sys.argv[1])
+from segx import YOLO
+found = YOLO(settings["model"]).val(data=settings["data"], imgsz=settings["imgsz"], plots=False)
+print(json.dumps({"box": found.box.map, "seg": found.seg.map}))
+"""
+
 SAME_RECIPE = {"optimizer": "AdamW", "lr0": 0.0005, "momentum": 0.9, "warmup_bias_lr": 0.0, "close_mosaic": 2}
 """For learning: settings that both sides read alike, so that only the code differs."""
 
@@ -138,6 +146,11 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
             results[name].append(run(python, program, {**settings, "folder": str(folder / f"{name}{turn}")}))
     if given.what == "learn":
         tell_curves(results, given.picture)
+        for name in sides:  # one measure for both: COCO's, by segx, of the last weights
+            last = folder / f"{name}0" / name / "weights" / "last.pt"
+            found = run(sys.executable, MEASURE, {**settings, "model": str(last)})
+            results[name][0]["coco"] = found
+            print(f"{name}: COCO box AP {found['box']:.4f}, mask AP {found['seg']:.4f} after the last epoch")
     else:
         tell_speed(given.what, results)
     return dict(results)
