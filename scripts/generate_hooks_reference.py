@@ -91,7 +91,8 @@ def render() -> str:
     parts += [_section(record, "") for record in (specs.Tolerance, specs.WeightsFile)]
     parts += ["\n## What listeners are told\n"]
     parts += [_section(record, "") for record in (runs.Run, runs.Step)]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+    tables = re.sub(r"\n{3,}", "\n\n", "\n".join(parts[1:]))
+    return f"{parts[0]}\n{tables}".rstrip() + "\n"
 
 
 def _section(record: type[Any], before: str, *, skip: type[Any] | None = None) -> str:
