@@ -5,8 +5,8 @@
     python benchmarks/bench_train.py learn    --data SET.yaml --model yolov8n-seg.pt --peer ... --picture P.png
 
 ``epoch`` and ``pipeline`` take ``--runs`` turns and give medians; ``learn`` trains both sides once from the same
-weights with the same settings and draws mask AP over epochs. The incumbent runs in the interpreter given, through its
-public functions; the data are copied, because it writes beside them.
+n-seg weights with the same settings and draws mask AP over epochs. The incumbent runs in the interpreter given,
+through its public functions; the data are copied, because it writes beside them.
 """
 
 from __future__ import annotations
@@ -76,8 +76,14 @@ import ultralytics
 from ultralytics import YOLO
 version = ultralytics.__version__
 learn = settings["what"] == "learn"
-model = YOLO(settings["model"])
+model = YOLO("yolov8n-seg.yaml" if learn else settings["model"])
 marks = {}
+def same_start(trainer):
+    state = torch.load(settings["model"] + ".state", weights_only=True)
+    trainer.model.load_state_dict(state)
+    trainer.ema.ema.load_state_dict(state)
+if learn:
+    model.add_callback("on_pretrain_routine_end", same_start)
 def started(trainer):
     marks["epoch"] = time.perf_counter()
 def ended(trainer):
@@ -109,6 +115,53 @@ if settings["what"] != "pipeline":
 print(json.dumps({"version": version, "rows": rows, **{k: v for k, v in marks.items() if k != "epoch"}}))
 """
 
+PREPARE = """
+import sys, json
+settings = json.loads(sys.argv[1])
+import cv2, torch
+from pathlib import Path
+from segx.data import open_dataset
+from segx.registry import get_registry
+from segx.options import SessionOptions
+from segx.sources import SourceImage
+registry = get_registry()
+artifact = registry.artifact(settings["model"])
+session = registry.load_backend(registry.backend_for("pt")).open(artifact, SessionOptions(device="cpu"))
+module = session.module.eval()
+sums = {}
+def watch(layer, inputs):
+    x = inputs[0].detach().double()
+    n, one, two = sums.get(layer, (0, 0.0, 0.0))
+    count = x.numel() // x.shape[1]
+    sums[layer] = (n + count, one + x.sum((0, 2, 3)), two + (x * x).sum((0, 2, 3)))
+norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+hooks = [layer.register_forward_pre_hook(watch) for layer in norms]
+task = registry.load_task("segment")
+side = settings["imgsz"]
+with torch.inference_mode():
+    for path in open_dataset(settings["data"], "train").paths()[:48]:
+        batch = task.preprocess([SourceImage(image=cv2.imread(str(path)), path=str(path))], (side, side))
+        module(torch.from_numpy(batch.images))
+for hook in hooks:
+    hook.remove()
+with torch.no_grad():
+    for layer in norms:
+        count, one, two = sums[layer]
+        mean = one / count
+        var = (two / count - mean * mean).clamp(min=1e-6)
+        scale = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
+        shift = layer.bias.double() - layer.running_mean.double() * scale
+        layer.weight.copy_(scale * (var + layer.eps).sqrt())
+        layer.bias.copy_(shift + scale * mean)
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(var)
+session.save(Path(settings["start"]))
+torch.save(module.state_dict(), settings["start"] + ".state")
+print(json.dumps({}))
+"""
+"""Gives BatchNorm layers true statistics without changing what the model computes: weights rebuilt from folded copies
+have none, and training mode, which normalises by each batch, would destroy them."""
+
 MEASURE = """
 import sys, json
 settings = json.loads(sys.argv[1])
@@ -139,6 +192,10 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
         "workers": given.workers, "threads": given.threads, "epochs": given.epochs if given.what == "learn" else 1,
         "recipe": SAME_RECIPE if given.what == "learn" else {},
     }  # fmt: skip
+    if given.what == "learn":
+        start = str(folder / "start.pt")
+        run(sys.executable, PREPARE, {**settings, "start": start})
+        settings["model"] = start
     sides = {"segx": (sys.executable, SEGX)} | ({"peer": (given.peer, PEER)} if given.peer else {})
     results: dict[str, list[dict]] = {name: [] for name in sides}
     for turn in range(1 if given.what == "learn" else given.runs):
