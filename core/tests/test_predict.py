@@ -149,6 +149,15 @@ def test_without_rect_all_are_square(folder):
     assert {shape[2:] for shape in session.shapes} == {(320, 320)}
 
 
+@pytest.mark.parametrize(("device", "cores", "most"), [("cpu", 2, 1), ("cpu", 16, 2), ("cuda:0", 2, 3)])
+def test_a_cpu_takes_no_more_pictures_at_once_than_fill_it(folder, monkeypatch, device, cores, most):
+    monkeypatch.setattr("segx.flows.inputs.cores", lambda: cores)
+    session = Watched(imgsz=(640, 640))
+    session.device = device
+    list(start(folder, session, batch=16))
+    assert max(shape[0] for shape in session.shapes) == most
+
+
 def test_a_file_of_a_fixed_batch_is_filled_up(folder):
     fixed = Watched(batch=4, dynamic=frozenset())
     results = list(start(folder, fixed))

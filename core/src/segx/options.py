@@ -152,7 +152,7 @@ class PredictOptions(Options):
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     half: bool = option(False, "run in half precision, where the device can")
-    batch: int = option(1, "images per run of the network", ge=1)
+    batch: int = option(1, "most images per run of the network; a CPU takes fewer when they are large", ge=1)
     rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
     stream: bool = option(False, "return results one by one instead of a list (Python)")
     vid_stride: int = option(1, "take every n-th frame of a video", ge=1)
@@ -192,7 +192,9 @@ class ValOptions(Options):
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32
     )
-    batch: int | None = option(None, "pictures per run of the network; default: 16 on a GPU, 1 on a CPU", ge=1)
+    batch: int | None = option(
+        None, "most pictures per run of the network; a CPU takes fewer when they are large; default: 16", ge=1
+    )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
     iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1)

@@ -114,7 +114,7 @@ def predict(
     """
     check(options)
     check_classes(options.classes, session.info.names, model=model)
-    plan = InputPlan.make(session.info, options, model=model)
+    plan = InputPlan.make(session, options, model=model)
     run = _Prediction(
         session=session,
         source=source,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STAGES = ("preprocess", "inference", "postprocess")
-_GPU_BATCH = 16
+_BATCH = 16
 _FIRST = 10
 """Problems that are told one by one; the others are counted."""
 
@@ -155,8 +155,8 @@ def evaluate(
         UsageError: The model is fixed to another input than the one asked for, or knows none of the classes.
         DataError: There are no objects to measure, or no picture can be read.
     """
-    batch = options.batch or (1 if session.device == "cpu" else _GPU_BATCH)
-    plan = InputPlan.make(session.info, Wish(options.imgsz, batch, rect=options.rect), model=model)
+    batch = options.batch or (_BATCH if "batch" in session.info.dynamic else session.info.batch)
+    plan = InputPlan.make(session, Wish(options.imgsz, batch, rect=options.rect), model=model)
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
     task = registry.load_task(session.info.task)
     settings = _settings(session, plan, options, dataset, model)
