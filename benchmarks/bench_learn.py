@@ -1,0 +1,214 @@
+"""What is learned: segx and the incumbent from the same weights, with the same settings, under one measure.
+
+    python benchmarks/bench_learn.py --data SET.yaml --start nothing --peer /path/to/venv/bin/python --picture P.png
+    python benchmarks/bench_learn.py --data SET.yaml --start yolov8n-seg.pt --peer ...
+
+``--start nothing`` begins from random weights; a checkpoint gives its backbone and neck, and the head begins from random
+weights. Each seed draws one start, which both sides load, and seeds the training of both; everything else is each side's
+default. The weights of every ``--every`` epochs are measured by COCO's protocol, through segx, on the ``val`` split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sides import copied, run
+
+PREPARE = """
+import sys, json
+settings = json.loads(sys.argv[1])
+import torch
+from pathlib import Path
+from segx.data import open_dataset
+from segx.registry import get_registry
+from segx.options import SessionOptions
+registry = get_registry()
+data = open_dataset(settings["data"], "train")
+backend = registry.load_backend(registry.backend_for("pt"))
+options = SessionOptions(device="cpu")
+architecture = registry.load_architecture("yolov8-seg")
+config = architecture.read_config("yolov8n-seg")
+session, _ = backend.build(config, architecture, options).for_classes(data.names, seed=settings["seed"])
+if settings["start"] != "nothing":
+    import cv2
+    from segx.sources import SourceImage
+    learned = backend.open(registry.artifact(settings["start"]), options).module.eval()
+    norms = [layer for layer in learned.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    sums = {}
+    def watch(layer, inputs):
+        x = inputs[0].detach().double()
+        n, one, two = sums.get(layer, (0, 0.0, 0.0))
+        sums[layer] = (n + x.numel() // x.shape[1], one + x.sum((0, 2, 3)), two + (x * x).sum((0, 2, 3)))
+    hooks = [layer.register_forward_pre_hook(watch) for layer in norms]
+    task, side = registry.load_task("segment"), settings["imgsz"]
+    with torch.inference_mode():
+        for path in data.paths()[:48]:
+            batch = task.preprocess([SourceImage(image=cv2.imread(str(path)), path=str(path))], (side, side))
+            learned(torch.from_numpy(batch.images))
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        for layer in norms:
+            count, one, two = sums[layer]
+            mean = one / count
+            var = (two / count - mean * mean).clamp(min=1e-6)
+            scale = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
+            shift = layer.bias.double() - layer.running_mean.double() * scale
+            layer.weight.copy_(scale * (var + layer.eps).sqrt())
+            layer.bias.copy_(shift + scale * mean)
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(var)
+        own = session.module.state_dict()
+        for name, tensor in learned.state_dict().items():
+            if not name.startswith("model.22."):
+                own[name].copy_(tensor)
+session.save(Path(settings["file"]))
+torch.save(session.module.state_dict(), settings["file"] + ".state")
+print(json.dumps({}))
+"""
+"""Makes the common start. BatchNorm layers of a checkpoint get true statistics without changing what the model
+computes: weights rebuilt from folded copies have none, and training mode, which normalises by each batch, would
+destroy them."""
+
+SEGX = """
+import sys, json, time
+settings = json.loads(sys.argv[1])
+import torch
+torch.set_num_threads(settings["threads"])
+from segx import YOLO, __version__ as version
+begin = time.perf_counter()
+YOLO(settings["file"]).train(**settings["train"])
+print(json.dumps({"version": version, "seconds": time.perf_counter() - begin}))
+"""
+
+PEER = """
+import sys, json, time
+settings = json.loads(sys.argv[1])
+import torch
+torch.set_num_threads(settings["threads"])
+from ultralytics import YOLO, __version__ as version
+def same_start(trainer):
+    state = torch.load(settings["file"] + ".state", weights_only=True)
+    trainer.model.load_state_dict(state)
+    trainer.ema.ema.load_state_dict(state)
+model = YOLO("yolov8n-seg.yaml")
+model.add_callback("on_pretrain_routine_end", same_start)
+begin = time.perf_counter()
+model.train(**settings["train"], verbose=False)
+print(json.dumps({"version": version, "seconds": time.perf_counter() - begin}))
+"""
+
+MEASURE = """
+import sys, json
+settings = json.loads(sys.argv[1])
+from segx import YOLO
+found = [YOLO(path).val(data=settings["data"], imgsz=settings["imgsz"], plots=False) for path in settings["files"]]
+print(json.dumps({"box": [each.box.map for each in found], "seg": [each.seg.map for each in found]}))
+"""
+
+
+def main() -> None:
+    """Train both sides for every seed, measure, and print."""
+    given = arguments()
+    sides = {"segx": (sys.executable, SEGX)} | ({"peer": (given.peer, PEER)} if given.peer else {})
+    results: dict[str, list[dict]] = {name: [] for name in sides}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        data = copied(given.data, folder / "data")
+        for seed in range(given.seeds):
+            start = folder / f"start{seed}.pt"
+            common = {"data": str(data), "imgsz": given.imgsz, "seed": seed, "threads": given.threads}
+            run(sys.executable, PREPARE, {**common, "start": given.start, "file": str(start)})
+            for name, (python, program) in sides.items():
+                results[name].append(learned(python, program, given, {**common, "file": str(start)}, folder / name))
+                tell(name, seed, results[name][-1])
+                if given.json:
+                    given.json.write_text(json.dumps({"settings": vars(given), **results}, indent=2, default=str))
+    compare(results)
+    if given.picture:
+        draw(results, given)
+
+
+def learned(python: str, program: str, given: argparse.Namespace, settings: dict, project: Path) -> dict:
+    """Train one side from the common start, and measure the weights it wrote along the way."""
+    name = f"seed{settings['seed']}"
+    train = {
+        "data": settings["data"], "imgsz": given.imgsz, "batch": given.batch, "epochs": given.epochs, "device": "cpu",
+        "seed": settings["seed"], "workers": given.workers, "save_period": given.every, "val": False, "plots": False,
+        "project": str(project), "name": name,
+    }  # fmt: skip
+    result = run(python, program, {**settings, "train": train})
+    weights = project / name / "weights"
+    epochs = [*range(given.every, given.epochs, given.every), given.epochs]
+    saved = sorted(weights.glob("epoch*.pt"), key=lambda path: int(path.stem.removeprefix("epoch")))
+    files = [*saved[: len(epochs) - 1], weights / "last.pt"]
+    if len(files) != len(epochs):
+        sys.exit(f"{project} saved {len(saved)} times, not {len(epochs) - 1}")
+    found = run(sys.executable, MEASURE, {**settings, "files": [str(path) for path in files]})
+    return {**result, "epochs": epochs, **found}
+
+
+def tell(name: str, seed: int, result: dict) -> None:
+    """Print one side's run."""
+    curve = " ".join(f"{value:.4f}" for value in result["seg"])
+    print(f"{name} {result['version']}, seed {seed}: {result['seconds']:.0f} s; mask AP {curve}", flush=True)
+
+
+def compare(results: dict[str, list[dict]]) -> None:
+    """Print the mean over seeds of each side's last weights."""
+    for name, runs in results.items():
+        box, seg = ([result[key][-1] for result in runs] for key in ("box", "seg"))
+        print(
+            f"{name}: after the last epoch box AP {statistics.mean(box):.4f}, mask AP {statistics.mean(seg):.4f} "
+            f"({min(seg):.4f} to {max(seg):.4f} over {len(seg)} seeds)"
+        )
+
+
+def draw(results: dict[str, list[dict]], given: argparse.Namespace) -> None:
+    """Draw mask AP over epochs: a thin line a seed, a thick one for the mean."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for color, (name, runs) in zip(("tab:blue", "tab:orange"), results.items(), strict=False):
+        label = "segx" if name == "segx" else f"ultralytics {runs[0]['version']}"
+        for result in runs:
+            axes.plot(result["epochs"], result["seg"], color=color, alpha=0.3, linewidth=1)
+        means = [statistics.mean(values) for values in zip(*(result["seg"] for result in runs), strict=True)]
+        axes.plot(runs[0]["epochs"], means, color=color, marker="o", label=f"{label}, mean of {len(runs)}")
+    start = "random weights" if given.start == "nothing" else f"{Path(given.start).stem} with a random head"
+    axes.set(xlabel="epoch", ylabel="mask AP (COCO)", title=f"{given.data.stem} at {given.imgsz} px from {start}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(given.picture, dpi=120)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a YOLO data set YAML")
+    parser.add_argument("--start", default="nothing", help="'nothing', or a checkpoint whose head is left behind")
+    parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"), help="interpreter with ultralytics")
+    parser.add_argument("--imgsz", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--every", type=int, default=5, help="epochs between two measurements")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the figures here, as they come")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
