@@ -142,7 +142,7 @@ def learned(python: str, program: str, given: argparse.Namespace, settings: dict
     train = {
         "data": settings["data"], "imgsz": given.imgsz, "batch": given.batch, "epochs": given.epochs, "device": "cpu",
         "seed": settings["seed"], "workers": given.workers, "save_period": given.every, "val": False, "plots": False,
-        "project": str(project), "name": name,
+        "project": str(project), "name": name, **given.recipe,
     }  # fmt: skip
     result = run(python, program, {**settings, "train": train})
     weights = project / name / "weights"
@@ -205,6 +205,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--recipe", type=json.loads, default={}, help="options of training for both sides, as JSON")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path, help="also write the figures here, as they come")
     return parser.parse_args()

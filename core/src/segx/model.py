@@ -299,7 +299,7 @@ class YOLO:
         from segx.flows.val import val
 
         chosen = ValOptions.parse(options)
-        how = SessionOptions(device=chosen.device, half=chosen.half, threads=chosen.threads)
+        how = chosen.session()
         session, lanes = self._session_and_lanes(how, chosen.backend)
         metrics = val(session, chosen, model=self._given, registry=self._registry, lanes=lanes)
         if show:
@@ -355,7 +355,7 @@ class YOLO:
 
     def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
         """Return an open model, and how many pictures of the source are to go through it side by side."""
-        how = SessionOptions(device=options.device, half=options.half, threads=options.threads)
+        how = options.session()
         if source.live or not source.holds(_MANY * options.batch):
             return self._session(how, options.backend), 1
         return self._session_and_lanes(how, options.backend)

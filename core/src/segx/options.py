@@ -130,7 +130,45 @@ class DecodeOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Options):
+class RunFolderOptions(Options):
+    """Where a verb writes."""
+
+    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
+    name: str | None = option(None, "name of the run folder; default: the verb")
+    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions(Options):
+    """How a backend opens a model."""
+
+    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
+    half: bool = option(False, "run in half precision, where the device can")
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions(SessionOptions, RunFolderOptions):
+    """What the verbs that run a model on pictures share."""
+
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: what the model was made for", ge=32
+    )
+    conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
+    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
+    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
+    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
+    backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
+    save_txt: bool = option(False, "write one text file of polygons per image")
+    save_conf: bool = option(False, "add scores to the text files")
+
+    def session(self) -> SessionOptions:
+        """Return the part a backend needs."""
+        return SessionOptions(device=self.device, half=self.half, threads=self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(InferenceOptions):
     """Options of predict."""
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -141,27 +179,14 @@ class PredictOptions(Options):
         "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
     }
 
-    imgsz: ImageSize | None = option(
-        None, "input size: one side, or height,width; default: what the model was made for", ge=32
-    )
-    conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
-    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
     max_det: int = option(300, "most objects per image", ge=1)
     classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
-    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
-    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
-    half: bool = option(False, "run in half precision, where the device can")
     batch: int = option(1, "most images per run of the network; a CPU takes fewer when they are large", ge=1)
-    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
     stream: bool = option(False, "return results one by one instead of a list (Python)")
     vid_stride: int = option(1, "take every n-th frame of a video", ge=1)
     stream_buffer: bool = option(False, "keep every frame of a live stream; False: only the newest")
-    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
-    backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
     save: bool = option(False, "write pictures and videos with the results drawn in")
-    save_txt: bool = option(False, "write one text file of polygons per image")
-    save_conf: bool = option(False, "add scores to the text files")
     save_crop: Literal["mask", "box"] | bool = option(
         False, "write one picture per object: mask (cut out, transparent) or box"
     )
@@ -171,9 +196,6 @@ class PredictOptions(Options):
     show_labels: bool = option(True, "draw class names")
     show_conf: bool = option(True, "draw scores")
     show_boxes: bool = option(True, "draw boxes")
-    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
-    name: str | None = option(None, "name of the run folder; default: the verb")
-    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
     verbose: bool = option(True, "a line for each image")
 
     def decode(self) -> DecodeOptions:
@@ -183,39 +205,31 @@ class PredictOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValOptions(Options):
+class ValOptions(InferenceOptions):
     """Options of val."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": ("data", "split", "images", "imgsz", "rect", "batch", "workers"),
+        "what counts": ("conf", "iou", "max_det", "classes", "agnostic_nms", "single_cls", "fitness", "compat"),
+        "where it runs": ("device", "half", "backend", "threads"),
+        "what is written": ("plots", "save_json", "save_txt", "save_conf", "project", "name", "exist_ok", "verbose"),
+    }
 
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
     split: str = option("val", "which part of the data set: train, val or test")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
-    imgsz: ImageSize | None = option(
-        None, "input size: one side, or height,width; default: what the model was made for", ge=32
-    )
     batch: int | None = option(
         None, "most pictures per run of the network; a CPU takes fewer when they are large; default: 16", ge=1
     )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
-    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1)
     classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
-    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
     single_cls: bool = option(False, "treat all classes as one")
-    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
-    half: bool = option(False, "run in half precision, where the device can")
-    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
-    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
     workers: int | None = option(None, "threads that read pictures and decode; default: half of the cores", ge=1)
-    backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
     compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
     plots: bool = option(True, "draw curves, confusion matrices and pictures, and write the HTML report")
     save_json: bool = option(False, "write predictions.json in COCO's format, masks as RLE")
-    save_txt: bool = option(False, "write one text file of polygons per image")
-    save_conf: bool = option(False, "add scores to the text files")
-    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
-    name: str | None = option(None, "name of the run folder; default: val")
-    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
     verbose: bool = option(True, "a row for each class")
 
     def decode(self) -> DecodeOptions:
@@ -230,7 +244,7 @@ class ValOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Options):
+class TrainOptions(RunFolderOptions):
     """Options of train."""
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -267,9 +281,6 @@ class TrainOptions(Options):
     accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
     num_nodes: int = option(1, "machines, under torchrun", ge=1)
     workers: int = option(8, "threads that prepare pictures, per device", ge=0)
-    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
-    name: str | None = option(None, "name of the run folder; default: train")
-    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
     pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
         "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"
@@ -386,15 +397,6 @@ class ExportOptions(Options):
         if getattr(self, "int8", False):
             return "int8"
         return "fp16" if getattr(self, "half", False) else "fp32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionOptions(Options):
-    """How a backend opens a model."""
-
-    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
-    half: bool = option(False, "run in half precision, where the device can")
-    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
 
 
 def image_size(value: ImageSize, stride: int = 32) -> tuple[int, int]:
