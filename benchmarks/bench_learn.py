@@ -3,9 +3,10 @@
     python benchmarks/bench_learn.py --data SET.yaml --start nothing --peer /path/to/venv/bin/python --picture P.png
     python benchmarks/bench_learn.py --data SET.yaml --start yolov8n-seg.pt --peer ...
 
-``--start nothing`` begins from random weights; a checkpoint gives its backbone and neck, and the head begins from random
-weights. Each seed draws one start, which both sides load, and seeds the training of both; everything else is each side's
-default. The weights of every ``--every`` epochs are measured by COCO's protocol, through segx, on the ``val`` split.
+``--start nothing`` begins from random weights; a checkpoint gives its backbone and neck, and the head begins from
+random weights. Each seed draws one start, which both sides load, and seeds the training of both. ``--recipe`` gives
+options to both, as JSON; everything else is each side's default. The weights of every ``--every`` epochs are measured
+by COCO's protocol, through segx, on the ``val`` split.
 """
 
 from __future__ import annotations
