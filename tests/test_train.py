@@ -432,11 +432,31 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(
     assert YOLO(last).names, "whole, whenever it was killed"
     ended = cli("train", f"resume={last}")
     if ended.returncode:
-        assert "has finished its 5 epochs" in ended.stderr
+        assert "has finished, after 5 epochs" in ended.stderr
     assert straight.trained is not None
     assert same(straight.trained.last or Path(), last)
     with table.open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_run_killed_between_its_last_epoch_and_the_measurement_is_measured(
+    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_args: Any, **_named: Any) -> None:
+        raise KeyboardInterrupt
+
+    options = {**QUICK, "epochs": 1, "export": "torchscript"}
+    with monkeypatch.context() as patch:
+        patch.setattr("segx.flows.train.measure_into", killed)
+        with pytest.raises(KeyboardInterrupt):
+            YOLO(design).train(data=str(shapes), **options)
+    manifest = Path("runs/segment/train/manifest.json")
+    assert "finished" not in json.loads(manifest.read_text())
+    metrics = YOLO(design).train(resume="runs/segment/train")
+    assert json.loads(manifest.read_text())["finished"]["metrics"]["metrics/mAP50-95(M)"] == metrics.seg.map
+    assert Path("runs/segment/train/weights/best.torchscript").exists()
+    with pytest.raises(UsageError, match="has finished, after 1 epoch"):
+        YOLO(design).train(resume="runs/segment/train")
 
 
 def test_what_is_given_now_wins_over_what_is_remembered(shapes: Path, design: Path, place: Path) -> None:
@@ -501,7 +521,7 @@ def test_data_that_changed_since_are_told(design: Path, place: Path, caplog: pyt
         ("plain.pt", "plain.pt does not come from a run that could go on"),
         ("design.yaml", "needs the last.pt of a run"),
         ("runs/segment/train/weights/best.pt", "holds a model, but not the state of a run"),
-        ("runs/segment/train/weights/last.pt", "has finished its 1 epochs[\\s\\S]*epochs=2"),
+        ("runs/segment/train/weights/last.pt", "has finished, after 1 epoch[\\s\\S]*epochs=2"),
     ],
 )
 def test_resume_of_what_is_no_run(shapes: Path, design: Path, place: Path, resume: str, expected: str) -> None:

@@ -570,6 +570,7 @@ class TrainJob:
         validate: Measures a session; called on the first process only. The figures hold ``"fitness"``.
         tell: Hears of each batch and epoch; called on the first process only.
         settings: What a checkpoint is to remember: data, settings, versions.
+        finished: The run that goes on had come to its end and was measured; only more epochs can make it go on.
     """
 
     options: TrainOptions
@@ -581,6 +582,7 @@ class TrainJob:
     validate: Callable[[Session], Mapping[str, float]]
     tell: Callable[[Step], None]
     settings: Mapping[str, Any]
+    finished: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from segx_torch.checkpoint import Checkpoint, write_checkpoint
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
 from segx_torch.training.run import read_snapshot
-from segx_torch.training.trainer import freeze
+from segx_torch.training.trainer import Trainer, freeze
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,8 +120,21 @@ def test_a_run_can_be_made_longer(tmp_path):
 
 
 def test_a_finished_run_says_how_to_go_on(straight):
-    with pytest.raises(UsageError, match=r"finished its 3 epochs[\s\S]*epochs=6"):
+    with pytest.raises(UsageError, match=r"has finished, after 3 epochs[\s\S]*epochs=6"):
         tiny_run(straight.parents[1], resume=True)
+
+
+def test_a_run_killed_after_its_last_epoch_is_still_to_be_measured(straight):
+    before = straight.read_bytes()
+    assert len(tiny_run(straight.parents[1], resume=True, finished=False).rows) == 3
+    assert straight.read_bytes() == before
+
+
+def test_a_run_that_stood_still_says_how_to_go_on(tmp_path):
+    tiny_run(tmp_path / "run", epochs=9, patience=2, fitness=0.5)
+    with pytest.raises(UsageError, match=r"has finished, after 3 epochs[\s\S]*patience=4"):
+        tiny_run(tmp_path / "run", epochs=9, patience=2, fitness=0.5, resume=True)
+    assert len(tiny_run(tmp_path / "run", epochs=9, patience=4, fitness=0.5, resume=True).rows) == 5
 
 
 def test_another_optimiser_cannot_go_on(straight):
@@ -147,6 +161,31 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(tmp_path):
     with pytest.raises(ModelError, match=r"loss is not a number in epoch 2[\s\S]*lower lr0[\s\S]*last\.pt"):
         tiny_run(tmp_path / "run", epochs=2, resume=True, lr0=1e12, optimizer="SGD", warmup_epochs=0)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_weights_that_are_no_numbers_end_the_run_and_spoil_nothing(tmp_path, monkeypatch, interrupted):
+    """A step from a gradient that is no number, the last of an epoch: no loss has seen it."""
+    tiny_run(tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / "weights" / "last.pt"
+    before, train_batch = path.read_bytes(), Trainer._train_batch
+
+    def spoil(self: Trainer, batch: object) -> object:
+        items = train_batch(self, batch)
+        if self.progress.batch == (1 if interrupted else 3):
+            next(self.raw.parameters()).data.fill_(float("nan"))
+        return items
+
+    monkeypatch.setattr(Trainer, "_train_batch", spoil)
+    with pytest.raises(ModelError, match=r"weights are not a number in epoch 2[\s\S]*last\.pt"):
+        tiny_run(tmp_path / "run", epochs=2, resume=True, kill="SIGINT:2" if interrupted else "")
+    assert path.read_bytes() == before
+
+
+def test_a_batch_beyond_memory_ends_the_run_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_train_batch", lambda *_: torch.empty(2**50))
+    with pytest.raises(UsageError, match=r"out of memory on cpu with batch=2 imgsz=64[\s\S]*batch=1"):
+        tiny_run(tmp_path / "run")
 
 
 def test_what_is_frozen_stays(tmp_path):
@@ -224,6 +263,27 @@ def test_two_processes_train_one_model(tmp_path):
     assert torch.load(tmp_path / "run" / "weights" / "last.pt", weights_only=True)["training"]["progress"]["epoch"] == 1
 
 
+def test_two_processes_go_on_to_the_bit(tmp_path):
+    """Each epoch ends with gradients that wait for a step, in both processes."""
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    common = "device=None, accelerator='cpu', devices=2, nbs=8, warmup_epochs=0, save_period=1"
+
+    def run(folder: Path, more: str) -> None:
+        script = folder.with_suffix(".py")
+        call = f"tiny_run(Path({str(folder)!r}), {common}{more})"
+        script.write_text(f"from pathlib import Path\nfrom segx.testing.training import tiny_run\n{call}\n")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, str(script)], check=True, timeout=120, env=environment)
+
+    run(straight, "")
+    first = straight / "weights" / "epoch1.pt"
+    assert torch.load(first, weights_only=True)["training"]["gradients"]
+    (resumed / "weights").mkdir(parents=True)
+    shutil.copy(first, resumed / "weights" / "last.pt")
+    run(resumed, ", resume=True")
+    assert same(straight / "weights" / "last.pt", resumed / "weights" / "last.pt")
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     with pytest.raises(UsageError, match="batch=0"):
         tiny_run(tmp_path / "run", batch=0)
@@ -236,6 +296,13 @@ def test_auto_chooses_by_length(pictures, name, lr):
     recipe = choose(TrainOptions(), batch=16, pictures=pictures, classes=80)
     assert (recipe.name, recipe.lr, recipe.momentum, recipe.warmup_bias_lr) == (name, lr, 0.9, 0.0)
     assert (recipe.accumulate, recipe.weight_decay) == (4, 0.0005)
+
+
+@pytest.mark.parametrize(("began", "lr"), [("AdamW", 0.000119), ("SGD", 0.01)])
+@pytest.mark.parametrize("pictures", [500, 1_000_000])
+def test_a_run_that_is_made_longer_keeps_its_optimiser(pictures, began, lr):
+    recipe = choose(TrainOptions(), batch=16, pictures=pictures, classes=80, began=began)
+    assert (recipe.name, recipe.lr) == (began, lr)
 
 
 def test_only_weights_decay():

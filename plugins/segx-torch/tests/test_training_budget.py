@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from segx.errors import UsageError
 from segx.options import TrainOptions
-from segx.testing.training import tiny_run
+from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.training import run, trainer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from segx.interfaces import TrainBatch
     from segx.runs import Step
 
 
 class Clock:
-    """A clock on which each epoch takes an hour."""
+    """A clock on which each epoch takes an hour, or as many as it is told."""
 
-    def __init__(self, epochs_an_hour: float = 1.0) -> None:
-        self._batches = 0
-        self._hour = 3600 / epochs_an_hour
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._hours = 1.0
+
+    def pace(self, hours: float) -> None:
+        self._hours = hours
 
     def hear(self, step: Step) -> None:
-        self._batches += step.kind == "batch"
+        if step.kind == "batch":
+            self._seconds += self._hours * 3600 / 4
 
     def monotonic(self) -> float:
-        return self._batches / 4 * self._hour
+        return self._seconds
 
 
 @pytest.fixture
@@ -71,9 +77,27 @@ def test_at_least_one_epoch_is_done(tmp_path: Path, clock: Clock) -> None:
 
 def test_time_goes_on_where_a_run_goes_on(tmp_path: Path, clock: Clock) -> None:
     tiny_run(tmp_path / "run", steps=Steps(clock), time=2.1)
-    with pytest.raises(UsageError, match=r"has finished its 2 epochs[\s\S]*time=4"):
+    with pytest.raises(UsageError, match=r"has finished, after 2 epochs[\s\S]*time=4"):
         tiny_run(tmp_path / "run", steps=Steps(clock), time=2.0, resume=True)
     assert len(tiny_run(tmp_path / "run", steps=Steps(clock), time=5.1, resume=True).rows) == 5
+
+
+def test_a_mosaic_that_is_closed_stays_closed_when_plans_grow(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+    epoch = DrawnLoader.epoch
+
+    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
+        closed.append(named["closed"])
+        clock.pace(1.0 if number < 2 else 0.1)
+        return epoch(self, number, **named)
+
+    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    tiny_run(tmp_path / "run", steps=Steps(clock), epochs=100, time=3.35, close_mosaic=2)
+    assert closed[:3] == [False, True, True]
+    assert len(closed) > 5
+    assert all(closed[1:])
 
 
 def test_a_real_clock_is_kept_to(tmp_path: Path) -> None:

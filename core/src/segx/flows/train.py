@@ -187,6 +187,7 @@ def make_job(
         validate=validate,
         tell=record.tell,
         settings={"data": str(options.data), REMEMBERED: plain(options), _FINGERPRINT: splits.fingerprint},
+        finished=record.finished,
     )
 
 

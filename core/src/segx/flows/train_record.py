@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segx.train")
 
 _WEIGHTS = "weights"
+_MANIFEST = "manifest.json"
+_FINISHED = "finished"
+"""What a manifest has once the best weights were measured, and exported where that was asked for."""
 _NAMED = ("numpy", "opencv-python", "torch", "lightning-fabric")
 """Distributions other than segx's own whose versions decide what a run comes to."""
 
@@ -92,6 +95,15 @@ class Record:
         self._run: Run | None = None
         self.drawings: Drawings | None = None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run that goes on was measured at its end; of a checkpoint that was moved it is not known."""
+        folder = self._resumed_folder()
+        if folder is None:
+            return True
+        manifest = _read_manifest(folder)
+        return manifest is None or _FINISHED in manifest
+
     def folder(self) -> Path:
         """Make the run's folder, or take that of the run that is resumed, and begin the record.
 
@@ -114,7 +126,7 @@ class Record:
         options = plain(self._options)
         self._run = Run(mode="train", model=self._model, options=options, folder=folder)
         files.write_text(folder / "args.yaml", yaml.safe_dump(options, sort_keys=False))
-        files.write_text(folder / "manifest.json", json.dumps(self._manifest(folder / "manifest.json"), indent=2))
+        _write_manifest(folder, self._manifest(folder))
         logger.info("%d pictures to train on, %d to validate; %s", *self._counts(), folder)
         self._registry.tell("run_started", run=self._run)
         if self._pictures is not None:
@@ -151,8 +163,10 @@ class Record:
         self._registry.tell("step_ended", run=self._run, step=step)
 
     def ended(self, metrics: Mapping[str, float]) -> None:
-        """Tell that the run has ended well."""
-        if self._run is not None:
+        """Write down and tell that the run has ended well."""
+        if self._run is not None and self._run.folder is not None:
+            done = {"time": _now(), "metrics": dict(metrics)}
+            _write_manifest(self._run.folder, {**(_read_manifest(self._run.folder) or {}), _FINISHED: done})
             self._registry.tell("run_ended", run=self._run, metrics=metrics)
 
     def failed(self, error: BaseException) -> None:
@@ -183,19 +197,22 @@ class Record:
     def _counts(self) -> tuple[int, int]:
         return len(self._splits.indices), len(self._splits.val)
 
-    def _manifest(self, path: Path) -> dict[str, Any]:
+    def _manifest(self, folder: Path) -> dict[str, Any]:
         """Return what this process is and works on; where a run goes on, below what it began with."""
         now: dict[str, Any] = {
             "command": sys.argv,
-            "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "started": _now(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "versions": _versions(),
             "data": self._data(),
             "seed": self._options.seed,
         }
-        began = _read_manifest(path) if isinstance(self._options.resume, Path) else None
-        return now if began is None else {**began, "resumed": [*began.get("resumed", []), now]}
+        began = _read_manifest(folder) if isinstance(self._options.resume, Path) else None
+        if began is None:
+            return now
+        began.pop(_FINISHED, None)
+        return {**began, "resumed": [*began.get("resumed", []), now]}
 
     def _data(self) -> dict[str, Any]:
         train, val = self._counts()
@@ -262,12 +279,20 @@ def _read_rows(path: Path) -> list[Mapping[str, float]]:
     return [row for row in rows if "epoch" in row and "time" in row]
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    files.write_text(folder / _MANIFEST, json.dumps(content, indent=2))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str]:

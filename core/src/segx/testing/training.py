@@ -71,7 +71,13 @@ class DrawnLoader:
 
 
 def tiny_run(
-    folder: Path, *, steps: list[Step] | None = None, kill: str = "", fitness: float | None = None, **options: Any
+    folder: Path,
+    *,
+    steps: list[Step] | None = None,
+    kill: str = "",
+    fitness: float | None = None,
+    finished: bool = True,
+    **options: Any,
 ) -> Trained:
     """Train the tiny model in a folder, or go on there.
 
@@ -80,6 +86,7 @@ def tiny_run(
         steps: Collects what the run tells.
         kill: ``"SIGKILL:5"`` sends the process that signal after five batches.
         fitness: What every validation finds; default: a figure that depends on the weights.
+        finished: A run that goes on had been measured at its end.
         options: Options of train.
     """
     registry = get_registry()
@@ -116,6 +123,7 @@ def tiny_run(
         validate=_validate if fitness is None else lambda _: {"fitness": fitness},
         tell=tell,
         settings={"data": "drawn"},
+        finished=finished,
     )
     resume = folder / "weights" / "last.pt" if chosen.resume else None
     trained: Trained = backend.train(session, job, resume=resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,10 @@ _OBJECTS = 12  # per picture, in the trial batches
 def find_batch(module: nn.Module, job: TrainJob, device: torch.device) -> int:
     """Return how many pictures of training size take about 70 % of a GPU's free memory.
 
-    Two or more small batches are run forward and backward and their memory is extended along a line.
+    Two or more small batches are run forward and backward through a copy, whose statistics nobody needs, and their
+    memory is extended along a line.
     """
-    module = module.to(device).train()
+    module = copy.deepcopy(module).to(device).train()
     criterion = job.criterion(module)
     free, _ = torch.cuda.mem_get_info(device)
     counts, used = [], []
@@ -44,6 +46,7 @@ def find_batch(module: nn.Module, job: TrainJob, device: torch.device) -> int:
         counts.append(count)
         used.append(torch.cuda.max_memory_allocated(device))
         module.zero_grad(set_to_none=True)
+    del module, criterion
     torch.cuda.empty_cache()
     if len(counts) < 2:
         return 1

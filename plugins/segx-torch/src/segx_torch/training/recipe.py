@@ -37,21 +37,22 @@ class Recipe:
     weight_decay: float
 
 
-def choose(options: TrainOptions, *, batch: int, pictures: int, classes: int) -> Recipe:
-    """Return the recipe: for ``auto``, AdamW for up to 10,000 steps and SGD for more.
+def choose(options: TrainOptions, *, batch: int, pictures: int, classes: int, began: str = "") -> Recipe:
+    """Return the recipe: for ``auto``, AdamW for up to 10,000 steps and SGD for more, or what the run began with.
 
     Args:
         options: What was asked for.
         batch: Pictures per batch on all devices.
         pictures: Pictures in the training split.
         classes: Number of classes; AdamW's learning rate falls with it.
+        began: The optimiser of the run that goes on; its state fits no other.
     """
     accumulate = max(round(options.nbs / batch), 1)
     decay = options.weight_decay * batch * accumulate / options.nbs
     name, lr, momentum, bias_lr = options.optimizer, options.lr0, options.momentum, options.warmup_bias_lr
     if name == "auto":
         steps = math.ceil(pictures / max(batch, options.nbs)) * options.epochs
-        long = steps > 10_000
+        long = began == "SGD" if began else steps > 10_000
         name = "SGD" if long else "AdamW"
         lr = 0.01 if long else round(0.002 * 5 / (4 + classes), 6)
         momentum, bias_lr = 0.9, 0.0

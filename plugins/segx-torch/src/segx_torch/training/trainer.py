@@ -11,7 +11,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
@@ -49,6 +49,8 @@ class Progress:
         best: The best fitness yet.
         best_epoch: When it was; -1 before the first validation.
         hours: Time spent.
+        closed: Whether the mosaic is closed.
+        optimizer: The optimiser the run began with.
         rows: One row of figures for each finished epoch.
     """
 
@@ -61,6 +63,8 @@ class Progress:
     best: float = -1.0
     best_epoch: int = -1
     hours: float = 0.0
+    closed: bool = False
+    optimizer: str = ""
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -132,18 +136,23 @@ class Trainer:
         """
         try:
             with Stop() as stop:
-                while self.progress.epoch < self.options.epochs:
+                while not self._over():
                     losses = self._train_epoch(stop)
+                    self._refuse_spoiled()
+                    self._share_waiting()
                     self._finish_epoch(losses, self._validate())
-                    if self._enough() or self._agreed(stop):
+                    if self._agreed(stop):
                         break
-            if stop.asked and self.progress.epoch < self.options.epochs:
+            if stop.asked and not self._over():
                 raise KeyboardInterrupt
             if not self.options.save:
                 self._checkpoint("last")
-        except torch.cuda.OutOfMemoryError as error:
-            msg = f"out of GPU memory with batch={self.batch} imgsz={self.options.imgsz}"
-            raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}, or batch=-1 to find a size") from error
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            msg = f"out of memory on {self.fabric.device} with batch={self.batch} imgsz={self.options.imgsz}"
+            find = ", or batch=-1 to find a size" if self.fabric.device.type == "cuda" else ""
+            raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}{find}") from error
         return self._result()
 
     # -- before the first batch -----------------------------------------------------------------------------------
@@ -155,11 +164,18 @@ class Trainer:
             UsageError: It has nothing left to do.
         """
         done, limit = self.progress.epoch, self.options.time
-        over = done >= self.options.epochs if limit is None else self.progress.hours >= limit
-        if done and over:
-            longer = f"epochs={2 * done}" if limit is None else f"time={2 * limit:g}"
-            hint = f"to train for longer: {longer}; its best weights are in best.pt"
-            raise UsageError(f"this run has finished its {done} epochs", hint=hint)
+        if not (done and self.job.finished):  # one that was stopped after its last epoch is still to be measured
+            return
+        if limit is not None and self.progress.hours >= limit:
+            longer = f"time={2 * limit:g}"
+        elif limit is None and done >= self.options.epochs:
+            longer = f"epochs={2 * done}"
+        elif self._stands_still():
+            longer = f"patience={2 * self.options.patience}"
+        else:
+            return
+        hint = f"to train for longer: {longer}; its best weights are in best.pt"
+        raise UsageError(f"this run has finished, after {done} epoch{'s' if done > 1 else ''}", hint=hint)
 
     def _prepare(self, module: torch.nn.Module, resume: Snapshot | None) -> None:
         """Build everything that has state, in an order that is the same for a new and a resumed run."""
@@ -168,7 +184,14 @@ class Trainer:
         torch.backends.cudnn.benchmark = not options.deterministic
         self.folder = Path(fabric.broadcast(str(self.job.folder()) if fabric.is_global_zero else ""))
         freeze(module, options.freeze)
-        self.recipe: Recipe = choose(options, batch=self.batch, pictures=self.job.pictures, classes=len(self.job.names))
+        self.recipe: Recipe = choose(
+            options,
+            batch=self.batch,
+            pictures=self.job.pictures,
+            classes=len(self.job.names),
+            began=self.progress.optimizer,
+        )
+        self.progress.optimizer = self.recipe.name
         self.loader = self.job.loader(
             rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
         )
@@ -200,8 +223,8 @@ class Trainer:
         self.model.train()
         keep_frozen_statistics(self.raw)
         sums = {name: torch.tensor(value, device=self.fabric.device) for name, value in progress.sums.items()}
-        closed = progress.epoch >= self.options.epochs - self.options.close_mosaic
-        for batch in self.loader.epoch(progress.epoch, start=progress.batch, closed=closed):
+        progress.closed = self._closes()
+        for batch in self.loader.epoch(progress.epoch, start=progress.batch, closed=progress.closed):
             for name, value in self._train_batch(batch).items():
                 sums[name] = sums[name] + value if name in sums else value
             progress.batch += 1
@@ -212,6 +235,11 @@ class Trainer:
             if stop.asked and self.fabric.world_size == 1 and progress.batch < len(self.loader):
                 self._interrupt(sums)
         return {name: value / progress.batch for name, value in progress.sums.items()}
+
+    def _closes(self) -> bool:
+        """Say whether the epoch is one of the last; with ``time``, plans change, and what is closed stays so."""
+        near = self.progress.epoch >= self.options.epochs - self.options.close_mosaic
+        return near or (self.progress.closed and self.options.time is not None)
 
     def _step(self, batch: TrainBatch) -> Step:
         """Return what is told of a batch: its objects, and the mean losses as of the last look at them."""
@@ -240,6 +268,7 @@ class Trainer:
 
     def _interrupt(self, sums: Mapping[str, torch.Tensor]) -> None:
         """Keep what is done, in the middle of an epoch, and stop."""
+        self._refuse_spoiled()
         self.progress.sums, self.progress.looked = self._finite(sums), self.progress.batch
         self.progress.hours = self._hours()
         self._checkpoint("last")
@@ -265,12 +294,23 @@ class Trainer:
         values = {name: float(value) for name, value in sums.items()}
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            msg = f"the {bad[0]} loss is not a number in epoch {self.progress.epoch + 1}"
-            hint = f"lower lr0 (now {self.recipe.lr:g}) or set amp=false"
-            if self._weights("last").exists():
-                hint += f"; the state before this epoch is in {self._weights('last')}"
-            raise ModelError(msg, hint=hint)
+            raise self._not_a_number(f"the {bad[0]} loss is")
         return values
+
+    def _refuse_spoiled(self) -> None:
+        """End the run before weights that are not numbers take the place of good ones.
+
+        Raises:
+            ModelError: Some are not: the loss may be one where its gradient is none.
+        """
+        if not all(bool(value.isfinite().all()) for value in self.raw.state_dict().values()):
+            raise self._not_a_number("weights are")
+
+    def _not_a_number(self, what: str) -> ModelError:
+        hint = f"lower lr0 (now {self.recipe.lr:g}) or set amp=false"
+        if self._weights("last").exists():
+            hint += f"; the state before this epoch is in {self._weights('last')}"
+        return ModelError(f"{what} not a number in epoch {self.progress.epoch + 1}", hint=hint)
 
     # -- between epochs -------------------------------------------------------------------------------------------
 
@@ -282,6 +322,15 @@ class Trainer:
             metrics = self._measure(self.ema.module)
         shared: Mapping[str, float] = self.fabric.broadcast(metrics)
         return shared
+
+    def _share_waiting(self) -> None:
+        """Give all processes the mean of the gradients that wait for a step: the checkpoint of the first holds all."""
+        if self.fabric.world_size == 1 or not self.progress.pending:
+            return
+        for parameter in self.raw.parameters():
+            if parameter.grad is not None:
+                mean = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+                parameter.grad.copy_(cast("torch.Tensor", mean))
 
     def _finish_epoch(self, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """Write down what the epoch gave, then count it as done."""
@@ -304,14 +353,19 @@ class Trainer:
             self._checkpoint(name)
         self._tell(Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1]))
 
-    def _enough(self) -> bool:
-        """Say whether the fitness has stood still for long enough."""
-        progress, options = self.progress, self.options
-        still = progress.epoch - 1 - progress.best_epoch
-        if options.patience and progress.best_epoch >= 0 and still >= options.patience:
-            logger.info("stopping: no better than epoch %d for %d epochs", progress.best_epoch + 1, still)
+    def _over(self) -> bool:
+        """Say whether all epochs are done, or more would be in vain."""
+        if self.progress.epoch >= self.options.epochs:
+            return True
+        if self._stands_still():
+            logger.info("stopping: no better than epoch %d", self.progress.best_epoch + 1)
             return True
         return False
+
+    def _stands_still(self) -> bool:
+        """Say whether the fitness has not risen for as long as patience lasts."""
+        progress, patience = self.progress, self.options.patience
+        return bool(patience) and progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= patience
 
     def _fit_to_time(self) -> None:
         """With ``time``, plan as many epochs as there is time for at the pace so far, and fit the schedule to them."""
@@ -433,6 +487,12 @@ def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> Non
     for name, parameter in module.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Say whether torch has run out of memory, on whatever device; only CUDA has an error of its own for it."""
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def keep_frozen_statistics(module: torch.nn.Module) -> None:
