@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer  # noqa: TID253 - this module is imported only to run its Typer app
 
+from segx.words import counted
 from segx_cli.output import table
 from segx_cli.tools import app
 
@@ -34,7 +35,7 @@ def list_files(ctx: typer.Context) -> None:
     folder = cache_folder()
     files = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
     rows = [(f"{size / 1e6:.1f} MB", name) for name, size in files.items()]
-    total = f"{len(files)} files, {sum(files.values()) / 1e6:.1f} MB in {folder}"
+    total = f"{counted(len(files), 'file')}, {sum(files.values()) / 1e6:.1f} MB in {folder}"
     output.result(
         "\n".join([*([table(("size", "file"), rows)] if rows else []), total]), {"folder": folder, "files": files}
     )
@@ -57,7 +58,9 @@ def clear(
     for empty in sorted((path for path in _contents(folder) if path.is_dir()), reverse=True):
         if not any(empty.iterdir()):
             empty.rmdir()
-    output.result(f"removed {len(doomed)} files, {freed / 1e6:.1f} MB", {"removed": len(doomed), "bytes": freed})
+    output.result(
+        f"removed {counted(len(doomed), 'file')}, {freed / 1e6:.1f} MB", {"removed": len(doomed), "bytes": freed}
+    )
 
 
 def _contents(folder: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from segx.errors import MissingPluginError, UsageError
 from segx.masks import Masks
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -202,7 +203,7 @@ class Results:
         if len(self) == 0:
             return f"{NO_OBJECTS}, "
         counts = Counter(self.boxes.cls.astype(int).tolist())
-        return "".join(f"{n} {_plural(self._name(c)) if n > 1 else self._name(c)}, " for c, n in sorted(counts.items()))
+        return "".join(f"{counted(n, self._name(c))}, " for c, n in sorted(counts.items()))
 
     def summary(self, *, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
         """Return one dictionary for each object: name, class, confidence, box and the outline of its largest part.
@@ -421,10 +422,6 @@ class Results:
 
     def _name(self, number: int) -> str:
         return self.names.get(number, str(number))
-
-
-def _plural(name: str) -> str:
-    return f"{name}es" if name.endswith(("s", "x", "z", "ch", "sh")) else f"{name}s"
 
 
 def _ring_area(ring: NDArray[np.float32]) -> float:

@@ -13,6 +13,7 @@ from segx.errors import UsageError
 from segx.flows.pipeline import cores
 from segx.interfaces import Batch
 from segx.options import ImageSize, image_size
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,8 +91,8 @@ class InputPlan:
         free = {"height", "width"} <= info.dynamic
         fixed_batch = "batch" not in info.dynamic
         if fixed_batch and options.batch > info.batch:
-            count = f"{info.batch} picture{'s' if info.batch > 1 else ''}"
-            logger.warning("%s takes %s a run: batch=%d has no effect", model, count, options.batch)
+            takes = counted(info.batch, "picture")
+            logger.warning("%s takes %s a run: batch=%d has no effect", model, takes, options.batch)
         batch = info.batch if fixed_batch else options.batch
         if session.device == "cpu" and not fixed_batch:
             batch = min(batch, max(1, _CPU_PIXELS * max(1, cores() // 8) // (size[0] * size[1])))

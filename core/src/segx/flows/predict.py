@@ -17,6 +17,7 @@ from segx.interfaces import Batch, Letterbox
 from segx.runs import Run, Step, make_run_folder
 from segx.sinks import Sinks, Window, check, drawing_style, saves
 from segx.sources import Unreadable
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -298,11 +299,11 @@ class _Prediction:
             logger.warning("%d of the source could not be read and were passed over", len(self.failures))
         if tally.pictures > 1:
             logger.info(
-                "%d pictures in %.1f s (%.1f a second), %d objects; the way of a picture: %s",
+                "%d pictures in %.1f s (%.1f a second), %s; the way of a picture: %s",
                 tally.pictures,
                 figures["seconds"],
                 tally.pictures / figures["seconds"],
-                tally.objects,
+                counted(tally.objects, "object"),
                 ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES),
             )
         if run.folder is not None:

@@ -22,6 +22,7 @@ from segx.flows.val import measure, measure_into
 from segx.interfaces import TrainJob
 from segx.options import SessionOptions, TrainOptions, ValOptions
 from segx.processes import is_first_process
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -282,7 +283,10 @@ def _tell_problems(dataset: Dataset) -> None:
 def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
     if report is not None:
         logger.info(
-            "%d classes: %d tensors moved over, %d begin anew", len(names), len(report.loaded), len(report.skipped)
+            "%s: %s moved over, %d begin anew",
+            counted(len(names), "class"),
+            counted(len(report.loaded), "tensor"),
+            len(report.skipped),
         )
 
 

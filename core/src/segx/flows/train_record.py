@@ -24,6 +24,7 @@ from segx.errors import DataError
 from segx.flows.train_drawings import Drawings
 from segx.flows.train_lines import EpochLines
 from segx.runs import Run, Step, make_run_folder
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,7 +128,8 @@ class Record:
         self._run = Run(mode="train", model=self._model, options=options, folder=folder)
         files.write_text(folder / "args.yaml", yaml.safe_dump(options, sort_keys=False))
         _write_manifest(folder, self._manifest(folder))
-        logger.info("%d pictures to train on, %d to validate; %s", *self._counts(), folder)
+        train, val = self._counts()
+        logger.info("%s to train on, %d to validate; %s", counted(train, "picture"), val, folder)
         self._registry.tell("run_started", run=self._run)
         if self._pictures is not None:
             self.drawings = Drawings(self._pictures, folder)

@@ -20,6 +20,7 @@ from segx.interfaces import Measurement
 from segx.pictures import read_picture, read_unturned
 from segx.runs import Run, Step, make_run_folder
 from segx.sources import SourceImage, Unreadable
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,14 +209,15 @@ def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool
         if missing:
             logger.warning("the model cannot find: %s", ", ".join(data[number] for number in missing[:_FIRST]))
         if unused:
-            logger.warning("%d classes of the model are not in the data set and are left out", unused)
+            logger.warning("%s of the model not in the data set: left out", counted(unused, "class"))
         return found
     if len(model) == len(data):
         logger.warning("model and data set name their classes differently; they are paired by number")
         return None
+    theirs, ours = (", ".join(list(names.values())[:3]) for names in (model, data))
     raise UsageError(
-        f"the model knows none of the data set's {len(data)} classes ({', '.join(list(data.values())[:3])}, ...)",
-        hint=f"it knows {len(model)}: {', '.join(list(model.values())[:3])}, ...; single_cls=true measures without",
+        f"the model knows none of the data set's {counted(len(data), 'class')} ({ours}, ...)",
+        hint=f"it knows {len(model)}: {theirs}, ...; single_cls=true measures without",
     )
 
 

@@ -13,6 +13,7 @@ from segx.files import write_text
 from segx.flows.data.check import summarise
 from segx.flows.data.convert import relative, write_coco_json, write_yaml
 from segx.flows.data.splits import empty_folder, open_splits
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
     ((dataset, _, source),) = open_splits(options.data, options.images, registry, only=options.split).values()
     groups, twins = _groups(dataset)
     if len(groups) < len(shares):
-        raise DataError(f"{len(groups)} pictures cannot be divided into {len(shares)} parts")
+        raise DataError(f"{counted(len(groups), 'picture')} cannot be divided into {len(shares)} parts")
     folder = empty_folder(options.output)
     parts = dict(zip(NAMES, _divide(groups, shares, options.seed), strict=False))
     as_json = any(entry.suffix.lower() == ".json" for entry in source.entries)

@@ -16,6 +16,7 @@ from segx.files import write_bytes
 from segx.masks import Masks
 from segx.paths import cache_folder
 from segx.results import Boxes, Results
+from segx.words import counted
 from segx_task_segment.draw import draw
 from segx_task_segment.palette import color
 from segx_task_segment.panels import BATCH, encode, fit, sheet
@@ -75,7 +76,7 @@ class SegmentPictures:
         _draw_density(axes[2], rows[:, 1:3], names=("x", "y"), title="centres, as fractions of the picture")
         axes[2].invert_yaxis()
         _draw_density(axes[3], rows[:, 3:5], names=("width", "height"), title="sizes, as fractions of the picture")
-        figure.suptitle(f"{len(rows)} objects in {len(per_picture)} pictures")
+        figure.suptitle(f"{counted(len(rows), 'object')} in {counted(len(per_picture), 'picture')}")
         return write_bytes(path, _png(figure))
 
     def curves(self, rows: Sequence[Mapping[str, float]], path: Path) -> Path:

@@ -18,6 +18,7 @@ import torch
 from segx.errors import DataError, ModelError, UsageError
 from segx.interfaces import Trained
 from segx.runs import Step
+from segx.words import counted
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
@@ -175,7 +176,7 @@ class Trainer:
         else:
             return
         hint = f"to train for longer: {longer}; its best weights are in best.pt"
-        raise UsageError(f"this run has finished, after {done} epoch{'s' if done > 1 else ''}", hint=hint)
+        raise UsageError(f"this run has finished, after {counted(done, 'epoch')}", hint=hint)
 
     def _prepare(self, module: torch.nn.Module, resume: Snapshot | None) -> None:
         """Build everything that has state, in an order that is the same for a new and a resumed run."""
@@ -205,11 +206,11 @@ class Trainer:
             self._restore(resume)
             self._fit_to_time()
         logger.info(
-            "%s, lr %g, momentum %g; %d batches of %d an epoch, %d to a step; on %s",
+            "%s, lr %g, momentum %g; %s of %d an epoch, %d to a step; on %s",
             self.recipe.name,
             self.recipe.lr,
             self.recipe.momentum,
-            len(self.loader),
+            counted(len(self.loader), "batch"),
             self.batch,
             self.recipe.accumulate,
             fabric.device if fabric.world_size == 1 else f"{fabric.world_size} processes, {fabric.device.type}",
