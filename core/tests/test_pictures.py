@@ -8,7 +8,8 @@ import PIL.Image
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.pictures import decode_picture, from_array, from_pillow, read_picture
+from segx.interfaces import Sample
+from segx.pictures import decode_picture, from_array, from_pillow, picture_of, read_picture
 
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
 
@@ -200,3 +201,61 @@ def test_formats_only_pillow_knows(tmp_path):
     out = io.BytesIO()
     PIL.Image.fromarray(quarters()[..., ::-1].copy()).save(out, "TGA")
     assert (decode_picture(out.getvalue()) == quarters()).all()
+
+
+def sample_of(path, data: bytes, shape: tuple[int, int]) -> Sample:
+    path.write_bytes(data)
+    return Sample(path=path, id=0, shape=shape, truths=())
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_picture_is_as_its_ground_truth_is_stated_for(tmp_path, kind, turned):
+    if kind == "AVIF" and not PIL.features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    found = picture_of(sample_of(tmp_path / "a", with_orientation(6, kind), (60, 40) if turned else (40, 60)))
+    expected = quarters() if turned else as_stored(quarters(), 6)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected.astype(int)).mean() < 12
+
+
+def test_a_picture_of_another_size_than_stated_is_refused(tmp_path):
+    with pytest.raises(DataError, match="it is 60x40, its ground truth is for 61x40"):
+        picture_of(sample_of(tmp_path / "a", with_orientation(1, "PNG"), (61, 40)))
+
+
+@pytest.mark.parametrize("shape", [(401, 600), (600, 401), (399, 400), (400, 399), (800, 800)])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("stated_turned", [True, False])
+def test_a_large_jpeg_is_read_at_a_part_of_its_size(tmp_path, shape, orientation, stated_turned):
+    ramp = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
+    picture = np.stack([ramp, np.full_like(ramp, 90), ramp[::-1]], axis=-1)
+    exif, out = PIL.Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(as_stored(picture, orientation)).save(out, "JPEG", exif=exif, quality=98, subsampling=0)
+    expected = picture if stated_turned else as_stored(picture, orientation)
+    if shape[0] == shape[1]:
+        expected = picture  # nothing tells which of the two is meant: as it is shown
+    sample = sample_of(tmp_path / "a.jpg", out.getvalue(), expected.shape[:2])
+    found, whole = picture_of(sample, least=150), picture_of(sample)
+    assert whole.shape == expected.shape
+    step = round(whole.shape[0] / found.shape[0])
+    assert step == (1 if abs(shape[0] - shape[1]) == 1 else 4)
+    assert found.shape[:2] == tuple(-(-side // step) for side in whole.shape[:2])
+    rows, columns = (
+        np.minimum(np.arange(side) * step, end - 1) for side, end in zip(found.shape[:2], whole.shape[:2], strict=True)
+    )
+    assert np.abs(found.astype(int) - expected[rows][:, columns, ::-1].astype(int)).max() < 12
+
+
+@pytest.mark.parametrize("least", [0, 10])
+def test_half_a_jpeg_is_refused_at_any_size(tmp_path, least):
+    picture = np.random.default_rng(0).integers(0, 255, (80, 120, 3)).astype(np.uint8)
+    data = encoded(picture, ".jpg")
+    with pytest.raises(DataError, match="truncated"):
+        picture_of(sample_of(tmp_path / "a.jpg", data[: len(data) // 2], (80, 120)), least=least)
+
+
+def test_a_picture_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        picture_of(Sample(path=tmp_path / "a.jpg", id=0, shape=(4, 4), truths=()))

@@ -23,9 +23,10 @@ from segx.errors import DataError, UsageError
 from segx.paths import OFFLINE_VARIABLE, offline
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from segx.interfaces import Image
+    from segx.interfaces import Image, Sample
 
 PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".dng", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"}
@@ -37,10 +38,19 @@ DOWNLOAD_LIMIT = 256 << 20
 _ORIENTATION = 0x0112
 _TIMEOUT = 30.0
 _WEBP_EXIF = 0x08
-_ENDINGS = {b"\x89PN": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}
+_JPEG = b"\xff\xd8\xff"
+_ENDINGS = {b"\x89PN": b"IEND", _JPEG: b"\xff\xd9"}
 """How PNG and JPEG files begin, and what is near their end when they are whole."""
 _TAIL = 1 << 16
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+_BACK: dict[int, Callable[[Image], Image]] = {
+    5: lambda image: image.transpose(1, 0, 2),
+    6: np.rot90,
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: np.rot90(image, -1),
+}
+"""How a picture is turned back (TIFF 6.0, tag 274)."""
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 def read_picture(path: Path) -> Image:
@@ -49,23 +59,35 @@ def read_picture(path: Path) -> Image:
     Raises:
         DataError: With the reason alone, without the name; whoever asks knows the name.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(error.strerror or str(error)) from error
-    return decode_picture(data)
+    return decode_picture(_bytes_of(path))
 
 
-def read_unturned(path: Path) -> Image:
-    """Return the picture of a file as it is stored, its EXIF orientation left aside.
+def picture_of(sample: Sample, *, least: int = 0) -> Image:
+    """Return the picture of a sample as uint8 (H, W, 3) BGR, of the size its ground truth is stated for.
+
+    Where that is the size before an Exif orientation was applied, the orientation is left aside.
+
+    Args:
+        sample: The picture and its ground truth.
+        least: Where given, a JPEG is read at a half, a quarter or an eighth of its size, sides rounded up, while its
+            long side stays this long: much quicker.
 
     Raises:
         DataError: With the reason alone, without the name.
     """
-    picture = cv2.imread(str(path), _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        raise DataError("it is damaged, or no picture of a known format")
-    return np.ascontiguousarray(_to_colour(_to_uint8(picture)))
+    data = _bytes_of(sample.path)
+    reduced = _reduced(data, sample.shape, least)
+    if reduced is not None:
+        return reduced
+    image = decode_picture(data)
+    if image.shape[:2] == sample.shape:
+        return image
+    if image.shape[1::-1] == sample.shape:
+        image = _unturned(image, data)
+    if image.shape[:2] != sample.shape:
+        found, stated = ("{}x{}".format(*shape) for shape in (image.shape, sample.shape))
+        raise DataError(f"it is {found}, its ground truth is for {stated}")
+    return image
 
 
 def decode_picture(data: bytes) -> Image:
@@ -157,12 +179,48 @@ def _is_for_pillow(data: bytes) -> bool:
     if data[8:16] == b"WEBPVP8X":
         return len(data) > 20 and bool(data[20] & _WEBP_EXIF)
     ending = _ENDINGS.get(data[:3])
-    return ending is not None and ending not in data[-_TAIL:]
+    return ending is not None and data.rfind(ending, max(len(data) - _TAIL, 0)) < 0
 
 
-def _decode_opencv(data: bytes) -> Image | None:
+def _bytes_of(path: Path) -> bytes:
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _COLOUR)
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from error
+
+
+def _reduced(data: bytes, shape: tuple[int, int], least: int) -> Image | None:
+    """Return a whole JPEG at a part of its stated size; None where that is not asked for or not certain to be right."""
+    if not least or data[:3] != _JPEG:
+        return None
+    step = max((factor for factor in _REDUCED if factor * least <= max(shape)), default=1)
+    height, width = (-(-side // step) for side in shape)
+    alike = height == width and shape[0] != shape[1]  # the picture and the picture turned
+    if step == 1 or alike or _is_for_pillow(data):
+        return None
+    for turning in (0, cv2.IMREAD_IGNORE_ORIENTATION):
+        image = _decode_opencv(data, _REDUCED[step] | turning)
+        if image is not None and image.shape[:2] == (height, width):
+            return image
+    return None
+
+
+def _unturned(image: Image, data: bytes) -> Image:
+    """Return a decoded picture as it is stored, where its orientation swaps height and width."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as picture:
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, Warning):
+        return image
+    back = _BACK.get(orientation)
+    return image if back is None else np.ascontiguousarray(back(image))
+
+
+def _decode_opencv(data: bytes, flags: int = _COLOUR) -> Image | None:
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if picture is None else _to_colour(_to_uint8(picture))

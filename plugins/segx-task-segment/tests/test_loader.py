@@ -13,6 +13,7 @@ import pytest
 from segx.errors import DataError
 from segx.interfaces import Sample, TrainBatch, Truth
 from segx.options import TrainOptions
+from segx.pictures import picture_of
 from segx_task_segment.training import reading
 from segx_task_segment.training.loader import TrainLoader, make_loader
 from segx_task_segment.training.reading import DEFAULT_BYTES, DiskCache, MemoryCache, needed_bytes, read_for_training
@@ -148,13 +149,13 @@ def test_mask_ratio_is_the_size_of_masks(squares: Squares) -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded, in order."""
     seen: list[str] = []
-    real = cv2.imread
+    real = reading.picture_of
 
-    def imread(path: str, *flags: int) -> Any:
-        seen.append(path[-5:])
-        return real(path, *flags)
+    def picture_of(sample: Sample, *, least: int) -> Any:
+        seen.append(sample.path.name)
+        return real(sample, least=least)
 
-    monkeypatch.setattr(cv2, "imread", imread)
+    monkeypatch.setattr(reading, "picture_of", picture_of)
     return seen
 
 
@@ -267,8 +268,8 @@ def test_pictures_that_cannot_be_read_are_left_out_and_told_once(
         assert batch.images.shape[0] == 4
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert sorted(message.partition(": ")[2] for message in told) == [
-        "the picture cannot be read; it is left out",
-        "the picture is not there; it is left out",
+        "No such file or directory; it is left out",
+        "image file is truncated; it is left out",
     ]
 
 
@@ -284,7 +285,7 @@ def test_a_picture_of_another_size_than_its_labels_is_left_out(
 ) -> None:
     cv2.imwrite(str(squares.folder / "0.png"), np.zeros((20, 90, 3), np.uint8))
     batches(squares)
-    assert "0.png: the picture is not 64 x 64, as its labels have it; it is left out" in caplog.text
+    assert "0.png: it is 20x90, its ground truth is for 64x64; it is left out" in caplog.text
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -302,6 +303,27 @@ def test_labels_may_be_for_the_picture_before_or_after_it_is_turned(tmp_path: Pa
     assert read.shape[:2] == shape
     assert (read[:10].mean() > 200) == turned
     assert (read[:, :10].mean() > 200) != turned
+
+
+def test_training_takes_the_pictures_that_validation_takes(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 20 * 30).reshape(20, 30).astype(np.float32)
+    cv2.imwrite(str(tmp_path / "float.tiff"), ramp)
+    path = tmp_path / "ümläut 图.png"
+    path.write_bytes(cv2.imencode(".png", (ramp * 65535).astype(np.uint16))[1].tobytes())
+    for file in (tmp_path / "float.tiff", path):
+        sample = Sample(path=file, id=0, shape=(20, 30), truths=())
+        read = read_for_training(sample, 30)
+        np.testing.assert_array_equal(read, picture_of(sample))
+        assert np.abs(read[..., 0] - 255 * ramp).max() < 1
+
+
+def test_half_a_jpeg_is_left_out(tmp_path: Path) -> None:
+    data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (300, 400, 3)).astype(np.uint8))[1].tobytes()
+    (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2])
+    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=(300, 400), truths=())
+    for imgsz in (64, 400):
+        with pytest.raises(DataError, match=r"0\.jpg: .*truncated"):
+            read_for_training(sample, imgsz)
 
 
 @pytest.mark.parametrize("imgsz", [16, 32, 64, 100])

@@ -17,7 +17,7 @@ from segx.flows.inputs import InputPlan, Wish, by, infer, merged, milliseconds_s
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.interfaces import Measurement
-from segx.pictures import read_picture, read_unturned
+from segx.pictures import picture_of
 from segx.runs import Run, Step, make_run_folder
 from segx.sources import SourceImage, Unreadable
 from segx.words import counted
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.flows.inputs import Inferred
-    from segx.interfaces import Batch, Dataset, Evaluator, Image, Metrics, Sample, Session, Task
+    from segx.interfaces import Batch, Dataset, Evaluator, Metrics, Sample, Session, Task
     from segx.options import ValOptions
     from segx.registry import Registry
     from segx.results import Results
@@ -389,24 +389,6 @@ class _Validation:
         if self.tell is not None:
             self.tell(step=Step(kind="batch", index=self.batches, metrics={"images": float(len(samples))}))
         self.batches += 1
-
-
-def picture_of(sample: Sample) -> Image:
-    """Return the picture of a sample as uint8 (H, W, 3) BGR, of the size its ground truth is stated for.
-
-    Where that is the size before an Exif orientation was applied, the orientation is left aside.
-
-    Raises:
-        DataError: With the reason alone, without the name.
-    """
-    image = read_picture(sample.path)
-    if image.shape[:2] == sample.shape:
-        return image
-    if image.shape[1::-1] == sample.shape:
-        image = read_unturned(sample.path)
-    if image.shape[:2] != sample.shape:
-        raise DataError(f"it is {by(*image.shape[:2])}, its ground truth is for {by(*sample.shape)}")
-    return image
 
 
 def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: Dataset, model: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 from segx.errors import DataError
 from segx.files import write_picture
 from segx.flows.data.splits import open_splits
-from segx.flows.val import picture_of
 from segx.masks import Masks
+from segx.pictures import picture_of
 from segx.results import Boxes, Results
 
 if TYPE_CHECKING:

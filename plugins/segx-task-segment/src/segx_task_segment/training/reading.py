@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from segx.errors import DataError
 from segx.files import replacing
 from segx.index_cache import file_digest
 from segx.paths import cache_folder
+from segx.pictures import picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,38 +34,24 @@ DEFAULT_BYTES = 1 << 30
 """Memory that read pictures may take when nothing else is asked for."""
 _MARGIN = 0.8
 """Of what is free, on the disk or in memory, that pictures may take."""
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 def read_for_training(sample: Sample, imgsz: int) -> Image:
     """Return uint8 (H, W, 3) BGR as its ground truth is stated for, the long side scaled to ``imgsz``.
 
     Raises:
-        DataError: The file is missing, no picture, or of another size than its ground truth.
+        DataError: The file is missing, no whole picture, or of another size than its ground truth.
     """
-    if not sample.path.is_file():
-        raise DataError(f"{sample.path}: the picture is not there", hint="segx data check lists every such file")
-    shrink = max(sample.shape) // imgsz
-    step = max((factor for factor in _REDUCED if factor <= shrink), default=1)
-    image = cv2.imread(str(sample.path), _REDUCED.get(step, cv2.IMREAD_COLOR))
-    if image is not None and not _fits(image, sample, step):  # stated for the picture before it was turned
-        image = cv2.imread(str(sample.path), _REDUCED.get(step, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise DataError(f"{sample.path}: the picture cannot be read", hint="segx data check lists every such file")
-    if not _fits(image, sample, step):
-        height, width = sample.shape
-        raise DataError(f"{sample.path}: the picture is not {width} x {height}, as its labels have it")
+    try:
+        image = picture_of(sample, least=imgsz)
+    except DataError as error:
+        raise DataError(f"{sample.path}: {error.message}", hint="segx data check lists every such file") from error
     height, width = sample.shape
     gain = imgsz / max(height, width)
     size = max(min(round(width * gain), imgsz), 1), max(min(round(height * gain), imgsz), 1)
     if image.shape[1::-1] != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    return np.asarray(image, np.uint8)
-
-
-def _fits(image: NDArray[Any], sample: Sample, step: int) -> bool:
-    """Say whether a picture read at a ``step``-th of its size is the one the labels speak of."""
-    return all(abs(side - stated / step) <= 1 for side, stated in zip(image.shape, sample.shape, strict=False))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return image
 
 
 class MemoryCache:
