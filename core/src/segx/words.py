@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def plural(noun: str) -> str:
-    """Return an English noun in the plural: bus, buses; the irregular ones become regular."""
-    return f"{noun}es" if noun.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
+    """Return an English noun in the plural: bus, buses; epoch, epochs; the irregular ones become regular."""
+    hissing = noun.endswith(("s", "x", "z", "ch", "sh")) and not noun.endswith(("poch", "mach"))
+    return f"{noun}es" if hissing else f"{noun}s"
 
 
 def counted(number: int, noun: str) -> str:

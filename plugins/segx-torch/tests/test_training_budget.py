@@ -100,6 +100,24 @@ def test_a_mosaic_that_is_closed_stays_closed_when_plans_grow(
     assert all(closed[1:])
 
 
+def test_a_slow_beginning_does_not_decide_the_run(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caches fill and kernels are chosen in the first epoch: it says little of the others."""
+    closed: list[bool] = []
+    epoch = DrawnLoader.epoch
+
+    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
+        closed.append(named["closed"])
+        clock.pace(0.1 if number else 1.0)
+        return epoch(self, number, **named)
+
+    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    tiny_run(tmp_path / "run", steps=Steps(clock), epochs=100, time=3.05, close_mosaic=4)
+    assert len(closed) == 21
+    assert sum(closed) <= 6
+
+
 def test_a_real_clock_is_kept_to(tmp_path: Path) -> None:
     began = time.monotonic()
     trained = tiny_run(tmp_path / "run", epochs=100_000, time=2 / 3600)

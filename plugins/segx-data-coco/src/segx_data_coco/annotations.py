@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from array import array
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +14,36 @@ from segx import rle
 from segx.truths import TruthTable, starts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
 _FEWEST_NUMBERS = 6
 """Three points."""
+_FURTHEST = 1e9
+"""Coordinates and sides beyond this, in pixels, are no picture's."""
+MOST_PIXELS = 1 << 31
+"""A picture with more could not be read."""
+_NUMBERS = frozenset({int, float})
+_IDS = range(-(1 << 63), 1 << 63)
 
 
 class _BadError(ValueError):
     """Why an annotation, or a part of one, is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Object:
+    """One annotation, checked, every value as it is kept."""
+
+    picture: int
+    category: int
+    crowd: bool
+    area: float
+    number: int
+    box: tuple[float, float, float, float]
+    parts: Sequence[array[float]]
+    counts: bytes
 
 
 class AnnotationColumns:
@@ -46,7 +68,7 @@ class AnnotationColumns:
         self.problems: list[str] = []
         self._pictures, self._categories = pictures, categories
         self._sizes = sizes.tolist()
-        self._seen: set[Any] = set()
+        self._seen: set[int] = set()
         self._picture, self._category, self._crowd = array("q"), array("i"), array("b")
         self._area, self._id, self._box = array("d"), array("q"), array("d")
         self._parts, self._points, self._xy = array("q"), array("q"), array("d")
@@ -55,96 +77,90 @@ class AnnotationColumns:
     def add(self, annotation: Any, position: int) -> None:
         """Take one annotation, or name what is wrong with it."""
         number = annotation.get("id", position) if isinstance(annotation, dict) else position
+        called = f"annotation {number}" if is_id(number) else f"annotation no. {position}"
         try:
-            self._add(annotation, number)
+            self._append(self._checked(annotation, number, called))
         except _BadError as reason:
-            self.problems.append(f"annotation {number}: {reason}")
+            self.problems.append(f"{called}: {reason}")
 
-    def _add(self, annotation: Any, number: Any) -> None:
+    def _checked(self, annotation: Any, number: Any, called: str) -> _Object:
+        """Return an annotation with every value checked and converted; nothing is kept before all of it holds."""
         if not isinstance(annotation, dict):
             msg = "is not a mapping"
             raise _BadError(msg)
-        if not isinstance(number, int) or number in self._seen:
-            msg = "its id is there twice" if isinstance(number, int) else "its id is not a number"
+        if not is_id(number) or number in self._seen:
+            msg = (
+                "its id is there twice" if is_id(number) else f"its id {shown(number)} is not a whole number of 64 bits"
+            )
             raise _BadError(msg)
-        picture = self._pictures.get(annotation.get("image_id", ""), -1)
-        if picture < 0:
-            msg = f"image {annotation.get('image_id')!r} is not among the images"
-            raise _BadError(msg)
-        category = self._categories.get(annotation.get("category_id", ""), -1)
-        if category < 0:
-            msg = f"category {annotation.get('category_id')!r} is not among the categories"
-            raise _BadError(msg)
+        picture = _position(self._pictures, annotation, "image_id", "image", "images")
+        category = _position(self._categories, annotation, "category_id", "category", "categories")
         box = _box(annotation.get("bbox"))
         segmentation = annotation.get("segmentation") or []
-        before, parts, counts = len(self._xy), 0, b""
+        parts: Sequence[array[float]] = ()
+        counts = b""
         if isinstance(segmentation, dict):
             counts = _counts(segmentation, self._sizes[picture])
         elif isinstance(segmentation, list):
-            parts = self._take_polygons(segmentation, number)
+            parts = self._polygons(segmentation, called)
         else:
             msg = f"its segmentation is a {type(segmentation).__name__}"
             raise _BadError(msg)
         if box is None:
-            box = _box_of(self._xy[before:], counts, self._sizes[picture])
+            box = _box_of(parts, counts, self._sizes[picture])
         if box is None or box[2] <= 0 or box[3] <= 0:
-            self._forget_polygons(before, parts)
             msg = "has no bbox, polygon or RLE that holds" if box is None else "its box is empty"
             raise _BadError(msg)
-        area = annotation.get("area")
-        self._seen.add(number)
-        self._picture.append(picture)
-        self._category.append(category)
-        self._crowd.append(bool(annotation.get("iscrowd")))
-        self._area.append(area if isinstance(area, int | float) else math.nan)
-        self._id.append(number)
-        self._box.extend(box)
-        self._parts.append(parts)
-        self._runs.append(len(counts))
-        self._counts += counts
+        return _Object(
+            picture=picture,
+            category=category,
+            crowd=_crowd(annotation.get("iscrowd")),
+            area=self._area_of(annotation.get("area"), called),
+            number=number,
+            box=box,
+            parts=parts,
+            counts=counts,
+        )
 
-    def _take_polygons(self, polygons: list[Any], number: Any) -> int:
-        """Take the parts that hold, name the others, and return how many were taken."""
-        if isinstance(polygons[0] if polygons else None, int | float):
+    def _append(self, item: _Object) -> None:
+        self._seen.add(item.number)
+        self._picture.append(item.picture)
+        self._category.append(item.category)
+        self._crowd.append(item.crowd)
+        self._area.append(item.area)
+        self._id.append(item.number)
+        self._box.extend(item.box)
+        self._parts.append(len(item.parts))
+        for part in item.parts:
+            self._points.append(len(part) // 2)
+            self._xy.extend(part)
+        self._runs.append(len(item.counts))
+        self._counts += item.counts
+
+    def _polygons(self, polygons: list[Any], called: str) -> list[array[float]]:
+        """Return the parts that hold, and name the others."""
+        if type(polygons[0] if polygons else None) in _NUMBERS:
             polygons = [polygons]
-        taken, before, area = 0, len(self._xy), 0.0
+        taken, area = [], 0.0
         for part, polygon in enumerate(polygons, start=1):
-            start = len(self._xy)
             try:
-                area += self._take_polygon(polygon)
+                taken.append(_polygon(polygon))
+                area += _ring_area(taken[-1])
             except _BadError as reason:
-                del self._xy[start:]
-                self.problems.append(f"annotation {number}: part {part}: {reason}")
-                continue
-            self._points.append((len(self._xy) - start) // 2)
-            taken += 1
+                self.problems.append(f"{called}: part {part}: {reason}")
         if taken and area == 0:
-            self._forget_polygons(before, taken)
             msg = "its polygon has no area"
             raise _BadError(msg)
         return taken
 
-    def _take_polygon(self, polygon: Any) -> float:
-        if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
-            length = len(polygon) if isinstance(polygon, list) else 0
-            msg = f"{length} numbers are no polygon: it takes three points or more"
-            raise _BadError(msg)
-        start = len(self._xy)
-        try:
-            self._xy.extend(polygon)
-        except TypeError as error:
-            msg = "holds something that is no number"
-            raise _BadError(msg) from error
-        total = math.fsum(self._xy[start:])
-        if not math.isfinite(total):
-            msg = "holds NaN or infinity"
-            raise _BadError(msg)
-        return _ring_area(polygon)
-
-    def _forget_polygons(self, before: int, parts: int) -> None:
-        del self._xy[before:]
-        if parts:
-            del self._points[-parts:]
+    def _area_of(self, area: Any, called: str) -> float:
+        """Return a stated area; NaN, which has it measured, where none is stated or it cannot be one."""
+        if area is None:
+            return math.nan
+        if type(area) in _NUMBERS and 0 <= area <= _FURTHEST**2:
+            return float(area)
+        self.problems.append(f"{called}: its area {shown(area)} cannot be one: it is measured instead")
+        return math.nan
 
     def table(self) -> TruthTable:
         """Return the annotations taken, grouped by picture, in the order they came."""
@@ -166,7 +182,55 @@ class AnnotationColumns:
         return table.in_order(np.argsort(picture, kind="stable"), starts_of(per_picture))
 
 
-def _ring_area(polygon: list[float]) -> float:
+def shown(value: Any) -> str:
+    """Return a value of a JSON for one line of text."""
+    return reprlib.repr(value)
+
+
+def is_id(value: Any) -> bool:
+    """Say whether a value is a whole number of 64 bits."""
+    return type(value) is int and value in _IDS
+
+
+def _position(known: Mapping[Any, int], annotation: dict[str, Any], key: str, what: str, those: str) -> int:
+    """Return the position of the picture or the category that an annotation names."""
+    value = annotation.get(key)
+    position = known.get(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    if position is None:
+        msg = f"{what} {shown(value)} is not among the {those}"
+        raise _BadError(msg)
+    return position
+
+
+def _crowd(value: Any) -> bool:
+    if value is not None and not (isinstance(value, int | float) and value in {0, 1}):
+        msg = f"its iscrowd {shown(value)} is neither 0 nor 1"
+        raise _BadError(msg)
+    return bool(value)
+
+
+def _polygon(polygon: Any) -> array[float]:
+    """Return x1, y1, x2, y2, ... of one part."""
+    if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
+        length = len(polygon) if isinstance(polygon, list) else 0
+        msg = f"{length} numbers are no polygon: it takes three points or more"
+        raise _BadError(msg)
+    if not _NUMBERS.issuperset(map(type, polygon)):
+        msg = "holds something that is no number"
+        raise _BadError(msg)
+    _check_range(polygon)
+    return array("d", polygon)
+
+
+def _check_range(values: Sequence[float]) -> None:
+    """Refuse what is not finite, and what is so far out that areas would not be."""
+    if not all(-_FURTHEST <= value <= _FURTHEST for value in values):
+        far = all(isinstance(value, int) or math.isfinite(value) for value in values)
+        msg = "holds a number that is in no picture" if far else "holds NaN or infinity"
+        raise _BadError(msg)
+
+
+def _ring_area(polygon: Sequence[float]) -> float:
     """Return the area a ring encloses, in square pixels (shoelace formula)."""
     x, y = polygon[0::2], polygon[1::2]
     return abs(math.fsum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x)))) / 2
@@ -174,21 +238,23 @@ def _ring_area(polygon: list[float]) -> float:
 
 def _box(bbox: Any) -> tuple[float, float, float, float] | None:
     """Return a bbox of four numbers; None where the annotation has none."""
-    if not bbox:
+    if bbox is None or bbox == []:
         return None
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
-        msg = f"its bbox {bbox!r} is not x, y, width, height"
+    if not isinstance(bbox, list) or len(bbox) != 4 or not _NUMBERS.issuperset(map(type, bbox)):
+        msg = f"its bbox {shown(bbox)} is not x, y, width, height"
         raise _BadError(msg)
-    if not all(map(math.isfinite, bbox)):
-        msg = "its bbox holds NaN or infinity"
-        raise _BadError(msg)
+    try:
+        _check_range(bbox)
+    except _BadError as reason:
+        msg = f"its bbox {reason}"
+        raise _BadError(msg) from None
     return float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
 
 
 def _counts(segmentation: dict[str, Any], size: list[int]) -> bytes:
     """Return the compressed counts of an RLE, compressed or plain, that fills its picture."""
     try:
-        counts = rle.counts_of(segmentation["counts"])
+        counts = rle.counts_of(_run_lengths(segmentation["counts"]))
         height, width = (int(value) for value in segmentation["size"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"its RLE cannot be read ({error})"
@@ -196,7 +262,13 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> bytes:
     if size[0] and [height, width] != size:
         msg = f"its RLE is of {height} x {width} pixels, its picture of {size[0]} x {size[1]}"
         raise _BadError(msg)
-    if (counts < 0).any() or counts.sum() != height * width:
+    whole = height * width
+    if (
+        min(height, width) < 1
+        or whole > MOST_PIXELS
+        or ((counts < 0) | (counts > whole)).any()
+        or counts.sum() != whole
+    ):
         msg = f"its RLE does not fill {height} x {width} pixels"
         raise _BadError(msg)
     if not counts[1::2].any():
@@ -205,10 +277,20 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> bytes:
     return rle.compress(counts)
 
 
-def _box_of(xy: array[float], counts: bytes, size: list[int]) -> tuple[float, float, float, float] | None:
+def _run_lengths(counts: Any) -> Any:
+    if isinstance(counts, str) or (isinstance(counts, list) and set(map(type, counts)) == {int}):
+        return counts
+    msg = f"counts are {shown(counts)}"
+    raise ValueError(msg)
+
+
+def _box_of(
+    parts: Sequence[Sequence[float]], counts: bytes, size: list[int]
+) -> tuple[float, float, float, float] | None:
     """Return the box of polygons or of an RLE, for an annotation that has none."""
-    if len(xy):
-        x, y = xy[0::2], xy[1::2]
+    if parts:
+        x = [value for part in parts for value in part[0::2]]
+        y = [value for part in parts for value in part[1::2]]
         return min(x), min(y), max(x) - min(x), max(y) - min(y)
     if counts and size[0]:
         bitmap, (left, top) = rle.to_bitmap(rle.counts_of(counts), size[0], size[1])

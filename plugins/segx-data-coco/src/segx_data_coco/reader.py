@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx import index_cache
+from segx import index_cache, rle
 from segx.errors import DataError
 from segx.image_header import image_shape
 from segx.truths import TableDataset, TruthTable
-from segx_data_coco.annotations import AnnotationColumns
+from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "coco/1"
+_LAYOUT = "coco/2"
 """Part of every key in the cache; changed whenever what is stored changes."""
+_LARGEST_CATEGORY = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +106,7 @@ def find_images(path: Path, file_names: Sequence[str], images: Path | None = Non
     tried = [images] if images is not None else image_folders(path)
     probe = file_names[:20]
     for folder in tried:
-        if any((folder / name).is_file() for name in probe):
+        if any(os.path.isfile(folder / name) for name in probe):  # noqa: PTH113 - never raises, whatever the name
             return folder
     listed = "\n    ".join(str(folder / probe[0]) for folder in tried)
     raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
@@ -171,48 +172,70 @@ def _load_json(path: Path) -> dict[str, list[Any]]:
 
 
 def _categories(categories: list[Any], path: Path) -> tuple[list[int], list[str]]:
-    try:
-        found = {int(item["id"]): str(item["name"]) for item in categories}
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: a category has no id or no name ({error})") from error
-    if len(found) != len(categories):
-        raise DataError(f"{path}: two categories have the same id")
+    found: dict[int, str] = {}
+    for position, item in enumerate(categories, start=1):
+        number, name = (item.get("id"), item.get("name")) if isinstance(item, dict) else (None, None)
+        if not is_id(number) or abs(number) > _LARGEST_CATEGORY or not name or not isinstance(name, str | int):
+            raise DataError(f"{path}: category no. {position} has no id or no name ({shown(item)})")
+        if number in found:
+            raise DataError(f"{path}: two categories have the id {number}")
+        found[number] = str(name)
     if not found:
         raise DataError(f"{path} names no category")
     return sorted(found), [found[number] for number in sorted(found)]
 
 
 def _pictures(images: list[Any], path: Path) -> tuple[list[str], list[int | str], NDArray[np.int32], list[str]]:
+    """Return file names, ids and sizes (0 where unknown) of the pictures that can be told apart, and what was wrong."""
     files: list[str] = []
     ids: dict[int | str, None] = {}
     sizes: list[tuple[int, int]] = []
     problems = []
     for position, item in enumerate(images, start=1):
-        if not isinstance(item, dict) or not isinstance(item.get("id"), int | str) or not item.get("file_name"):
+        number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+        if not (is_id(number) or isinstance(number, str)) or not name or not isinstance(name, str) or "\0" in name:
             problems.append(f"image no. {position}: has no id or no file_name")
-        elif item["id"] in ids:
-            problems.append(f"image {item['id']}: the id is there twice")
+        elif number in ids:
+            problems.append(f"image {number}: the id is there twice")
         else:
             height, width = item.get("height"), item.get("width")
-            if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+            if not _is_size(height, width):
+                if (height, width) != (None, None):
+                    stated = f"height {shown(height)} and width {shown(width)}"
+                    problems.append(f"image {number}: {stated} are no size: it is taken from the picture")
                 height = width = 0
-            ids[item["id"]] = None
-            files.append(str(item["file_name"]))
+            ids[number] = None
+            files.append(name)
             sizes.append((height, width))
     if not files:
         raise DataError(f"{path} names no pictures")
     return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
 
 
+def _is_size(height: Any, width: Any) -> bool:
+    whole = all(is_id(side) and 0 < side < 1 << 31 for side in (height, width))
+    return whole and height * width <= MOST_PIXELS
+
+
 def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
     """Return a JSON as a data set: pictures found, categories numbered as the definition numbers them."""
     folder = find_images(read.path, read.files, source.images)
     there, missing = _existing(folder, read.files)
-    table, files, ids, sizes = read.table, read.files, read.ids, read.sizes
-    problems = [*read.problems, *(f"{read.path}: {folder / read.files[index]}: not there" for index in missing)]
-    if missing:
+    sizes, unreadable = _known_sizes(folder, read, there)
+    there = [index for index in there if index not in unreadable]
+    table, files, ids = read.table, read.files, read.ids
+    problems = [
+        *read.problems,
+        *(f"{read.path}: {folder / read.files[index]}: not there" for index in missing),
+        *(f"{read.path}: {reason}" for reason in unreadable.values()),
+    ]
+    if len(there) < len(files):
         table = table.keep_pictures(there)
         files, ids, sizes = [files[i] for i in there], [ids[i] for i in there], sizes[there]
+    if not files:
+        raise DataError(f"{read.path}: none of its pictures can be read", hint=problems[-1])
+    table, wrong = _with_fitting_masks(table, sizes)
+    problems += [f"{read.path}: {reason}" for reason in wrong]
     paths = [folder / name for name in files]
     names, numbers, category_ids = _numbering(read, source)
     category = numbers[table.category]
@@ -224,7 +247,7 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
     return TableDataset(
         files=paths,
         ids=ids,
-        sizes=_known_sizes(paths, sizes),
+        sizes=sizes,
         table=TruthTable.from_columns({**table.columns(), "category": category.astype(np.int32)}),
         names=names,
         category_ids=category_ids,
@@ -243,20 +266,37 @@ def _existing(folder: Path, files: Sequence[str]) -> tuple[list[int], list[int]]
         if parent not in listings:
             try:
                 listings[parent] = set(os.listdir(folder / parent))  # noqa: PTH208 - names only, a hundred thousand
-            except OSError:
+            except (OSError, ValueError):  # no such folder, or no such name
                 listings[parent] = set()
         (there if base in listings[parent] else missing).append(index)
     return there, missing
 
 
-def _known_sizes(paths: Sequence[Path], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-    unknown = np.flatnonzero(sizes[:, 0] == 0)
-    if not unknown.size:
-        return sizes
-    filled = sizes.copy()
-    for index in unknown.tolist():
-        filled[index] = image_shape(paths[index])
-    return filled
+def _known_sizes(folder: Path, read: CocoFile, there: Sequence[int]) -> tuple[NDArray[np.int32], dict[int, str]]:
+    """Return the sizes with those that the JSON leaves out taken from the pictures, and why some cannot be."""
+    unknown = [index for index in there if not read.sizes[index, 0]]
+    if not unknown:
+        return read.sizes, {}
+    filled, unreadable = read.sizes.copy(), {}
+    for index in unknown:
+        try:
+            filled[index] = image_shape(folder / read.files[index])
+        except DataError as error:
+            unreadable[index] = error.message
+    return filled, unreadable
+
+
+def _with_fitting_masks(table: TruthTable, sizes: NDArray[np.int32]) -> tuple[TruthTable, list[str]]:
+    """Leave out objects whose RLE does not fill their picture: known only now where the JSON says no size."""
+    picture = np.repeat(np.arange(len(sizes)), np.diff(table.rows))
+    keep, wrong = np.ones(len(table), np.bool_), []
+    for row in np.flatnonzero(np.diff(table.runs)).tolist():
+        height, width = sizes[picture[row]].tolist()
+        counts = rle.counts_of(table.counts[table.runs[row] : table.runs[row + 1]].tobytes())
+        if counts.sum() != height * width:
+            keep[row] = False
+            wrong.append(f"annotation {table.id[row]}: its RLE does not fill {height} x {width} pixels")
+    return (table.keep_objects(keep) if wrong else table), wrong
 
 
 def _numbering(read: CocoFile, source: DatasetSource) -> tuple[Mapping[int, str], NDArray[np.int64], dict[int, int]]:

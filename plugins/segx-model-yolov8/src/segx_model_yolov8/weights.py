@@ -73,8 +73,11 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 @torch.no_grad()
 def _folded(kernel: Tensor, norm: Mapping[str, Tensor], *, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the kernel and the bias of a convolution that has taken over its BatchNorm, computed in float64."""
-    factor = norm["weight"].double() / (norm["running_var"].double() + eps).sqrt()
-    weight = kernel.double() * factor.view(-1, 1, 1, 1)
-    bias = norm["bias"].double() - norm["running_mean"].double() * factor
-    return weight.to(kernel.dtype), bias.to(kernel.dtype)
+    """Return the kernel and the bias of a convolution that has taken over its BatchNorm.
+
+    Computed in float64, and on the CPU, as not every device has it.
+    """
+    scale, shift, mean, var = (norm[name].cpu().double() for name in ("weight", "bias", "running_mean", "running_var"))
+    factor = scale / (var + eps).sqrt()
+    weight = kernel.cpu().double() * factor.view(-1, 1, 1, 1)
+    return weight.to(kernel), (shift - mean * factor).to(kernel)

@@ -41,8 +41,7 @@ class Checkpoint:
         definition: The content of its YAML: ``nc``, ``scales``, ``scale``, ``backbone``, ``head``; None when unknown.
         weights: The state dict to predict with; while a training runs, the averaged (EMA) weights.
         training: What a run needs to go on exactly where it stopped, or None for a finished model. Tensors, numbers,
-            text, lists and dicts only; by convention ``weights`` (the raw ones), ``optimizer``, ``schedulers``,
-            ``scaler``, ``ema``, ``rng``, ``sampler``, ``epoch``, ``options``.
+            text, lists and dicts only; see :class:`segx_torch.training.state.Snapshot`.
         kind: Who wrote the file it was read from.
     """
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from segx.interfaces import TrainBatch
+from segx.options import image_size
 from segx_torch.training.trainer import to_device
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _OBJECTS = 12  # per picture, in the trial batches
 
 
 def find_batch(module: nn.Module, job: TrainJob, device: torch.device) -> int:
-    """Return how many pictures of training size take about 70 % of a GPU's free memory.
+    """Return how many pictures of the largest training size take about 70 % of a GPU's free memory.
 
     Two or more small batches are run forward and backward through a copy, whose statistics nobody needs, and their
     memory is extended along a line.
@@ -58,7 +59,8 @@ def find_batch(module: nn.Module, job: TrainJob, device: torch.device) -> int:
 
 def _trial(count: int, job: TrainJob) -> TrainBatch:
     """Return a batch of grey pictures with objects in them."""
-    side, ratio = job.options.imgsz, job.options.mask_ratio
+    side, _ = image_size(int(job.options.imgsz * (1 + job.options.multi_scale)))
+    ratio = job.options.mask_ratio
     total = count * _OBJECTS
     boxes = np.tile(np.array([[0.5, 0.5, 0.5, 0.5]], np.float32), (total, 1))
     if job.options.overlap_mask:

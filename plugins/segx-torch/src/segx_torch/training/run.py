@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -19,10 +21,11 @@ from segx_torch.devices import resolve_device
 from segx_torch.session import TorchSession
 from segx_torch.training import rng
 from segx_torch.training.autobatch import find_batch
-from segx_torch.training.trainer import Snapshot, Trainer
+from segx_torch.training.state import Snapshot
+from segx_torch.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segx.train")
 
 _WAIT = dt.timedelta(hours=2)  # how long processes wait for the first one to validate
+_GRACE = 5  # seconds in which a helper that fails is ended by the first process, if that fails too
 _DEFAULT_BATCH = 16
 _KEPT: list[Any] = []  # the last work of process groups that are no more; see _end_helpers
 
@@ -47,16 +51,17 @@ def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -
     saved = None if resume is None else read_snapshot(resume)
     fabric = make_fabric(job.options)
     rng.seed_all(job.options.seed + fabric.global_rank)
-    trainer = Trainer(
-        job,
-        session.module,
-        batch=_batch_size(session.module, job, fabric),
-        fabric=fabric,
-        save=_saver(session, job),
-        validate=_validator(session, job, str(fabric.device)),
-        resume=saved,
-    )
-    trained = trainer.train()
+    with _failing_together(fabric):
+        trainer = Trainer(
+            job,
+            session.module,
+            batch=_batch_size(session.module, job, fabric, saved),
+            fabric=fabric,
+            save=_saver(session, job),
+            validate=_validator(session, job, fabric.device),
+            resume=saved,
+        )
+        trained = trainer.train()
     _end_helpers(fabric)
     return trained
 
@@ -92,6 +97,29 @@ def make_fabric(options: TrainOptions) -> Fabric:
     return fabric
 
 
+@contextlib.contextmanager
+def _failing_together(fabric: Fabric) -> Iterator[None]:
+    """When the first process fails, end its helpers, which would wait for it; it alone speaks.
+
+    A helper that fails waits for that first: most failures are the same on all. Failing alone it speaks, and ends, and
+    Lightning or torchrun ends the others.
+    """
+    try:
+        yield
+    except BaseException:
+        if fabric.global_rank:
+            time.sleep(_GRACE)
+            raise
+        helpers = getattr(fabric.strategy.launcher, "procs", [])
+        for helper in helpers:
+            helper.kill()
+            helper.wait()
+        if helpers:
+            helpers.clear()  # Lightning watches them, and would end this process for their sake
+            _forget_processes()
+        raise
+
+
 def _end_helpers(fabric: Fabric) -> None:
     """End the processes that only shared the work; the first one goes on alone, as if it had been alone all the time.
 
@@ -104,6 +132,8 @@ def _end_helpers(fabric: Fabric) -> None:
     last_work = torch.distributed.barrier(async_op=True)
     last_work.wait()
     if fabric.global_rank:
+        if torch.distributed.get_backend() == "nccl":  # where it has to be taken apart by all
+            torch.distributed.destroy_process_group()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -111,8 +141,13 @@ def _end_helpers(fabric: Fabric) -> None:
     _KEPT.append(last_work)
     torch.distributed.destroy_process_group()
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)  # set for the helpers; a further run starts its own
+        _forget_processes()
+
+
+def _forget_processes() -> None:
+    """Remove what Lightning has set for the helpers; a further run starts its own."""
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 def _devices(options: TrainOptions) -> tuple[str, list[int] | int]:
@@ -120,25 +155,34 @@ def _devices(options: TrainOptions) -> tuple[str, list[int] | int]:
     names = [name.strip() for name in (options.device or "").strip("[]() ").split(",") if name.strip()]
     if len(names) > 1:
         found = [resolve_device(name) for name in names]
+        if any(device.type != "cuda" for device in found) or len(set(found)) < len(found):
+            raise UsageError(f"device={options.device}: several devices are different GPUs", hint="device=0,1")
+        if options.devices not in {None, len(found)}:
+            raise UsageError(f"device={options.device} are {len(found)} devices, not devices={options.devices}")
         return "cuda", [device.index or 0 for device in found]
     device = resolve_device(names[0] if names else options.accelerator)
-    if device.type == "cuda" and names and options.devices is None:
+    if device.type == "cuda" and names and names[0] != "cuda":
+        if options.devices not in {None, 1}:
+            hint = f"device={','.join(map(str, range(options.devices or 1)))}"
+            raise UsageError(f"device={options.device} is one device, not devices={options.devices}", hint=hint)
         return "cuda", [device.index or 0]
     if device.type == "cuda" and (options.devices or 1) > torch.cuda.device_count():
         raise UsageError(f"devices={options.devices}: there are {torch.cuda.device_count()} GPUs here")
     return device.type, options.devices or 1
 
 
-def _batch_size(module: nn.Module, job: TrainJob, fabric: Fabric) -> int:
-    """Return pictures per step on all processes together."""
+def _batch_size(module: nn.Module, job: TrainJob, fabric: Fabric, saved: Snapshot | None) -> int:
+    """Return pictures per step on all processes together; one that was found once is kept."""
     batch = job.options.batch
     if batch == 0:
         raise UsageError("batch=0: give a number of pictures, or -1 to find one")
+    if batch == -1 and saved is not None:
+        batch = int(saved.progress.get("size", 0)) or -1
     if batch == -1:
         batch = _DEFAULT_BATCH * fabric.world_size
         if fabric.device.type == "cuda":
-            per_device = find_batch(module, job, fabric.device)
-            batch = fabric.broadcast(per_device) * fabric.world_size
+            found = torch.tensor(find_batch(module, job, fabric.device), device=fabric.device)
+            batch = int(cast("torch.Tensor", fabric.all_gather(found)).min()) * fabric.world_size
         logger.info("batch=%d", batch)
     if batch % fabric.world_size:
         raise UsageError(f"batch={batch} cannot be shared evenly by {fabric.world_size} devices")
@@ -169,13 +213,15 @@ def _saver(session: TorchSession, job: TrainJob) -> Callable[[Path, Snapshot], N
     return save
 
 
-def _validator(session: TorchSession, job: TrainJob, device: str) -> Callable[[nn.Module], Mapping[str, float]]:
+def _validator(
+    session: TorchSession, job: TrainJob, device: torch.device
+) -> Callable[[nn.Module], Mapping[str, float]]:
     """Return what measures a module as any other session is measured."""
     side = job.options.imgsz
     info = session.info.replace(names=dict(job.names), imgsz=(side, side))
 
     def validate(module: nn.Module) -> Mapping[str, float]:
-        options = SessionOptions(device=device)
+        options = SessionOptions(device=str(device) if device.type == "cuda" else device.type)
         measured = TorchSession(module, session.config, session.architecture, info, options)
         try:
             return job.validate(measured)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
-import signal
-import threading
+import statistics
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -21,10 +21,13 @@ from segx.runs import Step
 from segx.words import counted
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
+from segx_torch.training.freezing import freeze, keep_frozen_statistics
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
+from segx_torch.training.state import Progress, Snapshot
+from segx_torch.training.stop import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from lightning_fabric import Fabric
 
@@ -34,68 +37,7 @@ logger = logging.getLogger("segx.train")
 
 _LOOK_EVERY = 50  # batches between looks at the loss; on a GPU each look waits for the device
 _CLIP = 10.0
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run stands; with the weights and the optimiser, all there is to go on from.
-
-    Attributes:
-        epoch: The epoch under way, from 0.
-        batch: Batches of it that are done.
-        step: Batches done since the run began.
-        pending: Batches whose gradients wait for a step of the optimiser.
-        sums: Loss items summed over the epoch, as of the last look at them.
-        looked: Batches of the epoch that were done then.
-        best: The best fitness yet.
-        best_epoch: When it was; -1 before the first validation.
-        hours: Time spent.
-        closed: Whether the mosaic is closed.
-        optimizer: The optimiser the run began with.
-        rows: One row of figures for each finished epoch.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    pending: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    looked: int = 0
-    best: float = -1.0
-    best_epoch: int = -1
-    hours: float = 0.0
-    closed: bool = False
-    optimizer: str = ""
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """What a checkpoint holds of a run.
-
-    Attributes:
-        weights: State of the model that is trained.
-        ema: State of the average.
-        updates: How often the average was updated.
-        optimizer: State of the optimiser.
-        precision: State of the loss scaler.
-        rng: State of every random generator.
-        gradients: Gradients that wait for a step, by parameter.
-        progress: Where the run stands.
-    """
-
-    weights: Mapping[str, torch.Tensor]
-    ema: Mapping[str, torch.Tensor]
-    updates: int
-    optimizer: Mapping[str, Any]
-    precision: Mapping[str, Any]
-    rng: Mapping[str, Any]
-    gradients: Mapping[str, torch.Tensor]
-    progress: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, as ``torch.load(weights_only=True)`` takes them."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+_PACE = 5  # epochs whose median is the pace, with ``time``
 
 
 class Trainer:
@@ -136,7 +78,7 @@ class Trainer:
             KeyboardInterrupt: The user stopped it; ``last.pt`` holds the state after the last whole batch.
         """
         try:
-            with Stop() as stop:
+            with Stop() as stop, determinism(self.options.deterministic):
                 while not self._over():
                     losses = self._train_epoch(stop)
                     self._refuse_spoiled()
@@ -144,16 +86,19 @@ class Trainer:
                     self._finish_epoch(losses, self._validate())
                     if self._agreed(stop):
                         break
-            if stop.asked and not self._over():
-                raise KeyboardInterrupt
             if not self.options.save:
                 self._checkpoint("last")
+            if not self._over():
+                self._say_stopped()
+                raise KeyboardInterrupt
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             msg = f"out of memory on {self.fabric.device} with batch={self.batch} imgsz={self.options.imgsz}"
             find = ", or batch=-1 to find a size" if self.fabric.device.type == "cuda" else ""
             raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}{find}") from error
+        if self.progress.epoch < self.options.epochs:
+            logger.info("no better than in epoch %d: ended", self.progress.best_epoch + 1)
         return self._result()
 
     # -- before the first batch -----------------------------------------------------------------------------------
@@ -181,8 +126,6 @@ class Trainer:
     def _prepare(self, module: torch.nn.Module, resume: Snapshot | None) -> None:
         """Build everything that has state, in an order that is the same for a new and a resumed run."""
         options, fabric = self.options, self.fabric
-        torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
-        torch.backends.cudnn.benchmark = not options.deterministic
         self.folder = Path(fabric.broadcast(str(self.job.folder()) if fabric.is_global_zero else ""))
         freeze(module, options.freeze)
         self.recipe: Recipe = choose(
@@ -192,7 +135,9 @@ class Trainer:
             classes=len(self.job.names),
             began=self.progress.optimizer,
         )
+        self._refuse_other_optimizer()
         self.progress.optimizer = self.recipe.name
+        self.progress.rebatch(self.batch)
         self.loader = self.job.loader(
             rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
         )
@@ -216,6 +161,19 @@ class Trainer:
             fabric.device if fabric.world_size == 1 else f"{fabric.world_size} processes, {fabric.device.type}",
         )
 
+    def _refuse_other_optimizer(self) -> None:
+        """Say that the state of one optimiser is of no use to another.
+
+        Raises:
+            UsageError: The run was begun with another.
+        """
+        began = self.progress.optimizer
+        if began not in {"", self.recipe.name}:
+            msg = f"this run was begun with {began}, and cannot go on with {self.recipe.name}"
+            raise UsageError(
+                msg, hint=f"leave optimizer out to go on, or begin a new run: model={self._weights('last')}"
+            )
+
     # -- one epoch ------------------------------------------------------------------------------------------------
 
     def _train_epoch(self, stop: Stop) -> dict[str, float]:
@@ -233,14 +191,20 @@ class Trainer:
             if progress.batch % self._look_every == 0 or progress.batch == len(self.loader):
                 progress.sums, progress.looked = self._finite(sums), progress.batch
             self._tell(self._step(batch))
-            if stop.asked and self.fabric.world_size == 1 and progress.batch < len(self.loader):
+            if self._asked(stop):
                 self._interrupt(sums)
         return {name: value / progress.batch for name, value in progress.sums.items()}
 
+    def _asked(self, stop: Stop) -> bool:
+        """Say whether to stop here; several processes ask each other only so often."""
+        together = self.progress.batch % _LOOK_EVERY == 0 or self.progress.batch == len(self.loader)
+        return stop.asked if self.fabric.world_size == 1 else together and self._agreed(stop)
+
     def _closes(self) -> bool:
-        """Say whether the epoch is one of the last; with ``time``, plans change, and what is closed stays so."""
-        near = self.progress.epoch >= self.options.epochs - self.options.close_mosaic
-        return near or (self.progress.closed and self.options.time is not None)
+        """Say whether the epoch is one of the last; plans change with ``time``: what late is closed stays so."""
+        progress, limit = self.progress, self.options.time
+        near = progress.epoch >= self.options.epochs - self.options.close_mosaic
+        return near or (progress.closed and limit is not None and progress.hours >= limit / 2)
 
     def _step(self, batch: TrainBatch) -> Step:
         """Return what is told of a batch: its objects, and the mean losses as of the last look at them."""
@@ -270,18 +234,21 @@ class Trainer:
     def _interrupt(self, sums: Mapping[str, torch.Tensor]) -> None:
         """Keep what is done, in the middle of an epoch, and stop."""
         self._refuse_spoiled()
+        self._share_waiting()
         self.progress.sums, self.progress.looked = self._finite(sums), self.progress.batch
         self.progress.hours = self._hours()
         self._checkpoint("last")
-        logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
+        self._say_stopped()
         raise KeyboardInterrupt
+
+    def _say_stopped(self) -> None:
+        if self.fabric.is_global_zero:
+            logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
 
     def _agreed(self, stop: Stop) -> bool:
         """Say whether the first process was asked to stop; all processes hear the same."""
         asked: bool = self.fabric.broadcast(stop.asked)
         stop.asked = asked
-        if asked and self.fabric.is_global_zero:
-            logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
         return asked
 
     def _together(self, due: bool) -> AbstractContextManager[Any]:  # noqa: FBT001 - one private caller
@@ -291,8 +258,13 @@ class Trainer:
         return self.fabric.no_backward_sync(self.model, enabled=not due)
 
     def _finite(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Return the sums as numbers; a loss that is not a number ends the run before it spoils a checkpoint."""
-        values = {name: float(value) for name, value in sums.items()}
+        """Return the sums as numbers, the mean of all processes; one that is not a number ends the run.
+
+        Raises:
+            ModelError: One is not, on any process.
+        """
+        means = self._shared_mean(torch.stack(list(sums.values())))
+        values = dict(zip(sums, means.tolist(), strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise self._not_a_number(f"the {bad[0]} loss is")
@@ -304,11 +276,18 @@ class Trainer:
         Raises:
             ModelError: Some are not: the loss may be one where its gradient is none.
         """
-        if not all(bool(value.isfinite().all()) for value in self.raw.state_dict().values()):
+        finite = torch.stack([value.isfinite().all() for value in self.raw.state_dict().values()]).all()
+        if self._shared_mean(finite.float()) < 1:
             raise self._not_a_number("weights are")
 
+    def _shared_mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean over all processes: where one fails, all do."""
+        return cast("torch.Tensor", self.fabric.all_reduce(value, reduce_op="mean"))
+
     def _not_a_number(self, what: str) -> ModelError:
-        hint = f"lower lr0 (now {self.recipe.lr:g}) or set amp=false"
+        hint = f"learn slower: optimizer={self.recipe.name} lr0={self.recipe.lr / 10:g}"
+        if self._half:
+            hint += "; or set amp=false"
         if self._weights("last").exists():
             hint += f"; the state before this epoch is in {self._weights('last')}"
         return ModelError(f"{what} not a number in epoch {self.progress.epoch + 1}", hint=hint)
@@ -330,8 +309,7 @@ class Trainer:
             return
         for parameter in self.raw.parameters():
             if parameter.grad is not None:
-                mean = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
-                parameter.grad.copy_(cast("torch.Tensor", mean))
+                parameter.grad.copy_(self._shared_mean(parameter.grad))
 
     def _finish_epoch(self, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """Write down what the epoch gave, then count it as done."""
@@ -356,12 +334,7 @@ class Trainer:
 
     def _over(self) -> bool:
         """Say whether all epochs are done, or more would be in vain."""
-        if self.progress.epoch >= self.options.epochs:
-            return True
-        if self._stands_still():
-            logger.info("stopping: no better than epoch %d", self.progress.best_epoch + 1)
-            return True
-        return False
+        return self.progress.epoch >= self.options.epochs or self._stands_still()
 
     def _stands_still(self) -> bool:
         """Say whether the fitness has not risen for as long as patience lasts."""
@@ -369,11 +342,13 @@ class Trainer:
         return bool(patience) and progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= patience
 
     def _fit_to_time(self) -> None:
-        """With ``time``, plan as many epochs as there is time for at the pace so far, and fit the schedule to them."""
+        """With ``time``, plan as many epochs as there is time for at the pace of the last, and fit the schedule."""
         done, hours, limit = self.progress.epoch, self.progress.hours, self.options.time
         if limit is None or not done:
             return
-        room = max(int((limit - hours) * done / max(hours, 1e-9)), 0)
+        ends = [0.0, *(row["time"] / 3600 for row in self.progress.rows)]
+        pace = statistics.median([end - begin for begin, end in pairwise(ends)][-_PACE:])
+        room = max(int((limit - hours) / max(pace, 1e-9)), 0)
         self.options = self.options.replace(epochs=done + room)
         self.schedule = Schedule.of(self.options, self.recipe, steps_per_epoch=len(self.loader))
         if not room:
@@ -430,64 +405,54 @@ class Trainer:
     def _restore(self, saved: Snapshot) -> None:
         self.raw.load_state_dict(saved.weights)
         self.ema.restore(saved.ema, saved.updates)
-        kinds = [set(state["param_groups"][0]) for state in (saved.optimizer, self.optimizer.state_dict())]
-        if kinds[0] != kinds[1]:
-            raise UsageError(f"this run was not begun with {self.recipe.name}", hint="leave optimizer out to go on")
-        self.optimizer.load_state_dict(dict(saved.optimizer))
-        self.fabric.strategy.precision.load_state_dict(dict(saved.precision))
+        self._restore_optimizer(saved.optimizer)
+        if self._half != bool(saved.precision):  # the gradients that wait are scaled, or are to be
+            if self.progress.pending:
+                lost = counted(self.progress.pending, "batch")
+                logger.warning("another amp than before: what %s gave before the stop is dropped", lost)
+            self.progress.pending = 0
+        elif self._half:
+            self.fabric.strategy.precision.load_state_dict(dict(saved.precision))
         for name, parameter in self.raw.named_parameters():
-            if name in saved.gradients:
+            if self.progress.pending and name in saved.gradients:
                 parameter.grad = saved.gradients[name].to(parameter.device)
-        rng.restore(saved.rng)
+        if self.fabric.is_global_zero:  # the others draw nothing but what each sample is seeded with
+            rng.restore(saved.rng)
+
+    def _restore_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Take over what an optimiser has learned, but not its options: those are the ones given now.
+
+        Raises:
+            UsageError: It was made for other parameters.
+        """
+        sizes = [
+            [len(group["params"]) for group in state["param_groups"]] for state in (saved, self.optimizer.state_dict())
+        ]
+        if sizes[0] != sizes[1]:
+            raise UsageError(f"freeze={self.options.freeze}: this run was begun with other layers frozen")
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(dict(saved))
+        for group, options in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(options)
+
+    @property
+    def _half(self) -> bool:
+        """Whether gradients are scaled, for half precision."""
+        return bool(self.fabric.strategy.precision.state_dict())
 
 
-class Stop:
-    """Turns the first Ctrl-C, or a polite end of the process, into a wish heard between batches.
-
-    An exception in the middle of a step would leave weights and optimiser at odds. A second Ctrl-C does raise.
-
-    Attributes:
-        asked: Whether to stop.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _hear(self, _number: int, _frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        logger.warning("stopping after this batch; once more to stop at once")
-
-
-def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> None:
-    """Leave the numbered layers, or the first so many, out of training.
-
-    Raises:
-        UsageError: There is no layer of that number.
-    """
-    if layers is None:
-        return
-    numbers = range(layers) if isinstance(layers, int) else layers
-    known = {int(name.split(".")[1]) for name, _ in module.named_parameters() if name.startswith("model.")}
-    beyond = [number for number in numbers if not 0 <= number <= max(known)]
-    if beyond:
-        msg = f"freeze={layers}: there is no layer {beyond[0]}; they are numbered 0..{max(known)}"
-        raise UsageError(msg)
-    prefixes = tuple(f"model.{number}." for number in numbers)
-    for name, parameter in module.named_parameters():
-        if name.startswith(prefixes):
-            parameter.requires_grad_(False)
+@contextlib.contextmanager
+def determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is what the context is about
+    """Have torch use deterministic algorithms where it has them, for as long as the training lasts."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.benchmark = not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -496,21 +461,14 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
-def keep_frozen_statistics(module: torch.nn.Module) -> None:
-    """Put normalisation layers whose weights are frozen in eval mode, so that their statistics stay too."""
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d) and not layer.weight.requires_grad:
-            layer.eval()
-
-
 def to_device(batch: TrainBatch, device: torch.device) -> dict[str, Any]:
     """Return a batch as tensors on the device; pictures in 0..1."""
 
     def move(array: Any) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(device, non_blocking=True)
+        if device.type != "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
 
     fields = ("batch_idx", "classes", "boxes", "masks", "has_mask")
     return {

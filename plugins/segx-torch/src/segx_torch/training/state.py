@@ -1,0 +1,85 @@
+"""Where a run stands, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands; with the weights and the optimiser, all there is to go on from.
+
+    Attributes:
+        epoch: The epoch under way, from 0.
+        size: Pictures of a batch, on all processes together.
+        batch: Batches of it that are done.
+        step: Batches done since the run began.
+        pending: Batches whose gradients wait for a step of the optimiser.
+        sums: Loss items summed over the epoch, as of the last look at them.
+        looked: Batches of the epoch that were done then.
+        best: The best fitness yet.
+        best_epoch: When it was; -1 before the first validation.
+        hours: Time spent.
+        closed: Whether the mosaic is closed.
+        optimizer: The optimiser the run began with.
+        rows: One row of figures for each finished epoch.
+    """
+
+    epoch: int = 0
+    size: int = 0
+    batch: int = 0
+    step: int = 0
+    pending: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    looked: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    hours: float = 0.0
+    closed: bool = False
+    optimizer: str = ""
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def rebatch(self, size: int) -> None:
+        """Go on with batches of another size: what is done of the epoch counts in these, and nothing is left out."""
+        done = self.batch
+        if self.size and size != self.size and done:
+            self.batch = done * self.size // size
+            self.sums = {name: value * self.batch / done for name, value in self.sums.items() if self.batch}
+            self.looked = self.batch
+        self.size = size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint holds of a run.
+
+    Attributes:
+        weights: State of the model that is trained.
+        ema: State of the average.
+        updates: How often the average was updated.
+        optimizer: State of the optimiser.
+        precision: State of the loss scaler.
+        rng: State of every random generator.
+        gradients: Gradients that wait for a step, by parameter.
+        progress: Where the run stands.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    ema: Mapping[str, torch.Tensor]
+    updates: int
+    optimizer: Mapping[str, Any]
+    precision: Mapping[str, Any]
+    rng: Mapping[str, Any]
+    gradients: Mapping[str, torch.Tensor]
+    progress: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, as ``torch.load(weights_only=True)`` takes them."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}

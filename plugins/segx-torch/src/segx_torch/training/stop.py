@@ -1,0 +1,39 @@
+"""Ctrl-C as a wish."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any, Self
+
+logger = logging.getLogger("segx.train")
+
+
+class Stop:
+    """Turns the first Ctrl-C, or a polite end of the process, into a wish heard between batches.
+
+    An exception in the middle of a step would leave weights and optimiser at odds. A second Ctrl-C does raise.
+
+    Attributes:
+        asked: Whether to stop.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, _number: int, _frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("stopping as soon as nothing is lost; once more to stop at once")
