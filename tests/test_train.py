@@ -641,6 +641,37 @@ def test_a_full_disk_loses_nothing(shapes: Path, design: Path, place: Path) -> N
     assert YOLO(last).train(resume=True, epochs=2).images == 4
 
 
+def test_a_table_that_somebody_keeps_open_does_not_end_the_run(
+    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from segx import files
+
+    write, refused = files.write_text, 0
+
+    def locked(path: Path, text: str) -> Path:
+        nonlocal refused
+        if path.name == "results.csv" and refused < 2:
+            refused += 1
+            raise DataError(f"{path}: cannot be written (Permission denied)")
+        return write(path, text)
+
+    monkeypatch.setattr(files, "write_text", locked)
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 2})
+    assert caplog.text.count("results.csv: cannot be written (Permission denied); the figures are in") == 2
+    assert Path("runs/segment/train/results.csv").read_text().count("\n") == 3
+
+
+def test_a_size_is_rounded_up_to_whole_strides(
+    shapes: Path, design: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = YOLO(design)
+    model.train(data=str(shapes), **{**QUICK, "epochs": 2, "imgsz": 50})
+    assert caplog.text.count("imgsz=50 is rounded up to 64: multiples of 32") == 1
+    best = YOLO("runs/segment/train/weights/best.pt")
+    assert best.metadata.imgsz == (64, 64)
+    assert best.val(rect=False, device="cpu", plots=False).images == 4
+
+
 def test_weights_for_another_task(place: Path, shapes: Path, design: Path) -> None:
     YOLO(design).save("segment.pt")
     weights = torch.load("segment.pt", weights_only=True)["weights"]

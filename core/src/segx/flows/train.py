@@ -18,9 +18,9 @@ from segx.flows.export import check, export
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain
-from segx.flows.val import measure, measure_into
+from segx.flows.val import measure, measure_into, tell_problems
 from segx.interfaces import TrainJob
-from segx.options import SessionOptions, TrainOptions, ValOptions
+from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
 from segx.processes import is_first_process
 from segx.words import counted
 
@@ -36,8 +36,6 @@ logger = logging.getLogger("segx.train")
 REMEMBERED = "train"
 """Where a checkpoint's settings hold the options it was trained with."""
 _FINGERPRINT = "fingerprint"
-_FIRST = 10
-"""Problems of the labels that are told one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
     if not data:
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
     named = bool(options.data)
-    options = options.replace(data=lasting(str(data)))
+    options = options.replace(data=lasting(str(data)), imgsz=whole_strides(options.imgsz, session.info.stride))
     if options.export is not None:
         check(session.info, options.export, registry=registry)
     splits = read_splits(options, fetch=named)
@@ -117,6 +115,14 @@ def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> Train
     return TrainOptions.parse({**{k: v for k, v in began.items() if k in known}, **options, "resume": path})
 
 
+def whole_strides(imgsz: int, stride: int) -> int:
+    """Return a size that models can take, and say so where it is another than the one asked for."""
+    side, _ = image_size(imgsz, stride)
+    if side != imgsz:
+        logger.warning("imgsz=%d is rounded up to %d: multiples of %d", imgsz, side, stride)
+    return side
+
+
 def lasting(data: str) -> str:
     """Return the name of a data set by which it is found from any folder: that of a file is made absolute."""
     path = Path(data).expanduser()
@@ -143,7 +149,7 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
     if wanted is not None and not wanted <= set(train.names):
         raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
     indices = range(max(math.ceil(options.fraction * len(train)), 1))
-    _tell_problems(train)
+    tell_problems(train.problems)
     for which, split, used in (("training", train, indices), ("validation", val, range(len(val)))):
         if not any(_counts(split, index, wanted) for index in used):
             of = "" if wanted is None else f" of classes {sorted(wanted)}"
@@ -271,13 +277,6 @@ def _for_data(session: ModelSession, splits: Splits, options: TrainOptions) -> t
 def _counts(dataset: Dataset, index: int, wanted: set[int] | None) -> bool:
     """Say whether a picture has an object to learn from."""
     return any(not truth.crowd and (wanted is None or truth.category in wanted) for truth in dataset[index].truths)
-
-
-def _tell_problems(dataset: Dataset) -> None:
-    for problem in dataset.problems[:_FIRST]:
-        logger.warning("%s", problem)
-    if len(dataset.problems) > _FIRST:
-        logger.warning("... and %d more; segx data check lists them all", len(dataset.problems) - _FIRST)
 
 
 def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:

@@ -145,7 +145,7 @@ class Record:
         written = () if self.drawings is None else self.drawings.done()
         if step.kind == "epoch":
             self._epoch = step.index + 1
-            written = (*written, self._write_row(self._run.folder, step.metrics))
+            written = (*written, *self._write_row(self._run.folder, step.metrics))
         self._registry.tell("step_ended", run=self._run, step=_with_files(step, written))
 
     def trained(self, rows: Sequence[Mapping[str, float]]) -> None:
@@ -157,7 +157,7 @@ class Record:
         self._lines.close()
         if self._run is None or self._run.folder is None:
             return
-        written: tuple[Path, ...] = (files.write_text(self._run.folder / "results.csv", as_csv(rows)),)
+        written = self._write_table(self._run.folder, rows)
         if self.drawings is not None:
             self.drawings.curves(rows, last=True)
             written = (*written, *self.drawings.close())
@@ -189,12 +189,20 @@ class Record:
         weights = self._options.resume.resolve().parent
         return weights.parent if weights.name == _WEIGHTS else None
 
-    def _write_row(self, folder: Path, row: Mapping[str, float]) -> Path:
+    def _write_row(self, folder: Path, row: Mapping[str, float]) -> tuple[Path, ...]:
         """Add the row of an epoch to the table; what an interrupted run had written of later epochs goes."""
         self._rows = [*(kept for kept in self._rows if kept["epoch"] < row["epoch"]), row]
         if self.drawings is not None:
             self.drawings.curves(self._rows)
-        return files.write_text(folder / "results.csv", as_csv(self._rows))
+        return self._write_table(folder, self._rows)
+
+    def _write_table(self, folder: Path, rows: Sequence[Mapping[str, float]]) -> tuple[Path, ...]:
+        """Write the table; a program that keeps it open, as spreadsheets do, does not end the run."""
+        try:
+            return (files.write_text(folder / "results.csv", as_csv(rows)),)
+        except DataError as error:
+            logger.warning("%s; the figures are in the checkpoint, and are written with the next epoch", error.message)
+            return ()
 
     def _counts(self) -> tuple[int, int]:
         return len(self._splits.indices), len(self._splits.val)

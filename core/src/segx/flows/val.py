@@ -60,7 +60,7 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
     named = bool(options.data)
     options = with_remembered(options, session.info.settings)
     dataset = open_dataset(str(options.data), options.split, images=options.images, registry=registry, fetch=named)
-    _tell_problems(dataset.problems)
+    tell_problems(dataset.problems)
     writes = options.plots or options.save_json or options.save_txt
     folder = None
     if writes:
@@ -280,7 +280,7 @@ class _Validation:
         if not self.measured:
             raise DataError(f"no picture of the data set can be read: {self.problems[0]}")
         speed = {stage: total / self.measured for stage, total in self.milliseconds.items()}
-        _tell_problems(self.problems)
+        tell_problems(self.problems)
         return self.evaluator.finish(speed=speed, problems=self.problems)
 
     def _decoding(self) -> Any:
@@ -417,7 +417,8 @@ def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").split())
 
 
-def _tell_problems(problems: Sequence[str]) -> None:
+def tell_problems(problems: Sequence[str]) -> None:
+    """Tell of the first problems of the data one by one, and how many more there are."""
     for problem in problems[:_FIRST]:
         logger.warning("%s", problem)
     if len(problems) > _FIRST:
