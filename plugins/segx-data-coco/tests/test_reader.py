@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 
+from segx import index_cache
 from segx.errors import DataError
 from segx.interfaces import DatasetSource
 from segx_data_coco.reader import CocoReader, image_folders
@@ -117,6 +120,14 @@ BAD = {
     "has no bbox, polygon or RLE": annotation(2, bbox=..., segmentation=[[1, 2]]),
     "is not a mapping": 7,
     "its segmentation is a str": annotation(2, segmentation="mask.png"),
+    "image [1] is not among the images": annotation(2, image_id=[1]),
+    "image True is not among the images": annotation(2, image_id=True),
+    "category {} is not among the categories": annotation(2, category_id={}),
+    "its bbox holds a number that is in no picture": annotation(2, bbox=[1, 2, 10**400, 4]),
+    "part 1: holds a number that is in no picture": annotation(2, segmentation=[[1, 2, 1e300, 4, 5, 6]]),
+    "its RLE cannot be read (counts are 5)": annotation(2, segmentation={"size": [40, 60], "counts": 5}),
+    "its iscrowd 'no' is neither 0 nor 1": annotation(2, iscrowd="no"),
+    "its area -1 cannot be one": annotation(2, area=-1),
 }
 
 
@@ -229,3 +240,89 @@ def test_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path) -> None:
     (index,) = own_cache.rglob("*.npz")
     index.write_bytes(b"PK damaged")
     assert len(read(path)[0].truths) == 1
+
+
+@pytest.mark.parametrize("number", [10**30, 2.5, True, None, [1]])
+def test_an_id_that_is_none_is_named_by_its_place(tmp_path: Path, number: Any) -> None:
+    dataset = read(write(tmp_path, [annotation(1), annotation(number), annotation(3)]))
+    assert [truth.id for truth in dataset[0].truths] == [1, 3]
+    (problem,) = dataset.problems
+    assert f"annotation no. 2: its id {number!r} is not a whole number of 64 bits" in problem
+
+
+@pytest.mark.parametrize("size", [(10**12, 60), (40, -1), ("40", "60"), (None, 60), (1 << 20, 1 << 20)])
+def test_a_size_that_is_none_is_told_and_taken_from_the_picture(tmp_path: Path, size: tuple[Any, Any]) -> None:
+    image = {"id": 1, "file_name": "one.png", "height": size[0], "width": size[1]}
+    dataset = read(write(tmp_path, [annotation()], images=[image]))
+    assert dataset[0].shape == (40, 60)
+    assert "image 1: height" in dataset.problems[0]
+
+
+def test_a_picture_of_unknown_size_that_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": name} for number, name in enumerate(("one.png", "two.png"), start=1)]
+    path = write(tmp_path, [annotation(1), annotation(2, image_id=2)], images=images)
+    (tmp_path / "two.png").write_text("no picture")
+    dataset = read(path)
+    assert [(sample.id, [truth.id for truth in sample.truths]) for sample in dataset] == [(1, [1])]
+    assert "two.png: the size of the picture cannot be read" in dataset.problems[0]
+    (tmp_path / "one.png").write_text("no picture")
+    with pytest.raises(DataError, match="none of its pictures can be read"):
+        read(path)
+
+
+def test_rle_that_does_not_fill_a_picture_of_unknown_size_is_left_out(tmp_path: Path) -> None:
+    frames = [{"size": [40, 60], "counts": [200, 100, 2100]}, {"size": [40, 61], "counts": [200, 100, 2140]}]
+    annotations = [annotation(n, segmentation=frame, bbox=...) for n, frame in enumerate(frames, start=1)]
+    dataset = read(write(tmp_path, annotations, images=[{"id": 1, "file_name": "one.png"}]))
+    assert [(truth.id, truth.box) for truth in dataset[0].truths] == [(1, (5, 0, 3, 40))]
+    assert "annotation 2: its RLE does not fill 40 x 60 pixels" in dataset.problems[0]
+
+
+ODD = [
+    *(None, True, "", "x", "a\0b", "\ud800", "y" * 5000, [], {}, -1, 1.5, math.inf, math.nan, 10**12, 10**30, 10**400),
+    *(1e300, [1], [[1]], [[[1]]], [10**400] * 8, [1e300] * 8, [None] * 8, [math.nan] * 8, [[1, 2, 3, 4, 5, 6]] * 2),
+    {"size": [40, 60], "counts": [2400]},
+]
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the way to every value of a JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(inner for key, item in items for inner in places(item, (*place, key)))]
+
+
+def test_no_value_whatever_breaks_more_than_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put every odd value in every place: the file is refused in one line, or what it costs is told."""
+    annotations = [
+        annotation(1, segmentation=[*SQUARE, [1.5, 1, 3, 1, 3, 3]]),
+        annotation(2, segmentation={"size": [40, 60], "counts": [200, 100, 2100]}, image_id=2, bbox=..., iscrowd=1),
+        annotation(3, segmentation=..., area=...),
+    ]
+    images = [{"id": 1, "file_name": "one.png", "height": 40, "width": 60}, {"id": 2, "file_name": "two.png"}]
+    path = write(tmp_path, annotations, images=images)
+    cv2.imwrite(str(tmp_path / "two.png"), np.zeros((40, 60, 3), np.uint8))
+    whole = json.loads(path.read_text())
+    monkeypatch.setattr(index_cache, "store", lambda *_: None)  # a thousand files to read once
+    tried = refused = told = kept = 0
+    for place in places(whole)[1:]:
+        for odd in ODD:
+            content = copy.deepcopy(whole)
+            inner = content
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = odd
+            path.write_text(json.dumps(content))
+            tried += 1
+            try:
+                dataset = read(path)
+            except DataError as error:
+                refused += error.message.count("\n") == 0
+                continue
+            boxes = [truth.box for sample in dataset for truth in sample.truths]
+            assert np.isfinite(boxes).all()
+            assert len(boxes) == 3 or dataset.problems or (place, odd) == (("annotations",), []), (place, odd)
+            told += bool(dataset.problems)
+            kept += not dataset.problems
+    assert refused + told + kept == tried
+    assert refused > 100
+    assert told > 500

@@ -6,7 +6,7 @@ import math
 import reprlib
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -98,16 +98,16 @@ class AnnotationColumns:
         box = _box(annotation.get("bbox"))
         segmentation = annotation.get("segmentation") or []
         parts: Sequence[array[float]] = ()
-        counts = b""
+        counts, frame = b"", (0, 0)
         if isinstance(segmentation, dict):
-            counts = _counts(segmentation, self._sizes[picture])
+            counts, frame = _counts(segmentation, self._sizes[picture])
         elif isinstance(segmentation, list):
             parts = self._polygons(segmentation, called)
         else:
             msg = f"its segmentation is a {type(segmentation).__name__}"
             raise _BadError(msg)
         if box is None:
-            box = _box_of(parts, counts, self._sizes[picture])
+            box = _box_of(parts, counts, frame)
         if box is None or box[2] <= 0 or box[3] <= 0:
             msg = "has no bbox, polygon or RLE that holds" if box is None else "its box is empty"
             raise _BadError(msg)
@@ -187,7 +187,7 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def is_id(value: Any) -> bool:
+def is_id(value: Any) -> TypeGuard[int]:
     """Say whether a value is a whole number of 64 bits."""
     return type(value) is int and value in _IDS
 
@@ -251,8 +251,8 @@ def _box(bbox: Any) -> tuple[float, float, float, float] | None:
     return float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
 
 
-def _counts(segmentation: dict[str, Any], size: list[int]) -> bytes:
-    """Return the compressed counts of an RLE, compressed or plain, that fills its picture."""
+def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple[int, int]]:
+    """Return the compressed counts of an RLE, compressed or plain, that fills its picture; its height and width."""
     try:
         counts = rle.counts_of(_run_lengths(segmentation["counts"]))
         height, width = (int(value) for value in segmentation["size"])
@@ -274,7 +274,7 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> bytes:
     if not counts[1::2].any():
         msg = "its RLE is empty"
         raise _BadError(msg)
-    return rle.compress(counts)
+    return rle.compress(counts), (height, width)
 
 
 def _run_lengths(counts: Any) -> Any:
@@ -285,14 +285,14 @@ def _run_lengths(counts: Any) -> Any:
 
 
 def _box_of(
-    parts: Sequence[Sequence[float]], counts: bytes, size: list[int]
+    parts: Sequence[Sequence[float]], counts: bytes, frame: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
     """Return the box of polygons or of an RLE, for an annotation that has none."""
     if parts:
         x = [value for part in parts for value in part[0::2]]
         y = [value for part in parts for value in part[1::2]]
         return min(x), min(y), max(x) - min(x), max(y) - min(y)
-    if counts and size[0]:
-        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(counts), size[0], size[1])
+    if counts:
+        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(counts), *frame)
         return float(left), float(top), float(bitmap.shape[1]), float(bitmap.shape[0])
     return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _LAYOUT = "coco/2"
 """Part of every key in the cache; changed whenever what is stored changes."""
 _LARGEST_CATEGORY = 1 << 31
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,7 +177,7 @@ def _categories(categories: list[Any], path: Path) -> tuple[list[int], list[str]
     found: dict[int, str] = {}
     for position, item in enumerate(categories, start=1):
         number, name = (item.get("id"), item.get("name")) if isinstance(item, dict) else (None, None)
-        if not is_id(number) or abs(number) > _LARGEST_CATEGORY or not name or not isinstance(name, str | int):
+        if not is_id(number) or abs(number) > _LARGEST_CATEGORY or not (_is_text(name) or is_id(name)):
             raise DataError(f"{path}: category no. {position} has no id or no name ({shown(item)})")
         if number in found:
             raise DataError(f"{path}: two categories have the id {number}")
@@ -193,7 +195,7 @@ def _pictures(images: list[Any], path: Path) -> tuple[list[str], list[int | str]
     problems = []
     for position, item in enumerate(images, start=1):
         number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
-        if not (is_id(number) or isinstance(number, str)) or not name or not isinstance(name, str) or "\0" in name:
+        if not (is_id(number) or _is_text(number)) or not _is_text(name):
             problems.append(f"image no. {position}: has no id or no file_name")
         elif number in ids:
             problems.append(f"image {number}: the id is there twice")
@@ -210,6 +212,11 @@ def _pictures(images: list[Any], path: Path) -> tuple[list[str], list[int | str]
     if not files:
         raise DataError(f"{path} names no pictures")
     return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Say whether a value is a text that can name a file and be written down: JSON can hold halves of characters."""
+    return isinstance(value, str) and bool(value) and "\0" not in value and not _HALVES.search(value)
 
 
 def _is_size(height: Any, width: Any) -> bool:
@@ -234,7 +241,7 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
         files, ids, sizes = [files[i] for i in there], [ids[i] for i in there], sizes[there]
     if not files:
         raise DataError(f"{read.path}: none of its pictures can be read", hint=problems[-1])
-    table, wrong = _with_fitting_masks(table, sizes)
+    table, wrong = _with_fitting_masks(table, sizes, read.sizes[there, 0] == 0)
     problems += [f"{read.path}: {reason}" for reason in wrong]
     paths = [folder / name for name in files]
     names, numbers, category_ids = _numbering(read, source)
@@ -286,11 +293,13 @@ def _known_sizes(folder: Path, read: CocoFile, there: Sequence[int]) -> tuple[ND
     return filled, unreadable
 
 
-def _with_fitting_masks(table: TruthTable, sizes: NDArray[np.int32]) -> tuple[TruthTable, list[str]]:
-    """Leave out objects whose RLE does not fill their picture: known only now where the JSON says no size."""
+def _with_fitting_masks(
+    table: TruthTable, sizes: NDArray[np.int32], unsaid: NDArray[np.bool_]
+) -> tuple[TruthTable, list[str]]:
+    """Leave out RLE that does not fill its picture: known only now where the JSON does not say the picture's size."""
     picture = np.repeat(np.arange(len(sizes)), np.diff(table.rows))
     keep, wrong = np.ones(len(table), np.bool_), []
-    for row in np.flatnonzero(np.diff(table.runs)).tolist():
+    for row in np.flatnonzero((np.diff(table.runs) > 0) & unsaid[picture]).tolist():
         height, width = sizes[picture[row]].tolist()
         counts = rle.counts_of(table.counts[table.runs[row] : table.runs[row + 1]].tobytes())
         if counts.sum() != height * width:
