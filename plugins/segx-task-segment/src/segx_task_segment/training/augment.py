@@ -1,8 +1,13 @@
 """Mosaic, affine and perspective warps, copy-paste, mix-up and colour: one random generator a sample.
 
-All geometry of a sample (tile placement, letterbox, random warp, flips) is one 3 x 3 matrix for each tile, so every
-picture is resampled once and the points of its objects are moved by the very same matrix.
-Defaults and order: section 5 of the recipe (mosaic, copy-paste, perspective, mix-up, colour, flips).
+The order is: mosaic (or letterbox), warp and flips; objects that are hardly visible go; copy-paste; mix-up of two such
+pictures; colour. All geometry of a sample (tile placement, letterbox, random warp, flips) is one 3 x 3 matrix for each
+tile, so every picture is resampled once and the points of its objects are moved by the very same matrix.
+
+The recipe of YOLOv8 names another order: mosaic, copy-paste, warp, mix-up, colour, flips. Flips come to the same before
+mix-up as after it, as both pictures are flipped alike, and before colour as after it. Copy-paste, done here on the
+finished picture, mirrors objects about its middle instead of about the middle of the canvas, which the warp then moves
+there, up to its random shift; what is not visible is not pasted, and mirrored copies stand as upright as their models.
 """
 
 from __future__ import annotations
@@ -38,6 +43,11 @@ class Picture:
 
     image: Image
     shapes: Shapes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self.image.nbytes + self.shapes.nbytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +125,10 @@ def augment(
         settings: How strongly to change it.
         rng: The sample's own generator: the same generator gives the same picture.
     """
-    result = _compose(first, other, size, settings, rng)
+    result, flip = _compose(first, other, size, settings, rng)
     if settings.mixup and rng.random() < settings.mixup:
         blend = rng.beta(32.0, 32.0)
-        second = _compose(other(), other, size, settings, rng)
+        second, _ = _compose(other(), other, size, settings, rng, flip=flip)
         image = np.asarray(cv2.addWeighted(result.image, blend, second.image, 1 - blend, 0.0), np.uint8)
         result = Augmented(image=image, objects=(*result.objects, *second.objects))
     return Augmented(image=jitter_colour(result.image, settings, rng), objects=result.objects)
@@ -130,13 +140,17 @@ def _compose(
     size: tuple[int, int],
     settings: Augmentation,
     rng: np.random.Generator,
-) -> Augmented:
-    """Place the tiles, warp them once and draw their objects."""
+    *,
+    flip: Matrix | None = None,
+) -> tuple[Augmented, Matrix]:
+    """Place the tiles, warp them once and draw their objects; flip as told, or at random and say how."""
     if settings.mosaic and rng.random() < settings.mosaic:
         tiles, canvas = _mosaic([first, other(), other(), other()], size, rng)
     else:
         tiles, canvas = [(first, letterbox_matrix(first.image.shape[:2], size))], size
-    warp = _flip(size, settings, rng) @ random_warp(canvas, size, settings, rng)
+    if flip is None:
+        flip = _flip(size, settings, rng)
+    warp = flip @ random_warp(canvas, size, settings, rng)
     image = np.empty((*size, 3), np.uint8)
     image.fill(PAD)
     parts = []
@@ -154,7 +168,9 @@ def _compose(
         if item is not None and _worth_keeping(item, sides * limit)
     )
     result = Augmented(image=image, objects=objects)
-    return copy_paste(result, settings.copy_paste, rng) if settings.copy_paste else result
+    if settings.copy_paste:
+        result = copy_paste(result, settings.copy_paste, rng)
+    return result, flip
 
 
 def _mosaic(
@@ -308,11 +324,14 @@ def _sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _worth_keeping(item: Placed, before: NDArray[np.float64]) -> bool:
-    """Keep objects wider and higher than 2 px, no thinner than 1:100, with over 1 % of their box still visible."""
+    """Keep objects wider and higher than 2 px, no thinner than 1:100, with enough of their box still visible.
+
+    Enough is over 1 %, or over 10 % where only the box is known: little of a box need not show any of the object.
+    """
     width, height = item.box[2] - item.box[0], item.box[3] - item.box[1]
     if width <= 2 or height <= 2 or max(width / height, height / width) >= 100:
         return False
-    return width * height > 0.01 * float(before[0]) * float(before[1])
+    return width * height > (0.01 if item.has_mask else 0.10) * float(before[0]) * float(before[1])
 
 
 def copy_paste(picture: Augmented, fraction: float, rng: np.random.Generator) -> Augmented:

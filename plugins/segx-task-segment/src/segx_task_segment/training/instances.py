@@ -61,6 +61,11 @@ class Shapes:
             has_mask=np.ones(len(rings), bool) if has_mask is None else np.asarray(has_mask, dtype=bool),
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(each.nbytes for each in (self.classes, self.points, self.starts, self.owners, self.has_mask))
+
     def transform(self, matrix: NDArray[np.float64]) -> Shapes:
         """Return the objects moved by a 3 x 3 matrix (x right, y down, homogeneous)."""
         homogeneous = self.points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]
@@ -205,6 +210,25 @@ def fill(rings: Sequence[Points], left: int, top: int, width: int, height: int) 
     small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     bitmap: NDArray[np.uint8] = (small >= 128).view(np.uint8)
     return bitmap
+
+
+def union(rings: Sequence[Points], size: tuple[int, int]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return the pixels that any of some rings encloses, as the bitmap of their common box, and its offset (x, y).
+
+    Args:
+        rings: Each filled by itself: where two overlap, both hold.
+        size: (height, width) of the picture; what lies outside is cut off.
+    """
+    low = np.maximum(np.floor(np.min([ring.min(0) for ring in rings], axis=0)), 0).astype(int)
+    high = np.minimum(np.ceil(np.max([ring.max(0) for ring in rings], axis=0)), size[::-1]).astype(int)
+    (left, top), (width, height) = low.tolist(), np.maximum(high - low, 0).tolist()
+    bitmap = np.zeros((height, width), np.uint8)
+    for item in place(Shapes.from_rings([0] * len(rings), [[ring] for ring in rings]), size):
+        if item is not None:
+            rows, columns = item.bitmap.shape
+            window = bitmap[item.top - top : item.top - top + rows, item.left - left : item.left - left + columns]
+            np.maximum(window, item.bitmap, out=window)
+    return bitmap, (left, top)
 
 
 def trace(bitmap: NDArray[np.uint8], left: int, top: int) -> list[Points]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -18,17 +19,20 @@ import cv2
 import numpy as np
 
 from segx import rle
-from segx.errors import DataError
+from segx.errors import DataError, UsageError
+from segx.flows.pipeline import cores
 from segx.interfaces import TrainBatch
 from segx.options import image_size
 from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
-from segx_task_segment.training.instances import Placed, Shapes, fill, trace
+from segx_task_segment.training.instances import Placed, Shapes, trace, union
 from segx_task_segment.training.reading import (
     DEFAULT_BYTES,
-    PictureReader,
+    DiskCache,
+    MemoryCache,
     disk_has_room,
     memory_limit,
     needed_bytes,
+    read_for_training,
 )
 
 if TYPE_CHECKING:
@@ -88,20 +92,33 @@ class LoaderSettings:
     single_class: bool = False
     classes: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse masks that would not cover the picture.
+
+        Raises:
+            UsageError: The sides of pictures, multiples of ``stride``, are no multiples of ``mask_ratio``.
+        """
+        if self.stride % self.mask_ratio:
+            fitting = [str(ratio) for ratio in range(1, self.stride + 1) if not self.stride % ratio]
+            msg = f"mask_ratio={self.mask_ratio} does not divide the sides of pictures, multiples of {self.stride}"
+            raise UsageError(msg, hint=f"use one of {', '.join(fitting)}")
+
 
 class Pictures:
     """The used part of a data set: each picture with its objects, by its position.
 
     In the place of a picture that cannot be read comes the next one that can, and people are told once.
+    What was used last is kept, pictures and objects together, within the limit of memory.
     """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings) -> None:
         self._dataset = dataset
         self._indices = indices
         self._settings = settings
-        self._reader = PictureReader(dataset, settings.imgsz, limit=settings.cache_bytes, disk=settings.cache_disk)
-        self._shapes: dict[int, Shapes] = {}
+        self._memory: MemoryCache[Picture] = MemoryCache(settings.cache_bytes)
+        self._disk = DiskCache(settings.imgsz) if settings.cache_disk else None
         self._bad: set[int] = set()
+        self._telling = threading.Lock()
 
     def __getitem__(self, position: int) -> Picture:
         """Return the picture at a position, its long side scaled to training size.
@@ -114,26 +131,28 @@ class Pictures:
             if index in self._bad:
                 continue
             try:
-                image = self._reader[index]
+                return self._picture(index)
             except DataError as error:
                 self._leave_out(index, error)
-                continue
-            return Picture(image=image, shapes=self._objects(index, image))
         msg = "none of the training pictures can be read"
         raise DataError(msg, hint="segx data check lists every such file")
 
-    def _leave_out(self, index: int, error: DataError) -> None:
-        if index not in self._bad:
-            self._bad.add(index)
-            logger.warning("%s; it is left out", error.message)
+    def _picture(self, index: int) -> Picture:
+        picture = self._memory.get(index)
+        if picture is None:
+            sample = self._dataset[index]
+            image = self._disk.read(sample) if self._disk else read_for_training(sample, self._settings.imgsz)
+            one, classes = self._settings.single_class, self._settings.classes
+            picture = Picture(image=image, shapes=shapes_of(sample, image.shape[:2], classes, single_class=one))
+            self._memory.put(index, picture)
+        return picture
 
-    def _objects(self, index: int, image: Image) -> Shapes:
-        shapes = self._shapes.get(index)
-        if shapes is None:
-            shapes = self._shapes[index] = shapes_of(
-                self._dataset[index], image.shape[:2], self._settings.classes, single_class=self._settings.single_class
-            )
-        return shapes
+    def _leave_out(self, index: int, error: DataError) -> None:
+        with self._telling:
+            if index in self._bad:
+                return
+            self._bad.add(index)
+        logger.warning("%s; it is left out", error.message)
 
 
 def shapes_of(
@@ -168,8 +187,8 @@ def outline_of(truth: Truth, shape: tuple[int, int]) -> list[NDArray[np.float32]
         return trace(bitmap.view(np.uint8), left, top) if bitmap.size else []
     rings = [polygon.astype(np.float32) for polygon in truth.polygons]
     if len(rings) > 1 and _boxes_meet(rings):
-        height, width = shape
-        return trace(np.maximum.reduce([fill([ring], 0, 0, width, height) for ring in rings]), 0, 0)
+        pixels, (left, top) = union(rings, shape)
+        return trace(pixels, left, top) if pixels.size else []
     return rings
 
 
@@ -393,6 +412,7 @@ def make_loader(
     """Return the loader of one process for what a user asked for."""
     used = dataset.shapes() if indices is None else dataset.shapes()[list(indices)]
     needed = needed_bytes(used, options.imgsz) if options.cache else 0
+    sharing = processes_here(world)
     augmentation = Augmentation(**{item.name: getattr(options, item.name) for item in fields(Augmentation)})
     settings = LoaderSettings(
         imgsz=image_size(options.imgsz, stride)[0],
@@ -402,14 +422,20 @@ def make_loader(
         mask_ratio=options.mask_ratio,
         overlap=options.overlap_mask,
         seed=options.seed,
-        workers=min(options.workers, os.cpu_count() or 1),
+        workers=min(options.workers, max(cores() // sharing, 1)),
         rect=options.rect,
         multi_scale=options.multi_scale,
         rank=rank,
         world=world,
-        cache_bytes=memory_limit(needed) if options.cache in {True, "ram"} else DEFAULT_BYTES,
+        cache_bytes=memory_limit(needed, sharing=sharing) if options.cache in {True, "ram"} else DEFAULT_BYTES,
         cache_disk=options.cache == "disk" and disk_has_room(needed),
         single_class=options.single_cls,
         classes=options.classes,
     )
     return TrainLoader(dataset, settings, indices=indices)
+
+
+def processes_here(world: int) -> int:
+    """Return how many of a run's processes share this machine: as torchrun says, else all of them."""
+    stated = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(int(stated), world) if stated.isdecimal() and int(stated) else world

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Dataset, Sample
+    from segx.interfaces import Sample
 
     Image = NDArray[np.uint8]
 
@@ -54,8 +54,19 @@ def read_for_training(sample: Sample, imgsz: int) -> Image:
     return image
 
 
-class MemoryCache:
-    """Keeps the pictures used last, within a limit of memory.
+class Sized(Protocol):
+    """Something that knows how much memory it takes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+
+
+Item = TypeVar("Item", bound=Sized)
+
+
+class MemoryCache(Generic[Item]):
+    """Keeps what was used last, within a limit of memory.
 
     Args:
         limit: Bytes.
@@ -63,26 +74,26 @@ class MemoryCache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._items: OrderedDict[int, Item] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, index: int) -> Image | None:
-        """Return a picture if it is here."""
+    def get(self, index: int) -> Item | None:
+        """Return an item if it is here."""
         with self._lock:
-            image = self._images.get(index)
-            if image is not None:
-                self._images.move_to_end(index)
-            return image
+            item = self._items.get(index)
+            if item is not None:
+                self._items.move_to_end(index)
+            return item
 
-    def put(self, index: int, image: Image) -> None:
-        """Keep a picture; those not used for longest go."""
+    def put(self, index: int, item: Item) -> None:
+        """Keep an item; those not used for longest go."""
         with self._lock:
-            if index not in self._images:
-                self._images[index] = image
-                self._bytes += image.nbytes
-            while self._bytes > self._limit and len(self._images) > 1:
-                _, dropped = self._images.popitem(last=False)
+            if index not in self._items:
+                self._items[index] = item
+                self._bytes += item.nbytes
+            while self._bytes > self._limit and len(self._items) > 1:
+                _, dropped = self._items.popitem(last=False)
                 self._bytes -= dropped.nbytes
 
 
@@ -141,50 +152,25 @@ def _load(path: Path) -> Image | None:
     return image if image.dtype == np.uint8 and image.ndim == 3 else None
 
 
-class PictureReader:
-    """Gives the pictures of a data set at training size.
-
-    Args:
-        dataset: Where they come from.
-        imgsz: Their long side.
-        limit: Bytes of memory for those read last.
-        disk: Keep all of them on the disk too.
-    """
-
-    def __init__(self, dataset: Dataset, imgsz: int, *, limit: int = DEFAULT_BYTES, disk: bool = False) -> None:
-        self._dataset = dataset
-        self._imgsz = imgsz
-        self._memory = MemoryCache(limit)
-        self._disk = DiskCache(imgsz) if disk else None
-
-    def __getitem__(self, index: int) -> Image:
-        """Return the picture of a sample.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        image = self._memory.get(index)
-        if image is None:
-            sample = self._dataset[index]
-            image = read_for_training(sample, self._imgsz) if self._disk is None else self._disk.read(sample)
-            self._memory.put(index, image)
-        return image
-
-
 def needed_bytes(shapes: NDArray[np.int32], imgsz: int) -> int:
     """Return how much memory pictures of these heights and widths take at training size."""
     sides = shapes.astype(np.float64)
     return int((imgsz * imgsz * 3 * sides.min(axis=1) / sides.max(axis=1)).sum())
 
 
-def memory_limit(needed: int) -> int:
-    """Return the limit of a cache for all pictures; where memory is short, the usual one, and say so."""
+def memory_limit(needed: int, *, sharing: int = 1) -> int:
+    """Return the limit of a cache for all pictures; where memory is short, the usual one, and say so.
+
+    Args:
+        needed: Bytes of all pictures.
+        sharing: Processes on this machine that keep as much each.
+    """
     free = _free_memory()
-    if free is None or needed <= _MARGIN * free:
+    if free is None or needed * sharing <= _MARGIN * free:
         return max(2 * needed, DEFAULT_BYTES)
     logger.warning(
         "cache=ram would take %s of %s that are free: only the pictures used last are kept; cache=disk keeps all",
-        *map(_size, (needed, free)),
+        *map(_size, (needed * sharing, free)),
     )
     return DEFAULT_BYTES
 
