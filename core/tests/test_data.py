@@ -6,8 +6,12 @@ import functools
 import hashlib
 import io
 import logging
+import subprocess
+import sys
 import threading
+import time
 import zipfile
+from contextlib import ExitStack
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ import pytest
 
 from segx import data
 from segx.data import find_reader, find_split, locate, read_definition, shipped_names
+from segx.downloads import only_one
 from segx.errors import DataError
 from segx.specs import DatasetFormatSpec
 
@@ -196,6 +201,81 @@ def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> 
         find_split(yaml, "train")
 
 
+WAIT_AND_FIND = """
+import logging, os, pathlib, sys, time
+from segx.data import find_split
+logging.basicConfig(level=logging.INFO)
+yaml, go = map(pathlib.Path, sys.argv[1:])
+pathlib.Path(f"{go}-ready-{os.getpid()}").touch()
+while not go.exists():
+    time.sleep(0.002)
+(images,) = find_split(yaml).entries
+print(len(list(images.iterdir())), len(list((images.parent / "labels").iterdir())))
+"""
+
+
+def test_processes_that_need_the_same_data_at_once_get_them_whole_and_once(tmp_path: Path, address: str) -> None:
+    """Like the ranks of a run under torchrun."""
+    count = 800
+    files = {f"tiny/{kind}/{number}.txt": "a" for kind in ("images", "labels") for number in range(count)}
+    (tmp_path / "served" / "tiny.zip").write_bytes(archive(files))
+    yaml = write(tmp_path / "sets", f"path: tiny\nval: images\ndownload: {address}/tiny.zip\n")
+    go = tmp_path / "go"
+    command = [sys.executable, "-c", WAIT_AND_FIND, str(yaml), str(go)]
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("go-ready-*"))) < len(ranks) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    go.touch()
+    ended = [rank.communicate(timeout=60) for rank in ranks]
+    assert [out.split() for out, _ in ended] == [[str(count)] * 2] * len(ranks)
+    assert "".join(err for _, err in ended).count("is not there; downloading") == 1
+    assert sorted(path.name for path in (tmp_path / "sets" / "tiny").iterdir()) == ["images", "labels"]
+
+
+def test_who_waited_for_the_data_of_another_does_not_fetch_them_again(tmp_path: Path, address: str) -> None:
+    """The other process holds the lock, unpacks and goes; nothing is served, so asking for it would fail."""
+    yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: {address}/nothing.zip\n")
+    images = tmp_path / "tiny" / "images"
+    images.parent.mkdir()
+
+    def arrive() -> None:
+        time.sleep(0.3)
+        images.mkdir()
+        time.sleep(0.2)
+        (images / "a.txt").touch()
+        holding.close()
+
+    holding = ExitStack()
+    holding.enter_context(only_one(tmp_path / "tiny" / data._LOCK))
+    other = threading.Thread(target=arrive)
+    other.start()
+    assert [path.name for path in find_split(yaml).entries[0].iterdir()] == ["a.txt"]
+    other.join()
+
+
+def test_a_look_between_two_moves_of_another_process_waits(tmp_path: Path, address: str) -> None:
+    yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: {address}/nothing.zip\n")
+    (tmp_path / "tiny" / "images").mkdir(parents=True)
+    holding = ExitStack()
+    holding.enter_context(only_one(tmp_path / "tiny" / data._LOCK))
+    timer = threading.Timer(0.4, lambda: ((tmp_path / "tiny" / "labels").mkdir(), holding.close()))
+    timer.start()
+    find_split(yaml)
+    assert (tmp_path / "tiny" / "labels").exists()
+    timer.join()
+
+
+def test_archives_of_one_name_from_two_addresses_are_kept_apart(tmp_path: Path, address: str) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "served" / name).mkdir()
+    (tmp_path / "served" / "one" / "val.zip").write_bytes(archive({"../a": ""}))
+    (tmp_path / "served" / "two" / "val.zip").write_bytes(archive({"images/b.txt": ""}))
+    with pytest.raises(DataError, match="would leave its folder"):
+        find_split(write(tmp_path / "1", f"val: images\ndownload: {address}/one/val.zip\n"))
+    assert find_split(write(tmp_path / "2", f"val: images\ndownload: {address}/two/val.zip\n")).entries[0].is_dir()
+
+
 @pytest.mark.parametrize("name", ["../outside.txt", "/absolute.txt", "a/../../outside.txt", "..\\outside.txt"])
 def test_an_archive_that_would_leave_its_folder_is_not_unpacked(tmp_path: Path, name: str) -> None:
     path = tmp_path / "evil.zip"
@@ -242,3 +322,46 @@ def test_one_split_is_of_one_format(tmp_path: Path) -> None:
 def test_images_must_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such folder"):
         find_split(write(tmp_path, "{}", "a.json"), images=tmp_path / "gone")
+
+
+ODD = [
+    *("null", "true", "''", "x", "[]", "[[]]", "{}", "{a: 1}", "-1", "1.5", "0", ".inf", ".nan", "1" + "0" * 30),
+    *("'a\\0b'", '"a\\0b"', "~nobody-of-this-name", "[null]", "[1, [2]]", "{.inf: a}", "{x: a}", "{0: [a]}", "[true]"),
+    *("2024-13-45", "!!bool x", "!!timestamp x", "!!int ''", "1" * 5000, "&a [*a]", "http://[", "[http://x/, 5]"),
+    *("{url: 'http://x/a', size: x}", "{url: 'http://x/a', sha256: 5}", "{url: 'http://x/a', splits: 5}"),
+    *("{url: 'http://x/a', into: 5}", "{url: 'http://x/a', provides: [a]}", "{url: 5}", "1000000000"),
+]
+
+
+@pytest.mark.parametrize("key", ["path", "val", "names", "nc", "download", "extra"])
+@pytest.mark.parametrize("value", ODD)
+def test_no_value_whatever_breaks_out_of_a_yaml(
+    tmp_path: Path, key: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGX_OFFLINE", "1")
+    (tmp_path / "images").mkdir()
+    lines = {"val": "images", "names": "[a, b]", key: value}
+    path = write(tmp_path, "".join(f"{name}: {text}\n" for name, text in lines.items()))
+    problem = ""
+    try:
+        found = find_split(path)
+    except DataError as error:
+        problem = error.message
+        assert str(path) in problem or "is not here and SEGX_OFFLINE" in problem
+    else:
+        assert found.names is None or list(found.names) == list(range(len(found.names)))
+        assert all(isinstance(name, str) for name in (found.names or {}).values())
+    assert len(problem.splitlines()) <= 1
+    assert len(problem) < len(str(path)) + 200
+
+
+def test_what_a_download_says_of_itself_is_checked(tmp_path: Path) -> None:
+    for entry, message in {
+        "size: -5": "size -5 is not a number of bytes",
+        "sha256: abc": "sha256 'abc' is not 64 hexadecimal digits",
+        "splits: [trian]": r"splits \['trian'\] are not some of train, val, test",
+        "into: ../x": "into '../x' would leave",
+        "provides: /etc": "provides '/etc' would leave",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            find_split(write(tmp_path, f"val: images\ndownload: [{{url: 'http://x/a.zip', {entry}}}]\n"))

@@ -7,8 +7,11 @@ Which format holds a split is found for each split, so that one YAML may train o
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
+import reprlib
 import shutil
 import tempfile
 import urllib.parse
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
+from segx.downloads import fetch, lock_of, only_one
 from segx.errors import DataError, did_you_mean
 from segx.interfaces import DatasetSource
 from segx.paths import cache_folder
@@ -36,6 +40,9 @@ SPLITS = ("train", "val", "test")
 _YAML = {".yaml", ".yml"}
 _SHIPPED = Path(__file__).parent / "datasets"
 _LONGEST_YAML = 8 << 20
+_MOST_CLASSES = 1 << 20
+_LOCK = ".segx-download"
+"""What is held, in a data set's folder, from looking for its parts until they are unpacked."""
 
 
 class Formats(Protocol):
@@ -166,7 +173,7 @@ def locate(data: str | Path) -> Path:
     Raises:
         DataError: There is none; every path tried is listed.
     """
-    path = Path(data).expanduser()
+    path = _expanded(data)
     if path.is_dir():
         found = sorted(item for item in path.iterdir() if item.suffix.lower() in _YAML)
         return found[0] if len(found) == 1 else path
@@ -193,9 +200,9 @@ def read_definition(path: Path) -> DatasetDefinition:
     shipped = path.parent == _SHIPPED
     base = cache_folder() / "datasets" if shipped else path.absolute().parent
     written = content.get("path") or "."
-    if not isinstance(written, str):
-        raise DataError(f"{path}: path is {written!r}, not the name of a folder")
-    root = Path(os.path.normpath(base / Path(written).expanduser()))
+    if not isinstance(written, str) or "\0" in written:
+        raise DataError(f"{path}: path is {reprlib.repr(written)}, not the name of a folder")
+    root = Path(os.path.normpath(base / _expanded(written)))
     splits = {split: _values(content[split], split, path) for split in SPLITS if content.get(split) is not None}
     if not splits:
         raise DataError(f"{path} names no split", hint="add one of train:, val:, test: with a folder or a list")
@@ -216,7 +223,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        # PyYAML leaves it to Python to say what is wrong with 2024-13-01, !!bool x, !!timestamp x
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1}: {getattr(error, 'problem', '')})" if where else ""
         raise DataError(f"{path} is not YAML{line}") from error
@@ -228,8 +244,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _values(value: Any, split: str, path: Path) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(item, str) and item for item in values):
-        raise DataError(f"{path}: {split}: is {value!r}, not a folder, a file or a list of these")
+    if not values or not all(isinstance(item, str) and item and "\0" not in item for item in values):
+        raise DataError(f"{path}: {split}: is {reprlib.repr(value)}, not a folder, a file or a list of these")
     return tuple(values)
 
 
@@ -239,19 +255,26 @@ def read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
     Raises:
         DataError: They disagree, or the numbers are not 0, 1, 2, ...
     """
-    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or nc < 1):
-        raise DataError(f"{path}: nc is {nc!r}, not a number of classes")
+    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or not 1 <= nc <= _MOST_CLASSES):
+        raise DataError(f"{path}: nc is {reprlib.repr(nc)}, not a number of classes")
     if names is None:
         return None if nc is None else {number: f"class{number}" for number in range(nc)}
     if not isinstance(names, list | dict) or not names:
-        raise DataError(f"{path}: names is {names!r}, not a list or a mapping of class names")
+        raise DataError(f"{path}: names is {reprlib.repr(names)}, not a list or a mapping of class names")
     items = dict(names.items() if isinstance(names, dict) else enumerate(names))
+    unnamed = next((name for name in items.values() if name is None or isinstance(name, list | dict | set)), "")
+    if unnamed != "":
+        raise DataError(
+            f"{path}: names has {reprlib.repr(unnamed)}, not a name", hint='put a name like "null" in quotes'
+        )
     try:
         found = {int(number): str(name) for number, name in items.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: names has a class number that is none ({error})") from error
     if sorted(found) != list(range(len(items))):
-        raise DataError(f"{path}: names must number the classes 0..{len(items) - 1}, it has {sorted(found)}")
+        raise DataError(
+            f"{path}: names must number the classes 0..{len(items) - 1}, it has {reprlib.repr(sorted(found))}"
+        )
     if nc is not None and nc != len(found):
         raise DataError(f"{path}: nc is {nc}, but names has {len(found)}", hint="drop nc:, names alone is enough")
     return dict(sorted(found.items()))
@@ -263,16 +286,13 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -
         there = ", ".join(definition.splits)
         raise DataError(f"{definition.file} has no split {split!r}; it has {there}", hint=f"try split={there}")
     found, tried = _present(definition, split)
-    for archive in definition.downloads:
-        has_it = (definition.root / archive.provides).exists() if archive.provides else not tried
-        if not has_it and (not archive.splits or split in archive.splits):
-            if not fetch:
-                name = definition.file.name if definition.shipped else definition.file
-                msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
-                raise DataError(msg, hint=f"to download it: data={name}")
-            logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, archive.file.url)
-            download(archive, definition.root)
-    if tried:
+    lock = definition.root / _LOCK
+    if _lacking(definition, split) and not fetch:
+        name = definition.file.name if definition.shipped else definition.file
+        msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
+        raise DataError(msg, hint=f"to download it: data={name}")
+    if _lacking(definition, split) or (definition.downloads and lock_of(lock).exists()):
+        _fetch(definition, split, lock)
         found, tried = _present(definition, split)
     if tried:
         raise DataError(
@@ -280,6 +300,29 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -
             hint="tried:\n    " + "\n    ".join(str(path) for path in tried),
         )
     return tuple(found)
+
+
+def _lacking(definition: DatasetDefinition, split: str) -> list[Archive]:
+    """Return the archives that a split needs and that are not there."""
+    _, tried = _present(definition, split)
+    return [
+        archive
+        for archive in definition.downloads
+        if not archive.splits or split in archive.splits
+        if (not (definition.root / archive.provides).exists() if archive.provides else tried)
+    ]
+
+
+def _fetch(definition: DatasetDefinition, split: str, lock: Path) -> None:
+    """Download what a split lacks: one process at a time, those that waited look again."""
+    try:
+        definition.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{definition.root}: {error.strerror or error}") from error
+    with only_one(lock, error=DataError):
+        for archive in _lacking(definition, split):
+            logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, archive.file.url)
+            download(archive, definition.root)
 
 
 def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], list[Path]]:
@@ -297,10 +340,18 @@ def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], lis
 
 def _candidates(definition: DatasetDefinition, value: str) -> list[Path]:
     """Return where a split may lie: below ``path``; some exports write one ``../`` too many."""
-    paths = [definition.root / Path(value).expanduser()]
+    paths = [definition.root / _expanded(value)]
     if value.startswith("../"):
         paths.append(definition.root / value.removeprefix("../"))
     return [Path(os.path.normpath(path)) for path in paths]
+
+
+def _expanded(path: str | Path) -> Path:
+    """Return a path with a leading ``~`` replaced, where that is somebody's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _downloads(value: Any, path: Path) -> tuple[Archive, ...]:
@@ -310,21 +361,36 @@ def _downloads(value: Any, path: Path) -> tuple[Archive, ...]:
     for item in items:
         entry: Any = {"url": item} if isinstance(item, str) else item
         address = str(entry.get("url", "")).strip() if isinstance(entry, dict) else ""
-        if urllib.parse.urlsplit(address.split("\n")[0]).scheme not in {"http", "https"} or len(address.split()) != 1:
+        if not _is_address(address):
             logger.warning("%s: download: is not an address; segx runs no code from a YAML", path)
             return ()
-        into, splits = str(entry.get("into", ".")), entry.get("splits", [])
-        if Path(into).is_absolute() or ".." in Path(into).parts:
-            raise DataError(f"{path}: download into {into!r} would leave the data set's folder")
-        archives.append(
-            Archive(
-                file=WeightsFile(url=address, size=entry.get("size"), sha256=entry.get("sha256")),
-                into=into,
-                provides=str(entry.get("provides", "")),
-                splits=tuple(str(split) for split in ([splits] if isinstance(splits, str) else splits)),
-            )
-        )
+        archives.append(_archive(address, entry, path))
     return tuple(archives)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc) and len(text.split()) == 1
+
+
+def _archive(address: str, entry: Mapping[str, Any], path: Path) -> Archive:
+    into, provides, splits = entry.get("into", "."), entry.get("provides", ""), entry.get("splits", [])
+    size, sha256 = entry.get("size"), entry.get("sha256")
+    for name, folder in (("into", into), ("provides", provides)):
+        if not isinstance(folder, str) or "\0" in folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise DataError(f"{path}: download {name} {reprlib.repr(folder)} would leave the data set's folder")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise DataError(f"{path}: download size {reprlib.repr(size)} is not a number of bytes")
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-fA-F]{64}", sha256)):
+        raise DataError(f"{path}: download sha256 {reprlib.repr(sha256)} is not 64 hexadecimal digits")
+    splits = [splits] if isinstance(splits, str) else splits
+    if not isinstance(splits, list) or not set(map(str, splits)) <= set(SPLITS):
+        raise DataError(f"{path}: download splits {reprlib.repr(splits)} are not some of {', '.join(SPLITS)}")
+    file = WeightsFile(url=address, size=size, sha256=sha256)
+    return Archive(file=file, into=into, provides=provides, splits=tuple(map(str, splits)))
 
 
 def download(archive: Archive, root: Path) -> None:
@@ -335,9 +401,9 @@ def download(archive: Archive, root: Path) -> None:
     Raises:
         DataError: It cannot be had, or is no safe archive.
     """
-    from segx.downloads import fetch
-
     name = Path(urllib.parse.urlsplit(archive.file.url).path).name
+    address = hashlib.blake2b(archive.file.url.encode(), digest_size=4).hexdigest()
+    name = f"{address}-{name}"  # many data sets have a train.zip
     path = fetch(archive.file, cache_folder() / "downloads" / name, error=DataError)
     target = root / archive.into
     try:

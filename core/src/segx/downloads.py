@@ -23,7 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -387,9 +387,26 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 @contextmanager
+def only_one(path: Path, *, patience: Patience | None = None, error: type[SegxError] = ModelError) -> Iterator[None]:
+    """Hold ``<path>.lock``, so that of several processes one at a time makes what belongs at ``path``.
+
+    Args:
+        path: What is made; its folder has to be there.
+        patience: How long to wait for another process.
+        error: What to raise when that was too short, or the lock cannot be had at all.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_only_one(path, patience or Patience()))
+        except (_Refused, OSError) as reason:
+            raise error(f"{path}: {_reason(reason)}") from reason
+        yield
+
+
+@contextmanager
 def _only_one(destination: Path, patience: Patience) -> Iterator[None]:
     """Hold the file's lock, so that two processes do not fetch it at once."""
-    path = destination.with_name(destination.name + ".lock")
+    path = lock_of(destination)
     deadline, told = time.monotonic() + patience.lock, False
     while True:
         handle = path.open("a+b")
@@ -411,6 +428,11 @@ def _only_one(destination: Path, patience: Patience) -> Iterator[None]:
         handle.close()
         if sys.platform == "win32":
             _unlink_if_free(path)
+
+
+def lock_of(path: Path) -> Path:
+    """Return the file that :func:`only_one` holds; it is there while somebody does, or ended without a farewell."""
+    return path.with_name(path.name + ".lock")
 
 
 def _unlink_if_free(path: Path) -> None:
