@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segx_data_yolo.label_index import read_labels
 from segx_data_yolo.labels import LONGEST, parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SQUARE = "0.1 0.1 0.3 0.1 0.3 0.3 0.1 0.3"
 
@@ -30,6 +37,7 @@ BAD = {
     "3 values: a box has 5, a polygon 7, 9, 11, ...": "0 0.1 0.1",
     "class 1.5 is no class number": f"1.5 {SQUARE}",
     "class -1 is no class number": f"-1 {SQUARE}",
+    "class 2.14748e+09 is no class number": f"2147483647 {SQUARE}",
     "class nan is no class number": f"nan {SQUARE}",
     "holds NaN or infinity": "0 0.1 0.1 nan 0.1 0.3 0.3",
     "coordinate 12.5 is outside 0..1": "0 0.1 0.1 12.5 0.1 0.3 0.3",
@@ -67,7 +75,60 @@ def test_byte_order_mark_and_endless_spaces() -> None:
 def test_nothing() -> None:
     assert len(parse([]).table) == 0
     assert parse([b"", b"\n"]).table.rows.tolist() == [0, 0, 0]
-    assert LONGEST > 1 << 20
+
+
+def test_a_file_too_long_for_labels_is_named_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+    for name in ("a", "long", "z"):
+        (tmp_path / f"{name}.txt").write_text(f"1 {SQUARE}\n")
+    os.truncate(tmp_path / "long.txt", LONGEST + 1)  # takes no room on the disk
+    files = [str(tmp_path / f"{name}.txt") for name in ("a", "long", "z")]
+    for index in (read_labels(files, "val"), read_labels(files, "val")):  # from the files, and from the cache
+        assert index.labels.table.rows.tolist() == [0, 1, 1, 2]
+        assert index.labels.bad == [(1, 0, "more than 64 MiB: no label file")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_any_system_ends_them(end: str) -> None:
+    labels = parse([end.join([f"1 {SQUARE}", "2 0.5 0.5 0.2 0.2", "7 nonsense", f"0 {SQUARE}"]).encode()])
+    assert labels.table.category.tolist() == [1, 2, 0]
+    assert labels.line.tolist() == [1, 2, 4]
+    assert labels.bad == [(0, 3, "'nonsense' is no number")]
+
+
+ODD = [
+    *(
+        b"x",
+        b"nan",
+        b"-inf",
+        b"1e400",
+        b"-1e308",
+        b"1e308",
+        b"1" + b"0" * 30,
+        b"-1",
+        b"1.5",
+        b"\xff\xfe",
+        b"0x10",
+        b"1_0",
+    ),
+    *(b"\x00", b"1e", b"--1", b"1,5", b"0" * 400, b"1e-400", b"\xd9\xa1", b"\x0b", b"\x1c", b"\xc2\xa0", b"2147483648"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_value_costs_its_row_at_most(odd: bytes) -> None:
+    rows = [f"1 {SQUARE}".encode(), b"3 0.5 0.5 0.2 0.2", b"1 .1 .1 .2 .1 .2 .2"]
+    for line, row in enumerate(rows):
+        for place in range(len(row.split())):
+            words = row.split()
+            words[place] = odd
+            content = b"\n".join([*rows[:line], b" ".join(words), *rows[line + 1 :]])
+            labels = parse([rows[0], content, rows[1]])
+            assert np.isfinite(labels.table.box).all()
+            assert np.diff(labels.table.rows)[[0, 2]].tolist() == [1, 1]
+            taken = labels.line[labels.table.rows[1] : labels.table.rows[2]].tolist()
+            assert sorted([*taken, *(bad for _, bad, _ in labels.bad)]) == [1, 2, 3]
+            assert {bad for _, bad, _ in labels.bad} <= {line + 1}
 
 
 NUMBER = st.floats(0, 1).map(lambda value: round(value, 6))

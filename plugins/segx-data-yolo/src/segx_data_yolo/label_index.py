@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LAYOUT = "yolo-labels/1"
+_LAYOUT = "yolo-labels/2"
 _TOGETHER = 16 << 20
 """Bytes of label files that are parsed in one go."""
 

@@ -25,6 +25,9 @@ SLACK = 0.01
 LONGEST = 64 << 20
 """Bytes beyond which a file is no label file."""
 
+MOST_CLASSES = 1 << 20
+"""A class number beyond is none; each class below costs a name, also where no row is of it."""
+
 _BOM = b"\xef\xbb\xbf"
 _BOX = 5
 _FEWEST = 7
@@ -62,13 +65,19 @@ class _Rows:
 
 def parse(contents: Sequence[bytes]) -> Labels:
     """Return what the contents of label files hold."""
-    contents = [content.removeprefix(_BOM) for content in contents]
+    contents = [_plain(content) for content in contents]
     try:
         rows = _numbers(contents)
         bad: list[tuple[int, int, str]] = []
     except ValueError:  # something in one of them is no number: find it
         rows, bad = _numbers_one_by_one(contents)
     return _check(rows, len(contents), bad)
+
+
+def _plain(content: bytes) -> bytes:
+    """Return a content without byte order mark, each line ended by a line feed, as some programs do not."""
+    content = content.removeprefix(_BOM)
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
 
 
 def _numbers(contents: Sequence[bytes]) -> _Rows:
@@ -112,7 +121,7 @@ def _numbers_one_by_one(contents: Sequence[bytes]) -> tuple[_Rows, list[tuple[in
         for line, row in enumerate(content.split(b"\n"), start=1):
             words = row.decode("utf-8", "replace").split()
             try:
-                numbers = [float(word) for word in words]
+                numbers = [_number(word) for word in words]
             except ValueError:
                 bad.append((file, line, f"{next(word for word in words if not _is_number(word))[:40]!r} is no number"))
                 continue
@@ -132,10 +141,21 @@ def _numbers_one_by_one(contents: Sequence[bytes]) -> tuple[_Rows, list[tuple[in
 
 def _is_number(word: str) -> bool:
     try:
-        float(word)
+        _number(word)
     except ValueError:
         return False
     return True
+
+
+def _number(word: str) -> float:
+    """Return a number written as in data; Python alone would take 1_000 and the digits of every script.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if "_" in word or not word.isascii():
+        raise ValueError(word)
+    return float(word)
 
 
 def _check(rows: _Rows, files: int, bad: list[tuple[int, int, str]]) -> Labels:
@@ -184,7 +204,7 @@ def _name(reasons: NDArray[Any], wrong: NDArray[np.bool_], reason: Callable[[int
 
 
 def _whole(number: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(number) & (number >= 0) & (number < 2**31) & (number == np.floor(number)))
+    return np.asarray(np.isfinite(number) & (number >= 0) & (number < MOST_CLASSES) & (number == np.floor(number)))
 
 
 def _worst(rows: _Rows, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,7 +261,8 @@ def _repeated(rows: _Rows, reasons: NDArray[Any]) -> NDArray[np.bool_]:
     if kept.size < 2:
         return repeated
     place = np.arange(rows.values.size) - np.repeat(rows.starts[:-1], rows.length)
-    mark = np.add.reduceat(rows.values * np.sqrt(place + 2.0), rows.starts[:-1])[kept]
+    with np.errstate(over="ignore", invalid="ignore"):  # in rows that are not kept
+        mark = np.add.reduceat(rows.values * np.sqrt(place + 2.0), rows.starts[:-1])[kept]
     order = np.lexsort((kept, mark, rows.file[kept]))
     ordered = kept[order]
     same = (np.diff(rows.file[ordered]) == 0) & (np.diff(mark[order]) == 0)
