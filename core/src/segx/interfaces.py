@@ -668,7 +668,11 @@ class Evaluator(Protocol):
     """Measures what was found against the truth, picture by picture."""
 
     def update(self, sample: Sample, results: Results) -> None:
-        """Take what was found in one picture; called in order, one picture at a time."""
+        """Take what was found in one picture; called in order, one picture at a time.
+
+        The results carry no picture, ``orig_img`` is black: ``segx.pictures.picture_of(sample)`` reads it, for whoever
+        draws.
+        """
         ...
 
     def finish(self, *, speed: Mapping[str, float], problems: Sequence[str]) -> Metrics:

@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,6 +26,9 @@ from segx_task_segment.panels import Panels
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
 
+if TYPE_CHECKING:
+    from segx.interfaces import Image
+
 NAMES = {0: "cat", 1: "dog"}
 SHAPE = (60, 80)
 
@@ -37,6 +40,10 @@ def square(x: float, y: float, side: float, category: int = 0, *, number: int = 
 
 def sample(*truths: Truth, number: int = 1, name: str = "") -> Sample:
     return Sample(path=Path(name or f"{number}.png"), id=number, shape=SHAPE, truths=truths)
+
+
+def blank(_: Sample) -> Image:
+    return np.full((*SHAPE, 3), 128, np.uint8)
 
 
 def found(*squares: tuple[int, int, int, int, float], masks: bool = True) -> Results:
@@ -216,7 +223,7 @@ def test_the_incumbents_integral_slopes_to_recall_one() -> None:
 def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
     names = {0: "<b>cat</b> & 猫", 1: "dog"}
     evaluator = SegmentEvaluator(names, compat=True)
-    panels = Panels(0.25)
+    panels = Panels(0.25, read=blank)
     pairs = [
         (sample(square(5, 5, 20), square(40, 10, 12, 1), number=1, name="<x>.png"), found((5, 5, 20, 0, 0.9))),
         (sample(square(5, 5, 20), number=2), found((5, 5, 20, 0, 0.9))),
@@ -243,7 +250,7 @@ def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
 
 
 def test_the_worst_pictures_are_kept_and_no_more() -> None:
-    evaluator, panels = SegmentEvaluator(NAMES), Panels(0.25)
+    evaluator, panels = SegmentEvaluator(NAMES), Panels(0.25, read=blank)
     wrong = np.random.default_rng(0).permutation(40).tolist()
     for number, count in enumerate(wrong):
         squares = [(x, 30, 2, 1, 0.9) for x in range(count)]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from segx.pictures import picture_of
 from segx.results import Boxes, Results
 from segx_task_segment.draw import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from segx.interfaces import Image
+    from segx.interfaces import Image, Sample
     from segx_task_segment.metrics.picture import PictureVerdict
 
 COLUMNS = 4
@@ -73,15 +74,28 @@ class Panel:
     f1: float
 
 
+class _Small(NamedTuple):
+    """A drawing in the sizes that are kept."""
+
+    tile: Image
+    panel: Image
+
+    @classmethod
+    def of(cls, drawing: Image) -> _Small:
+        return cls(scale(drawing, _TILE), shrink(drawing, _PANEL))
+
+
 class Panels:
-    """Draws pictures while they are at hand; keeps small JPEGs only.
+    """Draws pictures whose verdicts are at hand; keeps small JPEGs only.
 
     Args:
         score: Score from which a detection is drawn and counted.
+        read: Returns the picture of a sample: it is read again where it is drawn, as few are, so that none has to be
+            kept on the way through the network.
     """
 
-    def __init__(self, score: float) -> None:
-        self._score = score
+    def __init__(self, score: float, read: Callable[[Sample], Image] = picture_of) -> None:
+        self._score, self._read = score, read
         self._tiles: list[tuple[Image, Image]] = []
         self._worst: list[tuple[Tally, int, Panel]] = []
         self._count = 0
@@ -95,11 +109,13 @@ class Panels:
         bad = wrong + missed > 0 and (len(self._worst) < _WORST or place > self._worst[0][:2])
         if not (first or bad):
             return
-        truth, found = draw_truth(verdict), draw_found(verdict, self._score)
+        picture = self._read(verdict.sample)
+        truth = _Small.of(draw_truth(verdict, picture))  # one large drawing at a time
+        found = _Small.of(draw_found(verdict, self._score, picture))
         if first:
-            self._tiles.append((scale(truth, _TILE), scale(found, _TILE)))
+            self._tiles.append((truth.tile, found.tile))
         if bad:
-            jpeg = encode(np.hstack([shrink(truth, _PANEL), shrink(found, _PANEL)]))
+            jpeg = encode(np.hstack([truth.panel, found.panel]))
             name = verdict.sample.path.name
             panel = Panel(name=name, jpeg=jpeg, right=right, wrong=wrong, missed=missed, f1=tally.f1)
             push = heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop
@@ -123,13 +139,13 @@ def _upside_down(tally: Tally) -> Tally:
     return Tally(f1=-tally.f1, errors=-tally.errors)
 
 
-def draw_truth(verdict: PictureVerdict) -> Image:
+def draw_truth(verdict: PictureVerdict, picture: Image) -> Image:
     """Return the picture with its ground truth drawn in."""
     truth, results = verdict.truth, verdict.found.results
     boxes = np.concatenate([truth.box[:, :2], truth.box[:, :2] + truth.box[:, 2:]], axis=1)
     data = np.column_stack([boxes, np.ones(len(truth)), truth.category]).astype(np.float32).reshape(-1, 6)
     drawn = Results(
-        orig_img=results.orig_img,
+        orig_img=picture,
         path=results.path,
         names=results.names,
         boxes=Boxes(data, results.orig_shape),
@@ -138,10 +154,10 @@ def draw_truth(verdict: PictureVerdict) -> Image:
     return draw(drawn, conf=False)
 
 
-def draw_found(verdict: PictureVerdict, score: float) -> Image:
+def draw_found(verdict: PictureVerdict, score: float, picture: Image) -> Image:
     """Return the picture with what was found drawn in, from a score on."""
     results = verdict.found.results
-    return draw(results[np.flatnonzero(results.boxes.conf >= score)])
+    return draw(results[np.flatnonzero(results.boxes.conf >= score)], img=picture)
 
 
 def shrink(image: Image, side: int) -> Image:

@@ -68,7 +68,7 @@ class Augmentation:
     """How strongly pictures are changed; names, ranges and defaults of the documented recipe.
 
     Attributes:
-        hsv_h: Largest change of hue, as a fraction of the circle.
+        hsv_h: Largest relative change of hue, which goes round in a circle from red.
         hsv_s: Largest relative change of saturation.
         hsv_v: Largest relative change of value.
         degrees: Largest rotation either way.
