@@ -258,6 +258,15 @@ def test_hue_goes_on_at_red_past_its_end():
     assert hue.max() < 180
 
 
+def test_hue_goes_round_as_often_as_it_takes():
+    """Also where it leaves what eight bits hold."""
+    hue = jittered((170, 255, 255), 100, hsv_h=1.0)[:, 0]
+    factors = np.array([np.random.default_rng(seed).uniform(-1, 1, 3)[0] for seed in range(100)]) + 1
+    away = np.abs(hue - 170 * factors % 180)
+    assert (170 * factors > 256).any()
+    assert np.minimum(away, 180 - away).max() <= 2
+
+
 def test_no_gain_leaves_colours_alone():
     image = painted(1).image
     assert jitter_colour(image, still(), np.random.default_rng(0)) is image
