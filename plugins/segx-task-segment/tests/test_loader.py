@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import threading
+import time
+import tracemalloc
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +15,15 @@ import cv2
 import numpy as np
 import pytest
 
-from segx.errors import DataError
+from segx.errors import DataError, UsageError
 from segx.interfaces import Sample, TrainBatch, Truth
 from segx.options import TrainOptions
 from segx.pictures import picture_of
+from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
-from segx_task_segment.training.loader import TrainLoader, make_loader
+from segx_task_segment.training.augment import Picture
+from segx_task_segment.training.instances import Shapes
+from segx_task_segment.training.loader import LoaderSettings, Pictures, TrainLoader, make_loader, outline_of
 from segx_task_segment.training.reading import DEFAULT_BYTES, DiskCache, MemoryCache, needed_bytes, read_for_training
 
 if TYPE_CHECKING:
@@ -142,7 +150,113 @@ def test_mask_ratio_is_the_size_of_masks(squares: Squares) -> None:
     ]
 
 
+@pytest.mark.parametrize("ratio", [3, 5, 6, 7, 12, 31])
+def test_a_mask_ratio_that_does_not_fit_is_refused_before_the_first_epoch(squares: Squares, ratio: int) -> None:
+    with pytest.raises(UsageError, match=f"mask_ratio={ratio} does not divide .* multiples of 32") as error:
+        loader(squares, mask_ratio=ratio)
+    assert error.value.hint == "use one of 1, 2, 4, 8, 16, 32"
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8, 16, 32])
+@pytest.mark.parametrize("how", [{"rect": True}, {"multi_scale": 0.5}, {"imgsz": 70, "overlap_mask": False}])
+def test_any_mask_ratio_that_fits_gives_whole_masks(squares: Squares, ratio: int, how: dict[str, Any]) -> None:
+    for batch in batches(squares, batch=1, mask_ratio=ratio, **how):
+        height, width = batch.images.shape[2:]
+        assert batch.masks.shape[1:] == (height // ratio, width // ratio)
+        assert height % ratio == width % ratio == 0
+
+
+def test_closed_epochs_are_without_mosaic_mixup_and_copy_paste(squares: Squares) -> None:
+    made = loader(squares, mosaic=1.0, mixup=1.0, copy_paste=1.0)
+    (plain,) = batches(squares)
+    (closed,) = made.epoch(0, closed=True)
+    (mixed,) = made.epoch(0)
+    for name in ("images", "batch_idx", "classes", "boxes", "masks"):
+        assert np.array_equal(getattr(closed, name), getattr(plain, name))
+    assert closed.paths == mixed.paths
+    assert not np.array_equal(mixed.images, plain.images)
+
+
+def test_closed_epochs_keep_the_other_changes(squares: Squares) -> None:
+    (closed,) = loader(squares, mosaic=1.0, fliplr=1.0).epoch(0, closed=True)
+    (plain,) = batches(squares)
+    assert np.array_equal(closed.images, plain.images[..., ::-1])
+
+
+# Processes and threads
+
+
+def test_workers_are_no_more_than_this_process_has_cores(squares: Squares, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "cores", lambda: 6)
+    options = TrainOptions.parse({**STILL, "workers": 8})
+    assert make_loader(squares, options, rank=0, world=1, batch=2).settings.workers == 6
+    assert make_loader(squares, options, rank=0, world=2, batch=2).settings.workers == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert make_loader(squares, options, rank=0, world=8, batch=2).settings.workers == 3
+    assert make_loader(squares, options, rank=0, world=1, batch=2).settings.workers == 6
+    monkeypatch.setattr(loading, "cores", lambda: 1)
+    assert make_loader(squares, options, rank=0, world=8, batch=2).settings.workers == 1
+
+
+def test_processes_share_what_memory_is_free(
+    squares: Squares, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed = needed_bytes(squares.shapes(), 64)
+    monkeypatch.setattr(reading, "DEFAULT_BYTES", 1)
+    monkeypatch.setattr(reading, "_free_memory", lambda: 3 * needed)
+    options = TrainOptions.parse({**STILL, "cache": "ram"})
+    assert make_loader(squares, options, rank=0, world=2, batch=2).settings.cache_bytes == 2 * needed
+    assert not caplog.records
+    assert make_loader(squares, options, rank=0, world=4, batch=2).settings.cache_bytes == 1
+    assert "cache=ram would take" in caplog.text
+
+
+def test_threads_that_meet_a_bad_picture_at_once_tell_it_once(
+    squares: Squares, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(set[int]):
+        """Gives other threads time between looking and adding."""
+
+        def __contains__(self, index: object) -> bool:
+            there = super().__contains__(index)
+            time.sleep(0.05)
+            return there
+
+    pictures = loader(squares)._pictures
+    pictures._bad = Slow()
+    threads = [threading.Thread(target=pictures._leave_out, args=(0, DataError("bad"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [record.message for record in caplog.records] == ["bad; it is left out"]
+
+
 # Caches
+
+
+def test_objects_are_kept_no_longer_than_their_pictures(squares: Squares) -> None:
+    pictures = Pictures(squares, range(4), LoaderSettings(imgsz=64, batch=1, cache_bytes=1))
+    shapes = [weakref.ref(pictures[index].shapes) for index in range(4)]
+    gc.collect()
+    assert [each() is not None for each in shapes] == [False, False, False, True]
+
+
+def test_the_limit_of_memory_counts_objects_too() -> None:
+    rings = [[np.zeros((1000, 2), np.float32)]]
+    picture = Picture(image=np.zeros((1, 1, 3), np.uint8), shapes=Shapes.from_rings([0], rings))
+    assert 8000 < picture.nbytes < 8200
+
+
+def test_parts_that_meet_are_filled_where_they_are_only() -> None:
+    parts = tuple(square(5000 + 20 * number, 3000, 30) for number in range(4))
+    truth = Truth(category=0, box=(5000, 3000, 90, 30), polygons=parts)
+    tracemalloc.start()
+    (ring,) = outline_of(truth, (6000, 8000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose([*ring.min(0), *ring.max(0)], [5000, 3000, 5090, 3030], atol=0.5)
+    assert peak < 1 << 20
 
 
 @pytest.fixture
