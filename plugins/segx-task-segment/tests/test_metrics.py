@@ -22,7 +22,7 @@ from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.average_precision import average_incumbent
 from segx_task_segment.metrics.matching import THRESHOLDS, box_iou, match, match_incumbent
 from segx_task_segment.metrics.objects import mask_iou
-from segx_task_segment.panels import Panels
+from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
 
@@ -257,6 +257,18 @@ def test_the_worst_pictures_are_kept_and_no_more() -> None:
         panels.add(evaluator.update(sample(square(5, 5, 20), number=number), found((5, 5, 20, 0, 0.9), *squares)))
     assert [panel.wrong for panel in panels.worst()] == list(range(39, 27, -1))
     assert len(panels.sheets()) == 3
+
+
+def test_a_large_picture_is_drawn_on_a_small_copy() -> None:
+    picture = np.zeros((30, 40, 3), np.uint8)
+    whole = found((8, 10, 20, 0, 0.9), (79, 59, 1, 1, 0.9), (0, 0, 80, 1, 0.9))
+    small = fitted(whole, picture)
+    assert small.orig_shape == small.masks.frame == (30, 40)
+    assert small.boxes.xyxy[0].tolist() == [4, 5, 14, 15]
+    dense = small.masks.data
+    assert dense[0].sum() == 100
+    assert dense[0, 5:15, 4:14].all()
+    assert fitted(whole, blank(sample())).masks is whole.masks
 
 
 def test_predictions_appear_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from segx.masks import Masks
 from segx.pictures import picture_of
 from segx.results import Boxes, Results
 from segx_task_segment.draw import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from segx.interfaces import Image, Sample
     from segx_task_segment.metrics.picture import PictureVerdict
@@ -27,6 +31,8 @@ _SHEETS = 3
 _TILE = 400
 _WORST = 12
 _PANEL = 560
+_DRAWN = 2 * _PANEL
+"""Most pixels of a long side that is drawn on: lines stay smooth, and large pictures cost no more than small ones."""
 _PAPER = 245
 
 
@@ -90,12 +96,13 @@ class Panels:
 
     Args:
         score: Score from which a detection is drawn and counted.
-        read: Returns the picture of a sample: it is read again where it is drawn, as few are, so that none has to be
-            kept on the way through the network.
+        read: Returns the picture of a sample; default: its file, as large as it is drawn. It is read again where it is
+            drawn, as few are, so that none has to be kept on the way through the network.
     """
 
-    def __init__(self, score: float, read: Callable[[Sample], Image] = picture_of) -> None:
-        self._score, self._read = score, read
+    def __init__(self, score: float, read: Callable[[Sample], Image] | None = None) -> None:
+        self._score = score
+        self._read = read or partial(picture_of, least=_DRAWN)
         self._tiles: list[tuple[Image, Image]] = []
         self._worst: list[tuple[Tally, int, Panel]] = []
         self._count = 0
@@ -109,7 +116,7 @@ class Panels:
         bad = wrong + missed > 0 and (len(self._worst) < _WORST or place > self._worst[0][:2])
         if not (first or bad):
             return
-        picture = self._read(verdict.sample)
+        picture = shrink(self._read(verdict.sample), _DRAWN)
         truth = _Small.of(draw_truth(verdict, picture))  # one large drawing at a time
         found = _Small.of(draw_found(verdict, self._score, picture))
         if first:
@@ -144,20 +151,36 @@ def draw_truth(verdict: PictureVerdict, picture: Image) -> Image:
     truth, results = verdict.truth, verdict.found.results
     boxes = np.concatenate([truth.box[:, :2], truth.box[:, :2] + truth.box[:, 2:]], axis=1)
     data = np.column_stack([boxes, np.ones(len(truth)), truth.category]).astype(np.float32).reshape(-1, 6)
-    drawn = Results(
-        orig_img=picture,
-        path=results.path,
-        names=results.names,
-        boxes=Boxes(data, results.orig_shape),
-        masks=truth.masks,
-    )
-    return draw(drawn, conf=False)
+    drawn = results.replace(boxes=Boxes(data, results.orig_shape), masks=truth.masks)
+    return draw(fitted(drawn, picture), conf=False)
 
 
 def draw_found(verdict: PictureVerdict, score: float, picture: Image) -> Image:
     """Return the picture with what was found drawn in, from a score on."""
     results = verdict.found.results
-    return draw(results[np.flatnonzero(results.boxes.conf >= score)], img=picture)
+    return draw(fitted(results[np.flatnonzero(results.boxes.conf >= score)], picture))
+
+
+def fitted(results: Results, picture: Image) -> Results:
+    """Return results on a smaller copy of their picture."""
+    frame, (height, width) = results.orig_shape, picture.shape[:2]
+    if frame == (height, width):
+        return results.replace(orig_img=picture)
+    gain = np.array([width / frame[1], height / frame[0]] * 2)
+    rects = np.round(results.masks.rects * gain).astype(int)
+    sizes = np.maximum(rects[:, 2:] - rects[:, :2], 1).tolist()
+    bitmaps = [_resized(results.masks.bitmap(i), (x, y)) for i, (x, y) in enumerate(sizes)]
+    masks = Masks.from_bitmaps(bitmaps, np.minimum(rects[:, :2], [width - 1, height - 1]), (height, width))
+    data = results.boxes.data.copy()
+    data[:, :4] *= gain
+    return results.replace(orig_img=picture, boxes=Boxes(data, (height, width)), masks=masks)
+
+
+def _resized(bitmap: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    if not bitmap.size:
+        return np.zeros(size[::-1], bool)
+    shares = cv2.resize(bitmap.view(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+    return shares.reshape(size[::-1]) > 127
 
 
 def shrink(image: Image, side: int) -> Image:
