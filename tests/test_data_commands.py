@@ -270,7 +270,7 @@ def test_shares_must_make_one(tmp_path: Path, fractions: tuple[float, ...]) -> N
 
 
 def test_too_few_pictures_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 pictures cannot be divided into 2 parts"):
+    with pytest.raises(DataError, match="1 picture cannot be divided into 2 parts"):
         divide(many(tmp_path / "set", 2), tmp_path / "parts")
 
 
