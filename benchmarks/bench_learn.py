@@ -123,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = copied(given.data, folder / "data")
-        for seed in range(given.seeds):
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
             start = folder / f"start{seed}.pt"
             common = {"data": str(data), "imgsz": given.imgsz, "seed": seed, "threads": given.threads}
             run(sys.executable, PREPARE, {**common, "start": given.start, "file": str(start)})
@@ -147,12 +147,11 @@ def learned(python: str, program: str, given: argparse.Namespace, settings: dict
     }  # fmt: skip
     result = run(python, program, {**settings, "train": train})
     weights = project / name / "weights"
-    epochs = [*range(given.every, given.epochs, given.every), given.epochs]
-    saved = sorted(weights.glob("epoch*.pt"), key=lambda path: int(path.stem.removeprefix("epoch")))
-    files = [*saved[: len(epochs) - 1], weights / "last.pt"]
-    if len(files) != len(epochs):
-        sys.exit(f"{project} saved {len(saved)} times, not {len(epochs) - 1}")
-    found = run(sys.executable, MEASURE, {**settings, "files": [str(path) for path in files]})
+    first = 0 if project.name == "segx" else 1  # epoch5.pt is written after five epochs here, after the sixth there
+    saved = {int(path.stem.removeprefix("epoch")) + first: path for path in weights.glob("epoch*.pt")}
+    saved[given.epochs] = weights / "last.pt"
+    epochs = sorted(saved)
+    found = run(sys.executable, MEASURE, {**settings, "files": [str(saved[epoch]) for epoch in epochs]})
     return {**result, "epochs": epochs, **found}
 
 
@@ -204,6 +203,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--every", type=int, default=5, help="epochs between two measurements")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--recipe", type=json.loads, default={}, help="options of training for both sides, as JSON")

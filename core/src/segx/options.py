@@ -300,7 +300,7 @@ class TrainOptions(RunFolderOptions):
     overlap_mask: bool = option(
         True, "masks as one map per picture, hidden parts missing; False: every object's full mask"
     )
-    mask_ratio: int = option(4, "training masks are this much smaller than pictures; a divisor of the stride", ge=1, le=32)
+    mask_ratio: int = option(4, "training masks are this much smaller than pictures: a divisor of 32", ge=1, le=32)
     val: bool = option(True, "validate after each epoch; False: only after the last")
     plots: bool = option(True, "draw curves, batches and label statistics")
     export: str | None = option(None, "format to export to at the end; checked before the first epoch")
