@@ -167,6 +167,22 @@ def test_precision_and_recall_are_at_the_score_where_the_mean_f1_is_highest() ->
     assert len(metrics.curves) == len(metrics.curves_results) == 8
 
 
+def test_precision_is_zero_where_nothing_is_detected_and_never_raises_the_mean() -> None:
+    one = sample(square(5, 5, 20), square(40, 10, 12, 1))
+    metrics = evaluate((one, found((5, 5, 20, 0, 0.8))))
+    for kind in (metrics.box, metrics.seg):
+        assert kind.p.tolist() == kind.r.tolist() == kind.f1.tolist() == [1, 0]
+        assert kind.mp == kind.mr == 0.5
+        x, precision, *_ = kind.curves_results[2]
+        assert (precision[0] == (x <= np.float32(0.8))).all()
+        assert not precision[1].any()
+    assert [(row["Mask-P"], row["Mask-R"]) for row in metrics.summary()] == [(1, 1), (0, 0)]
+    assert metrics.confusion_matrix.normalized[:, 1].tolist() == [0, 0, 1]
+    nothing = evaluate((one, found()))
+    assert nothing.mean_results() == [0] * 8
+    assert nothing.results_dict["metrics/precision(M)"] == 0
+
+
 def test_masks_are_needed_at_the_resolution_of_the_picture() -> None:
     with pytest.raises(UsageError, match="own resolution"):
         evaluate((sample(square(5, 5, 20)), found((5, 5, 20, 0, 0.9), masks=False)))

@@ -51,7 +51,8 @@ class KindMetrics:
         averages: COCO's precision and recall.
         objects: int64 (classes, areas), objects that count.
         neutral: Objects without a truth of this kind (box-only labels), neither right nor wrong.
-        precision_curve: (classes with objects, 1000), precision at IoU 0.5 over :data:`CONFIDENCES`.
+        precision_curve: (classes with objects, 1000), precision at IoU 0.5 over :data:`CONFIDENCES`; 0 where nothing
+            is detected.
         recall_curve: The same of recall.
         incumbent: AP (classes, thresholds) by the incumbent's rules, where asked for.
     """
@@ -136,7 +137,7 @@ class KindMetrics:
 
     @property
     def p(self) -> NDArray[np.float64]:
-        """(K,): precision of each class at the score where the mean F1 is highest, IoU 0.5."""
+        """(K,): precision of each class at the score where the mean F1 is highest, IoU 0.5; 0 without detections."""
         return self.precision_curve[:, self.best]
 
     @property
@@ -463,16 +464,19 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _score_curves(evidence: Evidence, category: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision and recall of a class at IoU 0.5 over :data:`CONFIDENCES`."""
+    """Return precision and recall of a class at IoU 0.5 over :data:`CONFIDENCES`.
+
+    Above the best score nothing is detected; precision, 0 / 0 there, is 0, so that finding nothing is never rewarded.
+    """
     order = by_score(evidence, category)
     order = order[~bits(evidence.ignored[0, order])[0]]
     right = bits(evidence.hit[0, order])[0]
     hits = np.cumsum(right)
     if not right.size:
-        return np.ones(len(CONFIDENCES)), np.zeros(len(CONFIDENCES))
+        return np.zeros(len(CONFIDENCES)), np.zeros(len(CONFIDENCES))
     precision, recall = hits / np.arange(1, right.size + 1), hits / evidence.objects[category, 0]
     falling = -evidence.score[order]
     return (
-        np.interp(-CONFIDENCES, falling, precision, left=1.0),
+        np.interp(-CONFIDENCES, falling, precision, left=0.0),
         np.interp(-CONFIDENCES, falling, recall, left=0.0),
     )
