@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
@@ -181,6 +182,58 @@ def test_precision_is_zero_where_nothing_is_detected_and_never_raises_the_mean()
     nothing = evaluate((one, found()))
     assert nothing.mean_results() == [0] * 8
     assert nothing.results_dict["metrics/precision(M)"] == 0
+
+
+def test_every_figure_has_its_name_on_the_whole() -> None:
+    one = sample(square(5, 5, 20), square(40, 10, 12, 1))
+    metrics = evaluate((one, found((5, 5, 20, 0, 0.8), (30, 40, 10, 1, 0.9))))
+    assert metrics.ap_class_index.tolist() == [0, 1]
+    for name in ("p", "r", "f1"):
+        np.testing.assert_array_equal(getattr(metrics, name), getattr(metrics.seg, name))
+        assert getattr(metrics, name).tolist() == [1, 0]
+    assert len(metrics.curves) == 8
+    assert metrics.results_dict["fitness"] == metrics.fitness == metrics.seg.map == pytest.approx(0.5)
+    assert metrics.speed == {"inference": 1.0}
+    assert metrics.confusion_matrix.matrix.shape == (3, 3)
+    assert json.loads(metrics.to_json())["classes"][0]["Mask-P"] == 1
+    assert [row["Class"] for row in metrics.summary()] == ["cat", "dog"]
+    for kind in (metrics.box, metrics.seg):
+        for name in ("map", "map50", "map75", "maps", "p", "r", "f1", "ap_class_index", "curves"):
+            assert getattr(kind, name) is not None
+    pytest.importorskip("pandas")
+    assert metrics.to_df()["Mask-R"].tolist() == [1, 0]
+
+
+def test_figures_of_masks_keep_the_order_of_all_classes_where_some_have_boxes_only() -> None:
+    boxed = Truth(category=0, box=(5, 5, 20, 20), id=1)
+    metrics = evaluate((sample(boxed, square(40, 10, 12, 1, number=2)), found((40, 10, 12, 1, 0.8))))
+    assert (metrics.ap_class_index.tolist(), metrics.seg.ap_class_index.tolist()) == ([0, 1], [1])
+    for values in (metrics.p, metrics.r, metrics.f1):
+        np.testing.assert_array_equal(values, [math.nan, 1])
+
+
+def test_metrics_are_shown_in_few_words() -> None:
+    one = sample(square(5, 5, 20), square(40, 10, 12, 1))
+    metrics = evaluate((one, found((5, 5, 20, 0, 0.8)))).replace(save_dir=Path("runs/segment/val"))
+    assert repr(metrics) == (
+        "SegmentMetrics(2 classes, 1 picture; box mAP50-95 0.500, mAP50 0.500; mask mAP50-95 0.500, mAP50 0.500; "
+        "runs/segment/val)"
+    )
+    assert repr(metrics.seg) == "KindMetrics(masks: mAP50-95 0.500, mAP50 0.500)"
+    assert repr(metrics.confusion_matrix) == "ConfusionMatrix(2 classes, score 0.25, IoU 0.5)"
+    assert repr(metrics.matches) == "MatchTable(4 rows)"
+    assert "mAP50 -;" in repr(evaluate())
+
+
+def test_the_report_rounds_as_the_console_does() -> None:
+    pairs = [(sample(square(5, 5, 20), number=number), found((5, 5, 20, 0, 0.9))) for number in range(20)]
+    metrics = evaluate(*pairs)
+    twice = np.full((1, 1000), 0.20247)  # to four digits 0.2025, and that to three 0.203
+    metrics = metrics.replace(seg=dataclasses.replace(metrics.seg, precision_curve=twice))
+    report = write_report(metrics, charts={}, worst=[], sheets=[])
+    assert "0.202" in metrics.rows()
+    assert "<td>0.202</td>" in report
+    assert "0.203" not in report
 
 
 def test_masks_are_needed_at_the_resolution_of_the_picture() -> None:

@@ -101,7 +101,7 @@ def _coco(metrics: SegmentMetrics) -> str:
 
 
 def _classes(metrics: SegmentMetrics) -> str:
-    rows = metrics.summary(decimals=4)
+    rows = metrics.summary(decimals=None)
     if not rows:
         return "<p>No class has objects.</p>"
     cells = [[_number(value) if isinstance(value, float) else value for value in row.values()] for row in rows]

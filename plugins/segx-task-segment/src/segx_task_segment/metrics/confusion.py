@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.errors import MissingPluginError
+from segx.words import counted
 from segx_task_segment.metrics.objects import mask_iou
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ConfusionMatrix:
     """Counts of what was found as what, by masks.
 
@@ -38,6 +39,9 @@ class ConfusionMatrix:
     names: Mapping[int, str]
     score: float
     iou: float = 0.5
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({counted(len(self.names), 'class')}, score {self.score:g}, IoU {self.iou:g})"
 
     @classmethod
     def empty(cls, names: Mapping[int, str], *, score: float) -> ConfusionMatrix:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from segx.errors import MissingPluginError
+from segx.words import counted
 from segx_task_segment.metrics.average_precision import (
     LIMITS,
     RECALLS,
@@ -40,7 +41,7 @@ Curve = tuple["NDArray[np.float64]", "NDArray[np.float64]", str, str]
 """x, y (classes, points), name of x, name of y."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class KindMetrics:
     """Figures of one kind of overlap: boxes, or masks. NaN where there was nothing to measure.
 
@@ -96,6 +97,14 @@ class KindMetrics:
             recall_curve=np.array([recall for _, recall in curves]).reshape(shape),
             incumbent=theirs,
         )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}s: {self._shown})"
+
+    @property
+    def _shown(self) -> str:
+        """The figures people look at first, in few words."""
+        return f"mAP50-95 {_number(self.map)}, mAP50 {_number(self.map50)}"
 
     # Classes
 
@@ -229,7 +238,7 @@ class KindMetrics:
         ]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SegmentMetrics:
     """What a validation found out.
 
@@ -266,6 +275,11 @@ class SegmentMetrics:
     save_dir: Path | None = None
     files: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.names), 'class')}, {counted(self.images, 'picture')}"
+        folder = "" if self.save_dir is None else f"; {self.save_dir}"
+        return f"{type(self).__name__}({counts}; box {self.box._shown}; mask {self.seg._shown}{folder})"
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some attributes changed."""
@@ -310,8 +324,29 @@ class SegmentMetrics:
 
     @property
     def ap_class_index(self) -> NDArray[np.int64]:
-        """The classes that have objects."""
+        """int64 (K,): the classes that have objects; the order of ``p r f1`` and :meth:`class_result`."""
         return self.box.ap_class_index
+
+    @property
+    def p(self) -> NDArray[np.float64]:
+        """(K,): precision of the masks of each class, as in :attr:`seg`; NaN where only boxes are known."""
+        return self._of_masks(self.seg.p)
+
+    @property
+    def r(self) -> NDArray[np.float64]:
+        """(K,): recall of the masks of each class, as in :attr:`seg`; NaN where only boxes are known."""
+        return self._of_masks(self.seg.r)
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """(K,): F1 of the masks of each class, as in :attr:`seg`; NaN where only boxes are known."""
+        return self._of_masks(self.seg.f1)
+
+    def _of_masks(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values of the classes that have masks in the order of all classes that have objects."""
+        every = np.full(len(self.ap_class_index), math.nan)
+        every[np.searchsorted(self.ap_class_index, self.seg.ap_class_index)] = values
+        return every
 
     @property
     def curves(self) -> list[str]:
@@ -356,8 +391,8 @@ class SegmentMetrics:
             words.append(", ".join(f"{name}={value}" for name, value in self.settings.items()))
         return "; ".join(words)
 
-    def summary(self, *, decimals: int = 5) -> list[dict[str, Any]]:
-        """Return one dictionary for each class that has objects."""
+    def summary(self, *, decimals: int | None = 5) -> list[dict[str, Any]]:
+        """Return one dictionary for each class that has objects; figures as they are where ``decimals`` is None."""
         rows = []
         for category in self.ap_class_index.tolist():
             row: dict[str, Any] = {
@@ -366,9 +401,10 @@ class SegmentMetrics:
                 "Instances": int(self.box.objects[category, 0]),
             }
             columns = [f"{side}-{name}" for side in ("Box", "Mask") for name in ("P", "R", "mAP50", "mAP50-95")]
-            row |= {
-                name: round(value, decimals) for name, value in zip(columns, self.summary_row(category), strict=True)
-            }
+            figures = self.summary_row(category)
+            if decimals is not None:
+                figures = [round(value, decimals) for value in figures]
+            row |= zip(columns, figures, strict=True)
             rows.append(row)
         return rows
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from segx.errors import MissingPluginError
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,9 @@ class MatchTable:
     def __init__(self, names: Mapping[int, str]) -> None:
         self._names = names
         self._rows: list[MatchRow] = []
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({counted(len(self), 'row')})"
 
     def __len__(self) -> int:
         return len(self._rows)
