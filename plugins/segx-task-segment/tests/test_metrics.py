@@ -219,7 +219,7 @@ def test_metrics_are_shown_in_few_words() -> None:
         "SegmentMetrics(2 classes, 1 picture; box mAP50-95 0.500, mAP50 0.500; mask mAP50-95 0.500, mAP50 0.500; "
         "runs/segment/val)"
     )
-    assert repr(metrics.seg) == "KindMetrics(masks: mAP50-95 0.500, mAP50 0.500)"
+    assert repr(metrics.seg) == "KindMetrics(mask mAP50-95 0.500, mAP50 0.500)"
     assert repr(metrics.confusion_matrix) == "ConfusionMatrix(2 classes, score 0.25, IoU 0.5)"
     assert repr(metrics.matches) == "MatchTable(4 rows)"
     assert "mAP50 -;" in repr(evaluate())

@@ -99,12 +99,7 @@ class KindMetrics:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name}s: {self._shown})"
-
-    @property
-    def _shown(self) -> str:
-        """The figures people look at first, in few words."""
-        return f"mAP50-95 {_number(self.map)}, mAP50 {_number(self.map50)}"
+        return f"{type(self).__name__}({_first_figures(self)})"
 
     # Classes
 
@@ -279,7 +274,7 @@ class SegmentMetrics:
     def __repr__(self) -> str:
         counts = f"{counted(len(self.names), 'class')}, {counted(self.images, 'picture')}"
         folder = "" if self.save_dir is None else f"; {self.save_dir}"
-        return f"{type(self).__name__}({counts}; box {self.box._shown}; mask {self.seg._shown}{folder})"
+        return f"{type(self).__name__}({counts}; {_first_figures(self.box)}; {_first_figures(self.seg)}{folder})"
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some attributes changed."""
@@ -480,6 +475,10 @@ def _row(name: str, images: int, objects: int, values: Sequence[float], width: i
         p, r, half, whole = values[start : start + 4]
         line += f"  {_number(p):>8}{_number(r):>7}{_number(half):>8}{_number(whole):>11}"
     return line
+
+
+def _first_figures(kind: KindMetrics) -> str:
+    return f"{kind.name} mAP50-95 {_number(kind.map)}, mAP50 {_number(kind.map50)}"
 
 
 def _coco_row(kind: KindMetrics) -> str:
