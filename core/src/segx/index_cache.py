@@ -107,7 +107,7 @@ class Stamps:
     """Size, time of change and content hash of many files, to know which to read again.
 
     Attributes:
-        size: int64 (files); -1 for a file that is not there.
+        size: int64 (files); -1 for a file that is not there, 0 for one that cannot be looked at.
         changed: int64 (files), nanoseconds; 0 where the stamp is not to be trusted.
         digest: uint8 (files, :data:`DIGEST`).
     """
@@ -123,7 +123,10 @@ class Stamps:
         for index, path in enumerate(paths):
             try:
                 state = os.stat(path)  # noqa: PTH116 - a hundred thousand Path objects cost seconds
-            except OSError:
+            except FileNotFoundError:
+                continue
+            except OSError:  # it may be there: whoever reads it finds out
+                size[index] = 0
                 continue
             size[index], changed[index] = state.st_size, state.st_mtime_ns
         return cls(size=size, changed=changed, digest=np.zeros((len(paths), DIGEST), np.uint8))

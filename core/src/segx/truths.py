@@ -159,6 +159,7 @@ class TableDataset:
         names: Class number to class name.
         category_ids: Class number to the id the data set itself uses.
         problems: Rows that were dropped: file, line and reason.
+        notes: (kind of finding, line) of what was kept, but not as it is written: ``segx data check`` tells of it.
         fingerprint: A hash of the ground truth.
     """
 
@@ -169,6 +170,7 @@ class TableDataset:
     names: Mapping[int, str]
     category_ids: Mapping[int, int]
     problems: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[tuple[str, str]] = field(default_factory=tuple)
     fingerprint: str = ""
 
     def __len__(self) -> int:

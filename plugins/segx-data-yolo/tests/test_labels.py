@@ -66,6 +66,13 @@ def test_rounding_past_the_edge_is_clipped() -> None:
     np.testing.assert_allclose(truth.box, (0, 10, 100, 80), atol=1e-4)
 
 
+def test_a_box_that_reaches_out_is_kept_as_written() -> None:
+    labels = parse([b"0 0.1 0.1 0.5 0.5\n0 0.1 0.1 0.21 0.2"])
+    out, rounded = labels.table.truths(0, (100, 100))
+    np.testing.assert_allclose(out.box, (-15, -15, 50, 50), atol=1e-4)
+    np.testing.assert_allclose(rounded.box, (0, 0, 20.5, 20), atol=1e-4)
+
+
 def test_byte_order_mark_and_endless_spaces() -> None:
     labels = parse([f"\ufeff1   {SQUARE}  \t\n".encode(), b"   \n\n", b""])
     assert labels.table.category.tolist() == [1]
@@ -155,7 +162,7 @@ def test_every_row_is_either_taken_or_named(files: list[list[tuple[int, list[flo
     assert told | set(taken) == every
     for row in range(len(labels.table)):
         x, y, width, height = labels.table.box[row].tolist()
-        assert 0 <= x < 1
-        assert 0 <= y < 1
+        assert x < 1 < x + width + 1
+        assert y < 1 < y + height + 1
         assert width > 0 or np.float32(width) == 0  # a float32 may lose what a float64 held
         assert height > 0 or np.float32(height) == 0

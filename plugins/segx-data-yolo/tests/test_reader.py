@@ -173,3 +173,94 @@ def test_thousands_of_files_are_read_in_seconds(tmp_path: Path) -> None:
     dataset = read(pictures)
     assert time.process_time() - begun < 20  # about half a second where it was written
     assert len(dataset.table) == 7 * count
+
+
+def test_only_a_label_file_that_is_not_there_means_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path, dict.fromkeys(("absent", "closed", "folder", "good", "hidden", "pipe"), f"0 {TRIANGLE}"))
+    labels = tmp_path / "labels"
+    for name in ("absent", "folder", "pipe"):
+        (labels / f"{name}.txt").unlink()
+    (labels / "folder.txt").mkdir()
+    os.mkfifo(labels / "pipe.txt")
+    closed, hidden = str(labels / "closed.txt"), str(labels / "hidden.txt")
+    real_open, real_stat = open, os.stat
+
+    def guarded_open(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(file) == closed:
+            raise PermissionError(13, "Permission denied")
+        return real_open(file, *args, **kwargs)
+
+    def guarded_stat(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path) == hidden:
+            raise PermissionError(13, "Permission denied")
+        return real_stat(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", guarded_open)
+        patch.setattr(os, "stat", guarded_stat)
+        for dataset in (read(folder), read(folder)):  # the second time from the cache
+            assert [len(sample.truths) for sample in dataset] == [0, 0, 0, 1, 0, 0]
+            assert dataset.problems == (
+                f"{closed}: cannot be read (Permission denied): its picture has no labels",
+                f"{labels / 'folder.txt'}: it is not a file: its picture has no labels",
+                f"{hidden}: cannot be read (Permission denied): its picture has no labels",
+                f"{labels / 'pipe.txt'}: it is not a file: its picture has no labels",
+            )
+    assert [len(sample.truths) for sample in read(folder)] == [0, 1, 0, 1, 1, 0]  # once it may be read, it is
+
+
+def test_pictures_are_files_that_are_not_hidden(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"one": f"0 {TRIANGLE}", ".cache/two": "", "._one": "", "sub/three": ""})
+    os.mkfifo(folder / "pipe.png")
+    (folder / "circle.png").symlink_to("circle.png")
+    dataset = read(folder)
+    assert [sample.path.name for sample in dataset] == ["one.png", "three.png"]
+    assert dataset.problems == tuple(
+        f"{folder / name}: it is not a file that can be read" for name in ("circle.png", "pipe.png")
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path, {"one": f"0 {TRIANGLE}", "closed/two": ""})
+    refused = {str(folder / "closed")}
+    scandir = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path) in refused:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert read(folder).problems == (f"{folder / 'closed'}: the folder cannot be read (Permission denied)",)
+    refused.add(str(folder))
+    with pytest.raises(DataError, match="no picture that can be read") as error:
+        read(folder)
+    assert error.value.hint == f"{folder}: the folder cannot be read (Permission denied)"
+
+
+def test_labels_that_lie_beside_their_pictures_are_told_of(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"one": "", "two": ""})
+    for name in ("one", "two"):
+        (tmp_path / "labels" / f"{name}.txt").rename(folder / f"{name}.txt")
+    (problem,) = read(folder).problems
+    assert problem.startswith(f"{folder / 'one.txt'}: labels beside the pictures are not read")
+    assert str(tmp_path / "labels" / "one.txt") in problem
+
+
+def test_pictures_with_one_label_file_together_are_told_of(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"one": f"0 {TRIANGLE}"})
+    cv2.imwrite(str(folder / "one.jpg"), np.zeros((20, 30, 3), np.uint8))
+    dataset = read(folder)
+    assert len(dataset) == 2
+    label = tmp_path / "labels" / "one.txt"
+    assert dataset.notes == (("shared", f"{label} is read for {folder / 'one.jpg'} and {folder / 'one.png'}"),)
+
+
+def test_a_box_that_reaches_out_is_cut_and_told_of(tmp_path: Path) -> None:
+    folder = make(tmp_path, {"one": "7 0.5 0.5 0.1 0.1\n0 0.1 0.1 0.21 0.2\n1 0.1 0.5 0.5 0.5"}, size=(100, 200))
+    for dataset in (read(folder), read(folder)):
+        rounded, out = dataset[0].truths
+        np.testing.assert_allclose(rounded.box, (0, 0, 41, 20), atol=1e-3)
+        np.testing.assert_allclose(out.box, (0, 25, 70, 50), atol=1e-3)
+        label = tmp_path / "labels" / "one.txt"
+        assert dataset.notes == (("outside", f"{label}, line 3: the box reaches 0.15 out of 0..1 and is cut"),)

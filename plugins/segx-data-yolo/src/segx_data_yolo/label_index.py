@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LAYOUT = "yolo-labels/2"
+_LAYOUT = "yolo-labels/3"
 _TOGETHER = 16 << 20
 """Bytes of label files that are parsed in one go."""
 
@@ -99,13 +101,18 @@ def _update(
     trusted, sizes = now.trusted(), now.size.copy()
     parsed: list[Labels] = []
     for group in _groups(fresh, now.size):
-        contents = []
-        for place in group:
-            content, size = _read(files[place], int(now.size[place]))
-            sizes[place] = size
-            digest[place] = np.frombuffer(index_cache.content_digest(content or b""), np.uint8)
-            contents.append(content)
-        parsed.append(_with_long(parse([content or b"" for content in contents]), contents))
+        contents, unread = [], []
+        for position, place in enumerate(group):
+            content, reason = _read(files[place], int(now.size[place]))
+            if reason:
+                unread.append((position, 0, reason))
+                sizes[place], trusted[place] = max(sizes[place], 0), 0  # looked at again next time
+            elif content is None:
+                sizes[place] = -1
+            contents.append(content or b"")
+            digest[place] = np.frombuffer(index_cache.content_digest(contents[-1]), np.uint8)
+        labels = parse(contents)
+        parsed.append(dataclasses.replace(labels, bad=sorted([*labels.bad, *unread])) if unread else labels)
     return LabelIndex(
         files=list(files),
         stamps=Stamps(size=sizes, changed=trusted, digest=digest),
@@ -122,23 +129,19 @@ def _groups(fresh: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[list[int
     ]
 
 
-def _read(file: str, size: int) -> tuple[bytes | None, int]:
-    """Return a file's content, None where it is too long, and its size; nothing where it is not there."""
+def _read(file: str, size: int) -> tuple[bytes | None, str]:
+    """Return a file's content, None where there is none, and why it cannot be read: only what is not there is empty."""
     if size > LONGEST:
-        return None, size
+        return None, f"more than {LONGEST >> 20} MiB: no label file"
     try:
-        with open(file, "rb") as stream:  # noqa: PTH123 - a hundred thousand Path objects cost seconds
-            return stream.read(), size
-    except OSError:
-        return b"", -1
-
-
-def _with_long(labels: Labels, contents: Sequence[bytes | None]) -> Labels:
-    """Name the files that are too long to be label files."""
-    long = [
-        (place, 0, f"more than {LONGEST >> 20} MiB: no label file") for place, c in enumerate(contents) if c is None
-    ]
-    return dataclasses.replace(labels, bad=sorted([*labels.bad, *long])) if long else labels
+        if not stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116 - a hundred thousand Path objects cost seconds
+            return None, "it is not a file: its picture has no labels"
+        with open(file, "rb") as stream:  # noqa: PTH123 - as above
+            return stream.read(), ""
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror or error}): its picture has no labels"
 
 
 def _merge(

@@ -39,7 +39,7 @@ class Labels:
     """What some label files hold.
 
     Attributes:
-        table: The objects, in fractions; one "picture" for each file.
+        table: The objects, in fractions; one "picture" for each file. A box may reach out of it.
         line: int32 (objects), line of each in its file, from 1.
         bad: (file, line, reason) of each row left out; line 0 is the whole file.
     """
@@ -239,11 +239,17 @@ def _boxes(
         area[polygons] = _areas(points, starts)
     if plain.size:
         values = xy[rows.starts[plain][:, None] + np.arange(1, _BOX)]
-        low = np.clip(values[:, :2] - values[:, 2:] / 2, 0, 1)
+        low, high = (_rounded(values[:, :2] + side * values[:, 2:] / 2) for side in (-1, 1))
         box[plain, :2] = low
-        box[plain, 2:] = np.clip(values[:, :2] + values[:, 2:] / 2, 0, 1) - low
+        box[plain, 2:] = high - low
         area[plain] = box[plain, 2:].prod(axis=1)
     return box, area
+
+
+def _rounded(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return edges with those clipped that leave the picture by no more than tools round; others stay as written."""
+    inside = np.clip(edges, 0.0, 1.0)
+    return np.where(np.abs(edges - inside) <= SLACK, inside, edges)
 
 
 def _areas(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -28,8 +28,9 @@ def _detects(path: Path) -> bool:
 
     if path.is_file():
         return path.suffix.lower() == ".txt"
-    files = (os.path.splitext(name)[1] for _, _, names in os.walk(path) for name in names)  # noqa: PTH122 - a text
-    return any(suffix.lower() in PICTURE_SUFFIXES for suffix in itertools.islice(files, _LOOKED_AT))
+    files = (name for _, _, names in os.walk(path) for name in names if not name.startswith("."))
+    suffixes = (os.path.splitext(name)[1] for name in itertools.islice(files, _LOOKED_AT))  # noqa: PTH122 - a text
+    return any(suffix.lower() in PICTURE_SUFFIXES for suffix in suffixes)
 
 
 def _load() -> DatasetReader:

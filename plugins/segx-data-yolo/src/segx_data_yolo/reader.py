@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,9 @@ from segx.errors import DataError
 from segx.image_header import image_shape
 from segx.index_cache import Stamps
 from segx.pictures import PICTURE_SUFFIXES
-from segx.truths import TableDataset
+from segx.truths import TableDataset, TruthTable
 from segx_data_yolo.label_index import LabelIndex, read_labels
+from segx_data_yolo.labels import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,9 +44,12 @@ class YoloReader:
         sizes, unreadable = _sizes(pictures, name)
         problems += [f"{pictures[i]}: {reason}" for i, reason in unreadable.items()]
         problems += _told(index)
+        problems += _beside(pictures, index)
         names, keep, unknown = _classes(index, source)
         problems += unknown
-        table = index.labels.table if keep.all() else index.labels.table.keep_objects(keep)
+        notes = _sharing(pictures, index)
+        table, cut = _cut_at_edges(index, keep)
+        notes += cut
         if unreadable:
             there = [i for i in range(len(pictures)) if i not in unreadable]
             table, sizes, pictures = table.keep_pictures(there), sizes[there], [pictures[i] for i in there]
@@ -57,6 +63,7 @@ class YoloReader:
             names=names,
             category_ids={number: number for number in names},
             problems=tuple(problems),
+            notes=tuple(notes),
             fingerprint=index.fingerprint,
         )
 
@@ -72,18 +79,21 @@ class YoloReader:
 
 
 def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
-    """Return the pictures of a split in order, and a line for each that a list names and is not there.
+    """Return the pictures of a split in order, and a line for each that is named and cannot be had.
 
     Raises:
         DataError: There are none.
     """
     pictures: dict[str, None] = {}
     missing: list[str] = []
+    unread: list[str] = []
     for entry in source.entries:
-        found = _listed(entry, missing) if entry.is_file() else _walk(entry)
+        found = _listed(entry, missing) if entry.is_file() else _walk(str(entry.absolute()), unread)
         pictures.update(dict.fromkeys(found))
     if pictures:
-        return list(pictures), missing
+        return list(pictures), missing + unread
+    if unread:
+        raise DataError(f"{source.split} of {source.origin} has no picture that can be read", hint=unread[0])
     if missing:
         tried = "\n    ".join(line.partition(": ")[2].removesuffix(" is not there") for line in missing[:5])
         raise DataError(f"none of the pictures that {source.entries[0]} lists is there", hint=f"tried:\n    {tried}")
@@ -108,16 +118,34 @@ def picture_ids(pictures: Sequence[str]) -> list[int | str]:
     return [os.path.relpath(picture, common).replace(os.sep, "/") for picture in pictures]
 
 
-def _walk(folder: Path) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder.absolute()):
-        folders.sort()
-        found += [
-            os.path.join(parent, name)  # noqa: PTH118 - speed
-            for name in sorted(files)
-            if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - speed
-        ]
-    return found
+def _walk(folder: str, unread: list[str]) -> list[str]:
+    """Return the pictures below a folder, each folder's own before those of its folders; hidden ones are no pictures.
+
+    A folder that cannot be read, and what is called like a picture and is no file, are named.
+    """
+    found, folders = [], []
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        unread.append(f"{folder}: the folder cannot be read ({error.strerror or error})")
+        return []
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            folders.append(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
+            if _is_file(entry):
+                found.append(entry.path)
+            else:
+                unread.append(f"{entry.path}: it is not a file that can be read")
+    return found + [picture for inner in folders for picture in _walk(inner, unread)]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _listed(path: Path, missing: list[str]) -> list[str]:
@@ -166,6 +194,47 @@ def _told(index: LabelIndex) -> list[str]:
         f"{index.files[file]}, line {line}: {reason}" if line else f"{index.files[file]}: {reason}"
         for file, line, reason in index.labels.bad
     ]
+
+
+def _beside(pictures: Sequence[str], index: LabelIndex) -> list[str]:
+    """Tell of labels that lie beside the pictures, where they are not looked for, when there are none elsewhere."""
+    if index.there.any():
+        return []
+    for picture, label in zip(pictures, index.files, strict=True):
+        beside = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122 - speed
+        if beside != label and os.path.isfile(beside):  # noqa: PTH113 - speed
+            return [f"{beside}: labels beside the pictures are not read: this one belongs to {label}"]
+    return []
+
+
+def _sharing(pictures: Sequence[str], index: LabelIndex) -> list[tuple[str, str]]:
+    """Tell of pictures that have one label file together."""
+    if len(set(index.files)) == len(index.files):
+        return []
+    by_label: defaultdict[str, list[str]] = defaultdict(list)
+    for picture, label in zip(pictures, index.files, strict=True):
+        by_label[label].append(picture)
+    return [("shared", f"{label} is read for {' and '.join(p)}") for label, p in by_label.items() if len(p) > 1]
+
+
+def _cut_at_edges(index: LabelIndex, keep: NDArray[np.bool_]) -> tuple[TruthTable, list[tuple[str, str]]]:
+    """Return the objects that are kept, boxes cut where they leave their picture, and a line for each that is cut."""
+    table = index.labels.table if keep.all() else index.labels.table.keep_objects(keep)
+    low, high = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
+    over = np.maximum(-low, high - 1).max(axis=1, initial=0)
+    far = np.flatnonzero(over > SLACK).tolist()
+    if not far:
+        return table, []
+    file, line = np.repeat(np.arange(len(index.files)), np.diff(table.rows)), index.labels.line[keep]
+    cut = low.clip(0, 1)
+    told = [
+        (
+            "outside",
+            f"{index.files[file[i]]}, line {line[i]}: the box reaches {over[i]:.2g} out of 0..1 and is cut",
+        )
+        for i in far
+    ]
+    return dataclasses.replace(table, box=np.concatenate([cut, high.clip(0, 1) - cut], axis=1)), told
 
 
 def _classes(index: LabelIndex, source: DatasetSource) -> tuple[Mapping[int, str], NDArray[np.bool_], list[str]]:
