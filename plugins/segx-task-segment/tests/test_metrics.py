@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.interfaces import Sample, Truth
+from segx.interfaces import Measurement, Sample, Truth
 from segx.masks import Masks
+from segx.options import ValOptions
 from segx.results import Boxes, Results
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
@@ -26,6 +27,7 @@ from segx_task_segment.metrics.objects import mask_iou
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
+from segx_task_segment.validation import Validation
 
 if TYPE_CHECKING:
     from segx.interfaces import Image
@@ -371,3 +373,83 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         predictions.add(verdict)
     predictions.discard()
     assert not list(tmp_path.iterdir())
+
+
+def measured(folder: Path, **options: Any) -> tuple[Validation, Any]:
+    """A validation of one picture, and what ends it."""
+    chosen = ValOptions.parse({"data": "d", **options})
+    validation = Validation(
+        Measurement(names=NAMES, category_ids={0: 1, 1: 2}, options=chosen, pictures=1, folder=folder)
+    )
+    picture = folder / "1.png"
+    cv2.imwrite(str(picture), blank(sample()))
+    one = dataclasses.replace(sample(square(5, 5, 20)), path=picture)
+    validation.update(one, found((5, 5, 20, 0, 0.9), (30, 30, 9, 1, 0.8)))
+    picture.unlink()
+    return validation, lambda: validation.finish(speed={"inference": 1.0}, problems=())
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, *, fits: tuple[str, ...]) -> None:
+    """Let only files of some kinds be written."""
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.suffix in fits:
+            return write(path, data)
+        write(path, data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+
+def test_a_full_disk_costs_pictures_and_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, finish = measured(tmp_path, save_json=True)
+    fill_disk(monkeypatch, fits=(".json", ".csv"))
+    metrics = finish()
+    assert metrics.seg.map == pytest.approx(1)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "BoxPR_curve.png: cannot be written (No space left on device), nor can 12 other files" in record.message
+    written = {"metrics.json", "matches.csv", "predictions.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in metrics.files} == written
+    assert {Path(path).name for path in json.loads((tmp_path / "metrics.json").read_text())["files"]} == written
+    assert metrics.problems == (), "a picture that is missing is no problem"
+
+
+def test_the_figures_are_returned_even_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, finish = measured(tmp_path, plots=False)
+    fill_disk(monkeypatch, fits=())
+    metrics = finish()
+    assert metrics.seg.map == pytest.approx(1)
+    assert (metrics.files, list(tmp_path.iterdir())) == ((), [])
+    assert len(metrics.problems) == 2
+    assert "metrics.json: cannot be written" in metrics.problems[0]
+    assert len(caplog.records) == 1
+
+
+def test_predictions_that_cannot_be_written_do_not_end_a_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: PredictionsFile, _: Any) -> None:
+        raise DataError(f"{path.path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(PredictionsFile, "add", full)
+    validation, finish = measured(tmp_path, plots=False, save_json=True)
+    metrics = finish()
+    validation.close()
+    assert metrics.seg.map == pytest.approx(1)
+    assert ["predictions.json" in problem for problem in metrics.problems] == [True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["matches.csv", "metrics.json"]
+    assert len(caplog.records) == 1
+
+
+def test_everything_that_was_written_is_named_the_report_first(tmp_path: Path) -> None:
+    _, finish = measured(tmp_path, save_json=True)
+    metrics = finish()
+    assert metrics.files[0].name == "report.html"
+    assert sorted(metrics.files) == sorted(tmp_path.iterdir())
+    assert json.loads((tmp_path / "metrics.json").read_text())["files"] == [str(path) for path in metrics.files]

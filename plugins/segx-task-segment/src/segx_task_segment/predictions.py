@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError
@@ -25,14 +25,18 @@ class PredictionsFile:
     Args:
         path: Where to.
         category_ids: Class number to the data set's own id.
+
+    Raises:
+        DataError: The file cannot be made.
     """
 
     def __init__(self, path: Path, category_ids: Mapping[int, int]) -> None:
         self.path = path
         self._ids = category_ids
-        self._stack = ExitStack()
-        temporary = self._stack.enter_context(replacing(path))
-        self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+        with ExitStack() as opening:
+            temporary = opening.enter_context(replacing(path))
+            self._file = opening.enter_context(temporary.open("w", encoding="utf-8"))
+            self._stack = opening.pop_all()
         self._between = "[\n"
 
     def add(self, verdict: PictureVerdict) -> None:
@@ -72,4 +76,5 @@ class PredictionsFile:
     def discard(self) -> None:
         """Leave nothing behind, unless it is finished already."""
         unfinished = RuntimeError("validation did not end")
-        self._stack.__exit__(RuntimeError, unfinished, None)
+        with suppress(DataError):  # what is still to be flushed to a full disk is not wanted any more
+            self._stack.__exit__(RuntimeError, unfinished, None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
+from segx.errors import DataError
 from segx.files import write_bytes, write_text
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
@@ -14,7 +16,7 @@ from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from segx.interfaces import Measurement, Sample
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from segx_task_segment.metrics import SegmentMetrics
 
 logger = logging.getLogger(__name__)
+
+_REPORT = "report.html"
 
 
 class Validation:
@@ -46,6 +50,7 @@ class Validation:
         self._panels: Panels | None = None
         if self._folder is not None and options.plots:
             self._panels = Panels(self._evaluator.working_score)
+        self._written = _Written()
         if self._folder is not None and options.save_json:
             self._predictions = PredictionsFile(self._folder / "predictions.json", measurement.category_ids)
 
@@ -53,44 +58,87 @@ class Validation:
         """Take what was found in one picture."""
         verdict = self._evaluator.update(sample, results)
         if self._predictions is not None:
-            self._predictions.add(verdict)
+            try:
+                self._predictions.add(verdict)
+            except DataError as error:
+                self._written.failed.append(error.message)
+                self._predictions.discard()
+                self._predictions = None
         if self._panels is not None:
             self._panels.add(verdict)
 
     def finish(self, *, speed: Mapping[str, float], problems: Sequence[str]) -> SegmentMetrics:
-        """Return the figures, and write tables, charts and the report."""
+        """Return the figures, and write tables, charts and the report.
+
+        What cannot be written, on a full disk for instance, is told in one line and costs no figure.
+        """
         metrics = self._evaluator.finish(speed=speed).replace(
             settings=self._measurement.settings, save_dir=self._folder, problems=tuple(problems)
         )
-        if self._folder is None:
-            return metrics
-        files = self._write(self._folder, metrics)
-        metrics = metrics.replace(files=tuple(files))
-        write_text(self._folder / "metrics.json", metrics.to_json())
-        return metrics
+        return metrics if self._folder is None else self._write(self._folder, metrics)
 
     def close(self) -> None:
         """Leave no half of a file behind."""
         if self._predictions is not None:
             self._predictions.discard()
 
-    def _write(self, folder: Path, metrics: SegmentMetrics) -> list[Path]:
-        """Write everything and return the files, the report first."""
-        files = [folder / "metrics.json", write_text(folder / "matches.csv", metrics.matches.to_csv())]
+    def _write(self, folder: Path, metrics: SegmentMetrics) -> SegmentMetrics:
+        """Write everything, the figures first; return the metrics with what was written, the report first.
+
+        A table that could not be written is one of the problems; a picture is not.
+        """
+        written, figures = self._written, folder / "metrics.json"
+        whole = written.attempt(lambda: write_text(figures, metrics.to_json()))
+        written.attempt(lambda: write_text(folder / "matches.csv", metrics.matches.to_csv()))
         if self._predictions is not None:
-            files.append(self._predictions.close())
-        if self._panels is None:
-            return files
-        charts, sheets = self._charts(metrics), self._panels.sheets()
+            written.attempt(self._predictions.close)
+        metrics = metrics.replace(problems=(*metrics.problems, *written.failed))
+        if self._panels is not None:
+            self._draw(folder, metrics, self._panels)
+        metrics = metrics.replace(files=tuple(sorted(written.files, key=lambda path: path.name != _REPORT)))
+        if whole:
+            written.attempt(lambda: write_text(figures, metrics.to_json()), again=True)  # it names all files
+        written.tell()
+        return metrics
+
+    def _draw(self, folder: Path, metrics: SegmentMetrics, panels: Panels) -> None:
+        """Write pictures and the report."""
+        charts, sheets = self._charts(metrics), panels.sheets()
         drawn = dict(charts)
         for number, (truth, found) in enumerate(sheets):
             drawn |= {f"val_batch{number}_labels.jpg": truth, f"val_batch{number}_pred.jpg": found}
-        files += [write_bytes(folder / name, data) for name, data in drawn.items()]
-        report = write_report(metrics, charts=charts, worst=self._panels.worst(), sheets=sheets)
-        return [write_text(folder / "report.html", report), *files]
+        for name, data in drawn.items():
+            self._written.attempt(partial(write_bytes, folder / name, data))
+        report = write_report(metrics, charts=charts, worst=panels.worst(), sheets=sheets)
+        self._written.attempt(lambda: write_text(folder / _REPORT, report))
 
     def _charts(self, metrics: SegmentMetrics) -> Mapping[str, bytes]:
         if importlib.util.find_spec("matplotlib") is None:
             logger.warning('curves are not drawn, they need matplotlib: pip install "segx-task-segment[charts]"')
             return {}
         return draw_charts(metrics)
+
+
+class _Written:
+    """The files of one validation: each that cannot be written is noted, and the next one tried."""
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.failed: list[str] = []
+
+    def attempt(self, write: Callable[[], Path], *, again: bool = False) -> bool:
+        """Write a file and say whether it is there; ``again``: it was before."""
+        try:
+            path = write()
+        except DataError as error:
+            self.failed.append(error.message)
+            return False
+        if not again:
+            self.files.append(path)
+        return True
+
+    def tell(self) -> None:
+        """Tell of all that is missing in one line."""
+        if self.failed:
+            more = f", nor can {len(self.failed) - 1} other files" if len(self.failed) > 1 else ""
+            logger.warning("%s%s; no figure is lost", self.failed[0], more)

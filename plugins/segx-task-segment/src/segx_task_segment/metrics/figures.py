@@ -252,7 +252,7 @@ class SegmentMetrics:
         settings: Settings the predictions were made with.
         save_dir: The run's folder, when there is one.
         files: What was written.
-        problems: Pictures and labels that were left out.
+        problems: Pictures and labels that were left out, and tables that could not be written.
     """
 
     box: KindMetrics
