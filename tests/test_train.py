@@ -8,7 +8,9 @@ import logging
 import math
 import os
 import random
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from segx.errors import DataError, MissingPluginError, ModelError, UsageError
 from segx.flows import train_lines
 from segx.flows.train_lines import EpochLines
 from segx.flows.train_record import as_csv
+from segx.options import TrainOptions
 from segx.runs import Step
 from segx.testing.models import TINY_YOLOV8
 from segx_cli.main import main
@@ -241,7 +244,8 @@ def test_a_model_for_other_classes_takes_over_what_fits(
     caplog.set_level(logging.INFO, "segx")
     other = YOLO(design)
     other.train(data=str(shapes), pretrained=str(model.path), **{**QUICK, "epochs": 1})
-    assert "tensors taken" in caplog.text
+    assert len(YOLO(design).names) != len(model.names)
+    assert re.search(r"6 classes: \d+ tensors moved over, 0 begin anew", caplog.text)
     with pytest.raises(UsageError, match=r"pretrained=false starts from nothing"):
         YOLO(model.path or "").train(data=str(shapes), pretrained=False, **QUICK)
 
@@ -254,7 +258,7 @@ def test_a_model_for_other_classes_takes_over_what_fits(
         {"mask_ratio": 2, "overlap_mask": False},
         {"freeze": 3, "cos_lr": True},
         {"mixup": 0.5, "copy_paste": 0.5, "degrees": 10, "perspective": 0.0005},
-        {"close_mosaic": 0},
+        {"mosaic": 1.0},
         {"optimizer": "SGD", "warmup_epochs": 1},
     ],
     ids=lambda options: next(iter(options)),
@@ -264,7 +268,7 @@ def test_each_option_makes_another_run(shapes: Path, design: Path, place: Path, 
     rows = []
     for given in ({}, options):
         model = YOLO(design)
-        model.train(data=str(shapes), **{**QUICK, "epochs": 1, **given})
+        model.train(data=str(shapes), **{**QUICK, "epochs": 1, "mosaic": 0.0, **given})
         assert model.trained is not None
         rows.append(model.trained.rows[0])
     losses = [[row[f"train/{name}_loss"] for name in ("box", "seg", "cls", "dfl")] for row in rows]
@@ -294,7 +298,10 @@ def test_the_command_line_prints_the_best_weights_or_one_document(
 ) -> None:
     line = ["segment", "train", f"model={design}", f"data={shapes}", *words({**QUICK, "epochs": 1})]
     assert main([*line, "--quiet"]) == 0
-    assert capsys.readouterr() == ("runs/segment/train/weights/best.pt\n", "")
+    printed, told = capsys.readouterr()
+    assert printed == "runs/segment/train/weights/best.pt\n"
+    assert told.count("\n") == 1
+    assert "3 steps of the optimiser in all teach little" in told
     assert main([*line, "--json"]) == 0
     shown = capsys.readouterr()
     document = json.loads(shown.out)
@@ -659,6 +666,65 @@ def test_a_table_that_somebody_keeps_open_does_not_end_the_run(
     YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 2})
     assert caplog.text.count("results.csv: cannot be written (Permission denied); the figures are in") == 2
     assert Path("runs/segment/train/results.csv").read_text().count("\n") == 3
+
+
+def test_a_short_run_learns_something(
+    shapes: Path, design: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer batches than make a step: their gradients are not lost, and it is said that this is little."""
+    YOLO(design).save("start.pt")
+    start = YOLO("start.pt")
+    start.train(data=str(shapes), **{**QUICK, "epochs": 1, "batch": 16, "nbs": 64, "seed": 1})
+    weights = torch.load("runs/segment/train/weights/last.pt", weights_only=True)["training"]["weights"]
+    before = torch.load("start.pt", weights_only=True)["weights"]
+    kernels = [name for name in weights if name.startswith("model.0.") and name.endswith("conv.weight")]
+    assert kernels
+    assert not any(torch.equal(weights[name], before[name].float()) for name in kernels)
+    assert "1 step of the optimiser in all teach" in caplog.text
+
+
+def test_the_options_of_a_run_are_a_configuration(whole: tuple[YOLO, Any], place: Path) -> None:
+    model, _ = whole
+    assert model.trained is not None
+    shutil.copy(model.trained.folder / "args.yaml", "again.yaml")
+    done = cli("train", "cfg=again.yaml", "epochs=1", "project=again", "name=run")
+    assert done.returncode == 0, done.stderr
+    assert Path("again/run/weights/best.pt").exists()
+
+
+def test_a_part_of_the_data_is_spread_over_all(shapes: Path) -> None:
+    from segx.flows.train import read_splits
+
+    indices = list(read_splits(TrainOptions(data=str(shapes), fraction=0.3)).indices)
+    assert indices == [0, 3, 6]
+
+
+def test_what_is_wrong_with_the_pictures_for_validation_is_told(
+    design: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_dataset(place / "d", images=4, val_images=4, imgsz=64)
+    picture = min((data.parent / "images" / "val").iterdir())
+    picture.unlink()
+    YOLO(design).train(data=str(data), **{**QUICK, "epochs": 1})
+    assert picture.name in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"name": "other"}, "name=other: a run goes on in its own folder"),
+        ({"project": "p"}, "project=p: a run goes on in its own folder"),
+        ({"classes": [0]}, "classes: this run began with None"),
+        ({"single_cls": True}, "single_cls: this run began with False"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_run_cannot_be_turned_into(
+    shapes: Path, design: Path, place: Path, options: dict[str, Any], expected: str
+) -> None:
+    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    with pytest.raises(UsageError, match=expected):
+        YOLO(design).train(resume="runs/segment/train", epochs=2, **options)
 
 
 def test_a_size_is_rounded_up_to_whole_strides(

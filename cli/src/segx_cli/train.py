@@ -63,5 +63,6 @@ def _model(call: Call) -> tuple[str, dict[str, Any]]:
     if model is None and not isinstance(resume, bool):
         return str(resume), {**given, "resume": True}
     if model is None:
-        raise UsageError("train needs model=...", hint=EXAMPLE)
+        hint = "resume=runs/segment/train/weights/last.pt" if resume else EXAMPLE
+        raise UsageError("train needs model=...", hint=hint)
     return str(model), given

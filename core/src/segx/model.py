@@ -144,10 +144,7 @@ class YOLO:
             UsageError: This model is an exported one.
         """
         session = self._model_session("load")
-        source = find_model(weights, self._registry)
-        if not isinstance(source, Artifact):
-            raise UsageError(f"{os.fspath(weights)!r} is a configuration without weights", hint="give a .pt file")
-        report = session.load_weights(source)
+        report = session.load_weights(_weights(weights, self._registry))
         self._forget_sessions(but=session)
         self._changed, self._info = True, session.info
         taken, skipped, missing = len(report.loaded), len(report.skipped), len(report.missing)
@@ -265,13 +262,12 @@ class YOLO:
             chosen = resumed(options, path, session.info)
         else:
             session = self._model_session("train")
-            if isinstance(chosen.pretrained, str):
-                self.load(chosen.pretrained)
-            elif not chosen.pretrained and isinstance(self._origin, Artifact):
+            if not chosen.pretrained and isinstance(self._origin, Artifact):
                 hint = f"model={self._info.variant or 'yolov8n-seg'}.yaml"
                 raise UsageError(f"pretrained=false starts from nothing, but {self._given} has weights", hint=hint)
         try:
-            result = train(session, chosen, model=self._given, registry=self._registry)
+            weights = _weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
+            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights)
         except BaseException:
             if not self._changed:
                 self._close_sessions()  # what was half trained goes; the model is what its file says
@@ -438,6 +434,18 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
 
         return Artifact(path=resolve_weights(name, registry), format=_MODEL_FORMAT)
     return registry.artifact(name)  # says what is wrong with it
+
+
+def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
+    """Return the file that weights are taken from.
+
+    Raises:
+        UsageError: It has none.
+    """
+    source = find_model(name, registry)
+    if not isinstance(source, Artifact):
+        raise UsageError(f"{os.fspath(name)!r} is a configuration without weights", hint="give a .pt file")
+    return source
 
 
 def _find_design(text: str, path: Path, registry: Registry) -> Design:

@@ -270,7 +270,7 @@ class TrainOptions(RunFolderOptions):
     )
     patience: int = option(100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0)
     batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1)
-    imgsz: int = option(640, "side of the training pictures", ge=32)
+    imgsz: int = option(640, "side of the training pictures", ge=32, le=8192)
     save: bool = option(True, "write last.pt and best.pt")
     save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1)
     cache: Literal["ram", "disk"] | bool = option(
@@ -291,10 +291,10 @@ class TrainOptions(RunFolderOptions):
     classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
     rect: bool = option(False, "batches of like-shaped pictures, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
-    close_mosaic: int = option(10, "no mosaic, mix-up or copy-paste in the last n epochs", ge=0)
+    close_mosaic: int = option(10, "no mosaic, mix-up or copy-paste in the last n epochs, at most half of them", ge=0)
     resume: Path | bool = option(False, "go on with a run: True, or its last.pt")
     amp: bool = option(True, "mixed precision, on GPUs")
-    fraction: float = option(1.0, "part of the training pictures to use", gt=0, le=1)
+    fraction: float = option(1.0, "part of the training pictures to use, spread over all", gt=0, le=1)
     freeze: int | tuple[int, ...] | None = option(None, "layers to leave as they are: their numbers, or how many")
     multi_scale: float = option(0.0, "each batch up to this fraction smaller or larger", ge=0, le=0.9)
     overlap_mask: bool = option(

@@ -95,9 +95,22 @@ def test_a_mosaic_that_is_closed_stays_closed_when_plans_grow(
 
     monkeypatch.setattr(DrawnLoader, "epoch", watched)
     tiny_run(tmp_path / "run", steps=Steps(clock), epochs=100, time=3.35, close_mosaic=2)
-    assert closed[:3] == [False, True, True]
+    assert closed[:3] == [False, False, True]
     assert len(closed) > 5
-    assert all(closed[1:])
+    assert all(closed[2:])
+
+
+def test_at_most_half_of_a_run_goes_without_mosaic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    epoch = DrawnLoader.epoch
+
+    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
+        closed.append(named["closed"])
+        return epoch(self, number, **named)
+
+    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    tiny_run(tmp_path / "run", epochs=3, close_mosaic=10)
+    assert closed == [False, False, True]
 
 
 def test_a_slow_beginning_does_not_decide_the_run(

@@ -145,6 +145,8 @@ def test_options_of_the_optimiser_are_those_given_now(tmp_path: Path) -> None:
     [
         ({"optimizer": "Adam"}, "begun with AdamW, and cannot go on with Adam"),
         ({"freeze": 3}, "freeze=3: this run was begun with other layers frozen"),
+        ({"freeze": -1}, "freeze=-1: give how many layers"),
+        ({"num_nodes": 2}, r"several machines are started by torchrun[\s\S]*--nnodes 2"),
         ({"freeze": 11}, r"freeze=11 leaves nothing to train; layers are numbered 0\.\.10"),
     ],
 )

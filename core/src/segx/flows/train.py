@@ -17,7 +17,7 @@ from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.export import check, export
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
-from segx.flows.train_record import Record, Splits, plain
+from segx.flows.train_record import WEIGHTS, Record, Splits, plain
 from segx.flows.val import measure, measure_into, tell_problems
 from segx.interfaces import TrainJob
 from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
@@ -36,6 +36,9 @@ logger = logging.getLogger("segx.train")
 REMEMBERED = "train"
 """Where a checkpoint's settings hold the options it was trained with."""
 _FINGERPRINT = "fingerprint"
+_PLACE = ("project", "name", "exist_ok")
+_LESSON = ("classes", "single_cls")
+"""What a run is about: with others its figures could not be compared any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,14 @@ class TrainResult:
     metrics: Metrics
 
 
-def train(session: ModelSession, options: TrainOptions, *, model: str, registry: Registry) -> TrainResult:
+def train(
+    session: ModelSession,
+    options: TrainOptions,
+    *,
+    model: str,
+    registry: Registry,
+    weights: Artifact | None = None,
+) -> TrainResult:
     """Train a model, measure the best weights, and return what the run leaves.
 
     Args:
@@ -59,6 +69,7 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
         options: What was asked for; ``resume`` is a path here, or False.
         model: What the user named as model, for the record.
         registry: The plugins.
+        weights: What fits of this file's weights is taken over, once the model has the classes of the data.
 
     Raises:
         UsageError: No data are named, or an option cannot work.
@@ -77,6 +88,9 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
     if options.export is not None and is_first_process():
         try_export(session, options.export, registry)
     session, report = _for_data(session, splits, options)
+    if weights is not None and not options.resume:
+        report = session.load_weights(weights)
+        session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _tell_transfer(report, splits.names)
     task: Any = registry.load_task(session.info.task)
     record = Record(
@@ -93,7 +107,7 @@ def train(session: ModelSession, options: TrainOptions, *, model: str, registry:
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
         record.trained(trained.rows)
         result = finish(trained, options, splits, backend=backend, registry=registry)
-        record.ended({**trained.metrics, **result.metrics.results_dict})
+        record.ended(trained.metrics, result.metrics.results_dict)
     return result
 
 
@@ -112,7 +126,17 @@ def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> Train
     if not isinstance(began, dict):
         raise ModelError(f"{path} does not come from a run that could go on", hint=f"begin one: model={path}")
     known = {info.name for info in TrainOptions.describe()}
-    return TrainOptions.parse({**{k: v for k, v in began.items() if k in known}, **options, "resume": path})
+    elsewhere = [name for name in _PLACE if name in options] if path.resolve().parent.name == WEIGHTS else []
+    if elsewhere:
+        hint = f"leave {elsewhere[0]} out, or move {path.name} elsewhere first"
+        raise UsageError(f"{elsewhere[0]}={options[elsewhere[0]]}: a run goes on in its own folder", hint=hint)
+    before = {name: value for name, value in began.items() if name in known}
+    then, now = TrainOptions.parse(before), TrainOptions.parse({**before, **options, "resume": path})
+    for name in _LESSON:
+        if getattr(then, name) != getattr(now, name):
+            hint = f"begin a new run: model={path} {name}={getattr(now, name)}"
+            raise UsageError(f"{name}: this run began with {getattr(then, name)}", hint=hint)
+    return now
 
 
 def whole_strides(imgsz: int, stride: int) -> int:
@@ -148,8 +172,10 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
     wanted = None if options.classes is None else set(options.classes)
     if wanted is not None and not wanted <= set(train.names):
         raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
-    indices = range(max(math.ceil(options.fraction * len(train)), 1))
+    count = max(math.ceil(options.fraction * len(train)), 1)
+    indices = [index * len(train) // count for index in range(count)]
     tell_problems(train.problems)
+    tell_problems(val.problems)
     for which, split, used in (("training", train, indices), ("validation", val, range(len(val)))):
         if not any(_counts(split, index, wanted) for index in used):
             of = "" if wanted is None else f" of classes {sorted(wanted)}"

@@ -10,6 +10,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import platform
 import shutil
 import sys
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("segx.train")
 
-_WEIGHTS = "weights"
+WEIGHTS = "weights"
 _MANIFEST = "manifest.json"
 _FINISHED = "finished"
 """What a manifest has once the best weights were measured, and exported where that was asked for."""
@@ -118,15 +119,16 @@ class Record:
             name=self._options.name,
             exist_ok=self._options.exist_ok,
         )
-        _make_writable(folder / _WEIGHTS)
+        _make_writable(folder / WEIGHTS)
         if isinstance(self._options.resume, Path):
-            _remove_halves(folder / _WEIGHTS)
+            _remove_halves(folder / WEIGHTS)
             self._rows = _read_rows(folder / "results.csv")
             self._lines.begin(self._rows[-1]["time"] if self._rows else 0.0)
             self._epoch = len(self._rows)
         options = plain(self._options)
         self._run = Run(mode="train", model=self._model, options=options, folder=folder)
-        files.write_text(folder / "args.yaml", yaml.safe_dump(options, sort_keys=False))
+        named = {"model": self._model, **options}
+        files.write_text(folder / "args.yaml", yaml.safe_dump(named, sort_keys=False))
         _write_manifest(folder, self._manifest(folder))
         train, val = self._counts()
         logger.info("%s to train on, %d to validate; %s", counted(train, "picture"), val, folder)
@@ -164,12 +166,17 @@ class Record:
         step = Step(kind="stage", index=0, name="record", files=written)
         self._registry.tell("step_ended", run=self._run, step=step)
 
-    def ended(self, metrics: Mapping[str, float]) -> None:
-        """Write down and tell that the run has ended well."""
+    def ended(self, metrics: Mapping[str, float], best: Mapping[str, float]) -> None:
+        """Write down and tell that the run has ended well.
+
+        Args:
+            metrics: The figures of the last epoch.
+            best: What the best weights measure.
+        """
         if self._run is not None and self._run.folder is not None:
-            done = {"time": _now(), "metrics": dict(metrics)}
+            done = {"time": _now(), "metrics": {k: v if math.isfinite(v) else None for k, v in best.items()}}
             _write_manifest(self._run.folder, {**(_read_manifest(self._run.folder) or {}), _FINISHED: done})
-            self._registry.tell("run_ended", run=self._run, metrics=metrics)
+            self._registry.tell("run_ended", run=self._run, metrics={**metrics, **best})
 
     def failed(self, error: BaseException) -> None:
         """Tell that the run has failed; a folder made for a run that never began goes."""
@@ -187,7 +194,7 @@ class Record:
         if not isinstance(self._options.resume, Path):
             return None
         weights = self._options.resume.resolve().parent
-        return weights.parent if weights.name == _WEIGHTS else None
+        return weights.parent if weights.name == WEIGHTS else None
 
     def _write_row(self, folder: Path, row: Mapping[str, float]) -> tuple[Path, ...]:
         """Add the row of an epoch to the table; what an interrupted run had written of later epochs goes."""

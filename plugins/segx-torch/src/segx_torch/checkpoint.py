@@ -183,7 +183,9 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             write(file)
-        except RuntimeError as error:  # how torch's own zip writer tells of a full disk
+        except RuntimeError as error:  # how torch's own zip writer tells that it could not write all
+            if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
+                raise OSError(errno.ENOSPC, "no space left, or a limit on the size of files") from error
             raise OSError(errno.EIO, str(error).splitlines()[0]) from error
         file.flush()
         os.fsync(file.fileno())

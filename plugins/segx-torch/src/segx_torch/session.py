@@ -235,7 +235,7 @@ def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpo
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         msg = f"{path}: its weights are not those of its {config.variant} definition: {problems[0]}{more}"
-        raise ModelError(msg, hint="to take over what fits: YOLO('yolov8n-seg.yaml').load(file)")
+        raise ModelError(msg, hint="to take over what fits: train with model=yolov8n-seg.yaml pretrained=file")
     module.load_state_dict(given, strict=True, assign=True)
     module.requires_grad_(requires_grad=True)
     return module

@@ -15,6 +15,8 @@ def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> Non
     """
     if layers is None:
         return
+    if isinstance(layers, int) and layers < 0:
+        raise UsageError(f"freeze={layers}: give how many layers, or their numbers", hint="freeze=10, or freeze=0,1,2")
     numbers = range(layers) if isinstance(layers, int) else layers
     known = {int(name.split(".")[1]) for name, _ in module.named_parameters() if name.startswith("model.")}
     beyond = [number for number in numbers if not 0 <= number <= max(known)]

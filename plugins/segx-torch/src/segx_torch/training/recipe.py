@@ -47,7 +47,7 @@ def choose(options: TrainOptions, *, batch: int, pictures: int, classes: int, be
         classes: Number of classes; AdamW's learning rate falls with it.
         began: The optimiser of the run that goes on; its state fits no other.
     """
-    accumulate = max(round(options.nbs / batch), 1)
+    accumulate = max(min(round(options.nbs / batch), math.ceil(pictures / batch)), 1)  # a step in each epoch
     decay = options.weight_decay * batch * accumulate / options.nbs
     name, lr, momentum, bias_lr = options.optimizer, options.lr0, options.momentum, options.warmup_bias_lr
     if name == "auto":

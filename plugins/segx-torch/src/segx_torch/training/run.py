@@ -80,6 +80,9 @@ def make_fabric(options: TrainOptions) -> Fabric:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif nodes > 1:
+        hint = f"torchrun --nnodes {nodes} --nproc-per-node {options.devices or 1} -m segx_cli segment train ..."
+        raise UsageError(f"num_nodes={nodes}: several machines are started by torchrun, on each of them", hint=hint)
     count = len(devices) if isinstance(devices, list) else devices
     several = count * nodes > 1
     half = options.amp and accelerator == "cuda"

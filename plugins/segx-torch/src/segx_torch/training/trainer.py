@@ -37,6 +37,7 @@ logger = logging.getLogger("segx.train")
 
 _LOOK_EVERY = 50  # batches between looks at the loss; on a GPU each look waits for the device
 _CLIP = 10.0
+_FEW = 10  # steps of the optimiser
 _PACE = 5  # epochs whose median is the pace, with ``time``
 
 
@@ -92,6 +93,9 @@ class Trainer:
                 self._say_stopped()
                 raise KeyboardInterrupt
         except RuntimeError as error:
+            if self.fabric.world_size > 1 and lost_process(error):
+                hint = f"to go on: segx segment train resume={self._weights('last')}"
+                raise ModelError("another process of this run has ended", hint=hint) from error
             if not out_of_memory(error):
                 raise
             msg = f"out of memory on {self.fabric.device} with batch={self.batch} imgsz={self.options.imgsz}"
@@ -160,6 +164,10 @@ class Trainer:
             self.recipe.accumulate,
             fabric.device if fabric.world_size == 1 else f"{fabric.world_size} processes, {fabric.device.type}",
         )
+        steps = math.ceil(len(self.loader) / self.recipe.accumulate) * options.epochs
+        if steps < _FEW:
+            few = counted(steps, "step")
+            logger.warning("%s of the optimiser in all teach little: more epochs, or a smaller batch and nbs", few)
 
     def _refuse_other_optimizer(self) -> None:
         """Say that the state of one optimiser is of no use to another.
@@ -203,7 +211,8 @@ class Trainer:
     def _closes(self) -> bool:
         """Say whether the epoch is one of the last; plans change with ``time``: what late is closed stays so."""
         progress, limit = self.progress, self.options.time
-        near = progress.epoch >= self.options.epochs - self.options.close_mosaic
+        last = min(self.options.close_mosaic, self.options.epochs // 2)
+        near = progress.epoch >= self.options.epochs - last
         return near or (progress.closed and limit is not None and progress.hours >= limit / 2)
 
     def _step(self, batch: TrainBatch) -> Step:
@@ -217,7 +226,7 @@ class Trainer:
         """Forward, backward and, when enough batches have come together, one step of the optimiser."""
         progress = self.progress
         self.schedule.apply(self.optimizer, step=progress.step, epoch=progress.epoch)
-        due = progress.pending + 1 >= self.schedule.accumulate(progress.step)
+        due = progress.pending + 1 >= self.schedule.accumulate(progress.step) or self._last_batch()
         with self._together(due):
             tensors = to_device(batch, self.fabric.device)
             loss, items = self.criterion(self.model(tensors["images"]), tensors)
@@ -230,6 +239,11 @@ class Trainer:
             self.ema.update(self.raw)
             progress.pending = 0
         return {name: value.detach() for name, value in items.items()}
+
+    def _last_batch(self) -> bool:
+        """Say whether no batch comes after this one, and its gradients would be lost."""
+        epochs, batches = self.options.epochs, len(self.loader)
+        return self.progress.epoch + 1 >= epochs and self.progress.batch + 1 >= batches
 
     def _interrupt(self, sums: Mapping[str, torch.Tensor]) -> None:
         """Keep what is done, in the middle of an epoch, and stop."""
@@ -453,6 +467,12 @@ def determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is what th
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
+
+
+def lost_process(error: RuntimeError) -> bool:
+    """Say whether torch has lost the process it was exchanging gradients with."""
+    words = str(error).lower()
+    return any(part in words for part in ("connection reset by peer", "connection closed by peer", "remote process"))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
