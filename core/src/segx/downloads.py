@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import ModelError, did_you_mean
 from segx.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, offline, weights_address, weights_folder
+from segx.terminal import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -317,7 +318,7 @@ class _Download:
     @contextmanager
     def _bar(self, total: int, start: int) -> Iterator[Callable[[int], object]]:
         """Show a progress bar where it is wanted; yields what moves it on."""
-        if not (sys.stderr.isatty() if self.progress is None else self.progress):
+        if not (watched() if self.progress is None else self.progress and sys.stderr is not None):
             yield lambda _: None
             return
         from tqdm import tqdm

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import TYPE_CHECKING
+
+from segx.terminal import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ def progress(
         shown: Whether it is wanted.
         unit: What is counted.
     """
-    if not (shown and sys.stderr.isatty()):
+    if not (shown and watched()):
         yield lambda _: None
         return
     from tqdm import tqdm

@@ -7,6 +7,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from segx.terminal import watched
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,8 +38,9 @@ class EpochLines:
         self._epochs = epochs
         self._shown = shown
         self._bar: Any = None
-        self._instances = 0
-        self._size = ""
+        self._instances: int | None = None
+        self._heard = False
+        self._size = "-"
         self._lines = 0
         self._seconds: list[float] = []
         self._clock = 0.0
@@ -67,17 +70,29 @@ class EpochLines:
             self._bar = None
 
     def _batch(self, step: Step, epoch: int) -> None:
-        self._instances += int(step.metrics.get("instances", 0))
-        self._size = step.name
-        if self._bar is None and sys.stderr.isatty() and (logger.isEnabledFor(logging.INFO) or _unheard()):
+        self._count(step)
+        if self._bar is None and watched() and (logger.isEnabledFor(logging.INFO) or _unheard()):
             from tqdm import tqdm
 
             self._bar = tqdm(total=step.total, initial=step.index, unit=" batches", leave=False, dynamic_ncols=True)
             self._bar.set_description(f"{epoch + 1}/{self._epochs}")
         if self._bar is not None:
             losses = {_loss(name): f"{value:.3f}" for name, value in step.metrics.items() if _is_loss(name)}
-            self._bar.set_postfix({**losses, "instances": self._instances, "size": self._size}, refresh=False)
+            self._bar.set_postfix({**losses, "instances": self._told, "size": self._size}, refresh=False)
             self._bar.update(1)
+
+    def _count(self, step: Step) -> None:
+        """Count the objects of an epoch; of one that was begun by a run before this one they are not known."""
+        if not self._heard:
+            self._instances = 0 if step.index == 0 else None
+        self._heard = True
+        if self._instances is not None:
+            self._instances += int(step.metrics.get("instances", 0))
+        self._size = step.name
+
+    @property
+    def _told(self) -> str:
+        return "-" if self._instances is None else f"{self._instances}"
 
     def _epoch(self, step: Step) -> None:
         self.close()
@@ -91,14 +106,14 @@ class EpochLines:
             say("  ".join(title.rjust(len(value)) for title, value in cells))
         say("  ".join(value for _, value in cells))
         self._lines += 1
-        self._instances = 0
+        self._instances, self._heard = None, False
 
     def _cells(self, row: Mapping[str, float], left: float) -> list[tuple[str, str]]:
         """Return title and value of each column; values are as wide as they will ever be."""
         width = max(len(f"{self._epochs}/{self._epochs}"), len("Epoch"))
         cells = [("Epoch", f"{int(row['epoch'])}/{self._epochs}".rjust(width))]
         cells += [(_loss(name), f"{value:.4g}".rjust(7)) for name, value in row.items() if _is_loss(name)]
-        cells += [("Instances", f"{self._instances}".rjust(9)), ("Size", self._size.rjust(9))]
+        cells += [("Instances", self._told.rjust(9)), ("Size", self._size.rjust(9))]
         cells += [
             (title, (f"{row[name]:.4f}" if name in row else "-").rjust(10))
             for name, title in _TITLES.items()
@@ -111,10 +126,10 @@ class EpochLines:
 
 def say(text: str) -> None:
     """Log a line for people; a script that keeps no log at all still sees it, on standard error."""
-    if _unheard():
-        sys.stderr.write(f"{text}\n")
-    else:
+    if not _unheard():
         logger.info("%s", text)
+    elif sys.stderr is not None:  # it is None where standard error is closed
+        sys.stderr.write(f"{text}\n")
 
 
 def clock(seconds: float) -> str:
