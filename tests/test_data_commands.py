@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,9 +21,6 @@ from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, 
 from segx.registry import get_registry
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TRIANGLE = "0.1 0.1 0.5 0.1 0.5 0.5"
 
@@ -78,12 +76,12 @@ def test_everything_that_is_wrong_is_found_and_nothing_is_changed(tmp_path: Path
     assert "leaked.png" in told["leaked"]
     assert "orphan.txt" in told["stray"]
     assert told["unused"] == "bird"
-    assert told["unlearned"].startswith("dog: 1 objects")
+    assert told["unlearned"].startswith("dog: 1 object in")
     assert found.splits["train"].classes == {"cat": 2, "dog": 0, "bird": 0}
     assert (found.splits["train"].pictures, found.splits["train"].empty) == (4, 3)
     assert found.splits["train"].boxes_only == 1
     json.dumps(found.to_dict())
-    assert "leaked: 1 pictures that are in several splits" in found.rows()
+    assert "leaked (1): pictures that are in several splits" in found.rows()
 
 
 def test_objects_that_reach_out_and_pictures_of_another_size(tmp_path: Path) -> None:
@@ -104,11 +102,38 @@ def test_objects_that_reach_out_and_pictures_of_another_size(tmp_path: Path) -> 
     assert "is 30x30, ground truth is for 40x60" in found.rows()
 
 
+def test_classes_are_counted_by_number_and_double_names_are_told_of(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png", 0)
+    label(tmp_path, "a", f"0 {TRIANGLE}\n1 0.5 0.5 0.6 0.6\n1 0.5 0.5 0.5 0.5")
+    (tmp_path / "set.yaml").write_text("train: images\nval: images\nnames: [a, a, b]\n")
+    found = report(tmp_path)
+    assert found.splits["train"].classes == {"a (class 0)": 1, "a (class 1)": 2, "b": 0}
+    assert [(f.split, f.what) for f in found.findings if f.kind == "names"] == [
+        ("train+val", "a: the name of the classes 0, 1")
+    ]
+    assert [f.what for f in found.findings if f.kind == "unused"] == ["b"]
+
+
+def test_what_is_kept_otherwise_than_written_is_told_apart_from_what_is_dropped(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png", 0)
+    picture(tmp_path / "images" / "a.jpg", 1)
+    label(tmp_path, "a", "0 0.1 0.1 0.5 0.5\nnonsense")
+    (tmp_path / "set.yaml").write_text("trian: images\nval: images\nnames: [a]\nnotes: mine\n")
+    found = report(tmp_path)
+    told = {finding.kind: finding.what for finding in found.findings}
+    assert {kind: found.counts[kind] for kind in ("dropped", "outside", "shared", "yaml")} == {
+        "dropped": 2, "outside": 2, "shared": 1, "yaml": 1
+    }  # fmt: skip
+    assert "line 1: the box reaches 0.15 out of 0..1" in told["outside"]
+    assert told["yaml"] == f"{tmp_path / 'set.yaml'}: trian: means nothing; did you mean train:?"
+    assert "nothing is wrong" not in found.rows()
+
+
 def test_strict_ends_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = faulty(tmp_path / "set")
     assert main(["data", "check", f"data={path}"]) == 0
     assert main(["data", "check", str(path), "--strict"]) == 3
-    assert "tiny: 1" in capsys.readouterr().out
+    assert "tiny (1)" in capsys.readouterr().out
     assert main(["data", "check", f"data={path}", "strict", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["counts"]["leaked"] == 1
     clean = tmp_path / "clean"
@@ -185,7 +210,7 @@ def test_to_yolo_says_what_it_cannot_hold_and_keeps_every_pixel(tmp_path: Path) 
     assert done.losses == {"crowds": 1, "joined": 2, "traced": 1, "boxes": 1}
     assert done.worst == 1
     assert not done.named
-    assert "1 crowds left out" in done.rows()
+    assert "1 crowd left out" in done.rows()
     (before,) = open_dataset(path)
     dataset = open_dataset(done.yaml, "train")
     assert not dataset.problems
@@ -219,6 +244,44 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         convert(DataConvertOptions.parse({"data": str(path), "output": tmp_path / "a"}), get_registry())
     with pytest.raises(UsageError, match="no folder to write"):
         convert(DataConvertOptions.parse({"data": str(path)}), get_registry())
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Let so many files be renamed into place, then none."""
+    replace, left = Path.replace, [after]
+
+    def guarded(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", guarded)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+@pytest.mark.parametrize("command", ["yolo", "coco", "split"])
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, there: bool
+) -> None:
+    path, output = many(tmp_path / "set", 4), tmp_path / "new"
+    if there:
+        output.mkdir()
+
+    def run() -> Any:
+        if command == "split":
+            return divide(path, output, fractions=(0.5, 0.5))
+        return convert(DataConvertOptions.parse({"data": str(path), "to": command, "output": output}), get_registry())
+
+    with monkeypatch.context() as patch:
+        full_disk(patch, after=1)
+        with pytest.raises(DataError, match="No space left on device") as error:
+            run()
+        assert ".part" not in error.value.message
+    assert sorted(item.name for item in tmp_path.iterdir() if item.name != "cache") == ["new"] * there + ["set"]
+    assert not there or not list(output.iterdir())
+    assert len(open_dataset(run().yaml, "train")) == {"split": 2}.get(command, 4)
+    assert not [item for item in output.rglob("*") if ".part" in item.name]
 
 
 def many(folder: Path, count: int = 20) -> Path:
@@ -274,7 +337,9 @@ def test_too_few_pictures_are_told(tmp_path: Path) -> None:
         divide(many(tmp_path / "set", 2), tmp_path / "parts")
 
 
-def test_a_sheet_of_ground_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sheet_of_ground_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "set"
     for number in range(5):
         scene = draw_scene(40, 60, objects=number % 3)
@@ -287,6 +352,12 @@ def test_a_sheet_of_ground_truth(tmp_path: Path, capsys: pytest.CaptureFixture[s
     drawn = cv2.imread(str(written))
     assert drawn.shape == (3 * 64, 2 * 64, 3)
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 20
+    (folder / "images" / "1.png").write_bytes((folder / "images" / "1.png").read_bytes()[:60])
+    with caplog.at_level("WARNING"):
+        assert show(DataShowOptions.parse(options), get_registry()) == written
+    (told,) = [record.getMessage() for record in caplog.records if "not shown" in record.getMessage()]
+    assert str(folder / "images" / "1.png") in told
+    assert cv2.imread(str(written)).shape == (2 * 64, 2 * 64, 3)
     with pytest.raises(DataError, match="no picture of the split has an object of these classes"):
         show(DataShowOptions.parse({**options, "classes": (2,)}), get_registry())
     assert main(["data", "show", f"data={folder}", "count=2", f"output={tmp_path / 'b.png'}"]) == 0

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 import zipfile
 from contextlib import ExitStack
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +27,6 @@ from segx.specs import DatasetFormatSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,9 @@ def test_every_path_tried_is_listed(tmp_path: Path) -> None:
         ("", "is empty, not a data set"),
         ("just words", "is a text, not a data set"),
         ("a: [1", "is not YAML"),
-        ("\x00", "is not YAML"),
+        ("\x00", r"is not YAML \(unacceptable character"),
+        ("val: a\nval: b\n", "line 2: val: is there twice"),
+        ("val: a\nnames: {0: a, 0: b}\n", "line 2: 0: is there twice"),
         ("names: [a]\n", "names no split"),
         ("val: {a: b}\n", "val: is .* not a folder"),
         ("val: []\n", "val: is .* not a folder"),
@@ -93,6 +96,90 @@ def test_a_bad_yaml_is_refused_in_one_line(tmp_path: Path, text: str, message: s
     with pytest.raises(DataError, match=message) as error:
         read_definition(path)
     assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_yaml_that_is_not_utf_8_is_told_how_to_become_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "set.yaml"
+    path.write_bytes("val: a\nnames: [é]\n".encode(encoding))
+    with pytest.raises(DataError, match="is not UTF-8 text") as error:
+        read_definition(path)
+    assert error.value.hint == "save it as UTF-8"
+
+
+def test_mistyped_entries_are_told_and_those_of_the_user_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    path = write(tmp_path, "trian: a\nval: a\nnotes: fine\nauthor: me\nname: [x]\ntested: yes\ntest: a\n")
+    assert read_definition(path).mistyped == (
+        f"{path}: name: means nothing; did you mean names:?",
+        f"{path}: trian: means nothing; did you mean train:?",
+    )
+    with caplog.at_level(logging.WARNING), pytest.raises(DataError):
+        data.open_dataset(path, "val", registry=Closed())
+    assert "did you mean train:?" in caplog.text
+    with pytest.raises(DataError, match="has no split 'train'") as error:
+        find_split(path, "train")
+    assert "did you mean train:?" in error.value.hint
+    with pytest.raises(DataError, match="names no split") as error:
+        read_definition(write(tmp_path, "vall: a\n", "b.yaml"))
+    assert "did you mean val:?" in error.value.hint
+
+
+class Closed:
+    """Knows no format."""
+
+    def dataset_format_for(self, path: Path) -> DatasetFormatSpec:
+        raise DataError(f"{path}: no format")
+
+    def load_dataset_format(self, spec: DatasetFormatSpec) -> Any:
+        raise AssertionError(spec)
+
+
+def test_a_folder_as_coco_writes_it_is_its_json(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    val = write(tmp_path / "annotations", '{"images": [], "annotations": []}', "instances_val.json")
+    write(tmp_path / "annotations", '{"images": [], "annotations": []}', "captions_val.json")
+    write(tmp_path, '{"some": "settings"}', "meta.json")
+    assert locate(tmp_path) == val
+    train = write(tmp_path / "annotations", '{"images": [], "annotations": []}', "instances_train.json")
+    with pytest.raises(DataError, match="holds 2 COCO JSONs") as error:
+        locate(tmp_path)
+    assert error.value.hint == f"data={train}, data={val}"
+    (tmp_path / "labels").mkdir()
+    assert locate(tmp_path) == tmp_path  # YOLO labels; the JSONs are something else
+
+
+@pytest.mark.parametrize("what", ["set", "set/set.yaml", "set/images", "set/list.txt"])
+def test_what_may_not_be_read_is_named_with_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    path = write(tmp_path / "set", "train: images\nval: list.txt\n")
+    (tmp_path / "set" / "images").mkdir()
+    write(tmp_path / "set" / "images", "", "1.png")
+    write(tmp_path / "set", "images/1.png", "list.txt")
+    closed = tmp_path / what
+    for name in ("open", "iterdir", "read_text"):
+        original = getattr(Path, name)
+
+        def guarded(self: Path, *args: Any, original: Any = original, **kwargs: Any) -> Any:
+            if self == closed:
+                raise PermissionError(13, "Permission denied", str(self))
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, name, guarded)
+    named = path.parent if what == "set" else path
+    with pytest.raises(DataError, match="Permission denied") as error:
+        data.open_dataset(named, "val" if what.endswith("txt") else "train", registry=Closed())
+    assert str(closed) in error.value.message
+    assert "chmod" in error.value.hint
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        find_reader((tmp_path / "pipe.json",), Closed())
 
 
 def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:

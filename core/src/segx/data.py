@@ -7,6 +7,9 @@ Which format holds a split is found for each split, so that one YAML may train o
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import functools
 import hashlib
 import logging
 import os
@@ -29,7 +32,7 @@ from segx.paths import cache_folder
 from segx.specs import WeightsFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from segx.interfaces import Dataset, DatasetReader
     from segx.specs import DatasetFormatSpec
@@ -38,7 +41,12 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _YAML = {".yaml", ".yml"}
+_KEYS = frozenset({"path", *SPLITS, "names", "nc", "download"})
+_ALIKE = 0.75
+"""How alike a key must be to one that is missing to be taken for it mistyped; "notes" and "test" are 0.67."""
+_MAY_READ = "give yourself the right to read it: chmod u+rX"
 _SHIPPED = Path(__file__).parent / "datasets"
+_HEAD = 1 << 16
 _LONGEST_YAML = 8 << 20
 _MOST_CLASSES = 1 << 20
 _LOCK = ".segx-download"
@@ -85,6 +93,7 @@ class DatasetDefinition:
         names: Class number to class name; None when the YAML leaves it to the data.
         downloads: Where to get it.
         shipped: Whether it came with segx; its data then live in the cache folder.
+        mistyped: A line for each entry that means nothing and is spelt almost like one that does.
     """
 
     file: Path
@@ -93,6 +102,7 @@ class DatasetDefinition:
     names: Mapping[int, str] | None
     downloads: tuple[Archive, ...] = ()
     shipped: bool = field(default=False)
+    mistyped: tuple[str, ...] = ()
 
 
 def open_dataset(
@@ -116,6 +126,9 @@ def open_dataset(
         DataError: It is missing (every path tried is listed), or of another shape.
     """
     source = find_split(data, split, images=images, fetch=fetch)
+    if source.origin.suffix.lower() in _YAML:
+        for line in read_definition(source.origin).mistyped:
+            _warn_once(line)
     return find_reader(source.entries, registry).read(source)
 
 
@@ -128,16 +141,21 @@ def find_split(
         DataError: It is missing; every path tried is listed.
     """
     folder = None if images is None else Path(images)
-    if folder is not None and not folder.is_dir():
-        raise DataError(f"images={folder}: there is no such folder")
+    if folder is not None:
+        with _readable(folder):
+            there = folder.is_dir()
+        if not there:
+            raise DataError(f"images={folder}: there is no such folder")
     path = locate(data)
     if path.suffix.lower() not in _YAML:
         return DatasetSource(origin=path, split=split, entries=(path,), images=folder)
     definition = read_definition(path)
+    with _readable(definition.root):
+        entries = _entries(definition, split, fetch=fetch)
     return DatasetSource(
         origin=path,
         split=split,
-        entries=_entries(definition, split, fetch=fetch),
+        entries=entries,
         names=definition.names,
         images=folder,
     )
@@ -153,13 +171,41 @@ def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> Dat
 
     formats: Formats = get_registry() if registry is None else registry
     for entry in entries:
-        if entry.is_dir() and not any(entry.iterdir()):
-            raise DataError(f"{entry} is an empty folder: it holds no pictures")
+        with _readable(entry):
+            _look_at(entry)
     specs = [formats.dataset_format_for(entry) for entry in entries]
     if len({spec.name for spec in specs}) > 1:
         mixed = ", ".join(f"{entry} is {spec.name}" for entry, spec in zip(entries, specs, strict=True))
         raise DataError(f"one split cannot mix formats: {mixed}")
     return formats.load_dataset_format(specs[0])
+
+
+def _look_at(entry: Path) -> None:
+    """Refuse what is neither a file nor a folder with something in it; raise OSError for what cannot be read."""
+    if entry.is_dir():
+        if not any(entry.iterdir()):
+            raise DataError(f"{entry} is an empty folder: it holds no pictures")
+    elif entry.is_file():
+        with entry.open("rb"):
+            pass
+    elif entry.exists():
+        raise DataError(f"{entry} is neither a file nor a folder")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of what cannot be read which and why."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else path
+        hint = f"{_MAY_READ} {name}" if isinstance(error, PermissionError) else ""
+        raise DataError(f"{name} cannot be read: {error.strerror or error}", hint=hint) from error
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -174,11 +220,11 @@ def locate(data: str | Path) -> Path:
         DataError: There is none; every path tried is listed.
     """
     path = _expanded(data)
-    if path.is_dir():
-        found = sorted(item for item in path.iterdir() if item.suffix.lower() in _YAML)
-        return found[0] if len(found) == 1 else path
-    if path.exists():
-        return path
+    with _readable(path):
+        if path.is_dir():
+            return _in_folder(path)
+        if path.exists():
+            return path
     if path.parent == Path() and path.suffix.lower() in {"", *_YAML}:
         shipped = _SHIPPED / f"{path.stem}.yaml"
         if shipped.is_file():
@@ -188,6 +234,37 @@ def locate(data: str | Path) -> Path:
         f"data set {str(data)!r} is not there{did_you_mean(path.stem, known)}",
         hint=f"tried: {path.absolute()}; shipped definitions: {', '.join(known)}",
     )
+
+
+def _in_folder(folder: Path) -> Path:
+    """Return the YAML of a folder, or the COCO JSON it keeps its annotations in, or the folder itself.
+
+    Raises:
+        DataError: It keeps several.
+    """
+    yamls = sorted(item for item in folder.iterdir() if item.suffix.lower() in _YAML)
+    if len(yamls) == 1:
+        return yamls[0]
+    if (folder / "labels").exists():
+        return folder
+    places = (folder / "annotations", folder)
+    jsons = [item for place in places for item in sorted(place.glob("*.json")) if _has_annotations(item)]
+    jsons = [item for item in jsons if item.stem.startswith("instances")] or jsons
+    if len(jsons) > 1:
+        listed = ", ".join(f"data={item}" for item in jsons[:5])
+        raise DataError(f"{folder} holds {len(jsons)} COCO JSONs: name one, or write a YAML", hint=listed)
+    return jsons[0] if jsons else folder
+
+
+def _has_annotations(path: Path) -> bool:
+    """Say whether a JSON begins or ends like a COCO data set's."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        text = file.read(_HEAD)
+        file.seek(max(path.stat().st_size - _HEAD, 0))
+        text += file.read(_HEAD)
+    return any(key in text for key in (b'"annotations"', b'"images"'))
 
 
 def read_definition(path: Path) -> DatasetDefinition:
@@ -204,8 +281,10 @@ def read_definition(path: Path) -> DatasetDefinition:
         raise DataError(f"{path}: path is {reprlib.repr(written)}, not the name of a folder")
     root = Path(os.path.normpath(base / _expanded(written)))
     splits = {split: _values(content[split], split, path) for split in SPLITS if content.get(split) is not None}
+    mistyped = _mistyped(content, path)
     if not splits:
-        raise DataError(f"{path} names no split", hint="add one of train:, val:, test: with a folder or a list")
+        hint = "; ".join(["add one of train:, val:, test: with a folder or a list", *mistyped])
+        raise DataError(f"{path} names no split", hint=hint)
     return DatasetDefinition(
         file=path,
         root=root,
@@ -213,16 +292,57 @@ def read_definition(path: Path) -> DatasetDefinition:
         names=read_names(content.get("names"), content.get("nc"), path),
         downloads=_downloads(content.get("download"), path),
         shipped=shipped,
+        mistyped=mistyped,
     )
+
+
+def _mistyped(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Tell of entries spelt almost like one that is missing; all others are the user's own and stay unread."""
+    missing = [key for key in _KEYS if key not in content]
+    found = []
+    for key in content.keys() - _KEYS:
+        close = difflib.get_close_matches(key.lower(), missing, n=1, cutoff=_ALIKE)
+        if close:
+            found.append(f"{path}: {key}: means nothing; did you mean {close[0]}:?")
+    return tuple(sorted(found))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values, with every key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's
+        """Return a mapping.
+
+        Raises:
+            _TwiceError: A key is there twice; PyYAML alone would take the last.
+        """
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise _TwiceError(problem=f"{key.value}: is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _TwiceError(yaml.MarkedYAMLError):
+    """A key that is there twice."""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST_YAML:
             raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: that is no data set YAML")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+        raise DataError(f"{path}: {error.strerror or error}", hint=_MAY_READ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
+    except _TwiceError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise DataError(
+            f"{path}, line {line}: {error.problem}", hint="keep one of them; a list holds several"
+        ) from error
     except (
         yaml.YAMLError,
         ValueError,
@@ -234,12 +354,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     ) as error:
         # PyYAML leaves it to Python to say what is wrong with 2024-13-01, !!bool x, !!timestamp x
         where = getattr(error, "problem_mark", None)
-        line = f" (line {where.line + 1}: {getattr(error, 'problem', '')})" if where else ""
-        raise DataError(f"{path} is not YAML{line}") from error
+        reason = f"line {where.line + 1}: {getattr(error, 'problem', '')}" if where else _first_line(error)
+        raise DataError(f"{path} is not YAML ({reason})") from error
     if not isinstance(content, dict):
         kind = {list: "a list", str: "a text", type(None): "empty"}.get(type(content), f"a {type(content).__name__}")
         raise DataError(f"{path} is {kind}, not a data set", hint="a data set YAML says path:, train:, val: and names:")
     return {str(key): value for key, value in content.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _values(value: Any, split: str, path: Path) -> tuple[str, ...]:
@@ -284,7 +408,10 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -
     """Return the folders and files of a split, fetched if they can be and may be."""
     if split not in definition.splits:
         there = ", ".join(definition.splits)
-        raise DataError(f"{definition.file} has no split {split!r}; it has {there}", hint=f"try split={there}")
+        raise DataError(
+            f"{definition.file} has no split {split!r}; it has {there}",
+            hint="; ".join([f"try split={there}", *definition.mistyped]),
+        )
     found, tried = _present(definition, split)
     lock = definition.root / _LOCK
     if _lacking(definition, split) and not fetch:

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from segx.flows.data.splits import open_splits
+from segx.flows.data.splits import open_splits, unknown_entries
 from segx.flows.progress import progress
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 KINDS = {
     "corrupt": "pictures that cannot be read whole",
+    "names": "names that several classes have",
+    "yaml": "entries of the YAML that mean nothing",
     "dropped": "rows and pictures that are left out",
+    "mended": "rows that are kept, but not as they are written",
+    "shared": "label files that several pictures share",
     "size": "pictures of another size than their ground truth is stated for",
     "duplicate": "pictures that are there twice in a split",
     "leaked": "pictures that are in several splits",
@@ -48,6 +53,16 @@ class StrayFinder(Protocol):
 
     def strays(self, source: DatasetSource) -> Sequence[Path]:
         """Return them."""
+        ...
+
+
+@runtime_checkable
+class Annotated(Protocol):
+    """A data set that says what it kept otherwise than it is written."""
+
+    @property
+    def notes(self) -> Sequence[tuple[str, str]]:
+        """Return (one of :data:`KINDS`, line) of each."""
         ...
 
 
@@ -76,7 +91,7 @@ class SplitSummary:
         objects: Number of objects.
         crowds: Those of them that are crowds.
         boxes_only: Those of them without a mask.
-        classes: Objects of each class name.
+        classes: Objects of each class, by its name; by name and number where several have that name.
         fingerprint: Hash of the ground truth.
     """
 
@@ -122,13 +137,14 @@ class DataReport:
         """Return the report for people, with at most so many lines of each kind."""
         lines = []
         for name, split in self.splits.items():
-            parts = [f"{split.pictures} pictures ({split.empty} without objects)", f"{split.objects} objects"]
-            parts += [f"{split.crowds} crowds"] if split.crowds else []
+            parts = [f"{counted(split.pictures, 'picture')} ({split.empty} without objects)"]
+            parts += [counted(split.objects, "object")]
+            parts += [counted(split.crowds, "crowd")] if split.crowds else []
             parts += [f"{split.boxes_only} without a mask"] if split.boxes_only else []
             lines.append(f"{name}: {', '.join(parts)}; {split.fingerprint}")
         lines.extend(self._class_rows())
         for kind, count in self.counts.items():
-            lines.append(f"{kind}: {count} {KINDS[kind]}")
+            lines.append(f"{kind} ({count:,}): {KINDS[kind]}")
             told = [finding for finding in self.findings if finding.kind == kind]
             lines.extend(f"  {finding.split}: {finding.what}" for finding in told[:most])
             if count > most:
@@ -163,6 +179,9 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
         for split, (dataset, reader, source) in opened.items():
             for problem in dataset.problems:
                 looking.find("dropped", split, problem)
+            if isinstance(dataset, Annotated):
+                for kind, line in dataset.notes:
+                    looking.find(kind if kind in KINDS else "mended", split, line)
             if isinstance(reader, StrayFinder):
                 for path in reader.strays(source):
                     looking.find("stray", split, f"{path}: no picture of this name")
@@ -172,6 +191,9 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
                 advance(1)
     summaries = {split: summarise(dataset) for split, (dataset, _, _) in opened.items()}
     looking.compare(summaries)
+    looking.look_at_names({split: dataset.names for split, (dataset, _, _) in opened.items()})
+    for entry in unknown_entries(options.data):
+        looking.find("yaml", "+".join(opened), entry)
     order = list(KINDS)
     findings = sorted(looking.findings, key=lambda finding: order.index(finding.kind))
     return DataReport(data=options.data, splits=summaries, findings=findings)
@@ -194,9 +216,15 @@ def summarise(dataset: Dataset, indices: Sequence[int] | None = None) -> SplitSu
         objects=sum(classes.values()),
         crowds=crowds,
         boxes_only=boxes,
-        classes={name: classes[number] for number, name in dataset.names.items()},
+        classes={label: classes[number] for number, label in class_labels(dataset.names).items()},
         fingerprint=dataset.fingerprint,
     )
+
+
+def class_labels(names: Mapping[int, str]) -> dict[int, str]:
+    """Return class number to a name that no other class has: its own, with its number where several have that."""
+    often = Counter(names.values())
+    return {number: f"{name} (class {number})" if often[name] > 1 else name for number, name in names.items()}
 
 
 @dataclass(kw_only=True)
@@ -262,6 +290,17 @@ class _Looking:
         if seen.digest:
             self._places[seen.digest].append((split, path))
 
+    def look_at_names(self, names: Mapping[str, Mapping[int, str]]) -> None:
+        """Look for names that several classes have; splits with the same are told of together."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for split, own in names.items():
+            for name, count in Counter(own.values()).items():
+                if count > 1:
+                    numbers = ", ".join(str(number) for number, other in own.items() if other == name)
+                    found[f"{name}: the name of the classes {numbers}"].append(split)
+        for what, splits in found.items():
+            self.find("names", "+".join(splits), what)
+
     def compare(self, splits: Mapping[str, SplitSummary]) -> None:
         """Look at all splits together."""
         for places in self._places.values():
@@ -278,7 +317,7 @@ class _Looking:
     def _compare_classes(self, splits: Mapping[str, SplitSummary]) -> None:
         for split, summary in splits.items():
             if not summary.objects:
-                self.find("empty", split, f"{summary.pictures} pictures, no object")
+                self.find("empty", split, f"{counted(summary.pictures, 'picture')}, no object")
         total: Counter[str] = Counter()
         for summary in splits.values():
             total.update(summary.classes)
@@ -286,7 +325,7 @@ class _Looking:
             if not count:
                 self.find("unused", "+".join(splits), name)
             elif "train" in splits and not splits["train"].classes.get(name):
-                self.find("unlearned", "train", f"{name}: {count} objects in the other splits")
+                self.find("unlearned", "train", f"{name}: {counted(count, 'object')} in the other splits")
 
 
 def _see(path: Path, *, whole: bool) -> _Seen:

@@ -16,9 +16,10 @@ from segx.errors import DataError
 from segx.files import replacing, write_text
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
-from segx.flows.data.splits import ONLY, empty_folder, open_splits, stems
+from segx.flows.data.splits import ONLY, new_folder, open_splits, stems
 from segx.flows.progress import progress
 from segx.masks import Masks
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +35,14 @@ _CLOSE = 0.95
 """IoU with the original below which a joined outline is told of by name."""
 
 LOSSES = {
-    "crowds": "crowds left out: the format has none",
-    "joined": "objects of several parts or with holes written as one outline with cuts",
-    "traced": "bitmaps (RLE) written as outlines",
-    "lost": "objects left out: nothing of their mask is left as an outline",
-    "changed": f"outlines whose mask overlaps the original less than {_CLOSE:g}",
-    "boxes": "objects without a mask written without one",
+    "crowds": ("crowd", "left out: the format has none"),
+    "joined": ("object", "of several parts or with holes written as one outline with cuts"),
+    "traced": ("bitmap", "(RLE) written as outline"),
+    "lost": ("object", "left out: nothing of the mask is left as an outline"),
+    "changed": ("outline", f"whose mask overlaps the original less than {_CLOSE:g}"),
+    "boxes": ("object", "without a mask written without one"),
 }
+"""What is counted, and what became of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,11 @@ class Conversion:
 
     def rows(self) -> str:
         """Return it for people."""
-        lines = [f"{split}: {count} pictures, {self.objects[split]} objects" for split, count in self.pictures.items()]
-        lines += [f"{count} {LOSSES[kind]}" for kind, count in self.losses.items()]
+        lines = [
+            f"{split}: {counted(count, 'picture')}, {counted(self.objects[split], 'object')}"
+            for split, count in self.pictures.items()
+        ]
+        lines += [f"{counted(count, LOSSES[kind][0])} {LOSSES[kind][1]}" for kind, count in self.losses.items()]
         if self.worst < 1:
             lines.append(f"smallest overlap of a redrawn mask with its original: {self.worst:.3f}")
         lines += [f"  {line}" for line in self.named[:20]]
@@ -99,27 +104,32 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         _split_name(split): dataset
         for split, (dataset, _, _) in open_splits(options.data, options.images, registry).items()
     }
-    folder = empty_folder(options.output)
     losses = _Losses()
     objects = {}
-    with progress(sum(map(len, opened.values())), "convert") as advance:
+    total = sum(map(len, opened.values()))
+    with new_folder(options.output) as folder, progress(total, "convert") as advance:
         for split, dataset in opened.items():
             write = _write_yolo if options.to == "yolo" else _write_coco
             objects[split] = 0
             for count in write(dataset, folder, split, losses, link=options.pictures == "link"):
                 objects[split] += count
                 advance(1)
-    names = next(iter(opened.values())).names
-    places = {split: f"images/{split}" if options.to == "yolo" else f"annotations/{split}.json" for split in opened}
-    path = write_yaml(folder / f"{folder.resolve().name}.yaml", places, names)
+        names = next(iter(opened.values())).names
+        places = {split: f"images/{split}" if options.to == "yolo" else f"annotations/{split}.json" for split in opened}
+        write_yaml(folder / yaml_name(options.output), places, names)
     return Conversion(
-        yaml=path,
+        yaml=options.output.expanduser() / yaml_name(options.output),
         pictures={split: len(dataset) for split, dataset in opened.items()},
         objects=objects,
         losses={kind: losses.counts[kind] for kind in LOSSES if losses.counts[kind]},
         worst=losses.worst,
         named=losses.named,
     )
+
+
+def yaml_name(folder: Path) -> str:
+    """Return what the YAML in a folder of a data set is called: like the folder."""
+    return f"{folder.expanduser().resolve().name}.yaml"
 
 
 def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from segx.flows.data.splits import open_splits
 from segx.masks import Masks
 from segx.pictures import picture_of
 from segx.results import Boxes, Results
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from segx.interfaces import Dataset, Image, Sample
     from segx.options import DataShowOptions
     from segx.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 _PAPER = 245
 
@@ -40,8 +44,14 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
     draw = registry.load_task(task).draw
     tiles = []
     for index in sorted(chosen):
-        results = truth_results(dataset[index], dataset.names)
+        try:
+            results = truth_results(dataset[index], dataset.names)
+        except DataError as error:
+            logger.warning("%s: it is not shown", error.message)
+            continue
         tiles.append(_tile(draw(results, conf=False), options.side))
+    if not tiles:
+        raise DataError(f"none of {counted(len(chosen), 'picture')} can be read", hint="segx data check tells why")
     return write_picture(options.output, _sheet(tiles, options.columns))
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from segx.errors import DataError, UsageError
 from segx.files import write_text
 from segx.flows.data.check import summarise
-from segx.flows.data.convert import relative, write_coco_json, write_yaml
-from segx.flows.data.splits import empty_folder, open_splits
+from segx.flows.data.convert import relative, write_coco_json, write_yaml, yaml_name
+from segx.flows.data.splits import new_folder, open_splits
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -44,10 +44,11 @@ class Division:
 
     def rows(self) -> str:
         """Return it for people."""
-        lines = [f"{name}: {count} pictures" for name, count in self.pictures.items()]
+        lines = [f"{name}: {counted(count, 'picture')}" for name, count in self.pictures.items()]
         lines += [f"{name} has no: {', '.join(classes)}" for name, classes in self.missing.items() if classes]
         if self.kept_together:
-            lines.append(f"{self.kept_together} pictures are there twice; each was kept on the side of its twin")
+            again = f"{counted(self.kept_together, 'picture')} {'is' if self.kept_together == 1 else 'are'} there twice"
+            lines.append(f"{again}; twins were kept on one side")
         return "\n".join([*lines, str(self.yaml)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,13 +73,15 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
     groups, twins = _groups(dataset)
     if len(groups) < len(shares):
         raise DataError(f"{counted(len(groups), 'picture')} cannot be divided into {len(shares)} parts")
-    folder = empty_folder(options.output)
     parts = dict(zip(NAMES, _divide(groups, shares, options.seed), strict=False))
-    as_json = any(entry.suffix.lower() == ".json" for entry in source.entries)
-    places = {name: _write(dataset, indices, folder, name, as_json=as_json) for name, indices in parts.items()}
-    path = write_yaml(folder / f"{folder.resolve().name}.yaml", places, dataset.names)
+    suffix = ".json" if any(entry.suffix.lower() == ".json" for entry in source.entries) else ".txt"
+    output = options.output.expanduser()
+    with new_folder(options.output) as folder:
+        for name, indices in parts.items():
+            _write(dataset, indices, folder / f"{name}{suffix}", output)
+        write_yaml(folder / yaml_name(output), {name: f"{name}{suffix}" for name in parts}, dataset.names)
     return Division(
-        yaml=path,
+        yaml=output / yaml_name(output),
         pictures={name: len(indices) for name, indices in parts.items()},
         missing=_missing(dataset, parts),
         kept_together=twins,
@@ -113,17 +116,14 @@ def _divide(groups: Sequence[list[int]], shares: Sequence[float], seed: int) -> 
     ]
 
 
-def _write(dataset: Dataset, indices: Sequence[int], folder: Path, name: str, *, as_json: bool) -> str:
-    """Write a part as a list of pictures, or as COCO JSON; return its place relative to the folder."""
-    if not as_json:
+def _write(dataset: Dataset, indices: Sequence[int], path: Path, folder: Path) -> None:
+    """Write a part as a list of pictures, or as COCO JSON, with pictures named as from the folder it will lie in."""
+    if path.suffix == ".txt":
         paths = dataset.paths()
-        write_text(folder / f"{name}.txt", "".join(f"{relative(paths[index], folder)}\n" for index in indices))
-        return f"{name}.txt"
-    for _ in write_coco_json(
-        folder / f"{name}.json", dataset, indices, lambda sample, _: relative(sample.path, folder)
-    ):
+        write_text(path, "".join(f"{relative(paths[index], folder)}\n" for index in indices))
+        return
+    for _ in write_coco_json(path, dataset, indices, lambda sample, _: relative(sample.path, folder)):
         pass
-    return f"{name}.json"
 
 
 def _missing(dataset: Dataset, parts: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:

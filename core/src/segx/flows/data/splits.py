@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,12 @@ from segx.data import find_reader, find_split, locate, read_definition
 from segx.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from segx.interfaces import Dataset, DatasetReader, DatasetSource
     from segx.registry import Registry
 
+_PART = ".part"
 ONLY = "data"
 """What the split of a data set is called that has no splits: a COCO JSON, a folder."""
 
@@ -28,6 +33,12 @@ def split_names(data: str) -> tuple[str, ...]:
         raise UsageError("no data set is named", hint="data=coco8-seg.yaml")
     path = locate(data)
     return tuple(read_definition(path).splits) if path.suffix.lower() in {".yaml", ".yml"} else (ONLY,)
+
+
+def unknown_entries(data: str) -> tuple[str, ...]:
+    """Return a line for each entry of a data set's YAML that is probably mistyped."""
+    path = locate(data)
+    return read_definition(path).mistyped if path.suffix.lower() in {".yaml", ".yml"} else ()
 
 
 def open_splits(
@@ -49,23 +60,42 @@ def open_splits(
     return found
 
 
-def empty_folder(path: Path) -> Path:
-    """Return a folder to write into, made if need be.
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to write into that becomes ``path`` when the block ends well, else it is removed.
+
+    ``path`` must not exist yet, or be empty.
 
     Raises:
         UsageError: None is named.
-        DataError: It holds something already, or cannot be made.
+        DataError: It holds something already, or cannot be written.
     """
     if path == Path():
         raise UsageError("no folder to write is named", hint="output=FOLDER")
-    path = path.expanduser()
+    folder = path.expanduser().absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise DataError(f"{path} holds something already", hint="name a folder that does not exist yet")
+        there = folder.exists()
+        work = folder / _PART if there else folder.with_name(f".{folder.name}{_PART}")
+        if there and (not folder.is_dir() or any(item.name != _PART for item in folder.iterdir())):
+            what = "holds something already" if folder.is_dir() else "is a file"
+            raise DataError(f"{path} {what}", hint="name a folder that does not exist yet")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
+    try:
+        yield work
+        if there:
+            for item in work.iterdir():
+                item.rename(folder / item.name)
+        else:
+            work.rename(folder)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+    except DataError as error:
+        raise DataError(error.message.replace(str(work), str(folder)), hint=error.hint) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def stems(dataset: Dataset) -> list[str]:
