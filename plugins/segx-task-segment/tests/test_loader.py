@@ -150,6 +150,11 @@ def test_mask_ratio_is_the_size_of_masks(squares: Squares) -> None:
     ]
 
 
+def test_a_batch_has_one_size_only(squares: Squares) -> None:
+    with pytest.raises(UsageError, match="rect and multi_scale do not go together"):
+        loader(squares, rect=True, multi_scale=0.5)
+
+
 @pytest.mark.parametrize("ratio", [3, 5, 6, 7, 12, 31])
 def test_a_mask_ratio_that_does_not_fit_is_refused_before_the_first_epoch(squares: Squares, ratio: int) -> None:
     with pytest.raises(UsageError, match=f"mask_ratio={ratio} does not divide .* multiples of 32") as error:

@@ -243,11 +243,25 @@ Trainer._checkpoint = full if not rank else Trainer._checkpoint
 """
 
 
+HELPER_GONE = """
+before = Trainer._train_batch
+def killed(self, batch):
+    if rank and self.progress.step == 5:
+        os.kill(os.getpid(), 9)
+    return before(self, batch)
+Trainer._train_batch = killed
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "expected"),
-    [(NOT_A_NUMBER, "told 0 the box loss is not a number in epoch 1"), (FULL_DISK, "told 0 [Errno 28] No space left")],
-    ids=["the helper's loss is no number", "only the first fails"],
+    [
+        (NOT_A_NUMBER, "told 0 the box loss is not a number in epoch 1"),
+        (FULL_DISK, "told 0 [Errno 28] No space left"),
+        (HELPER_GONE, "told 0 another process of this run has ended"),
+    ],
+    ids=["the helper's loss is no number", "only the first fails", "the helper is killed"],
 )
 def test_processes_fail_together_and_the_first_speaks(tmp_path: Path, spoil: str, expected: str) -> None:
     script = tmp_path / "two.py"

@@ -93,11 +93,15 @@ class LoaderSettings:
     classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse masks that would not cover the picture.
+        """Refuse settings that contradict each other.
 
         Raises:
-            UsageError: The sides of pictures, multiples of ``stride``, are no multiples of ``mask_ratio``.
+            UsageError: The sides of pictures, multiples of ``stride``, are no multiples of ``mask_ratio``, so that masks
+                would not cover them; or batches are to have two sizes.
         """
+        if self.rect and self.multi_scale:
+            msg = "rect and multi_scale do not go together: with rect, a batch has the size of its pictures"
+            raise UsageError(msg, hint="leave one of them out")
         if self.stride % self.mask_ratio:
             fitting = [str(ratio) for ratio in range(1, self.stride + 1) if not self.stride % ratio]
             msg = f"mask_ratio={self.mask_ratio} does not divide the sides of pictures, multiples of {self.stride}"
