@@ -19,6 +19,7 @@ from segx.interfaces import Measurement, Sample, Truth
 from segx.masks import Masks
 from segx.options import ValOptions
 from segx.results import Boxes, Results
+from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.average_precision import average_incumbent
@@ -310,10 +311,10 @@ def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
     ]
     drawn = cv2.imdecode(np.frombuffer(worst[0].jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == (60, 160, 3)
-    charts = draw_charts(metrics)
-    assert len(charts) == 10
-    assert all(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None for data in charts.values())
-    report = write_report(metrics, charts=charts, worst=worst, sheets=panels.sheets())
+    drawings = draw_charts(metrics)
+    assert len(drawings) == 10
+    assert all(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None for data in drawings.values())
+    report = write_report(metrics, charts=drawings, worst=worst, sheets=panels.sheets())
     assert "<script>" not in report
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; 猫" in report
     assert report.count("<img") == 10 + len(worst) + 2
@@ -453,3 +454,34 @@ def test_everything_that_was_written_is_named_the_report_first(tmp_path: Path) -
     assert metrics.files[0].name == "report.html"
     assert sorted(metrics.files) == sorted(tmp_path.iterdir())
     assert json.loads((tmp_path / "metrics.json").read_text())["files"] == [str(path) for path in metrics.files]
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Axes of each chart as it is drawn: its lines' colours and its words."""
+    seen: list[Any] = []
+    png = charts._png
+
+    def note(figure: Any) -> bytes:
+        axes = figure.axes[0]
+        seen.append(([line.get_color() for line in axes.lines], [text.get_text() for text in axes.texts]))
+        return png(figure)
+
+    monkeypatch.setattr(charts, "_png", note)
+    return seen
+
+
+def test_the_mean_of_all_classes_has_a_colour_of_its_own(figures: list[Any]) -> None:
+    draw_charts(evaluate((sample(square(5, 5, 20), square(40, 10, 12, 1)), found((5, 5, 20, 0, 0.9)))))
+    for colours, words in figures[:8]:
+        assert colours[:2] == [charts.tint(0), charts.tint(1)]
+        assert len(set(colours)) == 3
+        assert words == []
+
+
+@pytest.mark.parametrize(
+    ("truth", "words"), [(sample(square(5, 5, 20)), "nothing found"), (sample(), "nothing to find")]
+)
+def test_empty_curves_say_why(figures: list[Any], truth: Sample, words: str) -> None:
+    draw_charts(evaluate((truth, found())))
+    assert [[text.partition(":")[0] for text in texts] for _, texts in figures[:8]] == [[words]] * 8

@@ -14,6 +14,7 @@ import pytest
 from segx.errors import MissingPluginError
 from segx.interfaces import Sample, TrainBatch, Truth
 from segx_task_segment.palette import color
+from segx_task_segment.training import pictures
 from segx_task_segment.training.pictures import SegmentPictures, _panels, _smooth
 
 NAMES = {0: "disc", 1: "bar"}
@@ -146,3 +147,29 @@ def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch
         SegmentPictures(names=NAMES).curves([row(1)], tmp_path / "results.png")
     assert list(tmp_path.iterdir()) == []
     assert SegmentPictures(names=NAMES).batch(batch_of(1), tmp_path / "a.jpg").exists(), "needs none"
+
+
+def ticks(axis: Any) -> list[float]:
+    """What is written on an axis within what is seen of it."""
+    low, high = sorted(axis.get_view_interval())
+    return [float(place) for place in axis.get_ticklocs() if low <= place <= high]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_what_is_counted_is_numbered_in_whole_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    seen: list[Any] = []
+    png = pictures._png
+    monkeypatch.setattr(pictures, "_png", lambda figure: seen.append(figure) or png(figure))
+    drawn = SegmentPictures(names=NAMES)
+    drawn.labels([sample(0, 1)] * count, tmp_path / "labels.png")
+    drawn.curves([row(number + 1) for number in range(count)], tmp_path / "results.png")
+    labels, curves = seen
+    classes, spread, *_ = labels.axes
+    for axis in (classes.yaxis, spread.yaxis, spread.xaxis, *(axes.xaxis for axes in curves.axes[:2])):
+        assert ticks(axis)
+        assert all(place.is_integer() for place in ticks(axis))
+    if count < 20:
+        assert all(place.is_integer() for bar in labels.axes[4:] for place in ticks(bar.yaxis))
+    assert curves.axes[0].lines[0].get_marker() == ("o" if count == 1 else ".")

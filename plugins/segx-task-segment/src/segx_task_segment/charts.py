@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.paths import cache_folder
+from segx_task_segment.palette import color
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,11 @@ _NAMED = 20
 """Up to this many classes each curve is named; with more only the mean is."""
 _NUMBERED = 30
 """Up to this many classes the cells of a confusion matrix hold their number."""
+
+_MEAN = "0.1"
+"""Colour of the mean of all classes: that of none of them."""
+_NOTHING_FOUND = "nothing found:\nno detection matches an object at IoU 0.5"
+_NOTHING_THERE = "nothing to find:\nno class has objects"
 
 _FILES = ("PR_curve", "F1_curve", "P_curve", "R_curve")
 
@@ -47,13 +53,20 @@ def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
     return pictures
 
 
+def tint(category: int) -> tuple[float, ...]:
+    """Return the colour that a class has in pictures, as matplotlib takes it."""
+    return tuple(channel / 255 for channel in reversed(color(category)))
+
+
 def _curve(kind: KindMetrics, curve: Curve, title: str, *, with_area: bool) -> bytes:
     x, classes, x_name, y_name = curve
     figure, axes = _axes((8, 5.5))
     few = len(classes) <= _NAMED
     for row, category in zip(classes, kind.ap_class_index.tolist(), strict=True):
         label = _label(kind.names, category, kind.ap50, kind.ap_class_index.tolist(), with_area=with_area)
-        axes.plot(x, row, linewidth=1, label=label if few else None, **({} if few else {"color": "0.75"}))
+        axes.plot(x, row, linewidth=1.2, label=label if few else None, color=tint(category) if few else "0.75")
+    if not classes.any():
+        _say(axes, _NOTHING_FOUND if len(classes) else _NOTHING_THERE)
     if len(classes):
         mean = classes.mean(axis=0)
         if with_area:
@@ -61,7 +74,7 @@ def _curve(kind: KindMetrics, curve: Curve, title: str, *, with_area: bool) -> b
         else:
             best = int(mean.argmax())
             note = f"all classes: {mean[best]:.2f} at {x[best]:.3f}"
-        axes.plot(x, mean, linewidth=2.6, color="tab:blue", label=note)
+        axes.plot(x, mean, linewidth=2.6, color=_MEAN, label=note)
     axes.set(
         xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02), title=f"{title}: {y_name} over {x_name}, IoU 0.5"
     )
@@ -80,21 +93,37 @@ def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
     labels = confusion.labels
     side = float(np.clip(2.5 + 0.38 * len(labels), 5, 15))
     figure, axes = _axes((side * 1.1, side))
-    image = axes.imshow(np.where(values > 0, values, np.nan), cmap="Blues", vmin=0)
-    figure.colorbar(image, ax=axes, fraction=0.045)
+    image = axes.imshow(np.where(values > 0, values, np.nan), cmap="Blues", vmin=0, vmax=None if values.any() else 1)
+    scale = figure.colorbar(image, ax=axes, fraction=0.045)
+    if not normalized:
+        number_whole(scale.ax.yaxis)
     small = 9 if len(labels) <= _NUMBERED else 5
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=small)
     axes.set_yticks(range(len(labels)), labels, fontsize=small)
     axes.set(xlabel="truth", ylabel="found as")
     at = f"score {confusion.score:g}, mask IoU {confusion.iou:g}"
     axes.set_title(f"confusion matrix, {'share of each truth' if normalized else 'counts'} ({at})")
+    if not values.any():
+        _say(axes, _NOTHING_THERE)
     if len(labels) <= _NUMBERED:
         middle = np.nanmax(values, initial=0) / 2
         for row, column in np.argwhere(values > 0).tolist():
             text = f"{values[row, column]:.2f}" if normalized else f"{int(values[row, column])}"
-            tint = "white" if values[row, column] > middle else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=tint)
+            ink = "white" if values[row, column] > middle else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
     return _png(figure)
+
+
+def number_whole(axis: Any) -> None:
+    """Number an axis of things that are counted: 0, 1, 2; never 0.25."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def _say(axes: Any, text: str) -> None:
+    """Write into the middle of an empty picture why it is empty."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="0.35", fontsize=12, transform=axes.transAxes)
 
 
 def _axes(size: tuple[float, float]) -> tuple[Any, Any]:

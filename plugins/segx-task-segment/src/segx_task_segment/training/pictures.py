@@ -17,8 +17,8 @@ from segx.masks import Masks
 from segx.paths import cache_folder
 from segx.results import Boxes, Results
 from segx.words import counted
+from segx_task_segment.charts import number_whole, tint
 from segx_task_segment.draw import draw
-from segx_task_segment.palette import color
 from segx_task_segment.panels import BATCH, encode, fit, sheet
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class SegmentPictures:
                 _draw_curve(axes, epochs, values, label)
             axes.set(title=title, xlabel="epoch")
             axes.grid(visible=True, color="0.92")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            number_whole(axes.xaxis)
+            axes.set_xlim(*_span(rows))
             if len(series) > 1:
                 axes.set_ylim(bottom=0)
                 axes.legend(frameon=False)
@@ -139,9 +140,10 @@ class SegmentPictures:
 
     def _draw_counts(self, axes: Any, categories: NDArray[np.int64]) -> None:
         counts = np.bincount(categories, minlength=len(self.names))
-        tints = [tuple(channel / 255 for channel in reversed(color(number))) for number in range(len(counts))]
-        axes.bar(range(len(counts)), counts, color=tints)
+        axes.bar(range(len(counts)), counts, color=[tint(number) for number in range(len(counts))])
         axes.set(title="objects of each class", ylabel="objects")
+        number_whole(axes.yaxis)
+        number_whole(axes.xaxis)
         if len(self.names) <= _NAMED:
             small = 9 if len(self.names) <= 12 else 6
             axes.set_xticks(range(len(self.names)), list(self.names.values()), rotation=90, fontsize=small)
@@ -167,16 +169,20 @@ def _draw_objects_per_picture(axes: Any, counts: Sequence[int]) -> None:
     most = max(counts, default=0)
     axes.hist(counts, bins=np.arange(-0.5, most + 1.5, max(most // 40, 1)), color="tab:blue")
     axes.set(title="objects in a picture", xlabel="objects", ylabel="pictures")
+    number_whole(axes.xaxis)
+    number_whole(axes.yaxis)
 
 
 def _draw_density(axes: Any, points: NDArray[np.float64], *, names: tuple[str, str], title: str) -> None:
     cells = int(np.clip(np.sqrt(len(points)) / 2, 16, 64))
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=cells, range=((0, 1), (0, 1)))
     scale = "log" if counts.max(initial=0) > 20 else "linear"
-    image = axes.imshow(
-        np.where(counts > 0, counts, np.nan), origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=scale
-    )
-    axes.figure.colorbar(image, ax=axes, fraction=0.045)
+    shown = np.where(counts > 0, counts, np.nan)
+    most = max(counts.max(initial=0), 2)
+    image = axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="viridis", norm=scale, vmin=1, vmax=most)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.045)
+    if scale == "linear":
+        number_whole(bar.ax.yaxis)
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
 
 
@@ -198,10 +204,19 @@ def _panels(
 
 
 def _draw_curve(axes: Any, epochs: NDArray[np.float64], values: NDArray[np.float64], label: str) -> None:
-    (line,) = axes.plot(epochs, values, marker="." if len(values) <= 50 else None, linewidth=1.6, label=label or None)
     finite = np.isfinite(values)
+    marker = "o" if finite.sum() == 1 else "." if len(values) <= 50 else None
+    (line,) = axes.plot(epochs, values, marker=marker, linewidth=1.6, label=label or None)
     if finite.sum() >= _SMOOTH_FROM:
         axes.plot(epochs[finite], _smooth(values[finite]), linestyle=":", linewidth=2, color=line.get_color())
+
+
+def _span(rows: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Return where an axis of epochs begins and ends: a single epoch stands in the middle of three."""
+    epochs = [row["epoch"] for row in rows]
+    first, last = min(epochs), max(epochs)
+    room = 0.03 * (last - first) or 1.0
+    return first - room, last + room
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
