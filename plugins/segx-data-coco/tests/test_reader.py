@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -115,6 +116,13 @@ BAD = {
     "its RLE is of 60 x 40 pixels, its picture of 40 x 60": annotation(
         2, segmentation={"size": [60, 40], "counts": [2400]}
     ),
+    "its RLE has no size": annotation(2, segmentation={"counts": [2400]}),
+    "its RLE has no counts": annotation(2, segmentation={"size": [40, 60]}),
+    "its RLE has the size [40], not a height and a width": annotation(2, segmentation={"size": [40], "counts": [1]}),
+    "its RLE cannot be read (compressed run lengths are damaged)": annotation(
+        2, segmentation={"size": [40, 60], "counts": "\u00e9"}
+    ),
+    "its RLE has a run longer than any picture": annotation(2, segmentation={"size": [40, 60], "counts": [10**30]}),
     "its RLE is empty": annotation(2, segmentation={"size": [40, 60], "counts": [2400]}),
     "its RLE cannot be read": annotation(2, segmentation={"size": [40, 60], "counts": "\x01"}),
     "has no bbox, polygon or RLE": annotation(2, bbox=..., segmentation=[[1, 2]]),
@@ -136,7 +144,8 @@ def test_a_bad_annotation_is_named_and_only_it_is_left_out(tmp_path: Path, reaso
     path = write(tmp_path, [annotation(1), BAD[reason], annotation(3)])
     for dataset in (read(path), read(path)):  # from the file, and from the cache
         assert {1, 3} <= {truth.id for truth in dataset[0].truths}
-        (problem,) = [line for line in dataset.problems if reason in line]
+        told = [*dataset.problems, *(line for _, line in dataset.notes)]
+        (problem,) = [line for line in told if reason in line]
         assert problem.startswith(f"{path}: annotation {'1' if 'twice' in reason else '2'}: ")
 
 
@@ -144,7 +153,62 @@ def test_an_annotation_keeps_its_good_parts(tmp_path: Path) -> None:
     dataset = read(write(tmp_path, [annotation(segmentation=[[1, 2, 3, 4], *SQUARE])]))
     (truth,) = dataset[0].truths
     assert [ring.ravel().tolist() for ring in truth.polygons] == SQUARE
-    assert len(dataset.problems) == 1
+    assert (len(dataset.problems), len(dataset.notes)) == (0, 1)
+
+
+def test_what_is_kept_otherwise_than_written_is_no_problem(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "one.png", "height": 0, "width": 60}]
+    path = write(tmp_path, [annotation(1, area="big"), annotation(2, segmentation=[[1, 1, 5, 5]])], images=images)
+    few = "4 numbers are no polygon: it takes three points or more"
+    for dataset in (read(path), read(path)):
+        assert [truth.has_mask for truth in dataset[0].truths] == [True, False]
+        assert dataset.problems == ()
+        assert dataset.notes == (
+            ("mended", f"{path}: image 1: height 0 and width 60 are no size: it is taken from the picture"),
+            ("mended", f"{path}: annotation 1: its area 'big' cannot be one: it is measured instead"),
+            ("mended", f"{path}: annotation 2: part 1: {few}; the part is left out"),
+        )
+
+
+def test_ids_written_as_text_are_read_and_told_of_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        [
+            annotation(1, id="10", image_id="1"),
+            annotation(2, id="ann-7", category_id="3"),
+            annotation(3, category_id=90, image_id="1"),
+            annotation(4, image_id="01"),
+        ],
+        categories=[{"id": "3", "name": "cat"}, {"id": "90", "name": "dog"}],
+    )
+    dataset = read(path)
+    assert [(truth.id, truth.category) for truth in dataset[0].truths] == [(10, 0), (-2, 0), (3, 1)]
+    assert dataset.category_ids == {0: 3, 1: 90}
+    assert dataset.problems == (f"{path}: annotation 4: image '01' is not among the images",)
+    assert [line for _, line in dataset.notes] == [
+        f"{path}: 2 ids of categories written as text: read as numbers",
+        f"{path}: 5 ids of annotations, or in them, written as text: read as numbers",
+    ]
+    with pytest.raises(DataError, match=r"category no\. 1 has the id 'a-b', not a number") as error:
+        read(write(tmp_path, [], categories=[{"id": "a-b", "name": "cat"}]))
+    assert "number the categories" in error.value.hint
+
+
+def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
+    categories = [{"id": 3, "name": "cat"}, {"id": 90, "name": "cat"}]
+    path = write(tmp_path, [annotation(1), annotation(2, category_id=90)], categories=categories)
+    assert [truth.category for truth in read(path, names={0: "dog", 1: "cat", 2: "cat"})[0].truths] == [1, 2]
+    assert [truth.category for truth in read(path, names={0: "cat"})[0].truths] == [0, 0]
+
+
+def test_a_picture_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    images = [
+        {"id": 1, "file_name": "one.png", "height": 40, "width": 60},
+        {"id": 2, "file_name": "pipe.png"},
+    ]
+    path = write(tmp_path, [annotation()], images=images)
+    os.mkfifo(tmp_path / "pipe.png")
+    assert read(path).problems == (f"{path}: {tmp_path / 'pipe.png'}: not there",)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +218,8 @@ def test_an_annotation_keeps_its_good_parts(tmp_path: Path) -> None:
         ("[]", "is a list, not a COCO data set"),
         ('[{"image_id": 1, "score": 0.5}]', "holds predictions, not ground truth"),
         ('{"images": [], "annotations": []}', "has no list 'categories'"),
+        ('{"images": [], "annotations": null, "categories": []}', "'annotations' is null, not a list"),
+        ('{"images": ["\udce9"], "annotations": []}', "is not UTF-8 text"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "names no pictures"),
         ('{"images": [], "annotations": [], "categories": []}', "names no category"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "has no id or no name"),
@@ -161,7 +227,7 @@ def test_an_annotation_keeps_its_good_parts(tmp_path: Path) -> None:
 )
 def test_what_is_no_data_set_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.json"
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
     with pytest.raises(DataError, match=message) as error:
         read(path)
     assert "\n" not in error.value.message
@@ -224,8 +290,6 @@ def test_several_files_are_one_split(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_again_even_with_its_old_time(tmp_path: Path) -> None:
-    import os
-
     path = write(tmp_path, [annotation(area=400)])
     os.utime(path, ns=(1, 1))
     assert read(path)[0].truths[0].area == 400
@@ -255,7 +319,7 @@ def test_a_size_that_is_none_is_told_and_taken_from_the_picture(tmp_path: Path, 
     image = {"id": 1, "file_name": "one.png", "height": size[0], "width": size[1]}
     dataset = read(write(tmp_path, [annotation()], images=[image]))
     assert dataset[0].shape == (40, 60)
-    assert "image 1: height" in dataset.problems[0]
+    assert "image 1: height" in dataset.notes[0][1]
 
 
 def test_a_picture_of_unknown_size_that_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
@@ -320,9 +384,12 @@ def test_no_value_whatever_breaks_more_than_its_row(tmp_path: Path, monkeypatch:
                 continue
             boxes = [truth.box for sample in dataset for truth in sample.truths]
             assert np.isfinite(boxes).all()
-            assert len(boxes) == 3 or dataset.problems or (place, odd) == (("annotations",), []), (place, odd)
-            told += bool(dataset.problems)
-            kept += not dataset.problems
+            assert len(boxes) == 3 or dataset.problems or dataset.notes or (place, odd) == (("annotations",), []), (
+                place,
+                odd,
+            )
+            told += bool(dataset.problems or dataset.notes)
+            kept += not (dataset.problems or dataset.notes)
     assert refused + told + kept == tried
     assert refused > 100
     assert told > 500

@@ -56,6 +56,8 @@ class AnnotationColumns:
 
     Attributes:
         problems: What was left out: the annotation and the reason.
+        notes: What was kept otherwise than it is written: the annotation and how.
+        texts: How many ids are written as text.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class AnnotationColumns:
         sizes: NDArray[np.int32],
     ) -> None:
         self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.texts = 0
         self._pictures, self._categories = pictures, categories
         self._sizes = sizes.tolist()
         self._seen: set[int] = set()
@@ -77,11 +81,17 @@ class AnnotationColumns:
     def add(self, annotation: Any, position: int) -> None:
         """Take one annotation, or name what is wrong with it."""
         number = annotation.get("id", position) if isinstance(annotation, dict) else position
-        called = f"annotation {number}" if is_id(number) else f"annotation no. {position}"
+        if isinstance(number, str):
+            self.texts += 1
+            whole = number_in(number)
+            number = -position if whole is None else whole
+        called = f"annotation {number}" if is_id(number) and number >= 0 else f"annotation no. {position}"
+        before = len(self.notes)
         try:
             self._append(self._checked(annotation, number, called))
         except _BadError as reason:
-            self.problems.append(f"{called}: {reason}")
+            self.problems += [*self.notes[before:], f"{called}: {reason}"]
+            del self.notes[before:]
 
     def _checked(self, annotation: Any, number: Any, called: str) -> _Object:
         """Return an annotation with every value checked and converted; nothing is kept before all of it holds."""
@@ -93,8 +103,8 @@ class AnnotationColumns:
                 "its id is there twice" if is_id(number) else f"its id {shown(number)} is not a whole number of 64 bits"
             )
             raise _BadError(msg)
-        picture = _position(self._pictures, annotation, "image_id", "image", "images")
-        category = _position(self._categories, annotation, "category_id", "category", "categories")
+        picture = self._position(self._pictures, annotation, "image_id", "image", "images")
+        category = self._position(self._categories, annotation, "category_id", "category", "categories")
         box = _box(annotation.get("bbox"))
         segmentation = annotation.get("segmentation") or []
         parts: Sequence[array[float]] = ()
@@ -147,7 +157,7 @@ class AnnotationColumns:
                 taken.append(_polygon(polygon))
                 area += _ring_area(taken[-1])
             except _BadError as reason:
-                self.problems.append(f"{called}: part {part}: {reason}")
+                self.notes.append(f"{called}: part {part}: {reason}; the part is left out")
         if taken and area == 0:
             msg = "its polygon has no area"
             raise _BadError(msg)
@@ -159,8 +169,20 @@ class AnnotationColumns:
             return math.nan
         if type(area) in _NUMBERS and 0 <= area <= _FURTHEST**2:
             return float(area)
-        self.problems.append(f"{called}: its area {shown(area)} cannot be one: it is measured instead")
+        self.notes.append(f"{called}: its area {shown(area)} cannot be one: it is measured instead")
         return math.nan
+
+    def _position(self, known: Mapping[Any, int], annotation: dict[str, Any], key: str, what: str, those: str) -> int:
+        """Return the position of the picture or the category that an annotation names, as a number or as text."""
+        value = annotation.get(key)
+        position = known.get(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        if position is None and (is_id(value) or isinstance(value, str)):
+            position = known.get(number_in(value) if isinstance(value, str) else str(value))
+            self.texts += position is not None
+        if position is None:
+            msg = f"{what} {shown(value)} is not among the {those}"
+            raise _BadError(msg)
+        return position
 
     def table(self) -> TruthTable:
         """Return the annotations taken, grouped by picture, in the order they came."""
@@ -187,19 +209,17 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
+def number_in(text: str) -> int | None:
+    """Return the whole number of 64 bits that a text is, written as any program writes it, or None."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 20) or str(int(text)) != text:
+        return None
+    return int(text) if int(text) in _IDS else None
+
+
 def is_id(value: Any) -> TypeGuard[int]:
     """Say whether a value is a whole number of 64 bits."""
     return type(value) is int and value in _IDS
-
-
-def _position(known: Mapping[Any, int], annotation: dict[str, Any], key: str, what: str, those: str) -> int:
-    """Return the position of the picture or the category that an annotation names."""
-    value = annotation.get(key)
-    position = known.get(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-    if position is None:
-        msg = f"{what} {shown(value)} is not among the {those}"
-        raise _BadError(msg)
-    return position
 
 
 def _crowd(value: Any) -> bool:
@@ -253,10 +273,17 @@ def _box(bbox: Any) -> tuple[float, float, float, float] | None:
 
 def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple[int, int]]:
     """Return the compressed counts of an RLE, compressed or plain, that fills its picture; its height and width."""
+    for part in ("counts", "size"):
+        if part not in segmentation:
+            msg = f"its RLE has no {part}"
+            raise _BadError(msg)
+    height, width = _frame(segmentation["size"])
     try:
         counts = rle.counts_of(_run_lengths(segmentation["counts"]))
-        height, width = (int(value) for value in segmentation["size"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except OverflowError as error:
+        msg = "its RLE has a run longer than any picture"
+        raise _BadError(msg) from error
+    except ValueError as error:
         msg = f"its RLE cannot be read ({error})"
         raise _BadError(msg) from error
     if size[0] and [height, width] != size:
@@ -277,7 +304,20 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple
     return rle.compress(counts), (height, width)
 
 
+def _frame(size: Any) -> tuple[int, int]:
+    """Return the height and width that an RLE states."""
+    try:
+        height, width = (int(value) for value in size)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"its RLE has the size {shown(size)}, not a height and a width"
+        raise _BadError(msg) from error
+    return height, width
+
+
 def _run_lengths(counts: Any) -> Any:
+    if isinstance(counts, str) and not counts.isascii():
+        msg = "compressed run lengths are damaged"
+        raise ValueError(msg)
     if isinstance(counts, str) or (isinstance(counts, list) and set(map(type, counts)) == {int}):
         return counts
     msg = f"counts are {shown(counts)}"

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -19,7 +20,8 @@ from segx import index_cache, rle
 from segx.errors import DataError
 from segx.image_header import image_shape
 from segx.truths import TableDataset, TruthTable
-from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, shown
+from segx.words import counted
+from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "coco/2"
+_LAYOUT = "coco/3"
 """Part of every key in the cache; changed whenever what is stored changes."""
 _LARGEST_CATEGORY = 1 << 31
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -51,6 +53,7 @@ class CocoFile:
         category_names: Names of the categories, in the order of their ids.
         category_ids: The ids.
         problems: Annotations that were left out.
+        notes: What was kept otherwise than it is written.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class CocoFile:
     category_names: Sequence[str]
     category_ids: Sequence[int]
     problems: Sequence[str]
+    notes: Sequence[str]
 
 
 class CocoReader:
@@ -92,7 +96,7 @@ def read_file(path: Path) -> CocoFile:
         raise DataError(f"{path}: {error.strerror or error}") from error
     key = index_cache.key_of(_LAYOUT, digest)
     stored = index_cache.load(key)
-    if stored is not None and stored.keys() >= {"files", "ids", "sizes", "names", "numbers", "problems"}:
+    if stored is not None and stored.keys() >= {"files", "ids", "sizes", "names", "numbers", "problems", "notes"}:
         return _from_arrays(path, digest, stored)
     read = _parse(path, digest)
     index_cache.store(key, _to_arrays(read))
@@ -132,8 +136,9 @@ def image_folders(path: Path) -> list[Path]:
 
 def _parse(path: Path, digest: str) -> CocoFile:
     content = _load_json(path)
-    category_ids, category_names = _categories(content["categories"], path)
-    files, ids, sizes, problems = _pictures(content["images"], path)
+    notes: list[str] = []
+    category_ids, category_names = _categories(content["categories"], path, notes)
+    files, ids, sizes, problems = _pictures(content["images"], path, notes)
     columns = AnnotationColumns(
         pictures={number: index for index, number in enumerate(ids)},
         categories={number: index for index, number in enumerate(category_ids)},
@@ -141,6 +146,8 @@ def _parse(path: Path, digest: str) -> CocoFile:
     )
     for position, annotation in enumerate(content["annotations"], start=1):
         columns.add(annotation, position)
+    if columns.texts:
+        notes.append(f"{counted(columns.texts, 'id')} of annotations, or in them, written as text: read as numbers")
     return CocoFile(
         path=path,
         digest=digest,
@@ -151,6 +158,7 @@ def _parse(path: Path, digest: str) -> CocoFile:
         category_names=category_names,
         category_ids=category_ids,
         problems=[f"{path}: {problem}" for problem in (*problems, *columns.problems)],
+        notes=[f"{path}: {note}" for note in (*notes, *columns.notes)],
     )
 
 
@@ -159,6 +167,8 @@ def _load_json(path: Path) -> dict[str, list[Any]]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error})") from error
     wanted = ("images", "annotations", "categories")
@@ -167,16 +177,26 @@ def _load_json(path: Path) -> dict[str, list[Any]]:
     if not isinstance(content, dict):
         raise DataError(f"{path} is a {type(content).__name__}, not a COCO data set")
     for name in wanted:
-        if not isinstance(content.get(name), list):
+        if name in content and not isinstance(content[name], list):
+            kind = "null" if content[name] is None else shown(content[name])
+            raise DataError(f"{path} is no COCO data set: {name!r} is {kind}, not a list")
+        if name not in content:
             there = ", ".join(list(content)[:8]) or "nothing"
             raise DataError(f"{path} is no COCO data set: it has no list {name!r}", hint=f"it has {there}")
     return content
 
 
-def _categories(categories: list[Any], path: Path) -> tuple[list[int], list[str]]:
+def _categories(categories: list[Any], path: Path, notes: list[str]) -> tuple[list[int], list[str]]:
+    """Return the ids in order and their names; ids written as text are noted."""
     found: dict[int, str] = {}
+    texts = 0
     for position, item in enumerate(categories, start=1):
         number, name = (item.get("id"), item.get("name")) if isinstance(item, dict) else (None, None)
+        if isinstance(number, str) and (whole := number_in(number)) is not None:
+            number, texts = whole, texts + 1
+        if _is_text(number):
+            hint = "number the categories, there and in every category_id"
+            raise DataError(f"{path}: category no. {position} has the id {shown(number)}, not a number", hint=hint)
         if not is_id(number) or abs(number) > _LARGEST_CATEGORY or not (_is_text(name) or is_id(name)):
             raise DataError(f"{path}: category no. {position} has no id or no name ({shown(item)})")
         if number in found:
@@ -184,10 +204,14 @@ def _categories(categories: list[Any], path: Path) -> tuple[list[int], list[str]
         found[number] = str(name)
     if not found:
         raise DataError(f"{path} names no category")
+    if texts:
+        notes.append(f"{counted(texts, 'id')} of categories written as text: read as numbers")
     return sorted(found), [found[number] for number in sorted(found)]
 
 
-def _pictures(images: list[Any], path: Path) -> tuple[list[str], list[int | str], NDArray[np.int32], list[str]]:
+def _pictures(
+    images: list[Any], path: Path, notes: list[str]
+) -> tuple[list[str], list[int | str], NDArray[np.int32], list[str]]:
     """Return file names, ids and sizes (0 where unknown) of the pictures that can be told apart, and what was wrong."""
     files: list[str] = []
     ids: dict[int | str, None] = {}
@@ -204,7 +228,7 @@ def _pictures(images: list[Any], path: Path) -> tuple[list[str], list[int | str]
             if not _is_size(height, width):
                 if (height, width) != (None, None):
                     stated = f"height {shown(height)} and width {shown(width)}"
-                    problems.append(f"image {number}: {stated} are no size: it is taken from the picture")
+                    notes.append(f"image {number}: {stated} are no size: it is taken from the picture")
                 height = width = 0
             ids[number] = None
             files.append(name)
@@ -259,6 +283,7 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
         names=names,
         category_ids=category_ids,
         problems=tuple(problems),
+        notes=tuple(("mended", note) for note in read.notes),
         fingerprint=read.digest,
     )
 
@@ -272,7 +297,8 @@ def _existing(folder: Path, files: Sequence[str]) -> tuple[list[int], list[int]]
         parent, base = os.path.split(name)
         if parent not in listings:
             try:
-                listings[parent] = set(os.listdir(folder / parent))  # noqa: PTH208 - names only, a hundred thousand
+                with os.scandir(folder / parent) as scan:
+                    listings[parent] = {entry.name for entry in scan if entry.is_file()}
             except (OSError, ValueError):  # no such folder, or no such name
                 listings[parent] = set()
         (there if base in listings[parent] else missing).append(index)
@@ -315,11 +341,22 @@ def _numbering(read: CocoFile, source: DatasetSource) -> tuple[Mapping[int, str]
         numbers = np.arange(len(names))
     else:
         names = source.names
-        by_name = {name: number for number, name in names.items()}
-        numbers = np.array([by_name.get(name, -1) for name in read.category_names], np.int64)
+        numbers = _by_name(read.category_names, names)
     ids = {int(number): read.category_ids[index] for index, number in enumerate(numbers.tolist()) if number >= 0}
     unused = max(read.category_ids, default=0) + 1
     return names, numbers, {number: ids.get(number, unused + number) for number in names}
+
+
+def _by_name(category_names: Sequence[str], names: Mapping[int, str]) -> NDArray[np.int64]:
+    """Return the class number of each category; of several with one name the first is the first class, and so on."""
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for number, name in names.items():
+        numbers[name].append(number)
+    found = []
+    for name in category_names:
+        left = numbers.get(name, [-1])
+        found.append(left.pop(0) if len(left) > 1 else left[0])
+    return np.array(found, np.int64)
 
 
 def _join(parts: Sequence[TableDataset], source: DatasetSource) -> TableDataset:
@@ -338,6 +375,7 @@ def _join(parts: Sequence[TableDataset], source: DatasetSource) -> TableDataset:
         names=first.names,
         category_ids=first.category_ids,
         problems=tuple(problem for part in parts for problem in part.problems),
+        notes=tuple(note for part in parts for note in part.notes),
         fingerprint=index_cache.key_of(*(part.fingerprint for part in parts)),
     )
 
@@ -351,6 +389,7 @@ def _to_arrays(read: CocoFile) -> dict[str, NDArray[Any]]:
         "names": index_cache.texts(read.category_names),
         "numbers": np.array(read.category_ids, np.int64),
         "problems": index_cache.texts([problem.removeprefix(f"{read.path}: ") for problem in read.problems]),
+        "notes": index_cache.texts([note.removeprefix(f"{read.path}: ") for note in read.notes]),
     }
 
 
@@ -366,4 +405,5 @@ def _from_arrays(path: Path, digest: str, arrays: Mapping[str, NDArray[Any]]) ->
         category_names=index_cache.untexts(arrays["names"]),
         category_ids=arrays["numbers"].tolist(),
         problems=[f"{path}: {problem}" for problem in index_cache.untexts(arrays["problems"])],
+        notes=[f"{path}: {note}" for note in index_cache.untexts(arrays["notes"])],
     )
