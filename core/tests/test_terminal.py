@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,6 @@ from segx.flows.progress import progress
 from segx.flows.train_lines import EpochLines, say
 from segx.runs import Step
 from segx.terminal import watched
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Terminal(io.StringIO):
@@ -33,14 +29,6 @@ def closed() -> io.StringIO:
     return stream
 
 
-@pytest.fixture(params=["none", "closed"])
-def nowhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A program that was started with standard error closed, or closed it."""
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", None if request.param == "none" else closed())
-        yield
-
-
 def test_a_terminal_is_watched_and_a_file_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert watched()
@@ -48,9 +36,10 @@ def test_a_terminal_is_watched_and_a_file_is_not(monkeypatch: pytest.MonkeyPatch
     assert not watched()
 
 
-@pytest.mark.usefixtures("nowhere")
-def test_nothing_is_shown_where_nobody_can_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stream", [None, closed()], ids=["none", "closed"])
+def test_nothing_is_shown_where_nobody_can_watch(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None) -> None:
     monkeypatch.setattr(train_lines, "_unheard", lambda: True)
+    monkeypatch.setattr(sys, "stderr", stream)  # None: the program was started with it closed
     assert not watched()
     with progress(3, "counting") as advance:
         advance(1)
