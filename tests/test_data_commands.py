@@ -129,6 +129,17 @@ def test_what_is_kept_otherwise_than_written_is_told_apart_from_what_is_dropped(
     assert "nothing is wrong" not in found.rows()
 
 
+def test_a_folder_as_coco_writes_it_is_read_with_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = complicated(tmp_path / "set")
+    found = report(tmp_path / "set")
+    assert (found.splits["data"].objects, found.splits["data"].empty) == (5, 0)
+    shutil.copy(path, path.with_name("instances_val.json"))
+    assert main(["data", "check", f"data={tmp_path / 'set'}"]) == 3
+    said = capsys.readouterr().err
+    assert "holds 2 COCO JSONs" in said
+    assert f"data={path}" in said
+
+
 def test_strict_ends_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = faulty(tmp_path / "set")
     assert main(["data", "check", f"data={path}"]) == 0

@@ -169,6 +169,8 @@ def test_what_may_not_be_read_is_named_with_a_cure(tmp_path: Path, monkeypatch: 
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(Path, name, guarded)
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: guarded(self) if self == closed else exists(self))
     named = path.parent if what == "set" else path
     with pytest.raises(DataError, match="Permission denied") as error:
         data.open_dataset(named, "val" if what.endswith("txt") else "train", registry=Closed())

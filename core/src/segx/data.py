@@ -150,12 +150,10 @@ def find_split(
     if path.suffix.lower() not in _YAML:
         return DatasetSource(origin=path, split=split, entries=(path,), images=folder)
     definition = read_definition(path)
-    with _readable(definition.root):
-        entries = _entries(definition, split, fetch=fetch)
     return DatasetSource(
         origin=path,
         split=split,
-        entries=entries,
+        entries=_entries(definition, split, fetch=fetch),
         names=definition.names,
         images=folder,
     )
@@ -457,7 +455,8 @@ def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], lis
     found, missing = [], []
     for value in definition.splits[split]:
         tried = _candidates(definition, value)
-        there = next((path for path in tried if path.exists()), None)
+        with _readable(tried[0]):
+            there = next((path for path in tried if path.exists()), None)
         if there is None:
             missing.extend(tried)
         else:
