@@ -37,7 +37,7 @@ _CLOSE = 0.95
 LOSSES = {
     "crowds": ("crowd", "left out: the format has none"),
     "joined": ("object", "of several parts or with holes written as one outline with cuts"),
-    "traced": ("bitmap", "(RLE) written as outline"),
+    "traced": ("bitmap", "(RLE) traced to outlines"),
     "lost": ("object", "left out: nothing of the mask is left as an outline"),
     "changed": ("outline", f"whose mask overlaps the original less than {_CLOSE:g}"),
     "boxes": ("object", "without a mask written without one"),

@@ -138,8 +138,9 @@ def _end_helpers(fabric: Fabric) -> None:
         if torch.distributed.get_backend() == "nccl":  # where it has to be taken apart by all
             torch.distributed.destroy_process_group()
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by who started the process
+                stream.flush()
         os._exit(0)
     _KEPT.append(last_work)
     torch.distributed.destroy_process_group()
