@@ -96,8 +96,8 @@ class LoaderSettings:
         """Refuse settings that contradict each other.
 
         Raises:
-            UsageError: The sides of pictures, multiples of ``stride``, are no multiples of ``mask_ratio``, and masks would
-                not cover them; or batches are to have two sizes.
+            UsageError: The sides of pictures, multiples of ``stride``, are no multiples of ``mask_ratio``, and masks
+                would not cover them; or batches are to have two sizes.
         """
         if self.rect and self.multi_scale:
             msg = "rect and multi_scale do not go together: with rect, a batch has the size of its pictures"
