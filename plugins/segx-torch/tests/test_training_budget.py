@@ -13,7 +13,7 @@ from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.training import run, trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from segx.interfaces import TrainBatch
@@ -57,6 +57,20 @@ class Steps(list["Step"]):
         self._clock.hear(step)
 
 
+def closings(monkeypatch: pytest.MonkeyPatch, begin: Callable[[int], None] = lambda _: None) -> list[bool]:
+    """Return a list that gets, for each epoch, whether the mosaic is closed; ``begin`` hears its number first."""
+    closed: list[bool] = []
+    epoch = DrawnLoader.epoch
+
+    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
+        closed.append(named["closed"])
+        begin(number)
+        return epoch(self, number, **named)
+
+    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    return closed
+
+
 def test_time_decides_how_many_epochs_there_are_and_the_schedule_fits(tmp_path: Path, clock: Clock) -> None:
     steps = Steps(clock)
     given = {"epochs": 100, "optimizer": "SGD", "lr0": 0.01, "lrf": 0.1, "warmup_epochs": 0, "close_mosaic": 2}
@@ -85,15 +99,7 @@ def test_time_goes_on_where_a_run_goes_on(tmp_path: Path, clock: Clock) -> None:
 def test_a_mosaic_that_is_closed_stays_closed_when_plans_grow(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed: list[bool] = []
-    epoch = DrawnLoader.epoch
-
-    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
-        closed.append(named["closed"])
-        clock.pace(1.0 if number < 2 else 0.1)
-        return epoch(self, number, **named)
-
-    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    closed = closings(monkeypatch, lambda number: clock.pace(1.0 if number < 2 else 0.1))
     tiny_run(tmp_path / "run", steps=Steps(clock), epochs=100, time=3.35, close_mosaic=2)
     assert closed[:3] == [False, False, True]
     assert len(closed) > 5
@@ -101,14 +107,7 @@ def test_a_mosaic_that_is_closed_stays_closed_when_plans_grow(
 
 
 def test_at_most_half_of_a_run_goes_without_mosaic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[bool] = []
-    epoch = DrawnLoader.epoch
-
-    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
-        closed.append(named["closed"])
-        return epoch(self, number, **named)
-
-    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    closed = closings(monkeypatch)
     tiny_run(tmp_path / "run", epochs=3, close_mosaic=10)
     assert closed == [False, False, True]
 
@@ -117,15 +116,7 @@ def test_a_slow_beginning_does_not_decide_the_run(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Caches fill and kernels are chosen in the first epoch: it says little of the others."""
-    closed: list[bool] = []
-    epoch = DrawnLoader.epoch
-
-    def watched(self: DrawnLoader, number: int, **named: Any) -> Iterator[TrainBatch]:
-        closed.append(named["closed"])
-        clock.pace(0.1 if number else 1.0)
-        return epoch(self, number, **named)
-
-    monkeypatch.setattr(DrawnLoader, "epoch", watched)
+    closed = closings(monkeypatch, lambda number: clock.pace(0.1 if number else 1.0))
     tiny_run(tmp_path / "run", steps=Steps(clock), epochs=100, time=3.05, close_mosaic=4)
     assert len(closed) == 21
     assert sum(closed) <= 6
