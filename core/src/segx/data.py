@@ -125,10 +125,9 @@ def open_dataset(
     Raises:
         DataError: It is missing (every path tried is listed), or of another shape.
     """
-    source = find_split(data, split, images=images, fetch=fetch)
-    if source.origin.suffix.lower() in _YAML:
-        for line in read_definition(source.origin).mistyped:
-            _warn_once(line)
+    source, mistyped = _find(data, split, images=images, fetch=fetch)
+    for line in mistyped:
+        _warn_once(line)
     return find_reader(source.entries, registry).read(source)
 
 
@@ -140,6 +139,13 @@ def find_split(
     Raises:
         DataError: It is missing; every path tried is listed.
     """
+    return _find(data, split, images=images, fetch=fetch)[0]
+
+
+def _find(
+    data: str | Path, split: str, *, images: str | Path | None, fetch: bool
+) -> tuple[DatasetSource, tuple[str, ...]]:
+    """Return where one split lies, and the lines to tell of entries that are spelt almost right."""
     folder = None if images is None else Path(images)
     if folder is not None:
         with _readable(folder):
@@ -148,15 +154,16 @@ def find_split(
             raise DataError(f"images={folder}: there is no such folder")
     path = locate(data)
     if path.suffix.lower() not in _YAML:
-        return DatasetSource(origin=path, split=split, entries=(path,), images=folder)
+        return DatasetSource(origin=path, split=split, entries=(path,), images=folder), ()
     definition = read_definition(path)
-    return DatasetSource(
+    source = DatasetSource(
         origin=path,
         split=split,
         entries=_entries(definition, split, fetch=fetch),
         names=definition.names,
         images=folder,
     )
+    return source, definition.mistyped
 
 
 def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> DatasetReader:
