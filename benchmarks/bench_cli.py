@@ -42,6 +42,7 @@ class Side:
     def run(self, folder: Path) -> None:
         """Run once in a fresh process."""
         environment = os.environ | {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true", "SEGX_OFFLINE": "1"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both sides as they are on their second day
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         ended = subprocess.run(self.command, cwd=folder, env=environment, capture_output=True, check=False)
         self.wall.append(time.perf_counter() - started)

@@ -4,9 +4,9 @@
     python benchmarks/bench_learn.py --data SET.yaml --start yolov8n-seg.pt --peer ...
 
 ``--start nothing`` begins from random weights; a checkpoint gives its backbone and neck, and the head begins from
-random weights. Each seed draws one start, which both sides load, and seeds the training of both. ``--recipe`` gives
-options to both, as JSON; everything else is each side's default. The weights of every ``--every`` epochs are measured
-by COCO's protocol, through segx, on the ``val`` split.
+random weights unless ``--head kept``. Each seed draws one start, which both sides load, and seeds the training of both.
+``--recipe`` gives options to both, as JSON; everything else is each side's default. The weights of every ``--every``
+epochs are measured by COCO's protocol, through segx, on the ``val`` split.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ if settings["start"] != "nothing":
             layer.running_var.copy_(var)
         own = session.module.state_dict()
         for name, tensor in learned.state_dict().items():
-            if not name.startswith("model.22."):
+            if settings["head"] == "kept" or not name.startswith("model.22."):
                 own[name].copy_(tensor)
 session.save(Path(settings["file"]))
 torch.save(session.module.state_dict(), settings["file"] + ".state")
@@ -126,7 +126,7 @@ def main() -> None:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
             start = folder / f"start{seed}.pt"
             common = {"data": str(data), "imgsz": given.imgsz, "seed": seed, "threads": given.threads}
-            run(sys.executable, PREPARE, {**common, "start": given.start, "file": str(start)})
+            run(sys.executable, PREPARE, {**common, "start": given.start, "head": given.head, "file": str(start)})
             for name, (python, program) in sides.items():
                 results[name].append(learned(python, program, given, {**common, "file": str(start)}, folder / name))
                 tell(name, seed, results[name][-1])
@@ -185,7 +185,8 @@ def draw(results: dict[str, list[dict]], given: argparse.Namespace) -> None:
             axes.plot(result["epochs"], result["seg"], color=color, alpha=0.3, linewidth=1)
         means = [statistics.mean(values) for values in zip(*(result["seg"] for result in runs), strict=True)]
         axes.plot(runs[0]["epochs"], means, color=color, marker="o", label=f"{label}, mean of {len(runs)}")
-    start = "random weights" if given.start == "nothing" else f"{Path(given.start).stem} with a random head"
+    head = " with a random head" if given.head == "random" else ""
+    start = "random weights" if given.start == "nothing" else f"{Path(given.start).stem}{head}"
     axes.set(xlabel="epoch", ylabel="mask AP (COCO)", title=f"{given.data.stem} at {given.imgsz} px from {start}")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -196,7 +197,8 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a YOLO data set YAML")
-    parser.add_argument("--start", default="nothing", help="'nothing', or a checkpoint whose head is left behind")
+    parser.add_argument("--start", default="nothing", help="'nothing', or a checkpoint")
+    parser.add_argument("--head", choices=["random", "kept"], default="random", help="of a checkpoint")
     parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"), help="interpreter with ultralytics")
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--batch", type=int, default=16)

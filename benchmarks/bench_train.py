@@ -3,8 +3,9 @@
     python benchmarks/bench_train.py epoch    --data SET.yaml --model yolov8n-seg.pt --peer /path/to/venv/bin/python
     python benchmarks/bench_train.py pipeline --data SET.yaml --model yolov8n-seg.pt --peer ...
 
-Medians of ``--runs`` turns. The incumbent runs in the interpreter given, through its public functions; the data are
-copied, because it writes beside them.
+Medians of ``--runs`` turns. An epoch is timed from the last batch of the one before to its own last batch, without
+validation, with the mosaic open: three epochs a turn give two times. The incumbent runs in the interpreter given,
+through its public functions; the data are copied, because it writes beside them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,21 +46,16 @@ if settings["what"] == "pipeline":
 else:
     from segx import hookimpl
     from segx.registry import get_registry
-    marks = {}
+    ends = []
     class Listener:
         @hookimpl
-        def segx_run_started(self, run):
-            if run.mode == "train":
-                marks["begin"] = time.perf_counter()
-        @hookimpl
         def segx_step_ended(self, run, step):
-            if run.mode == "train" and step.kind == "batch":
-                marks["end"] = time.perf_counter()
+            if run.mode == "train" and step.kind == "batch" and step.index + 1 == step.total:
+                ends.append(time.perf_counter())
     get_registry().manager.register(Listener())
     model = YOLO(settings["model"])
-    model.train(**common, epochs=1, device="cpu", project=settings["folder"], name="segx", plots=False, seed=0,
-        val=False)
-    print(json.dumps({"version": version, "seconds": marks["end"] - marks["begin"]}))
+    model.train(**common, **settings["recipe"], device="cpu", project=settings["folder"], name="segx")
+    print(json.dumps({"version": version, "ends": ends}))
 """
 
 PEER = """
@@ -71,10 +68,8 @@ from ultralytics import YOLO
 version = ultralytics.__version__
 model = YOLO(settings["model"])
 marks = {}
-def started(trainer):
-    marks["epoch"] = time.perf_counter()
 def ended(trainer):
-    marks["seconds"] = time.perf_counter() - marks["epoch"]
+    marks.setdefault("ends", []).append(time.perf_counter())
 class Done(Exception):
     pass
 def pipeline(trainer):
@@ -85,17 +80,18 @@ def pipeline(trainer):
     count = once()
     marks.update(pictures=count, seconds=time.perf_counter() - begin, cpu=time.process_time() - cpu)
     raise Done
-model.add_callback("on_train_epoch_start", started)
 model.add_callback("on_train_epoch_end", ended)
 if settings["what"] == "pipeline":
     model.add_callback("on_train_start", pipeline)
 try:
     model.train(data=settings["data"], imgsz=settings["imgsz"], batch=settings["batch"], workers=settings["workers"],
-        epochs=1, device="cpu", project=settings["folder"], name="peer", plots=False, seed=0, val=False, verbose=False)
+        device="cpu", project=settings["folder"], name="peer", verbose=False, **settings["recipe"])
 except Done:
     pass
 print(json.dumps({"version": version, **marks}))
 """
+
+RECIPE = {"epochs": 3, "close_mosaic": 0, "val": False, "plots": False, "seed": 0}
 
 
 def main() -> None:
@@ -113,7 +109,7 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
     """Run both sides in turns and say how they stand."""
     settings = {
         "what": given.what, "data": str(data), "model": str(given.model), "imgsz": given.imgsz, "batch": given.batch,
-        "workers": given.workers, "threads": given.threads,
+        "workers": given.workers, "threads": given.threads, "recipe": RECIPE,
     }  # fmt: skip
     sides = {"segx": (sys.executable, SEGX)} | ({"peer": (given.peer, PEER)} if given.peer else {})
     results: dict[str, list[dict]] = {name: [] for name in sides}
@@ -127,14 +123,16 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
 def tell(what: str, results: dict[str, list[dict]]) -> None:
     """Print medians and their ratio."""
 
-    def seconds(result: dict) -> float:
+    def seconds(result: dict) -> list[float]:
         if what == "pipeline":
-            return result["seconds"] / result["pictures"]
-        return result["seconds"]
+            return [result["seconds"] / result["pictures"]]
+        return [end - begin for begin, end in pairwise(result["ends"])]
 
-    medians = {name: statistics.median(seconds(result) for result in runs) for name, runs in results.items()}
+    times = {name: [value for result in runs for value in seconds(result)] for name, runs in results.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
     for name, value in medians.items():
-        unit = f"{1 / value:.1f} pictures a second" if what == "pipeline" else f"{value:.1f} s an epoch"
+        spread = f"{min(times[name]):.1f} to {max(times[name]):.1f}"
+        unit = f"{1 / value:.1f} pictures a second" if what == "pipeline" else f"{value:.1f} s an epoch ({spread})"
         print(f"{name} {results[name][0]['version']}: {unit}")
     if "peer" in medians:
         print(f"segx takes {medians['segx'] / medians['peer']:.2f} of the peer's time")

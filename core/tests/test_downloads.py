@@ -6,10 +6,11 @@ import hashlib
 import http.server
 import io
 import json
-import multiprocessing
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -494,8 +495,13 @@ def test_the_bar_is_shown_on_standard_error(server: Server, tmp_path: Path, caps
     assert captured.out == ""
 
 
-def _fetch_elsewhere(url: str, folder: Path) -> None:
-    fetch(WeightsFile(url=url), folder / "tiny.pt", patience=Patience(lock=20))
+FETCH = """
+import sys
+from pathlib import Path
+from segx.downloads import Patience, fetch
+from segx.specs import WeightsFile
+fetch(WeightsFile(url=sys.argv[1]), Path(sys.argv[2]), patience=Patience(lock=20))
+"""
 
 
 def test_two_processes_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
@@ -504,13 +510,9 @@ def test_two_processes_fetch_a_file_once(server: Server, tmp_path: Path) -> None
         honest(state, request)
 
     server.script = [slowly]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_fetch_elsewhere, args=(server.url(), tmp_path)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
-    assert [process.exitcode for process in processes] == [0, 0]
+    words = [sys.executable, "-c", FETCH, server.url(), str(tmp_path / "tiny.pt")]
+    processes = [subprocess.Popen(words) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
     assert len(server.requests) == 1
     assert names(tmp_path) == ["tiny.pt"]
 

@@ -22,6 +22,7 @@ from segx.words import counted
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze, keep_frozen_statistics
+from segx_torch.training.memory import kept_memory
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
 from segx_torch.training.state import Progress, Snapshot
 from segx_torch.training.stop import Stop
@@ -79,7 +80,7 @@ class Trainer:
             KeyboardInterrupt: The user stopped it; ``last.pt`` holds the state after the last whole batch.
         """
         try:
-            with Stop() as stop, determinism(self.options.deterministic):
+            with Stop() as stop, kept_memory(), determinism(self.options.deterministic):
                 while not self._over():
                     losses = self._train_epoch(stop)
                     self._refuse_spoiled()

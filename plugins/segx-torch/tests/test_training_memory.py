@@ -1,0 +1,72 @@
+"""Memory that a batch has freed is used again by the next, during training and no longer."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from segx.testing.training import tiny_run
+from segx_torch.training import memory, trainer
+from segx_torch.training.memory import kept_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+needs_glibc = pytest.mark.skipif(memory._glibc() is None, reason="only glibc's memory can be kept")
+
+
+def pages_asked_for(rounds: int = 8) -> int:
+    """Return how many pages the system hands out for tensors of 48 MB, one after the other."""
+    torch.zeros(12 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        torch.zeros(12 << 20).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@needs_glibc
+def test_the_memory_of_one_batch_serves_the_next(monkeypatch):
+    without = pages_asked_for()
+    with kept_memory():
+        kept = pages_asked_for()
+    after = pages_asked_for()
+    assert kept < without / 10
+    assert after > kept * 2
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    with kept_memory():
+        assert pages_asked_for() > without / 2
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    def none(name: None) -> None:
+        raise OSError
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", none)
+    with kept_memory():
+        pass
+
+
+def test_training_keeps_memory_until_it_ends(tmp_path: Path, monkeypatch):
+    kept = [False]
+
+    @contextlib.contextmanager
+    def watched() -> Iterator[None]:
+        kept.append(True)
+        yield
+        kept.append(False)
+
+    class Steps(list):
+        def append(self, step: object) -> None:
+            super().append((step, kept[-1]))
+
+    monkeypatch.setattr(trainer, "kept_memory", watched)
+    steps = Steps()
+    tiny_run(tmp_path / "run", steps=steps, epochs=1)
+    assert steps
+    assert all(during for _, during in steps)
+    assert not kept[-1]
