@@ -44,7 +44,8 @@ segx predict conf = 0.4 source=photo.jpg model=yolov8n-seg.onnx save=false
 The order is free. An option that is true or false may be written as its name alone (`save_txt`, `--save_txt`,
 `--no-save_txt`). Lists are written `classes=0,2` or `classes=[0, 2]`. `cfg=options.yaml` reads options from a file;
 what is typed goes before it, and options of other verbs in it are left aside, so that one file can serve several.
-A name that is not known is answered with the closest one that is, and never changed silently.
+A name that is not known is answered with the closest one that is, and never changed silently; a name that is given two
+values is an error.
 
 | anywhere on the line | |
 |---|---|

@@ -36,7 +36,7 @@ def parse(*tokens: str) -> dict[str, object]:
         "model = a.pt conf = 0.4",
         "model= a.pt conf =0.4",
         "model=a.pt, conf=0.4",
-        "conf=0.9 model=a.pt conf=0.4",
+        "conf=0.4 model=a.pt conf=0.4",
     ],
 )
 def test_one_meaning_many_ways_of_writing(line: str) -> None:
@@ -92,6 +92,8 @@ def test_a_list_written_with_blanks_is_read_as_the_list() -> None:
         ("--model --save", "option 'model' needs a value"),
         ("model= conf=0.4", "model= has no value"),
         ("conf=,", "conf= has no value"),
+        ("conf=0.9 model=a.pt --conf 0.4", "conf is given twice: 0.9, then 0.4"),
+        ("--no-save save=true", "save is given twice: False, then true"),
         ("classes=[0, 2", r"the bracket in 'classes=\[0, 2' is not closed"),
         ("-x", "switch '-x' is not known"),
     ],

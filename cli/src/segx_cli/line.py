@@ -103,28 +103,36 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
         command: What is typed to get the list of options, for errors.
 
     Raises:
-        UsageError: A name is unknown or has no value.
+        UsageError: A name is unknown, has no value or two.
     """
     values: dict[str, Value] = {}
     words: list[str] = []
     rest = list(tokens)
+
+    def take(name: str, value: Value) -> None:
+        if values.setdefault(name, value) != value:
+            raise UsageError(f"{name} is given twice: {_told(values[name])}, then {_told(value)}")
+
     while rest:
         token = rest.pop(0)
         if pair := _PAIR.fullmatch(token):
             name = _known(pair[1], known, command)
-            values[name] = _text(name, pair[2])
+            take(name, _text(name, pair[2]))
         elif token.startswith("--"):
-            name, value = _dashed(token, rest, known, command)
-            values[name] = value
+            take(*_dashed(token, rest, known, command))
         elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
             msg = f"switch {token!r} is not known{did_you_mean('-' + token, _SWITCHES)}"
             raise UsageError(msg, hint=f"{command} --help lists the options")
         elif token.replace("-", "_") in known:
             name = token.replace("-", "_")
-            values[name] = _bare(name, known)
+            take(name, _bare(name, known))
         else:
             words.append(token)
     return values, words
+
+
+def _told(value: Value) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def is_pair(token: str) -> bool:
