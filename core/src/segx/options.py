@@ -29,9 +29,10 @@ def option(
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
+    true: float | None = None,
 ) -> Any:
-    """Declare one option: its default, one line of help, and its range."""
-    return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le})
+    """Declare one option: its default, one line of help, its range, and the number ``True`` stands for, if any."""
+    return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le, "true": true})
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Options:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
-            value = _coerce(item.name, getattr(self, item.name), hints[item.name])
+            value = _number_for(getattr(self, item.name), item.metadata.get("true"))
+            value = _coerce(item.name, value, hints[item.name])
             _check_range(item.name, value, item.metadata)
             object.__setattr__(self, item.name, value)
 
@@ -296,7 +298,9 @@ class TrainOptions(RunFolderOptions):
     amp: bool = option(True, "mixed precision, on GPUs")
     fraction: float = option(1.0, "part of the training pictures to use, spread over all", gt=0, le=1)
     freeze: int | tuple[int, ...] | None = option(None, "layers to leave as they are: their numbers, or how many")
-    multi_scale: float = option(0.0, "each batch up to this fraction smaller or larger", ge=0, le=0.9)
+    multi_scale: float = option(
+        0.0, "each batch up to this fraction smaller or larger; true: by half", ge=0, le=0.9, true=0.5
+    )
     overlap_mask: bool = option(
         True, "masks as one map per picture, hidden parts missing; False: every object's full mask"
     )
@@ -422,6 +426,12 @@ def parse_literal(text: str) -> Any:
 
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+def _number_for(value: Any, true: float | None) -> Any:
+    """Return the number that stands for True or False, where the option has one; anything else as it is."""
+    literal = parse_literal(value) if isinstance(value, str) else value
+    return true * literal if true is not None and isinstance(literal, bool) else value
 
 
 def _coerce(name: str, value: Any, kind: Any) -> Any:
