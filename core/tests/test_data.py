@@ -365,6 +365,29 @@ def test_archives_of_one_name_from_two_addresses_are_kept_apart(tmp_path: Path, 
     assert find_split(write(tmp_path / "2", f"val: images\ndownload: {address}/two/val.zip\n")).entries[0].is_dir()
 
 
+def test_an_unpacking_that_was_cut_short_is_done_again(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"images/{number}.txt" for number in range(3)]
+    (tmp_path / "served" / "tiny.zip").write_bytes(archive(dict.fromkeys(names, "a")))
+    (tmp_path / "images").mkdir()  # there already: what comes is moved one by one
+    yaml = write(tmp_path, f"val: images\ndownload:\n  - {{url: '{address}/tiny.zip', provides: images/0.txt}}\n")
+    move = data._merge
+
+    def killed(source: Path, target: Path) -> None:
+        move(source / "0.txt", target / "0.txt")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "_merge", killed)
+        with pytest.raises(KeyboardInterrupt):
+            find_split(yaml)
+    assert (tmp_path / "images" / "0.txt").exists()
+    find_split(yaml)
+    assert sorted(path.name for path in tmp_path.joinpath("images").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    assert not list(tmp_path.glob(".unpacking-*"))
+
+
 @pytest.mark.parametrize("name", ["../outside.txt", "/absolute.txt", "a/../../outside.txt", "..\\outside.txt"])
 def test_an_archive_that_would_leave_its_folder_is_not_unpacked(tmp_path: Path, name: str) -> None:
     path = tmp_path / "evil.zip"

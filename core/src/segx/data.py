@@ -16,7 +16,6 @@ import os
 import re
 import reprlib
 import shutil
-import tempfile
 import urllib.parse
 import zipfile
 from dataclasses import dataclass, field
@@ -80,6 +79,15 @@ class Archive:
     into: str = "."
     provides: str = ""
     splits: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What tells its address from others, in a few letters."""
+        return hashlib.blake2b(self.file.url.encode(), digest_size=4).hexdigest()
+
+    def unpacking(self, root: Path) -> Path:
+        """Return the folder it is unpacked into first; one that is there holds what has not all been moved yet."""
+        return root / self.into / f".unpacking-{self.key}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,6 +450,7 @@ def _lacking(definition: DatasetDefinition, split: str) -> list[Archive]:
         for archive in definition.downloads
         if not archive.splits or split in archive.splits
         if (not (definition.root / archive.provides).exists() if archive.provides else tried)
+        or archive.unpacking(definition.root).exists()
     ]
 
 
@@ -529,28 +538,33 @@ def _archive(address: str, entry: Mapping[str, Any], path: Path) -> Archive:
 def download(archive: Archive, root: Path) -> None:
     """Fetch an archive (progress, resume, size and hash checked) and unpack it below ``root``.
 
-    What it holds appears whole or not at all; a single outer folder named like ``root`` is left away.
+    What it holds counts as there when all of it is; a process that ends before is made up for by the next. A single
+    outer folder named like ``root`` is left away.
 
     Raises:
         DataError: It cannot be had, or is no safe archive.
     """
     name = Path(urllib.parse.urlsplit(archive.file.url).path).name
-    address = hashlib.blake2b(archive.file.url.encode(), digest_size=4).hexdigest()
-    name = f"{address}-{name}"  # many data sets have a train.zip
+    name = f"{archive.key}-{name}"  # many data sets have a train.zip
     path = fetch(archive.file, cache_folder() / "downloads" / name, error=DataError)
-    target = root / archive.into
+    target, work = root / archive.into, archive.unpacking(root)
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as temporary:
-            unpack(path, Path(temporary))
-            content = list(Path(temporary).iterdir())
-            if len(content) == 1 and content[0].is_dir() and content[0].name == root.name:
-                content = list(content[0].iterdir())
-            for item in content:
-                _merge(item, target / item.name)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            unpack(path, work)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        content = list(work.iterdir())
+        if len(content) == 1 and content[0].is_dir() and content[0].name == root.name:
+            content = list(content[0].iterdir())
+        for item in content:
+            _merge(item, target / item.name)
+        shutil.rmtree(work)
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path} cannot be unpacked into {target}: {error.strerror or error}") from error
-    path.unlink(missing_ok=True)
 
 
 def unpack(path: Path, folder: Path) -> None:
