@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -96,6 +97,15 @@ def test_a_run_that_is_stopped_and_resumed_is_the_straight_run(straight, tmp_pat
     assert (folder / "weights" / "last.pt").exists() or kill.startswith("SIGKILL")
     assert in_a_process(folder, resume=True) == 0
     assert same(straight, folder / "weights" / "last.pt")
+
+
+def test_a_run_in_the_background_of_a_script_hears_no_ctrl_c(straight, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        tiny_run(tmp_path / "run", kill="SIGINT:2")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert same(straight, tmp_path / "run" / "weights" / "last.pt")
 
 
 def test_a_run_that_is_killed_twice_is_the_straight_run(straight, tmp_path):

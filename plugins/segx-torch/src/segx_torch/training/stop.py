@@ -13,7 +13,8 @@ logger = logging.getLogger("segx.train")
 class Stop:
     """Turns the first Ctrl-C, or a polite end of the process, into a wish heard between batches.
 
-    An exception in the middle of a step would leave weights and optimiser at odds. A second Ctrl-C does raise.
+    An exception in the middle of a step would leave weights and optimiser at odds. A second Ctrl-C does raise. A signal
+    that the process ignores, as a job that a script has put into the background does, stays ignored.
 
     Attributes:
         asked: Whether to stop.
@@ -25,7 +26,8 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+            heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._hear) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
