@@ -40,32 +40,13 @@ session, _ = backend.build(config, architecture, options).for_classes(data.names
 if settings["start"] != "nothing":
     import cv2
     from segx.sources import SourceImage
-    learned = backend.open(registry.artifact(settings["start"]), options).module.eval()
-    norms = [layer for layer in learned.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    sums = {}
-    def watch(layer, inputs):
-        x = inputs[0].detach().double()
-        n, one, two = sums.get(layer, (0, 0.0, 0.0))
-        sums[layer] = (n + x.numel() // x.shape[1], one + x.sum((0, 2, 3)), two + (x * x).sum((0, 2, 3)))
-    hooks = [layer.register_forward_pre_hook(watch) for layer in norms]
+    from segx_torch.training.statistics import take_statistics, without_statistics
+    learned = backend.open(registry.artifact(settings["start"]), options).module.requires_grad_(True)
     task, side = registry.load_task("segment"), settings["imgsz"]
-    with torch.inference_mode():
-        for path in data.paths()[:48]:
-            batch = task.preprocess([SourceImage(image=cv2.imread(str(path)), path=str(path))], (side, side))
-            learned(torch.from_numpy(batch.images))
-    for hook in hooks:
-        hook.remove()
+    pictures = [SourceImage(image=cv2.imread(str(path)), path=str(path)) for path in data.paths()[:48]]
+    batches = (torch.from_numpy(task.preprocess([picture], (side, side)).images) for picture in pictures)
+    take_statistics(learned, without_statistics(learned), batches)
     with torch.no_grad():
-        for layer in norms:
-            count, one, two = sums[layer]
-            mean = one / count
-            var = (two / count - mean * mean).clamp(min=1e-6)
-            scale = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
-            shift = layer.bias.double() - layer.running_mean.double() * scale
-            layer.weight.copy_(scale * (var + layer.eps).sqrt())
-            layer.bias.copy_(shift + scale * mean)
-            layer.running_mean.copy_(mean)
-            layer.running_var.copy_(var)
         own = session.module.state_dict()
         for name, tensor in learned.state_dict().items():
             if settings["head"] == "kept" or not name.startswith("model.22."):
@@ -74,9 +55,8 @@ session.save(Path(settings["file"]))
 torch.save(session.module.state_dict(), settings["file"] + ".state")
 print(json.dumps({}))
 """
-"""Makes the common start. BatchNorm layers of a checkpoint get true statistics without changing what the model
-computes: weights rebuilt from folded copies have none, and training mode, which normalises by each batch, would
-destroy them."""
+"""Makes the common start. BatchNorm layers that have no statistics get them here, for both sides: segx would take them
+by itself, and the other side would lose what the weights know."""
 
 SEGX = """
 import sys, json, time

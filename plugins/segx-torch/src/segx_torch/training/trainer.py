@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +25,7 @@ from segx_torch.training.freezing import freeze, keep_frozen_statistics
 from segx_torch.training.memory import kept_memory
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
 from segx_torch.training.state import Progress, Snapshot
+from segx_torch.training.statistics import take_statistics, without_statistics
 from segx_torch.training.stop import Stop
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ logger = logging.getLogger("segx.train")
 _LOOK_EVERY = 50  # batches between looks at the loss; on a GPU each look waits for the device
 _CLIP = 10.0
 _FEW = 10  # steps of the optimiser
+_PICTURES = 64  # to take statistics from
 _PACE = 5  # epochs whose median is the pace, with ``time``
 
 
@@ -149,6 +151,8 @@ class Trainer:
         self.schedule = Schedule.of(options, self.recipe, steps_per_epoch=len(self.loader))
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
         self.raw = module.to(fabric.device)
+        if resume is None:
+            self._fill_statistics()
         self.ema = ModelEMA(self.raw)
         self.criterion = self.job.criterion(self.raw)
         self.model, self.optimizer = fabric.setup(self.raw, build_optimizer(self.raw, self.recipe))
@@ -169,6 +173,21 @@ class Trainer:
         if steps < _FEW:
             few = counted(steps, "step")
             logger.warning("%s of the optimiser in all teach little: more epochs, or a smaller batch and nbs", few)
+
+    def _fill_statistics(self) -> None:
+        """Give weights that were folded once the statistics that training needs, from some pictures of the data."""
+        layers = without_statistics(self.raw)
+        if not layers:
+            return
+        count = min(math.ceil(_PICTURES / self.batch), len(self.loader))
+        batches = islice(self.loader.epoch(self.options.epochs), count)  # of an epoch that is not trained on
+        images = (to_device(batch, self.fabric.device)["images"] for batch in batches)
+        take_statistics(self.raw, layers, images, together=self._shared_sum)
+        logger.info(
+            "%s had no statistics, as in weights that were folded: taken from %s",
+            counted(len(layers), "BatchNorm layer"),
+            counted(min(count * self.batch, self.job.pictures), "picture"),
+        )
 
     def _refuse_other_optimizer(self) -> None:
         """Say that the state of one optimiser is of no use to another.
@@ -298,6 +317,9 @@ class Trainer:
     def _shared_mean(self, value: torch.Tensor) -> torch.Tensor:
         """Return the mean over all processes: where one fails, all do."""
         return cast("torch.Tensor", self.fabric.all_reduce(value, reduce_op="mean"))
+
+    def _shared_sum(self, value: torch.Tensor) -> torch.Tensor:
+        return cast("torch.Tensor", self.fabric.all_reduce(value, reduce_op="sum"))
 
     def _not_a_number(self, what: str) -> ModelError:
         hint = f"learn slower: optimizer={self.recipe.name} lr0={self.recipe.lr / 10:g}"
