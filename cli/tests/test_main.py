@@ -175,6 +175,9 @@ def test_a_file_of_options(segx: Segx, tmp_path: Any) -> None:
     (tmp_path / "strange.yaml").write_text("confi: 0.4")
     ended = segx("predict", "model=a", "source=b", "cfg=strange.yaml")
     assert "strange.yaml: option 'confi' is not known; did you mean 'conf'?" in ended.err
+    (tmp_path / "strange.yaml").write_text("confi: 0.4\nconf: 0.3\nother: 1")
+    ended = segx("predict", "model=a", "source=b", "cfg=strange.yaml")
+    assert "strange.yaml: options 'confi', 'other' are not known" in ended.err
     (tmp_path / "wrong.yaml").write_text("conf: 7")
     assert "conf=7 is outside 0..1" in segx("predict", "model=a", "source=b", "cfg=wrong.yaml").err
 

@@ -19,3 +19,10 @@ def test_a_fraction_that_used_to_be_a_switch_takes_both(written: object, read: f
 def test_any_other_number_is_no_switch(written: object) -> None:
     with pytest.raises(UsageError, match=f"lr0={written} is not a float"):
         TrainOptions.parse({"lr0": written})
+
+
+def test_names_that_are_no_options_are_told_together() -> None:
+    with pytest.raises(UsageError, match="options 'dropout', 'pose' are not known"):
+        TrainOptions.parse({"dropout": 0.0, "epochs": 3, "pose": 12.0})
+    with pytest.raises(UsageError, match="option 'epoch' is not known; did you mean 'epochs'"):
+        TrainOptions.parse({"epoch": 3})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segx.errors import UsageError, did_you_mean
+from segx.errors import UsageError, did_you_mean, not_known
 from segx.options import OptionInfo
 from segx_cli.commands import COMMANDS
 from segx_cli.line import UnknownOptionError, join, read
@@ -164,12 +164,8 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
     values = _read_yaml(path)
     strange = {name: value for name, value in values.items() if name not in known and name != "mode"}
     elsewhere = _verbs_by_option() if strange else {}
-    for name in strange:
-        if name not in elsewhere:
-            raise UsageError(
-                f"{path}: option {name!r} is not known{did_you_mean(name, known)}",
-                hint=f"segx {command.name} --help lists the options",
-            )
+    if unknown := [name for name in strange if name not in elsewhere]:
+        raise UsageError(f"{path}: {not_known(unknown, known)}", hint=f"segx {command.name} --help lists the options")
     if strange:
         logger.info("%s: not options of %s, left aside: %s", path, command.name, ", ".join(sorted(strange)))
     return {name: value for name, value in values.items() if name in known and value is not None}

@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class SegxError(Exception):
@@ -74,3 +74,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def not_known(names: Sequence[str], known: Iterable[str]) -> str:
+    """Say that names are no options: all of them at once, or a single one with what may be meant."""
+    if len(names) == 1:
+        return f"option {names[0]!r} is not known{did_you_mean(names[0], known)}"
+    return f"options {', '.join(map(repr, names))} are not known"

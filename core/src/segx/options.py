@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union
 
-from segx.errors import UsageError, did_you_mean
+from segx.errors import UsageError, did_you_mean, not_known
 
 T = TypeVar("T")
 
@@ -83,10 +83,8 @@ class Options:
             UsageError: A name is unknown, or a value is of the wrong type or out of range.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                msg = f"option {name!r} is not known{did_you_mean(name, known)}"
-                raise UsageError(msg, hint=f"options: {', '.join(sorted(known))}")
+        if unknown := [name for name in values if name not in known]:
+            raise UsageError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
         return cls(**values)
 
     def replace(self, **changes: Any) -> Self:
