@@ -30,16 +30,29 @@ def pages_asked_for(rounds: int = 8) -> int:
 
 
 @needs_glibc
-def test_the_memory_of_one_batch_serves_the_next(monkeypatch):
+def test_the_memory_of_one_batch_serves_the_next():
     without = pages_asked_for()
     with kept_memory():
         kept = pages_asked_for()
     after = pages_asked_for()
     assert kept < without / 4
     assert after > without / 2
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "131072", False),
+        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072", False),
+        ("MALLOC_ARENA_MAX", "2", True),
+    ],
+)
+def test_what_the_environment_sets_stays(monkeypatch, name, value, kept):
+    without = pages_asked_for()
+    monkeypatch.setenv(name, value)
     with kept_memory():
-        assert pages_asked_for() > without / 2
+        assert (pages_asked_for() < without / 2) == kept
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

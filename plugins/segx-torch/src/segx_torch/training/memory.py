@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER = -1
 _DEFAULT_MMAP_MAX = 65536
+_SETTINGS = ("mmap_max", "mmap_threshold", "trim_threshold", "top_pad")
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # where glibc's own, which grows with use, ends on 64-bit machines
 
 
@@ -23,7 +24,7 @@ def kept_memory() -> Iterator[None]:
 
     Activations of a batch are tens of megabytes each. glibc asks the system for each of them anew, which clears every
     page of it: about 40 % of the time of a step of YOLOv8n at 640 pixels. Nothing is done with another C library, or
-    where the environment sets how malloc works.
+    where the environment sets when memory goes back to the system.
     """
     library = _glibc()
     if library is None or _set_by_user():
@@ -50,4 +51,5 @@ def _glibc() -> Any:
 
 
 def _set_by_user() -> bool:
-    return "malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ)
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return any(f"malloc.{name}=" in tunables or f"MALLOC_{name.upper()}_" in os.environ for name in _SETTINGS)
