@@ -173,3 +173,7 @@ def test_what_is_counted_is_numbered_in_whole_steps(
     if count < 20:
         assert all(place.is_integer() for bar in labels.axes[4:] for place in ticks(bar.yaxis))
     assert curves.axes[0].lines[0].get_marker() == ("o" if count == 1 else ".")
+    for axes in curves.axes:
+        highest = max(float(np.max(line.get_ydata())) for line in axes.lines)
+        if axes.get_ylim()[0] == 0:
+            assert highest < axes.get_ylim()[1] * 0.96, "the mark at the top is seen whole"

@@ -97,7 +97,7 @@ class SegmentPictures:
             number_whole(axes.xaxis)
             axes.set_xlim(*_span(rows))
             if len(series) > 1:
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, axes.get_ylim()[1] * 1.05)  # room for the highest mark
                 axes.legend(frameon=False)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
