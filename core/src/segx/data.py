@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-_YAML = {".yaml", ".yml"}
+YAML_SUFFIXES = {".yaml", ".yml"}
 _KEYS = frozenset({"path", *SPLITS, "names", "nc", "download"})
 _ALIKE = 0.75
 """How alike a key must be to one that is missing to be taken for it mistyped; "notes" and "test" are 0.67."""
@@ -161,7 +161,7 @@ def _find(
         if not there:
             raise DataError(f"images={folder}: there is no such folder")
     path = locate(data)
-    if path.suffix.lower() not in _YAML:
+    if path.suffix.lower() not in YAML_SUFFIXES:
         return DatasetSource(origin=path, split=split, entries=(path,), images=folder), ()
     definition = read_definition(path)
     source = DatasetSource(
@@ -238,7 +238,7 @@ def locate(data: str | Path) -> Path:
             return _in_folder(path)
         if path.exists():
             return path
-    if path.parent == Path() and path.suffix.lower() in {"", *_YAML}:
+    if path.parent == Path() and path.suffix.lower() in {"", *YAML_SUFFIXES}:
         shipped = _SHIPPED / f"{path.stem}.yaml"
         if shipped.is_file():
             return shipped
@@ -255,7 +255,7 @@ def _in_folder(folder: Path) -> Path:
     Raises:
         DataError: It keeps several.
     """
-    yamls = sorted(item for item in folder.iterdir() if item.suffix.lower() in _YAML)
+    yamls = sorted(item for item in folder.iterdir() if item.suffix.lower() in YAML_SUFFIXES)
     if len(yamls) == 1:
         return yamls[0]
     if (folder / "labels").exists():
@@ -426,12 +426,12 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -
             hint="; ".join([f"try split={there}", *definition.mistyped]),
         )
     found, tried = _present(definition, split)
-    lock = definition.root / _LOCK
-    if _lacking(definition, split) and not fetch:
+    lacking, lock = _lacking(definition, split, tried), definition.root / _LOCK
+    if lacking and not fetch:
         name = definition.file.name if definition.shipped else definition.file
         msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
         raise DataError(msg, hint=f"to download it: data={name}")
-    if _lacking(definition, split) or (definition.downloads and lock_of(lock).exists()):
+    if lacking or (definition.downloads and lock_of(lock).exists()):
         _fetch(definition, split, lock)
         found, tried = _present(definition, split)
     if tried:
@@ -442,9 +442,8 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -
     return tuple(found)
 
 
-def _lacking(definition: DatasetDefinition, split: str) -> list[Archive]:
-    """Return the archives that a split needs and that are not there."""
-    _, tried = _present(definition, split)
+def _lacking(definition: DatasetDefinition, split: str, tried: Sequence[Path]) -> list[Archive]:
+    """Return the archives that a split needs and that are not there; ``tried``: what of the split is missing."""
     return [
         archive
         for archive in definition.downloads
@@ -461,7 +460,8 @@ def _fetch(definition: DatasetDefinition, split: str, lock: Path) -> None:
     except OSError as error:
         raise DataError(f"{definition.root}: {error.strerror or error}") from error
     with only_one(lock, error=DataError):
-        for archive in _lacking(definition, split):
+        _, tried = _present(definition, split)
+        for archive in _lacking(definition, split, tried):
             logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, archive.file.url)
             download(archive, definition.root)
 

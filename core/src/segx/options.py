@@ -70,7 +70,9 @@ class Options:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
-            value = _number_for(getattr(self, item.name), item.metadata.get("true"))
+            value = getattr(self, item.name)
+            if (true := item.metadata.get("true")) is not None:
+                value = _number_for(value, true)
             value = _coerce(item.name, value, hints[item.name])
             _check_range(item.name, value, item.metadata)
             object.__setattr__(self, item.name, value)
@@ -426,10 +428,10 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _number_for(value: Any, true: float | None) -> Any:
-    """Return the number that stands for True or False, where the option has one; anything else as it is."""
+def _number_for(value: Any, true: float) -> Any:
+    """Return the number that stands for True or False; anything else as it is."""
     literal = parse_literal(value) if isinstance(value, str) else value
-    return true * literal if true is not None and isinstance(literal, bool) else value
+    return true * literal if isinstance(literal, bool) else value
 
 
 def _coerce(name: str, value: Any, kind: Any) -> Any:

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from segx.options import SessionOptions
-from segx.registry import get_registry
-from segx.testing.models import TINY_YOLOV8
-from segx.testing.training import DrawnLoader, tiny_run
+from segx.testing.training import DrawnLoader, tiny_run, tiny_session
 from segx_torch.training import trainer
 from segx_torch.training.statistics import take_statistics, without_statistics
 
@@ -20,22 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def norms(module: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    return [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+
+
 @pytest.fixture
 def folded(tmp_path: Path) -> torch.nn.Module:
     """A model that has learned, and whose normalisation does nothing, as after folding and unfolding."""
-    definition = tmp_path / "yolov8n-tiny.yaml"
-    definition.write_text(TINY_YOLOV8)
-    registry = get_registry()
-    architecture = registry.load_architecture("yolov8-seg")
-    backend = registry.load_backend(registry.backend_for("pt"))
+    module: torch.nn.Module = tiny_session(tmp_path).module
     torch.manual_seed(0)
-    config = architecture.read_config(definition, nc=2)
-    module = backend.build(config, architecture, SessionOptions(device="cpu")).module
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(layer.weight, 2.0, 4.0)
-            torch.nn.init.uniform_(layer.bias, -1.0, 1.0)
-    return module.float().requires_grad_(True)
+    for layer in norms(module):
+        torch.nn.init.uniform_(layer.weight, 2.0, 4.0)
+        torch.nn.init.uniform_(layer.bias, -1.0, 1.0)
+    return module
 
 
 def images() -> list[torch.Tensor]:
@@ -44,9 +38,8 @@ def images() -> list[torch.Tensor]:
 
 def seen(module: torch.nn.Module, *, training: bool) -> list[torch.Tensor]:
     """Return the prototypes of each batch; what they are normalised by stays as it is."""
-    norms = [layer for layer in module.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     kept = copy.deepcopy(module.state_dict())
-    for layer in norms:
+    for layer in norms(module):
         layer.train(training)
     with torch.no_grad():
         found = [module.raw(batch).prototypes for batch in images()]
@@ -63,7 +56,7 @@ def test_the_model_stays_the_same_and_training_mode_agrees_with_it(folded):
     before = seen(folded, training=False)
     assert apart(seen(folded, training=True), before) > 0.5
     layers = without_statistics(folded)
-    assert layers == [layer for layer in folded.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert layers == norms(folded)
     take_statistics(folded, layers, images())
     assert without_statistics(folded) == []
     assert apart(seen(folded, training=False), before) < 1e-4
@@ -71,12 +64,12 @@ def test_the_model_stays_the_same_and_training_mode_agrees_with_it(folded):
 
 
 def test_random_settled_and_frozen_layers_are_left_alone(folded):
-    norms = [layer for layer in folded.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    norms[0].weight.data.fill_(1)
-    norms[0].bias.data.fill_(0)
-    norms[1].num_batches_tracked.fill_(1000)
-    norms[2].requires_grad_(False)
-    assert without_statistics(folded) == norms[3:]
+    random, settled, frozen, *others = norms(folded)
+    random.weight.data.fill_(1)
+    random.bias.data.fill_(0)
+    settled.num_batches_tracked.fill_(1000)
+    frozen.requires_grad_(False)
+    assert without_statistics(folded) == others
 
 
 def test_a_run_from_random_weights_is_left_alone_and_one_that_goes_on_too(
@@ -85,8 +78,7 @@ def test_a_run_from_random_weights_is_left_alone_and_one_that_goes_on_too(
     caplog.set_level(logging.INFO)
     tiny_run(tmp_path / "run", epochs=1)
     assert "no statistics" not in caplog.text
-    norms = [torch.nn.BatchNorm2d]
-    monkeypatch.setattr(trainer, "without_statistics", lambda m: [x for x in m.modules() if type(x) in norms])
+    monkeypatch.setattr(trainer, "without_statistics", norms)
     tiny_run(tmp_path / "run", epochs=2, resume=True, finished=False)
     assert "no statistics" not in caplog.text
     tiny_run(tmp_path / "other", epochs=1)

@@ -70,6 +70,19 @@ class DrawnLoader:
         )
 
 
+def tiny_session(folder: Path, *, seed: int = 0) -> Any:
+    """Return the tiny model for the drawn pictures, its weights drawn from a seed; its YAML is left in the folder."""
+    registry = get_registry()
+    architecture = registry.load_architecture("yolov8-seg")
+    definition = folder / "yolov8n-tiny.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    definition.write_text(TINY_YOLOV8)
+    backend: Any = registry.load_backend(registry.backend_for("pt"))
+    config = architecture.read_config(definition, nc=len(NAMES))
+    session, _ = backend.build(config, architecture, SessionOptions(device="cpu")).for_classes(NAMES, seed=seed)
+    return session
+
+
 def tiny_run(
     folder: Path,
     *,
@@ -92,13 +105,8 @@ def tiny_run(
     registry = get_registry()
     chosen = TrainOptions.parse({"imgsz": SIDE, "batch": 2, "epochs": 3, "device": "cpu", "nbs": 4, **options})
     architecture = registry.load_architecture("yolov8-seg")
-    definition = folder.parent / "yolov8n-tiny.yaml"
-    definition.parent.mkdir(parents=True, exist_ok=True)
-    definition.write_text(TINY_YOLOV8)
     backend: Any = registry.load_backend(registry.backend_for("pt"))
-    config = architecture.read_config(definition, nc=len(NAMES))
-    session = backend.build(config, architecture, SessionOptions(device="cpu"))
-    session, _ = session.for_classes(NAMES, seed=chosen.seed)
+    session = tiny_session(folder.parent, seed=chosen.seed)
     done = 0
 
     def tell(step: Step) -> None:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segx.data import find_reader, find_split, locate, read_definition
+from segx.data import YAML_SUFFIXES, find_reader, find_split, locate, read_definition
 from segx.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def split_names(data: str) -> tuple[str, ...]:
     if not data:
         raise UsageError("no data set is named", hint="data=coco8-seg.yaml")
     path = locate(data)
-    return tuple(read_definition(path).splits) if path.suffix.lower() in {".yaml", ".yml"} else (ONLY,)
+    return tuple(read_definition(path).splits) if path.suffix.lower() in YAML_SUFFIXES else (ONLY,)
 
 
 def unknown_entries(data: str) -> tuple[str, ...]:
     """Return a line for each entry of a data set's YAML that is probably mistyped."""
     path = locate(data)
-    return read_definition(path).mistyped if path.suffix.lower() in {".yaml", ".yml"} else ()
+    return read_definition(path).mistyped if path.suffix.lower() in YAML_SUFFIXES else ()
 
 
 def open_splits(

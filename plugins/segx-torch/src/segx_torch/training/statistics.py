@@ -39,11 +39,11 @@ def take_statistics(
         module: The model they are part of.
         layers: Its layers, from :func:`without_statistics`.
         batches: Pictures, float (N, 3, H, W) in 0..1, on the model's device.
-        together: Returns the sum of a tensor over all processes.
+        together: Returns the mean of a tensor over all processes.
     """
     sums = _measured(module, layers, batches)
     for layer in layers:
-        count, total, squares = map(together, sums[layer])
+        count, total, squares = map(together, sums[layer])  # of which only the ratios matter
         mean = total / count
         _normalise_by(layer, mean, (squares / count - mean**2).clamp(min=_LEAST_VARIANCE))
 

@@ -182,7 +182,7 @@ class Trainer:
         count = min(math.ceil(_PICTURES / self.batch), len(self.loader))
         batches = islice(self.loader.epoch(self.options.epochs), count)  # of an epoch that is not trained on
         images = (to_device(batch, self.fabric.device)["images"] for batch in batches)
-        take_statistics(self.raw, layers, images, together=self._shared_sum)
+        take_statistics(self.raw, layers, images, together=self._shared_mean)
         logger.info(
             "%s had no statistics, as in weights that were folded: taken from %s",
             counted(len(layers), "BatchNorm layer"),
@@ -317,9 +317,6 @@ class Trainer:
     def _shared_mean(self, value: torch.Tensor) -> torch.Tensor:
         """Return the mean over all processes: where one fails, all do."""
         return cast("torch.Tensor", self.fabric.all_reduce(value, reduce_op="mean"))
-
-    def _shared_sum(self, value: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", self.fabric.all_reduce(value, reduce_op="sum"))
 
     def _not_a_number(self, what: str) -> ModelError:
         hint = f"learn slower: optimizer={self.recipe.name} lr0={self.recipe.lr / 10:g}"
