@@ -1,0 +1,73 @@
+"""The wheels alone, without a checkout around, do the main job, and carry what an index shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+@pytest.fixture(scope="module")
+def release(repository: Path) -> ModuleType:
+    """The script that releases are made with."""
+    spec = importlib.util.spec_from_file_location("release", repository / "scripts" / "release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def wheels(release: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    if not release.UV.exists():
+        pytest.skip("uv is absent: make setup brings it")
+    return release.build(tmp_path_factory.mktemp("dist"), sdist=False)
+
+
+def test_every_wheel_is_complete(release: ModuleType, wheels: list[Path], repository: Path) -> None:
+    assert len(wheels) == 3 + len(list((repository / "plugins").glob("*/pyproject.toml")))
+    assert {wheel.name: release.lacks(wheel) for wheel in wheels} == {wheel.name: [] for wheel in wheels}
+    release.check(wheels[0].parent)
+
+
+def test_every_licence_is_the_same(repository: Path) -> None:
+    text = (repository / "LICENSE").read_text()
+    copies = [
+        folder / "LICENSE" for folder in [repository / "core", repository / "cli", *(repository / "plugins").iterdir()]
+    ]
+    assert [str(path) for path in copies if path.read_text() != text] == []
+
+
+def test_the_wheels_alone_predict_and_export(release: ModuleType, wheels: list[Path], tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([str(release.UV), "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
+    python = str(venv / "bin" / "python")
+    install = [str(release.UV), "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python]
+    subprocess.run([*install, *map(str, wheels)], check=True)
+    theirs = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    # What they ask for comes from here, but none of the editable packages: a .pth file in a .pth folder is not read.
+    (Path(theirs) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    code = f"import segx, segx_cli; assert segx.__file__.startswith({theirs!r}), segx.__file__\n{release.SMOKE}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SEGX"))}
+    environment |= {"HOME": str(tmp_path), "SEGX_CACHE": str(tmp_path / "cache"), "SEGX_OFFLINE": "1"}
+    ended = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    first, second = ended.stdout.splitlines()[-2:]
+    assert first.rpartition(" ")[2] == second.rpartition(" ")[2], ended.stdout
