@@ -373,3 +373,107 @@ def test_a_sheet_of_ground_truth(
         show(DataShowOptions.parse({**options, "classes": (2,)}), get_registry())
     assert main(["data", "show", f"data={folder}", "count=2", f"output={tmp_path / 'b.png'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "b.png")
+
+
+def coco(path: Path, names: list[str], *, seed: int = 0, images: int = 2, **changes: Any) -> Path:
+    """A COCO JSON of images with a square and a triangle each; categories are numbered in the order of ``names``."""
+    rings = {"square": [10, 10, 30, 10, 30, 30, 10, 30], "triangle": [5, 35, 25, 35, 15, 5]}
+    content: dict[str, Any] = {
+        "images": [{"id": i, "file_name": f"{path.stem}{i}.png", "height": 40, "width": 60} for i in range(images)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+        "annotations": [
+            {
+                "id": 2 * i + place + 1,
+                "image_id": i,
+                "category_id": names.index(name) + 1,
+                "segmentation": [rings[name]],
+                **changes,
+            }
+            for i in range(images)
+            for place, name in enumerate(name for name in rings if name in names)
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    for i in range(images):
+        picture(path.parent / f"{path.stem}{i}.png", seed + i)
+    return path
+
+
+def numbered_otherwise(folder: Path) -> Path:
+    coco(folder / "train.json", ["square", "triangle"])
+    coco(folder / "val.json", ["triangle", "square"], seed=7)
+    coco(folder / "test.json", ["triangle"], seed=9)
+    path = folder / "set.yaml"
+    path.write_text("train: train.json\nval: val.json\ntest: test.json\n")
+    return path
+
+
+@pytest.mark.parametrize("to", ["yolo", "coco"])
+def test_splits_that_number_their_classes_otherwise_are_paired_by_name(tmp_path: Path, to: str) -> None:
+    path = numbered_otherwise(tmp_path / "set")
+    assert report(path).counts["classes"] == 2
+    done = convert(DataConvertOptions.parse({"data": str(path), "to": to, "output": tmp_path / "new"}), get_registry())
+    for split_name in ("train", "val", "test"):
+        for data in (path, done.yaml):
+            dataset = open_dataset(data, split_name)
+            for truth in (truth for sample in dataset for truth in sample.truths):
+                corners = len(truth.polygons[0])
+                assert dataset.names[truth.category] == {4: "square", 3: "triangle"}[corners]
+            assert dict(dataset.names) == {0: "square", 1: "triangle"}
+
+
+def test_a_split_that_is_not_there_harms_only_who_asks_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = numbered_otherwise(tmp_path / "set")
+    (tmp_path / "set" / "test.json").unlink()
+    assert len(open_dataset(path, "val")) == 2
+    found = report(path)
+    assert (found.counts["missing"], list(found.splits)) == (1, ["train", "val"])
+    done = convert(DataConvertOptions.parse({"data": str(path), "output": tmp_path / "new"}), get_registry())
+    assert list(done.pictures) == ["train", "val"]
+    assert "test of" in caplog.text
+    with pytest.raises(DataError, match=r"test of .* is not there"):
+        open_dataset(path, "test")
+
+
+def test_splits_of_several_formats_need_names(tmp_path: Path) -> None:
+    coco(tmp_path / "val.json", ["square", "triangle"])
+    picture(tmp_path / "images" / "a.png", 0)
+    label(tmp_path, "a", f"0 {TRIANGLE}\n")
+    path = tmp_path / "set.yaml"
+    path.write_text("train: images\nval: val.json\n")
+    with pytest.raises(DataError, match="several formats") as error:
+        open_dataset(path, "val")
+    assert "names:" in error.value.hint
+    path.write_text("train: images\nval: val.json\nnames: [triangle, square]\n")
+    assert open_dataset(path, "val").names == {0: "triangle", 1: "square"}
+
+
+def test_parts_name_the_pictures_as_they_are_reached(tmp_path: Path) -> None:
+    """Labels are found by that name: those of the folder a link leads to are others, or none."""
+    many(tmp_path / "raw", count=6)
+    (tmp_path / "set").mkdir()
+    shutil.copytree(tmp_path / "raw" / "labels", tmp_path / "set" / "labels")
+    for file in (tmp_path / "raw" / "labels").rglob("*.txt"):
+        file.write_text("")
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "raw" / "images")
+    path = tmp_path / "set" / "set.yaml"
+    path.write_text("train: images\nnames: [cat, dog, bird]\n")
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "disk" / "deep")
+    expected = sum(len(sample.truths) for sample in open_dataset(path, "train"))
+    assert expected
+    for output in (tmp_path / "parts", tmp_path / "linked" / "parts"):
+        parts = divide(path, output)
+        found = [len(sample.truths) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
+        assert sum(found) == expected
+
+
+def test_what_was_converted_by_links_is_divided_with_its_labels(tmp_path: Path) -> None:
+    path = coco(tmp_path / "a.json", ["square", "triangle"], images=6)
+    done = convert(
+        DataConvertOptions.parse({"data": str(path), "to": "yolo", "output": tmp_path / "yolo"}), get_registry()
+    )
+    parts = divide(done.yaml, tmp_path / "parts", fractions=(0.5, 0.5))
+    found = [len(sample.truths) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
+    assert sum(found) == 12

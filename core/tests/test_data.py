@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx import data
-from segx.data import find_reader, find_split, locate, read_definition, shipped_names
+from segx.data import define, find_reader, find_split, locate, read_definition, shipped_names
 from segx.downloads import only_one
 from segx.errors import DataError
 from segx.specs import DatasetFormatSpec
@@ -214,8 +214,38 @@ def test_shipped_definitions_hold_and_live_in_the_cache(name: str, own_cache: Pa
 def test_a_folder_with_one_yaml_is_that_data_set(tmp_path: Path) -> None:
     yaml = write(tmp_path / "set", "val: .\n")
     assert locate(tmp_path / "set") == yaml
-    write(tmp_path / "set", "val: .\n", "other.yaml")
-    assert locate(tmp_path / "set") == tmp_path / "set"
+    write(tmp_path / "set", "lr0: 0.1\n", "hyp.yaml")
+    assert locate(tmp_path / "set") == yaml
+    other = write(tmp_path / "set", "val: .\n", "other.yaml")
+    with pytest.raises(DataError, match="holds 2 data set YAMLs: name one") as error:
+        locate(tmp_path / "set")
+    assert f"data={other}" in error.value.hint
+
+
+LAYOUTS = [("images/train", "images/val"), ("train/images", "valid/images"), ("train", "test")]
+
+
+@pytest.mark.parametrize("places", LAYOUTS)
+def test_a_folder_of_splits_without_a_yaml_keeps_them_apart(tmp_path: Path, places: tuple[str, str]) -> None:
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+    second = "test" if "test" in places else "val"
+    assert define(tmp_path).splits == {"train": (places[0],), second: (places[1],)}
+    assert find_split(tmp_path, second).entries == (tmp_path / places[1],)
+
+
+def test_a_folder_with_one_place_for_pictures_has_no_splits(tmp_path: Path) -> None:
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    assert define(tmp_path).splits == {"data": (".",)}
+
+
+def test_what_lies_beyond_a_link_is_found_as_it_reads_and_as_it_leads(tmp_path: Path) -> None:
+    for folder in ("disk/yamls", "disk/images", "read"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sets").symlink_to(tmp_path / "disk" / "yamls")
+    yaml = write(tmp_path / "sets", "train: ../read\nval: ../images\n")
+    assert find_split(yaml, "train").entries == (tmp_path / "read",)
+    assert find_split(yaml, "val").entries == (tmp_path / "sets" / ".." / "images",)
 
 
 def test_code_in_a_yaml_is_never_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

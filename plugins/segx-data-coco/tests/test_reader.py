@@ -285,8 +285,40 @@ def test_several_files_are_one_split(tmp_path: Path) -> None:
     source = DatasetSource(origin=tmp_path / "x.yaml", split="val", entries=(first, second))
     dataset = CocoReader().read(source)
     assert [(sample.id, sample.truths[0].id) for sample in dataset] == [(1, 1), (2, 7)]
-    with pytest.raises(DataError, match="share picture ids"):
-        CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, first)))
+
+
+def test_files_that_number_images_and_classes_alike_stay_apart(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", [annotation()])
+    swapped = [{"id": 3, "name": "dog"}, {"id": 4, "name": "emu"}]
+    second = write(tmp_path / "b", [annotation(), annotation(2, category_id=4)], categories=swapped)
+    dataset = CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, second)))
+    assert dataset.names == {0: "cat", 1: "dog", 2: "emu"}
+    assert [(sample.id, [(t.id, t.category) for t in sample.truths]) for sample in dataset] == [
+        (1, [(1, 0)]),
+        (2, [(3, 1), (2, 2)]),
+    ]
+    assert len(set(dataset.category_ids.values())) == 3
+    assert "1 image id and 1 annotation id" in dataset.notes[-1][1]
+
+
+def test_files_that_annotate_the_same_image_are_brought_together(tmp_path: Path) -> None:
+    first = write(tmp_path, [annotation()])
+    second = first.with_name("dogs.json")
+    second.write_text(first.read_text().replace('"category_id": 3', '"category_id": 90'))
+    (sample,) = CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, second)))
+    assert [truth.category for truth in sample.truths] == [0, 1]
+
+
+def test_an_id_of_several_images_costs_them_and_no_other(tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": f, "height": 40, "width": 60} for n, f in ((1, "one.png"), (1, "two.png"))]
+    images += [{"id": 2, "file_name": "three.png", "height": 40, "width": 60}] * 2
+    path = write(tmp_path, [annotation(), annotation(2, image_id=2)], images=images)
+    for name in ("two.png", "three.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((40, 60, 3), np.uint8))
+    dataset = read(path)
+    assert [(sample.path.name, len(sample.truths)) for sample in dataset] == [("three.png", 1)]
+    assert "image 1: 2 images have this id (one.png, two.png)" in dataset.problems[0]
+    assert "image 2: it is there twice" in dataset.notes[0][1]
 
 
 def test_a_changed_file_is_read_again_even_with_its_old_time(tmp_path: Path) -> None:

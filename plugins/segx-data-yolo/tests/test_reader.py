@@ -13,6 +13,7 @@ import pytest
 from segx.errors import DataError
 from segx.interfaces import DatasetSource
 from segx_data_yolo import label_index
+from segx_data_yolo.plugin import segx_dataset_formats
 from segx_data_yolo.reader import YoloReader, label_file, picture_ids
 
 if TYPE_CHECKING:
@@ -264,3 +265,37 @@ def test_a_box_that_reaches_out_is_cut_and_told_of(tmp_path: Path) -> None:
         np.testing.assert_allclose(out.box, (0, 25, 70, 50), atol=1e-3)
         label = tmp_path / "labels" / "one.txt"
         assert dataset.notes == (("outside", f"{label}, line 3: the box reaches 0.15 out of 0..1 and is cut"),)
+
+
+def test_linked_folders_are_read_by_the_name_they_are_reached_by(tmp_path: Path) -> None:
+    elsewhere = make(tmp_path / "disk", {"one": f"0 {TRIANGLE}", "deep/two": f"1 {TRIANGLE}"})
+    (tmp_path / "disk" / "labels" / "one.txt").write_text(f"1 {TRIANGLE}")
+    images = tmp_path / "set" / "images"
+    images.mkdir(parents=True)
+    (images / "train").symlink_to(elsewhere)
+    (tmp_path / "set" / "labels" / "train" / "deep").mkdir(parents=True)
+    for name in ("one", "deep/two"):
+        (tmp_path / "set" / "labels" / "train" / f"{name}.txt").write_text(f"0 {TRIANGLE}")
+    dataset = read(images)
+    assert [sample.path for sample in dataset] == [images / "train" / "one.png", images / "train" / "deep" / "two.png"]
+    assert [truth.category for sample in dataset for truth in sample.truths] == [0, 0]
+    assert segx_dataset_formats()[0].detects(images)
+
+
+def test_links_in_circles_end_and_no_folder_is_read_twice(tmp_path: Path) -> None:
+    images = make(tmp_path / "set", {"train/one": "", "train/b/two": "", "val/three": ""})
+    (images / "train" / "a").symlink_to("b")
+    (images / "train" / "back").symlink_to("..")
+    (images / "train" / "self").symlink_to("self")
+    dataset = read(images / "train")
+    assert [sample.path.name for sample in dataset] == ["one.png", "two.png"]
+    assert [sample.path.parent.name for sample in dataset] == ["train", "b"]
+    assert any("back: the link leads back" in problem for problem in dataset.problems)
+
+
+def test_class_names_come_from_the_list_that_annotation_tools_write(tmp_path: Path) -> None:
+    images = make(tmp_path, {"one": f"1 {TRIANGLE}"})
+    assert read(images, names=None).names == {0: "class0", 1: "class1"}
+    (tmp_path / "classes.txt").write_text("007\n yes \n\n")
+    assert read(images, names=None).names == {0: "007", 1: "yes"}
+    assert read(images).names == NAMES

@@ -6,11 +6,12 @@ annotations are checked one by one, a bad one is named and only it is left out.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -19,7 +20,7 @@ import numpy as np
 from segx import index_cache, rle
 from segx.errors import DataError
 from segx.image_header import image_shape
-from segx.truths import TableDataset, TruthTable
+from segx.truths import TableDataset, TruthTable, starts_of
 from segx.words import counted
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "coco/3"
+_LAYOUT = "coco/4"
 """Part of every key in the cache; changed whenever what is stored changes."""
 _LARGEST_CATEGORY = 1 << 31
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -77,8 +78,11 @@ class CocoReader:
         Raises:
             DataError: A file is no COCO data set, or its pictures are not to be found.
         """
-        parts = [_dataset(read_file(path), source) for path in source.entries]
-        whole = parts[0] if len(parts) == 1 else _join(parts, source)
+        files = [read_file(path) for path in source.entries]
+        if source.names is None and len(files) > 1:
+            source = dataclasses.replace(source, names=_names_of(files))
+        parts = [_dataset(file, source) for file in files]
+        whole = _with_images_once(parts[0] if len(parts) == 1 else _join(parts))
         if not len(whole):
             raise DataError(f"{source.split} of {source.origin} holds no pictures")
         return whole
@@ -216,14 +220,14 @@ def _pictures(
     files: list[str] = []
     ids: dict[int | str, None] = {}
     sizes: list[tuple[int, int]] = []
-    problems = []
+    problems, several = _several_images(images)
     for position, item in enumerate(images, start=1):
         number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
         if not (is_id(number) or _is_text(number)) or not _is_text(name):
             problems.append(f"image no. {position}: has no id or no file_name")
         elif number in ids:
-            problems.append(f"image {number}: the id is there twice")
-        else:
+            notes.append(f"image {number}: it is there twice, and read once")
+        elif number not in several:
             height, width = item.get("height"), item.get("width")
             if not _is_size(height, width):
                 if (height, width) != (None, None):
@@ -236,6 +240,21 @@ def _pictures(
     if not files:
         raise DataError(f"{path} names no pictures")
     return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
+
+
+def _several_images(images: list[Any]) -> tuple[list[str], set[int | str]]:
+    """Return a line for each id that several images have, and the ids: nothing says whose their annotations are."""
+    names: defaultdict[int | str, dict[str, None]] = defaultdict(dict)
+    for item in images:
+        number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+        if (is_id(number) or _is_text(number)) and _is_text(name):
+            names[number][name] = None
+    several = {number: list(files) for number, files in names.items() if len(files) > 1}
+    told = [
+        f"image {number}: {len(files)} images have this id ({', '.join(files[:3])}): left out with its annotations"
+        for number, files in several.items()
+    ]
+    return told, set(several)
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
@@ -298,11 +317,18 @@ def _existing(folder: Path, files: Sequence[str]) -> tuple[list[int], list[int]]
         if parent not in listings:
             try:
                 with os.scandir(folder / parent) as scan:
-                    listings[parent] = {entry.name for entry in scan if entry.is_file()}
+                    listings[parent] = {entry.name for entry in scan if _is_file(entry)}
             except (OSError, ValueError):  # no such folder, or no such name
                 listings[parent] = set()
         (there if base in listings[parent] else missing).append(index)
     return there, missing
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _known_sizes(folder: Path, read: CocoFile, there: Sequence[int]) -> tuple[NDArray[np.int32], dict[int, str]]:
@@ -359,24 +385,82 @@ def _by_name(category_names: Sequence[str], names: Mapping[int, str]) -> NDArray
     return np.array(found, np.int64)
 
 
-def _join(parts: Sequence[TableDataset], source: DatasetSource) -> TableDataset:
-    """Return several files as one data set; they must agree on classes and not share a picture."""
+def _names_of(files: Sequence[CocoFile]) -> dict[int, str]:
+    """Return the classes of several files by name, in the order in which they first come."""
+    found: list[str] = []
+    for file in files:
+        more = Counter(file.category_names) - Counter(found)
+        for name in file.category_names:
+            if more[name]:
+                found.append(name)
+                more[name] -= 1
+    return dict(enumerate(found))
+
+
+def _join(parts: Sequence[TableDataset]) -> TableDataset:
+    """Return several files, read with the same names, as one data set; ids that they share are given anew."""
     first = parts[0]
-    ids = [number for part in parts for number in part.ids]
-    if any(part.names != first.names or part.category_ids != first.category_ids for part in parts):
-        raise DataError(f"{source.split} of {source.origin}: the files have different categories")
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{source.split} of {source.origin}: the files share picture ids")
+    files = [path for part in parts for path in part.files]
+    ids, anew = _unique([number for part in parts for number in part.ids])
+    table = TruthTable.joined([part.table for part in parts])
+    numbers, again = _unique(table.id.tolist())
+    notes = [note for part in parts for note in part.notes]
+    if anew or again:
+        told = f"{counted(anew, 'image id')} and {counted(again, 'annotation id')} of several files are given anew"
+        notes.append(("mended", told))
     return TableDataset(
-        files=[path for part in parts for path in part.files],
+        files=files,
         ids=ids,
         sizes=np.concatenate([part.sizes for part in parts]),
-        table=TruthTable.joined([part.table for part in parts]),
+        table=dataclasses.replace(table, id=np.array(numbers, np.int64)),
         names=first.names,
-        category_ids=first.category_ids,
+        category_ids=_numbered_apart([part.category_ids for part in parts]),
         problems=tuple(problem for part in parts for problem in part.problems),
-        notes=tuple(note for part in parts for note in part.notes),
+        notes=tuple(notes),
         fingerprint=index_cache.key_of(*(part.fingerprint for part in parts)),
+    )
+
+
+def _unique(ids: Sequence[int | str]) -> tuple[list[Any], int]:
+    """Return ids with those that were there before replaced by numbers above all, and how many these are."""
+    top = max((number for number in ids if isinstance(number, int)), default=0)
+    seen: set[int | str] = set()
+    found: list[int | str] = []
+    for number in ids:
+        if number in seen:
+            top += 1
+            found.append(top)
+        else:
+            seen.add(number)
+            found.append(number)
+    return found, len(ids) - len(seen)
+
+
+def _numbered_apart(category_ids: Sequence[Mapping[int, int]]) -> Mapping[int, int]:
+    """Return the ids of the first file; where files disagree, numbers that are none of a class twice."""
+    first = category_ids[0]
+    if all(ids == first for ids in category_ids):
+        return first
+    return {number: number + 1 for number in first}
+
+
+def _with_images_once(dataset: TableDataset) -> TableDataset:
+    """Return a data set in which each image file is one image, with the annotations of all of its entries."""
+    places = {path: place for place, path in enumerate(dict.fromkeys(dataset.files))}
+    if len(places) == len(dataset.files):
+        return dataset
+    image = np.repeat([places[path] for path in dataset.files], np.diff(dataset.table.rows))
+    first = sorted({path: index for index, path in reversed(list(enumerate(dataset.files)))}.values())
+    again = counted(len(dataset.files) - len(places), "entry")
+    return dataclasses.replace(
+        dataset,
+        files=list(places),
+        ids=[dataset.ids[index] for index in first],
+        sizes=dataset.sizes[first],
+        table=dataset.table.in_order(
+            np.argsort(image, kind="stable"), starts_of(np.bincount(image, minlength=len(places)))
+        ),
+        notes=(*dataset.notes, ("mended", f"{again} of images that have one already: their annotations are joined")),
     )
 
 

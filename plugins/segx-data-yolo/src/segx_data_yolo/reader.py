@@ -16,6 +16,7 @@ from segx.image_header import image_shape
 from segx.index_cache import Stamps
 from segx.pictures import PICTURE_SUFFIXES
 from segx.truths import TableDataset, TruthTable
+from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels
 from segx_data_yolo.labels import SLACK
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from segx.interfaces import DatasetSource
 
 _SIZES = "yolo-sizes/1"
+_NAMES = ("classes.txt", "obj.names")
+"""What annotation tools call the list of class names, one a line."""
 
 
 class YoloReader:
@@ -39,6 +42,7 @@ class YoloReader:
             DataError: There are no pictures; what was looked at is listed.
         """
         pictures, problems = find_pictures(source)
+        source = _named(source, pictures)
         name = "\n".join(str(entry.absolute()) for entry in source.entries)
         index = read_labels([label_file(picture) for picture in pictures], name)
         sizes, unreadable = _sizes(pictures, name)
@@ -75,7 +79,26 @@ class YoloReader:
         known = {label_file(picture) for picture in pictures}
         folders = sorted({os.path.dirname(label) for label in known})  # noqa: PTH120 - speed
         found = [path for folder in folders for path in sorted(Path(folder).glob("*.txt"))]
-        return [path for path in found if str(path) not in known and path.name != "classes.txt"]
+        return [path for path in found if str(path) not in known and path.name not in _NAMES]
+
+
+def _named(source: DatasetSource, pictures: Sequence[str]) -> DatasetSource:
+    """Return a source with the class names that a list beside pictures or labels gives, where nothing else does."""
+    if source.names is not None:
+        return source
+    origin = source.origin if source.origin.is_dir() else source.origin.parent
+    places = [origin, *(entry if entry.is_dir() else entry.parent for entry in source.entries)]
+    places.append(Path(label_file(pictures[0])).parent)
+    for path in (place / name for place in dict.fromkeys([*places, places[-1].parent]) for name in _NAMES):
+        if path.is_file():
+            try:
+                lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}: the class names cannot be read ({error})") from error
+            names = dict(enumerate(line for line in lines if line))
+            if names:
+                return dataclasses.replace(source, names=names)
+    return source
 
 
 def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
@@ -119,26 +142,15 @@ def picture_ids(pictures: Sequence[str]) -> list[int | str]:
 
 
 def _walk(folder: str, unread: list[str]) -> list[str]:
-    """Return the pictures below a folder, each folder's own before those of its folders; hidden ones are no pictures.
-
-    A folder that cannot be read, and what is called like a picture and is no file, are named.
-    """
-    found, folders = [], []
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        unread.append(f"{folder}: the folder cannot be read ({error.strerror or error})")
-        return []
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
+    """Return the pictures below a folder; what is called like one and is no file is named, as what cannot be read."""
+    found = []
+    for entry in walk(folder, unread):
+        if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
             if _is_file(entry):
                 found.append(entry.path)
             else:
                 unread.append(f"{entry.path}: it is not a file that can be read")
-    return found + [picture for inner in folders for picture in _walk(inner, unread)]
+    return found
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -157,9 +169,12 @@ def _listed(path: Path, missing: list[str]) -> list[str]:
     base, found = str(path.absolute().parent), []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            picture = os.path.normpath(os.path.join(base, line.strip()))  # noqa: PTH118 - speed
+            written = os.path.join(base, line.strip())  # noqa: PTH118 - speed
+            picture = os.path.normpath(written)
             if os.path.isfile(picture):  # noqa: PTH113 - speed
                 found.append(picture)
+            elif os.path.isfile(written):  # noqa: PTH113 - ".." after a link
+                found.append(written)
             else:
                 missing.append(f"{path}, line {number}: {picture} is not there")
     return found

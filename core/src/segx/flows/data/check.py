@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from segx.flows.data.splits import open_splits, unknown_entries
+from segx.flows.data.splits import open_data
 from segx.flows.progress import progress
 from segx.words import counted
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from segx.data import OpenSplit
     from segx.interfaces import Dataset, DatasetSource, Sample
     from segx.options import DataCheckOptions
     from segx.registry import Registry
 
 KINDS = {
     "corrupt": "pictures that cannot be read whole",
+    "missing": "splits that are named and not there",
+    "classes": "splits that number their classes otherwise",
     "names": "names that several classes have",
     "yaml": "entries of the YAML that mean nothing",
     "dropped": "rows and pictures that are left out",
@@ -172,27 +175,23 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
         UsageError: No data set is named.
         DataError: It is missing.
     """
-    opened = open_splits(options.data, options.images, registry)
+    found = open_data(options.data, options.images, registry)
+    opened = found.splits
     looking = _Looking(options)
-    total = sum(len(dataset) for dataset, _, _ in opened.values())
+    for split, error in found.missing.items():
+        looking.find("missing", split, error.message)
+    for note in found.notes:
+        looking.find("classes", "+".join(opened), note)
+    total = sum(len(one.dataset) for one in opened.values())
     with progress(total, "check") as advance:
-        for split, (dataset, reader, source) in opened.items():
-            for problem in dataset.problems:
-                looking.find("dropped", split, problem)
-            if isinstance(dataset, Annotated):
-                for kind, line in dataset.notes:
-                    looking.find(kind if kind in KINDS else "mended", split, line)
-            if isinstance(reader, StrayFinder):
-                for path in reader.strays(source):
-                    looking.find("stray", split, f"{path}: no picture of this name")
-            for sample in dataset:
-                looking.look_at_truth(split, sample)
-            for _ in looking.look_at_pictures(split, dataset):
+        for split, one in opened.items():
+            looking.look_at_split(split, one)
+            for _ in looking.look_at_pictures(split, one.dataset):
                 advance(1)
-    summaries = {split: summarise(dataset) for split, (dataset, _, _) in opened.items()}
+    summaries = {split: summarise(one.dataset) for split, one in opened.items()}
     looking.compare(summaries)
-    looking.look_at_names({split: dataset.names for split, (dataset, _, _) in opened.items()})
-    for entry in unknown_entries(options.data):
+    looking.look_at_names({split: one.dataset.names for split, one in opened.items()})
+    for entry in found.mistyped:
         looking.find("yaml", "+".join(opened), entry)
     order = list(KINDS)
     findings = sorted(looking.findings, key=lambda finding: order.index(finding.kind))
@@ -253,6 +252,19 @@ class _Looking:
     def find(self, kind: str, split: str, what: str) -> None:
         """Note something."""
         self.findings.append(Finding(kind=kind, split=split, what=what))
+
+    def look_at_split(self, split: str, one: OpenSplit) -> None:
+        """Look at what a split's reader has to say, and at the annotations of each image."""
+        for problem in one.dataset.problems:
+            self.find("dropped", split, problem)
+        if isinstance(one.dataset, Annotated):
+            for kind, line in one.dataset.notes:
+                self.find(kind if kind in KINDS else "mended", split, line)
+        if isinstance(one.reader, StrayFinder):
+            for path in one.reader.strays(one.source):
+                self.find("stray", split, f"{path}: no picture of this name")
+        for sample in one.dataset:
+            self.look_at_truth(split, sample)
 
     def look_at_truth(self, split: str, sample: Sample) -> None:
         """Look at the objects of a picture."""

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import yaml
 
+from segx.data import ONLY
 from segx.errors import DataError
 from segx.files import replacing, write_text
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
-from segx.flows.data.splits import ONLY, new_folder, open_splits, stems
+from segx.flows.data.splits import new_folder, open_data, stems
 from segx.flows.progress import progress
 from segx.masks import Masks
 from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from segx.interfaces import Dataset, Sample, Truth
     from segx.options import DataConvertOptions
     from segx.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 _CLOSE = 0.95
 """IoU with the original below which a joined outline is told of by name."""
@@ -100,10 +104,10 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         UsageError: No data set or no folder is named.
         DataError: The data set is missing, or the folder is not empty.
     """
-    opened = {
-        _split_name(split): dataset
-        for split, (dataset, _, _) in open_splits(options.data, options.images, registry).items()
-    }
+    found = open_data(options.data, options.images, registry)
+    for line in (*found.notes, *(f"{error.message}: it is left out" for error in found.missing.values())):
+        logger.warning("%s", line)
+    opened = {_split_name(split): one.dataset for split, one in found.splits.items()}
     losses = _Losses()
     objects = {}
     total = sum(map(len, opened.values()))
@@ -129,7 +133,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
 
 def yaml_name(folder: Path) -> str:
     """Return what the YAML in a folder of a data set is called: like the folder."""
-    return f"{folder.expanduser().resolve().name}.yaml"
+    return f"{Path(os.path.abspath(folder.expanduser())).name}.yaml"  # noqa: PTH100 - links are not resolved
 
 
 def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) -> Path:
@@ -148,7 +152,7 @@ def place_picture(source: Path, target: Path, *, link: bool) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if link:
             try:
-                target.symlink_to(source.resolve())
+                target.symlink_to(source.absolute())
             except (OSError, NotImplementedError):
                 pass
             else:
@@ -291,5 +295,11 @@ def _annotation(
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return how a file is named from a folder."""
-    return os.path.relpath(path.resolve(), folder.resolve()).replace(os.sep, "/")
+    """Return how a file is named from a folder: as it is reached, for labels are found by that name.
+
+    From a folder that is reached by a link, ``..`` leads elsewhere than it reads: such names stay absolute.
+    """
+    name, here = os.path.abspath(path), os.path.abspath(folder)  # noqa: PTH100 - links are not resolved
+    if os.path.realpath(here) != here:
+        return name.replace(os.sep, "/")
+    return os.path.relpath(name, here).replace(os.sep, "/")

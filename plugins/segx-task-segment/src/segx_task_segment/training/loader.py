@@ -439,6 +439,21 @@ def make_loader(
     return TrainLoader(dataset, settings, indices=indices)
 
 
+def require_masks(dataset: Dataset, options: TrainOptions, indices: Sequence[int] | None = None) -> None:
+    """Refuse data that teach no masks: the model would come out as one that finds boxes.
+
+    Raises:
+        DataError: No object to learn from has a mask.
+    """
+    classes = options.classes
+    for index in range(len(dataset)) if indices is None else indices:
+        for truth in dataset[index].truths:
+            if truth.has_mask and not truth.crowd and (classes is None or truth.category in classes):
+                return
+    msg = f"{options.data}: no object to train on has a mask, they are boxes only: there are no masks to learn"
+    raise DataError(msg, hint=f"see what became of the masks with: segx data check data={options.data}")
+
+
 def processes_here(world: int) -> int:
     """Return how many of a run's processes share this machine: as torchrun says, else all of them."""
     stated = os.environ.get("LOCAL_WORLD_SIZE", "")
