@@ -299,3 +299,11 @@ def test_class_names_come_from_the_list_that_annotation_tools_write(tmp_path: Pa
     (tmp_path / "classes.txt").write_text("007\n yes \n\n")
     assert read(images, names=None).names == {0: "007", 1: "yes"}
     assert read(images).names == NAMES
+
+
+def test_an_outline_that_is_cut_is_told_of_each_time(tmp_path: Path) -> None:
+    images = make(tmp_path, {"one": "", "two": "0 -0.2 0 0.2 0.4 0.2 0.8 -0.2 0.8"})
+    for _ in range(2):  # from the file, and from the cache
+        assert [line for kind, line in read(images).notes if kind == "outside"] == [
+            f"{tmp_path / 'labels' / 'two.txt'}, line 1: the outline reaches 0.2 out of 0..1 and is cut"
+        ]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "coco/4"
+_LAYOUT = "coco/5"
 """Part of every key in the cache; changed whenever what is stored changes."""
 _LARGEST_CATEGORY = 1 << 31
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -150,6 +150,7 @@ def _parse(path: Path, digest: str) -> CocoFile:
     )
     for position, annotation in enumerate(content["annotations"], start=1):
         columns.add(annotation, position)
+    table = columns.table()
     if columns.texts:
         notes.append(f"{counted(columns.texts, 'id')} of annotations, or in them, written as text: read as numbers")
     return CocoFile(
@@ -158,7 +159,7 @@ def _parse(path: Path, digest: str) -> CocoFile:
         files=files,
         ids=ids,
         sizes=sizes,
-        table=columns.table(),
+        table=table,
         category_names=category_names,
         category_ids=category_ids,
         problems=[f"{path}: {problem}" for problem in (*problems, *columns.problems)],

@@ -238,11 +238,14 @@ def _cut_at_edges(index: LabelIndex, keep: NDArray[np.bool_]) -> tuple[TruthTabl
     low, high = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
     over = np.maximum(-low, high - 1).max(axis=1, initial=0)
     far = np.flatnonzero(over > SLACK).tolist()
+    told = [
+        ("outside", f"{index.files[file]}, line {line}: {what} and is cut") for file, line, what in index.labels.cut
+    ]
     if not far:
-        return table, []
+        return table, told
     file, line = np.repeat(np.arange(len(index.files)), np.diff(table.rows)), index.labels.line[keep]
     cut = low.clip(0, 1)
-    told = [
+    told += [
         (
             "outside",
             f"{index.files[file[i]]}, line {line[i]}: the box reaches {over[i]:.2g} out of 0..1 and is cut",
