@@ -183,6 +183,7 @@ def open_splits(
     images: str | Path | None = None,
     registry: Formats | None = None,
     fetch: bool = True,
+    crowds: bool = False,
 ) -> OpenSplits:
     """Return splits of a data set; where the definition does not name the classes, those of all splits hold, by name.
 
@@ -192,6 +193,7 @@ def open_splits(
         images: Folder of the images, when a COCO JSON's cannot be found beside it.
         registry: Where formats are looked up; default: the installed plugins.
         fetch: Download what is not there; False where nobody named the data set.
+        crowds: Take crowds (COCO's iscrowd: 1) as objects like others.
 
     Raises:
         DataError: What is asked for is missing (every path tried is listed), or of another shape.
@@ -217,6 +219,8 @@ def open_splits(
         if names is not None and dict(one.dataset.names) != names:
             source = dataclasses.replace(one.source, names=names)
             opened[split] = OpenSplit(dataset=one.reader.read(source), reader=one.reader, source=source)
+    if crowds:
+        opened = {split: _without_crowds(one) for split, one in opened.items()}
     return OpenSplits(splits=opened, missing=missing, notes=notes, mistyped=definition.mistyped)
 
 
@@ -269,6 +273,17 @@ def _source(
 def _opened(source: DatasetSource, registry: Formats | None) -> OpenSplit:
     reader = find_reader(source.entries, registry)
     return OpenSplit(dataset=reader.read(source), reader=reader, source=source)
+
+
+def _without_crowds(one: OpenSplit) -> OpenSplit:
+    """Return a split whose crowds are objects like others."""
+    from segx.truths import TableDataset
+
+    if not isinstance(one.dataset, TableDataset):
+        raise DataError(f"{one.source.origin}: its format cannot take crowds as objects", hint="leave crowds= out")
+    table = one.dataset.table
+    plain = dataclasses.replace(table, crowd=table.crowd & False)
+    return dataclasses.replace(one, dataset=dataclasses.replace(one.dataset, table=plain))
 
 
 def _classes_together(

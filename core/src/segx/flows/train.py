@@ -15,10 +15,11 @@ from segx.artifact import Artifact
 from segx.data import open_splits, shared_images
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.export import check, export
+from segx.flows.tally import tell
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import WEIGHTS, Record, Splits, plain
-from segx.flows.val import measure, measure_into, tell_problems
+from segx.flows.val import measure, measure_into
 from segx.interfaces import TrainJob
 from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
 from segx.processes import is_first_process
@@ -37,7 +38,7 @@ REMEMBERED = "train"
 """Where a checkpoint's settings hold the options it was trained with."""
 _FINGERPRINT = "fingerprint"
 _PLACE = ("project", "name", "exist_ok")
-_LESSON = ("classes", "single_cls")
+_LESSON = ("classes", "single_cls", "crowds")
 """What a run is about: with others its figures could not be compared any more."""
 
 
@@ -163,7 +164,7 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
         UsageError: ``classes`` names one that the data do not have.
     """
     data = str(options.data)
-    opened = open_splits(data, ("train", "val"), fetch=fetch)
+    opened = open_splits(data, ("train", "val"), fetch=fetch, crowds=options.crowds == "objects")
     train, val = (opened.splits[split].dataset for split in ("train", "val"))
     if not len(train) or not len(val):
         which = "training" if not len(train) else "validation"
@@ -176,8 +177,8 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
         raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
     count = max(math.ceil(options.fraction * len(train)), 1)
     indices = [index * len(train) // count for index in range(count)]
-    tell_problems(train.problems)
-    tell_problems(val.problems)
+    tell("train", train)
+    tell("val", val)
     same = len(shared_images(train, val))
     if same:
         them = "the" if same == len(val) else f"{same} of the {len(val)}"
@@ -243,6 +244,7 @@ def val_options(options: TrainOptions) -> ValOptions:
         batch=min(options.batch, 16) if options.batch > 0 else 16,
         single_cls=options.single_cls,
         classes=options.classes,
+        crowds=options.crowds,
         plots=options.plots,
     )
 

@@ -21,6 +21,7 @@ from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
 from segx.flows.data.splits import new_folder, open_data, stems
 from segx.flows.progress import progress
+from segx.flows.tally import tell
 from segx.masks import Masks
 from segx.words import counted
 
@@ -104,7 +105,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         UsageError: No data set or no folder is named.
         DataError: The data set is missing, or the folder is not empty.
     """
-    found = open_data(options.data, options.images, registry)
+    found = open_data(options, registry)
     for line in (*found.notes, *(f"{error.message}: it is left out" for error in found.missing.values())):
         logger.warning("%s", line)
     opened = {_split_name(split): one.dataset for split, one in found.splits.items()}
@@ -113,6 +114,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
     total = sum(map(len, opened.values()))
     with new_folder(options.output) as folder, progress(total, "convert") as advance:
         for split, dataset in opened.items():
+            tell(split, dataset)
             write = _write_yolo if options.to == "yolo" else _write_coco
             objects[split] = 0
             for count in write(dataset, folder, split, losses, link=options.pictures == "link"):

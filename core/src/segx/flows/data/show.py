@@ -37,7 +37,7 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
         UsageError: No data set is named.
         DataError: It is missing, or has no picture to show.
     """
-    (opened,) = open_data(options.data, options.images, registry, only=options.split).splits.values()
+    (opened,) = open_data(options, registry, only=options.split).splits.values()
     dataset = opened.dataset
     chosen = _choose(dataset, options)
     if not chosen:

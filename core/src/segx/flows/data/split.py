@@ -69,7 +69,7 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
             f"fractions={','.join(f'{share:g}' for share in shares)}: two or three shares that make 1",
             hint="fractions=0.8,0.2 or fractions=0.7,0.2,0.1",
         )
-    (opened,) = open_data(options.data, options.images, registry, only=options.split).splits.values()
+    (opened,) = open_data(options, registry, only=options.split).splits.values()
     dataset, source = opened.dataset, opened.source
     groups, twins = _groups(dataset)
     if len(groups) < len(shares):
