@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -326,6 +327,17 @@ def test_a_changed_file_is_read_again_even_with_its_old_time(tmp_path: Path) -> 
     assert read(path)[0].truths[0].area == 400
     assert read(path)[0].truths[0].area == 400
     path.write_text(path.read_text().replace("400", "500"))  # same length, newer time
+    assert read(path)[0].truths[0].area == 500
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 0)  # as if it were written long ago
+    path = write(tmp_path, [annotation(area=400)])
+    time.sleep(0.02)
+    assert read(path)[0].truths[0].area == 400
+    state = path.stat()
+    path.write_text(path.read_text().replace("400", "500"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert read(path)[0].truths[0].area == 500
 
 

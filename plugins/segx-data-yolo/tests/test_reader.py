@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segx import index_cache
 from segx.errors import DataError
 from segx.interfaces import DatasetSource
 from segx_data_yolo import label_index
@@ -117,9 +118,13 @@ def test_an_unreadable_picture_is_named_and_left_out(tmp_path: Path) -> None:
     assert dataset.problems[0].startswith(f"{folder / 'bad.png'}: ")
 
 
-def test_only_changed_files_are_parsed_again(tmp_path: Path, parsed: list[int]) -> None:
+def test_only_changed_files_are_parsed_again(
+    tmp_path: Path, parsed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 0)  # as if all were written long ago
     rows = {f"{number:02}": f"0 {TRIANGLE}" for number in range(10)}
     folder = make(tmp_path, rows)
+    time.sleep(0.02)
     first = read(folder)
     assert parsed == [10]
     assert read(folder).fingerprint == first.fingerprint
@@ -149,6 +154,22 @@ def test_a_file_changed_just_now_is_not_trusted(tmp_path: Path, parsed: list[int
     label.write_text(f"1 {TRIANGLE}")
     os.utime(label, ns=(now, now))  # the same size and time, as a fast editor on a coarse clock leaves it
     assert read(folder)[0].truths[0].category == 1
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 0)
+    folder = make(tmp_path, {"one": f"0 {TRIANGLE}"})
+    label, image = tmp_path / "labels" / "one.txt", folder / "one.png"
+    time.sleep(0.02)
+    assert read(folder)[0].truths[0].category == 0
+    times = [(path, path.stat()) for path in (label, image)]
+    label.write_text(f"1 {TRIANGLE}")
+    turned = image.read_bytes().replace(b"\x00\x00\x00\x1e\x00\x00\x00\x14", b"\x00\x00\x00\x14\x00\x00\x00\x1e")
+    image.write_bytes(turned)
+    for path, state in times:
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    (sample,) = read(folder)
+    assert (sample.truths[0].category, sample.shape) == (1, (30, 20))
 
 
 def test_files_are_left_as_they_are(tmp_path: Path) -> None:
@@ -244,8 +265,17 @@ def test_labels_that_lie_beside_their_pictures_are_told_of(tmp_path: Path) -> No
     for name in ("one", "two"):
         (tmp_path / "labels" / f"{name}.txt").rename(folder / f"{name}.txt")
     (problem,) = read(folder).problems
-    assert problem.startswith(f"{folder / 'one.txt'}: labels beside the pictures are not read")
+    assert problem.startswith(f"{folder / 'one.txt'}: labels of 2 pictures lie beside them and are not read")
     assert str(tmp_path / "labels" / "one.txt") in problem
+
+
+def test_labels_beside_a_part_of_the_pictures_are_told_of(tmp_path: Path) -> None:
+    make(tmp_path / "a", {"one": f"0 {TRIANGLE}"})
+    make(tmp_path / "b", {"two": f"0 {TRIANGLE}", "three": ""})
+    beside = tmp_path / "b" / "images" / "two.txt"
+    (tmp_path / "b" / "labels" / "two.txt").rename(beside)
+    (problem,) = read(tmp_path / "a" / "images", tmp_path / "b" / "images").problems
+    assert problem.startswith(f"{beside}: labels of 1 picture lie beside")
 
 
 def test_pictures_with_one_label_file_together_are_told_of(tmp_path: Path) -> None:

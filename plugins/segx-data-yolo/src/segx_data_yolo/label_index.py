@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LAYOUT = "yolo-labels/4"
+_LAYOUT = "yolo-labels/5"
 _TOGETHER = 16 << 20
 """Bytes of label files that are parsed in one go."""
 

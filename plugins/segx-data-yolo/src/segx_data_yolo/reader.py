@@ -16,6 +16,7 @@ from segx.image_header import image_shape
 from segx.index_cache import Stamps
 from segx.pictures import PICTURE_SUFFIXES
 from segx.truths import TableDataset, TruthTable
+from segx.words import counted
 from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels
 from segx_data_yolo.labels import SLACK
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from segx.interfaces import DatasetSource
 
-_SIZES = "yolo-sizes/1"
+_SIZES = "yolo-sizes/2"
 _NAMES = ("classes.txt", "obj.names")
 """What annotation tools call the list of class names, one a line."""
 
@@ -212,14 +213,21 @@ def _told(index: LabelIndex) -> list[str]:
 
 
 def _beside(pictures: Sequence[str], index: LabelIndex) -> list[str]:
-    """Tell of labels that lie beside the pictures, where they are not looked for, when there are none elsewhere."""
-    if index.there.any():
+    """Tell of labels that lie beside the pictures, where they are not looked for, of pictures that have no others."""
+    listings: dict[str, set[str]] = {}
+    found: list[tuple[str, str]] = []
+    for place in np.flatnonzero(~index.there).tolist():
+        beside = os.path.splitext(pictures[place])[0] + ".txt"  # noqa: PTH122 - speed
+        folder, name = os.path.split(beside)
+        if folder not in listings:
+            listings[folder] = {file for file in os.listdir(folder) if file.endswith(".txt")}  # noqa: PTH208 - speed
+        if beside != index.files[place] and name in listings[folder]:
+            found.append((beside, index.files[place]))
+    if not found:
         return []
-    for picture, label in zip(pictures, index.files, strict=True):
-        beside = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122 - speed
-        if beside != label and os.path.isfile(beside):  # noqa: PTH113 - speed
-            return [f"{beside}: labels beside the pictures are not read: this one belongs to {label}"]
-    return []
+    beside, label = found[0]
+    count = f"labels of {counted(len(found), 'picture')} lie beside them and are not read"
+    return [f"{beside}: {count}: this one belongs to {label}"]
 
 
 def _sharing(pictures: Sequence[str], index: LabelIndex) -> list[tuple[str, str]]:
