@@ -189,6 +189,13 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
         find_split(write(tmp_path, "train: a\nval: b\n"), "test")
 
 
+@pytest.mark.parametrize("name", ["yes", "off", "True", "007", "2.50", "1:30", "1_000", "0x1F", "2024-01-02", "1e3"])
+def test_names_are_what_was_typed(tmp_path: Path, name: str) -> None:
+    for names in (f"[{name}, b]", f"{{0: {name}, 1: b}}"):
+        definition = read_definition(write(tmp_path, f"val: a\nnames: {names}\n"))
+        assert definition.names == {0: name, 1: "b"}
+
+
 def test_names_from_nc_alone(tmp_path: Path) -> None:
     assert read_definition(write(tmp_path, "val: a\nnc: 2\n")).names == {0: "class0", 1: "class1"}
     assert read_definition(write(tmp_path, "val: a\n", "b.yaml")).names is None

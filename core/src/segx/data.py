@@ -527,8 +527,21 @@ def _mistyped(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+_NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's plain values, with every key once."""
+    """YAML's plain values, with every key once, and names of classes as they are written."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Return a document; a name like yes, 007 or 1:30 is a text, whatever YAML takes it for."""
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value == "names" and isinstance(value, yaml.CollectionNode):
+                mapping = isinstance(value, yaml.MappingNode)
+                for item in [inner for _, inner in value.value] if mapping else value.value:
+                    if item.tag in _NOT_TEXT:
+                        item.tag = "tag:yaml.org,2002:str"
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's
         """Return a mapping.

@@ -241,6 +241,40 @@ def test_pictures_are_found_where_coco_keeps_them(tmp_path: Path) -> None:
     assert read(path)[0].path == picture
 
 
+TOLD = "1 image found by the end of the name alone"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images\\one.png",
+        "..\\..\\label-studio\\media\\upload\\4\\one.png",
+        "images/1/one.png",
+        "/home/other/data/one.png",
+        "C:\\data\\one.png",
+        "one%2Epng",
+    ],
+)
+def test_names_of_other_machines_are_found_by_their_end(tmp_path: Path, name: str) -> None:
+    images = [{"id": 1, "file_name": name, "height": 40, "width": 60}]
+    path = write(tmp_path / "sub", [annotation()], images=images)
+    for given in (None, tmp_path / "sub"):
+        dataset = read(path, images=given)
+        assert dataset[0].path == tmp_path / "sub" / "one.png"
+        assert TOLD in dataset.notes[0][1]
+
+
+def test_an_end_that_several_names_share_finds_none_of_them(tmp_path: Path) -> None:
+    names = ["one.png", "a/one.png", "a/two.png", "b/two.png", "/x/three.png"]
+    images = [{"id": n, "file_name": name, "height": 40, "width": 60} for n, name in enumerate(names)]
+    path = write(tmp_path, [annotation(image_id=0)], images=images)
+    for name in ("two.png", "three.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((40, 60, 3), np.uint8))
+    dataset = read(path)
+    assert [sample.path.name for sample in dataset] == ["one.png", "three.png"]
+    assert len(dataset.problems) == 3
+
+
 def test_every_folder_tried_is_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [annotation()])
     (tmp_path / "a" / "one.png").unlink()

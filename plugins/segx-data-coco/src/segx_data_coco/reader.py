@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import urllib.parse
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -107,19 +108,70 @@ def read_file(path: Path) -> CocoFile:
     return read
 
 
-def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
-    """Return the folder that the pictures of a COCO JSON lie in.
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Where the images of a JSON lie: the file of each, or None; how many are found by the end of their name alone."""
+
+    files: Sequence[Path | None]
+    by_tail: Sequence[tuple[str, Path]]
+
+
+def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> _Places:
+    """Return where the images of a COCO JSON lie: by their names in the likeliest folder, else by the ends of these.
 
     Raises:
-        DataError: None holds any of the first pictures; every folder tried is listed.
+        DataError: None is found; every folder tried is listed.
     """
     tried = [images] if images is not None else image_folders(path)
-    probe = file_names[:20]
-    for folder in tried:
-        if any(os.path.isfile(folder / name) for name in probe):  # noqa: PTH113 - never raises, whatever the name
-            return folder
-    listed = "\n    ".join(str(folder / probe[0]) for folder in tried)
-    raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
+    folders = _Folders()
+    folder = next((folder for folder in tried if any(folders.hold(folder / name) for name in file_names[:20])), None)
+    found: list[Path | None] = [None] * len(file_names)
+    if folder is not None:
+        found = [folder / name if folders.hold(folder / name) else None for name in file_names]
+    by_tail = _found_by_tail(
+        [name for name, place in zip(file_names, found, strict=True) if place is None], tried, folders
+    )
+    taken = Counter([*by_tail.values(), *(place for place in found if place is not None)])
+    by_tail = {name: place for name, place in by_tail.items() if taken[place] == 1}  # else it may be another image's
+    if folder is None and not by_tail:
+        listed = "\n    ".join(str(folder / file_names[0]) for folder in tried)
+        raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
+    return _Places(
+        files=[place or by_tail.get(name) for name, place in zip(file_names, found, strict=True)],
+        by_tail=list(by_tail.items()),
+    )
+
+
+class _Folders:
+    """What lies in folders, each listed once."""
+
+    def __init__(self) -> None:
+        self._listings: dict[str, set[str]] = {}
+
+    def hold(self, path: Path) -> bool:
+        """Say whether there is such a file."""
+        parent, name = os.path.split(path)
+        if parent not in self._listings:
+            try:
+                with os.scandir(parent) as scan:
+                    self._listings[parent] = {entry.name for entry in scan if _is_file(entry)}
+            except (OSError, ValueError):  # no such folder, or no such name
+                self._listings[parent] = set()
+        return name in self._listings[parent]
+
+
+def _found_by_tail(names: Sequence[str], folders: Sequence[Path], listed: _Folders) -> dict[str, Path]:
+    """Return the files that names of another machine mean: their last parts, either slash, quoted as in addresses."""
+    found = {}
+    for name in names:
+        for written in dict.fromkeys((name, urllib.parse.unquote(name))):
+            parts = [part for part in written.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
+            tails = ((folder, parts[start:]) for start in range(len(parts)) for folder in folders)
+            place = next((folder.joinpath(*t) for folder, t in tails if listed.hold(folder.joinpath(*t))), None)
+            if place is not None:
+                found[name] = place
+                break
+    return found
 
 
 def image_folders(path: Path) -> list[Path]:
@@ -270,24 +322,31 @@ def _is_size(height: Any, width: Any) -> bool:
 
 def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
     """Return a JSON as a data set: pictures found, categories numbered as the definition numbers them."""
-    folder = find_images(read.path, read.files, source.images)
-    there, missing = _existing(folder, read.files)
-    sizes, unreadable = _known_sizes(folder, read, there)
+    places = find_images(read.path, read.files, source.images)
+    found = {index: place for index, place in enumerate(places.files) if place is not None}
+    sizes, unreadable = _known_sizes(read, found)
+    there, missing = list(found), [index for index in range(len(read.files)) if index not in found]
     there = [index for index in there if index not in unreadable]
-    table, files, ids = read.table, read.files, read.ids
+    table, ids = read.table, read.ids
+    likely = source.images or next(iter(found.values())).parent
     problems = [
         *read.problems,
-        *(f"{read.path}: {folder / read.files[index]}: not there" for index in missing),
+        *(f"{read.path}: {likely / read.files[index]}: not there" for index in missing),
         *(f"{read.path}: {reason}" for reason in unreadable.values()),
     ]
-    if len(there) < len(files):
+    if len(there) < len(read.files):
         table = table.keep_pictures(there)
-        files, ids, sizes = [files[i] for i in there], [ids[i] for i in there], sizes[there]
-    if not files:
+        ids, sizes = [ids[i] for i in there], sizes[there]
+    if not there:
         raise DataError(f"{read.path}: none of its pictures can be read", hint=problems[-1])
     table, wrong = _with_fitting_masks(table, sizes, read.sizes[there, 0] == 0)
     problems += [f"{read.path}: {reason}" for reason in wrong]
-    paths = [folder / name for name in files]
+    paths = [found[index] for index in there]
+    notes = list(read.notes)
+    if places.by_tail:
+        name, place = places.by_tail[0]
+        count = counted(len(places.by_tail), "image")
+        notes.append(f"{read.path}: {count} found by the end of the name alone: {name!r} is {place}")
     names, numbers, category_ids = _numbering(read, source)
     category = numbers[table.category]
     if (category < 0).any():
@@ -303,26 +362,9 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
         names=names,
         category_ids=category_ids,
         problems=tuple(problems),
-        notes=tuple(("mended", note) for note in read.notes),
+        notes=tuple(("mended", note) for note in notes),
         fingerprint=read.digest,
     )
-
-
-def _existing(folder: Path, files: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Return the numbers of the pictures that are there and of those that are not, listing each folder once."""
-    listings: dict[str, set[str]] = {}
-    there: list[int] = []
-    missing: list[int] = []
-    for index, name in enumerate(files):
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            try:
-                with os.scandir(folder / parent) as scan:
-                    listings[parent] = {entry.name for entry in scan if _is_file(entry)}
-            except (OSError, ValueError):  # no such folder, or no such name
-                listings[parent] = set()
-        (there if base in listings[parent] else missing).append(index)
-    return there, missing
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -332,15 +374,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _known_sizes(folder: Path, read: CocoFile, there: Sequence[int]) -> tuple[NDArray[np.int32], dict[int, str]]:
+def _known_sizes(read: CocoFile, found: Mapping[int, Path]) -> tuple[NDArray[np.int32], dict[int, str]]:
     """Return the sizes with those that the JSON leaves out taken from the pictures, and why some cannot be."""
-    unknown = [index for index in there if not read.sizes[index, 0]]
+    unknown = [index for index in found if not read.sizes[index, 0]]
     if not unknown:
         return read.sizes, {}
     filled, unreadable = read.sizes.copy(), {}
     for index in unknown:
         try:
-            filled[index] = image_shape(folder / read.files[index])
+            filled[index] = image_shape(found[index])
         except DataError as error:
             unreadable[index] = error.message
     return filled, unreadable

@@ -29,6 +29,9 @@ _MEAN = "0.1"
 _NOTHING_FOUND = "nothing found:\nno detection matches an object at IoU 0.5"
 _NOTHING_THERE = "nothing to find:\nno class has objects"
 
+_PLAIN = {"text.parse_math": False}
+"""Names are text: a dollar in one begins no formula."""
+
 _FILES = ("PR_curve", "F1_curve", "P_curve", "R_curve")
 
 
@@ -42,7 +45,7 @@ def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
     import matplotlib as mpl
 
     pictures: dict[str, bytes] = {}
-    with warnings.catch_warnings(), mpl.rc_context({"font.size": 10, "axes.spines.top": False}):
+    with warnings.catch_warnings(), mpl.rc_context({**_PLAIN, "font.size": 10, "axes.spines.top": False}):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
         for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
             for stem, curve in zip(_FILES, kind.curves_results, strict=True):
@@ -85,7 +88,8 @@ def _curve(kind: KindMetrics, curve: Curve, title: str, *, with_area: bool) -> b
 
 
 def _label(names: Mapping[int, str], category: int, ap50: Any, present: list[int], *, with_area: bool) -> str:
-    return f"{names[category]} {ap50[present.index(category)]:.3f}" if with_area else names[category]
+    name = f" {names[category]}" if names[category].startswith("_") else names[category]  # else it would be hidden
+    return f"{name} {ap50[present.index(category)]:.3f}" if with_area else name
 
 
 def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
