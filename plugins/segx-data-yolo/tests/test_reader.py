@@ -337,3 +337,14 @@ def test_an_outline_that_is_cut_is_told_of_each_time(tmp_path: Path) -> None:
         assert [line for kind, line in read(images).notes if kind == "outside"] == [
             f"{tmp_path / 'labels' / 'two.txt'}, line 1: the outline reaches 0.2 out of 0..1 and is cut"
         ]
+
+
+def test_a_list_of_another_machine_is_found_by_the_end_of_its_names(tmp_path: Path) -> None:
+    make(tmp_path, {"train/one": f"0 {TRIANGLE}", "train/two": "", "train/three": ""})
+    path = tmp_path / "train.txt"
+    path.write_text("data/images/train/one.png\nC:\\set\\images\\train\\two.png\nelsewhere/three.png\n")
+    dataset = read(path)
+    assert [sample.path.name for sample in dataset] == ["one.png", "two.png"]
+    assert len(dataset[0].truths) == 1
+    assert "2 pictures found by the end of the name alone" in dataset.notes[0][1]
+    assert "line 3" in dataset.problems[0]

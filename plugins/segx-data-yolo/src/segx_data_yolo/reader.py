@@ -42,7 +42,7 @@ class YoloReader:
         Raises:
             DataError: There are no pictures; what was looked at is listed.
         """
-        pictures, problems = find_pictures(source)
+        pictures, problems, moved = find_pictures(source)
         source = _named(source, pictures)
         name = "\n".join(str(entry.absolute()) for entry in source.entries)
         index = read_labels([label_file(picture) for picture in pictures], name)
@@ -52,7 +52,7 @@ class YoloReader:
         problems += _beside(pictures, index)
         names, keep, unknown = _classes(index, source)
         problems += unknown
-        notes = _sharing(pictures, index)
+        notes = [*moved, *_sharing(pictures, index)]
         table, cut = _cut_at_edges(index, keep)
         notes += cut
         if unreadable:
@@ -74,7 +74,7 @@ class YoloReader:
 
     def strays(self, source: DatasetSource) -> list[Path]:
         """Return the label files beside a split's folders that belong to no picture."""
-        pictures, _ = find_pictures(source)
+        pictures, _, _ = find_pictures(source)
         if any(entry.is_file() for entry in source.entries):  # a list names some pictures of a folder
             return []
         known = {label_file(picture) for picture in pictures}
@@ -102,8 +102,8 @@ def _named(source: DatasetSource, pictures: Sequence[str]) -> DatasetSource:
     return source
 
 
-def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
-    """Return the pictures of a split in order, and a line for each that is named and cannot be had.
+def find_pictures(source: DatasetSource) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Return the pictures of a split in order, a line for each that is named and cannot be had, and what is to note.
 
     Raises:
         DataError: There are none.
@@ -111,11 +111,12 @@ def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
     pictures: dict[str, None] = {}
     missing: list[str] = []
     unread: list[str] = []
+    notes: list[tuple[str, str]] = []
     for entry in source.entries:
-        found = _listed(entry, missing) if entry.is_file() else _walk(str(entry.absolute()), unread)
+        found = _listed(entry, missing, notes) if entry.is_file() else _walk(str(entry.absolute()), unread)
         pictures.update(dict.fromkeys(found))
     if pictures:
-        return list(pictures), missing + unread
+        return list(pictures), missing + unread, notes
     if unread:
         raise DataError(f"{source.split} of {source.origin} has no picture that can be read", hint=unread[0])
     if missing:
@@ -161,13 +162,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _listed(path: Path, missing: list[str]) -> list[str]:
-    """Return the pictures a ``.txt`` list names, relative to the list."""
+def _listed(path: Path, missing: list[str], notes: list[tuple[str, str]]) -> list[str]:
+    """Return the pictures a ``.txt`` list names, relative to the list; those of another machine by their end."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list cannot be read ({error})") from error
     base, found = str(path.absolute().parent), []
+    moved: list[str] = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             written = os.path.join(base, line.strip())  # noqa: PTH118 - speed
@@ -176,9 +178,22 @@ def _listed(path: Path, missing: list[str]) -> list[str]:
                 found.append(picture)
             elif os.path.isfile(written):  # noqa: PTH113 - ".." after a link
                 found.append(written)
+            elif (near := _by_tail(base, line.strip())) is not None:
+                moved.append(line.strip())
+                found.append(near)
             else:
                 missing.append(f"{path}, line {number}: {picture} is not there")
+    if moved:
+        count = counted(len(moved), "picture")
+        notes.append(("mended", f"{path}: {count} found by the end of the name alone: {moved[0]!r}"))
     return found
+
+
+def _by_tail(base: str, written: str) -> str | None:
+    """Return the file in a folder that the last parts of a name mean, with either slash; at least one folder is named."""
+    parts = [part for part in written.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
+    tails = (os.path.join(base, *parts[start:]) for start in range(len(parts) - 1))  # noqa: PTH118 - texts
+    return next((tail for tail in tails if os.path.isfile(tail)), None)  # noqa: PTH113 - speed
 
 
 def _sizes(pictures: Sequence[str], name: str) -> tuple[NDArray[np.int32], dict[int, str]]:
