@@ -21,8 +21,9 @@ from segx.flows.data import check, convert, show, split
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
 from segx.flows.tally import tell
+from segx.flows.train import read_splits
 from segx.masks import Masks, Polygon
-from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions
+from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, TrainOptions
 from segx.registry import get_registry
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main
@@ -599,3 +600,37 @@ def test_hundreds_of_holes_are_joined_in_seconds() -> None:
     ring = one_ring(original.polygons[0])
     assert time.process_time() - began < 2
     assert float(original.iou(Masks.from_polygons([[ring]], (110, 110)))[0, 0]) == 1
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "boxes only": {"segmentation": []},
+    "crowds only": {"iscrowd": 1},
+    "no object": {"category_id": 99},
+    "outlines without area": {"segmentation": [[1, 1, 5, 5, 9, 9]]},
+    "classes that are not there": {"image_id": 99},
+    "text for an outline": {"segmentation": "mask.png"},
+    "ids all alike": {"id": 1},
+    "boxes elsewhere": {"bbox": [40, 0, 5, 5]},
+    "no area": {"area": 0},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_check_finds_whatever_train_tells_of_or_refuses(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed, name in ((0, "train"), (9, "val")):
+        coco(tmp_path / f"{name}.json", ["square", "triangle"], seed=seed, **{"bbox": [5, 5, 25, 30], **BROKEN[what]})
+    path = tmp_path / "set.yaml"
+    path.write_text("train: train.json\nval: val.json\n")
+    options = TrainOptions(data=str(path))
+    told = False
+    with caplog.at_level(logging.INFO, "segx"):
+        try:
+            splits = read_splits(options)
+            get_registry().load_task("segment").train_loader(splits.train, options, stride=32)
+        except DataError:
+            told = True
+    told = told or bool(caplog.messages)
+    assert told
+    assert report(path).findings

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from segx.downloads import fetch, lock_of, only_one
-from segx.errors import DataError, did_you_mean
+from segx.errors import DataError, SegxError, did_you_mean
 from segx.interfaces import DatasetSource
 from segx.paths import cache_folder
 from segx.specs import WeightsFile
@@ -303,7 +303,7 @@ def _classes_together(
         if split in opened:
             every[split] = opened[split]
             continue
-        with contextlib.suppress(DataError):  # a split that nobody asked for harms nobody
+        with contextlib.suppress(SegxError):  # a split that nobody asked for harms nobody
             every[split] = _opened(_source(definition, split, images, fetch=False), registry)
     names = {split: dict(one.dataset.names) for split, one in every.items()}
     first = next(iter(names.values()))

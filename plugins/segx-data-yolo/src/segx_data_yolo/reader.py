@@ -190,7 +190,7 @@ def _listed(path: Path, missing: list[str], notes: list[tuple[str, str]]) -> lis
 
 
 def _by_tail(base: str, written: str) -> str | None:
-    """Return the file in a folder that the last parts of a name mean, with either slash; at least one folder is named."""
+    """Return the file in a folder that the last parts of a name mean, with either slash: two of them at least."""
     parts = [part for part in written.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
     tails = (os.path.join(base, *parts[start:]) for start in range(len(parts) - 1))  # noqa: PTH118 - texts
     return next((tail for tail in tails if os.path.isfile(tail)), None)  # noqa: PTH113 - speed

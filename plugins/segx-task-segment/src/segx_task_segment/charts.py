@@ -29,9 +29,6 @@ _MEAN = "0.1"
 _NOTHING_FOUND = "nothing found:\nno detection matches an object at IoU 0.5"
 _NOTHING_THERE = "nothing to find:\nno class has objects"
 
-_PLAIN = {"text.parse_math": False}
-"""Names are text: a dollar in one begins no formula."""
-
 _FILES = ("PR_curve", "F1_curve", "P_curve", "R_curve")
 
 
@@ -45,7 +42,9 @@ def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
     import matplotlib as mpl
 
     pictures: dict[str, bytes] = {}
-    with warnings.catch_warnings(), mpl.rc_context({**_PLAIN, "font.size": 10, "axes.spines.top": False}):
+    # Names are text: a dollar in one begins no formula.
+    style: dict[Any, Any] = {"text.parse_math": False, "font.size": 10, "axes.spines.top": False}
+    with warnings.catch_warnings(), mpl.rc_context(style):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
         for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
             for stem, curve in zip(_FILES, kind.curves_results, strict=True):
