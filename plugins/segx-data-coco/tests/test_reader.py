@@ -400,6 +400,20 @@ def test_ids_that_are_all_zero_or_fractions_cost_nothing(tmp_path: Path) -> None
     assert "2 annotation ids written as fractions" in dataset.notes[0][1]
 
 
+def test_ids_of_images_and_categories_may_be_written_as_fractions(tmp_path: Path) -> None:
+    images = [{"id": 1.0, "file_name": "one.png", "height": 40, "width": 60}]
+    path = write(tmp_path, [annotation(image_id=1)], images=images, categories=[{"id": 3.0, "name": "cat"}])
+    (sample,) = read(path)
+    assert (sample.id, len(sample.truths)) == (1, 1)
+
+
+def test_an_rle_may_lie_in_a_list(tmp_path: Path) -> None:
+    dataset = read(
+        write(tmp_path, [annotation(segmentation=[{"size": [40, 60], "counts": [410, 20, 1970]}], bbox=...)])
+    )
+    assert dataset[0].truths[0].box == (10, 10, 1, 20)
+
+
 MENDED = {
     "its box is empty": {"bbox": [0, 0, 0, 0]},
     "bbox [30, 30, -20, -20] is not that of its outline": {"bbox": [30, 30, -20, -20]},

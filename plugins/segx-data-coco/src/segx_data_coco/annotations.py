@@ -121,6 +121,8 @@ class AnnotationColumns:
         picture = self._position(self._pictures, annotation, "image_id", "image", "images")
         category = self._position(self._categories, annotation, "category_id", "category", "categories")
         segmentation = annotation.get("segmentation") or []
+        if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
+            (segmentation,) = segmentation  # an RLE in a list
         parts: Sequence[array[float]] = ()
         counts, frame = b"", (0, 0)
         if isinstance(segmentation, dict):

@@ -251,6 +251,8 @@ def _categories(categories: list[Any], path: Path, notes: list[str]) -> tuple[li
         number, name = (item.get("id"), item.get("name")) if isinstance(item, dict) else (None, None)
         if isinstance(number, str) and (whole := number_in(number)) is not None:
             number, texts = whole, texts + 1
+        elif isinstance(number, float) and number.is_integer():
+            number = int(number)
         if _is_text(number):
             hint = "number the categories, there and in every category_id"
             raise DataError(f"{path}: category no. {position} has the id {shown(number)}, not a number", hint=hint)
@@ -275,7 +277,7 @@ def _pictures(
     sizes: list[tuple[int, int]] = []
     problems, several = _several_images(images)
     for position, item in enumerate(images, start=1):
-        number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+        number, name = _id_and_name(item)
         if not (is_id(number) or _is_text(number)) or not _is_text(name):
             problems.append(f"image no. {position}: has no id or no file_name")
         elif number in ids:
@@ -295,11 +297,17 @@ def _pictures(
     return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
 
 
+def _id_and_name(item: Any) -> tuple[Any, Any]:
+    """Return id and file name of an image as they are written; 1.0, as tables of numbers write it, is 1."""
+    number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+    return (int(number) if isinstance(number, float) and number.is_integer() else number), name
+
+
 def _several_images(images: list[Any]) -> tuple[list[str], set[int | str]]:
     """Return a line for each id that several images have, and the ids: nothing says whose their annotations are."""
     names: defaultdict[int | str, dict[str, None]] = defaultdict(dict)
     for item in images:
-        number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+        number, name = _id_and_name(item)
         if (is_id(number) or _is_text(number)) and _is_text(name):
             names[number][name] = None
     several = {number: list(files) for number, files in names.items() if len(files) > 1}

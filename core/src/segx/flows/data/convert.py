@@ -360,6 +360,8 @@ def relative(path: Path, folder: Path) -> str:
     From a folder that is reached by a link, ``..`` leads elsewhere than it reads: such names stay absolute.
     """
     name, here = os.path.abspath(path), os.path.abspath(folder)  # noqa: PTH100 - links are not resolved
+    if not os.path.exists(name):  # noqa: PTH110 - ".." after a link, where it leads
+        return str(path.absolute()).replace(os.sep, "/")
     if os.path.realpath(here) != here:
         return name.replace(os.sep, "/")
     return os.path.relpath(name, here).replace(os.sep, "/")
