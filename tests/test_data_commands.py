@@ -506,7 +506,7 @@ def test_crowds_that_leave_many_objects_out_are_told_and_can_be_taken(
     assert "3 of 6 objects have iscrowd: 1, most of triangle" in found.rows()
     assert "left out: 3 crowds" in found.rows()
     tell("train", open_dataset(path))
-    assert "train: left out: 3 crowds" in caplog.text
+    assert "train: 6 objects, 3 with a mask; left out: 3 crowds" in caplog.text
     assert "crowds=objects" in caplog.text
     assert report(path, crowds="objects").counts == {}
     for crowds, count in (("ignore", 3), ("objects", 6)):

@@ -68,13 +68,13 @@ class Tally:
         )
 
     def line(self) -> str:
-        """Return one line of what takes no part; empty where all does."""
+        """Return one line of what takes no part, and how many masks are left to learn; empty where nothing is to say."""
         parts = [f"{self.left_out:,} that do not hold"] if self.left_out else []
         parts += [counted(self.crowds, "crowd")] if self.crowds else []
         parts += [f"the masks of {counted(self.boxes_only, 'object')} known by a box only"] if self.boxes_only else []
         told = [f"left out: {', '.join(parts)}"] if parts else []
-        told += [f"mended: {self.mended:,}"] if self.mended else []
-        return "; ".join(told)
+        told += [f"mended: {self.mended:,}, segx data check says how"] if self.mended else []
+        return "; ".join([f"{counted(self.objects, 'object')}, {self.masked:,} with a mask", *told]) if told else ""
 
 
 def tally(dataset: Dataset, indices: Sequence[int] | None = None) -> Tally:
