@@ -181,4 +181,6 @@ def test_an_outline_a_little_over_the_edge_is_cut_where_it_crosses_it() -> None:
 def test_an_outline_of_equal_lobes_is_an_object() -> None:
     labels = parse([b"0 0.1 0.1 0.5 0.1 0.1 0.5 0.5 0.5\n0 0.1 0.1 0.5 0.1 0.5 0.5 0.5 0.1"])
     assert len(labels.table) == 1
+    line = parse([b"0 0.1 0.1 0.37 0.37 0.9 0.9 0.63 0.63 0.21 0.21"])
+    assert line.bad == [(0, 1, "a polygon without area")]
     assert labels.bad == [(0, 2, "a polygon without area")]

@@ -68,7 +68,7 @@ class Tally:
         )
 
     def line(self) -> str:
-        """Return one line of what takes no part, and how many masks are left to learn; empty where nothing is to say."""
+        """Return one line of what takes no part, and how many masks are left; empty where there is nothing to say."""
         parts = [f"{self.left_out:,} that do not hold"] if self.left_out else []
         parts += [counted(self.crowds, "crowd")] if self.crowds else []
         parts += [f"the masks of {counted(self.boxes_only, 'object')} known by a box only"] if self.boxes_only else []

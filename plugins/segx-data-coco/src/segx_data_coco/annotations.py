@@ -331,7 +331,8 @@ def _check_range(values: Sequence[float]) -> None:
 def _turns(polygon: Sequence[float]) -> bool:
     """Say quickly of nearly all that enclose anything that they do: the shoelace formula gives an area."""
     x, y = polygon[0::2], polygon[1::2]
-    return math.fsum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x))) != 0
+    twice = abs(math.fsum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x))))
+    return twice > 1e-6 * (max(x) - min(x)) * (max(y) - min(y))  # else it may be what rounding leaves of a line
 
 
 def _stated_box(bbox: Any) -> tuple[float, float, float, float] | None:

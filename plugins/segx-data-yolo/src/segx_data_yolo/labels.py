@@ -186,7 +186,7 @@ def _check(rows: _Rows, files: int, bad: list[tuple[int, int, str]]) -> Labels:
     coordinates[rows.starts[:-1]] = 0.0
     xy = np.clip(np.nan_to_num(coordinates), 0.0, 1.0)
     box, area = _boxes(rows, xy, is_polygon)
-    flat = (box[:, 2:] <= 0).any(axis=1) | (area <= 0)
+    flat = (box[:, 2:] <= 0).any(axis=1) | (area <= 1e-6 * box[:, 2] * box[:, 3])  # or what rounding leaves of it
     for i in np.flatnonzero(flat & is_polygon & (reasons == "")).tolist():  # or lobes that turn against each other
         flat[i] = not encloses(xy[rows.starts[i] + 1 : rows.starts[i + 1]].reshape(-1, 2))
     _name(reasons, flat, lambda i: "a polygon without area" if is_polygon[i] else "a box without area")
