@@ -60,4 +60,4 @@ def clip(ring: NDArray[np.floating[Any]], width: float, height: float) -> NDArra
         cut = points + ((limit - points[:, axis]) / span)[:, None] * (following - points)
         cut[:, axis] = limit
         points = np.stack([points, cut], axis=1).reshape(-1, 2)[np.stack([inside, crossing], axis=1).ravel()]
-    return points
+    return points.clip(0, [width, height])
