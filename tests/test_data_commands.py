@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from segx.data import open_dataset
@@ -16,12 +20,15 @@ from segx.errors import DataError, UsageError
 from segx.flows.data import check, convert, show, split
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
+from segx.flows.tally import tell
+from segx.flows.train import read_splits
 from segx.masks import Masks, Polygon
-from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions
+from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, TrainOptions
 from segx.registry import get_registry
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main
 
+convert_module = importlib.import_module("segx.flows.data.convert")
 TRIANGLE = "0.1 0.1 0.5 0.1 0.5 0.5"
 
 
@@ -152,7 +159,8 @@ def test_strict_ends_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[st
     label(clean, "a", f"0 {TRIANGLE}")
     (clean / "set.yaml").write_text("train: images\nnames: [cat]\n")
     assert main(["data", "check", f"data={clean}", "strict"]) == 0
-    assert "nothing is wrong" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nothing is wrong\ntraining also needs val" in printed
 
 
 def test_the_command_line_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,3 +381,256 @@ def test_a_sheet_of_ground_truth(
         show(DataShowOptions.parse({**options, "classes": (2,)}), get_registry())
     assert main(["data", "show", f"data={folder}", "count=2", f"output={tmp_path / 'b.png'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "b.png")
+
+
+def coco(path: Path, names: list[str], *, seed: int = 0, images: int = 2, **changes: Any) -> Path:
+    """A COCO JSON of images with a square and a triangle each; categories are numbered in the order of ``names``."""
+    rings = {"square": [10, 10, 30, 10, 30, 30, 10, 30], "triangle": [5, 35, 25, 35, 15, 5]}
+    content: dict[str, Any] = {
+        "images": [{"id": i, "file_name": f"{path.stem}{i}.png", "height": 40, "width": 60} for i in range(images)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+        "annotations": [
+            {
+                "id": 2 * i + place + 1,
+                "image_id": i,
+                "category_id": names.index(name) + 1,
+                "segmentation": [rings[name]],
+                **changes,
+            }
+            for i in range(images)
+            for place, name in enumerate(name for name in rings if name in names)
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    for i in range(images):
+        picture(path.parent / f"{path.stem}{i}.png", seed + i)
+    return path
+
+
+def numbered_otherwise(folder: Path) -> Path:
+    coco(folder / "train.json", ["square", "triangle"])
+    coco(folder / "val.json", ["triangle", "square"], seed=7)
+    coco(folder / "test.json", ["triangle"], seed=9)
+    path = folder / "set.yaml"
+    path.write_text("train: train.json\nval: val.json\ntest: test.json\n")
+    return path
+
+
+@pytest.mark.parametrize("to", ["yolo", "coco"])
+def test_splits_that_number_their_classes_otherwise_are_paired_by_name(tmp_path: Path, to: str) -> None:
+    path = numbered_otherwise(tmp_path / "set")
+    assert report(path).counts["classes"] == 2
+    done = convert(DataConvertOptions.parse({"data": str(path), "to": to, "output": tmp_path / "new"}), get_registry())
+    for split_name in ("train", "val", "test"):
+        for data in (path, done.yaml):
+            dataset = open_dataset(data, split_name)
+            for truth in (truth for sample in dataset for truth in sample.truths):
+                corners = len(truth.polygons[0])
+                assert dataset.names[truth.category] == {4: "square", 3: "triangle"}[corners]
+            assert dict(dataset.names) == {0: "square", 1: "triangle"}
+
+
+def test_a_split_that_is_not_there_harms_only_who_asks_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = numbered_otherwise(tmp_path / "set")
+    (tmp_path / "set" / "test.json").unlink()
+    assert len(open_dataset(path, "val")) == 2
+    found = report(path)
+    assert (found.counts["missing"], list(found.splits)) == (1, ["train", "val"])
+    done = convert(DataConvertOptions.parse({"data": str(path), "output": tmp_path / "new"}), get_registry())
+    assert list(done.pictures) == ["train", "val"]
+    assert "test of" in caplog.text
+    with pytest.raises(DataError, match=r"test of .* is not there"):
+        open_dataset(path, "test")
+
+
+def test_splits_of_several_formats_need_names(tmp_path: Path) -> None:
+    coco(tmp_path / "val.json", ["square", "triangle"])
+    picture(tmp_path / "images" / "a.png", 0)
+    label(tmp_path, "a", f"0 {TRIANGLE}\n")
+    path = tmp_path / "set.yaml"
+    path.write_text("train: images\nval: val.json\n")
+    with pytest.raises(DataError, match="several formats") as error:
+        open_dataset(path, "val")
+    assert "names:" in error.value.hint
+    path.write_text("train: images\nval: val.json\nnames: [triangle, square]\n")
+    assert open_dataset(path, "val").names == {0: "triangle", 1: "square"}
+
+
+def test_parts_name_the_pictures_as_they_are_reached(tmp_path: Path) -> None:
+    """Labels are found by that name: those of the folder a link leads to are others, or none."""
+    many(tmp_path / "raw", count=6)
+    (tmp_path / "set").mkdir()
+    shutil.copytree(tmp_path / "raw" / "labels", tmp_path / "set" / "labels")
+    for file in (tmp_path / "raw" / "labels").rglob("*.txt"):
+        file.write_text("")
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "raw" / "images")
+    path = tmp_path / "set" / "set.yaml"
+    path.write_text("train: images\nnames: [cat, dog, bird]\n")
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "disk" / "deep")
+    expected = sum(len(sample.truths) for sample in open_dataset(path, "train"))
+    assert expected
+    for output in (tmp_path / "parts", tmp_path / "linked" / "parts"):
+        parts = divide(path, output)
+        found = [len(sample.truths) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
+        assert sum(found) == expected
+
+
+def test_what_was_converted_by_links_is_divided_with_its_labels(tmp_path: Path) -> None:
+    path = coco(tmp_path / "a.json", ["square", "triangle"], images=6)
+    done = convert(
+        DataConvertOptions.parse({"data": str(path), "to": "yolo", "output": tmp_path / "yolo"}), get_registry()
+    )
+    parts = divide(done.yaml, tmp_path / "parts", fractions=(0.5, 0.5))
+    found = [len(sample.truths) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
+    assert sum(found) == 12
+
+
+def brushed(folder: Path) -> Path:
+    """Squares as polygons, triangles as an annotation tool's brush writes them."""
+    path = coco(folder / "a.json", ["square", "triangle"], images=3)
+    content = json.loads(path.read_text())
+    for item in content["annotations"]:
+        item["iscrowd"] = int(item["category_id"] == 2)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_crowds_that_leave_many_objects_out_are_told_and_can_be_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = brushed(tmp_path)
+    found = report(path)
+    assert found.counts == {"crowds": 1}
+    assert "3 of 6 objects have iscrowd: 1, most of triangle" in found.rows()
+    assert "left out: 3 crowds" in found.rows()
+    tell("train", open_dataset(path))
+    assert "train: 6 objects, 3 with a mask; left out: 3 crowds" in caplog.text
+    assert "crowds=objects" in caplog.text
+    assert report(path, crowds="objects").counts == {}
+    for crowds, count in (("ignore", 3), ("objects", 6)):
+        output = tmp_path / crowds
+        done = convert(
+            DataConvertOptions.parse({"data": str(path), "to": "yolo", "output": output, "crowds": crowds}),
+            get_registry(),
+        )
+        assert done.objects == {"train": count}
+        assert ("nothing is lost" in done.rows()) is (crowds == "objects")
+
+
+def test_few_crowds_are_no_finding_and_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = coco(tmp_path / "a.json", ["square"], images=40)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    assert report(path).counts == {}
+    with caplog.at_level(logging.WARNING, "segx"):
+        tell("train", open_dataset(path))
+    assert not caplog.text
+
+
+def test_check_tells_what_train_would_refuse(tmp_path: Path) -> None:
+    boxes = coco(tmp_path / "boxes" / "a.json", ["square"], segmentation=[], bbox=[1, 1, 9, 9])
+    assert "no object has a mask" in report(boxes).rows()
+    crowds = coco(tmp_path / "crowds" / "a.json", ["square"], iscrowd=1)
+    assert "all objects are crowds" in report(crowds).rows()
+
+
+def test_a_size_that_is_exchanged_is_told_and_one_that_is_turned_is_not(tmp_path: Path) -> None:
+    path = coco(tmp_path / "a.json", ["square"], images=1)
+    content = json.loads(path.read_text())
+    content["images"][0].update(height=60, width=40)
+    path.write_text(json.dumps(content))
+    assert report(path).counts == {"size": 1}
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    with PIL.Image.open(tmp_path / "a0.png") as opened:
+        opened.save(tmp_path / "a0.jpg", exif=exif)
+    content["images"][0]["file_name"] = "a0.jpg"
+    path.write_text(json.dumps(content))
+    assert report(path).counts == {}
+
+
+def test_what_is_written_is_read_back_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = coco(tmp_path / "a.json", ["square", "triangle"])
+    options = {"data": str(path), "to": "yolo"}
+    done = convert(DataConvertOptions.parse({**options, "output": tmp_path / "right"}), get_registry())
+    assert "nothing is lost: what is written was read back and compared" in done.rows()
+    original = vars(convert_module)["_yolo_row"]
+    for name, damage in {
+        "moved": lambda row: row.replace(" 0.166667", " 0.45") if row.startswith("0") else row,
+        "swapped": lambda row: str(1 - int(row[0])) + row[1:],
+        "gone": lambda row: "nonsense" if row.startswith("0") else row,
+    }.items():
+        monkeypatch.setattr(convert_module, "_yolo_row", lambda *a, damage=damage: damage(original(*a)))
+        done = convert(DataConvertOptions.parse({**options, "output": tmp_path / name}), get_registry())
+        assert "nothing is lost" not in done.rows()
+        assert done.losses[{"moved": "changed"}.get(name, "missing")] == 2
+        assert done.named
+
+
+def test_an_outline_over_the_edge_is_written_as_it_is_seen(tmp_path: Path) -> None:
+    """Cut by coordinate, its slope would change."""
+    path = coco(tmp_path / "a.json", ["square"], images=1, segmentation=[[-20, 0, 20, 30, 20, 38, -20, 38]])
+    done = convert(
+        DataConvertOptions.parse({"data": str(path), "to": "yolo", "output": tmp_path / "b"}), get_registry()
+    )
+    assert not done.losses
+    (before,), (after,) = open_dataset(path), open_dataset(done.yaml, "train")
+    assert float(truth_masks(before).iou(truth_masks(after))[0, 0]) == 1
+    assert [0, 15] in after.truths[0].polygons[0].round(3).tolist()
+
+
+def test_rows_that_were_left_out_are_lost(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png", 0)
+    label(tmp_path, "a", f"0 {TRIANGLE}\n0 nonsense\n")
+    done = convert(
+        DataConvertOptions.parse({"data": str(tmp_path), "output": tmp_path / "new", "to": "coco"}), get_registry()
+    )
+    assert done.losses == {"unread": 1}
+    assert "nothing is lost" not in done.rows()
+
+
+def test_hundreds_of_holes_are_joined_in_seconds() -> None:
+    bitmap = np.zeros((110, 110), np.bool_)
+    bitmap[5:-5, 5:-5] = np.random.default_rng(0).random((100, 100)) < 0.95
+    original = Masks.from_bitmaps([bitmap], np.zeros((1, 2), np.int32), (110, 110))
+    began = time.process_time()
+    ring = one_ring(original.polygons[0])
+    assert time.process_time() - began < 2
+    assert float(original.iou(Masks.from_polygons([[ring]], (110, 110)))[0, 0]) == 1
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "boxes only": {"segmentation": []},
+    "crowds only": {"iscrowd": 1},
+    "no object": {"category_id": 99},
+    "outlines without area": {"segmentation": [[1, 1, 5, 5, 9, 9]]},
+    "classes that are not there": {"image_id": 99},
+    "text for an outline": {"segmentation": "mask.png"},
+    "ids all alike": {"id": 1},
+    "boxes elsewhere": {"bbox": [40, 0, 5, 5]},
+    "no area": {"area": 0},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_check_finds_whatever_train_tells_of_or_refuses(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed, name in ((0, "train"), (9, "val")):
+        coco(tmp_path / f"{name}.json", ["square", "triangle"], seed=seed, **{"bbox": [5, 5, 25, 30], **BROKEN[what]})
+    path = tmp_path / "set.yaml"
+    path.write_text("train: train.json\nval: val.json\n")
+    options = TrainOptions(data=str(path))
+    told = False
+    with caplog.at_level(logging.INFO, "segx"):
+        try:
+            splits = read_splits(options)
+            get_registry().load_task("segment").train_loader(splits.train, options, stride=32)
+        except DataError:
+            told = True
+    told = told or bool(caplog.messages)
+    assert told
+    assert report(path).findings

@@ -799,3 +799,40 @@ def test_two_processes_speak_write_and_go_on_as_one(shapes: Path, design: Path, 
 
 def test_rows_of_different_columns_make_one_table() -> None:
     assert as_csv([{"epoch": 1, "a": 0.5}, {"epoch": 2, "b": math.nan}]) == "epoch,a,b\n1,0.5,\n2,,nan\n"
+
+
+def test_validating_on_what_was_trained_on_is_told(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from segx.flows.train import read_splits
+
+    read_splits(TrainOptions(data=str(shapes)))
+    assert "the same as training images" not in caplog.text
+    content = yaml.safe_load(shapes.read_text())
+    path = tmp_path / "set.yaml"
+    path.write_text(yaml.safe_dump({**content, "path": str(shapes.parent), "val": content["train"]}))
+    read_splits(TrainOptions(data=str(path)))
+    assert "the validation images are the same as training images" in caplog.text
+
+
+def test_data_without_a_mask_are_refused_before_a_folder_is_made(design: Path, place: Path) -> None:
+    written = write_dataset(place / "boxes", images=2, val_images=1, imgsz=96)
+    for file in written.parent.rglob("*.json"):
+        content = json.loads(file.read_text())
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = []
+        file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="no object to train on has a mask"):
+        YOLO(design).train(data=str(written), **QUICK)
+    assert not (place / "runs").exists()
+
+
+def test_a_yaml_without_val_is_told_what_to_do(design: Path, place: Path) -> None:
+    written = write_dataset(place / "alone", images=2, val_images=1, imgsz=96)
+    content = yaml.safe_load(written.read_text())
+    del content["val"]
+    written.write_text(yaml.safe_dump(content))
+    with pytest.raises(DataError, match="has no split 'val'") as error:
+        YOLO(design).train(data=str(written), **QUICK)
+    assert "segx data split" in error.value.hint
+    assert "split=train" not in error.value.hint

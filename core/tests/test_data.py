@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx import data
-from segx.data import find_reader, find_split, locate, read_definition, shipped_names
+from segx.data import define, find_reader, find_split, locate, read_definition, shipped_names
 from segx.downloads import only_one
 from segx.errors import DataError
 from segx.specs import DatasetFormatSpec
@@ -189,6 +189,13 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
         find_split(write(tmp_path, "train: a\nval: b\n"), "test")
 
 
+@pytest.mark.parametrize("name", ["yes", "off", "True", "007", "2.50", "1:30", "1_000", "0x1F", "2024-01-02", "1e3"])
+def test_names_are_what_was_typed(tmp_path: Path, name: str) -> None:
+    for names in (f"[{name}, b]", f"{{0: {name}, 1: b}}"):
+        definition = read_definition(write(tmp_path, f"val: a\nnames: {names}\n"))
+        assert definition.names == {0: name, 1: "b"}
+
+
 def test_names_from_nc_alone(tmp_path: Path) -> None:
     assert read_definition(write(tmp_path, "val: a\nnc: 2\n")).names == {0: "class0", 1: "class1"}
     assert read_definition(write(tmp_path, "val: a\n", "b.yaml")).names is None
@@ -214,8 +221,38 @@ def test_shipped_definitions_hold_and_live_in_the_cache(name: str, own_cache: Pa
 def test_a_folder_with_one_yaml_is_that_data_set(tmp_path: Path) -> None:
     yaml = write(tmp_path / "set", "val: .\n")
     assert locate(tmp_path / "set") == yaml
-    write(tmp_path / "set", "val: .\n", "other.yaml")
-    assert locate(tmp_path / "set") == tmp_path / "set"
+    write(tmp_path / "set", "lr0: 0.1\n", "hyp.yaml")
+    assert locate(tmp_path / "set") == yaml
+    other = write(tmp_path / "set", "val: .\n", "other.yaml")
+    with pytest.raises(DataError, match="holds 2 data set YAMLs: name one") as error:
+        locate(tmp_path / "set")
+    assert f"data={other}" in error.value.hint
+
+
+LAYOUTS = [("images/train", "images/val"), ("train/images", "valid/images"), ("train", "test")]
+
+
+@pytest.mark.parametrize("places", LAYOUTS)
+def test_a_folder_of_splits_without_a_yaml_keeps_them_apart(tmp_path: Path, places: tuple[str, str]) -> None:
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+    second = "test" if "test" in places else "val"
+    assert define(tmp_path).splits == {"train": (places[0],), second: (places[1],)}
+    assert find_split(tmp_path, second).entries == (tmp_path / places[1],)
+
+
+def test_a_folder_with_one_place_for_pictures_has_no_splits(tmp_path: Path) -> None:
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    assert define(tmp_path).splits == {"data": (".",)}
+
+
+def test_what_lies_beyond_a_link_is_found_as_it_reads_and_as_it_leads(tmp_path: Path) -> None:
+    for folder in ("disk/yamls", "disk/images", "read"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sets").symlink_to(tmp_path / "disk" / "yamls")
+    yaml = write(tmp_path / "sets", "train: ../read\nval: ../images\n")
+    assert find_split(yaml, "train").entries == (tmp_path / "read",)
+    assert find_split(yaml, "val").entries == (tmp_path / "sets" / ".." / "images",)
 
 
 def test_code_in_a_yaml_is_never_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

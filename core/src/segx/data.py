@@ -8,6 +8,7 @@ Which format holds a split is found for each split, so that one YAML may train o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -18,6 +19,7 @@ import reprlib
 import shutil
 import urllib.parse
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from segx.downloads import fetch, lock_of, only_one
-from segx.errors import DataError, did_you_mean
+from segx.errors import DataError, SegxError, did_you_mean
 from segx.interfaces import DatasetSource
 from segx.paths import cache_folder
 from segx.specs import WeightsFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from segx.interfaces import Dataset, DatasetReader
     from segx.specs import DatasetFormatSpec
@@ -43,6 +45,12 @@ YAML_SUFFIXES = {".yaml", ".yml"}
 _KEYS = frozenset({"path", *SPLITS, "names", "nc", "download"})
 _ALIKE = 0.75
 """How alike a key must be to one that is missing to be taken for it mistyped; "notes" and "test" are 0.67."""
+ONLY = "data"
+"""What the split of a data set is called that has no splits: a COCO JSON, a folder."""
+_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""What folders of splits are called where no YAML says so."""
+_FEW = 5
+"""Names that are told one by one."""
 _MAY_READ = "give yourself the right to read it: chmod u+rX"
 _SHIPPED = Path(__file__).parent / "datasets"
 _HEAD = 1 << 16
@@ -113,6 +121,38 @@ class DatasetDefinition:
     mistyped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenSplit:
+    """One split of a data set, opened.
+
+    Attributes:
+        dataset: Its images and their annotations.
+        reader: Who read it.
+        source: From where.
+    """
+
+    dataset: Dataset
+    reader: DatasetReader
+    source: DatasetSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSplits:
+    """Splits of a data set, opened together: a class has the same number in each.
+
+    Attributes:
+        splits: Those that were asked for and are there.
+        missing: Split to why it is not there, of those that were not asked for by name.
+        notes: A line for each way in which the splits did not agree as they are written.
+        mistyped: A line for each entry of the definition that is probably mistyped.
+    """
+
+    splits: Mapping[str, OpenSplit]
+    missing: Mapping[str, DataError]
+    notes: Sequence[str]
+    mistyped: Sequence[str]
+
+
 def open_dataset(
     data: str | Path,
     split: str = "val",
@@ -121,7 +161,7 @@ def open_dataset(
     registry: Formats | None = None,
     fetch: bool = True,
 ) -> Dataset:
-    """Return one split of a data set.
+    """Return one split of a data set; its classes are numbered as in all of its splits.
 
     Args:
         data: A data set YAML or its shipped name, a COCO JSON, or a folder.
@@ -133,10 +173,55 @@ def open_dataset(
     Raises:
         DataError: It is missing (every path tried is listed), or of another shape.
     """
-    source, mistyped = _find(data, split, images=images, fetch=fetch)
-    for line in mistyped:
+    return open_splits(data, (split,), images=images, registry=registry, fetch=fetch).splits[split].dataset
+
+
+def open_splits(
+    data: str | Path,
+    wanted: Sequence[str] | None = None,
+    *,
+    images: str | Path | None = None,
+    registry: Formats | None = None,
+    fetch: bool = True,
+    crowds: bool = False,
+) -> OpenSplits:
+    """Return splits of a data set; where the definition does not name the classes, those of all splits hold, by name.
+
+    Args:
+        data: A data set YAML or its shipped name, a COCO JSON, or a folder.
+        wanted: The splits to open; default: all that there are.
+        images: Folder of the images, when a COCO JSON's cannot be found beside it.
+        registry: Where formats are looked up; default: the installed plugins.
+        fetch: Download what is not there; False where nobody named the data set.
+        crowds: Take crowds (COCO's iscrowd: 1) as objects like others.
+
+    Raises:
+        DataError: What is asked for is missing (every path tried is listed), or of another shape.
+    """
+    definition = define(data)
+    for line in definition.mistyped:
         _warn_once(line)
-    return find_reader(source.entries, registry).read(source)
+    folder = _images_folder(images)
+    sources: dict[str, DatasetSource] = {}
+    missing: dict[str, DataError] = {}
+    for split in definition.splits if wanted is None else wanted:
+        try:
+            sources[split] = _source(definition, split, folder, fetch=fetch, alone=wanted is None or len(wanted) == 1)
+        except DataError as error:
+            if wanted is not None:
+                raise
+            missing[split] = error
+    if not sources:
+        raise next(iter(missing.values()))
+    opened = {split: _opened(source, registry) for split, source in sources.items()}
+    names, notes = _classes_together(definition, opened, folder, registry)
+    for split, one in opened.items():
+        if names is not None and dict(one.dataset.names) != names:
+            source = dataclasses.replace(one.source, names=names)
+            opened[split] = OpenSplit(dataset=one.reader.read(source), reader=one.reader, source=source)
+    if crowds:
+        opened = {split: _without_crowds(one) for split, one in opened.items()}
+    return OpenSplits(splits=opened, missing=missing, notes=notes, mistyped=definition.mistyped)
 
 
 def find_split(
@@ -147,31 +232,105 @@ def find_split(
     Raises:
         DataError: It is missing; every path tried is listed.
     """
-    return _find(data, split, images=images, fetch=fetch)[0]
+    return _source(define(data), split, _images_folder(images), fetch=fetch)
 
 
-def _find(
-    data: str | Path, split: str, *, images: str | Path | None, fetch: bool
-) -> tuple[DatasetSource, tuple[str, ...]]:
-    """Return where one split lies, and the lines to tell of entries that are spelt almost right."""
+def shared_images(first: Dataset, second: Dataset) -> list[Path]:
+    """Return the images of the second split that are files of the first one too, whatever links lead to them."""
+    known = {_file_of(path) for path in first.paths()} - {None}
+    return [path for path in second.paths() if _file_of(path) in known]
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _images_folder(images: str | Path | None) -> Path | None:
     folder = None if images is None else Path(images)
     if folder is not None:
         with _readable(folder):
             there = folder.is_dir()
         if not there:
             raise DataError(f"images={folder}: there is no such folder")
-    path = locate(data)
-    if path.suffix.lower() not in YAML_SUFFIXES:
-        return DatasetSource(origin=path, split=split, entries=(path,), images=folder), ()
-    definition = read_definition(path)
-    source = DatasetSource(
-        origin=path,
-        split=split,
-        entries=_entries(definition, split, fetch=fetch),
-        names=definition.names,
-        images=folder,
-    )
-    return source, definition.mistyped
+    return folder
+
+
+def _source(
+    definition: DatasetDefinition, split: str, images: Path | None, *, fetch: bool, alone: bool = True
+) -> DatasetSource:
+    """Return where one split lies; ``alone``: whoever asks could ask for another one instead."""
+    if set(definition.splits) == {ONLY}:
+        entries: tuple[Path, ...] = (definition.file,)
+    else:
+        entries = _entries(definition, split, fetch=fetch, alone=alone)
+    return DatasetSource(origin=definition.file, split=split, entries=entries, names=definition.names, images=images)
+
+
+def _opened(source: DatasetSource, registry: Formats | None) -> OpenSplit:
+    reader = find_reader(source.entries, registry)
+    return OpenSplit(dataset=reader.read(source), reader=reader, source=source)
+
+
+def _without_crowds(one: OpenSplit) -> OpenSplit:
+    """Return a split whose crowds are objects like others."""
+    from segx.truths import TableDataset
+
+    if not isinstance(one.dataset, TableDataset):
+        raise DataError(f"{one.source.origin}: its format cannot take crowds as objects", hint="leave crowds= out")
+    table = one.dataset.table
+    plain = dataclasses.replace(table, crowd=table.crowd & False)
+    return dataclasses.replace(one, dataset=dataclasses.replace(one.dataset, table=plain))
+
+
+def _classes_together(
+    definition: DatasetDefinition, opened: Mapping[str, OpenSplit], images: Path | None, registry: Formats | None
+) -> tuple[dict[int, str] | None, list[str]]:
+    """Return the classes of all splits that are there, by name, in the order of the first; and what did not agree.
+
+    None where the definition names them, which holds for all splits.
+
+    Raises:
+        DataError: The splits are of several formats, whose numbers nothing brings together.
+    """
+    if definition.names is not None or len(definition.splits) < 2:
+        return None, []
+    every: dict[str, OpenSplit] = {}
+    for split in definition.splits:
+        if split in opened:
+            every[split] = opened[split]
+            continue
+        with contextlib.suppress(SegxError):  # a split that nobody asked for harms nobody
+            every[split] = _opened(_source(definition, split, images, fetch=False), registry)
+    names = {split: dict(one.dataset.names) for split, one in every.items()}
+    first = next(iter(names.values()))
+    if all(own == first for own in names.values()):
+        return first, []
+    if len({type(one.reader) for one in every.values()}) > 1:
+        hint = "write names: into the YAML, in the order of the class numbers"
+        raise DataError(f"{definition.file}: its splits are of several formats and name other classes", hint=hint)
+    found: list[str] = []
+    for own in names.values():
+        more = Counter(own.values()) - Counter(found)
+        for name in own.values():
+            if more[name]:
+                found.append(name)
+                more[name] -= 1
+    together = dict(enumerate(found))
+    told = [
+        f"{split} numbers its classes {_few(own.values())}; all splits together have {_few(found)}: paired by name"
+        for split, own in names.items()
+        if own != together
+    ]
+    return together, told
+
+
+def _few(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:_FEW]) + (", ..." if len(every) > _FEW else "")
 
 
 def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> DatasetReader:
@@ -256,15 +415,38 @@ def _in_folder(folder: Path) -> Path:
         DataError: It keeps several.
     """
     yamls = sorted(item for item in folder.iterdir() if item.suffix.lower() in YAML_SUFFIXES)
-    if len(yamls) == 1:
-        return yamls[0]
-    if (folder / "labels").exists():
+    if len(yamls) > 1:  # settings of a training often lie beside the data set's own
+        yamls = [item for item in yamls if _names_splits(item)]
+    if len(yamls) > 1:
+        listed = ", ".join(f"data={item}" for item in yamls[:_FEW])
+        raise DataError(f"{folder} holds {len(yamls)} data set YAMLs: name one", hint=listed)
+    return yamls[0] if yamls else _annotated(folder)
+
+
+def _names_splits(path: Path) -> bool:
+    """Say whether a YAML is a data set's."""
+    try:
+        content = _read_yaml(path)
+    except DataError:
+        return False
+    return any(content.get(split) is not None for split in SPLITS)
+
+
+def _annotated(folder: Path) -> Path:
+    """Return the one JSON of annotations that a folder without labels keeps, or the folder itself.
+
+    Raises:
+        DataError: It keeps several.
+    """
+    head, images, tail = f"{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
+    beside = Path(head) / "labels" / tail if images else folder / "labels"
+    if beside.exists():
         return folder
     places = (folder / "annotations", folder)
     jsons = [item for place in places for item in sorted(place.glob("*.json")) if _has_annotations(item)]
     jsons = [item for item in jsons if item.stem.startswith("instances")] or jsons
     if len(jsons) > 1:
-        listed = ", ".join(f"data={item}" for item in jsons[:5])
+        listed = ", ".join(f"data={item}" for item in jsons[:_FEW])
         raise DataError(f"{folder} holds {len(jsons)} COCO JSONs: name one, or write a YAML", hint=listed)
     return jsons[0] if jsons else folder
 
@@ -278,6 +460,31 @@ def _has_annotations(path: Path) -> bool:
         file.seek(max(path.stat().st_size - _HEAD, 0))
         text += file.read(_HEAD)
     return any(key in text for key in (b'"annotations"', b'"images"'))
+
+
+def define(data: str | Path) -> DatasetDefinition:
+    """Return what a data set consists of: as its YAML says, or as its folders are called, else of one part.
+
+    Raises:
+        DataError: It is missing, or its YAML is wrong.
+    """
+    path = locate(data)
+    if path.suffix.lower() in YAML_SUFFIXES:
+        return read_definition(path)
+    with _readable(path):
+        splits = _laid_out(path) if path.is_dir() else {}
+    return DatasetDefinition(file=path, root=path.absolute(), splits=splits or {ONLY: (".",)}, names=None)
+
+
+def _laid_out(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the splits of a folder that holds one folder for each, two at least."""
+    found: dict[str, tuple[str, ...]] = {}
+    for split, names in _FOLDERS.items():
+        places = [place for name in names for place in (f"images/{name}", f"{name}/images", name)]
+        place = next((place for place in places if (folder / place).is_dir()), None)
+        if place is not None:
+            found[split] = (place,)
+    return found if len(found) > 1 else {}
 
 
 def read_definition(path: Path) -> DatasetDefinition:
@@ -320,8 +527,21 @@ def _mistyped(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+_NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's plain values, with every key once."""
+    """YAML's plain values, with every key once, and names of classes as they are written."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Return a document; a name like yes, 007 or 1:30 is a text, whatever YAML takes it for."""
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value == "names" and isinstance(value, yaml.CollectionNode):
+                mapping = isinstance(value, yaml.MappingNode)
+                for item in [inner for _, inner in value.value] if mapping else value.value:
+                    if item.tag in _NOT_TEXT:
+                        item.tag = "tag:yaml.org,2002:str"
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's
         """Return a mapping.
@@ -417,13 +637,14 @@ def read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
     return dict(sorted(found.items()))
 
 
-def _entries(definition: DatasetDefinition, split: str, *, fetch: bool = True) -> tuple[Path, ...]:
+def _entries(definition: DatasetDefinition, split: str, *, fetch: bool, alone: bool) -> tuple[Path, ...]:
     """Return the folders and files of a split, fetched if they can be and may be."""
     if split not in definition.splits:
         there = ", ".join(definition.splits)
+        cure = f"try split={there}" if alone else f"segx data split data={definition.file} output=FOLDER makes one"
         raise DataError(
             f"{definition.file} has no split {split!r}; it has {there}",
-            hint="; ".join([f"try split={there}", *definition.mistyped]),
+            hint="; ".join([cure, *definition.mistyped]),
         )
     found, tried = _present(definition, split)
     lacking, lock = _lacking(definition, split, tried), definition.root / _LOCK
@@ -476,7 +697,7 @@ def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], lis
         if there is None:
             missing.extend(tried)
         else:
-            found.append(there)
+            found.append(_annotated(there) if there.is_dir() else there)
     return found, missing
 
 
@@ -485,7 +706,8 @@ def _candidates(definition: DatasetDefinition, value: str) -> list[Path]:
     paths = [definition.root / _expanded(value)]
     if value.startswith("../"):
         paths.append(definition.root / value.removeprefix("../"))
-    return [Path(os.path.normpath(path)) for path in paths]
+    # a link that is left by ".." leads to the folder it lies in, as people read it, or to the one it names
+    return list(dict.fromkeys([*(Path(os.path.normpath(path)) for path in paths), paths[0]]))
 
 
 def _expanded(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 Nothing is ever written beside the data. An entry is found by what the files hold: size and time of change only decide
 whether a file must be read again to know that, and a file changed moments before it was read is always read again.
+The time is that of the last change of anything (ctime): that of the content can be set back, and tools do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ _FRESH_NS = 2_000_000_000
 """A file changed less than this before it was read may change again without a new time stamp."""
 
 
+def changed_ns(state: os.stat_result) -> int:
+    """Return when a file was changed last, in nanoseconds, whatever its time stamps were set to since."""
+    return state.st_mtime_ns if os.name == "nt" else state.st_ctime_ns  # on Windows ctime is when it was made
+
+
 def content_digest(data: bytes) -> bytes:
     """Return the hash of a file's content."""
     return hashlib.blake2b(data, digest_size=DIGEST).digest()
@@ -46,14 +52,14 @@ def file_digest(path: Path) -> str:
     note = indexes_folder() / f"stamp-{key_of(str(path.absolute()))}.json"
     try:
         size, changed, digest = json.loads(note.read_text(encoding="utf-8"))
-        if (size, changed) == (state.st_size, state.st_mtime_ns):
+        if (size, changed) == (state.st_size, changed_ns(state)):
             return str(digest)
     except (OSError, ValueError):
         pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST)).hexdigest()
-    if time.time_ns() - state.st_mtime_ns > _FRESH_NS:
-        _write(note, json.dumps([state.st_size, state.st_mtime_ns, digest]).encode())
+    if time.time_ns() - changed_ns(state) > _FRESH_NS:
+        _write(note, json.dumps([state.st_size, changed_ns(state), digest]).encode())
     return digest
 
 
@@ -128,7 +134,7 @@ class Stamps:
             except OSError:  # it may be there: whoever reads it finds out
                 size[index] = 0
                 continue
-            size[index], changed[index] = state.st_size, state.st_mtime_ns
+            size[index], changed[index] = state.st_size, changed_ns(state)
         return cls(size=size, changed=changed, digest=np.zeros((len(paths), DIGEST), np.uint8))
 
     def trusted(self) -> NDArray[np.int64]:

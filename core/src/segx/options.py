@@ -21,6 +21,9 @@ T = TypeVar("T")
 ImageSize = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
 
+Crowds = Literal["ignore", "objects"]
+_CROWDS = "what iscrowd: 1 makes of an annotation: a crowd, neither learned nor measured, or an object like others"
+
 
 def option(
     default: Any,
@@ -212,7 +215,17 @@ class ValOptions(InferenceOptions):
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": ("data", "split", "images", "imgsz", "rect", "batch", "workers"),
-        "what counts": ("conf", "iou", "max_det", "classes", "agnostic_nms", "single_cls", "fitness", "compat"),
+        "what counts": (
+            "conf",
+            "iou",
+            "max_det",
+            "classes",
+            "agnostic_nms",
+            "single_cls",
+            "crowds",
+            "fitness",
+            "compat",
+        ),
         "where it runs": ("device", "half", "backend", "threads"),
         "what is written": ("plots", "save_json", "save_txt", "save_conf", "project", "name", "exist_ok", "verbose"),
     }
@@ -227,6 +240,7 @@ class ValOptions(InferenceOptions):
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1)
     classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
     single_cls: bool = option(False, "treat all classes as one")
+    crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(None, "threads that read pictures and decode; default: half of the cores", ge=1)
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
     compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
@@ -250,7 +264,7 @@ class TrainOptions(RunFolderOptions):
     """Options of train."""
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "rect", "cache", "workers"),
+        "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "crowds", "rect", "cache", "workers"),
         "how long": ("epochs", "time", "patience", "resume", "pretrained", "freeze", "seed", "deterministic"),
         "where it runs": ("device", "devices", "accelerator", "num_nodes", "amp"),
         "what is written": ("save", "save_period", "project", "name", "exist_ok", "val", "plots", "export", "verbose"),
@@ -290,6 +304,7 @@ class TrainOptions(RunFolderOptions):
     seed: int = option(0, "governs every random choice", ge=0)
     deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
     single_cls: bool = option(False, "treat all classes as one")
+    crowds: Crowds = option("ignore", _CROWDS)
     classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
     rect: bool = option(False, "batches of like-shaped pictures, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
@@ -341,6 +356,7 @@ class DataCheckOptions(Options):
 
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
     strict: bool = option(False, "end with exit code 3 when anything is wrong")
     tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0)
     decode: bool = option(True, "read every picture whole; False: headers only")
@@ -355,6 +371,7 @@ class DataConvertOptions(Options):
     to: Literal["yolo", "coco"] = option("coco", "format to write")
     output: Path = option(Path(), "folder to write; must not hold anything yet")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
     pictures: Literal["link", "copy"] = option("link", "link to the pictures, or copy them")
 
 
@@ -367,6 +384,7 @@ class DataSplitOptions(Options):
     fractions: tuple[float, ...] = option((0.8, 0.2), "shares of train, val and, with a third, test", gt=0, le=1)
     output: Path = option(Path(), "folder to write lists and a YAML into; must not hold anything yet")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
     seed: int = option(0, "another seed, another division", ge=0)
 
 
@@ -378,6 +396,7 @@ class DataShowOptions(Options):
     split: str = option("train", "the split to draw")
     output: Path = option(Path("ground-truth.png"), "picture to write")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
     count: int = option(16, "pictures on the sheet", ge=1)
     columns: int = option(4, "pictures in a row", ge=1)
     side: int = option(480, "width and height of a picture on the sheet, in pixels", ge=32)

@@ -58,6 +58,19 @@ def to_bitmap(counts: NDArray[np.int64], height: int, width: int) -> tuple[NDArr
     return np.ascontiguousarray(columns[:, top:bottom].T), (left, top)
 
 
+def box(counts: NDArray[np.int64], height: int) -> tuple[float, float, float, float]:
+    """Return x, y, width, height of what run lengths turn on in a frame of this height; something must be on."""
+    turns = np.cumsum(counts)
+    begins, ends = turns[0::2][: turns.size // 2], turns[1::2]
+    begins, ends = begins[ends > begins], ends[ends > begins] - 1
+    left, right = int(begins[0] // height), int(ends[-1] // height)
+    if (begins // height != ends // height).any():  # a run that goes on at the head of the next column
+        top, bottom = 0, height - 1
+    else:
+        top, bottom = int((begins % height).min()), int((ends % height).max())
+    return float(left), float(top), float(right - left + 1), float(bottom - top + 1)
+
+
 def compress(counts: NDArray[np.int64]) -> bytes:
     """Return run lengths as COCO's compressed text."""
     values = counts.copy()

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -62,10 +63,10 @@ def read(path: Path, names: dict[int, str] | None = None, images: Path | None = 
 
 def test_polygons_keep_their_parts_and_every_digit(tmp_path: Path) -> None:
     parts = [[10.13, 10.27, 30.5, 10, 30, 30.01], [40, 5, 50, 5, 50, 12.3, 40, 12]]
-    dataset = read(write(tmp_path, [annotation(segmentation=parts, area=7.5)]))
+    dataset = read(write(tmp_path, [annotation(segmentation=parts, area=7.5, bbox=[10, 5, 40, 25])]))
     (truth,) = dataset[0].truths
     assert [ring.ravel().tolist() for ring in truth.polygons] == parts
-    assert (truth.category, truth.box, truth.area, truth.crowd, truth.id) == (0, (10, 10, 20, 20), 7.5, False, 1)
+    assert (truth.category, truth.box, truth.area, truth.crowd, truth.id) == (0, (10, 5, 40, 25), 7.5, False, 1)
     assert (dataset.names, dataset.category_ids) == ({0: "cat", 1: "dog"}, {0: 3, 1: 90})
 
 
@@ -101,7 +102,6 @@ def test_missing_box_and_area_come_from_the_mask(tmp_path: Path) -> None:
 
 
 BAD = {
-    "its id is there twice": annotation(1),
     "image 9 is not among the images": annotation(2, image_id=9),
     "category 4 is not among the categories": annotation(2, category_id=4),
     "is not x, y, width, height": annotation(2, bbox=[1, 2, 3]),
@@ -146,7 +146,7 @@ def test_a_bad_annotation_is_named_and_only_it_is_left_out(tmp_path: Path, reaso
         assert {1, 3} <= {truth.id for truth in dataset[0].truths}
         told = [*dataset.problems, *(line for _, line in dataset.notes)]
         (problem,) = [line for line in told if reason in line]
-        assert problem.startswith(f"{path}: annotation {'1' if 'twice' in reason else '2'}: ")
+        assert problem.startswith(f"{path}: annotation {'no. 2' if 'mapping' in reason else '2'}: ")
 
 
 def test_an_annotation_keeps_its_good_parts(tmp_path: Path) -> None:
@@ -241,6 +241,40 @@ def test_pictures_are_found_where_coco_keeps_them(tmp_path: Path) -> None:
     assert read(path)[0].path == picture
 
 
+TOLD = "1 image found by the end of the name alone"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images\\one.png",
+        "..\\..\\label-studio\\media\\upload\\4\\one.png",
+        "images/1/one.png",
+        "/home/other/data/one.png",
+        "C:\\data\\one.png",
+        "one%2Epng",
+    ],
+)
+def test_names_of_other_machines_are_found_by_their_end(tmp_path: Path, name: str) -> None:
+    images = [{"id": 1, "file_name": name, "height": 40, "width": 60}]
+    path = write(tmp_path / "sub", [annotation()], images=images)
+    for given in (None, tmp_path / "sub"):
+        dataset = read(path, images=given)
+        assert dataset[0].path == tmp_path / "sub" / "one.png"
+        assert TOLD in dataset.notes[0][1]
+
+
+def test_an_end_that_several_names_share_finds_none_of_them(tmp_path: Path) -> None:
+    names = ["one.png", "a/one.png", "a/two.png", "b/two.png", "/x/three.png"]
+    images = [{"id": n, "file_name": name, "height": 40, "width": 60} for n, name in enumerate(names)]
+    path = write(tmp_path, [annotation(image_id=0)], images=images)
+    for name in ("two.png", "three.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((40, 60, 3), np.uint8))
+    dataset = read(path)
+    assert [sample.path.name for sample in dataset] == ["one.png", "three.png"]
+    assert len(dataset.problems) == 3
+
+
 def test_every_folder_tried_is_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [annotation()])
     (tmp_path / "a" / "one.png").unlink()
@@ -285,8 +319,40 @@ def test_several_files_are_one_split(tmp_path: Path) -> None:
     source = DatasetSource(origin=tmp_path / "x.yaml", split="val", entries=(first, second))
     dataset = CocoReader().read(source)
     assert [(sample.id, sample.truths[0].id) for sample in dataset] == [(1, 1), (2, 7)]
-    with pytest.raises(DataError, match="share picture ids"):
-        CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, first)))
+
+
+def test_files_that_number_images_and_classes_alike_stay_apart(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", [annotation()])
+    swapped = [{"id": 3, "name": "dog"}, {"id": 4, "name": "emu"}]
+    second = write(tmp_path / "b", [annotation(), annotation(2, category_id=4)], categories=swapped)
+    dataset = CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, second)))
+    assert dataset.names == {0: "cat", 1: "dog", 2: "emu"}
+    assert [(sample.id, [(t.id, t.category) for t in sample.truths]) for sample in dataset] == [
+        (1, [(1, 0)]),
+        (2, [(3, 1), (2, 2)]),
+    ]
+    assert len(set(dataset.category_ids.values())) == 3
+    assert "1 image id and 1 annotation id" in dataset.notes[-1][1]
+
+
+def test_files_that_annotate_the_same_image_are_brought_together(tmp_path: Path) -> None:
+    first = write(tmp_path, [annotation()])
+    second = first.with_name("dogs.json")
+    second.write_text(first.read_text().replace('"category_id": 3', '"category_id": 90'))
+    (sample,) = CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, second)))
+    assert [truth.category for truth in sample.truths] == [0, 1]
+
+
+def test_an_id_of_several_images_costs_them_and_no_other(tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": f, "height": 40, "width": 60} for n, f in ((1, "one.png"), (1, "two.png"))]
+    images += [{"id": 2, "file_name": "three.png", "height": 40, "width": 60}] * 2
+    path = write(tmp_path, [annotation(), annotation(2, image_id=2)], images=images)
+    for name in ("two.png", "three.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((40, 60, 3), np.uint8))
+    dataset = read(path)
+    assert [(sample.path.name, len(sample.truths)) for sample in dataset] == [("three.png", 1)]
+    assert "image 1: 2 images have this id (one.png, two.png)" in dataset.problems[0]
+    assert "image 2: it is there twice" in dataset.notes[0][1]
 
 
 def test_a_changed_file_is_read_again_even_with_its_old_time(tmp_path: Path) -> None:
@@ -298,6 +364,17 @@ def test_a_changed_file_is_read_again_even_with_its_old_time(tmp_path: Path) -> 
     assert read(path)[0].truths[0].area == 500
 
 
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 0)  # as if it were written long ago
+    path = write(tmp_path, [annotation(area=400)])
+    time.sleep(0.02)
+    assert read(path)[0].truths[0].area == 400
+    state = path.stat()
+    path.write_text(path.read_text().replace("400", "500"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert read(path)[0].truths[0].area == 500
+
+
 def test_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path) -> None:
     path = write(tmp_path, [annotation()])
     read(path)
@@ -306,12 +383,82 @@ def test_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path) -> None:
     assert len(read(path)[0].truths) == 1
 
 
-@pytest.mark.parametrize("number", [10**30, 2.5, True, None, [1]])
-def test_an_id_that_is_none_is_named_by_its_place(tmp_path: Path, number: Any) -> None:
-    dataset = read(write(tmp_path, [annotation(1), annotation(number), annotation(3)]))
-    assert [truth.id for truth in dataset[0].truths] == [1, 3]
-    (problem,) = dataset.problems
-    assert f"annotation no. 2: its id {number!r} is not a whole number of 64 bits" in problem
+@pytest.mark.parametrize("number", [10**30, 2.5, True, None, [1], ..., 1])
+def test_an_annotation_without_an_id_of_its_own_gets_one(tmp_path: Path, number: Any) -> None:
+    dataset = read(write(tmp_path, [annotation(1), annotation(id=number), annotation(3)]))
+    assert [truth.id for truth in dataset[0].truths] == [1, 4, 3]
+    assert not dataset.problems
+    (note,) = dataset.notes
+    assert "1 annotation without an id, or with one that is there twice: numbered anew" in note[1]
+
+
+def test_ids_that_are_all_zero_or_fractions_cost_nothing(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path, [annotation(0), annotation(0), annotation(0)]))
+    assert [truth.id for truth in dataset[0].truths] == [0, 1, 2]
+    dataset = read(write(tmp_path, [annotation(id=2.0), annotation(id=7.0)]))
+    assert [truth.id for truth in dataset[0].truths] == [2, 7]
+    assert "2 annotation ids written as fractions" in dataset.notes[0][1]
+
+
+def test_ids_of_images_and_categories_may_be_written_as_fractions(tmp_path: Path) -> None:
+    images = [{"id": 1.0, "file_name": "one.png", "height": 40, "width": 60}]
+    path = write(tmp_path, [annotation(image_id=1)], images=images, categories=[{"id": 3.0, "name": "cat"}])
+    (sample,) = read(path)
+    assert (sample.id, len(sample.truths)) == (1, 1)
+
+
+def test_an_rle_may_lie_in_a_list(tmp_path: Path) -> None:
+    dataset = read(
+        write(tmp_path, [annotation(segmentation=[{"size": [40, 60], "counts": [410, 20, 1970]}], bbox=...)])
+    )
+    assert dataset[0].truths[0].box == (10, 10, 1, 20)
+
+
+MENDED = {
+    "its box is empty": {"bbox": [0, 0, 0, 0]},
+    "bbox [30, 30, -20, -20] is not that of its outline": {"bbox": [30, 30, -20, -20]},
+    "its bbox holds NaN or infinity": {"bbox": [math.nan] * 4},
+    "bbox [0, 50, 20, 20] is not that of its outline": {"bbox": [0, 50, 20, 20]},
+    "its iscrowd '0' is text": {"iscrowd": "0"},
+    "its iscrowd 7 is neither 0 nor 1": {"iscrowd": 7},
+    "its area 0 cannot be one": {"area": 0},
+    "its outline is written as pairs": {"segmentation": [[10, 10], [30, 10], [30, 30], [10, 30]]},
+    "its outline is written as pairs: read": {"segmentation": [[[10, 10], [30, 10], [30, 30], [10, 30]]]},
+    "its run lengths are fractions": {"segmentation": {"size": [40, 60], "counts": [410.0, 20.0, 1970.0]}, "bbox": ...},
+}
+
+
+@pytest.mark.parametrize("note", MENDED)
+def test_only_the_outline_and_the_class_matter(tmp_path: Path, note: str) -> None:
+    path = write(tmp_path, [annotation(**MENDED[note])])
+    for dataset in (read(path), read(path)):  # from the file, and from the cache
+        (truth,) = dataset[0].truths
+        assert truth.has_mask
+        assert not truth.crowd
+        assert truth.box == ((10, 10, 1, 20) if "fractions" in note else (10, 10, 20, 20))
+        assert not dataset.problems
+        assert [line for kind, line in dataset.notes if kind == "mended" and note in line]
+
+
+def test_boxes_alone_are_mended_as_far_as_they_say_anything(tmp_path: Path) -> None:
+    boxes = [["10", "10", "20", "20"], [30, 30, -20, -20]]
+    dataset = read(write(tmp_path, [annotation(n, segmentation=[], bbox=box) for n, box in enumerate(boxes)]))
+    assert [truth.box for truth in dataset[0].truths] == [(10, 10, 20, 20)] * 2
+
+
+def test_a_box_that_is_cut_or_rounded_stays_as_it_is_stated(tmp_path: Path) -> None:
+    out = [[-60, 10, 20, 10, 20, 30, -60, 30]]
+    boxes = {(0, 10, 20, 20): out, (11.5, 8, 22, 20): SQUARE}
+    rows = [annotation(n, bbox=list(box), segmentation=ring) for n, (box, ring) in enumerate(boxes.items())]
+    dataset = read(write(tmp_path, rows))
+    assert [truth.box for truth in dataset[0].truths] == list(boxes)
+    assert not dataset.notes
+
+
+def test_an_outline_of_equal_lobes_is_an_object(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path, [annotation(segmentation=[[10, 10, 30, 10, 10, 30, 30, 30]], area=...)]))
+    assert len(dataset[0].truths) == 1
+    assert not dataset.problems
 
 
 @pytest.mark.parametrize("size", [(10**12, 60), (40, -1), ("40", "60"), (None, 60), (1 << 20, 1 << 20)])

@@ -166,3 +166,21 @@ def test_every_row_is_either_taken_or_named(files: list[list[tuple[int, list[flo
         assert y < 1 < y + height + 1
         assert width > 0 or np.float32(width) == 0  # a float32 may lose what a float64 held
         assert height > 0 or np.float32(height) == 0
+
+
+def test_an_outline_a_little_over_the_edge_is_cut_where_it_crosses_it() -> None:
+    labels = parse([b"0 -0.2 0 0.2 0.4 0.2 0.8 -0.2 0.8\n1 0.1 0.1 0.3 0.1 0.3 0.3\n", b"1 1.1 0.1 1.2 0.1 1.2 0.2"])
+    first, second = labels.table.truths(0, (100, 100))
+    assert [0, 20] in np.round(first.polygons[0], 4).tolist()  # by coordinate it would have become 0, 0
+    np.testing.assert_allclose(first.box, (0, 20, 20, 60), atol=1e-4)
+    assert len(second.polygons[0]) == 3
+    assert labels.cut == [(0, 1, "the outline reaches 0.2 out of 0..1")]
+    assert labels.bad == [(1, 1, "a polygon without area")]
+
+
+def test_an_outline_of_equal_lobes_is_an_object() -> None:
+    labels = parse([b"0 0.1 0.1 0.5 0.1 0.1 0.5 0.5 0.5\n0 0.1 0.1 0.5 0.1 0.5 0.5 0.5 0.1"])
+    assert len(labels.table) == 1
+    line = parse([b"0 0.1 0.1 0.37 0.37 0.9 0.9 0.63 0.63 0.21 0.21"])
+    assert line.bad == [(0, 1, "a polygon without area")]
+    assert labels.bad == [(0, 2, "a polygon without area")]

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from segx import index_cache
 from segx.errors import DataError
 from segx.interfaces import DatasetSource
 from segx_data_yolo import label_index
+from segx_data_yolo.plugin import segx_dataset_formats
 from segx_data_yolo.reader import YoloReader, label_file, picture_ids
 
 if TYPE_CHECKING:
@@ -116,9 +118,13 @@ def test_an_unreadable_picture_is_named_and_left_out(tmp_path: Path) -> None:
     assert dataset.problems[0].startswith(f"{folder / 'bad.png'}: ")
 
 
-def test_only_changed_files_are_parsed_again(tmp_path: Path, parsed: list[int]) -> None:
+def test_only_changed_files_are_parsed_again(
+    tmp_path: Path, parsed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 0)  # as if all were written long ago
     rows = {f"{number:02}": f"0 {TRIANGLE}" for number in range(10)}
     folder = make(tmp_path, rows)
+    time.sleep(0.02)
     first = read(folder)
     assert parsed == [10]
     assert read(folder).fingerprint == first.fingerprint
@@ -148,6 +154,22 @@ def test_a_file_changed_just_now_is_not_trusted(tmp_path: Path, parsed: list[int
     label.write_text(f"1 {TRIANGLE}")
     os.utime(label, ns=(now, now))  # the same size and time, as a fast editor on a coarse clock leaves it
     assert read(folder)[0].truths[0].category == 1
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", 0)
+    folder = make(tmp_path, {"one": f"0 {TRIANGLE}"})
+    label, image = tmp_path / "labels" / "one.txt", folder / "one.png"
+    time.sleep(0.02)
+    assert read(folder)[0].truths[0].category == 0
+    times = [(path, path.stat()) for path in (label, image)]
+    label.write_text(f"1 {TRIANGLE}")
+    turned = image.read_bytes().replace(b"\x00\x00\x00\x1e\x00\x00\x00\x14", b"\x00\x00\x00\x14\x00\x00\x00\x1e")
+    image.write_bytes(turned)
+    for path, state in times:
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    (sample,) = read(folder)
+    assert (sample.truths[0].category, sample.shape) == (1, (30, 20))
 
 
 def test_files_are_left_as_they_are(tmp_path: Path) -> None:
@@ -243,8 +265,17 @@ def test_labels_that_lie_beside_their_pictures_are_told_of(tmp_path: Path) -> No
     for name in ("one", "two"):
         (tmp_path / "labels" / f"{name}.txt").rename(folder / f"{name}.txt")
     (problem,) = read(folder).problems
-    assert problem.startswith(f"{folder / 'one.txt'}: labels beside the pictures are not read")
+    assert problem.startswith(f"{folder / 'one.txt'}: labels of 2 pictures lie beside them and are not read")
     assert str(tmp_path / "labels" / "one.txt") in problem
+
+
+def test_labels_beside_a_part_of_the_pictures_are_told_of(tmp_path: Path) -> None:
+    make(tmp_path / "a", {"one": f"0 {TRIANGLE}"})
+    make(tmp_path / "b", {"two": f"0 {TRIANGLE}", "three": ""})
+    beside = tmp_path / "b" / "images" / "two.txt"
+    (tmp_path / "b" / "labels" / "two.txt").rename(beside)
+    (problem,) = read(tmp_path / "a" / "images", tmp_path / "b" / "images").problems
+    assert problem.startswith(f"{beside}: labels of 1 picture lie beside")
 
 
 def test_pictures_with_one_label_file_together_are_told_of(tmp_path: Path) -> None:
@@ -264,3 +295,56 @@ def test_a_box_that_reaches_out_is_cut_and_told_of(tmp_path: Path) -> None:
         np.testing.assert_allclose(out.box, (0, 25, 70, 50), atol=1e-3)
         label = tmp_path / "labels" / "one.txt"
         assert dataset.notes == (("outside", f"{label}, line 3: the box reaches 0.15 out of 0..1 and is cut"),)
+
+
+def test_linked_folders_are_read_by_the_name_they_are_reached_by(tmp_path: Path) -> None:
+    elsewhere = make(tmp_path / "disk", {"one": f"0 {TRIANGLE}", "deep/two": f"1 {TRIANGLE}"})
+    (tmp_path / "disk" / "labels" / "one.txt").write_text(f"1 {TRIANGLE}")
+    images = tmp_path / "set" / "images"
+    images.mkdir(parents=True)
+    (images / "train").symlink_to(elsewhere)
+    (tmp_path / "set" / "labels" / "train" / "deep").mkdir(parents=True)
+    for name in ("one", "deep/two"):
+        (tmp_path / "set" / "labels" / "train" / f"{name}.txt").write_text(f"0 {TRIANGLE}")
+    dataset = read(images)
+    assert [sample.path for sample in dataset] == [images / "train" / "one.png", images / "train" / "deep" / "two.png"]
+    assert [truth.category for sample in dataset for truth in sample.truths] == [0, 0]
+    assert segx_dataset_formats()[0].detects(images)
+
+
+def test_links_in_circles_end_and_no_folder_is_read_twice(tmp_path: Path) -> None:
+    images = make(tmp_path / "set", {"train/one": "", "train/b/two": "", "val/three": ""})
+    (images / "train" / "a").symlink_to("b")
+    (images / "train" / "back").symlink_to("..")
+    (images / "train" / "self").symlink_to("self")
+    dataset = read(images / "train")
+    assert [sample.path.name for sample in dataset] == ["one.png", "two.png"]
+    assert [sample.path.parent.name for sample in dataset] == ["train", "b"]
+    assert any("back: the link leads back" in problem for problem in dataset.problems)
+
+
+def test_class_names_come_from_the_list_that_annotation_tools_write(tmp_path: Path) -> None:
+    images = make(tmp_path, {"one": f"1 {TRIANGLE}"})
+    assert read(images, names=None).names == {0: "class0", 1: "class1"}
+    (tmp_path / "classes.txt").write_text("007\n yes \n\n")
+    assert read(images, names=None).names == {0: "007", 1: "yes"}
+    assert read(images).names == NAMES
+
+
+def test_an_outline_that_is_cut_is_told_of_each_time(tmp_path: Path) -> None:
+    images = make(tmp_path, {"one": "", "two": "0 -0.2 0 0.2 0.4 0.2 0.8 -0.2 0.8"})
+    for _ in range(2):  # from the file, and from the cache
+        assert [line for kind, line in read(images).notes if kind == "outside"] == [
+            f"{tmp_path / 'labels' / 'two.txt'}, line 1: the outline reaches 0.2 out of 0..1 and is cut"
+        ]
+
+
+def test_a_list_of_another_machine_is_found_by_the_end_of_its_names(tmp_path: Path) -> None:
+    make(tmp_path, {"train/one": f"0 {TRIANGLE}", "train/two": "", "train/three": ""})
+    path = tmp_path / "train.txt"
+    path.write_text("data/images/train/one.png\nC:\\set\\images\\train\\two.png\nelsewhere/three.png\n")
+    dataset = read(path)
+    assert [sample.path.name for sample in dataset] == ["one.png", "two.png"]
+    assert len(dataset[0].truths) == 1
+    assert "2 pictures found by the end of the name alone" in dataset.notes[0][1]
+    assert "line 3" in dataset.problems[0]

@@ -8,7 +8,7 @@ import threading
 import time
 import tracemalloc
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -23,7 +23,14 @@ from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
 from segx_task_segment.training.augment import Picture
 from segx_task_segment.training.instances import Shapes
-from segx_task_segment.training.loader import LoaderSettings, Pictures, TrainLoader, make_loader, outline_of
+from segx_task_segment.training.loader import (
+    LoaderSettings,
+    Pictures,
+    TrainLoader,
+    make_loader,
+    outline_of,
+    require_masks,
+)
 from segx_task_segment.training.reading import DEFAULT_BYTES, DiskCache, MemoryCache, needed_bytes, read_for_training
 
 if TYPE_CHECKING:
@@ -169,6 +176,25 @@ def test_any_mask_ratio_that_fits_gives_whole_masks(squares: Squares, ratio: int
         height, width = batch.images.shape[2:]
         assert batch.masks.shape[1:] == (height // ratio, width // ratio)
         assert height % ratio == width % ratio == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("imgsz", "sizes"), [(32, [3, 2]), (64, [3, 1])])
+def test_a_picture_alone_in_its_batch_gets_company_where_it_is_as_small_as_the_stride(
+    squares: Squares, imgsz: int, sizes: list[int], workers: int
+) -> None:
+    found = [len(batch.images) for batch in batches(squares, batch=3, imgsz=imgsz, workers=workers)]
+    assert found == sizes
+
+
+def test_objects_without_a_mask_are_not_enough_to_train_on(squares: Squares) -> None:
+    options = TrainOptions(data="boxes.yaml")
+    require_masks(squares, options)
+    bare = [replace(truth, polygons=()) for truth in squares[0].truths]
+    crowd = replace(squares[0].truths[0], crowd=True)
+    sample = replace(squares[0], truths=(*bare, crowd))
+    with pytest.raises(DataError, match=r"boxes\.yaml: no object to train on has a mask"):
+        require_masks([sample], options)  # type: ignore[arg-type]  # no more of a data set is looked at
 
 
 def test_closed_epochs_are_without_mosaic_mixup_and_copy_paste(squares: Squares) -> None:

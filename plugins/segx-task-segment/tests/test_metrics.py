@@ -456,6 +456,24 @@ def test_everything_that_was_written_is_named_the_report_first(tmp_path: Path) -
     assert json.loads((tmp_path / "metrics.json").read_text())["files"] == [str(path) for path in metrics.files]
 
 
+def test_names_of_classes_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    legends: list[Any] = []
+    png = charts._png
+
+    def note(figure: Any) -> bytes:
+        legends.append(figure.axes[0].get_legend())
+        return png(figure)
+
+    monkeypatch.setattr(charts, "_png", note)
+    names = {0: "coin_$1_$2", 1: "_hidden"}
+    evaluator = SegmentEvaluator(names)
+    evaluator.update(sample(square(5, 5, 20), square(40, 10, 12, 1)), found((5, 5, 20, 0, 0.9)).replace(names=names))
+    draw_charts(evaluator.finish())
+    texts = legends[1].get_texts()
+    assert [text.get_text().strip() for text in texts[:2]] == ["coin_$1_$2", "_hidden"]
+    assert not any(text.get_parse_math() for text in texts)
+
+
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Axes of each chart as it is drawn: its lines' colours and its words."""

@@ -86,7 +86,7 @@ def test_labels_are_counted_as_they_are_trained_on() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_labels_are_drawn(tmp_path: Path, count: int) -> None:
-    pictures = SegmentPictures(names={**NAMES, 2: "\u9bea"})
+    pictures = SegmentPictures(names={**NAMES, 2: "\u9bea", 3: "coin_$1_$2"})
     path = pictures.labels([sample(0, 1)] * count, tmp_path / "labels.png")
     assert min(cv2.imread(str(path)).shape[:2]) > 500
 

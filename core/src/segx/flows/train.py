@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact
-from segx.data import open_dataset
+from segx.data import open_splits, shared_images
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.export import check, export
+from segx.flows.tally import tell
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import WEIGHTS, Record, Splits, plain
-from segx.flows.val import measure, measure_into, tell_problems
+from segx.flows.val import measure, measure_into
 from segx.interfaces import TrainJob
 from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
 from segx.processes import is_first_process
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Dataset, LoadReport, Metrics, ModelBackend, ModelSession, Session, Trained
+    from segx.interfaces import Dataset, LoaderMaker, LoadReport, Metrics, ModelBackend, ModelSession, Session, Trained
     from segx.registry import Registry
 
 logger = logging.getLogger("segx.train")
@@ -37,7 +38,7 @@ REMEMBERED = "train"
 """Where a checkpoint's settings hold the options it was trained with."""
 _FINGERPRINT = "fingerprint"
 _PLACE = ("project", "name", "exist_ok")
-_LESSON = ("classes", "single_cls")
+_LESSON = ("classes", "single_cls", "crowds")
 """What a run is about: with others its figures could not be compared any more."""
 
 
@@ -93,6 +94,7 @@ def train(
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _tell_transfer(report, splits.names)
     task: Any = registry.load_task(session.info.task)
+    loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,
         model=model,
@@ -102,7 +104,7 @@ def train(
         registry=registry,
     )
     backend: Any = registry.load_backend(registry.backend_for("pt"))
-    job = make_job(session, options, splits, record, registry)
+    job = make_job(session, options, splits, record, registry, loader=loader)
     with _told(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
         record.trained(trained.rows)
@@ -150,32 +152,38 @@ def whole_strides(imgsz: int, stride: int) -> int:
 def lasting(data: str) -> str:
     """Return the name of a data set by which it is found from any folder: that of a file is made absolute."""
     path = Path(data).expanduser()
-    return str(path.resolve()) if path.exists() else data
+    return str(path.absolute()) if path.exists() else data
 
 
 def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
     """Return the data of a run, checked; those that are not here are downloaded only when ``fetch``.
 
     Raises:
-        DataError: A split is missing or empty, the splits name other classes, or there is no object to learn from or
+        DataError: A split is missing or empty, or there is no object to learn from or
             to be measured by.
         UsageError: ``classes`` names one that the data do not have.
     """
     data = str(options.data)
-    train, val = (open_dataset(data, split, fetch=fetch) for split in ("train", "val"))
+    opened = open_splits(data, ("train", "val"), fetch=fetch, crowds=options.crowds == "objects")
+    train, val = (opened.splits[split].dataset for split in ("train", "val"))
     if not len(train) or not len(val):
         which = "training" if not len(train) else "validation"
         raise DataError(f"{data}: the {which} split holds no pictures")
-    if dict(train.names) != dict(val.names):
-        raise DataError(f"{data}: the training and validation splits name different classes")
+    for note in opened.notes:
+        logger.warning("%s", note)
     names = {0: "object"} if options.single_cls else dict(train.names)
     wanted = None if options.classes is None else set(options.classes)
     if wanted is not None and not wanted <= set(train.names):
         raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
     count = max(math.ceil(options.fraction * len(train)), 1)
     indices = [index * len(train) // count for index in range(count)]
-    tell_problems(train.problems)
-    tell_problems(val.problems)
+    tell("train", train)
+    tell("val", val)
+    same = len(shared_images(train, val))
+    if same:
+        them = "the" if same == len(val) else f"{same} of the {len(val)}"
+        logger.warning("%s validation images are the same as training images: figures tell little of others", them)
+        logger.warning("segx data split data=%s output=FOLDER divides them", data)
     for which, split, used in (("training", train, indices), ("validation", val, range(len(val)))):
         if not any(_counts(split, index, wanted) for index in used):
             of = "" if wanted is None else f" of classes {sorted(wanted)}"
@@ -199,12 +207,16 @@ def try_export(session: ModelSession, name: str, registry: Registry) -> None:
 
 
 def make_job(
-    session: ModelSession, options: TrainOptions, splits: Splits, record: Record, registry: Registry
+    session: ModelSession,
+    options: TrainOptions,
+    splits: Splits,
+    record: Record,
+    registry: Registry,
+    *,
+    loader: LoaderMaker,
 ) -> TrainJob:
     """Return what the trainer needs of the rest of segx."""
-    task: Any = registry.load_task(session.info.task)
     architecture = registry.load_architecture(session.info.architecture)
-    loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
     settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:
@@ -232,6 +244,7 @@ def val_options(options: TrainOptions) -> ValOptions:
         batch=min(options.batch, 16) if options.batch > 0 else 16,
         single_cls=options.single_cls,
         classes=options.classes,
+        crowds=options.crowds,
         plots=options.plots,
     )
 

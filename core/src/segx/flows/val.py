@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.data import open_dataset
+from segx.data import open_splits
 from segx.errors import DataError, UsageError
 from segx.flows.inputs import InputPlan, Wish, by, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
+from segx.flows.tally import tell, tell_problems
 from segx.interfaces import Measurement
 from segx.pictures import picture_of
 from segx.runs import Run, Step, make_run_folder
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 _STAGES = ("preprocess", "inference", "postprocess")
 _BATCH = 16
 _FIRST = 10
-"""Problems that are told one by one; the others are counted."""
+"""Classes that are told one by one."""
 
 
 def val(session: Session, options: ValOptions, *, model: str, registry: Registry, lanes: int = 1) -> Metrics:
@@ -59,8 +60,16 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
     """
     named = bool(options.data)
     options = with_remembered(options, session.info.settings)
-    dataset = open_dataset(str(options.data), options.split, images=options.images, registry=registry, fetch=named)
-    tell_problems(dataset.problems)
+    opened = open_splits(
+        str(options.data),
+        (options.split,),
+        images=options.images,
+        registry=registry,
+        fetch=named,
+        crowds=options.crowds == "objects",
+    )
+    dataset = opened.splits[options.split].dataset
+    tell(options.split, dataset)
     writes = options.plots or options.save_json or options.save_txt
     folder = None
     if writes:
@@ -90,6 +99,7 @@ def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOpti
         data=str(settings["data"]),
         single_cls=options.single_cls or bool(began.get("single_cls")),
         classes=options.classes if options.classes is not None else began.get("classes"),
+        crowds="objects" if began.get("crowds") == "objects" else options.crowds,
     )
 
 
@@ -411,6 +421,8 @@ def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: D
         "precision": "fp16" if options.half else session.info.precision,
         "data_hash": dataset.fingerprint,
     }
+    if options.crowds != "ignore":
+        settings["crowds"] = options.crowds
     for name in ("single_cls", "agnostic_nms", "classes"):
         if getattr(options, name):
             settings[name] = getattr(options, name)
@@ -419,11 +431,3 @@ def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: D
 
 def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").split())
-
-
-def tell_problems(problems: Sequence[str]) -> None:
-    """Tell of the first problems of the data one by one, and how many more there are."""
-    for problem in problems[:_FIRST]:
-        logger.warning("%s", problem)
-    if len(problems) > _FIRST:
-        logger.warning("... and %d more; segx data check lists them all", len(problems) - _FIRST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import reprlib
 from array import array
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from segx import rle
+from segx.outlines import encloses
 from segx.truths import TruthTable, starts_of
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +28,11 @@ _FURTHEST = 1e9
 MOST_PIXELS = 1 << 31
 """A picture with more could not be read."""
 _NUMBERS = frozenset({int, float})
+_TRUTHS = {"0": 0, "1": 1, "false": 0, "true": 1}
+_ROUNDED = 3.0
+"""Pixels that the edges of a box may lie beside those of its outline, whatever its size."""
+_AGREE = 0.5
+"""IoU with the box of the outline below which a stated box is another one's."""
 _IDS = range(-(1 << 63), 1 << 63)
 
 
@@ -40,7 +48,6 @@ class _Object:
     category: int
     crowd: bool
     area: float
-    number: int
     box: tuple[float, float, float, float]
     parts: Sequence[array[float]]
     counts: bytes
@@ -58,6 +65,7 @@ class AnnotationColumns:
         problems: What was left out: the annotation and the reason.
         notes: What was kept otherwise than it is written: the annotation and how.
         texts: How many ids are written as text.
+        fractions: How many are written as fractions that are whole.
     """
 
     def __init__(
@@ -69,10 +77,11 @@ class AnnotationColumns:
     ) -> None:
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self.texts = 0
+        self.texts = self.fractions = 0
         self._pictures, self._categories = pictures, categories
         self._sizes = sizes.tolist()
         self._seen: set[int] = set()
+        self._unnumbered: list[int] = []
         self._picture, self._category, self._crowd = array("q"), array("i"), array("b")
         self._area, self._id, self._box = array("d"), array("q"), array("d")
         self._parts, self._points, self._xy = array("q"), array("q"), array("d")
@@ -80,65 +89,72 @@ class AnnotationColumns:
 
     def add(self, annotation: Any, position: int) -> None:
         """Take one annotation, or name what is wrong with it."""
-        number = annotation.get("id", position) if isinstance(annotation, dict) else position
-        if isinstance(number, str):
-            self.texts += 1
-            whole = number_in(number)
-            number = -position if whole is None else whole
-        called = f"annotation {number}" if is_id(number) and number >= 0 else f"annotation no. {position}"
+        number = self._number(annotation, position)
+        called = f"annotation no. {position}" if number is None or number < 0 else f"annotation {number}"
         before = len(self.notes)
         try:
-            self._append(self._checked(annotation, number, called))
+            self._append(self._checked(annotation, called), number)
         except _BadError as reason:
             self.problems += [*self.notes[before:], f"{called}: {reason}"]
             del self.notes[before:]
 
-    def _checked(self, annotation: Any, number: Any, called: str) -> _Object:
-        """Return an annotation with every value checked and converted; nothing is kept before all of it holds."""
+    def _number(self, annotation: Any, position: int) -> int | None:
+        """Return the id of an annotation, or None where it has none of its own: no mask depends on it."""
+        number = annotation.get("id") if isinstance(annotation, dict) else None
+        if isinstance(number, str):
+            self.texts += 1
+            whole = number_in(number)
+            return -position if whole is None else whole
+        if isinstance(number, float) and number.is_integer():
+            self.fractions += 1
+            number = int(number)
+        return number if is_id(number) else None
+
+    def _checked(self, annotation: Any, called: str) -> _Object:
+        """Return an annotation with every value checked and converted; nothing is kept before all of it holds.
+
+        The outline and the class decide: whatever else is wrong is derived from them, and noted.
+        """
         if not isinstance(annotation, dict):
             msg = "is not a mapping"
             raise _BadError(msg)
-        if not is_id(number) or number in self._seen:
-            msg = (
-                "its id is there twice" if is_id(number) else f"its id {shown(number)} is not a whole number of 64 bits"
-            )
-            raise _BadError(msg)
         picture = self._position(self._pictures, annotation, "image_id", "image", "images")
         category = self._position(self._categories, annotation, "category_id", "category", "categories")
-        box = _box(annotation.get("bbox"))
         segmentation = annotation.get("segmentation") or []
+        if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
+            (segmentation,) = segmentation  # an RLE in a list
         parts: Sequence[array[float]] = ()
         counts, frame = b"", (0, 0)
         if isinstance(segmentation, dict):
-            counts, frame = _counts(segmentation, self._sizes[picture])
+            counts, frame, rounded = _counts(segmentation, self._sizes[picture])
+            if rounded:
+                self.notes.append(f"{called}: its run lengths are fractions: read as whole numbers")
         elif isinstance(segmentation, list):
             parts = self._polygons(segmentation, called)
         else:
             msg = f"its segmentation is a {type(segmentation).__name__}"
             raise _BadError(msg)
-        if box is None:
-            box = _box_of(parts, counts, frame)
-        if box is None or box[2] <= 0 or box[3] <= 0:
-            msg = "has no bbox, polygon or RLE that holds" if box is None else "its box is empty"
-            raise _BadError(msg)
         return _Object(
             picture=picture,
             category=category,
-            crowd=_crowd(annotation.get("iscrowd")),
-            area=self._area_of(annotation.get("area"), called),
-            number=number,
-            box=box,
+            crowd=self._crowd_of(annotation.get("iscrowd"), called),
+            area=self._area_of(annotation.get("area"), called, outlined=bool(parts or counts)),
+            box=self._box_of(annotation.get("bbox"), _box_around(parts, counts, frame), self._sizes[picture], called),
             parts=parts,
             counts=counts,
         )
 
-    def _append(self, item: _Object) -> None:
-        self._seen.add(item.number)
+    def _append(self, item: _Object, number: int | None) -> None:
+        if number is None or number in self._seen:
+            self._unnumbered.append(len(self._id))
+            number = 0
+        else:
+            self._seen.add(number)
         self._picture.append(item.picture)
         self._category.append(item.category)
         self._crowd.append(item.crowd)
         self._area.append(item.area)
-        self._id.append(item.number)
+        self._id.append(number)
         self._box.extend(item.box)
         self._parts.append(len(item.parts))
         for part in item.parts:
@@ -149,28 +165,62 @@ class AnnotationColumns:
 
     def _polygons(self, polygons: list[Any], called: str) -> list[array[float]]:
         """Return the parts that hold, and name the others."""
-        if type(polygons[0] if polygons else None) in _NUMBERS:
-            polygons = [polygons]
-        taken, area = [], 0.0
+        polygons, paired = _rings(polygons)
+        if paired:
+            self.notes.append(f"{called}: its outline is written as pairs: read as x, y of each point")
+        taken = []
         for part, polygon in enumerate(polygons, start=1):
             try:
                 taken.append(_polygon(polygon))
-                area += _ring_area(taken[-1])
             except _BadError as reason:
                 self.notes.append(f"{called}: part {part}: {reason}; the part is left out")
-        if taken and area == 0:
+        if taken and not any(_turns(part) or encloses(np.array(part).reshape(-1, 2)) for part in taken):
             msg = "its polygon has no area"
             raise _BadError(msg)
         return taken
 
-    def _area_of(self, area: Any, called: str) -> float:
+    def _area_of(self, area: Any, called: str, *, outlined: bool) -> float:
         """Return a stated area; NaN, which has it measured, where none is stated or it cannot be one."""
         if area is None:
             return math.nan
-        if type(area) in _NUMBERS and 0 <= area <= _FURTHEST**2:
+        if type(area) in _NUMBERS and 0 <= area <= _FURTHEST**2 and (area or not outlined):
             return float(area)
         self.notes.append(f"{called}: its area {shown(area)} cannot be one: it is measured instead")
         return math.nan
+
+    def _crowd_of(self, value: Any, called: str) -> bool:
+        if value is None or (isinstance(value, int | float) and value in {0, 1}):
+            return bool(value)
+        if isinstance(value, str) and value.strip().lower() in _TRUTHS:
+            self.notes.append(f"{called}: its iscrowd {shown(value)} is text: read as {_TRUTHS[value.strip().lower()]}")
+            return bool(_TRUTHS[value.strip().lower()])
+        self.notes.append(f"{called}: its iscrowd {shown(value)} is neither 0 nor 1: taken for 0")
+        return False
+
+    def _box_of(
+        self, bbox: Any, outline: tuple[float, float, float, float] | None, size: list[int], called: str
+    ) -> tuple[float, float, float, float]:
+        """Return the box that is stated; that of the outline where none is, or one that cannot be the outline's."""
+        try:
+            box = _stated_box(bbox)
+        except _BadError as reason:
+            if outline is None:
+                raise
+            self.notes.append(f"{called}: {reason}: that of the outline is taken instead")
+            return outline
+        if box is None and outline is None:
+            msg = "has no bbox, polygon or RLE that holds"
+            raise _BadError(msg)
+        if box is None or outline is None:
+            x, y, width, height = box or outline or (0, 0, 0, 0)
+            if width < 0 or height < 0:
+                self.notes.append(f"{called}: its bbox has negative sides: taken the other way round")
+                return min(x, x + width), min(y, y + height), abs(width), abs(height)
+            return x, y, width, height
+        if not _agree(box, outline, size):
+            self.notes.append(f"{called}: its bbox {shown(bbox)} is not that of its outline, which is taken instead")
+            return outline
+        return box
 
     def _position(self, known: Mapping[Any, int], annotation: dict[str, Any], key: str, what: str, those: str) -> int:
         """Return the position of the picture or the category that an annotation names, as a number or as text."""
@@ -184,6 +234,18 @@ class AnnotationColumns:
             raise _BadError(msg)
         return position
 
+    def _numbered(self) -> NDArray[np.int64]:
+        """Return the ids; those that are missing or there twice are given anew, above all others."""
+        if self.fractions:
+            self.notes.append(f"{counted(self.fractions, 'annotation id')} written as fractions: read as whole numbers")
+        number = np.array(self._id, np.int64)
+        if self._unnumbered:
+            what = f"{counted(len(self._unnumbered), 'annotation')} without an id, or with one that is there twice"
+            self.notes.append(f"{what}: numbered anew")
+            top = min(max(self._seen, default=0), _IDS.stop - 1 - len(self._unnumbered))
+            number[self._unnumbered] = top + 1 + np.arange(len(self._unnumbered))
+        return number
+
     def table(self) -> TruthTable:
         """Return the annotations taken, grouped by picture, in the order they came."""
         picture = np.array(self._picture, np.int64)
@@ -192,7 +254,7 @@ class AnnotationColumns:
             category=np.array(self._category, np.int32),
             crowd=np.array(self._crowd, np.bool_),
             area=np.array(self._area, np.float64),
-            id=np.array(self._id, np.int64),
+            id=self._numbered(),
             box=np.array(self._box, np.float64).reshape(-1, 4),
             parts=starts_of(np.array(self._parts, np.int64)),
             points=starts_of(np.array(self._points, np.int64)),
@@ -222,11 +284,27 @@ def is_id(value: Any) -> TypeGuard[int]:
     return type(value) is int and value in _IDS
 
 
-def _crowd(value: Any) -> bool:
-    if value is not None and not (isinstance(value, int | float) and value in {0, 1}):
-        msg = f"its iscrowd {shown(value)} is neither 0 nor 1"
-        raise _BadError(msg)
-    return bool(value)
+def _rings(polygons: list[Any]) -> tuple[list[Any], bool]:
+    """Return an outline as a list of x1, y1, x2, y2, ..., and whether it is written in pairs of numbers."""
+    if type(polygons[0] if polygons else None) in _NUMBERS:
+        return [polygons], False
+    if _is_pairs(polygons):
+        return [[value for pair in polygons for value in pair]], True
+    paired = [_is_pairs(ring) for ring in polygons]
+    rings = [
+        [value for pair in ring for value in pair] if pairs else ring
+        for ring, pairs in zip(polygons, paired, strict=True)
+    ]
+    return rings, any(paired)
+
+
+def _is_pairs(ring: Any) -> bool:
+    """Say whether a ring is three pairs of numbers or more."""
+    return (
+        isinstance(ring, list)
+        and len(ring) > _FEWEST_NUMBERS // 2 - 1
+        and all(isinstance(pair, list) and len(pair) == 2 and _NUMBERS.issuperset(map(type, pair)) for pair in ring)
+    )
 
 
 def _polygon(polygon: Any) -> array[float]:
@@ -250,36 +328,74 @@ def _check_range(values: Sequence[float]) -> None:
         raise _BadError(msg)
 
 
-def _ring_area(polygon: Sequence[float]) -> float:
-    """Return the area a ring encloses, in square pixels (shoelace formula)."""
+def _turns(polygon: Sequence[float]) -> bool:
+    """Say quickly of nearly all that enclose anything that they do: the shoelace formula gives an area."""
     x, y = polygon[0::2], polygon[1::2]
-    return abs(math.fsum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x)))) / 2
+    twice = abs(math.fsum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x))))
+    return twice > 1e-6 * (max(x) - min(x)) * (max(y) - min(y))  # else it may be what rounding leaves of a line
 
 
-def _box(bbox: Any) -> tuple[float, float, float, float] | None:
-    """Return a bbox of four numbers; None where the annotation has none."""
+def _stated_box(bbox: Any) -> tuple[float, float, float, float] | None:
+    """Return a bbox of four numbers, with sides that may run the other way; None where the annotation has none."""
     if bbox is None or bbox == []:
         return None
-    if not isinstance(bbox, list) or len(bbox) != 4 or not _NUMBERS.issuperset(map(type, bbox)):
+    values = [_plain_number(value) for value in bbox] if isinstance(bbox, list) and len(bbox) == 4 else [None]
+    if None in values:
         msg = f"its bbox {shown(bbox)} is not x, y, width, height"
         raise _BadError(msg)
+    x, y, width, height = (value for value in values if value is not None)
     try:
-        _check_range(bbox)
+        _check_range((x, y, width, height))
     except _BadError as reason:
         msg = f"its bbox {reason}"
         raise _BadError(msg) from None
-    return float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
+    if not width or not height:
+        msg = "its box is empty"
+        raise _BadError(msg)
+    return float(x), float(y), float(width), float(height)
 
 
-def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple[int, int]]:
-    """Return the compressed counts of an RLE, compressed or plain, that fills its picture; its height and width."""
+def _plain_number(value: Any) -> float | None:
+    """Return a number, also one written as text."""
+    if type(value) in _NUMBERS:
+        return value  # type: ignore[no-any-return]  # an int may be too large for a float
+    if isinstance(value, str) and value.isascii() and "_" not in value:
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return None
+
+
+def _agree(box: tuple[float, float, float, float], outline: tuple[float, float, float, float], size: list[int]) -> bool:
+    """Say whether a stated box may be that of an outline, as far as tools round and cut at the picture's edges."""
+    one, other = _edges(box), _edges(outline)
+    if size[0]:
+        limits = (size[1], size[0]) * 2
+        other = tuple(min(max(edge, 0.0), limit) for edge, limit in zip(other, limits, strict=True))
+    if max(abs(a - b) for a, b in zip(one, other, strict=True)) <= _ROUNDED:
+        return True
+    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    both = max(width, 0.0) * max(height, 0.0)
+    sides = [(edges[2] - edges[0]) * (edges[3] - edges[1]) for edges in (one, other)]
+    return box[2] > 0 and box[3] > 0 and both >= _AGREE * (sum(sides) - both)
+
+
+def _edges(box: tuple[float, float, float, float]) -> tuple[float, ...]:
+    return box[0], box[1], box[0] + box[2], box[1] + box[3]
+
+
+def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple[int, int], bool]:
+    """Return the compressed counts of an RLE, compressed or plain, that fills its picture; its height and width.
+
+    The last says whether its run lengths are written as fractions.
+    """
     for part in ("counts", "size"):
         if part not in segmentation:
             msg = f"its RLE has no {part}"
             raise _BadError(msg)
     height, width = _frame(segmentation["size"])
     try:
-        counts = rle.counts_of(_run_lengths(segmentation["counts"]))
+        runs = _run_lengths(segmentation["counts"])
+        counts = rle.counts_of(runs)
     except OverflowError as error:
         msg = "its RLE has a run longer than any picture"
         raise _BadError(msg) from error
@@ -301,7 +417,7 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple
     if not counts[1::2].any():
         msg = "its RLE is empty"
         raise _BadError(msg)
-    return rle.compress(counts), (height, width)
+    return rle.compress(counts), (height, width), runs is not segmentation["counts"]
 
 
 def _frame(size: Any) -> tuple[int, int]:
@@ -320,19 +436,22 @@ def _run_lengths(counts: Any) -> Any:
         raise ValueError(msg)
     if isinstance(counts, str) or (isinstance(counts, list) and set(map(type, counts)) == {int}):
         return counts
+    if isinstance(counts, list) and all(
+        type(run) is int or (isinstance(run, float) and run.is_integer()) for run in counts
+    ):
+        return [int(run) for run in counts]
     msg = f"counts are {shown(counts)}"
     raise ValueError(msg)
 
 
-def _box_of(
+def _box_around(
     parts: Sequence[Sequence[float]], counts: bytes, frame: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """Return the box of polygons or of an RLE, for an annotation that has none."""
+    """Return the box of polygons or of an RLE; None where there is neither."""
     if parts:
         x = [value for part in parts for value in part[0::2]]
         y = [value for part in parts for value in part[1::2]]
         return min(x), min(y), max(x) - min(x), max(y) - min(y)
     if counts:
-        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(counts), *frame)
-        return float(left), float(top), float(bitmap.shape[1]), float(bitmap.shape[0])
+        return rle.box(rle.counts_of(counts), frame[0])
     return None

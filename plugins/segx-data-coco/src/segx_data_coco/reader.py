@@ -6,11 +6,13 @@ annotations are checked one by one, a bad one is named and only it is left out.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import re
-from collections import defaultdict
+import urllib.parse
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -19,7 +21,7 @@ import numpy as np
 from segx import index_cache, rle
 from segx.errors import DataError
 from segx.image_header import image_shape
-from segx.truths import TableDataset, TruthTable
+from segx.truths import TableDataset, TruthTable, starts_of
 from segx.words import counted
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "coco/3"
+_LAYOUT = "coco/5"
 """Part of every key in the cache; changed whenever what is stored changes."""
 _LARGEST_CATEGORY = 1 << 31
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -77,8 +79,11 @@ class CocoReader:
         Raises:
             DataError: A file is no COCO data set, or its pictures are not to be found.
         """
-        parts = [_dataset(read_file(path), source) for path in source.entries]
-        whole = parts[0] if len(parts) == 1 else _join(parts, source)
+        files = [read_file(path) for path in source.entries]
+        if source.names is None and len(files) > 1:
+            source = dataclasses.replace(source, names=_names_of(files))
+        parts = [_dataset(file, source) for file in files]
+        whole = _with_images_once(parts[0] if len(parts) == 1 else _join(parts))
         if not len(whole):
             raise DataError(f"{source.split} of {source.origin} holds no pictures")
         return whole
@@ -103,19 +108,70 @@ def read_file(path: Path) -> CocoFile:
     return read
 
 
-def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
-    """Return the folder that the pictures of a COCO JSON lie in.
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Where the images of a JSON lie: the file of each, or None; how many are found by the end of their name alone."""
+
+    files: Sequence[Path | None]
+    by_tail: Sequence[tuple[str, Path]]
+
+
+def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> _Places:
+    """Return where the images of a COCO JSON lie: by their names in the likeliest folder, else by the ends of these.
 
     Raises:
-        DataError: None holds any of the first pictures; every folder tried is listed.
+        DataError: None is found; every folder tried is listed.
     """
     tried = [images] if images is not None else image_folders(path)
-    probe = file_names[:20]
-    for folder in tried:
-        if any(os.path.isfile(folder / name) for name in probe):  # noqa: PTH113 - never raises, whatever the name
-            return folder
-    listed = "\n    ".join(str(folder / probe[0]) for folder in tried)
-    raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
+    folders = _Folders()
+    folder = next((folder for folder in tried if any(folders.hold(folder / name) for name in file_names[:20])), None)
+    found: list[Path | None] = [None] * len(file_names)
+    if folder is not None:
+        found = [folder / name if folders.hold(folder / name) else None for name in file_names]
+    by_tail = _found_by_tail(
+        [name for name, place in zip(file_names, found, strict=True) if place is None], tried, folders
+    )
+    taken = Counter([*by_tail.values(), *(place for place in found if place is not None)])
+    by_tail = {name: place for name, place in by_tail.items() if taken[place] == 1}  # else it may be another image's
+    if folder is None and not by_tail:
+        listed = "\n    ".join(str(folder / file_names[0]) for folder in tried)
+        raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
+    return _Places(
+        files=[place or by_tail.get(name) for name, place in zip(file_names, found, strict=True)],
+        by_tail=list(by_tail.items()),
+    )
+
+
+class _Folders:
+    """What lies in folders, each listed once."""
+
+    def __init__(self) -> None:
+        self._listings: dict[str, set[str]] = {}
+
+    def hold(self, path: Path) -> bool:
+        """Say whether there is such a file."""
+        parent, name = os.path.split(path)
+        if parent not in self._listings:
+            try:
+                with os.scandir(parent) as scan:
+                    self._listings[parent] = {entry.name for entry in scan if _is_file(entry)}
+            except (OSError, ValueError):  # no such folder, or no such name
+                self._listings[parent] = set()
+        return name in self._listings[parent]
+
+
+def _found_by_tail(names: Sequence[str], folders: Sequence[Path], listed: _Folders) -> dict[str, Path]:
+    """Return the files that names of another machine mean: their last parts, either slash, quoted as in addresses."""
+    found = {}
+    for name in names:
+        for written in dict.fromkeys((name, urllib.parse.unquote(name))):
+            parts = [part for part in written.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
+            tails = ((folder, parts[start:]) for start in range(len(parts)) for folder in folders)
+            place = next((folder.joinpath(*t) for folder, t in tails if listed.hold(folder.joinpath(*t))), None)
+            if place is not None:
+                found[name] = place
+                break
+    return found
 
 
 def image_folders(path: Path) -> list[Path]:
@@ -146,6 +202,7 @@ def _parse(path: Path, digest: str) -> CocoFile:
     )
     for position, annotation in enumerate(content["annotations"], start=1):
         columns.add(annotation, position)
+    table = columns.table()
     if columns.texts:
         notes.append(f"{counted(columns.texts, 'id')} of annotations, or in them, written as text: read as numbers")
     return CocoFile(
@@ -154,7 +211,7 @@ def _parse(path: Path, digest: str) -> CocoFile:
         files=files,
         ids=ids,
         sizes=sizes,
-        table=columns.table(),
+        table=table,
         category_names=category_names,
         category_ids=category_ids,
         problems=[f"{path}: {problem}" for problem in (*problems, *columns.problems)],
@@ -194,6 +251,8 @@ def _categories(categories: list[Any], path: Path, notes: list[str]) -> tuple[li
         number, name = (item.get("id"), item.get("name")) if isinstance(item, dict) else (None, None)
         if isinstance(number, str) and (whole := number_in(number)) is not None:
             number, texts = whole, texts + 1
+        elif isinstance(number, float) and number.is_integer():
+            number = int(number)
         if _is_text(number):
             hint = "number the categories, there and in every category_id"
             raise DataError(f"{path}: category no. {position} has the id {shown(number)}, not a number", hint=hint)
@@ -216,14 +275,14 @@ def _pictures(
     files: list[str] = []
     ids: dict[int | str, None] = {}
     sizes: list[tuple[int, int]] = []
-    problems = []
+    problems, several = _several_images(images)
     for position, item in enumerate(images, start=1):
-        number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+        number, name = _id_and_name(item)
         if not (is_id(number) or _is_text(number)) or not _is_text(name):
             problems.append(f"image no. {position}: has no id or no file_name")
         elif number in ids:
-            problems.append(f"image {number}: the id is there twice")
-        else:
+            notes.append(f"image {number}: it is there twice, and read once")
+        elif number not in several:
             height, width = item.get("height"), item.get("width")
             if not _is_size(height, width):
                 if (height, width) != (None, None):
@@ -238,6 +297,27 @@ def _pictures(
     return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
 
 
+def _id_and_name(item: Any) -> tuple[Any, Any]:
+    """Return id and file name of an image as they are written; 1.0, as tables of numbers write it, is 1."""
+    number, name = (item.get("id"), item.get("file_name")) if isinstance(item, dict) else (None, None)
+    return (int(number) if isinstance(number, float) and number.is_integer() else number), name
+
+
+def _several_images(images: list[Any]) -> tuple[list[str], set[int | str]]:
+    """Return a line for each id that several images have, and the ids: nothing says whose their annotations are."""
+    names: defaultdict[int | str, dict[str, None]] = defaultdict(dict)
+    for item in images:
+        number, name = _id_and_name(item)
+        if (is_id(number) or _is_text(number)) and _is_text(name):
+            names[number][name] = None
+    several = {number: list(files) for number, files in names.items() if len(files) > 1}
+    told = [
+        f"image {number}: {len(files)} images have this id ({', '.join(files[:3])}): left out with its annotations"
+        for number, files in several.items()
+    ]
+    return told, set(several)
+
+
 def _is_text(value: Any) -> TypeGuard[str]:
     """Say whether a value is a text that can name a file and be written down: JSON can hold halves of characters."""
     return isinstance(value, str) and bool(value) and "\0" not in value and not _HALVES.search(value)
@@ -250,24 +330,31 @@ def _is_size(height: Any, width: Any) -> bool:
 
 def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
     """Return a JSON as a data set: pictures found, categories numbered as the definition numbers them."""
-    folder = find_images(read.path, read.files, source.images)
-    there, missing = _existing(folder, read.files)
-    sizes, unreadable = _known_sizes(folder, read, there)
+    places = find_images(read.path, read.files, source.images)
+    found = {index: place for index, place in enumerate(places.files) if place is not None}
+    sizes, unreadable = _known_sizes(read, found)
+    there, missing = list(found), [index for index in range(len(read.files)) if index not in found]
     there = [index for index in there if index not in unreadable]
-    table, files, ids = read.table, read.files, read.ids
+    table, ids = read.table, read.ids
+    likely = source.images or next(iter(found.values())).parent
     problems = [
         *read.problems,
-        *(f"{read.path}: {folder / read.files[index]}: not there" for index in missing),
+        *(f"{read.path}: {likely / read.files[index]}: not there" for index in missing),
         *(f"{read.path}: {reason}" for reason in unreadable.values()),
     ]
-    if len(there) < len(files):
+    if len(there) < len(read.files):
         table = table.keep_pictures(there)
-        files, ids, sizes = [files[i] for i in there], [ids[i] for i in there], sizes[there]
-    if not files:
+        ids, sizes = [ids[i] for i in there], sizes[there]
+    if not there:
         raise DataError(f"{read.path}: none of its pictures can be read", hint=problems[-1])
     table, wrong = _with_fitting_masks(table, sizes, read.sizes[there, 0] == 0)
     problems += [f"{read.path}: {reason}" for reason in wrong]
-    paths = [folder / name for name in files]
+    paths = [found[index] for index in there]
+    notes = list(read.notes)
+    if places.by_tail:
+        name, place = places.by_tail[0]
+        count = counted(len(places.by_tail), "image")
+        notes.append(f"{read.path}: {count} found by the end of the name alone: {name!r} is {place}")
     names, numbers, category_ids = _numbering(read, source)
     category = numbers[table.category]
     if (category < 0).any():
@@ -283,37 +370,27 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
         names=names,
         category_ids=category_ids,
         problems=tuple(problems),
-        notes=tuple(("mended", note) for note in read.notes),
+        notes=tuple(("mended", note) for note in notes),
         fingerprint=read.digest,
     )
 
 
-def _existing(folder: Path, files: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Return the numbers of the pictures that are there and of those that are not, listing each folder once."""
-    listings: dict[str, set[str]] = {}
-    there: list[int] = []
-    missing: list[int] = []
-    for index, name in enumerate(files):
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            try:
-                with os.scandir(folder / parent) as scan:
-                    listings[parent] = {entry.name for entry in scan if entry.is_file()}
-            except (OSError, ValueError):  # no such folder, or no such name
-                listings[parent] = set()
-        (there if base in listings[parent] else missing).append(index)
-    return there, missing
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle
+        return False
 
 
-def _known_sizes(folder: Path, read: CocoFile, there: Sequence[int]) -> tuple[NDArray[np.int32], dict[int, str]]:
+def _known_sizes(read: CocoFile, found: Mapping[int, Path]) -> tuple[NDArray[np.int32], dict[int, str]]:
     """Return the sizes with those that the JSON leaves out taken from the pictures, and why some cannot be."""
-    unknown = [index for index in there if not read.sizes[index, 0]]
+    unknown = [index for index in found if not read.sizes[index, 0]]
     if not unknown:
         return read.sizes, {}
     filled, unreadable = read.sizes.copy(), {}
     for index in unknown:
         try:
-            filled[index] = image_shape(folder / read.files[index])
+            filled[index] = image_shape(found[index])
         except DataError as error:
             unreadable[index] = error.message
     return filled, unreadable
@@ -359,24 +436,82 @@ def _by_name(category_names: Sequence[str], names: Mapping[int, str]) -> NDArray
     return np.array(found, np.int64)
 
 
-def _join(parts: Sequence[TableDataset], source: DatasetSource) -> TableDataset:
-    """Return several files as one data set; they must agree on classes and not share a picture."""
+def _names_of(files: Sequence[CocoFile]) -> dict[int, str]:
+    """Return the classes of several files by name, in the order in which they first come."""
+    found: list[str] = []
+    for file in files:
+        more = Counter(file.category_names) - Counter(found)
+        for name in file.category_names:
+            if more[name]:
+                found.append(name)
+                more[name] -= 1
+    return dict(enumerate(found))
+
+
+def _join(parts: Sequence[TableDataset]) -> TableDataset:
+    """Return several files, read with the same names, as one data set; ids that they share are given anew."""
     first = parts[0]
-    ids = [number for part in parts for number in part.ids]
-    if any(part.names != first.names or part.category_ids != first.category_ids for part in parts):
-        raise DataError(f"{source.split} of {source.origin}: the files have different categories")
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{source.split} of {source.origin}: the files share picture ids")
+    files = [path for part in parts for path in part.files]
+    ids, anew = _unique([number for part in parts for number in part.ids])
+    table = TruthTable.joined([part.table for part in parts])
+    numbers, again = _unique(table.id.tolist())
+    notes = [note for part in parts for note in part.notes]
+    if anew or again:
+        told = f"{counted(anew, 'image id')} and {counted(again, 'annotation id')} of several files are given anew"
+        notes.append(("mended", told))
     return TableDataset(
-        files=[path for part in parts for path in part.files],
+        files=files,
         ids=ids,
         sizes=np.concatenate([part.sizes for part in parts]),
-        table=TruthTable.joined([part.table for part in parts]),
+        table=dataclasses.replace(table, id=np.array(numbers, np.int64)),
         names=first.names,
-        category_ids=first.category_ids,
+        category_ids=_numbered_apart([part.category_ids for part in parts]),
         problems=tuple(problem for part in parts for problem in part.problems),
-        notes=tuple(note for part in parts for note in part.notes),
+        notes=tuple(notes),
         fingerprint=index_cache.key_of(*(part.fingerprint for part in parts)),
+    )
+
+
+def _unique(ids: Sequence[int | str]) -> tuple[list[Any], int]:
+    """Return ids with those that were there before replaced by numbers above all, and how many these are."""
+    top = max((number for number in ids if isinstance(number, int)), default=0)
+    seen: set[int | str] = set()
+    found: list[int | str] = []
+    for number in ids:
+        if number in seen:
+            top += 1
+            found.append(top)
+        else:
+            seen.add(number)
+            found.append(number)
+    return found, len(ids) - len(seen)
+
+
+def _numbered_apart(category_ids: Sequence[Mapping[int, int]]) -> Mapping[int, int]:
+    """Return the ids of the first file; where files disagree, numbers that are none of a class twice."""
+    first = category_ids[0]
+    if all(ids == first for ids in category_ids):
+        return first
+    return {number: number + 1 for number in first}
+
+
+def _with_images_once(dataset: TableDataset) -> TableDataset:
+    """Return a data set in which each image file is one image, with the annotations of all of its entries."""
+    places = {path: place for place, path in enumerate(dict.fromkeys(dataset.files))}
+    if len(places) == len(dataset.files):
+        return dataset
+    image = np.repeat([places[path] for path in dataset.files], np.diff(dataset.table.rows))
+    first = sorted({path: index for index, path in reversed(list(enumerate(dataset.files)))}.values())
+    again = counted(len(dataset.files) - len(places), "entry")
+    return dataclasses.replace(
+        dataset,
+        files=list(places),
+        ids=[dataset.ids[index] for index in first],
+        sizes=dataset.sizes[first],
+        table=dataset.table.in_order(
+            np.argsort(image, kind="stable"), starts_of(np.bincount(image, minlength=len(places)))
+        ),
+        notes=(*dataset.notes, ("mended", f"{again} of images that have one already: their annotations are joined")),
     )
 
 

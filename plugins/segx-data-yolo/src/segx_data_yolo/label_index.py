@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LAYOUT = "yolo-labels/3"
+_LAYOUT = "yolo-labels/5"
 _TOGETHER = 16 << 20
 """Bytes of label files that are parsed in one go."""
 
@@ -162,12 +162,13 @@ def _merge(
         [np.zeros(0, np.int64), *(np.arange(table.rows[p], table.rows[p + 1]) for p in place.tolist())]
     )
     now_at = {old: new for new, old in enumerate(place.tolist())}
-    bad, offset = [], 0
+    bad, cut, offset = [], [], 0
     for part in parts:
         bad += [(now_at[f + offset], row, reason) for f, row, reason in part.bad if f + offset in now_at]
+        cut += [(now_at[f + offset], row, what) for f, row, what in part.cut if f + offset in now_at]
         offset += len(part.table.rows) - 1
     assert len(place) == count  # noqa: S101 - what everything above stands on
-    return Labels(table=table.keep_pictures(place), line=line[objects], bad=sorted(bad))
+    return Labels(table=table.keep_pictures(place), line=line[objects], bad=sorted(bad), cut=sorted(cut))
 
 
 def _load(key: str) -> LabelIndex | None:
@@ -181,12 +182,8 @@ def _load(key: str) -> LabelIndex | None:
             labels=Labels(
                 table=TruthTable.from_columns(_below("table.", arrays)),
                 line=arrays["line"],
-                bad=[
-                    (file, row, reason)
-                    for (file, row), reason in zip(
-                        arrays["bad"].tolist(), index_cache.untexts(arrays["reasons"]), strict=True
-                    )
-                ],
+                bad=_lines(arrays["bad"], arrays["reasons"]),
+                cut=_lines(arrays["cut"], arrays["cuts"]),
             ),
         )
     except (KeyError, ValueError):
@@ -203,7 +200,13 @@ def _to_arrays(index: LabelIndex) -> dict[str, NDArray[Any]]:
         "line": index.labels.line,
         "bad": np.array([(file, row) for file, row, _ in index.labels.bad], np.int64).reshape(-1, 2),
         "reasons": index_cache.texts([reason for _, _, reason in index.labels.bad]),
+        "cut": np.array([(file, row) for file, row, _ in index.labels.cut], np.int64).reshape(-1, 2),
+        "cuts": index_cache.texts([what for _, _, what in index.labels.cut]),
     }
+
+
+def _lines(places: NDArray[np.int64], texts: NDArray[np.uint8]) -> list[tuple[int, int, str]]:
+    return [(file, row, text) for (file, row), text in zip(places.tolist(), index_cache.untexts(texts), strict=True)]
 
 
 def _below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

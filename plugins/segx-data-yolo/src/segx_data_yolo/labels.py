@@ -6,12 +6,15 @@ picture's width and height. A file may mix both.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segx.outlines import clip, encloses
 from segx.truths import TruthTable, starts_of
 
 if TYPE_CHECKING:
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLACK = 0.01
-"""Coordinates may leave 0..1 by this much, as tools round, and are then clipped."""
+"""Coordinates may leave 0..1 by this much, as tools round; it is not told."""
+
+EDGE = 0.25
+"""An outline may leave 0..1 by this much, and is cut there; beyond, its numbers are no fractions."""
 
 LONGEST = 64 << 20
 """Bytes beyond which a file is no label file."""
@@ -42,11 +48,13 @@ class Labels:
         table: The objects, in fractions; one "picture" for each file. A box may reach out of it.
         line: int32 (objects), line of each in its file, from 1.
         bad: (file, line, reason) of each row left out; line 0 is the whole file.
+        cut: (file, line, what) of each row that is kept, but not as it is written.
     """
 
     table: TruthTable
     line: NDArray[np.int32]
     bad: Sequence[tuple[int, int, str]]
+    cut: Sequence[tuple[int, int, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,10 +178,17 @@ def _check(rows: _Rows, files: int, bad: list[tuple[int, int, str]]) -> Labels:
     coordinates[rows.starts[:-1]] = 0.0
     worst = _worst(rows, coordinates)
     _name(reasons, ~np.isfinite(worst), lambda _: "holds NaN or infinity")
-    _name(reasons, (worst < -SLACK) | (worst > 1 + SLACK), lambda i: f"coordinate {worst[i]:g} is outside 0..1")
+    limit = np.where(is_polygon, EDGE, SLACK)
+    _name(reasons, (worst < -limit) | (worst > 1 + limit), lambda i: f"coordinate {worst[i]:g} is outside 0..1")
+    over = np.maximum(-worst, worst - 1)
+    rows = _inside(rows, np.flatnonzero(is_polygon & (over > 0) & (reasons == "")).tolist())
+    length, coordinates = rows.length, rows.values.copy()
+    coordinates[rows.starts[:-1]] = 0.0
     xy = np.clip(np.nan_to_num(coordinates), 0.0, 1.0)
     box, area = _boxes(rows, xy, is_polygon)
-    flat = (box[:, 2:] <= 0).any(axis=1) | (area <= 0)
+    flat = (box[:, 2:] <= 0).any(axis=1) | (area <= 1e-6 * box[:, 2] * box[:, 3])  # or what rounding leaves of it
+    for i in np.flatnonzero(flat & is_polygon & (reasons == "")).tolist():  # or lobes that turn against each other
+        flat[i] = not encloses(xy[rows.starts[i] + 1 : rows.starts[i + 1]].reshape(-1, 2))
     _name(reasons, flat, lambda i: "a polygon without area" if is_polygon[i] else "a box without area")
     _name(reasons, _repeated(rows, reasons), lambda _: "the same row is there before")
     kept, dropped = np.flatnonzero(reasons == ""), np.flatnonzero(reasons != "").tolist()
@@ -194,7 +209,20 @@ def _check(rows: _Rows, files: int, bad: list[tuple[int, int, str]]) -> Labels:
         counts=np.zeros(0, np.uint8),
         relative=True,
     )
-    return Labels(table=table, line=line, bad=bad)
+    far = kept[is_polygon[kept] & (over[kept] > SLACK)].tolist()
+    cut = [(int(rows.file[i]), int(rows.line[i]), f"the outline reaches {over[i]:.2g} out of 0..1") for i in far]
+    return Labels(table=table, line=line, bad=bad, cut=cut)
+
+
+def _inside(rows: _Rows, chosen: Sequence[int]) -> _Rows:
+    """Return rows with some polygons cut at the edges of 0..1; one that lies outside becomes a point."""
+    if not chosen:
+        return rows
+    parts = [rows.values[start:stop] for start, stop in itertools.pairwise(rows.starts.tolist())]
+    for i in chosen:
+        ring = clip(parts[i][1:].reshape(-1, 2), 1.0, 1.0)
+        parts[i] = np.concatenate([parts[i][:1], ring.ravel() if len(ring) > 2 else np.zeros(_FEWEST - 1)])
+    return dataclasses.replace(rows, starts=starts_of([len(part) for part in parts]), values=np.concatenate(parts))
 
 
 def _name(reasons: NDArray[Any], wrong: NDArray[np.bool_], reason: Callable[[int], str]) -> None:

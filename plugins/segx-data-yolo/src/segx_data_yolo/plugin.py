@@ -25,12 +25,12 @@ _LOOKED_AT = 1000
 def _detects(path: Path) -> bool:
     """Say whether a path is a ``.txt`` list, or a folder with pictures in it."""
     from segx.pictures import PICTURE_SUFFIXES
+    from segx_data_yolo.folders import walk
 
     if path.is_file():
         return path.suffix.lower() == ".txt"
-    files = (name for _, _, names in os.walk(path) for name in names if not name.startswith("."))
-    suffixes = (os.path.splitext(name)[1] for name in itertools.islice(files, _LOOKED_AT))  # noqa: PTH122 - a text
-    return any(suffix.lower() in PICTURE_SUFFIXES for suffix in suffixes)
+    files = itertools.islice(walk(str(path)), _LOOKED_AT)
+    return any(os.path.splitext(file.name)[1].lower() in PICTURE_SUFFIXES for file in files)  # noqa: PTH122 - a text
 
 
 def _load() -> DatasetReader:

@@ -16,6 +16,8 @@ from segx.image_header import image_shape
 from segx.index_cache import Stamps
 from segx.pictures import PICTURE_SUFFIXES
 from segx.truths import TableDataset, TruthTable
+from segx.words import counted
+from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels
 from segx_data_yolo.labels import SLACK
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
     from segx.interfaces import DatasetSource
 
-_SIZES = "yolo-sizes/1"
+_SIZES = "yolo-sizes/2"
+_NAMES = ("classes.txt", "obj.names")
+"""What annotation tools call the list of class names, one a line."""
 
 
 class YoloReader:
@@ -38,7 +42,8 @@ class YoloReader:
         Raises:
             DataError: There are no pictures; what was looked at is listed.
         """
-        pictures, problems = find_pictures(source)
+        pictures, problems, moved = find_pictures(source)
+        source = _named(source, pictures)
         name = "\n".join(str(entry.absolute()) for entry in source.entries)
         index = read_labels([label_file(picture) for picture in pictures], name)
         sizes, unreadable = _sizes(pictures, name)
@@ -47,7 +52,7 @@ class YoloReader:
         problems += _beside(pictures, index)
         names, keep, unknown = _classes(index, source)
         problems += unknown
-        notes = _sharing(pictures, index)
+        notes = [*moved, *_sharing(pictures, index)]
         table, cut = _cut_at_edges(index, keep)
         notes += cut
         if unreadable:
@@ -69,17 +74,36 @@ class YoloReader:
 
     def strays(self, source: DatasetSource) -> list[Path]:
         """Return the label files beside a split's folders that belong to no picture."""
-        pictures, _ = find_pictures(source)
+        pictures, _, _ = find_pictures(source)
         if any(entry.is_file() for entry in source.entries):  # a list names some pictures of a folder
             return []
         known = {label_file(picture) for picture in pictures}
         folders = sorted({os.path.dirname(label) for label in known})  # noqa: PTH120 - speed
         found = [path for folder in folders for path in sorted(Path(folder).glob("*.txt"))]
-        return [path for path in found if str(path) not in known and path.name != "classes.txt"]
+        return [path for path in found if str(path) not in known and path.name not in _NAMES]
 
 
-def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
-    """Return the pictures of a split in order, and a line for each that is named and cannot be had.
+def _named(source: DatasetSource, pictures: Sequence[str]) -> DatasetSource:
+    """Return a source with the class names that a list beside pictures or labels gives, where nothing else does."""
+    if source.names is not None:
+        return source
+    origin = source.origin if source.origin.is_dir() else source.origin.parent
+    places = [origin, *(entry if entry.is_dir() else entry.parent for entry in source.entries)]
+    places.append(Path(label_file(pictures[0])).parent)
+    for path in (place / name for place in dict.fromkeys([*places, places[-1].parent]) for name in _NAMES):
+        if path.is_file():
+            try:
+                lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}: the class names cannot be read ({error})") from error
+            names = dict(enumerate(line for line in lines if line))
+            if names:
+                return dataclasses.replace(source, names=names)
+    return source
+
+
+def find_pictures(source: DatasetSource) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Return the pictures of a split in order, a line for each that is named and cannot be had, and what is to note.
 
     Raises:
         DataError: There are none.
@@ -87,11 +111,12 @@ def find_pictures(source: DatasetSource) -> tuple[list[str], list[str]]:
     pictures: dict[str, None] = {}
     missing: list[str] = []
     unread: list[str] = []
+    notes: list[tuple[str, str]] = []
     for entry in source.entries:
-        found = _listed(entry, missing) if entry.is_file() else _walk(str(entry.absolute()), unread)
+        found = _listed(entry, missing, notes) if entry.is_file() else _walk(str(entry.absolute()), unread)
         pictures.update(dict.fromkeys(found))
     if pictures:
-        return list(pictures), missing + unread
+        return list(pictures), missing + unread, notes
     if unread:
         raise DataError(f"{source.split} of {source.origin} has no picture that can be read", hint=unread[0])
     if missing:
@@ -119,26 +144,15 @@ def picture_ids(pictures: Sequence[str]) -> list[int | str]:
 
 
 def _walk(folder: str, unread: list[str]) -> list[str]:
-    """Return the pictures below a folder, each folder's own before those of its folders; hidden ones are no pictures.
-
-    A folder that cannot be read, and what is called like a picture and is no file, are named.
-    """
-    found, folders = [], []
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        unread.append(f"{folder}: the folder cannot be read ({error.strerror or error})")
-        return []
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
+    """Return the pictures below a folder; what is called like one and is no file is named, as what cannot be read."""
+    found = []
+    for entry in walk(folder, unread):
+        if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
             if _is_file(entry):
                 found.append(entry.path)
             else:
                 unread.append(f"{entry.path}: it is not a file that can be read")
-    return found + [picture for inner in folders for picture in _walk(inner, unread)]
+    return found
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -148,21 +162,38 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _listed(path: Path, missing: list[str]) -> list[str]:
-    """Return the pictures a ``.txt`` list names, relative to the list."""
+def _listed(path: Path, missing: list[str], notes: list[tuple[str, str]]) -> list[str]:
+    """Return the pictures a ``.txt`` list names, relative to the list; those of another machine by their end."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list cannot be read ({error})") from error
     base, found = str(path.absolute().parent), []
+    moved: list[str] = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            picture = os.path.normpath(os.path.join(base, line.strip()))  # noqa: PTH118 - speed
+            written = os.path.join(base, line.strip())  # noqa: PTH118 - speed
+            picture = os.path.normpath(written)
             if os.path.isfile(picture):  # noqa: PTH113 - speed
                 found.append(picture)
+            elif os.path.isfile(written):  # noqa: PTH113 - ".." after a link
+                found.append(written)
+            elif (near := _by_tail(base, line.strip())) is not None:
+                moved.append(line.strip())
+                found.append(near)
             else:
                 missing.append(f"{path}, line {number}: {picture} is not there")
+    if moved:
+        count = counted(len(moved), "picture")
+        notes.append(("mended", f"{path}: {count} found by the end of the name alone: {moved[0]!r}"))
     return found
+
+
+def _by_tail(base: str, written: str) -> str | None:
+    """Return the file in a folder that the last parts of a name mean, with either slash: two of them at least."""
+    parts = [part for part in written.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
+    tails = (os.path.join(base, *parts[start:]) for start in range(len(parts) - 1))  # noqa: PTH118 - texts
+    return next((tail for tail in tails if os.path.isfile(tail)), None)  # noqa: PTH113 - speed
 
 
 def _sizes(pictures: Sequence[str], name: str) -> tuple[NDArray[np.int32], dict[int, str]]:
@@ -197,14 +228,21 @@ def _told(index: LabelIndex) -> list[str]:
 
 
 def _beside(pictures: Sequence[str], index: LabelIndex) -> list[str]:
-    """Tell of labels that lie beside the pictures, where they are not looked for, when there are none elsewhere."""
-    if index.there.any():
+    """Tell of labels that lie beside the pictures, where they are not looked for, of pictures that have no others."""
+    listings: dict[str, set[str]] = {}
+    found: list[tuple[str, str]] = []
+    for place in np.flatnonzero(~index.there).tolist():
+        beside = os.path.splitext(pictures[place])[0] + ".txt"  # noqa: PTH122 - speed
+        folder, name = os.path.split(beside)
+        if folder not in listings:
+            listings[folder] = {file for file in os.listdir(folder) if file.endswith(".txt")}  # noqa: PTH208 - speed
+        if beside != index.files[place] and name in listings[folder]:
+            found.append((beside, index.files[place]))
+    if not found:
         return []
-    for picture, label in zip(pictures, index.files, strict=True):
-        beside = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122 - speed
-        if beside != label and os.path.isfile(beside):  # noqa: PTH113 - speed
-            return [f"{beside}: labels beside the pictures are not read: this one belongs to {label}"]
-    return []
+    beside, label = found[0]
+    count = f"labels of {counted(len(found), 'picture')} lie beside them and are not read"
+    return [f"{beside}: {count}: this one belongs to {label}"]
 
 
 def _sharing(pictures: Sequence[str], index: LabelIndex) -> list[tuple[str, str]]:
@@ -223,11 +261,14 @@ def _cut_at_edges(index: LabelIndex, keep: NDArray[np.bool_]) -> tuple[TruthTabl
     low, high = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
     over = np.maximum(-low, high - 1).max(axis=1, initial=0)
     far = np.flatnonzero(over > SLACK).tolist()
+    told = [
+        ("outside", f"{index.files[file]}, line {line}: {what} and is cut") for file, line, what in index.labels.cut
+    ]
     if not far:
-        return table, []
+        return table, told
     file, line = np.repeat(np.arange(len(index.files)), np.diff(table.rows)), index.labels.line[keep]
     cut = low.clip(0, 1)
-    told = [
+    told += [
         (
             "outside",
             f"{index.files[file[i]]}, line {line[i]}: the box reaches {over[i]:.2g} out of 0..1 and is cut",

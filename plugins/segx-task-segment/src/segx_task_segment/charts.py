@@ -42,7 +42,9 @@ def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
     import matplotlib as mpl
 
     pictures: dict[str, bytes] = {}
-    with warnings.catch_warnings(), mpl.rc_context({"font.size": 10, "axes.spines.top": False}):
+    # Names are text: a dollar in one begins no formula.
+    style: dict[Any, Any] = {"text.parse_math": False, "font.size": 10, "axes.spines.top": False}
+    with warnings.catch_warnings(), mpl.rc_context(style):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
         for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
             for stem, curve in zip(_FILES, kind.curves_results, strict=True):
@@ -85,7 +87,8 @@ def _curve(kind: KindMetrics, curve: Curve, title: str, *, with_area: bool) -> b
 
 
 def _label(names: Mapping[int, str], category: int, ap50: Any, present: list[int], *, with_area: bool) -> str:
-    return f"{names[category]} {ap50[present.index(category)]:.3f}" if with_area else names[category]
+    name = f" {names[category]}" if names[category].startswith("_") else names[category]  # else it would be hidden
+    return f"{name} {ap50[present.index(category)]:.3f}" if with_area else name
 
 
 def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:

@@ -16,7 +16,7 @@ from segx_task_segment.draw import draw
 from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
 from segx_task_segment.mask_assembly import input_masks, picture_masks
 from segx_task_segment.parity import compare
-from segx_task_segment.training.loader import make_loader
+from segx_task_segment.training.loader import make_loader, require_masks
 from segx_task_segment.training.pictures import SegmentPictures
 from segx_task_segment.validation import Validation
 
@@ -104,7 +104,11 @@ class SegmentTask:
             options: Input size, augmentation, masks, seed and workers.
             stride: What input sides are multiples of.
             indices: The part of the split to use; default all of it.
+
+        Raises:
+            DataError: No object has a mask to learn from.
         """
+        require_masks(dataset, options, indices)
         return partial(make_loader, dataset, options, stride=stride, indices=indices)
 
     def train_pictures(self, names: Mapping[int, str], options: TrainOptions) -> SegmentPictures:

@@ -10,22 +10,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from segx.flows.data.splits import open_splits, unknown_entries
+from segx.data import ONLY
+from segx.flows.data.splits import open_data
 from segx.flows.progress import progress
+from segx.flows.tally import tally
 from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from segx.data import OpenSplit
     from segx.interfaces import Dataset, DatasetSource, Sample
     from segx.options import DataCheckOptions
     from segx.registry import Registry
 
 KINDS = {
     "corrupt": "pictures that cannot be read whole",
+    "missing": "splits that are named and not there",
+    "classes": "splits that number their classes otherwise",
     "names": "names that several classes have",
     "yaml": "entries of the YAML that mean nothing",
+    "refused": "what train or val would refuse",
+    "crowds": "crowds that leave a visible share of the objects out",
     "dropped": "rows and pictures that are left out",
     "mended": "rows that are kept, but not as they are written",
     "shared": "label files that several pictures share",
@@ -43,6 +50,8 @@ KINDS = {
 
 _SLACK = 1.0
 """Pixels that an object may reach out of its picture, as tools round."""
+_ORIENTATION = 0x0112
+"""Exif tag of how a picture is turned."""
 _AT_ONCE = 64
 """Pictures read beside each other before their results are taken: the bound on memory."""
 
@@ -91,6 +100,9 @@ class SplitSummary:
         objects: Number of objects.
         crowds: Those of them that are crowds.
         boxes_only: Those of them without a mask.
+        masked: Those of them with a mask that are no crowds.
+        line: What takes no part, in the words of all verbs.
+        visible_crowds: What a visible share of crowds means; empty where there is none.
         classes: Objects of each class, by its name; by name and number where several have that name.
         fingerprint: Hash of the ground truth.
     """
@@ -100,6 +112,9 @@ class SplitSummary:
     objects: int
     crowds: int
     boxes_only: int
+    masked: int
+    line: str
+    visible_crowds: str
     classes: Mapping[str, int]
     fingerprint: str
 
@@ -142,6 +157,7 @@ class DataReport:
             parts += [counted(split.crowds, "crowd")] if split.crowds else []
             parts += [f"{split.boxes_only} without a mask"] if split.boxes_only else []
             lines.append(f"{name}: {', '.join(parts)}; {split.fingerprint}")
+            lines += [f"  {split.line}"] if split.line else []
         lines.extend(self._class_rows())
         for kind, count in self.counts.items():
             lines.append(f"{kind} ({count:,}): {KINDS[kind]}")
@@ -151,6 +167,9 @@ class DataReport:
                 lines.append(f"  ... and {count - most} more")
         if not self.findings:
             lines.append("nothing is wrong")
+        lacks = [split for split in ("train", "val") if split not in self.splits]
+        if lacks and ONLY not in self.splits:
+            lines.append(f"training also needs {' and '.join(lacks)}: segx data split divides a split")
         return "\n".join(lines)
 
     def _class_rows(self) -> list[str]:
@@ -172,27 +191,23 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
         UsageError: No data set is named.
         DataError: It is missing.
     """
-    opened = open_splits(options.data, options.images, registry)
+    found = open_data(options, registry)
+    opened = found.splits
     looking = _Looking(options)
-    total = sum(len(dataset) for dataset, _, _ in opened.values())
+    for split, error in found.missing.items():
+        looking.find("missing", split, error.message)
+    for note in found.notes:
+        looking.find("classes", "+".join(opened), note)
+    total = sum(len(one.dataset) for one in opened.values())
     with progress(total, "check") as advance:
-        for split, (dataset, reader, source) in opened.items():
-            for problem in dataset.problems:
-                looking.find("dropped", split, problem)
-            if isinstance(dataset, Annotated):
-                for kind, line in dataset.notes:
-                    looking.find(kind if kind in KINDS else "mended", split, line)
-            if isinstance(reader, StrayFinder):
-                for path in reader.strays(source):
-                    looking.find("stray", split, f"{path}: no picture of this name")
-            for sample in dataset:
-                looking.look_at_truth(split, sample)
-            for _ in looking.look_at_pictures(split, dataset):
+        for split, one in opened.items():
+            looking.look_at_split(split, one)
+            for _ in looking.look_at_pictures(split, one.dataset):
                 advance(1)
-    summaries = {split: summarise(dataset) for split, (dataset, _, _) in opened.items()}
+    summaries = {split: summarise(one.dataset) for split, one in opened.items()}
     looking.compare(summaries)
-    looking.look_at_names({split: dataset.names for split, (dataset, _, _) in opened.items()})
-    for entry in unknown_entries(options.data):
+    looking.look_at_names({split: one.dataset.names for split, one in opened.items()})
+    for entry in found.mistyped:
         looking.find("yaml", "+".join(opened), entry)
     order = list(KINDS)
     findings = sorted(looking.findings, key=lambda finding: order.index(finding.kind))
@@ -201,22 +216,17 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
 
 def summarise(dataset: Dataset, indices: Sequence[int] | None = None) -> SplitSummary:
     """Return what a split holds, or some pictures of it."""
-    chosen = range(len(dataset)) if indices is None else indices
-    classes: Counter[int] = Counter()
-    empty = crowds = boxes = 0
-    for index in chosen:
-        sample = dataset[index]
-        empty += not sample.truths
-        crowds += sum(truth.crowd for truth in sample.truths)
-        boxes += sum(not truth.has_mask for truth in sample.truths)
-        classes.update(truth.category for truth in sample.truths)
+    found = tally(dataset, indices)
     return SplitSummary(
-        pictures=len(chosen),
-        empty=empty,
-        objects=sum(classes.values()),
-        crowds=crowds,
-        boxes_only=boxes,
-        classes={label: classes[number] for number, label in class_labels(dataset.names).items()},
+        pictures=found.images,
+        empty=found.empty,
+        objects=found.objects,
+        crowds=found.crowds,
+        boxes_only=found.boxes_only,
+        masked=found.masked,
+        classes={label: found.classes[number] for number, label in class_labels(dataset.names).items()},
+        line=found.line(),
+        visible_crowds=found.visible_crowds,
         fingerprint=dataset.fingerprint,
     )
 
@@ -233,6 +243,7 @@ class _Seen:
 
     Attributes:
         shape: (height, width), or None where it cannot be read.
+        turned: Whether it is stored the other way round, so that it may be meant either way.
         reason: Why it cannot.
         digest: Hash of the file.
     """
@@ -240,6 +251,7 @@ class _Seen:
     shape: tuple[int, int] | None
     reason: str
     digest: str
+    turned: bool = False
 
 
 class _Looking:
@@ -253,6 +265,19 @@ class _Looking:
     def find(self, kind: str, split: str, what: str) -> None:
         """Note something."""
         self.findings.append(Finding(kind=kind, split=split, what=what))
+
+    def look_at_split(self, split: str, one: OpenSplit) -> None:
+        """Look at what a split's reader has to say, and at the annotations of each image."""
+        for problem in one.dataset.problems:
+            self.find("dropped", split, problem)
+        if isinstance(one.dataset, Annotated):
+            for kind, line in one.dataset.notes:
+                self.find(kind if kind in KINDS else "mended", split, line)
+        if isinstance(one.reader, StrayFinder):
+            for path in one.reader.strays(one.source):
+                self.find("stray", split, f"{path}: no picture of this name")
+        for sample in one.dataset:
+            self.look_at_truth(split, sample)
 
     def look_at_truth(self, split: str, sample: Sample) -> None:
         """Look at the objects of a picture."""
@@ -284,7 +309,7 @@ class _Looking:
     def _note(self, split: str, path: Path, shape: tuple[int, int], seen: _Seen) -> None:
         if seen.shape is None:
             self.find("corrupt", split, f"{path}: {seen.reason}")
-        elif seen.shape not in {shape, shape[::-1]}:
+        elif seen.shape != shape and not (seen.turned and seen.shape == shape[::-1]):
             stated, is_now = f"{shape[0]}x{shape[1]}", f"{seen.shape[0]}x{seen.shape[1]}"
             self.find("size", split, f"{path}: is {is_now}, ground truth is for {stated} (height x width)")
         if seen.digest:
@@ -318,6 +343,12 @@ class _Looking:
         for split, summary in splits.items():
             if not summary.objects:
                 self.find("empty", split, f"{counted(summary.pictures, 'picture')}, no object")
+            elif summary.objects == summary.crowds:
+                self.find("refused", split, "all objects are crowds: there is none to learn or to measure")
+            elif not summary.masked and split in {"train", ONLY}:
+                self.find("refused", split, "no object has a mask: there are no masks to learn")
+            if summary.visible_crowds:
+                self.find("crowds", split, summary.visible_crowds)
         total: Counter[str] = Counter()
         for summary in splits.values():
             total.update(summary.classes)
@@ -344,9 +375,10 @@ def _see(path: Path, *, whole: bool) -> _Seen:
                 if whole:
                     picture.load()
                 width, height = picture.size
+                turned = picture.getexif().get(_ORIENTATION) in {5, 6, 7, 8}
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return _Seen(
             shape=None, reason="no picture of a known format" if "identify" in reason else reason, digest=digest
         )
-    return _Seen(shape=(height, width), reason="", digest=digest)
+    return _Seen(shape=(height, width), reason="", digest=digest, turned=turned)

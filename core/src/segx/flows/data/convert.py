@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import yaml
 
+from segx.data import ONLY, open_splits
 from segx.errors import DataError
 from segx.files import replacing, write_text
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
-from segx.flows.data.splits import ONLY, new_folder, open_splits, stems
+from segx.flows.data.splits import new_folder, open_data, stems
 from segx.flows.progress import progress
-from segx.masks import Masks
+from segx.flows.tally import tell
+from segx.outlines import clip
 from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from segx.interfaces import Dataset, Sample, Truth
+    from segx.masks import Masks
     from segx.options import DataConvertOptions
     from segx.registry import Registry
 
+logger = logging.getLogger(__name__)
+
+_FEWEST = 3
+"""Corners of an outline."""
 _CLOSE = 0.95
 """IoU with the original below which a joined outline is told of by name."""
 
+_SAME = 1e-2
+"""Pixels that corners may move by rounding: the mask is the same then."""
+
 LOSSES = {
+    "unread": ("line", "of the original left out: segx data check tells why"),
     "crowds": ("crowd", "left out: the format has none"),
     "joined": ("object", "of several parts or with holes written as one outline with cuts"),
     "traced": ("bitmap", "(RLE) traced to outlines"),
     "lost": ("object", "left out: nothing of the mask is left as an outline"),
+    "missing": ("object", "not there when what is written was read back"),
     "changed": ("outline", f"whose mask overlaps the original less than {_CLOSE:g}"),
     "boxes": ("object", "without a mask written without one"),
 }
@@ -76,7 +89,7 @@ class Conversion:
             lines.append(f"smallest overlap of a redrawn mask with its original: {self.worst:.3f}")
         lines += [f"  {line}" for line in self.named[:20]]
         if not self.losses:
-            lines.append("nothing is lost")
+            lines.append("nothing is lost: what is written was read back and compared")
         return "\n".join([*lines, str(self.yaml)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,6 +105,17 @@ class _Losses:
     worst: float = 1.0
     named: list[str] = field(default_factory=list)
 
+    def compare(self, overlap: float, what: str) -> None:
+        """Take the IoU of an object with its original."""
+        self.worst = min(self.worst, overlap)
+        if overlap < _CLOSE:
+            self.counts["changed"] += 1
+            self.named.append(f"{what} overlaps its original {overlap:.3f}")
+
+
+Written = list[tuple[Path, list[int]]]
+"""For each image of a split its new file, and which of its objects were written."""
+
 
 def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
     """Write all splits of a data set in another format.
@@ -100,27 +124,32 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         UsageError: No data set or no folder is named.
         DataError: The data set is missing, or the folder is not empty.
     """
-    opened = {
-        _split_name(split): dataset
-        for split, (dataset, _, _) in open_splits(options.data, options.images, registry).items()
-    }
+    found = open_data(options, registry)
+    for line in (*found.notes, *(f"{error.message}: it is left out" for error in found.missing.values())):
+        logger.warning("%s", line)
+    opened = {_split_name(split): one.dataset for split, one in found.splits.items()}
     losses = _Losses()
-    objects = {}
-    total = sum(map(len, opened.values()))
+    written: dict[str, Written] = {split: [] for split in opened}
+    total = 2 * sum(map(len, opened.values()))
     with new_folder(options.output) as folder, progress(total, "convert") as advance:
         for split, dataset in opened.items():
+            tell(split, dataset)
+            losses.counts["unread"] += len(dataset.problems)
             write = _write_yolo if options.to == "yolo" else _write_coco
-            objects[split] = 0
-            for count in write(dataset, folder, split, losses, link=options.pictures == "link"):
-                objects[split] += count
+            for entry in write(dataset, folder, split, losses, link=options.pictures == "link"):
+                written[split].append(entry)
                 advance(1)
         names = next(iter(opened.values())).names
         places = {split: f"images/{split}" if options.to == "yolo" else f"annotations/{split}.json" for split in opened}
-        write_yaml(folder / yaml_name(options.output), places, names)
+        path = write_yaml(folder / yaml_name(options.output), places, names)
+        again = open_splits(path, registry=registry).splits
+        for split, dataset in opened.items():
+            for _ in _read_back(dataset, again[split].dataset, written[split], losses):
+                advance(1)
     return Conversion(
         yaml=options.output.expanduser() / yaml_name(options.output),
         pictures={split: len(dataset) for split, dataset in opened.items()},
-        objects=objects,
+        objects={split: sum(len(kept) for _, kept in entries) for split, entries in written.items()},
         losses={kind: losses.counts[kind] for kind in LOSSES if losses.counts[kind]},
         worst=losses.worst,
         named=losses.named,
@@ -129,7 +158,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
 
 def yaml_name(folder: Path) -> str:
     """Return what the YAML in a folder of a data set is called: like the folder."""
-    return f"{folder.expanduser().resolve().name}.yaml"
+    return f"{Path(os.path.abspath(folder.expanduser())).name}.yaml"  # noqa: PTH100 - links are not resolved
 
 
 def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) -> Path:
@@ -148,7 +177,7 @@ def place_picture(source: Path, target: Path, *, link: bool) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if link:
             try:
-                target.symlink_to(source.resolve())
+                target.symlink_to(source.absolute())
             except (OSError, NotImplementedError):
                 pass
             else:
@@ -162,13 +191,50 @@ def _split_name(split: str) -> str:
     return "train" if split == ONLY else split
 
 
-def _write_yolo(dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool) -> Iterator[int]:
-    """Write pictures and label files; yields the objects of each picture."""
+def _read_back(before: Dataset, after: Dataset, written: Written, losses: _Losses) -> Iterator[None]:
+    """Compare what is read of the new files with the original, object by object; yields once for each image."""
+    places = {os.path.normpath(path): index for index, path in enumerate(after.paths())}
+    for sample, (path, kept) in zip(before, written, strict=True):
+        ours = [sample.truths[index] for index in kept]
+        place = places.get(os.path.normpath(path))
+        found = None if place is None else after[place]
+        theirs = list(found.truths) if found is not None and found.shape == sample.shape else []
+        named = [before.names[truth.category] for truth in ours]
+        if named != [after.names[truth.category] for truth in theirs]:
+            losses.counts["missing"] += max(len(ours) - len(theirs), 1)
+            losses.named.append(f"{path.name}: {counted(len(ours), 'object')} written, {len(theirs)} read back")
+        else:
+            for one, other in zip(ours, theirs, strict=True):
+                if one.has_mask and not _same_outline(one, other):
+                    overlap = float(_mask(one, sample).iou(_mask(other, sample))[0, 0])
+                    losses.compare(overlap, f"{sample.path.name}: object {one.id}")
+        yield
+
+
+def _same_outline(one: Truth, other: Truth) -> bool:
+    """Say quickly whether two objects have the same corners, or the same bits."""
+    if one.rle is not None or other.rle is not None:
+        return one.rle == other.rle
+    return len(one.polygons) == len(other.polygons) and all(
+        len(ring) == len(again) and bool((abs(ring - again) <= _SAME).all())
+        for ring, again in zip(one.polygons, other.polygons, strict=True)
+    )
+
+
+def _mask(truth: Truth, sample: Sample) -> Masks:
+    return truth_masks(type(sample)(path=sample.path, id=sample.id, shape=sample.shape, truths=(truth,)))
+
+
+def _write_yolo(
+    dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool
+) -> Iterator[tuple[Path, list[int]]]:
+    """Write pictures and label files; yields of each its new file and which objects were written."""
     for sample, stem in zip(dataset, stems(dataset), strict=True):
-        place_picture(sample.path, folder / "images" / split / f"{stem}{sample.path.suffix}", link=link)
-        rows = [row for truth in sample.truths if (row := _yolo_row(truth, sample, losses)) is not None]
-        write_text(folder / "labels" / split / f"{stem}.txt", "".join(f"{row}\n" for row in rows))
-        yield len(rows)
+        target = folder / "images" / split / f"{stem}{sample.path.suffix}"
+        place_picture(sample.path, target, link=link)
+        rows = {i: row for i, truth in enumerate(sample.truths) if (row := _yolo_row(truth, sample, losses))}
+        write_text(folder / "labels" / split / f"{stem}.txt", "".join(f"{row}\n" for row in rows.values()))
+        yield target, list(rows)
 
 
 def _yolo_row(truth: Truth, sample: Sample, losses: _Losses) -> str | None:
@@ -177,54 +243,52 @@ def _yolo_row(truth: Truth, sample: Sample, losses: _Losses) -> str | None:
         losses.counts["crowds"] += 1
         return None
     size = np.array(sample.shape[::-1], np.float64)
+    ring: NDArray[np.float64] | None
     if not truth.has_mask:
         losses.counts["boxes"] += 1
         x, y, width, height = truth.box
-        values = np.array([x + width / 2, y + height / 2, width, height]) / np.tile(size, 2)
-    elif truth.rle is None and len(truth.polygons) == 1:
-        values = (truth.polygons[0] / size).ravel()
+        low, high = (np.clip(corner / size, 0, 1) for corner in (np.array([x, y]), np.array([x + width, y + height])))
+        values = np.concatenate([(low + high) / 2, high - low])
     else:
-        ring = _single_ring(truth, sample, losses)
-        if ring is None:
+        if truth.rle is None and len(truth.polygons) == 1:
+            ring = clip(truth.polygons[0], float(size[0]), float(size[1]))
+        else:
+            ring = _single_ring(truth, sample, losses)
+        if ring is None or len(ring) < _FEWEST:
+            losses.counts["lost"] += 1
+            losses.named.append(f"{sample.path.name}: object {truth.id} is left out")
             return None
         values = (ring / size).ravel()
     return f"{truth.category} " + " ".join(f"{value:.6g}" for value in values.clip(0, 1).tolist())
 
 
 def _single_ring(truth: Truth, sample: Sample, losses: _Losses) -> NDArray[np.float64] | None:
-    """Return the one ring that an object of several parts, with holes or as a bitmap becomes."""
-    alone = type(sample)(path=sample.path, id=sample.id, shape=sample.shape, truths=(truth,))
-    original = truth_masks(alone)
-    (parts,) = original.polygons
+    """Return the one ring that an object of several parts, with holes or as a bitmap becomes; None where none is."""
+    (parts,) = _mask(truth, sample).polygons
     if not parts:
-        losses.counts["lost"] += 1
-        losses.named.append(f"{sample.path.name}: object {truth.id} is left out")
         return None
     if truth.rle is not None:
         losses.counts["traced"] += 1
     if len(parts) > 1 or parts[0].holes or len(truth.polygons) > 1:
         losses.counts["joined"] += 1
-    ring = one_ring(parts)
-    overlap = float(original.iou(Masks.from_polygons([[ring]], sample.shape))[0, 0])
-    losses.worst = min(losses.worst, overlap)
-    if overlap < _CLOSE:
-        losses.counts["changed"] += 1
-        losses.named.append(f"{sample.path.name}: object {truth.id} overlaps its original {overlap:.3f}")
-    return ring
+    return one_ring(parts)
 
 
-def _write_coco(dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool) -> Iterator[int]:
-    """Write pictures and one JSON, which holds everything; yields the objects of each picture."""
-    names = stems(dataset)
+def _write_coco(
+    dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool
+) -> Iterator[tuple[Path, list[int]]]:
+    """Write pictures and one JSON, which holds everything; yields of each its new file and its objects."""
+    names, targets = stems(dataset), deque[Path]()
 
     def place(sample: Sample, index: int) -> str:
         file = f"{names[index]}{sample.path.suffix}"
-        place_picture(sample.path, folder / "images" / split / file, link=link)
+        targets.append(folder / "images" / split / file)
+        place_picture(sample.path, targets[-1], link=link)
         return file
 
     for sample in write_coco_json(folder / "annotations" / f"{split}.json", dataset, range(len(dataset)), place):
         losses.counts["boxes"] += sum(not truth.has_mask for truth in sample.truths)
-        yield len(sample.truths)
+        yield targets.popleft(), list(range(len(sample.truths)))
 
 
 def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place: Any) -> Iterator[Sample]:
@@ -278,7 +342,7 @@ def _annotation(
     if area is None:
         area = truth.box[2] * truth.box[3]
         if truth.has_mask:
-            area = float(truth_masks(type(sample)(path=sample.path, id=0, shape=sample.shape, truths=(truth,))).area[0])
+            area = float(_mask(truth, sample).area[0])
     return {
         "id": number,
         "image_id": image,
@@ -291,5 +355,13 @@ def _annotation(
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return how a file is named from a folder."""
-    return os.path.relpath(path.resolve(), folder.resolve()).replace(os.sep, "/")
+    """Return how a file is named from a folder: as it is reached, for labels are found by that name.
+
+    From a folder that is reached by a link, ``..`` leads elsewhere than it reads: such names stay absolute.
+    """
+    name, here = os.path.abspath(path), os.path.abspath(folder)  # noqa: PTH100 - links are not resolved
+    if not os.path.exists(name):  # noqa: PTH110 - ".." after a link, where it leads
+        return str(path.absolute()).replace(os.sep, "/")
+    if os.path.realpath(here) != here:
+        return name.replace(os.sep, "/")
+    return os.path.relpath(name, here).replace(os.sep, "/")

@@ -11,7 +11,7 @@ import numpy as np
 
 from segx.errors import DataError
 from segx.files import write_picture
-from segx.flows.data.splits import open_splits
+from segx.flows.data.splits import open_data
 from segx.masks import Masks
 from segx.pictures import picture_of
 from segx.results import Boxes, Results
@@ -37,7 +37,8 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
         UsageError: No data set is named.
         DataError: It is missing, or has no picture to show.
     """
-    ((dataset, _, _),) = open_splits(options.data, options.images, registry, only=options.split).values()
+    (opened,) = open_data(options, registry, only=options.split).splits.values()
+    dataset = opened.dataset
     chosen = _choose(dataset, options)
     if not chosen:
         raise DataError("no picture of the split has an object of these classes")

@@ -12,7 +12,7 @@ from segx.errors import DataError, UsageError
 from segx.files import write_text
 from segx.flows.data.check import summarise
 from segx.flows.data.convert import relative, write_coco_json, write_yaml, yaml_name
-from segx.flows.data.splits import new_folder, open_splits
+from segx.flows.data.splits import new_folder, open_data
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
             f"fractions={','.join(f'{share:g}' for share in shares)}: two or three shares that make 1",
             hint="fractions=0.8,0.2 or fractions=0.7,0.2,0.1",
         )
-    ((dataset, _, source),) = open_splits(options.data, options.images, registry, only=options.split).values()
+    (opened,) = open_data(options, registry, only=options.split).splits.values()
+    dataset, source = opened.dataset, opened.source
     groups, twins = _groups(dataset)
     if len(groups) < len(shares):
         raise DataError(f"{counted(len(groups), 'picture')} cannot be divided into {len(shares)} parts")

@@ -6,58 +6,52 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from segx.data import YAML_SUFFIXES, find_reader, find_split, locate, read_definition
+from segx.data import open_splits
 from segx.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from segx.interfaces import Dataset, DatasetReader, DatasetSource
+    from segx.data import OpenSplits
+    from segx.interfaces import Dataset
     from segx.registry import Registry
 
 _PART = ".part"
-ONLY = "data"
-"""What the split of a data set is called that has no splits: a COCO JSON, a folder."""
 
 
-def split_names(data: str) -> tuple[str, ...]:
-    """Return the splits that a data set names.
+def open_data(options: DataOptions, registry: Registry, *, only: str | None = None) -> OpenSplits:
+    """Return all splits of a data set that are there, or one.
 
     Raises:
         UsageError: No data set is named.
-        DataError: It is missing, or its YAML is wrong.
+        DataError: It is missing, or the split that is asked for is.
     """
-    if not data:
+    if not options.data:
         raise UsageError("no data set is named", hint="data=coco8-seg.yaml")
-    path = locate(data)
-    return tuple(read_definition(path).splits) if path.suffix.lower() in YAML_SUFFIXES else (ONLY,)
+    wanted = None if only is None else (only,)
+    crowds = options.crowds == "objects"
+    return open_splits(options.data, wanted, images=options.images, registry=registry, crowds=crowds)
 
 
-def unknown_entries(data: str) -> tuple[str, ...]:
-    """Return a line for each entry of a data set's YAML that is probably mistyped."""
-    path = locate(data)
-    return read_definition(path).mistyped if path.suffix.lower() in YAML_SUFFIXES else ()
+class DataOptions(Protocol):
+    """Options that say which data set is meant, and how it is taken."""
 
+    @property
+    def data(self) -> str:
+        """The data set, as it is named."""
+        ...
 
-def open_splits(
-    data: str, images: Path | None, registry: Registry, *, only: str | None = None
-) -> dict[str, tuple[Dataset, DatasetReader, DatasetSource]]:
-    """Return each split of a data set, with who read it and from where.
+    @property
+    def images(self) -> Path | None:
+        """Folder of the images, when it has to be said."""
+        ...
 
-    Raises:
-        UsageError: No data set is named.
-        DataError: It is missing, or a split is.
-    """
-    found = {}
-    names = split_names(data)
-    wanted = names if only is None or names == (ONLY,) else (only,)
-    for split in wanted:
-        source = find_split(data, split, images=images)
-        reader = find_reader(source.entries, registry)
-        found[split] = (reader.read(source), reader, source)
-    return found
+    @property
+    def crowds(self) -> str:
+        """Whether crowds are objects."""
+        ...
 
 
 @contextlib.contextmanager

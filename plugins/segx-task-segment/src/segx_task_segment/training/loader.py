@@ -237,28 +237,22 @@ class TrainLoader:
             closed: Without mosaic, mix-up and copy-paste, as in the last epochs.
         """
         order = self._order(number)
-        mine = self._mine(order)
         changes = self.settings.augmentation.closed() if closed else self.settings.augmentation
-        batches = [
-            (index, mine[index * self.settings.batch : (index + 1) * self.settings.batch])
-            for index in range(start, len(self))
-        ]
+        batches = self._batches(number, order, start)
 
         def prepare(place: int, size: tuple[int, int]) -> Augmented:
             return self._sample(number, order, place, size, changes)
 
         if not self.settings.workers:
-            for index, places in batches:
-                size = self._size(number, index, [order[place] for place in places])
+            for places, size in batches:
                 yield self._collate([prepare(place, size) for place in places], [order[p] for p in places])
             return
-        yield from self._threaded(number, order, batches, prepare)
+        yield from self._threaded(order, batches, prepare)
 
     def _threaded(
         self,
-        number: int,
         order: list[int],
-        batches: list[tuple[int, list[int]]],
+        batches: Iterator[tuple[list[int], tuple[int, int]]],
         prepare: Callable[[int, tuple[int, int]], Augmented],
     ) -> Iterator[TrainBatch]:
         """Prepare two batches ahead of the one that is used."""
@@ -267,8 +261,7 @@ class TrainLoader:
         before = cv2.getNumThreads()
         cv2.setNumThreads(1)  # a picture a thread; OpenCV's own threads would only get in their way
         try:
-            for index, places in batches:
-                size = self._size(number, index, [order[place] for place in places])
+            for places, size in batches:
                 waiting.append((places, [pool.submit(prepare, place, size) for place in places]))
                 if len(waiting) > 2:
                     places_ready, ready = waiting.popleft()
@@ -292,6 +285,20 @@ class TrainLoader:
         """Return this rank's places in the order; all ranks get the same number, the last ones wrap around."""
         per_rank = math.ceil(len(order) / self.settings.world)
         return [(self.settings.rank + step * self.settings.world) % len(order) for step in range(per_rank)]
+
+    def _batches(self, number: int, order: list[int], start: int) -> Iterator[tuple[list[int], tuple[int, int]]]:
+        """Yield of each batch from ``start`` on its places in the order, and its (height, width).
+
+        A single picture as small as the stride gets company: its last feature map has one value per channel, and
+        batch normalisation needs two.
+        """
+        mine, batch = self._mine(order), self.settings.batch
+        for index in range(start, len(self)):
+            places = mine[index * batch : (index + 1) * batch]
+            size = self._size(number, index, [order[place] for place in places])
+            if len(places) == 1 and max(size) <= self.settings.stride:
+                places = [*places, (places[0] + 1) % len(order)]
+            yield places, size
 
     def _size(self, number: int, index: int, positions: Sequence[int]) -> tuple[int, int]:
         """Return the (height, width) of a batch."""
@@ -437,6 +444,21 @@ def make_loader(
         classes=options.classes,
     )
     return TrainLoader(dataset, settings, indices=indices)
+
+
+def require_masks(dataset: Dataset, options: TrainOptions, indices: Sequence[int] | None = None) -> None:
+    """Refuse data that teach no masks: the model would come out as one that finds boxes.
+
+    Raises:
+        DataError: No object to learn from has a mask.
+    """
+    classes = options.classes
+    for index in range(len(dataset)) if indices is None else indices:
+        for truth in dataset[index].truths:
+            if truth.has_mask and not truth.crowd and (classes is None or truth.category in classes):
+                return
+    msg = f"{options.data}: no object to train on has a mask, they are boxes only: there are no masks to learn"
+    raise DataError(msg, hint=f"see what became of the masks with: segx data check data={options.data}")
 
 
 def processes_here(world: int) -> int:

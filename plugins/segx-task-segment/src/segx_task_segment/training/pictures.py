@@ -146,7 +146,8 @@ class SegmentPictures:
         number_whole(axes.xaxis)
         if len(self.names) <= _NAMED:
             small = 9 if len(self.names) <= 12 else 6
-            axes.set_xticks(range(len(self.names)), list(self.names.values()), rotation=90, fontsize=small)
+            names = list(self.names.values())
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small, parse_math=False)
 
 
 def _masks(batch: TrainBatch, index: int, mine: NDArray[np.intp], shape: tuple[int, int]) -> Masks:
