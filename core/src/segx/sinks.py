@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 
+from segx.display import close_window, require_display, show_image
 from segx.errors import DataError, UsageError
-from segx.files import write_picture
+from segx.files import utf8_name, write_picture
 from segx.pictures import address_name
 from segx.video import quiet
 
@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 _CODECS = ("avc1", "mp4v")
 """H.264, which browsers play too, where this OpenCV can write it; else MPEG-4 part 2, which players open."""
+
+
+_TITLE = "segx"
+_LOOK = 500
+"""Milliseconds that an image is shown; a frame only as long as the next takes."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,8 @@ def check(options: PredictOptions) -> None:
         )
     if options.save_conf and not options.save_txt:
         raise UsageError("save_conf adds scores to text files, and none are asked for", hint="add save_txt=true")
-    displays = ("DISPLAY", "WAYLAND_DISPLAY")
-    if options.show and sys.platform == "linux" and not any(os.environ.get(name) for name in displays):
-        raise UsageError("show=true needs a display, and there is none here", hint="use save=true")
+    if options.show:
+        require_display("show=true")
 
 
 def drawing_style(options: PredictOptions) -> dict[str, Any]:
@@ -166,17 +170,16 @@ class Window:
         Raises:
             UsageError: OpenCV was installed without windows.
         """
-        try:
-            cv2.imshow("segx", results.plot(**self._style))
-            self._open = True
-            return cv2.waitKey(1 if results.frame is not None else 500) & 0xFF not in {ord("q"), 27}
-        except cv2.error as error:
-            raise UsageError("show=true: this OpenCV cannot open windows", hint="use save=true") from error
+        self._open = True
+        key = show_image(
+            results.plot(**self._style), _TITLE, milliseconds=1 if results.frame is not None else _LOOK
+        )
+        return key & 0xFF not in {ord("q"), 27}
 
     def close(self) -> None:
         """Close the window."""
         if self._open:
-            cv2.destroyAllWindows()
+            close_window(_TITLE)
 
 
 class _Names:
@@ -369,8 +372,8 @@ class _VideoFile:
 def _open_writer(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     """Return a writer with the first codec that this OpenCV can write."""
     for codec in _CODECS:
-        with quiet():
-            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+        with quiet(), utf8_name(path) as name:
+            writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
         if writer.isOpened():
             return writer
         writer.release()

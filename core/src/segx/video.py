@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 
 from segx.errors import DataError
+from segx.files import open_regular, utf8_name
+from segx.paths import OFFLINE_VARIABLE, offline
+from segx.pictures import check_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,11 +220,14 @@ class _Feed:
 
     def connect(self) -> None:
         """Open it once, for a wrong address to be told at once."""
-        self.capture = _open(self.target)
+        what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.target}"
+        try:
+            self.capture = _open(self.target)
+        except DataError as error:
+            raise DataError(f"{what}: {error.message}") from error
         if not self.capture.isOpened():
             self.capture.release()
             self.capture = None
-            what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.target}"
             raise DataError(f"{what} cannot be opened", hint="is it connected, and free for this program to use?")
 
     def start(self) -> None:
@@ -288,21 +294,37 @@ class _Feed:
 
 @contextmanager
 def _capture(name: str) -> Iterator[cv2.VideoCapture]:
+    if "://" not in name:
+        try:
+            open_regular(name).close()
+        except OSError as error:
+            raise DataError(error.strerror or str(error)) from error
     capture = _open(name)
     try:
         if not capture.isOpened():
             raise DataError("it is damaged, or no video of a known format")
+        check_size((int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))))
         yield capture
     finally:
         capture.release()
 
 
 def _open(target: int | str) -> cv2.VideoCapture:
+    """Open a camera, a file or an address; whether that has worked, the capture says.
+
+    Raises:
+        DataError: It is an address, and the network is forbidden.
+    """
     with quiet():
         if isinstance(target, int):
             return cv2.VideoCapture(target)
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-        return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
+        if "://" in target:
+            if offline():
+                raise DataError(f"{OFFLINE_VARIABLE} forbids fetching it")
+            return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
+        with utf8_name(target) as name:
+            return cv2.VideoCapture(name, cv2.CAP_FFMPEG, timeouts)
 
 
 def _rate(capture: cv2.VideoCapture) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from segx.interfaces import DatasetSource
 
-_SIZES = "yolo-sizes/1"
+_SIZES = "yolo-sizes/2"  # of 1, sizes of turned PNG and TIFF were those of the pixels as stored
 
 
 class YoloReader:
