@@ -242,7 +242,7 @@ def test_tensors_are_used_as_they_are():
     (outside,) = open_source(torch.full((3, 32, 32), 1.5))
     assert isinstance(outside, Unreadable)
     assert "0..1" in outside.reason
-    for wrong in (torch.zeros(1, 4, 32, 32), torch.zeros(32, 32), torch.zeros(3, 32, 32, dtype=torch.uint8)):
+    for wrong in (torch.zeros(1, 4, 32, 32), torch.zeros(32, 32), torch.zeros(3, 32, 32, dtype=torch.int32)):
         with pytest.raises(UsageError, match="tensor"):
             open_source(wrong)
 

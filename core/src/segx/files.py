@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from segx.interfaces import Image
 
+_LONGEST_TEXT = 64 << 20
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -53,6 +53,16 @@ def read_regular(path: str | Path, *, limit: int) -> bytes:
         return read_at_most(file, limit)
 
 
+def read_text(path: str | Path, *, encoding: str = "utf-8") -> str:
+    """Return the text of a regular file that somebody writes or lists things in: at most 64 MiB.
+
+    Raises:
+        OSError: As :func:`read_regular`.
+        UnicodeDecodeError: It is no text of that encoding.
+    """
+    return read_regular(path, limit=_LONGEST_TEXT).decode(encoding)
+
+
 def read_at_most(file: BinaryIO, limit: int) -> bytes:
     """Return the rest of an open file of at most ``limit`` bytes.
 
@@ -84,6 +94,8 @@ def utf8_name(path: str | Path) -> Iterator[str]:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="segx-") as folder:
             link = Path(folder) / f"file{_utf8(Path(name).suffix)}"
             link.symlink_to(Path(name).absolute())

@@ -21,7 +21,22 @@ from segx.files import open_regular
 if TYPE_CHECKING:
     from pathlib import Path
 
-PILLOW_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG2000", "PPM", "SUN", "JPEG", "MPO", "PNG", "TIFF", "WEBP", "TGA")
+PILLOW_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "JPEG2000",
+    "PPM",
+    "SUN",
+    "JPEG",
+    "MPO",
+    "PNG",
+    "TIFF",
+    "WEBP",
+    "TGA",
+)
 """What Pillow is asked to read. Never all it knows: for EPS it starts Ghostscript, whatever the file is called."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -127,7 +142,7 @@ def read_header(file: BinaryIO) -> Header:
     except (struct.error, ValueError, EOFError, OverflowError) as error:
         raise DataError("it is damaged, or no picture of a known format") from error
     if min(header.stored) < 1:
-        raise DataError("it is damaged: it states a size of {1}x{0} pixels".format(*header.stored))
+        raise DataError("it is damaged: it states a size without pixels")
     return header
 
 
@@ -150,7 +165,7 @@ def open_with_pillow(file: BinaryIO) -> Any:
             return PIL.Image.open(file, formats=formats)
         except PIL.UnidentifiedImageError as error:
             raise DataError("it is damaged, or no picture of a known format") from error
-        except Exception as error:  # noqa: BLE001 - readers raise whatever a damaged file brings about
+        except Exception as error:
             raise DataError(f"it is damaged ({one_line(error)})") from error
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
@@ -281,7 +296,7 @@ def _exif_orientation(data: bytes, prefix: bytes = b"") -> int:
 
 
 def _directory(file: BinaryIO) -> dict[int, tuple[int, int]]:
-    """Return the whole numbers of a TIFF's first directory, plain or BigTIFF: tag to value and its place in the file."""
+    """Return the whole numbers of a TIFF's first directory, plain or BigTIFF: tag to value and its place."""
     file.seek(0)
     begin = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(begin[:2])

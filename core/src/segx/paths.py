@@ -56,7 +56,9 @@ def most_pixels() -> int:
     if not text:
         return _MOST_PIXELS
     if not (text.isascii() and text.isdecimal() and 0 < len(text) < 19 and int(text)):
-        raise UsageError(f"{PIXELS_VARIABLE}={text[:40]} is no whole number of pixels", hint="leave it out, or 400000000")
+        raise UsageError(
+            f"{PIXELS_VARIABLE}={text[:40]} is no whole number of pixels", hint="leave it out, or 400000000"
+        )
     return int(text)
 
 

@@ -150,7 +150,7 @@ def check_whole(data: bytes, header: Header) -> None:
         with image:
             try:
                 image.load()
-            except Exception as error:  # noqa: BLE001 - readers raise whatever a damaged file brings about
+            except Exception as error:
                 raise DataError(one_line(error)) from error
 
 
@@ -208,7 +208,7 @@ def from_pillow(picture: Any) -> Image:
         return _pillow_to_bgr(picture)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever a damaged file brings about
+    except Exception as error:
         raise DataError(one_line(error)) from error
 
 
@@ -251,7 +251,7 @@ def check_array(values: Any, *, batch: bool = False) -> None:
 def _decode(data: bytes, header: Header, orientation: int, *, least: int = 0) -> Image:
     """Return the pixels of an image, turned; of a large JPEG a part, where that is enough."""
     if header.kind == "JPEG":
-        _check_scans(data, header)
+        _check_scans(data)
     height, width = header.stored
     try:
         with _turn_of(height * width):
@@ -270,8 +270,8 @@ def _turn_of(pixels: int) -> AbstractContextManager[Any]:
 def _stored(data: bytes, header: Header, least: int) -> Image:
     """Return the pixels as they lie in the file."""
     if header.place and header.orientation != 1:  # readers differ in whether they turn a TIFF: this one is not turned
-        order = "little" if data[:1] == b"I" else "big"
-        data = data[: header.place] + (1).to_bytes(2, order) + data[header.place + 2 :]
+        one = b"\1\0" if data[:1] == b"I" else b"\0\1"
+        data = data[: header.place] + one + data[header.place + 2 :]
     ending = _ENDINGS.get(header.kind)
     whole = ending is None or data.rfind(ending, max(len(data) - _TAIL, 0)) >= 0
     if data[4:8] == b"ftyp" or not whole:  # some OpenCV turns these, and takes half a file for a whole one
@@ -285,7 +285,7 @@ def _stored(data: bytes, header: Header, least: int) -> Image:
     return _decode_pillow(data) if image is None else image
 
 
-def _check_scans(data: bytes, header: Header) -> None:
+def _check_scans(data: bytes) -> None:
     """Refuse a JPEG that goes over its pixels again and again: a small file can keep a reader busy for hours."""
     if data.count(b"\xff\xda") <= _MOST_SCANS:
         return
@@ -314,7 +314,7 @@ def _decode_pillow(data: bytes) -> Image:
             return _pillow_to_bgr(picture)
         except (DataError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001 - readers raise whatever a damaged file brings about
+        except Exception as error:
             raise DataError(one_line(error)) from error
 
 
@@ -358,9 +358,9 @@ def unit_of(values: Any, what: str) -> float:
         DataError: Values lie outside both ranges, or are no numbers.
     """
     lowest, highest = float(values.min()), float(values.max())
-    if -1e-3 <= lowest and highest <= 1 + 1e-3:  # written so that NaN is refused too
+    if lowest >= -1e-3 and highest <= 1 + 1e-3:  # written so that NaN is refused too
         return 1.0
-    if -0.5 <= lowest and 2 <= highest <= 255.5:
+    if lowest >= -0.5 and 2 <= highest <= 255.5:
         return 255.0
     raise DataError(f"values of {what} lie in 0..1 or 0..255, here {lowest:g}..{highest:g}")
 

@@ -171,9 +171,7 @@ class Window:
             UsageError: OpenCV was installed without windows.
         """
         self._open = True
-        key = show_image(
-            results.plot(**self._style), _TITLE, milliseconds=1 if results.frame is not None else _LOOK
-        )
+        key = show_image(results.plot(**self._style), _TITLE, milliseconds=1 if results.frame is not None else _LOOK)
         return key & 0xFF not in {ord("q"), 27}
 
     def close(self) -> None:

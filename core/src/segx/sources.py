@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from segx.errors import DataError, UsageError
-from segx.files import open_regular, read_regular
+from segx.files import open_regular, read_text
 from segx.image_header import open_with_pillow, read_header
 from segx.pictures import (
     PICTURE_SUFFIXES,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _LIST_SUFFIXES = frozenset({".txt", ".csv"})
 _LIST_DEPTH = 4
-_LIST_BYTES = 64 << 20
 _LIST_ENTRIES = 1_000_000
 """Of all lists that one source is made of, those that other lists name counted as often as they are named."""
 _STREAM_KINDS = frozenset(
@@ -383,8 +382,9 @@ class _Reader:
         check_array(array, batch=several)
         if self.passing:
             array = array.copy()
+        copy = not self.passing  # what somebody else can change is never what results hold
         pictures = array if several else array[None]
-        return iter([_Still(self._name(), partial(from_array, picture, copy=True)) for picture in pictures])
+        return iter([_Still(self._name(), partial(from_array, picture, copy=copy)) for picture in pictures])
 
     def _read_tensor(self, tensor: Any) -> Iterator[Part]:
         shape = tuple(tensor.shape)
@@ -543,7 +543,7 @@ def _rows(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return read_regular(path, limit=_LIST_BYTES).decode("utf-8-sig")
+        return read_text(path, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"list {path} cannot be read: {reason}") from error

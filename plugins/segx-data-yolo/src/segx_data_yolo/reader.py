@@ -12,6 +12,7 @@ import numpy as np
 
 from segx import index_cache
 from segx.errors import DataError
+from segx.files import read_text
 from segx.image_header import image_shape
 from segx.index_cache import Stamps
 from segx.pictures import PICTURE_SUFFIXES
@@ -151,7 +152,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _listed(path: Path, missing: list[str]) -> list[str]:
     """Return the pictures a ``.txt`` list names, relative to the list."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list cannot be read ({error})") from error
     base, found = str(path.absolute().parent), []
