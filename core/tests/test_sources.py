@@ -421,3 +421,17 @@ def test_reading_sources_imports_neither_torch_nor_pillow(tmp_path):
         "sys.exit(bool({'torch', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code, str(path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "rtmp", "udp"])
+def test_nothing_is_fetched_offline(monkeypatch, scheme):
+    def connect(*_):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr(cv2, "VideoCapture", connect)
+    monkeypatch.setenv("SEGX_OFFLINE", "1")
+    for suffix in (".mp4", ".m3u8", ".png", ""):
+        with pytest.raises(DataError, match="SEGX_OFFLINE forbids"):
+            for item in open_source(f"{scheme}://192.0.2.1/a{suffix}"):
+                raise DataError(item.reason)

@@ -69,6 +69,7 @@ _OTHERS: dict[bytes, str] = {
     b"\x1f\x8b": "gzip",
 }
 """How files begin that are taken for images now and then, and what they are."""
+_LIGHT = frozenset({"BMP", "DIB", "JPEG", "MPO", "PNG", "PPM", "SUN", "TIFF", "WEBP"})
 _HEIC = re.compile(rb"ftyp(heic|heix|hevc|heim|mif1|msf1)")
 _ORIENTATION = 0x0112
 _SIDES_SWAPPED = frozenset({5, 6, 7, 8})
@@ -90,12 +91,19 @@ class Header:
         stored: (height, width) in pixels as they lie in the file.
         orientation: How they are to be turned to be seen, 1..8 (Exif 2.3 and TIFF 6.0, tag 274).
         place: Where in a TIFF the orientation is stated, in bytes; 0 where it is not.
+        depth: Bits of each channel, where that is stated in a place that is looked at.
     """
 
     kind: str
     stored: tuple[int, int]
     orientation: int = 1
     place: int = 0
+    depth: int = 8
+
+    @property
+    def heavy(self) -> bool:
+        """Whether reading it takes about twice the memory that the same pixels take in JPEG or 8-bit PNG."""
+        return self.depth > 8 or self.kind not in _LIGHT
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -213,17 +221,20 @@ def _next_marker(file: BinaryIO) -> int:
 def _png(file: BinaryIO) -> Header:
     """Read the size, and the orientation wherever it stands: before the pixels or behind them."""
     file.seek(16)
-    width, height = struct.unpack(">II", file.read(8))
+    width, height, depth = struct.unpack(">IIB", file.read(9))
     file.seek(len(_PNG))
+    orientation = 0
     for _ in range(_MOST_PARTS):
         begin = file.read(8)
         if len(begin) < 8 or begin[4:] in {b"IDAT", b"IEND"}:
             break
         length = int.from_bytes(begin[:4], "big")
         if begin[4:] == b"eXIf":
-            return Header(kind="PNG", stored=(height, width), orientation=_exif_orientation(file.read(length)))
+            orientation = _exif_orientation(file.read(length))
+            break
         file.seek(length + 4, io.SEEK_CUR)
-    return Header(kind="PNG", stored=(height, width), orientation=_late_orientation(file))
+    orientation = orientation or _late_orientation(file)
+    return Header(kind="PNG", stored=(height, width), orientation=orientation, depth=depth)
 
 
 def _late_orientation(file: BinaryIO) -> int:
@@ -281,7 +292,10 @@ def _tiff(file: BinaryIO) -> Header:
     orientation, place = entries.get(_ORIENTATION, (1, 0))
     if not 1 <= orientation <= 8:
         orientation, place = 1, 0
-    return Header(kind="TIFF", stored=(height, width), orientation=orientation, place=place)
+    depth, _ = entries.get(0x0102, (8, 0))  # of several channels it stands elsewhere
+    return Header(
+        kind="TIFF", stored=(height, width), orientation=orientation, place=place, depth=depth if depth <= 64 else 8
+    )
 
 
 def _exif_orientation(data: bytes, prefix: bytes = b"") -> int:

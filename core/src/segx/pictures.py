@@ -93,7 +93,7 @@ def read_encoded(path: Path) -> tuple[bytes, Header]:
             if not file.peek(1):  # type: ignore[attr-defined]
                 raise DataError("it is empty")
             header = read_header(file)
-            check_size(header.stored)
+            check_size(header.stored, heavy=header.heavy)
             file.seek(0)
             return read_at_most(file, most_pixels() * _BYTES_A_PIXEL + _ROOM_FOR_THE_REST), header
     except OSError as error:
@@ -130,7 +130,7 @@ def decode_picture(data: bytes) -> Image:
     if not data:
         raise DataError("it is empty")
     header = read_header(io.BytesIO(data))
-    check_size(header.stored)
+    check_size(header.stored, heavy=header.heavy)
     return _decode(data, header, header.orientation)
 
 
@@ -154,16 +154,18 @@ def check_whole(data: bytes, header: Header) -> None:
                 raise DataError(one_line(error)) from error
 
 
-def check_size(shape: tuple[int, int]) -> None:
-    """Refuse an image of more pixels than are read.
+def check_size(shape: tuple[int, int], *, heavy: bool = False) -> None:
+    """Refuse an image of more pixels than are read: :func:`segx.paths.most_pixels`, half of them where each is heavy.
 
     Raises:
         DataError: With the size and the limit.
     """
     height, width = shape
-    if height * width > most_pixels():
+    most = most_pixels() // 2 if heavy else most_pixels()
+    if height * width > most:
+        kind = " of this kind" if heavy else ""
         raise DataError(
-            f"it states {width:,} x {height:,} pixels, more than the {most_pixels():,} that are read"
+            f"it states {width:,} x {height:,} pixels, more than the {most:,} that are read{kind}"
             f" ({PIXELS_VARIABLE} raises that)"
         )
 

@@ -553,7 +553,8 @@ def _is_animated(path: Path) -> bool:
     """Say whether a file is to be read as a video; what cannot be read at all is refused as an image."""
     try:
         with open_regular(path) as file:
-            check_size(read_header(file).stored)
+            header = read_header(file)
+            check_size(header.stored, heavy=header.heavy)
             with open_with_pillow(file) as image:
                 return bool(getattr(image, "is_animated", False))
     except (OSError, DataError, ValueError, EOFError, SyntaxError):
