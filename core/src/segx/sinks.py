@@ -336,7 +336,7 @@ class _Videos:
             if not clip.live:  # files come one after the other: those before this one have ended
                 self.close(complete=True)
             self._open[shot.stem] = _VideoFile(self._folder / f"{shot.stem}.mp4", clip, shot.drawn)
-        self._open[shot.stem].write(shot.drawn)
+        self._open[shot.stem].write(shot.drawn, shot.source.seconds)
 
     def close(self, *, complete: bool) -> None:
         """End the videos; one that was broken off is kept, for what is in it can be played."""
@@ -353,11 +353,28 @@ class _VideoFile:
         self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self._size = (first.shape[1], first.shape[0])
         self._writer = _open_writer(self._part, clip.fps, self._size)
+        self._rate = clip.fps
+        self._written = 0
+        self._last: Image | None = None
 
-    def write(self, frame: Image) -> None:
+    def write(self, frame: Image, seconds: float | None) -> None:
+        """Write a frame at its time: where the rate varies, the one before is repeated until then.
+
+        A frame that comes sooner than this rate can show it is left out.
+        """
         if (frame.shape[1], frame.shape[0]) != self._size:  # a stream may change its size on the way
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        due = self._written if seconds is None else round(seconds * self._rate)
+        if due < self._written - 1:
+            return
+        while self._last is not None and self._written < due:
+            self._put(self._last)
+        self._put(frame)
+        self._last = frame
+
+    def _put(self, frame: Image) -> None:
         self._writer.write(frame)
+        self._written += 1
 
     def close(self) -> None:
         self._writer.release()

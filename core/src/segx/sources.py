@@ -58,6 +58,7 @@ class SourceImage:
         path: The file, URL or name it came from; ``"image0"`` for an array.
         frame: Zero-based frame number for video and streams, else None.
         clip: The video or stream it is a frame of, else None.
+        seconds: When it is shown, from the first frame of a video file on; None where that is not known.
         network: float32 (3, H, W), RGB in 0..1, when the user gave the network's own input (a tensor); it is used as
             it is, without resizing.
     """
@@ -66,6 +67,7 @@ class SourceImage:
     path: str
     frame: int | None = None
     clip: Clip | None = None
+    seconds: float | None = None
     network: Images | None = None
 
 
@@ -252,7 +254,13 @@ class _Video:
     def loaders(self) -> Iterator[Callable[[], Item]]:
         try:
             for frame in self.file.frames():
-                item = SourceImage(image=frame.image, path=self.file.name, frame=frame.index, clip=frame.clip)
+                item = SourceImage(
+                    image=frame.image,
+                    path=self.file.name,
+                    frame=frame.index,
+                    clip=frame.clip,
+                    seconds=frame.seconds,
+                )
                 yield partial(_same, item)
         except DataError as error:
             yield partial(_same, Unreadable(path=self.file.name, reason=error.message))

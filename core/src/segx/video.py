@@ -66,11 +66,13 @@ class Frame:
         image: uint8 (H, W, 3), BGR, orientation applied.
         index: Its zero-based number in the file or since the stream was opened, skipped frames counted.
         clip: What it belongs to.
+        seconds: When it is shown, from the first frame of a file on; None where that is not known.
     """
 
     image: Image
     index: int
     clip: Clip
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,23 +111,52 @@ class VideoFile:
             DataError: With the reason alone, when it cannot be opened or ends much before its stated length.
         """
         with _capture(self.name) as capture:
-            clip, index, stated = self._clip(capture), 0, _stated_frames(capture)
+            clip, index, stated, clock = self._clip(capture), 0, _stated_frames(capture), _Clock()
+            rate = _rate(capture)
             while capture.grab():
+                seconds = clock.read(capture)
                 if index % self.stride == 0:
                     there, image = capture.retrieve()
                     if not there:
                         break
-                    yield Frame(image=np.asarray(image, np.uint8), index=index, clip=clip)
+                    yield Frame(image=np.asarray(image, np.uint8), index=index, clip=clip, seconds=seconds)
                 index += 1
         if index == 0:
             raise DataError("it holds no frame that can be decoded")
-        if stated and index < stated - max(2, 0.02 * stated):  # containers round their length
+        short = stated - index > max(2, 0.02 * stated)  # containers round their length
+        if stated and short and not clock.has_reached(stated / rate, rate):
             raise DataError(f"it ends after {index} of {stated} frames")
 
     def _clip(self, capture: cv2.VideoCapture) -> Clip:
         stated = _stated_frames(capture)
         delivered = math.ceil(stated / self.stride) if stated else None
         return Clip(name=self.name, fps=_rate(capture) / self.stride, frames=delivered)
+
+
+class _Clock:
+    """When the frames of a file are shown: at a rate that varies, their number says little of how far they reach."""
+
+    def __init__(self) -> None:
+        self._begin: float | None = None
+        self._last = 0.0
+        self._longest = 0.0
+
+    def read(self, capture: cv2.VideoCapture) -> float | None:
+        """Return the seconds since the first frame, None where the file does not say."""
+        now = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        if self._begin is None:
+            self._begin = now
+            return 0.0
+        passed = now - self._begin
+        if not passed > self._last:  # written so that NaN is taken for unknown too
+            return None
+        self._longest = max(self._longest, passed - self._last)
+        self._last = passed
+        return passed
+
+    def has_reached(self, duration: float, rate: float) -> bool:
+        """Say whether no more is missing until the stated end than frames that are shown for long explain."""
+        return duration - self._last <= max(2 / rate, 0.02 * duration, 2 * self._longest)
 
 
 class LiveStreams:
