@@ -8,13 +8,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
+
 from segx.registry import Registry, get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
     Segx = Callable[..., Any]
 
