@@ -17,7 +17,8 @@ import PIL.EpsImagePlugin
 import PIL.Image
 import pytest
 
-from segx.errors import DataError, UsageError
+from segx import YOLO
+from segx.errors import DataError, ModelError, UsageError
 from segx.files import open_regular, read_regular, utf8_name, write_picture
 from segx.image_header import image_shape
 from segx.pictures import decode_picture, from_array, from_pillow, read_picture
@@ -196,6 +197,11 @@ def test_only_regular_files_are_read(tmp_path: Path, make, what: str) -> None:
         open_source(tmp_path / "d.txt")
     with pytest.raises(OSError, match=what):
         open_regular(tmp_path / "model.pt")
+    for name in ("model.pt", "model.onnx", "model.torchscript", "model.yaml"):
+        (tmp_path / "model.pt").rename(tmp_path / name)
+        with pytest.raises(ModelError, match=f"it is a {what}, not a regular file"):
+            YOLO(tmp_path / name)
+        (tmp_path / name).rename(tmp_path / "model.pt")
 
 
 def test_a_file_of_more_bytes_than_are_read_is_refused(tmp_path: Path) -> None:

@@ -75,13 +75,24 @@ def read_at_most(file: BinaryIO, limit: int) -> bytes:
     return file.read(limit)
 
 
+def irregular(path: str | Path) -> str:
+    """Return what a path is that must not be opened, ``"a pipe"``; nothing for files, folders and what is not there."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - text too
+    except (OSError, ValueError):
+        return ""
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _kind(mode)
+
+
 def _refuse_irregular(mode: int, path: str | Path) -> None:
-    if stat.S_ISREG(mode):
-        return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    what = next((name for test, name in _KINDS if test(mode)), "something else")
-    raise OSError(errno.EINVAL, f"it is {what}, not a regular file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, not a regular file", str(path))
+
+
+def _kind(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "something else")
 
 
 @contextlib.contextmanager
