@@ -17,7 +17,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from segx.image_header import one_line, open_with_pillow, read_header
 from segx.paths import OFFLINE_VARIABLE, PIXELS_VARIABLE, most_pixels, offline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -302,9 +302,32 @@ def _check_scans(data: bytes) -> None:
         raise DataError(f"a JPEG of more than {_MOST_SCANS} scans, which would take hours to read, is not read")
 
 
+_quiet_lock = threading.Lock()
+_quiet_state = {"depth": 0, "level": 0}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep OpenCV and FFmpeg from printing while something is read that may be damaged; we say it better."""
+    log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
+    with _quiet_lock:
+        if _quiet_state["depth"] == 0:
+            _quiet_state["level"] = log.getLogLevel()
+            log.setLogLevel(0)
+        _quiet_state["depth"] += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_state["depth"] -= 1
+            if _quiet_state["depth"] == 0:
+                log.setLogLevel(_quiet_state["level"])
+
+
 def _decode_opencv(data: bytes, flags: int) -> Image | None:
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with quiet():
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if picture is None else _to_colour(_to_uint8(picture))

@@ -16,8 +16,7 @@ import cv2
 from segx.display import close_window, require_display, show_image
 from segx.errors import DataError, UsageError
 from segx.files import utf8_name, write_picture
-from segx.pictures import address_name
-from segx.video import quiet
+from segx.pictures import address_name, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

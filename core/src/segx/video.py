@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from segx.errors import DataError
 from segx.files import open_regular, utf8_name
 from segx.paths import OFFLINE_VARIABLE, offline
-from segx.pictures import check_size
+from segx.pictures import check_size, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -367,25 +367,3 @@ def _stated_frames(capture: cv2.VideoCapture) -> int:
     """Return the length a container claims, 0 when it claims none (live streams claim nonsense)."""
     frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(frames) if math.isfinite(frames) and 0 < frames < 1e9 else 0
-
-
-_quiet_lock = threading.Lock()
-_quiet_state = {"depth": 0, "level": 0}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep OpenCV and FFmpeg from printing while something is opened that may not be there; we say it better."""
-    log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
-    with _quiet_lock:
-        if _quiet_state["depth"] == 0:
-            _quiet_state["level"] = log.getLogLevel()
-            log.setLogLevel(0)
-        _quiet_state["depth"] += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_state["depth"] -= 1
-            if _quiet_state["depth"] == 0:
-                log.setLogLevel(_quiet_state["level"])
