@@ -8,13 +8,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
+
 from segx.registry import Registry, get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
     Segx = Callable[..., Any]
 
@@ -187,17 +187,20 @@ def test_a_task_that_the_model_does_not_have(segx: Segx, tiny_onnx: Path, monkey
     assert "is a model for 'segment', not for 'count'" in ended.err
 
 
-def test_ctrl_c_in_a_real_run_is_calm(tiny_model: Path, photos: Path) -> None:
+@pytest.mark.parametrize(
+    ("signal", "code", "words"), [("SIGINT", 130, "segx: stopped"), ("SIGTERM", 143, "segx: stopped by SIGTERM")]
+)
+def test_a_signal_in_a_real_run_is_calm(tiny_model: Path, photos: Path, signal: str, code: int, words: str) -> None:
     """The signal comes while a picture is being run, after its model was opened."""
-    code = (
+    program = (
         "import os, signal, sys, segx_cli.main as m\n"
         "from segx.results import Results\n"
-        "Results.verbose = lambda self: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"Results.verbose = lambda self: os.kill(os.getpid(), signal.{signal})\n"
         f"sys.exit(m.main(['predict', 'model={tiny_model}', 'source={photos}', '--no-save', 'imgsz=64']))"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=os.environ.copy()
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, env=os.environ.copy()
     )
-    assert ended.returncode == 130, ended.stderr
-    assert ended.stderr.splitlines()[-1] == "segx: stopped"
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.splitlines()[-1] == words
     assert "Traceback" not in ended.stderr

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from segx.errors import UsageError
-from segx.options import TrainOptions
+from segx.options import PredictOptions, TrainOptions
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,45 @@ def test_names_that_are_no_options_are_told_together() -> None:
         TrainOptions.parse({"dropout": 0.0, "epochs": 3, "pose": 12.0})
     with pytest.raises(UsageError, match="option 'epoch' is not known; did you mean 'epochs'"):
         TrainOptions.parse({"epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "read"),
+    [
+        ("imgsz", [96], 96),
+        ("imgsz", np.int64(96), 96),
+        ("imgsz", np.array([96, 128]), (96, 128)),
+        ("imgsz", np.array([96.0]), 96),
+        ("conf", np.float32(0.5), 0.5),
+        ("conf", np.array(0.5), 0.5),
+        ("classes", range(3), (0, 1, 2)),
+        ("classes", {2, 1}, (1, 2)),
+        ("classes", frozenset({1}), (1,)),
+        ("classes", np.arange(2), (0, 1)),
+        ("classes", [np.int16(1)], (1,)),
+        ("save", np.bool_(True), True),
+        ("save_crop", np.str_("box"), "box"),
+        ("device", [0, 1], "0,1"),
+        ("device", np.int64(0), "0"),
+    ],
+)
+def test_what_numpy_gives_is_taken(name: str, written: object, read: object) -> None:
+    value = getattr(PredictOptions.parse({name: written}), name)
+    assert value == read
+    assert type(value) is type(read)
+
+
+def test_what_torch_gives_is_taken() -> None:
+    torch = pytest.importorskip("torch")
+    given = {"imgsz": torch.Size([96, 128]), "conf": torch.tensor(0.5), "classes": torch.tensor([1, 2])}
+    options = PredictOptions.parse({**given, "device": torch.device("cpu"), "save": torch.tensor(True)})
+    assert (options.imgsz, options.conf, options.classes) == ((96, 128), 0.5, (1, 2))
+    assert (options.device, options.save) == ("cpu", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("save", [1, 2]), ("conf", {}), ("imgsz", [1, 2, 3]), ("conf", np.array([0.1, 0.2]))]
+)
+def test_several_values_are_not_one(name: str, written: object) -> None:
+    with pytest.raises(UsageError, match=f"{name}="):
+        PredictOptions.parse({name: written})

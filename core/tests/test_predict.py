@@ -397,18 +397,25 @@ def test_the_stages_work_side_by_side():
 
 
 class Kept(np.ndarray):
-    """An array whose end can be heard of."""
+    """An array whose copies' end can be heard of: they are what segx holds."""
+
+    ended = ()
+
+    def copy(self, order="C"):
+        copied = super().copy(order)
+        weakref.finalize(copied, self.ended.append, 1)
+        return copied
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_memory_does_not_grow_with_the_source(lanes):
-    begun, ended, most = [], [], 0
+    begun, most = [], 0
+    ended = Kept.ended = []
 
     def pictures():
         for number in range(60):
             image = draw_scene(64, 96, objects=1).image.view(Kept)
             begun.append(number)
-            weakref.finalize(image, ended.append, number)
             yield image
             del image
 
@@ -622,6 +629,21 @@ def test_a_video_broken_off_can_be_played(tmp_path):
     results.close()
     assert files(tmp_path / "runs" / "predict") == ["clip.mp4"]
     assert 5 <= len(read_video(tmp_path / "runs/predict/clip.mp4")[0]) <= 8
+
+
+@pytest.mark.parametrize(("ending", "kept"), [(KeyboardInterrupt, True), (RuntimeError, False)])
+def test_a_run_that_is_stopped_leaves_a_whole_json(tmp_path, ending, kept):
+    clip = write_video(tmp_path / "clip.avi", frames=30)
+    results = start(clip, Watched(imgsz=(64, 96)), **options_for(tmp_path, save=True, save_json=True))
+    for _ in range(5):
+        next(results)
+    with pytest.raises(ending):
+        results.throw(ending)
+    folder = tmp_path / "runs" / "predict"
+    assert files(folder) == ["clip.mp4", *(["predictions.json"] if kept else [])]
+    assert len(read_video(folder / "clip.mp4")[0]) >= 5
+    if kept:
+        assert len({row["image_id"] for row in json.loads((folder / "predictions.json").read_text())}) >= 5
 
 
 def test_videos_and_pictures_side_by_side(tmp_path):

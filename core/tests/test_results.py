@@ -227,9 +227,36 @@ def test_plot_is_the_tasks(results: Results, nothing: Results) -> None:
 
 
 def test_show_without_a_display(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"show\(\) needs a display, and there is none"):
+        results.show()
+    monkeypatch.setenv("DISPLAY", ":4711")  # of a server that is gone: OpenCV would end the process
+    with pytest.raises(UsageError, match="cannot open one on display :4711"):
+        results.show()
+
+
+def test_a_window_is_named_in_utf8(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("segx.display.require_display", lambda _: None)
+    monkeypatch.setattr(cv2, "imshow", lambda name, _: shown.append(name))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
+    monkeypatch.setattr(cv2, "destroyWindow", shown.append)
+    results.replace(path="caf\udce9.png").show()
+    assert shown == ["caf?.png"] * 2
+
     def refuse(*_: object) -> None:
-        raise cv2.error("no display")
+        raise cv2.error("not built with windows")
 
     monkeypatch.setattr(cv2, "imshow", refuse)
     with pytest.raises(UsageError, match="no display"):
         results.show()
+
+
+def test_names_belong_to_one_result(results: Results) -> None:
+    names = {0: "person", 5: "bus"}
+    first, second = (results.replace(names=names) for _ in range(2))
+    assert isinstance(first.names, dict)
+    first.names[0] = "somebody"
+    assert second.names == names == {0: "person", 5: "bus"}

@@ -242,9 +242,53 @@ def test_tensors_are_used_as_they_are():
     (outside,) = open_source(torch.full((3, 32, 32), 1.5))
     assert isinstance(outside, Unreadable)
     assert "0..1" in outside.reason
-    for wrong in (torch.zeros(1, 4, 32, 32), torch.zeros(32, 32), torch.zeros(3, 32, 32, dtype=torch.uint8)):
+    for wrong in (torch.zeros(1, 4, 32, 32), torch.zeros(32, 32), torch.zeros(3, 32, 32, dtype=torch.int32)):
         with pytest.raises(UsageError, match="tensor"):
             open_source(wrong)
+
+
+def test_a_tensor_is_forgiven_a_rounding_error_and_may_be_bytes():
+    torch = pytest.importorskip("torch")
+    nearly = torch.full((3, 32, 32), float(np.nextafter(np.float32(1), np.float32(2))))
+    (item,) = open_source(nearly)
+    assert item.network.max() == 1
+    (item,) = open_source(torch.full((3, 32, 32), 255.0))
+    assert item.network.max() == 1
+    rgb = torch.arange(3 * 8 * 10, dtype=torch.uint8).reshape(3, 8, 10)
+    (item,) = open_source(rgb)
+    assert item.network is None
+    np.testing.assert_array_equal(item.image, rgb.numpy()[::-1].transpose(1, 2, 0))
+
+
+def test_memory_that_is_filled_again_is_no_matter():
+    torch = pytest.importorskip("torch")
+    array, tensor, pillow = np.empty((8, 10, 3), np.uint8), torch.empty(3, 32, 32), PIL.Image.new("L", (10, 8))
+
+    def camera():
+        for number in range(1, 5):
+            array[:] = number
+            tensor[:] = number / 255
+            pillow.paste(number, (0, 0, 10, 8))
+            yield [array, tensor, pillow]
+
+    loads = list(open_source(camera()).loaders())
+    array[:], tensor[:] = 99, 0
+    pillow.paste(99, (0, 0, 10, 8))
+    assert [int(load().image.max()) for load in loads] == [number for number in range(1, 5) for _ in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["array", "batch", "tensor"])
+def test_results_hold_no_memory_of_the_callers(kind):
+    torch = pytest.importorskip("torch")
+    given = {
+        "array": np.full((32, 32, 3), 7, np.uint8),
+        "batch": np.full((1, 32, 32, 3), 7, np.uint8),
+        "tensor": torch.full((1, 3, 32, 32), 7 / 255),
+    }[kind]
+    (item,) = open_source(given)
+    given[:] = 0
+    assert item.image.max() == 7
+    assert item.network is None or item.network.max() > 0
 
 
 def test_a_video_and_its_stride(tmp_path):
@@ -377,3 +421,20 @@ def test_reading_sources_imports_neither_torch_nor_pillow(tmp_path):
         "sys.exit(bool({'torch', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code, str(path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "rtmp", "udp"])
+def test_nothing_is_fetched_offline(monkeypatch, scheme):
+    def connect(*_):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr(cv2, "VideoCapture", connect)
+    monkeypatch.setenv("SEGX_OFFLINE", "1")
+    for suffix in (".mp4", ".m3u8", ".png", ""):
+        try:
+            (item,) = open_source(f"{scheme}://192.0.2.1/a{suffix}")
+            reason = item.reason
+        except DataError as error:
+            reason = error.message
+        assert "SEGX_OFFLINE forbids fetching it" in reason

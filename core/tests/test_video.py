@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from itertools import pairwise
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError
-from segx.video import Frame, LiveStreams, Lost, VideoFile
+from segx.sinks import _VideoFile
+from segx.video import Clip, Frame, LiveStreams, Lost, VideoFile
 
 
 def write_video(path, frames=10, size=(64, 48), fps=12.5, codec="MJPG"):
@@ -117,3 +119,64 @@ def test_a_stream_that_is_not_there_is_told_at_once(camera, capfd):
     with pytest.raises(DataError, match="cannot be opened"):
         LiveStreams((camera.address,))
     assert capfd.readouterr().err == ""
+
+
+def matroska(path, milliseconds, *, duration):
+    """Write frames shown at any times (RFC 9559): OpenCV itself writes only at one rate."""
+
+    def element(name, content):
+        return bytes.fromhex(name) + (0x0100000000000000 | len(content)).to_bytes(8, "big") + content
+
+    def frame(number, at):
+        data = cv2.imencode(".jpg", np.full((48, 64, 3), number % 12 * 20, np.uint8))[1].tobytes()
+        return element("A3", b"\x81" + at.to_bytes(2, "big", signed=True) + b"\x80" + data)
+
+    video = element("E0", element("B0", b"\x40") + element("BA", b"\x30"))
+    track = element("D7", b"\1") + element("73C5", b"\1") + element("83", b"\1") + element("86", b"V_MJPEG") + video
+    info = element("2AD7B1", (1_000_000).to_bytes(4, "big")) + element("4489", struct.pack(">d", duration))
+    blocks = b"".join(frame(number, at) for number, at in enumerate(milliseconds))
+    parts = element("1549A966", info) + element("1654AE6B", element("AE", track))
+    cluster = element("1F43B675", element("E7", b"\0") + blocks)
+    path.write_bytes(element("1A45DFA3", element("4282", b"matroska")) + element("18538067", parts + cluster))
+    return path
+
+
+VARIED = [33 * number for number in range(30)] + [990 + 500 * number for number in range(10)]
+
+
+def test_a_rate_that_varies_is_no_false_alarm_and_an_early_end_still_told(tmp_path):
+    frames = list(VideoFile(str(matroska(tmp_path / "a.mkv", VARIED, duration=5990))).frames())
+    assert [round(1000 * frame.seconds) for frame in frames] == VARIED
+    with pytest.raises(DataError, match=r"ends after 30 of \d+ frames"):
+        list(VideoFile(str(matroska(tmp_path / "b.mkv", VARIED[:30], duration=5990))).frames())
+
+
+def test_what_a_video_claims_is_checked(tmp_path, monkeypatch):
+    path = str(write_video(tmp_path / "clip.avi"))
+    monkeypatch.setenv("SEGX_MAX_PIXELS", "3000")
+    with pytest.raises(DataError, match="64 x 48 pixels, more than the 3,000"):
+        list(VideoFile(path).frames())
+
+
+@pytest.mark.parametrize(
+    "milliseconds", [VARIED, [500 * number for number in range(10)] + [5000 + 33 * n for n in range(16)]]
+)
+def test_a_video_is_saved_at_its_true_length(tmp_path, milliseconds):
+    path = matroska(tmp_path / "a.mkv", milliseconds, duration=milliseconds[-1] + 33)
+    frames = list(VideoFile(str(path)).frames())
+    for rate in (30.0, 8.0):
+        clip = Clip(name="a.mkv", fps=rate)
+        saved = _VideoFile(tmp_path / "a.mp4", clip, frames[0].image)
+        for frame in frames:
+            saved.write(frame.image, frame.seconds)
+        saved.close()
+        read = list(VideoFile(str(tmp_path / "a.mp4")).frames())
+        assert len(read) / rate == pytest.approx(milliseconds[-1] / 1e3 + 1 / rate, abs=1.5 / rate)
+
+
+def test_frames_without_a_time_are_all_saved(tmp_path):
+    saved = _VideoFile(tmp_path / "a.mp4", Clip(name="a", fps=10.0), np.zeros((48, 64, 3), np.uint8))
+    for _ in range(7):
+        saved.write(np.zeros((48, 64, 3), np.uint8), None)
+    saved.close()
+    assert len(list(VideoFile(str(tmp_path / "a.mp4")).frames())) == 7

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import SegxError, UsageError, did_you_mean
@@ -17,10 +19,15 @@ from segx_cli.line import Switches, is_pair, take_switches
 from segx_cli.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
+
+
+class TerminatedError(KeyboardInterrupt):
+    """Somebody has sent SIGTERM: what is begun is ended as after Ctrl-C, and nothing half-written is left."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     switches, _ = take_switches(tokens)
     output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug)
     try:
-        code = _run(tokens, switches, output)
+        with _terminable():
+            code = _run(tokens, switches, output)
         sys.stdout.flush()
+    except TerminatedError:
+        _say("stopped by SIGTERM")
+        return TERMINATED
     except KeyboardInterrupt:
         _say("stopped")
         return INTERRUPTED
@@ -43,6 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(error, output)
     return code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end what runs in the way that Ctrl-C does, where nobody has decided otherwise."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks again does not want to wait
+        raise TerminatedError
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(tokens: list[str], switches: Switches, output: Output) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import UsageError, did_you_mean, not_known
+from segx.files import read_text
 from segx.options import OptionInfo
 from segx_cli.commands import COMMANDS
 from segx_cli.line import UnknownOptionError, join, read
@@ -175,7 +175,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cfg={path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

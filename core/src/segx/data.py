@@ -28,6 +28,7 @@ import yaml
 
 from segx.downloads import fetch, lock_of, only_one
 from segx.errors import DataError, SegxError, did_you_mean
+from segx.files import read_text
 from segx.interfaces import DatasetSource
 from segx.paths import cache_folder
 from segx.specs import WeightsFile
@@ -566,7 +567,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST_YAML:
             raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: that is no data set YAML")
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one
+        content = yaml.load(read_text(path, encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", hint=_MAY_READ) from error
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
+from segx.files import irregular, read_text
 from segx.options import PredictOptions, SessionOptions, TrainOptions, ValOptions
 from segx.registry import get_registry
 
@@ -450,6 +451,8 @@ def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
 
 def _find_design(text: str, path: Path, registry: Registry) -> Design:
     """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
+    if what := irregular(path):
+        raise ModelError(f"{path}: it is {what}, not a regular file")
     if path.is_file():
         architecture = registry.architecture_for(_read_yaml(path))
         return Design(architecture.read_config(path), architecture)
@@ -468,7 +471,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

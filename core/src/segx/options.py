@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ class Options:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
+            value = plain(getattr(self, item.name))
             if (true := item.metadata.get("true")) is not None:
                 value = _number_for(value, true)
             value = _coerce(item.name, value, hints[item.name])
@@ -443,6 +444,24 @@ def parse_literal(text: str) -> Any:
         return text
 
 
+def plain(value: Any) -> Any:
+    """Return a value in Python's own types: what NumPy and torch give, ranges and sets become numbers, lists, texts.
+
+    Neither library is imported for that.
+    """
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=lambda item: (str(type(item)), item))
+    if isinstance(value, range | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, str | bytes | int | float | os.PathLike):
+        return value.item() if hasattr(value, "item") else value  # numpy.str_ and numpy.float64 are of these types too
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if type(value).__module__.partition(".")[0] == "torch":  # torch.device, torch.dtype
+        return str(value)
+    return value
+
+
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
@@ -496,8 +515,10 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):
         return value is None, None
+    if isinstance(value, list) and len(value) == 1 and origin is not tuple:
+        return _fit(value[0], kind)
     if kind is bool:
-        return isinstance(value, bool) or value in {0, 1}, bool(value)
+        return (True, bool(value)) if value in (0, 1) else (False, value)
     if kind is int:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return (True, int(value)) if whole and not isinstance(value, bool) else (False, value)
@@ -505,15 +526,21 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
         number = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 - NaN
         return (True, float(value)) if number else (False, value)
     if kind is str:
-        texts = isinstance(value, str | int | Path) and not isinstance(value, bool)
-        return (True, str(value)) if texts else (False, value)
+        return _fit_text(value)
     if kind is Path:
-        return (True, Path(value)) if isinstance(value, str | Path) else (False, value)
+        return (True, Path(value)) if isinstance(value, str | os.PathLike) else (False, value)
     if origin is Literal:
         return value in arguments, value
     if origin is tuple:
         return _fit_tuple(value, arguments)
     return isinstance(value, kind), value
+
+
+def _fit_text(value: Any) -> tuple[bool, Any]:
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return True, ",".join(map(str, value))  # device=[0, 1], as it is typed
+    texts = isinstance(value, str | int | os.PathLike) and not isinstance(value, bool)
+    return (True, str(value)) if texts else (False, value)
 
 
 def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:

@@ -1,4 +1,4 @@
-"""The folders segx may write to besides a run's own, and the switches of the environment that govern downloads."""
+"""The folders segx may write to besides a run's own, and the switches of the environment."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+from segx.errors import UsageError
+
 CACHE_VARIABLE = "SEGX_CACHE"
 OFFLINE_VARIABLE = "SEGX_OFFLINE"
 MIRROR_VARIABLE = "SEGX_WEIGHTS_URL"
+PIXELS_VARIABLE = "SEGX_MAX_PIXELS"
+_MOST_PIXELS = 400_000_000
 
 CACHE_PARTS = ("datasets", "downloads", "indexes", "pictures", "proofs", "weights")
 """The folders inside the cache; ``segx cache clear`` touches nothing else."""
@@ -40,6 +44,22 @@ def weights_folder() -> Path:
 def offline() -> bool:
     """Say whether ``SEGX_OFFLINE`` forbids the network."""
     return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() in _YES
+
+
+def most_pixels() -> int:
+    """Return how many pixels an image may have: ``SEGX_MAX_PIXELS``, by default those of 20,000 x 20,000.
+
+    Raises:
+        UsageError: The variable is no whole number above 0.
+    """
+    text = os.environ.get(PIXELS_VARIABLE, "").strip()
+    if not text:
+        return _MOST_PIXELS
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) < 19 and int(text)):
+        raise UsageError(
+            f"{PIXELS_VARIABLE}={text[:40]} is no whole number of pixels", hint="leave it out, or 400000000"
+        )
+    return int(text)
 
 
 def weights_address(name: str, published: str) -> str:

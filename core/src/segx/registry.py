@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 from segx import known_plugins
 from segx.artifact import Artifact
 from segx.errors import DataError, MissingPluginError, ModelError, PluginError, SegxError, UsageError, did_you_mean
+from segx.files import irregular
 from segx.plugins import DISABLE, discover
 from segx.requirements import unmet
 from segx.specs import (
@@ -332,6 +333,8 @@ class Registry:
         kind = self.format_of(path)
         if not path.exists():
             raise ModelError(f"model {str(path)!r} is not there", hint=self._missing_model_hint(path))
+        if what := irregular(path):
+            raise ModelError(f"{path}: it is {what}, not a regular file")
         if kind is None:
             known = ", ".join(sorted(self.suffixes))
             raise ModelError(f"{path}: the end of the name is of no known model format", hint=f"known: {known}")

@@ -157,6 +157,7 @@ class Results:
         for name, empty in fill.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, empty)
+        object.__setattr__(self, "names", dict(self.names))  # whoever renames a class here renames it nowhere else
         if len(self.masks) not in {0, len(self.boxes)}:
             msg = f"{len(self.boxes)} boxes cannot have {len(self.masks)} masks"
             raise ValueError(msg)
@@ -312,14 +313,11 @@ class Results:
         Raises:
             UsageError: There is no display, or OpenCV was installed without windows.
         """
-        import cv2
+        from segx.display import close_window, require_display, show_image
 
-        try:
-            cv2.imshow(str(self.path), self.plot(**style))
-            cv2.waitKey(0)
-            cv2.destroyWindow(str(self.path))
-        except cv2.error as error:
-            raise UsageError("there is no display to show a picture on", hint="use save instead") from error
+        require_display("show()")
+        show_image(self.plot(**style), self.path, milliseconds=0)
+        close_window(self.path)
 
     def save(self, filename: str | Path | None = None, **style: Any) -> Path:
         """Write :meth:`plot`; an interrupted write leaves nothing behind.

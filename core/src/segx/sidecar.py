@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.files import write_text
+from segx.files import read_text, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,12 +56,12 @@ def read_metadata(model: Path) -> dict[str, Any] | None:
 
     source = location(model)
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_text(source)
         content = json.loads(text) if source.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"{source}: cannot be read ({error})") from error
+        raise ModelError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{source}: holds a {type(content).__name__}, not keys and values")
     return {str(key): value for key, value in content.items()}

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 
+from segx.display import close_window, require_display, show_image
 from segx.errors import DataError, UsageError
-from segx.files import write_picture
-from segx.pictures import address_name
-from segx.video import quiet
+from segx.files import utf8_name, write_picture
+from segx.pictures import address_name, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 _CODECS = ("avc1", "mp4v")
 """H.264, which browsers play too, where this OpenCV can write it; else MPEG-4 part 2, which players open."""
+
+
+_TITLE = "segx"
+_LOOK = 500
+"""Milliseconds that an image is shown; a frame only as long as the next takes."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,8 @@ def check(options: PredictOptions) -> None:
         )
     if options.save_conf and not options.save_txt:
         raise UsageError("save_conf adds scores to text files, and none are asked for", hint="add save_txt=true")
-    displays = ("DISPLAY", "WAYLAND_DISPLAY")
-    if options.show and sys.platform == "linux" and not any(os.environ.get(name) for name in displays):
-        raise UsageError("show=true needs a display, and there is none here", hint="use save=true")
+    if options.show:
+        require_display("show=true")
 
 
 def drawing_style(options: PredictOptions) -> dict[str, Any]:
@@ -166,17 +169,14 @@ class Window:
         Raises:
             UsageError: OpenCV was installed without windows.
         """
-        try:
-            cv2.imshow("segx", results.plot(**self._style))
-            self._open = True
-            return cv2.waitKey(1 if results.frame is not None else 500) & 0xFF not in {ord("q"), 27}
-        except cv2.error as error:
-            raise UsageError("show=true: this OpenCV cannot open windows", hint="use save=true") from error
+        self._open = True
+        key = show_image(results.plot(**self._style), _TITLE, milliseconds=1 if results.frame is not None else _LOOK)
+        return key & 0xFF not in {ord("q"), 27}
 
     def close(self) -> None:
         """Close the window."""
         if self._open:
-            cv2.destroyAllWindows()
+            close_window(_TITLE)
 
 
 class _Names:
@@ -335,7 +335,7 @@ class _Videos:
             if not clip.live:  # files come one after the other: those before this one have ended
                 self.close(complete=True)
             self._open[shot.stem] = _VideoFile(self._folder / f"{shot.stem}.mp4", clip, shot.drawn)
-        self._open[shot.stem].write(shot.drawn)
+        self._open[shot.stem].write(shot.drawn, shot.source.seconds)
 
     def close(self, *, complete: bool) -> None:
         """End the videos; one that was broken off is kept, for what is in it can be played."""
@@ -352,11 +352,28 @@ class _VideoFile:
         self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self._size = (first.shape[1], first.shape[0])
         self._writer = _open_writer(self._part, clip.fps, self._size)
+        self._rate = clip.fps
+        self._written = 0
+        self._last: Image | None = None
 
-    def write(self, frame: Image) -> None:
+    def write(self, frame: Image, seconds: float | None) -> None:
+        """Write a frame at its time: where the rate varies, the one before is repeated until then.
+
+        A frame that comes sooner than this rate can show it is left out.
+        """
         if (frame.shape[1], frame.shape[0]) != self._size:  # a stream may change its size on the way
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        due = self._written if seconds is None else round(seconds * self._rate)
+        if due < self._written - 1:
+            return
+        while self._last is not None and self._written < due:
+            self._put(self._last)
+        self._put(frame)
+        self._last = frame
+
+    def _put(self, frame: Image) -> None:
         self._writer.write(frame)
+        self._written += 1
 
     def close(self) -> None:
         self._writer.release()
@@ -369,8 +386,8 @@ class _VideoFile:
 def _open_writer(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     """Return a writer with the first codec that this OpenCV can write."""
     for codec in _CODECS:
-        with quiet():
-            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+        with quiet(), utf8_name(path) as name:
+            writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
         if writer.isOpened():
             return writer
         writer.release()

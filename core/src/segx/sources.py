@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from segx.errors import DataError, UsageError
+from segx.files import open_regular, read_text
+from segx.image_header import open_with_pillow, read_header
 from segx.pictures import (
     PICTURE_SUFFIXES,
     check_array,
+    check_size,
     content_type,
     decode_picture,
     fetch_picture,
     from_array,
     from_pillow,
     read_picture,
+    unit_of,
 )
 from segx.video import STREAM_SCHEMES, STREAM_SUFFIXES, VIDEO_SUFFIXES, Clip, LiveStreams, Lost, VideoFile
 
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 _LIST_SUFFIXES = frozenset({".txt", ".csv"})
 _LIST_DEPTH = 4
+_LIST_ENTRIES = 1_000_000
+"""Of all lists that one source is made of, those that other lists name counted as often as they are named."""
 _STREAM_KINDS = frozenset(
     {"multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl", "application/dash+xml"}
 )
@@ -52,6 +58,7 @@ class SourceImage:
         path: The file, URL or name it came from; ``"image0"`` for an array.
         frame: Zero-based frame number for video and streams, else None.
         clip: The video or stream it is a frame of, else None.
+        seconds: When it is shown, from the first frame of a video file on; None where that is not known.
         network: float32 (3, H, W), RGB in 0..1, when the user gave the network's own input (a tensor); it is used as
             it is, without resizing.
     """
@@ -60,6 +67,7 @@ class SourceImage:
     path: str
     frame: int | None = None
     clip: Clip | None = None
+    seconds: float | None = None
     network: Images | None = None
 
 
@@ -219,11 +227,10 @@ class _NetworkInput:
         yield self.read
 
     def read(self) -> Item:
-        values = np.ascontiguousarray(self.values, dtype=np.float32)
-        lowest, highest = float(values.min()), float(values.max())
-        if not (lowest >= 0 and highest <= 1):  # written so that NaN is refused too
-            reason = f"values of a tensor lie in 0..1, here {lowest:g}..{highest:g}"
-            return Unreadable(path=self.name, reason=reason)
+        try:
+            values = np.clip(self.values / np.float32(unit_of(self.values, "a tensor")), 0, 1, dtype=np.float32)
+        except DataError as error:
+            return Unreadable(path=self.name, reason=error.message)
         picture = np.rint(values.transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8)
         return SourceImage(image=np.ascontiguousarray(picture), path=self.name, network=values)
 
@@ -247,7 +254,13 @@ class _Video:
     def loaders(self) -> Iterator[Callable[[], Item]]:
         try:
             for frame in self.file.frames():
-                item = SourceImage(image=frame.image, path=self.file.name, frame=frame.index, clip=frame.clip)
+                item = SourceImage(
+                    image=frame.image,
+                    path=self.file.name,
+                    frame=frame.index,
+                    clip=frame.clip,
+                    seconds=frame.seconds,
+                )
                 yield partial(_same, item)
         except DataError as error:
             yield partial(_same, Unreadable(path=self.file.name, reason=error.message))
@@ -292,7 +305,7 @@ class _Lazy:
     def loaders(self) -> Iterator[Callable[[], Item]]:
         for item in self.items:
             try:
-                parts = list(self.reader.read(item, alone=False))
+                parts = list(self.reader.read_passing(item))
             except DataError as error:
                 yield partial(_same, Unreadable(path=str(item)[:200], reason=error.message))
                 continue
@@ -314,6 +327,8 @@ class _Reader:
         self.vid_stride, self.stream_buffer = vid_stride, stream_buffer
         self.unnamed = 0
         self.lists: tuple[Path, ...] = ()
+        self.listed = 0
+        self.passing = False
 
     def read(self, source: Any, *, alone: bool) -> Iterator[Part]:  # noqa: PLR0911 - one line a kind
         """Yield the parts of a source; ``alone`` when it is all there is, so that asking the network first is fair."""
@@ -325,7 +340,7 @@ class _Reader:
             return iter([self._live((int(source),))])
         if _comes_from(source, "PIL"):
             name = getattr(source, "filename", "") or self._name()
-            return iter([_Still(str(name), partial(from_pillow, source))])
+            return iter([_Still(str(name), partial(from_pillow, source.copy() if self.passing else source))])
         if _comes_from(source, "torch"):
             return self._read_tensor(source)
         if isinstance(source, np.ndarray):
@@ -338,6 +353,14 @@ class _Reader:
             return self._read_many(source)
         kinds = "file, folder, glob, list, URL, video, camera number, PIL image, NumPy array, torch tensor, bytes"
         raise UsageError(f"a source cannot be of type {type(source).__name__}", hint=f"sources: {kinds}")
+
+    def read_passing(self, source: Any) -> Iterator[Part]:
+        """Yield the parts of what an iterator has given, which may fill the same memory with the next one."""
+        self.passing = True
+        try:
+            return self.read(source, alone=False)
+        finally:
+            self.passing = False
 
     def _name(self) -> str:
         self.unnamed += 1
@@ -365,16 +388,25 @@ class _Reader:
     def _read_array(self, array: Any) -> Iterator[Part]:
         several = array.ndim == 4
         check_array(array, batch=several)
+        if self.passing:
+            array = array.copy()
+        copy = not self.passing  # what somebody else can change is never what results hold
         pictures = array if several else array[None]
-        return iter([_Still(self._name(), partial(from_array, picture)) for picture in pictures])
+        return iter([_Still(self._name(), partial(from_array, picture, copy=copy)) for picture in pictures])
 
     def _read_tensor(self, tensor: Any) -> Iterator[Part]:
         shape = tuple(tensor.shape)
-        if len(shape) not in {3, 4} or shape[-3] != 3 or 0 in shape or not tensor.is_floating_point():
-            hint = "a tensor is the network's own input: float (3, H, W) or (N, 3, H, W), RGB in 0..1"
+        whole = str(tensor.dtype) == "torch.uint8"
+        if len(shape) not in {3, 4} or shape[-3] != 3 or 0 in shape or not (whole or tensor.is_floating_point()):
+            hint = "a tensor is the network's own input: float (3, H, W) or (N, 3, H, W), RGB in 0..1; or uint8, 0..255"
             raise UsageError(f"a tensor of shape {shape} and type {tensor.dtype} is not a picture", hint=hint)
-        values = tensor.detach().cpu().float().numpy()
-        return iter([_NetworkInput(self._name(), picture) for picture in values.reshape(-1, *shape[-3:])])
+        check_size(shape[-2:])
+        values = (tensor.detach() if whole else tensor.detach().float()).cpu().numpy().reshape(-1, *shape[-3:])
+        if self.passing:
+            values = values.copy()
+        if whole:  # an image in another order, to be fitted as every image is
+            return self._read_array(values.transpose(0, 2, 3, 1)[..., ::-1])
+        return iter([_NetworkInput(self._name(), picture) for picture in values])
 
     def _read_text(self, text: str, *, alone: bool) -> Iterator[Part]:
         if not text.strip():
@@ -459,6 +491,9 @@ class _Reader:
             entries = entries[1:]
         if not entries:
             raise DataError(f"list {path} names no source", hint="one path or address on each line")
+        self.listed += len(entries)
+        if self.listed > _LIST_ENTRIES:
+            raise DataError(f"list {path} and those it belongs to name more than {_LIST_ENTRIES:,} sources")
         resolved = [entry if "://" in entry else str(path.parent / Path(entry).expanduser()) for entry in entries]
         missing = [entry for entry in resolved if not ("://" in entry or glob.has_magic(entry) or _exists(Path(entry)))]
         if missing:
@@ -516,17 +551,19 @@ def _rows(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"list {path} cannot be read: {reason}") from error
 
 
 def _is_animated(path: Path) -> bool:
-    import PIL.Image
-
+    """Say whether a file is to be read as a video; what cannot be read at all is refused as an image."""
     try:
-        with PIL.Image.open(path) as picture:
-            return bool(getattr(picture, "is_animated", False))
-    except (OSError, ValueError, SyntaxError, Warning):
+        with open_regular(path) as file:
+            header = read_header(file)
+            check_size(header.stored, heavy=header.heavy)
+            with open_with_pillow(file) as image:
+                return bool(getattr(image, "is_animated", False))
+    except (OSError, DataError, ValueError, EOFError, SyntaxError):
         return False

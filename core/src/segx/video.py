@@ -9,12 +9,15 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from segx.errors import DataError
+from segx.files import open_regular, utf8_name
+from segx.paths import OFFLINE_VARIABLE, offline
+from segx.pictures import check_size, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,11 +66,13 @@ class Frame:
         image: uint8 (H, W, 3), BGR, orientation applied.
         index: Its zero-based number in the file or since the stream was opened, skipped frames counted.
         clip: What it belongs to.
+        seconds: When it is shown, from the first frame of a file on; None where that is not known.
     """
 
     image: Image
     index: int
     clip: Clip
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +111,52 @@ class VideoFile:
             DataError: With the reason alone, when it cannot be opened or ends much before its stated length.
         """
         with _capture(self.name) as capture:
-            clip, index, stated = self._clip(capture), 0, _stated_frames(capture)
+            clip, index, stated, clock = self._clip(capture), 0, _stated_frames(capture), _Clock()
+            rate = _rate(capture)
             while capture.grab():
+                seconds = clock.read(capture)
                 if index % self.stride == 0:
                     there, image = capture.retrieve()
                     if not there:
                         break
-                    yield Frame(image=np.asarray(image, np.uint8), index=index, clip=clip)
+                    yield Frame(image=np.asarray(image, np.uint8), index=index, clip=clip, seconds=seconds)
                 index += 1
         if index == 0:
             raise DataError("it holds no frame that can be decoded")
-        if stated and index < stated - max(2, 0.02 * stated):  # containers round their length
+        short = stated - index > max(2, 0.02 * stated)  # containers round their length
+        if stated and short and not clock.has_reached(stated / rate, rate):
             raise DataError(f"it ends after {index} of {stated} frames")
 
     def _clip(self, capture: cv2.VideoCapture) -> Clip:
         stated = _stated_frames(capture)
         delivered = math.ceil(stated / self.stride) if stated else None
         return Clip(name=self.name, fps=_rate(capture) / self.stride, frames=delivered)
+
+
+class _Clock:
+    """When the frames of a file are shown: at a rate that varies, their number says little of how far they reach."""
+
+    def __init__(self) -> None:
+        self._begin: float | None = None
+        self._last = 0.0
+        self._longest = 0.0
+
+    def read(self, capture: cv2.VideoCapture) -> float | None:
+        """Return the seconds since the first frame, None where the file does not say."""
+        now = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        if self._begin is None:
+            self._begin = now
+            return 0.0
+        passed = now - self._begin
+        if not passed > self._last:  # written so that NaN is taken for unknown too
+            return None
+        self._longest = max(self._longest, passed - self._last)
+        self._last = passed
+        return passed
+
+    def has_reached(self, duration: float, rate: float) -> bool:
+        """Say whether no more is missing until the stated end than frames that are shown for long explain."""
+        return duration - self._last <= max(2 / rate, 0.02 * duration, 2 * self._longest)
 
 
 class LiveStreams:
@@ -217,11 +251,14 @@ class _Feed:
 
     def connect(self) -> None:
         """Open it once, for a wrong address to be told at once."""
-        self.capture = _open(self.target)
+        what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.target}"
+        try:
+            self.capture = _open(self.target)
+        except DataError as error:
+            raise DataError(f"{what}: {error.message}") from error
         if not self.capture.isOpened():
             self.capture.release()
             self.capture = None
-            what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.target}"
             raise DataError(f"{what} cannot be opened", hint="is it connected, and free for this program to use?")
 
     def start(self) -> None:
@@ -288,21 +325,37 @@ class _Feed:
 
 @contextmanager
 def _capture(name: str) -> Iterator[cv2.VideoCapture]:
+    if "://" not in name:
+        try:
+            open_regular(name).close()
+        except OSError as error:
+            raise DataError(error.strerror or str(error)) from error
     capture = _open(name)
     try:
         if not capture.isOpened():
             raise DataError("it is damaged, or no video of a known format")
+        check_size((int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))))
         yield capture
     finally:
         capture.release()
 
 
 def _open(target: int | str) -> cv2.VideoCapture:
+    """Open a camera, a file or an address; whether that has worked, the capture says.
+
+    Raises:
+        DataError: It is an address, and the network is forbidden.
+    """
     with quiet():
         if isinstance(target, int):
             return cv2.VideoCapture(target)
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-        return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
+        if "://" in target:
+            if offline():
+                raise DataError(f"{OFFLINE_VARIABLE} forbids fetching it")
+            return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
+        with utf8_name(target) as name:
+            return cv2.VideoCapture(name, cv2.CAP_FFMPEG, timeouts)
 
 
 def _rate(capture: cv2.VideoCapture) -> float:
@@ -314,25 +367,3 @@ def _stated_frames(capture: cv2.VideoCapture) -> int:
     """Return the length a container claims, 0 when it claims none (live streams claim nonsense)."""
     frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(frames) if math.isfinite(frames) and 0 < frames < 1e9 else 0
-
-
-_quiet_lock = threading.Lock()
-_quiet_state = {"depth": 0, "level": 0}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep OpenCV and FFmpeg from printing while something is opened that may not be there; we say it better."""
-    log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
-    with _quiet_lock:
-        if _quiet_state["depth"] == 0:
-            _quiet_state["level"] = log.getLogLevel()
-            log.setLogLevel(0)
-        _quiet_state["depth"] += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_state["depth"] -= 1
-            if _quiet_state["depth"] == 0:
-                log.setLogLevel(_quiet_state["level"])

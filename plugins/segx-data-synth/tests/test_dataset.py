@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,14 +14,10 @@ import pytest
 from segx import rle
 from segx.data import open_dataset, read_definition
 from segx.errors import DataError
-from segx_data_synth import dataset as drawing
 from segx_data_synth import scene as painting
 from segx_data_synth.dataset import picture, write_dataset
 from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NAMES = list(SHAPES)
 
@@ -143,11 +140,13 @@ def test_nothing_is_left_of_a_data_set_that_could_not_be_finished(
 ) -> None:
     written = []
 
-    def imwrite(path: str, *_: object) -> bool:
+    def write(path: Path, data: bytes) -> int:
         written.append(path)
-        return len(written) < 3
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        return len(data)
 
-    monkeypatch.setattr(drawing.cv2, "imwrite", imwrite)
+    monkeypatch.setattr(Path, "write_bytes", write)
     with pytest.raises(DataError, match="cannot be written"):
         write_dataset(tmp_path / "shapes", images=5, val_images=1, imgsz=64)
     assert len(written) == 3

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segx.errors import UsageError
 from segx.masks import Masks
 from segx.results import Boxes, Results
 from segx_task_segment.draw import draw, smooth_outlines
@@ -35,6 +36,18 @@ def test_any_picture_and_any_name(shape: tuple[int, int], names: dict[int, str])
     drawn = draw(disc_results(shape, names=names))
     assert drawn.shape == (*shape, 3)
     assert drawn.dtype == np.uint8
+
+
+def test_another_image_is_drawn_on_whatever_it_is_made_of() -> None:
+    results = disc_results()
+    grey = np.full((200, 300), 60, np.uint8)
+    for img in (grey, grey[..., None], grey.astype(np.uint16) * 257, grey.astype(np.float32), grey / 255):
+        np.testing.assert_array_equal(draw(results, img=img), draw(results))
+    assert (grey == 60).all()
+    with pytest.raises(UsageError, match="img is 300x100 pixels"):
+        draw(results, img=grey[:100])
+    with pytest.raises(UsageError, match="is not a picture"):
+        draw(results, img=np.zeros((200, 300, 7), np.uint8))
 
 
 def test_fill_is_inside_the_mask_only() -> None:

@@ -166,7 +166,7 @@ class _Prediction:
             self._end(run)
             raise
         except BaseException as error:
-            sinks.close(complete=False)
+            sinks.close(complete=isinstance(error, KeyboardInterrupt))  # who stops a run keeps what it has found
             self._leave_no_empty(folder)
             self.tell("run_failed", run=run, error=error)
             raise

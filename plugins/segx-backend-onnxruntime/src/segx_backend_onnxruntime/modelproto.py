@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segx.errors import ModelError
+from segx.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +71,7 @@ def read_header(path: Path) -> ModelHeader:
     try:
         if path.stat().st_size == 0:
             raise ModelError(f"{path}: the file is empty", hint="export or copy it again")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _model(data)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error

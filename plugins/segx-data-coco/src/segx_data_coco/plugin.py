@@ -22,10 +22,12 @@ _KEYS = (b'"images"', b'"annotations"', b'"categories"', b'"image_id"')
 
 def _detects(path: Path) -> bool:
     """Say whether a JSON begins or ends like one of COCO's; its predictions too, so that the reader can say so."""
+    from segx.files import open_regular
+
     if path.suffix.lower() != ".json":
         return False
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_HEAD)
             file.seek(max(path.stat().st_size - _HEAD, 0))
             text += file.read(_HEAD)

@@ -20,6 +20,7 @@ import numpy as np
 
 from segx import index_cache, rle
 from segx.errors import DataError
+from segx.files import open_regular
 from segx.image_header import image_shape
 from segx.truths import TableDataset, TruthTable, starts_of
 from segx.words import counted
@@ -221,7 +222,8 @@ def _parse(path: Path, digest: str) -> CocoFile:
 
 def _load_json(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            content = json.loads(file.read())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

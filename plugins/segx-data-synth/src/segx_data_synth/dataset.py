@@ -91,8 +91,8 @@ def _draw(folder: Path, seed: int, split: str, imgsz: int, index: int) -> Row:
     """Write one picture and return what the JSON says of it."""
     scene = picture(seed, split, index, imgsz)
     name = f"{split}_{index:05d}.jpg"
-    if not cv2.imwrite(str(folder / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-        raise OSError(f"no picture could be written to {folder}")
+    _, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    (folder / name).write_bytes(data.tobytes())  # never by OpenCV: a name that is not UTF-8 ends its process
     height, width = scene.image.shape[:2]
     return name, (height, width), _annotations(scene)
 

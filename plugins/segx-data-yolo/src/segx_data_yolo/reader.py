@@ -12,6 +12,7 @@ import numpy as np
 
 from segx import index_cache
 from segx.errors import DataError
+from segx.files import read_text
 from segx.image_header import image_shape
 from segx.index_cache import Stamps
 from segx.pictures import PICTURE_SUFFIXES
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from segx.interfaces import DatasetSource
 
-_SIZES = "yolo-sizes/2"
+_SIZES = "yolo-sizes/2"  # of 1, sizes of turned PNG and TIFF were those of the pixels as stored
 _NAMES = ("classes.txt", "obj.names")
 """What annotation tools call the list of class names, one a line."""
 
@@ -165,7 +166,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _listed(path: Path, missing: list[str], notes: list[tuple[str, str]]) -> list[str]:
     """Return the pictures a ``.txt`` list names, relative to the list; those of another machine by their end."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list cannot be read ({error})") from error
     base, found = str(path.absolute().parent), []

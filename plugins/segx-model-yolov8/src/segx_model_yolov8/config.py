@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from segx.errors import ModelError, did_you_mean
+from segx.files import read_text
 from segx.interfaces import ModelConfig
 from segx_model_yolov8 import rows
 from segx_model_yolov8.rows import IMAGE_CHANNELS, MOST_CHANNELS, Row, Scale, is_positive, is_whole, show
@@ -118,7 +119,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ModelError(f"{path}: {path.stat().st_size} bytes are too many for a model YAML")
-        return path.read_text("utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as text ({error})") from error
 

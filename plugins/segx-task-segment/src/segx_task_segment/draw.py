@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
+from segx.errors import UsageError
 from segx.masks import Masks
+from segx.pictures import from_array
 from segx_task_segment.palette import Color, color, text_color
 
 if TYPE_CHECKING:
@@ -53,9 +55,17 @@ def draw(
         font: A TrueType or OpenType file, for names the built-in Latin font lacks.
         color_mode: One colour for each class, the same in every picture, or one for each object.
         opacity: Of the fill, 0..1.
-        img: Draw on this picture, of the same size, instead of the one the results came from.
+        img: Draw on this image, of the same size, instead of the one the results came from; grey, 16 bits and floats
+            are read as a source is.
+
+    Raises:
+        UsageError: ``img`` is of another size, or no image.
+        DataError: Its values are out of range.
     """
-    canvas = np.ascontiguousarray(results.orig_img if img is None else img).copy()
+    canvas = from_array(results.orig_img if img is None else img, copy=True)
+    if canvas.shape[:2] != results.orig_shape:
+        found, wanted = ("{1}x{0}".format(*shape) for shape in (canvas.shape, results.orig_shape))
+        raise UsageError(f"img is {found} pixels (width x height), the results are for {wanted}")
     mean_side = sum(canvas.shape[:2]) / 2
     line = max(mean_side * 0.0025, 1.0) if line_width is None else float(line_width)
     size = max(mean_side * 0.021, 12.0) if font_size is None else float(font_size)

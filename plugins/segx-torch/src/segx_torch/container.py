@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
+from segx.files import open_regular
 from segx_torch.archive import Archive
 from segx_torch.records import Malformed, definition_of, plain, scale_letter, state_dict
 from segx_torch.safetensors_file import CHECKSUMS, DEFINITION, SafetensorsFile
@@ -110,7 +111,7 @@ def open_container(path: Path) -> Container:
         ModelError: The file is missing, damaged, unsafe or of another kind.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror or error}"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from segx.data import ONLY
+from segx.errors import DataError
 from segx.flows.data.splits import open_data
 from segx.flows.progress import progress
 from segx.flows.tally import tally
+from segx.pictures import check_whole, read_encoded
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ KINDS = {
 
 _SLACK = 1.0
 """Pixels that an object may reach out of its picture, as tools round."""
-_ORIENTATION = 0x0112
-"""Exif tag of how a picture is turned."""
 _AT_ONCE = 64
 """Pictures read beside each other before their results are taken: the bound on memory."""
 
@@ -361,24 +359,14 @@ class _Looking:
 
 def _see(path: Path, *, whole: bool) -> _Seen:
     """Read a picture to its last pixel, or its header, and hash its file."""
-    import PIL.Image
-
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return _Seen(shape=None, reason=error.strerror or str(error), digest="")
+        data, header = read_encoded(path)
+    except DataError as error:
+        return _Seen(shape=None, reason=error.message, digest="")
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(io.BytesIO(data)) as picture:
-                if whole:
-                    picture.load()
-                width, height = picture.size
-                turned = picture.getexif().get(_ORIENTATION) in {5, 6, 7, 8}
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return _Seen(
-            shape=None, reason="no picture of a known format" if "identify" in reason else reason, digest=digest
-        )
-    return _Seen(shape=(height, width), reason="", digest=digest, turned=turned)
+        if whole:
+            check_whole(data, header)
+    except DataError as error:
+        return _Seen(shape=None, reason=error.message, digest=digest)
+    return _Seen(shape=header.shape, reason="", digest=digest, turned=header.orientation in {5, 6, 7, 8})
