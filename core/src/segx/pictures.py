@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import io
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -318,9 +317,3 @@ def _one_line(error: object) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def address_name(address: str) -> str:
-    """Return a file name for what lies at an address: the last part of its path, or its host."""
-    parts = urllib.parse.urlsplit(address)
-    return os.path.basename(urllib.parse.unquote(parts.path)) or parts.hostname or "stream"  # noqa: PTH119 - no path

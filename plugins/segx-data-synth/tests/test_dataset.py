@@ -105,7 +105,7 @@ def test_progress_counts_the_pictures_of_both_splits(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_left_alone(written: Path) -> None:
     before = hashes(written.parent)
-    with pytest.raises(DataError, match="is not empty"):
+    with pytest.raises(DataError, match="holds something already"):
         write_dataset(written.parent, images=1, val_images=1, imgsz=64)
     assert hashes(written.parent) == before
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
@@ -13,12 +12,13 @@ import numpy as np
 import yaml
 
 from segx.errors import DataError
-from segx.files import replacing, write_text
+from segx.files import copy_new, new_folder, replacing, write_text
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
-from segx.flows.data.splits import ONLY, new_folder, open_splits, stems
+from segx.flows.data.splits import ONLY, open_splits
 from segx.flows.progress import progress
 from segx.masks import Masks
+from segx.names import safe, split_name, stems
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
 
 def yaml_name(folder: Path) -> str:
     """Return what the YAML in a folder of a data set is called: like the folder."""
-    return f"{folder.expanduser().resolve().name}.yaml"
+    return f"{safe(folder.expanduser().resolve().name, otherwise='data')}.yaml"
 
 
 def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) -> Path:
@@ -139,7 +139,7 @@ def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) 
 
 
 def place_picture(source: Path, target: Path, *, link: bool) -> None:
-    """Link to a picture, or copy it; where links cannot be made it is copied.
+    """Link to a picture, or copy it, to where nothing is yet; where links cannot be made it is copied.
 
     Raises:
         DataError: It cannot be written.
@@ -149,11 +149,13 @@ def place_picture(source: Path, target: Path, *, link: bool) -> None:
         if link:
             try:
                 target.symlink_to(source.resolve())
+            except FileExistsError:
+                raise
             except (OSError, NotImplementedError):
                 pass
             else:
                 return
-        shutil.copyfile(source, target)
+        copy_new(source, target)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror or error}") from error
 
@@ -164,11 +166,15 @@ def _split_name(split: str) -> str:
 
 def _write_yolo(dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool) -> Iterator[int]:
     """Write pictures and label files; yields the objects of each picture."""
-    for sample, stem in zip(dataset, stems(dataset), strict=True):
-        place_picture(sample.path, folder / "images" / split / f"{stem}{sample.path.suffix}", link=link)
+    for sample, stem in zip(dataset, stems(dataset.paths()), strict=True):
+        place_picture(sample.path, folder / "images" / split / _file_name(sample, stem), link=link)
         rows = [row for truth in sample.truths if (row := _yolo_row(truth, sample, losses)) is not None]
         write_text(folder / "labels" / split / f"{stem}.txt", "".join(f"{row}\n" for row in rows))
         yield len(rows)
+
+
+def _file_name(sample: Sample, stem: str) -> str:
+    return stem + split_name(str(sample.path))[1]
 
 
 def _yolo_row(truth: Truth, sample: Sample, losses: _Losses) -> str | None:
@@ -215,10 +221,10 @@ def _single_ring(truth: Truth, sample: Sample, losses: _Losses) -> NDArray[np.fl
 
 def _write_coco(dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool) -> Iterator[int]:
     """Write pictures and one JSON, which holds everything; yields the objects of each picture."""
-    names = stems(dataset)
+    names = stems(dataset.paths())
 
     def place(sample: Sample, index: int) -> str:
-        file = f"{names[index]}{sample.path.suffix}"
+        file = _file_name(sample, names[index])
         place_picture(sample.path, folder / "images" / split / file, link=link)
         return file
 
@@ -291,5 +297,12 @@ def _annotation(
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return how a file is named from a folder."""
-    return os.path.relpath(path.resolve(), folder.resolve()).replace(os.sep, "/")
+    """Return how a file is named from a folder.
+
+    Raises:
+        DataError: Its name is no text.
+    """
+    name = os.path.relpath(path.resolve(), folder.resolve()).replace(os.sep, "/")
+    if name != name.encode(errors="replace").decode():
+        raise DataError(f"{name!a}: the name is not UTF-8, no list can hold it", hint="rename it")
+    return name
