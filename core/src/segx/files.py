@@ -123,9 +123,16 @@ def copy_new(source: Path, target: Path) -> None:
         try:
             shutil.copyfileobj(reading, writing, 1 << 20)
             writing.flush()
+            _check_whole(target, source)
         except BaseException:
             target.unlink()
             raise
+
+
+def _check_whole(copy: Path, source: Path) -> None:
+    there, wanted = copy.stat().st_size, source.stat().st_size
+    if there != wanted:
+        raise OSError(f"{there} of {wanted} bytes have come onto the disk")
 
 
 @contextlib.contextmanager

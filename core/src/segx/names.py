@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 MOST_BYTES = 120
 """Most bytes of a stem; with numbers and a suffix it fits any file system."""
@@ -126,6 +126,18 @@ def stems(sources: Iterable[object]) -> list[str]:
     """Return a stem for each image's path, all different."""
     names = Names()
     return [names.new(split_name(str(source))[0]) for source in sources]
+
+
+def file_names(sources: Sequence[object]) -> list[str]:
+    """Return a file name for each image's path: its stem of :func:`stems` and its own suffix."""
+    return [stem + split_name(str(source))[1] for stem, source in zip(stems(sources), sources, strict=True)]
+
+
+def image_ids(own: Sequence[int | str]) -> list[int | str]:
+    """Return COCO ids of a data set's images: their own where all are different numbers, else 1, 2, 3 and so on."""
+    if all(isinstance(number, int) for number in own) and len(set(own)) == len(own):
+        return list(own)
+    return list(range(1, len(own) + 1))
 
 
 def crop_stem(stem: str, number: int) -> str:

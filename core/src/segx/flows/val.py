@@ -17,7 +17,7 @@ from segx.flows.inputs import InputPlan, Wish, by, infer, merged, milliseconds_s
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.interfaces import Measurement
-from segx.names import stems
+from segx.names import file_names, image_ids, stems
 from segx.pictures import picture_of
 from segx.runs import Run, Step, make_run_folder
 from segx.sources import SourceImage, Unreadable
@@ -162,13 +162,17 @@ def evaluate(
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
     task = registry.load_task(session.info.task)
     settings = _settings(session, plan, options, dataset, model)
+    folder = None if run is None else run.folder
+    ids = None if folder is None else image_ids([sample.id for sample in dataset])
+    files = file_names(dataset.paths()) if ids is not None and options.save_json else ()
     measurement = Measurement(
         names=dataset.names,
         category_ids=dataset.category_ids,
         options=options,
         pictures=len(dataset),
-        folder=None if run is None else run.folder,
+        folder=folder,
         settings=settings,
+        file_names=dict(zip(ids or (), files, strict=False)),
     )
     evaluator = task.evaluator(measurement)
     validation = _Validation(
@@ -181,7 +185,8 @@ def evaluate(
         classes=classes,
         evaluator=evaluator,
         tell=partial(registry.tell, "step_ended", run=run) if run is not None else None,
-        folder=None if run is None else run.folder,
+        folder=folder,
+        ids=ids,
     )
     try:
         return validation.run()
@@ -250,6 +255,7 @@ class _Validation:
     evaluator: Evaluator
     tell: Callable[..., object] | None
     folder: Path | None
+    ids: Sequence[int | str] | None = None
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -321,6 +327,8 @@ class _Validation:
         The picture itself goes no further: only its size matters from here on, and 12 megapixels are 36 MB each.
         """
         sample = self.dataset[index]
+        if self.ids is not None:
+            sample = replace(sample, id=self.ids[index])
         try:
             image = picture_of(sample)
         except DataError as error:

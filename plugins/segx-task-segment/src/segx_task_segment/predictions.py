@@ -23,13 +23,18 @@ class PredictionsFile:
     Args:
         path: Where to.
         category_ids: Class number to the data set's own id.
+        file_names: Id of each image to its ``file_name``.
 
     Raises:
         DataError: The file cannot be made.
     """
 
-    def __init__(self, path: Path, category_ids: Mapping[int, int]) -> None:
+    def __init__(
+        self, path: Path, category_ids: Mapping[int, int], file_names: Mapping[int | str, str] | None = None
+    ) -> None:
+        self.path = path
         self._ids = category_ids
+        self._file_names = file_names or {}
         self._file = GrowingFile(path)
         self._between = "[\n"
 
@@ -42,10 +47,13 @@ class PredictionsFile:
         found = verdict.found
         rles = found.masks.rle if len(found) else []
         rows = zip(found.category.tolist(), found.score.tolist(), found.box.tolist(), strict=True)
+        name = self._file_names.get(verdict.sample.id)
+        file_name = {} if name is None else {"file_name": name}
         for i, (category, score, box) in enumerate(rows):
             row: dict[str, Any] = {
                 "id": verdict.first_id + i,
                 "image_id": verdict.sample.id,
+                **file_name,
                 "category_id": self._ids.get(category, category),
                 "bbox": [round(value, 4) for value in box],
                 "score": float(f"{score:.9g}"),

@@ -18,7 +18,7 @@ from segx.flows.data.show import truth_masks
 from segx.flows.data.splits import ONLY, open_splits
 from segx.flows.progress import progress
 from segx.masks import Masks
-from segx.names import safe, split_name, stems
+from segx.names import file_names, image_ids, safe, stems
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -166,15 +166,12 @@ def _split_name(split: str) -> str:
 
 def _write_yolo(dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool) -> Iterator[int]:
     """Write pictures and label files; yields the objects of each picture."""
-    for sample, stem in zip(dataset, stems(dataset.paths()), strict=True):
-        place_picture(sample.path, folder / "images" / split / _file_name(sample, stem), link=link)
+    paths = dataset.paths()
+    for sample, stem, file in zip(dataset, stems(paths), file_names(paths), strict=True):
+        place_picture(sample.path, folder / "images" / split / file, link=link)
         rows = [row for truth in sample.truths if (row := _yolo_row(truth, sample, losses)) is not None]
         write_text(folder / "labels" / split / f"{stem}.txt", "".join(f"{row}\n" for row in rows))
         yield len(rows)
-
-
-def _file_name(sample: Sample, stem: str) -> str:
-    return stem + split_name(str(sample.path))[1]
 
 
 def _yolo_row(truth: Truth, sample: Sample, losses: _Losses) -> str | None:
@@ -221,12 +218,11 @@ def _single_ring(truth: Truth, sample: Sample, losses: _Losses) -> NDArray[np.fl
 
 def _write_coco(dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool) -> Iterator[int]:
     """Write pictures and one JSON, which holds everything; yields the objects of each picture."""
-    names = stems(dataset.paths())
+    files = file_names(dataset.paths())
 
     def place(sample: Sample, index: int) -> str:
-        file = _file_name(sample, names[index])
-        place_picture(sample.path, folder / "images" / split / file, link=link)
-        return file
+        place_picture(sample.path, folder / "images" / split / files[index], link=link)
+        return files[index]
 
     for sample in write_coco_json(folder / "annotations" / f"{split}.json", dataset, range(len(dataset)), place):
         losses.counts["boxes"] += sum(not truth.has_mask for truth in sample.truths)
@@ -244,16 +240,14 @@ def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place:
     """
     ids = dataset.category_ids
     categories = [{"id": ids[number], "name": name} for number, name in dataset.names.items()]
-    numbered = all(isinstance(dataset[index].id, int) for index in indices)
+    image_id = dict(zip(indices, image_ids([dataset[index].id for index in indices]), strict=True))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"categories":' + json.dumps(categories, ensure_ascii=False) + ',\n"images":[')
         shapes = dataset.shapes().tolist()
-        image_ids = {}
         for position, index in enumerate(indices):
             sample = dataset[index]
-            image_ids[index] = sample.id if numbered else position + 1
             height, width = shapes[index]
-            row = {"id": image_ids[index], "file_name": place(sample, index), "height": height, "width": width}
+            row = {"id": image_id[index], "file_name": place(sample, index), "height": height, "width": width}
             _write_row(file, row, first=position == 0)
         file.write('\n],\n"annotations":[')
         used: set[int] = set()
@@ -264,7 +258,7 @@ def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place:
                 number = truth.id if truth.id > 0 and truth.id not in used else top + 1
                 used.add(number)
                 top = max(top, number)
-                _write_row(file, _annotation(truth, sample, number, image_ids[index], ids), first=first)
+                _write_row(file, _annotation(truth, sample, number, image_id[index], ids), first=first)
                 first = False
             yield sample
         file.write("\n]}\n")
