@@ -329,7 +329,7 @@ class Results:
 
         Args:
             filename: Where to; default: ``stem`` in ``save_dir``, or in the current folder as ``results_<stem>``, and
-                the source's suffix. The suffix says the format, one that cannot be written becomes ``.png``.
+                the source's suffix or ``.jpg``. The suffix says the format, one that cannot be written becomes ``.png``.
             style: As for :meth:`plot`.
 
         Returns:
@@ -338,7 +338,7 @@ class Results:
         from segx.files import write_picture
 
         if filename is None:
-            name = f"{self._stem}{image_suffix(self.path, otherwise='.png')}"
+            name = f"{self._stem}{image_suffix(self.path, otherwise='.jpg')}"
             filename = Path(f"results_{name}") if self.save_dir is None else self.save_dir / name
         return write_picture(Path(filename), self.plot(**style))
 

@@ -344,12 +344,14 @@ class _VideoFile:
     def write(self, frame: Image) -> None:
         if (frame.shape[1], frame.shape[0]) != self._size:  # a stream may change its size on the way
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        self._writer.write(frame)
+        with quiet():  # what goes wrong is told once, by close
+            self._writer.write(frame)
         self._frames += 1
 
     def close(self) -> None:
         with self._stack:
-            self._writer.release()
+            with quiet():
+                self._writer.release()
             there = _frames_of(self._part)
             if there != self._frames:  # OpenCV says nothing of a disk that is full
                 raise DataError(
