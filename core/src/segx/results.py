@@ -328,8 +328,8 @@ class Results:
         """Write :meth:`plot`; an interrupted write leaves nothing behind.
 
         Args:
-            filename: Where to; default: ``stem`` in ``save_dir``, or in the current folder as ``results_<stem>``, and
-                the source's suffix or ``.jpg``. The suffix says the format, one that cannot be written becomes ``.png``.
+            filename: Where to; default: ``stem`` in ``save_dir``, or in the current folder as ``results_<stem>``, with
+                the source's suffix or ``.jpg``. A suffix that cannot be written becomes ``.png``.
             style: As for :meth:`plot`.
 
         Returns:
