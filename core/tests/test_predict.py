@@ -563,6 +563,15 @@ def test_run_folders_are_numbered(folder, tmp_path):
     assert len((result.save_dir / "labels" / "0.txt").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["../up", "/up", "a/../../up", "."])
+def test_a_run_stays_in_its_project(folder, tmp_path, name):
+    with pytest.raises(UsageError, match="lies in its project's"):
+        list(start(folder, save_txt=True, project=tmp_path / "runs", name=name))
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    (result, *_) = start(folder, save_txt=True, project=tmp_path / "runs", name="a/b")
+    assert result.save_dir == tmp_path / "runs" / "a" / "b"
+
+
 def test_a_folder_that_cannot_be_made_is_told(folder, tmp_path):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(DataError, match=r"run folder .* cannot be made"):

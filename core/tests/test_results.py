@@ -194,6 +194,8 @@ def test_files_without_a_name_of_their_own_are_called_like_the_source(results: R
     ):
         assert results.replace(path=path, frame=frame, save_dir=tmp_path).save() == tmp_path / name
     assert results.replace(stem="bus-2", save_dir=tmp_path).save() == tmp_path / "bus-2.jpg"
+    mine = results.replace(path=str(tmp_path / "mine.jpg"), save_dir=tmp_path)
+    assert mine.save() == tmp_path / "results_mine.jpg", "not over the source"
 
 
 def test_classes_share_no_folder(results: Results, tmp_path: Path) -> None:

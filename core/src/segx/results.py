@@ -328,8 +328,8 @@ class Results:
         """Write :meth:`plot`; an interrupted write leaves nothing behind.
 
         Args:
-            filename: Where to; default: ``stem`` in ``save_dir``, or in the current folder as ``results_<stem>``, with
-                the source's suffix or ``.jpg``. A suffix that cannot be written becomes ``.png``.
+            filename: Where to; default: ``stem`` in ``save_dir``, with the source's suffix or ``.jpg``; without
+                ``save_dir``, or where the source lies in it, ``results_<stem>``. A suffix that cannot be written becomes ``.png``.
             style: As for :meth:`plot`.
 
         Returns:
@@ -339,7 +339,8 @@ class Results:
 
         if filename is None:
             name = f"{self._stem}{image_suffix(self.path, otherwise='.jpg')}"
-            filename = Path(f"results_{name}") if self.save_dir is None else self.save_dir / name
+            own = self.save_dir is not None and self.save_dir.absolute() != Path(self.path).absolute().parent
+            filename = (self.save_dir or Path()) / (name if own else f"results_{name}")
         return write_picture(Path(filename), self.plot(**style))
 
     def save_txt(self, txt_file: str | Path, *, save_conf: bool = False) -> Path:

@@ -13,7 +13,6 @@ import pytest
 from segx import rle
 from segx.data import open_dataset, read_definition
 from segx.errors import DataError
-from segx_data_synth import dataset as drawing
 from segx_data_synth import scene as painting
 from segx_data_synth.dataset import picture, write_dataset
 from segx_data_synth.scene import draw_scene
@@ -143,12 +142,14 @@ def test_nothing_is_left_of_a_data_set_that_could_not_be_finished(
 ) -> None:
     written = []
 
-    def imwrite(path: str, *_: object) -> bool:
+    def write(path: Path, data: bytes) -> int:
         written.append(path)
-        return len(written) < 3
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        return len(data)
 
-    monkeypatch.setattr(drawing.cv2, "imwrite", imwrite)
-    with pytest.raises(DataError, match="cannot be written"):
+    monkeypatch.setattr(type(tmp_path), "write_bytes", write)
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
         write_dataset(tmp_path / "shapes", images=5, val_images=1, imgsz=64)
     assert len(written) == 3
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 
 from segx import rle
-from segx.errors import DataError
 from segx.files import new_folder
 from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
@@ -74,8 +73,8 @@ def _draw(folder: Path, seed: int, split: str, imgsz: int, index: int) -> Row:
     """Write one picture and return what the JSON says of it."""
     scene = picture(seed, split, index, imgsz)
     name = f"{split}_{index:05d}.jpg"
-    if not cv2.imwrite(str(folder / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-        raise DataError(f"{folder / name} cannot be written")
+    _, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    (folder / name).write_bytes(data.tobytes())
     height, width = scene.image.shape[:2]
     return name, (height, width), _annotations(scene)
 
