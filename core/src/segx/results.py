@@ -329,7 +329,8 @@ class Results:
 
         Args:
             filename: Where to; default: ``stem`` in ``save_dir``, with the source's suffix or ``.jpg``; without
-                ``save_dir``, or where the source lies in it, ``results_<stem>``. A suffix that cannot be written becomes ``.png``.
+                ``save_dir``, or where the source lies in it, ``results_<stem>``. A suffix that cannot be written becomes
+                ``.png``.
             style: As for :meth:`plot`.
 
         Returns:

@@ -320,13 +320,17 @@ class _Videos:
 
     def close(self, *, complete: bool) -> None:
         """End the videos; one that was broken off is kept, for what is in it can be played."""
-        while self._open:
-            try:
-                self._open.popitem()[1].close()
-            except DataError as error:
-                if complete:
-                    raise
-                logger.warning("%s", error.message)  # what broke the run off is the error to tell
+        with contextlib.ExitStack() as closing:
+            while self._open:
+                closing.callback(self._end, self._open.popitem()[1], complete=complete)
+
+    def _end(self, video: _VideoFile, *, complete: bool) -> None:
+        try:
+            video.close()
+        except DataError as error:
+            if complete:
+                raise
+            logger.warning("%s", error.message)  # what broke the run off is the error to tell
 
 
 class _VideoFile:
