@@ -329,7 +329,7 @@ class Results:
 
         Args:
             filename: Where to; default: ``stem`` in ``save_dir``, with the source's suffix or ``.jpg``; without
-                ``save_dir``, or where the source lies in it, ``results_<stem>``. A suffix that cannot be written becomes
+                ``save_dir``, or where the source lies in it, ``results_<stem>``. What OpenCV cannot write becomes
                 ``.png``.
             style: As for :meth:`plot`.
 
