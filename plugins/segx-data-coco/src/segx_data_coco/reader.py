@@ -255,8 +255,8 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
     folder = find_images(read.path, read.files, source.images)
     there, missing = _existing(folder, read.files)
     if missing:
-        found, notes = file_names.as_found(folder, read.files, missing)
-        read = replace(read, files=found, notes=[*read.notes, *(f"{read.path}: {note}" for note in notes)])
+        files, notes = file_names.as_found(folder, read.files, missing)
+        read = replace(read, files=files, notes=[*read.notes, *(f"{read.path}: {note}" for note in notes)])
         there, missing = _existing(folder, read.files)
     sizes, unreadable = _known_sizes(folder, read, there)
     there = [index for index in there if index not in unreadable]
