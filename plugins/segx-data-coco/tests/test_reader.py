@@ -60,43 +60,6 @@ def read(path: Path, names: dict[int, str] | None = None, images: Path | None = 
     return CocoReader().read(DatasetSource(origin=path, split="val", entries=(path,), names=names, images=images))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "images\\one.png",
-        "..\\..\\label-studio\\media\\upload\\4\\one.png",
-        "/home/other/data/one.png",
-        "C:\\data\\one.png",
-        "one%2Epng",
-        "data/local-files/%3Fd=x%2Fone.png",
-        "other/sub/one.png",
-    ],
-)
-def test_images_are_found_by_what_tools_write(tmp_path: Path, name: str) -> None:
-    images = [{"id": 1, "file_name": name, "height": 40, "width": 60}]
-    path = write(tmp_path, [annotation()], images=images)
-    (tmp_path / "sub").mkdir()
-    found = tmp_path / "sub" / "one.png" if name.startswith("other") else tmp_path / "one.png"
-    found.write_bytes((tmp_path / "one.png").read_bytes())
-    dataset = read(path)
-    assert [sample.path for sample in dataset] == [found], "the longest part that is there"
-    part = found.relative_to(tmp_path).as_posix()
-    assert [line for _, line in dataset.notes] == [
-        f"{path}: 1 of 1 file names are found by a part of them only: {part} for {name}"
-    ]
-
-
-def test_a_file_that_two_names_may_mean_is_neithers(tmp_path: Path) -> None:
-    for others in (["a/one.png", "b/one.png"], ["one.png", "b/one.png"], ["one.png", "sub\\..\\one.png"]):
-        names = [*others, "/far/two.png"]
-        images = [{"id": i, "file_name": name, "height": 40, "width": 60} for i, name in enumerate(names, 1)]
-        path = write(tmp_path, [annotation()], images=images)
-        (tmp_path / "two.png").write_bytes((tmp_path / "one.png").read_bytes())
-        dataset = read(path)
-        assert [sample.path.name for sample in dataset] == ["one.png"] * (others[0] == "one.png") + ["two.png"]
-        assert len(dataset.problems) == (1 if others[0] == "one.png" else 2)
-
-
 def test_polygons_keep_their_parts_and_every_digit(tmp_path: Path) -> None:
     parts = [[10.13, 10.27, 30.5, 10, 30, 30.01], [40, 5, 50, 5, 50, 12.3, 40, 12]]
     dataset = read(write(tmp_path, [annotation(segmentation=parts, area=7.5)]))

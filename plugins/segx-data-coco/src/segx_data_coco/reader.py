@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -21,7 +21,6 @@ from segx.errors import DataError
 from segx.image_header import image_shape
 from segx.truths import TableDataset, TruthTable
 from segx.words import counted
-from segx_data_coco import file_names
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
 if TYPE_CHECKING:
@@ -104,18 +103,17 @@ def read_file(path: Path) -> CocoFile:
     return read
 
 
-def find_images(path: Path, files: Sequence[str], images: Path | None = None) -> Path:
+def find_images(path: Path, file_names: Sequence[str], images: Path | None = None) -> Path:
     """Return the folder that the pictures of a COCO JSON lie in.
 
     Raises:
         DataError: None holds any of the first pictures; every folder tried is listed.
     """
     tried = [images] if images is not None else image_folders(path)
-    probe = files[:20]
-    for exactly in (True, False):
-        for folder in tried:
-            if file_names.holds_any(folder, probe, exactly=exactly):
-                return folder
+    probe = file_names[:20]
+    for folder in tried:
+        if any(os.path.isfile(folder / name) for name in probe):  # noqa: PTH113 - never raises, whatever the name
+            return folder
     listed = "\n    ".join(str(folder / probe[0]) for folder in tried)
     raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
 
@@ -254,10 +252,6 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
     """Return a JSON as a data set: pictures found, categories numbered as the definition numbers them."""
     folder = find_images(read.path, read.files, source.images)
     there, missing = _existing(folder, read.files)
-    if missing:
-        files, notes = file_names.as_found(folder, read.files, missing)
-        read = replace(read, files=files, notes=[*read.notes, *(f"{read.path}: {note}" for note in notes)])
-        there, missing = _existing(folder, read.files)
     sizes, unreadable = _known_sizes(folder, read, there)
     there = [index for index in there if index not in unreadable]
     table, files, ids = read.table, read.files, read.ids
