@@ -257,6 +257,52 @@ def test_one_ring_joins_parts_and_holes() -> None:
         np.testing.assert_array_equal(joined.data, Masks.from_polygons([parts], (60, 70)).data)
 
 
+@pytest.mark.parametrize("pictures", ["link", "copy"])
+@pytest.mark.parametrize("to", ["yolo", "coco"])
+def test_namesakes_come_out_apart_and_no_file_of_the_user_changes(tmp_path: Path, to: str, pictures: str) -> None:
+    names = ("x/1.png", "y/1.png", "x_1.png", "1-2.png", "z/1.jpg", "1.PNG", "b\udcff.png", "con.png")
+    for number, name in enumerate(names):
+        picture(tmp_path / "set" / "images" / "any.png", number)
+        (tmp_path / "set" / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / "images" / "any.png").rename(tmp_path / "set" / "images" / name)
+        label(tmp_path / "set", str(Path(name).with_suffix("")), f"{number} {TRIANGLE}\n")
+    path = tmp_path / "set" / "set.yaml"
+    path.write_text(f"train: images\nnames: [{', '.join('abcdefgh')}]\n")
+    before = {file: file.read_bytes() for file in (tmp_path / "set").rglob("*.*")}
+    options = {"data": str(path), "to": to, "output": tmp_path / "new", "pictures": pictures}
+    done = convert(DataConvertOptions.parse(options), get_registry())
+    assert {file: file.read_bytes() for file in (tmp_path / "set").rglob("*.*")} == before
+    original = {sample.truths[0].category: sample.path.read_bytes() for sample in open_dataset(path, "train")}
+    assert len(original) == len(names)
+    new = open_dataset(done.yaml, "train")
+    assert {sample.truths[0].category: sample.path.read_bytes() for sample in new} == original
+    written = [file.name.casefold() for file in (tmp_path / "new" / "images" / "train").iterdir()]
+    assert len({Path(name).stem for name in written}) == len(names)
+    assert not any("con." in name and not name.startswith("_") for name in written)
+
+
+def test_a_copy_that_does_not_fit_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = many(tmp_path / "set", 4)
+
+    def half(_: Any, out: Any, __: int) -> None:
+        out.write(b"half")
+
+    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "pictures": "copy"}
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", half)
+        with pytest.raises(DataError, match=r"new/images/train/00\.png cannot be written: 4 of \d+ bytes"):
+            convert(DataConvertOptions.parse(options), get_registry())
+    assert sorted(item.name for item in tmp_path.iterdir() if item.name != "cache") == ["set"]
+
+
+def test_a_name_that_is_not_utf8_goes_into_no_list(tmp_path: Path) -> None:
+    path = many(tmp_path / "set", 4)
+    (tmp_path / "set" / "images" / "00.png").rename(tmp_path / "set" / "images" / "b\udcff.png")
+    with pytest.raises(DataError, match="not UTF-8, no list can hold it"):
+        divide(path, tmp_path / "new", fractions=(0.5, 0.5))
+    assert not (tmp_path / "new").exists()
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     path = complicated(tmp_path / "a")
     with pytest.raises(DataError, match="holds something already"):

@@ -16,10 +16,13 @@ import pytest
 from segx.artifact import ArtifactInfo
 from segx.data import open_dataset
 from segx.errors import DataError, UsageError
+from segx.flows.data import convert
+from segx.flows.predict import predict
 from segx.flows.val import class_map, evaluate, measure, val
 from segx.masks import Masks
-from segx.options import ValOptions
+from segx.options import DataConvertOptions, PredictOptions, ValOptions
 from segx.registry import get_registry
+from segx.sources import open_source
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene
 
 if TYPE_CHECKING:
@@ -110,6 +113,58 @@ def test_lanes_change_nothing(coco: Path, lanes: int) -> None:
     several: Any = val(SeeingSession(), options(coco), model="seeing", registry=get_registry(), lanes=lanes)
     assert several.results_dict == one.results_dict
     assert several.matches.to_csv() == one.matches.to_csv()
+
+
+@pytest.mark.parametrize("rect", [True, False])
+def test_label_files_are_called_like_the_images_whatever_their_ids(coco: Path, tmp_path: Path, rect: bool) -> None:
+    """As predict calls them, and none leaves its folder."""
+    content = json.loads(coco.read_text())
+    new = dict(zip(range(1, 6), ("../../../up", str(tmp_path / "absolute"), "a\nb", "x" * 300, 7), strict=True))
+    names = ("a/1.png", "b/1.png", "000042.png", "scan.v1.png", "pill#1.png")
+    for image, name in zip(content["images"], names, strict=True):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / image["file_name"]).rename(tmp_path / "images" / name)
+        image |= {"id": new[image["id"]], "file_name": name}
+    for row in content["annotations"]:
+        row["image_id"] = new[row["image_id"]]
+    coco.write_text(json.dumps(content))
+    before = set(tmp_path.rglob("*.txt"))
+    chosen = options(coco, save_txt=True, save_json=True, rect=rect, project=tmp_path / "runs")
+    val(SeeingSession(), chosen, model="seeing", registry=get_registry())
+    labels = tmp_path / "runs" / "val" / "labels"
+    assert set(tmp_path.rglob("*.txt")) - before == set(labels.iterdir())
+    stems = ["1", "1-2", "000042", "scan.v1", "pill#1"]
+    assert {path.stem for path in labels.iterdir()} == set(stems)
+    source = [tmp_path / "images" / name for name in names]
+    predicted = list(
+        predict(
+            SeeingSession(),
+            open_source(source),
+            PredictOptions.parse({"save_txt": True, "project": tmp_path / "runs"}),
+            task=get_registry().load_task("segment"),
+            tell=lambda *_, **__: None,
+        )
+    )
+    assert [result.stem for result in predicted] == stems
+    for stem, result in zip(stems, predicted, strict=True):
+        assert len((labels / f"{stem}.txt").read_text().splitlines()) >= len(result), stem
+
+
+def test_predictions_fit_the_json_that_convert_makes_of_the_same_set(coco: Path, tmp_path: Path) -> None:
+    registry = get_registry()
+    to_yolo = {"data": str(coco), "to": "yolo", "output": tmp_path / "yolo"}
+    yolo = convert(DataConvertOptions.parse(to_yolo), registry).yaml
+    back = {"data": str(yolo), "to": "coco", "output": tmp_path / "coco"}
+    content = json.loads(
+        (convert(DataConvertOptions.parse(back), registry).yaml.parent / "annotations/train.json").read_text()
+    )
+    chosen = options(yolo, split="train", save_json=True, project=tmp_path / "runs")
+    metrics: Any = val(SeeingSession(), chosen, model="seeing", registry=registry)
+    rows = json.loads((tmp_path / "runs/val/predictions.json").read_text())
+    known = {(image["id"], image["file_name"]) for image in content["images"]}
+    assert len({row["image_id"] for row in rows}) == 4
+    assert {(row["image_id"], row["file_name"]) for row in rows} <= known
+    assert {row.image_id for row in metrics.matches} <= {number for number, _ in known}
 
 
 def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import DataError, UsageError
+from segx.files import GrowingFile
 from segx.flows.predict import predict
 from segx.options import PredictOptions
 from segx.registry import get_registry
@@ -521,6 +524,40 @@ def test_pictures_keep_their_suffix_and_namesakes_their_own_file(tmp_path):
     assert (drawn != scene).any()
 
 
+def test_no_two_files_of_a_run_share_a_name(tmp_path):
+    """Namesakes, what looks like a frame or a further object, names that are one on another system, escapes."""
+    scene = draw_scene(64, 96, objects=3).image
+    names = ("x/a.png", "y/a.png", "a-2.png", "clip_1.png", "1.png", "01.png", "001.png", "A.webp", "pill#1.png")
+    sources = []
+    for name in (*names, "scan.001", "b\udcff.png", "e\u0301.png", "é.png", "a\\..\\b.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix if path.suffix != ".001" else ".png", scene)[1].tobytes())
+        sources.append(path)
+    sources.append(write_video(tmp_path / "clip.avi", frames=3))
+    wishes = options_for(tmp_path, save=True, save_txt=True, save_crop=True, save_json=True)
+    results = list(start(sources, Watched(imgsz=(64, 96)), **wishes))
+    saved = tmp_path / "runs" / "predict"
+    written = files(saved)
+    assert len(written) == len({name.casefold() for name in written})
+    assert len([name for name in written if "/" not in name]) == len(sources) + 1
+    assert len([name for name in written if name.startswith("labels/")]) == len(results) == len(sources) + 2
+    assert len([name for name in written if name.startswith("crops/")]) == sum(len(result) for result in results)
+    rows = json.loads((saved / "predictions.json").read_text())
+    assert len({str(row["image_id"]) for row in rows}) == len(results)
+    assert {result.stem for result in results} >= {"a", "a-2", "a-2-2", "clip_1", "clip-2_1", "pill#1", "scan.001"}
+    for result in results:
+        assert result.save(labels=False).parent == saved
+    assert len(files(saved)) == len(written) + 3, "only frames are new: pictures were saved under the same name"
+
+
+def test_a_source_is_never_drawn_over(folder, tmp_path):
+    before = (folder / "0.png").read_bytes()
+    with pytest.raises(UsageError, match="lies in the folder of the run"):
+        list(start(folder, save=True, project=tmp_path, name=folder.name, exist_ok=True))
+    assert (folder / "0.png").read_bytes() == before
+
+
 def test_run_folders_are_numbered(folder, tmp_path):
     picture = folder / "0.png"
     for expected in ("predict", "predict2", "predict3"):
@@ -531,6 +568,15 @@ def test_run_folders_are_numbered(folder, tmp_path):
     (result,) = start(picture, **options_for(tmp_path, save_txt=True, name="mine", exist_ok=True))
     assert result.save_dir.name == "mine"
     assert len((result.save_dir / "labels" / "0.txt").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["../up", "/up", "a/../../up", "."])
+def test_a_run_stays_in_its_project(folder, tmp_path, name):
+    with pytest.raises(UsageError, match="lies in its project's"):
+        list(start(folder, save_txt=True, project=tmp_path / "runs", name=name))
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    (result, *_) = start(folder, save_txt=True, project=tmp_path / "runs", name="a/b")
+    assert result.save_dir == tmp_path / "runs" / "a" / "b"
 
 
 def test_a_folder_that_cannot_be_made_is_told(folder, tmp_path):
@@ -619,6 +665,56 @@ def test_videos_are_written_playable(tmp_path, stride):
     assert fps == pytest.approx(12.0 / stride, rel=1e-3)
     outline = frames[0].astype(int) - draw_scene(64, 96, objects=3).image
     assert np.abs(outline).max() > 60
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+def test_a_video_that_is_not_whole_on_the_disk_is_not_left(tmp_path, monkeypatch, lost):
+    """OpenCV says nothing of a disk that is full."""
+    writers = []
+
+    class Full:
+        def __init__(self, path, _, code, rate, size):
+            self.path, self.frames, self.inner = path, 0, VideoWriter(path, cv2.CAP_FFMPEG, code, rate, size)
+            writers.append(self)
+
+        def isOpened(self):  # noqa: N802 - OpenCV's name
+            return self.inner.isOpened()
+
+        def write(self, frame):
+            self.frames += 1
+            if self.frames > lost:
+                self.inner.write(frame)
+
+        def release(self):
+            self.inner.release()
+            if self.frames and not lost:
+                os.truncate(self.path, 200)
+
+    clip, VideoWriter = write_video(tmp_path / "clip.avi"), cv2.VideoWriter  # noqa: N806 - a class
+    Full.fourcc = VideoWriter.fourcc
+    monkeypatch.setattr(cv2, "VideoWriter", Full)
+    with pytest.raises(DataError, match=rf"clip\.mp4: cannot be written: {8 - lost if lost else 0} of 8 frames"):
+        list(start(clip, Watched(imgsz=(64, 96)), **options_for(tmp_path, save=True)))
+    assert writers[-1].frames == 8
+    assert not files(tmp_path / "runs")
+
+
+def test_a_full_disk_leaves_no_part_of_a_json(folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    write, left = GrowingFile.write, [2]
+
+    def guarded(self, text):
+        left[0] -= 1
+        if left[0] == 0:
+            monkeypatch.setattr(self, "_file", SimpleNamespace(write=full, close=lambda: None))
+        write(self, text)
+
+    monkeypatch.setattr(GrowingFile, "write", guarded)
+    with pytest.raises(DataError, match=r"predictions\.json: cannot be written \(No space left on device\)"):
+        list(start(folder, **options_for(tmp_path, save_json=True)))
+    assert not files(tmp_path / "runs")
 
 
 def test_a_video_broken_off_can_be_played(tmp_path):

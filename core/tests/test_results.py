@@ -179,6 +179,32 @@ def test_box_crops(results: Results, tmp_path: Path) -> None:
     assert cv2.imread(str(files[1])).shape == (34, 40, 3)
 
 
+def test_only_an_images_suffix_is_left_away(results: Results, tmp_path: Path) -> None:
+    for name, stem in (("scan.001", "scan.001"), ("7", "7"), ("im.JPG", "im"), ("../up.png", "up"), ("a-2", "a-2-1")):
+        assert [file.stem for file in results.save_crop(tmp_path, name)][1] == stem
+    assert results.save(tmp_path / "scan.001") == tmp_path / "scan.001.png"
+
+
+def test_files_without_a_name_of_their_own_are_called_like_the_source(results: Results, tmp_path: Path) -> None:
+    for path, frame, name in (
+        ("x/pill#1.png", None, "pill#1.png"),
+        ("clip.avi", 3, "clip_3.jpg"),
+        ("image0", None, "image0.jpg"),
+        ("b\udcff.png", None, "b_.png"),
+    ):
+        assert results.replace(path=path, frame=frame, save_dir=tmp_path).save() == tmp_path / name
+    assert results.replace(stem="bus-2", save_dir=tmp_path).save() == tmp_path / "bus-2.jpg"
+    mine = results.replace(path=str(tmp_path / "mine.jpg"), save_dir=tmp_path)
+    assert mine.save() == tmp_path / "results_mine.jpg", "not over the source"
+
+
+def test_classes_share_no_folder(results: Results, tmp_path: Path) -> None:
+    for names in ({0: "a/b", 5: "a_b"}, {0: "a", 5: "A"}, {0: "star", 5: "star"}, {0: "5"}):
+        files = results.replace(names=names).save_crop(tmp_path)
+        assert files[0].parent == files[2].parent
+        assert files[0].parent.name.casefold() != files[1].parent.name.casefold()
+
+
 def test_class_names_cannot_leave_the_folder(results: Results, tmp_path: Path) -> None:
     names = {0: "../../up", 5: "wine/glass"}
     files = results.replace(names=names).save_crop(tmp_path / "crops")

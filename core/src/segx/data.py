@@ -30,6 +30,7 @@ from segx.downloads import fetch, lock_of, only_one
 from segx.errors import DataError, SegxError, did_you_mean
 from segx.files import read_text
 from segx.interfaces import DatasetSource
+from segx.names import safe
 from segx.paths import cache_folder
 from segx.specs import WeightsFile
 
@@ -767,8 +768,8 @@ def download(archive: Archive, root: Path) -> None:
     Raises:
         DataError: It cannot be had, or is no safe archive.
     """
-    name = Path(urllib.parse.urlsplit(archive.file.url).path).name
-    name = f"{archive.key}-{name}"  # many data sets have a train.zip
+    stem = safe(Path(urllib.parse.urlsplit(archive.file.url).path).stem, otherwise="data")
+    name = f"{archive.key}-{stem}.zip"  # many data sets have a train.zip
     path = fetch(archive.file, cache_folder() / "downloads" / name, error=DataError)
     target, work = root / archive.into, archive.unpacking(root)
     try:

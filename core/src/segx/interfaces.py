@@ -617,6 +617,7 @@ class Measurement:
         pictures: How many pictures there will be.
         folder: The run's folder; None: nothing is written.
         settings: What the figures are made with, told beside them.
+        file_names: Id of each image to its ``file_name`` in COCO's JSON, where that is written.
     """
 
     names: Mapping[int, str]
@@ -625,6 +626,7 @@ class Measurement:
     pictures: int
     folder: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    file_names: Mapping[int | str, str] = field(default_factory=dict)
 
 
 class Metrics(Protocol):

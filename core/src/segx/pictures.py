@@ -11,7 +11,6 @@ from __future__ import annotations
 import http.client
 import io
 import logging
-import os
 import re
 import threading
 import urllib.error
@@ -437,9 +436,3 @@ def _fetch(address: str) -> tuple[bytes, str]:
         if announced.isdecimal() and size < int(announced):
             raise DataError(f"the connection broke after {size} of {announced} bytes")
     return b"".join(parts), kind
-
-
-def address_name(address: str) -> str:
-    """Return a file name for what lies at an address: the last part of its path, or its host."""
-    parts = urllib.parse.urlsplit(address)
-    return os.path.basename(urllib.parse.unquote(parts.path)) or parts.hostname or "stream"  # noqa: PTH119 - no path

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from segx.errors import MissingPluginError, UsageError
 from segx.masks import Masks
+from segx.names import class_folders, crop_stem, image_suffix, split_name
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class Results:
         masks: Never None; empty when nothing was found, or when masks were not asked for.
         speed: Milliseconds for ``preprocess``, ``inference`` and ``postprocess``.
         save_dir: The run's folder, when there is one.
+        stem: What its files are called, different for each image and frame of a run; empty: made of ``path`` and
+            ``frame``.
         frame: Zero-based frame number for video and streams, else None.
         gain: Pixels of the network input per pixel of the picture, across and down.
         task: The task that made them; its drawing is what :meth:`plot` uses.
@@ -148,6 +150,7 @@ class Results:
     masks: Masks = None  # type: ignore[assignment]  # filled in below
     speed: Mapping[str, float] = field(default_factory=dict)
     save_dir: Path | None = None
+    stem: str = ""
     frame: int | None = None
     gain: tuple[float, float] = (1.0, 1.0)
     task: str = "segment"
@@ -323,8 +326,9 @@ class Results:
         """Write :meth:`plot`; an interrupted write leaves nothing behind.
 
         Args:
-            filename: Where to; default: the source's own name in ``save_dir``, or in the current folder as
-                ``results_<name>``. The suffix says the format, one that cannot be written becomes ``.png``.
+            filename: Where to; default: ``stem`` in ``save_dir``, with the source's suffix or ``.jpg``; without
+                ``save_dir``, or where the source lies in it, ``results_<stem>``. What OpenCV cannot write becomes
+                ``.png``.
             style: As for :meth:`plot`.
 
         Returns:
@@ -333,8 +337,9 @@ class Results:
         from segx.files import write_picture
 
         if filename is None:
-            name = Path(urlsplit(self.path).path).name or "image"
-            filename = Path(f"results_{name}") if self.save_dir is None else self.save_dir / name
+            name = f"{self._stem}{image_suffix(self.path, otherwise='.jpg')}"
+            own = self.save_dir is not None and self.save_dir.absolute() != Path(self.path).absolute().parent
+            filename = (self.save_dir or Path()) / (name if own else f"results_{name}")
         return write_picture(Path(filename), self.plot(**style))
 
     def save_txt(self, txt_file: str | Path, *, save_conf: bool = False) -> Path:
@@ -366,24 +371,26 @@ class Results:
 
         Args:
             save_dir: Where the class folders go.
-            file_name: Stem of the files; default: the picture's. Further objects of a class get ``-2``, ``-3``, ...
+            file_name: Stem of the files, an image's suffix is left away; default: ``stem``. Further objects of a class
+                get ``-2``, ``-3``, ...; the first one too gets ``-1`` where the stem ends like that itself.
             mode: ``"mask"`` cuts the object out, transparent around it (PNG); ``"box"`` writes the box with its
                 surroundings.
         """
         from segx.files import write_picture
 
-        stem = Path(file_name or urlsplit(self.path).path).stem or "image"
+        stem = self._stem if file_name is None else split_name(str(file_name))[0]
+        suffix = ".png" if mode == "mask" else image_suffix(self.path, otherwise=".png")
+        numbers = self.boxes.cls.astype(int).tolist()
+        folders = class_folders(self.names, numbers)
         seen: Counter[int] = Counter()
         written = []
-        for i, number in enumerate(self.boxes.cls.astype(int).tolist()):
+        for i, number in enumerate(numbers):
             cut = self.cut_out(i) if mode == "mask" else self._cut_box(i)
             if cut.size == 0:
                 continue
             seen[number] += 1
-            suffix = ".png" if mode == "mask" else Path(self.path).suffix or ".png"
-            count = f"-{seen[number]}" if seen[number] > 1 else ""
-            folder = Path(save_dir) / _file_safe(self._name(number))
-            written.append(write_picture(folder / f"{stem}{count}{suffix}", cut))
+            path = Path(save_dir) / folders[number] / f"{crop_stem(stem, seen[number])}{suffix}"
+            written.append(write_picture(path, cut))
         return written
 
     def cut_out(self, index: int) -> Image:
@@ -418,6 +425,11 @@ class Results:
             for parts in self.masks.polygons
         ]
 
+    @property
+    def _stem(self) -> str:
+        frame = "" if self.frame is None else f"_{self.frame}"
+        return self.stem or f"{split_name(self.path)[0]}{frame}"
+
     def _name(self, number: int) -> str:
         return self.names.get(number, str(number))
 
@@ -425,7 +437,3 @@ class Results:
 def _ring_area(ring: NDArray[np.float32]) -> float:
     x, y = (ring - ring[0]).astype(np.float64).T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-
-
-def _file_safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in " -_." else "_" for letter in name).strip(" .") or "_"

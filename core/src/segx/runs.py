@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segx.errors import DataError
+from segx.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,8 +69,14 @@ def make_run_folder(
         exist_ok: Take the folder as it is when it is already there.
 
     Raises:
+        UsageError: The name leads out of the project.
         DataError: The folder cannot be made.
     """
+    inner = Path(name or mode)
+    if inner.is_absolute() or ".." in inner.parts or not inner.parts:
+        raise UsageError(
+            f"name={name}: a run's folder lies in its project's", hint="say where to write with project=FOLDER"
+        )
     first = (project or Path("runs") / task).expanduser() / (name or mode)
     try:
         first.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import string
 import tempfile
 from dataclasses import dataclass
@@ -109,7 +108,10 @@ def create(name: str, folder: Path) -> Path:
         for template in ("common", kind):
             with as_file(files("segx") / "templates" / template) as source:
                 _fill(source, made, values)
-        shutil.move(made, target)
+        try:
+            made.rename(target)
+        except OSError as error:
+            raise UsageError(f"folder {str(target)!r} cannot be made: {error.strerror or error}") from error
     return target
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 
 from segx.display import close_window, require_display, show_image
 from segx.errors import DataError, UsageError
-from segx.files import utf8_name, write_picture
-from segx.pictures import address_name, quiet
+from segx.files import GrowingFile, replacing, utf8_name, write_picture
+from segx.names import ImageIds, Names, image_suffix, split_name
+from segx.pictures import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,20 +44,15 @@ class Shot:
 
     Attributes:
         source: The picture.
-        results: What was found.
-        stem: Its name among what this run writes; that of the video for a frame.
+        results: What was found; its ``stem`` is the name of its files.
+        video: The name of the video that it is a frame of, else that of the picture.
         style: How it is drawn.
     """
 
     source: SourceImage
     results: Results
-    stem: str
+    video: str
     style: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The stem, and for a frame its number."""
-        return self.stem if self.source.frame is None else f"{self.stem}_{self.source.frame}"
 
     @cached_property
     def drawn(self) -> Image:
@@ -94,16 +89,28 @@ class Sinks:
     def __init__(self, options: PredictOptions, folder: Path | None) -> None:
         self.folder = folder
         self._style = drawing_style(options)
-        self._names = _Names()
+        self._names = _SourceNames()
+        self._may_hold_sources = options.save and options.exist_ok
         self._sinks: list[Sink] = [] if folder is None else list(_chosen(options, folder))
 
     def claim(self, source: SourceImage) -> str:
-        """Return the stem that a picture's files get; to be called once for each picture, in order."""
-        return self._names.stem(source)
+        """Return the name that a picture or its video has in this run; to be called once for each picture, in order.
 
-    def shot(self, source: SourceImage, results: Results, stem: str) -> Shot:
+        Raises:
+            UsageError: The picture lies where its drawing would go.
+        """
+        if self._may_hold_sources and self.folder is not None and _lies_in(source.path, self.folder):
+            raise UsageError(
+                f"{source.path} lies in the folder of the run: what is drawn would be written over it",
+                hint="name another folder with project= and name=",
+            )
+        return self._names.new(source)
+
+    def shot(self, source: SourceImage, results: Results, name: str) -> Shot:
         """Return a picture with its results, ready to be written."""
-        return Shot(source=source, results=results, stem=stem, style=self._style)
+        stem = name if source.frame is None else f"{name}_{source.frame}"
+        results = results.replace(save_dir=self.folder, stem=stem)
+        return Shot(source=source, results=results, video=name, style=self._style)
 
     def write(self, shot: Shot) -> None:
         """Write what may be written in any order, from any thread."""
@@ -119,9 +126,10 @@ class Sinks:
                     sink.write(shot)
 
     def close(self, *, complete: bool) -> None:
-        """End all files that were begun."""
-        for sink in self._sinks:
-            sink.close(complete=complete)
+        """End all files that were begun, each whatever becomes of the others."""
+        with contextlib.ExitStack() as closing:
+            for sink in self._sinks:
+                closing.callback(sink.close, complete=complete)
 
 
 def saves(options: PredictOptions) -> bool:
@@ -179,41 +187,30 @@ class Window:
             close_window(_TITLE)
 
 
-class _Names:
-    """Gives every picture and every video a stem of its own: ``a``, then ``a-2``, ``a-3`` for namesakes."""
+class _SourceNames:
+    """Gives every picture and every video of a run a name of its own."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._names = Names()
         self._clips: dict[str, tuple[str, int]] = {}
 
-    def stem(self, source: SourceImage) -> str:
+    def new(self, source: SourceImage) -> str:
+        wanted = split_name(source.path)[0]
         if source.frame is None:
-            return self._new(source.path)
-        stem, last = self._clips.get(source.path, ("", -1))
-        if not stem or source.frame <= last:  # a video given twice begins again
-            stem = self._new(source.path)
-        self._clips[source.path] = (stem, source.frame)
-        return stem
-
-    def _new(self, path: str) -> str:
-        first = _file_stem(path)
-        stem, number = first, 1
-        while stem.casefold() in self._taken:
-            number += 1
-            stem = f"{first}-{number}"
-        self._taken.add(stem.casefold())
-        return stem
+            return self._names.new(wanted)
+        name, last = self._clips.get(source.path, ("", -1))
+        if not name or source.frame <= last:  # a video given twice begins again
+            name = self._names.new(wanted, frames=True)
+        self._clips[source.path] = (name, source.frame)
+        return name
 
 
-def _file_stem(path: str) -> str:
-    name = address_name(path) if "://" in path else PurePath(path).name
-    stem = PurePath(name).stem if _suffix(path) else name
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem).strip(" .")[:120] or "image"
-
-
-def _suffix(path: str) -> str:
-    """Return the suffix of a file or an address, empty for what has no name of its own."""
-    return PurePath(address_name(path) if "://" in path else path).suffix.lower()
+def _lies_in(path: str, folder: Path) -> bool:
+    """Say whether a source is a file in a folder."""
+    try:
+        return Path(path).parent.samefile(folder) and Path(path).is_file()
+    except (OSError, ValueError):  # an address, a name too long
+        return False
 
 
 def _chosen(options: PredictOptions, folder: Path) -> list[Sink]:
@@ -239,7 +236,8 @@ class _Pictures:
 
     def write(self, shot: Shot) -> None:
         if shot.source.frame is None:
-            write_picture(self._folder / f"{shot.stem}{_suffix(shot.source.path) or '.jpg'}", shot.drawn)
+            suffix = image_suffix(shot.source.path, otherwise=".jpg")
+            write_picture(self._folder / f"{shot.results.stem}{suffix}", shot.drawn)
 
     def close(self, *, complete: bool) -> None:
         """Each file is ended when it is written."""
@@ -254,7 +252,7 @@ class _Labels:
         self._folder, self._save_conf = folder, save_conf
 
     def write(self, shot: Shot) -> None:
-        shot.results.save_txt(self._folder / f"{shot.name}.txt", save_conf=self._save_conf)
+        shot.results.save_txt(self._folder / f"{shot.results.stem}.txt", save_conf=self._save_conf)
 
     def close(self, *, complete: bool) -> None:
         """Each file is ended when it is written."""
@@ -270,7 +268,7 @@ class _Crops:
         self._mode: Literal["mask", "box"] = mode
 
     def write(self, shot: Shot) -> None:
-        shot.results.save_crop(self._folder, f"{shot.name}.png", mode=self._mode)
+        shot.results.save_crop(self._folder, mode=self._mode)
 
     def close(self, *, complete: bool) -> None:
         """Each file is ended when it is written."""
@@ -282,40 +280,23 @@ class _CocoJson:
     ordered = True
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}")
-        self._file = _writable(self._part)
+        self._file = GrowingFile(path)
+        self._ids = ImageIds()
         self._separator = "[\n"
 
     def write(self, shot: Shot) -> None:
-        image_id = int(shot.name) if shot.name.isdecimal() and shot.name.isascii() else shot.name
+        image_id = self._ids.new(shot.results.stem)
         for row in shot.results.to_coco(image_id):
-            self._put(self._separator + json.dumps({**row, "file_name": shot.source.path}))
+            self._file.write(self._separator + json.dumps({**row, "file_name": shot.source.path}))
             self._separator = ",\n"
 
     def close(self, *, complete: bool) -> None:
-        if self._file.closed:
-            return
-        if complete:
-            self._put("[]\n" if self._separator.startswith("[") else "\n]\n")
-        self._file.close()
-        if complete:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
-
-    def _put(self, text: str) -> None:
         try:
-            self._file.write(text)
-        except OSError as error:
-            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
-
-
-def _writable(path: Path) -> Any:
-    try:
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+            if complete:
+                self._file.write("[]\n" if self._separator.startswith("[") else "\n]\n")
+                self._file.finish()
+        finally:
+            self._file.discard()
 
 
 class _Videos:
@@ -331,30 +312,40 @@ class _Videos:
         clip = shot.source.clip
         if clip is None:
             return
-        if shot.stem not in self._open:
+        if shot.video not in self._open:
             if not clip.live:  # files come one after the other: those before this one have ended
                 self.close(complete=True)
-            self._open[shot.stem] = _VideoFile(self._folder / f"{shot.stem}.mp4", clip, shot.drawn)
-        self._open[shot.stem].write(shot.drawn, shot.source.seconds)
+            self._open[shot.video] = _VideoFile(self._folder / f"{shot.video}.mp4", clip, shot.drawn)
+        self._open[shot.video].write(shot.drawn, shot.source.seconds)
 
     def close(self, *, complete: bool) -> None:
         """End the videos; one that was broken off is kept, for what is in it can be played."""
-        del complete
-        while self._open:
-            self._open.popitem()[1].close()
+        with contextlib.ExitStack() as closing:
+            while self._open:
+                closing.callback(self._end, self._open.popitem()[1], complete=complete)
+
+    def _end(self, video: _VideoFile, *, complete: bool) -> None:
+        try:
+            video.close()
+        except DataError as error:
+            if complete:
+                raise
+            logger.warning("%s", error.message)  # what broke the run off is the error to tell
 
 
 class _VideoFile:
-    """One video on its way."""
+    """One video on its way; it appears when it is whole."""
 
     def __init__(self, path: Path, clip: Clip, first: Image) -> None:
         self._path = path
-        self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self._size = (first.shape[1], first.shape[0])
-        self._writer = _open_writer(self._part, clip.fps, self._size)
         self._rate = clip.fps
         self._written = 0
         self._last: Image | None = None
+        with contextlib.ExitStack() as opening:
+            self._part = opening.enter_context(replacing(path))
+            self._writer = _open_writer(self._part, clip.fps, self._size)
+            self._stack = opening.pop_all()
 
     def write(self, frame: Image, seconds: float | None) -> None:
         """Write a frame at its time: where the rate varies, the one before is repeated until then.
@@ -372,15 +363,30 @@ class _VideoFile:
         self._last = frame
 
     def _put(self, frame: Image) -> None:
-        self._writer.write(frame)
+        with quiet():  # what goes wrong is told once, by close
+            self._writer.write(frame)
         self._written += 1
 
     def close(self) -> None:
-        self._writer.release()
+        with self._stack:
+            with quiet():
+                self._writer.release()
+            there = _frames_of(self._part)
+            if there != self._written:  # OpenCV says nothing of a disk that is full
+                raise DataError(
+                    f"{self._path}: cannot be written: {there} of {self._written} frames have come onto the disk",
+                    hint="is it full?",
+                )
+
+
+def _frames_of(path: Path) -> int:
+    """Return how many frames a finished video says it has; 0 where it cannot be played."""
+    with quiet(), utf8_name(path) as name:
+        video = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         try:
-            self._part.replace(self._path)
-        except OSError as error:
-            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
+            return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if video.isOpened() else 0
+        finally:
+            video.release()
 
 
 def _open_writer(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:

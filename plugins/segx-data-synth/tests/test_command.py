@@ -45,7 +45,7 @@ def test_json_says_where_it_is(segx: Callable[..., int], tmp_path: Path, capsys:
         (["images=2"], 2, "--folder"),
         (["folder=new", "images=0"], 2, "--images"),
         (["folder=new", "imgz=64"], 2, "--imgsz"),
-        (["folder=taken"], 3, "is not empty"),
+        (["folder=taken"], 3, "holds something already"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(

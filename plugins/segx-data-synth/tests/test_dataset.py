@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -18,6 +17,9 @@ from segx_data_synth import scene as painting
 from segx_data_synth.dataset import picture, write_dataset
 from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = list(SHAPES)
 
@@ -102,7 +104,7 @@ def test_progress_counts_the_pictures_of_both_splits(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_left_alone(written: Path) -> None:
     before = hashes(written.parent)
-    with pytest.raises(DataError, match="is not empty"):
+    with pytest.raises(DataError, match="holds something already"):
         write_dataset(written.parent, images=1, val_images=1, imgsz=64)
     assert hashes(written.parent) == before
 
@@ -146,8 +148,8 @@ def test_nothing_is_left_of_a_data_set_that_could_not_be_finished(
             raise OSError(28, "No space left on device")
         return len(data)
 
-    monkeypatch.setattr(Path, "write_bytes", write)
-    with pytest.raises(DataError, match="cannot be written"):
+    monkeypatch.setattr(type(tmp_path), "write_bytes", write)
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
         write_dataset(tmp_path / "shapes", images=5, val_images=1, imgsz=64)
     assert len(written) == 3
     assert not list(tmp_path.iterdir())

@@ -369,7 +369,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(predictions, "_file", SimpleNamespace(write=full))
+    monkeypatch.setattr(predictions._file, "_file", SimpleNamespace(write=full))
     with pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left on device\)"):
         predictions.add(verdict)
     predictions.discard()

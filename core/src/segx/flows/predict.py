@@ -54,7 +54,7 @@ class _Work:
     number: int
     batch: Batch
     preprocess: Sequence[float]
-    stems: Sequence[str]
+    names: Sequence[str]
 
 
 @dataclass
@@ -236,8 +236,8 @@ class _Prediction:
         """Run the network here, and the rest beside it; or with several lanes, all of it side by side."""
         for number, gathered in enumerate(batches):
             batch = merged([item.batch for item in gathered])
-            stems = [sinks.claim(source) for source in batch.sources]
-            work = _Work(number=number, batch=batch, preprocess=[item.preprocess for item in gathered], stems=stems)
+            names = [sinks.claim(source) for source in batch.sources]
+            work = _Work(number=number, batch=batch, preprocess=[item.preprocess for item in gathered], names=names)
             inferred = infer(self.session, self.plan, batch) if self.lanes == 1 else None
             yield from behind.submit(partial(self._finish, work, inferred, sinks))
             del gathered, batch, work, inferred  # else they would outlive the wait for the next
@@ -251,17 +251,17 @@ class _Prediction:
             decoded = self.task.decode(outputs, work.batch, self.session.info, self.decoding)
             rest = {"inference": inference, "postprocess": milliseconds_since(start) / len(decoded)}
             results = [
-                result.replace(speed={"preprocess": preprocess, **rest}, save_dir=sinks.folder)
+                result.replace(speed={"preprocess": preprocess, **rest})
                 for result, preprocess in zip(decoded, work.preprocess, strict=True)
             ]
-            shots = [sinks.shot(*parts) for parts in zip(work.batch.sources, results, work.stems, strict=True)]
+            shots = [sinks.shot(*parts) for parts in zip(work.batch.sources, results, work.names, strict=True)]
             for shot in shots:
                 sinks.write(shot)
             self.turns.take(work.number, partial(sinks.append, shots))
         except BaseException:
             self.turns.give_up()
             raise
-        return results
+        return [shot.results for shot in shots]
 
     def _make_folder(self) -> Path | None:
         options = self.options

@@ -18,6 +18,7 @@ from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.flows.tally import tell, tell_problems
 from segx.interfaces import Measurement
+from segx.names import file_names, image_ids, stems
 from segx.pictures import picture_of
 from segx.runs import Run, Step, make_run_folder
 from segx.sources import SourceImage, Unreadable
@@ -171,13 +172,17 @@ def evaluate(
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
     task = registry.load_task(session.info.task)
     settings = _settings(session, plan, options, dataset, model)
+    folder = None if run is None else run.folder
+    ids = None if folder is None else image_ids([sample.id for sample in dataset])
+    files = file_names(dataset.paths()) if ids is not None and options.save_json else ()
     measurement = Measurement(
         names=dataset.names,
         category_ids=dataset.category_ids,
         options=options,
         pictures=len(dataset),
-        folder=None if run is None else run.folder,
+        folder=folder,
         settings=settings,
+        file_names=dict(zip(ids or (), files, strict=False)),
     )
     evaluator = task.evaluator(measurement)
     validation = _Validation(
@@ -190,7 +195,8 @@ def evaluate(
         classes=classes,
         evaluator=evaluator,
         tell=partial(registry.tell, "step_ended", run=run) if run is not None else None,
-        folder=None if run is None else run.folder,
+        folder=folder,
+        ids=ids,
     )
     try:
         return validation.run()
@@ -233,9 +239,10 @@ def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture of the data set as network input, and how long that took."""
+    """A picture of the data set as network input, the name of its files, and how long that took."""
 
     sample: Sample
+    stem: str
     batch: Batch
     preprocess: float
 
@@ -258,6 +265,7 @@ class _Validation:
     evaluator: Evaluator
     tell: Callable[..., object] | None
     folder: Path | None
+    ids: Sequence[int | str] | None = None
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -265,6 +273,8 @@ class _Validation:
         self.milliseconds = dict.fromkeys(_STAGES, 0.0)
         self.measured = self.batches = 0
         self.turns = Turns()
+        written = self.options.save_txt and self.folder is not None
+        self.stems = stems(self.dataset.paths()) if written else None
 
     def run(self) -> Metrics:
         """Run to the end."""
@@ -327,6 +337,8 @@ class _Validation:
         The picture itself goes no further: only its size matters from here on, and 12 megapixels are 36 MB each.
         """
         sample = self.dataset[index]
+        if self.ids is not None:
+            sample = replace(sample, id=self.ids[index])
         try:
             image = picture_of(sample)
         except DataError as error:
@@ -335,7 +347,8 @@ class _Validation:
         shape = self.task.input_shape(sample.shape, self.plan.size, stride=self.plan.stride, rect=self.plan.rect)
         batch = self.task.preprocess([SourceImage(image=image, path=str(sample.path))], shape)
         blank = SourceImage(image=np.broadcast_to(np.uint8(0), image.shape), path=str(sample.path))
-        return _Ready(sample, replace(batch, sources=(blank,)), milliseconds_since(start))
+        stem = self.stems[index] if self.stems is not None else ""
+        return _Ready(sample, stem, replace(batch, sources=(blank,)), milliseconds_since(start))
 
     def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
         """Gather pictures of one input shape, one after the other, into batches."""
@@ -356,14 +369,16 @@ class _Validation:
         """Run the network here, and the rest beside it; or with several lanes, all of it side by side."""
         for number, gathered in enumerate(batches):
             batch = merged([item.batch for item in gathered])
-            samples = [item.sample for item in gathered]
+            samples = [(item.sample, item.stem) for item in gathered]
             self.milliseconds["preprocess"] += sum(item.preprocess for item in gathered)
             inferred = infer(self.session, self.plan, batch) if self.lanes == 1 else None
             yield from behind.submit(partial(self._finish, number, samples, batch, inferred))
             del gathered, batch, inferred  # else they would outlive the wait for the next
         yield from behind.drain()
 
-    def _finish(self, number: int, samples: list[Sample], batch: Batch, inferred: Inferred | None) -> list[Sample]:
+    def _finish(
+        self, number: int, samples: list[tuple[Sample, str]], batch: Batch, inferred: Inferred | None
+    ) -> list[Sample]:
         """Run the network if that is still to be done, decode a batch and measure it, in order; runs in threads."""
         try:
             outputs, inference = inferred or infer(self.session, self.plan, batch)
@@ -374,16 +389,18 @@ class _Validation:
         except BaseException:
             self.turns.give_up()
             raise
-        return samples
+        return [sample for sample, _ in samples]
 
-    def _measure(self, samples: Sequence[Sample], results: Sequence[Results], taken: Mapping[str, float]) -> None:
+    def _measure(
+        self, samples: Sequence[tuple[Sample, str]], results: Sequence[Results], taken: Mapping[str, float]
+    ) -> None:
         for stage, milliseconds in taken.items():
             self.milliseconds[stage] += milliseconds
-        for sample, found in zip(samples, results, strict=True):
+        for (sample, stem), found in zip(samples, results, strict=True):
             renamed = self._renamed(found)
             self.evaluator.update(sample, renamed)
             if self.options.save_txt and self.folder is not None:
-                path = self.folder / "labels" / f"{sample.id}.txt"
+                path = self.folder / "labels" / f"{stem}.txt"
                 renamed.save_txt(path, save_conf=self.options.save_conf)
 
     def _renamed(self, found: Results) -> Results:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import numpy as np
 import yaml
 
 from segx import rle
-from segx.errors import DataError
+from segx.files import new_folder
 from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
 
@@ -55,11 +54,7 @@ def write_dataset(
         DataError: The folder holds something already, or cannot be written.
     """
     folder = folder.absolute()
-    work = folder.with_name(f".{folder.name}.part")
-    try:
-        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-            raise DataError(f"{folder} is {_what(folder)}", hint="name a folder that does not exist yet")
-        shutil.rmtree(work, ignore_errors=True)
+    with new_folder(folder) as work:
         for split, count in zip(_SPLITS, (images, val_images), strict=True):
             (work / "images" / split).mkdir(parents=True)
             draw = partial(_draw, work / "images" / split, seed, split, imgsz)
@@ -71,20 +66,7 @@ def write_dataset(
                         progress(len(rows) + (images if split == "val" else 0), images + val_images)
             _write_json(work / "annotations" / f"{split}.json", rows, seed)
         _write_yaml(work / f"{folder.name}.yaml")
-        if folder.exists():
-            folder.rmdir()
-        work.rename(folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror or error})", hint="name a folder you may write to"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder / f"{folder.name}.yaml"
-
-
-def _what(path: Path) -> str:
-    return "a file" if path.is_file() else "not empty"
 
 
 def _draw(folder: Path, seed: int, split: str, imgsz: int, index: int) -> Row:

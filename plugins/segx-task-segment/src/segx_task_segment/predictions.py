@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from segx.errors import DataError
-from segx.files import replacing
+from segx.files import GrowingFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,18 +23,19 @@ class PredictionsFile:
     Args:
         path: Where to.
         category_ids: Class number to the data set's own id.
+        file_names: Id of each image to its ``file_name``.
 
     Raises:
         DataError: The file cannot be made.
     """
 
-    def __init__(self, path: Path, category_ids: Mapping[int, int]) -> None:
+    def __init__(
+        self, path: Path, category_ids: Mapping[int, int], file_names: Mapping[int | str, str] | None = None
+    ) -> None:
         self.path = path
         self._ids = category_ids
-        with ExitStack() as opening:
-            temporary = opening.enter_context(replacing(path))
-            self._file = opening.enter_context(temporary.open("w", encoding="utf-8"))
-            self._stack = opening.pop_all()
+        self._file_names = file_names or {}
+        self._file = GrowingFile(path)
         self._between = "[\n"
 
     def add(self, verdict: PictureVerdict) -> None:
@@ -48,19 +47,19 @@ class PredictionsFile:
         found = verdict.found
         rles = found.masks.rle if len(found) else []
         rows = zip(found.category.tolist(), found.score.tolist(), found.box.tolist(), strict=True)
+        name = self._file_names.get(verdict.sample.id)
+        file_name = {} if name is None else {"file_name": name}
         for i, (category, score, box) in enumerate(rows):
             row: dict[str, Any] = {
                 "id": verdict.first_id + i,
                 "image_id": verdict.sample.id,
+                **file_name,
                 "category_id": self._ids.get(category, category),
                 "bbox": [round(value, 4) for value in box],
                 "score": float(f"{score:.9g}"),
                 "segmentation": {"size": rles[i]["size"], "counts": rles[i]["counts"].decode("ascii")},
             }
-            try:
-                self._file.write(self._between + json.dumps(row, separators=(",", ":")))
-            except OSError as error:
-                raise DataError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            self._file.write(self._between + json.dumps(row, separators=(",", ":")))
             self._between = ",\n"
 
     def close(self) -> Path:
@@ -69,12 +68,9 @@ class PredictionsFile:
         Raises:
             DataError: The disk is full, or gone.
         """
-        with self._stack:
-            self._file.write("\n]\n" if self._between.startswith(",") else "[]\n")
-        return self.path
+        self._file.write("\n]\n" if self._between.startswith(",") else "[]\n")
+        return self._file.finish()
 
     def discard(self) -> None:
         """Leave nothing behind, unless it is finished already."""
-        unfinished = RuntimeError("validation did not end")
-        with suppress(DataError):  # what is still to be flushed to a full disk is not wanted any more
-            self._stack.__exit__(RuntimeError, unfinished, None)
+        self._file.discard()

@@ -52,7 +52,9 @@ class Validation:
             self._panels = Panels(self._evaluator.working_score)
         self._written = _Written()
         if self._folder is not None and options.save_json:
-            self._predictions = PredictionsFile(self._folder / "predictions.json", measurement.category_ids)
+            self._predictions = PredictionsFile(
+                self._folder / "predictions.json", measurement.category_ids, measurement.file_names
+            )
 
     def update(self, sample: Sample, results: Results) -> None:
         """Take what was found in one picture."""

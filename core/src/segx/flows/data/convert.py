@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,13 @@ import yaml
 
 from segx.data import ONLY, open_splits
 from segx.errors import DataError
-from segx.files import replacing, write_text
+from segx.files import copy_new, new_folder, replacing, write_text
 from segx.flows.data.rings import one_ring
 from segx.flows.data.show import truth_masks
-from segx.flows.data.splits import new_folder, open_data, stems
+from segx.flows.data.splits import open_data
 from segx.flows.progress import progress
 from segx.flows.tally import tell
+from segx.names import file_names, image_ids, safe, stems
 from segx.outlines import clip
 from segx.words import counted
 
@@ -158,7 +158,8 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
 
 def yaml_name(folder: Path) -> str:
     """Return what the YAML in a folder of a data set is called: like the folder."""
-    return f"{Path(os.path.abspath(folder.expanduser())).name}.yaml"  # noqa: PTH100 - links are not resolved
+    name = Path(os.path.abspath(folder.expanduser())).name  # noqa: PTH100 - links are not resolved
+    return f"{safe(name, otherwise='data')}.yaml"
 
 
 def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) -> Path:
@@ -168,7 +169,7 @@ def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) 
 
 
 def place_picture(source: Path, target: Path, *, link: bool) -> None:
-    """Link to a picture, or copy it; where links cannot be made it is copied.
+    """Link to a picture, or copy it, to where nothing is yet; where links cannot be made it is copied.
 
     Raises:
         DataError: It cannot be written.
@@ -178,11 +179,13 @@ def place_picture(source: Path, target: Path, *, link: bool) -> None:
         if link:
             try:
                 target.symlink_to(source.absolute())
+            except FileExistsError:
+                raise
             except (OSError, NotImplementedError):
                 pass
             else:
                 return
-        shutil.copyfile(source, target)
+        copy_new(source, target)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror or error}") from error
 
@@ -229,8 +232,9 @@ def _write_yolo(
     dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool
 ) -> Iterator[tuple[Path, list[int]]]:
     """Write pictures and label files; yields of each its new file and which objects were written."""
-    for sample, stem in zip(dataset, stems(dataset), strict=True):
-        target = folder / "images" / split / f"{stem}{sample.path.suffix}"
+    paths = dataset.paths()
+    for sample, stem, file in zip(dataset, stems(paths), file_names(paths), strict=True):
+        target = folder / "images" / split / file
         place_picture(sample.path, target, link=link)
         rows = {i: row for i, truth in enumerate(sample.truths) if (row := _yolo_row(truth, sample, losses))}
         write_text(folder / "labels" / split / f"{stem}.txt", "".join(f"{row}\n" for row in rows.values()))
@@ -278,13 +282,12 @@ def _write_coco(
     dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool
 ) -> Iterator[tuple[Path, list[int]]]:
     """Write pictures and one JSON, which holds everything; yields of each its new file and its objects."""
-    names, targets = stems(dataset), deque[Path]()
+    files, targets = file_names(dataset.paths()), deque[Path]()
 
     def place(sample: Sample, index: int) -> str:
-        file = f"{names[index]}{sample.path.suffix}"
-        targets.append(folder / "images" / split / file)
+        targets.append(folder / "images" / split / files[index])
         place_picture(sample.path, targets[-1], link=link)
-        return file
+        return files[index]
 
     for sample in write_coco_json(folder / "annotations" / f"{split}.json", dataset, range(len(dataset)), place):
         losses.counts["boxes"] += sum(not truth.has_mask for truth in sample.truths)
@@ -302,16 +305,14 @@ def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place:
     """
     ids = dataset.category_ids
     categories = [{"id": ids[number], "name": name} for number, name in dataset.names.items()]
-    numbered = all(isinstance(dataset[index].id, int) for index in indices)
+    image_id = dict(zip(indices, image_ids([dataset[index].id for index in indices]), strict=True))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"categories":' + json.dumps(categories, ensure_ascii=False) + ',\n"images":[')
         shapes = dataset.shapes().tolist()
-        image_ids = {}
         for position, index in enumerate(indices):
             sample = dataset[index]
-            image_ids[index] = sample.id if numbered else position + 1
             height, width = shapes[index]
-            row = {"id": image_ids[index], "file_name": place(sample, index), "height": height, "width": width}
+            row = {"id": image_id[index], "file_name": place(sample, index), "height": height, "width": width}
             _write_row(file, row, first=position == 0)
         file.write('\n],\n"annotations":[')
         used: set[int] = set()
@@ -322,7 +323,7 @@ def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place:
                 number = truth.id if truth.id > 0 and truth.id not in used else top + 1
                 used.add(number)
                 top = max(top, number)
-                _write_row(file, _annotation(truth, sample, number, image_ids[index], ids), first=first)
+                _write_row(file, _annotation(truth, sample, number, image_id[index], ids), first=first)
                 first = False
             yield sample
         file.write("\n]}\n")
@@ -358,7 +359,12 @@ def relative(path: Path, folder: Path) -> str:
     """Return how a file is named from a folder: as it is reached, for labels are found by that name.
 
     From a folder that is reached by a link, ``..`` leads elsewhere than it reads: such names stay absolute.
+
+    Raises:
+        DataError: Its name is no text.
     """
+    if str(path) != str(path).encode(errors="replace").decode():
+        raise DataError(f"{str(path)!a}: the name is not UTF-8, no list can hold it", hint="rename it")
     name, here = os.path.abspath(path), os.path.abspath(folder)  # noqa: PTH100 - links are not resolved
     if not os.path.exists(name):  # noqa: PTH110 - ".." after a link, where it leads
         return str(path.absolute()).replace(os.sep, "/")

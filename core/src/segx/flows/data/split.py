@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError, UsageError
-from segx.files import write_text
+from segx.files import new_folder, write_text
 from segx.flows.data.check import summarise
 from segx.flows.data.convert import relative, write_coco_json, write_yaml, yaml_name
-from segx.flows.data.splits import new_folder, open_data
+from segx.flows.data.splits import open_data
 from segx.words import counted
 
 if TYPE_CHECKING:
