@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segx.arrays import run, to_numpy
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,14 +20,6 @@ if TYPE_CHECKING:
 
 RAW_TOLERANCE = {"fp32": 2e-4, "fp16": 2e-2}
 """Largest difference of a raw output by precision, as a fraction of the largest value of that output."""
-
-
-def to_numpy(array: Any) -> NDArray[Any]:
-    """Return any array of any runtime as NumPy's own."""
-    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
-        array = array.cpu() if hasattr(array, "cpu") else array
-        return np.from_dlpack(array)
-    return np.asarray(array)
 
 
 def assert_same_outputs(
@@ -50,7 +44,7 @@ def predict(
 ) -> list[Results]:
     """Return what a session finds in pictures: the three steps that every verb takes."""
     batch = task.preprocess([scene.source for scene in scenes], shape)
-    return task.decode(session.run(batch.images), batch, session.info, options)
+    return task.decode(run(session, batch.images), batch, session.info, options)
 
 
 def run_twice(session: Session, images: Images) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:

@@ -34,8 +34,7 @@ def read_info(path: Path) -> ArtifactInfo:
     if not metadata or "task" not in metadata:
         msg = f"{path}: carries no metadata: task, names and stride are unknown"
         raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.beside(path).name}")
-    info = ArtifactInfo.from_metadata(metadata, where=str(path))
-    return info if "segx" in metadata else _foreign(info, metadata)
+    return ArtifactInfo.from_metadata(metadata, where=str(path))
 
 
 def _config(archive: zipfile.ZipFile, path: Path) -> bytes | None:
@@ -60,11 +59,3 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ModelError(f"{path}: its {EXTRA_FILE} is not a table of names and values")
     return metadata
-
-
-def _foreign(info: ArtifactInfo, metadata: dict[str, Any]) -> ArtifactInfo:
-    """Return the info of a file another tool made, with what that tool says in ``args``."""
-    arguments = metadata.get("args")
-    arguments = arguments if isinstance(arguments, dict) else {}
-    axes = frozenset({"batch", "height", "width"}) if arguments.get("dynamic") is True else frozenset()
-    return info.replace(dynamic=axes, precision="fp16" if arguments.get("half") is True else "fp32")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segx.arrays import to_numpy
 from segx.errors import ModelError
 from segx_task_segment.nms import nms
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 30_000
 """Candidates that enter suppression, the best ones."""
+
+_USUAL_LEVELS, _MOST_LEVELS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
     Raises:
         ModelError: The shapes are not those of this head.
     """
-    arrays = [to_numpy(output) for output in outputs]
+    arrays = [np.asarray(to_numpy(output), dtype=np.float32) for output in outputs]
     flat = [array for array in arrays if array.ndim == 3]
     maps = [array for array in arrays if array.ndim == 4]
     shapes = ", ".join(str(array.shape) for array in arrays)
@@ -93,27 +96,37 @@ class _Layout:
 def _layout(predictions: tuple[int, ...], prototypes: tuple[int, ...], nc: int) -> _Layout | None:
     """Return which axes hold the channels: the first reading in which the numbers add up, or None.
 
-    Readings in which anchors and prototypes belong to one input come first: three levels with strides two, four and
-    eight times that of the prototypes have 1/4 + 1/16 + 1/64 as many anchors.
+    Anchors and prototypes have to belong to one input: as many anchors as levels of it have cells. Readings with three
+    levels, as most models have, come first.
     """
     readings: list[tuple[bool, _Layout]] = []
     for channels in (1, 2):
         for map_channels in (1, 3):
             classes = predictions[channels] - 4 - prototypes[map_channels]
-            cells = prototypes[1] * prototypes[2] * prototypes[3] // prototypes[map_channels]
-            one_input = 64 * predictions[3 - channels] == 21 * cells
-            if classes > 0 and nc in {0, classes}:
-                readings.append((not one_input, _Layout(channels, map_channels, classes)))
+            height, width = (prototypes[axis] for axis in (1, 2, 3) if axis != map_channels)
+            levels = _levels(predictions[3 - channels], height, width)
+            # Rows of one level alone, channels last, may be what is left after suppression: (N, 300, 4 + 2 + nm).
+            if classes > 0 and nc in {0, classes} and levels >= channels:
+                readings.append((levels != _USUAL_LEVELS, _Layout(channels, map_channels, classes)))
     return min(readings, key=lambda reading: reading[0])[1] if readings else None
 
 
-def to_numpy(array: Any) -> NDArray[np.float32]:
-    """Return any array as float32 NumPy; one that lives on a GPU is copied over."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-    elif not isinstance(array, np.ndarray) and hasattr(array, "get"):
-        array = array.get()
-    return np.asarray(array, dtype=np.float32)
+def _levels(anchors: int, height: int, width: int) -> int:
+    """Return on how many levels so many anchors lie, one in each cell, each level half as fine; 0: on no such levels.
+
+    Args:
+        anchors: Their number.
+        height: Rows of the prototypes; the finest level may be twice as fine as they are.
+        width: Columns of the prototypes.
+    """
+    cells = [-(-2 * height // 2**level) * -(-2 * width // 2**level) for level in range(_MOST_LEVELS)]
+    runs = (
+        stop - start
+        for start in range(len(cells))
+        for stop in range(start + 1, len(cells) + 1)
+        if sum(cells[start:stop]) == anchors
+    )
+    return min(runs, key=lambda count: abs(count - _USUAL_LEVELS), default=0)
 
 
 def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) -> Detections:
@@ -129,6 +142,9 @@ def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) ->
     scores, classes, anchors = scores[best], classes[best], anchors[best]
     centre, half = predictions[0:2, anchors].T, predictions[2:4, anchors].T / 2
     boxes = np.concatenate([centre - half, centre + half], axis=1)
+    sound = np.isfinite(predictions[:, anchors]).all(axis=0)
+    if not sound.all():  # an object that is not finite is none, and would take its neighbours with it
+        scores, classes, anchors, boxes = scores[sound], classes[sound], anchors[sound], boxes[sound]
     kept = nms(boxes, scores, None if options.agnostic_nms else classes, iou=options.iou, max_det=options.max_det)
     coefficients = predictions[4 + nc :, anchors[kept]].T
     return Detections(boxes[kept], scores[kept], classes[kept], np.ascontiguousarray(coefficients))
