@@ -28,6 +28,9 @@ MAX_CANDIDATES = 30_000
 
 _USUAL_LEVELS, _MOST_LEVELS = 3, 8
 
+_ANY_SIZE = 1e9
+"""What no number of an object reaches: a box of a billion pixels."""
+
 
 @dataclass(frozen=True)
 class RawOutputs:
@@ -83,6 +86,8 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
         raise ModelError(problem)
     predictions = flat[0] if layout.channels == 1 else flat[0].swapaxes(1, 2)
     prototypes = maps[0] if layout.map_channels == 1 else np.ascontiguousarray(maps[0].transpose(0, 3, 1, 2))
+    if not np.isfinite(prototypes).all():
+        prototypes = np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)  # no part of any mask
     return RawOutputs(predictions, prototypes, layout.nc)
 
 
@@ -137,23 +142,23 @@ def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) ->
         nc: Number of classes.
         options: ``conf iou max_det classes agnostic_nms multi_label``. A score counts when it is above ``conf``.
     """
-    scores, classes, anchors = _candidates(predictions[4 : 4 + nc], options)
+    scores, classes, anchors = _candidates(predictions, predictions[4 : 4 + nc], options)
     best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     scores, classes, anchors = scores[best], classes[best], anchors[best]
     centre, half = predictions[0:2, anchors].T, predictions[2:4, anchors].T / 2
     boxes = np.concatenate([centre - half, centre + half], axis=1)
-    sound = np.isfinite(predictions[:, anchors]).all(axis=0)
-    if not sound.all():  # an object that is not finite is none, and would take its neighbours with it
-        scores, classes, anchors, boxes = scores[sound], classes[sound], anchors[sound], boxes[sound]
     kept = nms(boxes, scores, None if options.agnostic_nms else classes, iou=options.iou, max_det=options.max_det)
     coefficients = predictions[4 + nc :, anchors[kept]].T
     return Detections(boxes[kept], scores[kept], classes[kept], np.ascontiguousarray(coefficients))
 
 
 def _candidates(
-    scores: NDArray[np.float32], options: DecodeOptions
+    rows: NDArray[np.float32], scores: NDArray[np.float32], options: DecodeOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Return score, class and anchor of whatever is above ``conf``: for each anchor the best class, or each class."""
+    """Return score, class and anchor of whatever is above ``conf``: for each anchor the best class, or each class.
+
+    Anchors whose box, scores or coefficients are not finite are left out.
+    """
     if options.multi_label:
         classes, anchors = np.nonzero(scores > options.conf)
     else:
@@ -162,4 +167,7 @@ def _candidates(
     if options.classes is not None:
         wanted = np.isin(classes, options.classes)
         classes, anchors = classes[wanted], anchors[wanted]
+    sound = (np.abs(rows[:, anchors]) < _ANY_SIZE).all(axis=0)
+    if not sound.all():  # an object that is not finite is none, and would take its neighbours with it
+        classes, anchors = classes[sound], anchors[sound]
     return scores[classes, anchors], classes, anchors
