@@ -285,4 +285,3 @@ class Artifact:
         if self.path.is_dir():
             return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
         return self.path.stat().st_size
-

@@ -86,7 +86,7 @@ def truth(value: Any, what: str) -> bool:
 def table(value: Any, what: str) -> dict[str, Any]:
     """Return keys and values, bounded in depth and number, with keys that are text."""
     if not isinstance(value, Mapping):
-        raise ValueError(f"{what} is {shown(value)}, not a table of names and values")
+        raise ValueError(f"{what} is {shown(value)}, not a table of names and values")  # noqa: TRY004 - damage
     bounded(value, what)
     return {words(key, f"a name in {what}"): item for key, item in value.items()}
 
@@ -104,7 +104,7 @@ def texts(value: Any, what: str, *, most: int) -> tuple[str, ...]:
 def classes(value: Any) -> dict[int, str]:
     """Return class number to class name: a list of names, or a table whose numbers are 0, 1, 2 and so on."""
     if not isinstance(value, Mapping | list | tuple):
-        raise ValueError(f"names is {shown(value)}, neither a list nor a table")
+        raise ValueError(f"names is {shown(value)}, neither a list nor a table")  # noqa: TRY004 - damage
     if len(value) > MOST_CLASSES:
         raise ValueError(f"names has {len(value)} classes, more than {MOST_CLASSES}")
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)

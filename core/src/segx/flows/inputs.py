@@ -186,7 +186,9 @@ def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:
     """
     if info.head not in task.heads:
         own = "it suppresses (NMS) by itself: " if "-final/" in info.head or "-end2end/" in info.head else ""
-        hint = f"{own}export it again so that it ends in {' or '.join(task.heads)}; in most tools nms=False end2end=False"
+        hint = (
+            f"{own}export it again so that it ends in {' or '.join(task.heads)}; in most tools nms=False end2end=False"
+        )
         raise ModelError(f"{model}: ends in head {info.head!r}, which task {task.name!r} does not read", hint=hint)
 
 
