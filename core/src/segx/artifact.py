@@ -168,7 +168,8 @@ class ArtifactInfo:
     @classmethod
     def _from_metadata(cls, metadata: Mapping[str, Any]) -> ArtifactInfo:
         defaults = cls()
-        if "segx" not in metadata and str(metadata.get("description", "")).endswith(_MADE_HERE):
+        own = metadata.get("segx")
+        if own is None and str(metadata.get("description", "")).endswith(_MADE_HERE):
             raise ValueError("they are cut short")
         info = cls(
             task=read.words(metadata.get("task", defaults.task), "task"),
@@ -179,7 +180,7 @@ class ArtifactInfo:
             date=read.words(metadata.get("date", ""), "date"),
             extra={str(key): _as_text(value, str(key)) for key, value in metadata.items() if key not in _SHARED},
         )
-        return _own(info, metadata["segx"]) if "segx" in metadata else _foreign(info, metadata)
+        return _foreign(info, metadata) if own is None else _own(info, own)
 
 
 _EXPORT_AGAIN = "copy or export it again"
@@ -210,14 +211,14 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
 
 
 def _parity(table: Mapping[str, Any]) -> Parity:
-    counts, numbers = ("images", "objects"), ("box", "score", "mask_iou", "matched")
-    typical = [name for name in ("typical_box", "typical_mask_iou") if name in table]
+    counts = ("images", "objects")
+    numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou")
     missing = [name for name in (*counts, *numbers, "raw") if name not in table]
     if missing:
         raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")
     raw = read.table(table["raw"], "raw")
     whole = {name: read.whole(table[name], name, least=0, most=1 << 40) for name in counts}
-    real = {name: read.real(table[name], name) for name in (*numbers, *typical)}
+    real = {name: read.real(table[name], name) for name in numbers}
     return Parity(raw={name: read.real(value, name) for name, value in raw.items()}, **whole, **real)  # type: ignore[arg-type]
 
 

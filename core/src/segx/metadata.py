@@ -84,11 +84,20 @@ def truth(value: Any, what: str) -> bool:
 
 
 def table(value: Any, what: str) -> dict[str, Any]:
-    """Return keys and values, bounded in depth and number, with keys that are text."""
+    """Return keys and values, bounded in depth and number, with keys that are text, those further in too."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{what} is {shown(value)}, not a table of names and values")  # noqa: TRY004 - damage
     bounded(value, what)
-    return {words(key, f"a name in {what}"): item for key, item in value.items()}
+    return {words(key, f"a name in {what}"): _named(item, what) for key, item in value.items()}
+
+
+def _named(value: Any, what: str) -> Any:
+    if isinstance(value, Mapping):
+        return {words(key, f"a name in {what}"): _named(item, what) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(item, what) for item in value]
+    text = words(value, what) if value is not None else ""
+    return value if isinstance(value, int | float | None) else text
 
 
 def texts(value: Any, what: str, *, most: int) -> tuple[str, ...]:
