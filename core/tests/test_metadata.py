@@ -37,7 +37,7 @@ DEEP: list[Any] = []
 for _ in range(2000):
     DEEP = [DEEP]
 
-ODD = (
+ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1.5, 10**30, -(10**30), float("inf"), float("-inf"), float("nan"), "", " ", "what"),
     *("9" * 10_000, int("9" * 4000), "1e999", "nan", "inf", "-", "\x00", "\ud800", "[" * 5000, "{" * 300, "-" * 50_000),
     *([], {}, [[]], [1], [1, 2, 3], [None, None], ["640", "x"], {"0": {}}, {"a": "b"}, {-1: "x"}, {1: "x"}, b"x"),
@@ -82,16 +82,13 @@ def _within(document: dict[str, Any], chance: random.Random) -> Any:
 @pytest.mark.parametrize("start", [INFO.to_metadata(), FOREIGN, {**FOREIGN, "args": "{'half': True, 'nms': False}"}])
 def test_whatever_is_changed_is_read_or_refused_in_one_line(start: dict[str, str]) -> None:
     chance = random.Random(7)
-    read = refused = 0
+    read, told = 0, []
     for _ in range(1500):
         metadata = mutated(start, chance)
         try:
             info = ArtifactInfo.from_metadata(metadata, where="x.onnx")
         except ModelError as error:
-            assert error.message.startswith("x.onnx: ")
-            assert "\n" not in error.message
-            assert len(error.message) < 500
-            refused += 1
+            told.append(error.message)
             continue
         read += 1
         assert info.names == dict(enumerate(info.names.values()))
@@ -102,7 +99,8 @@ def test_whatever_is_changed_is_read_or_refused_in_one_line(start: dict[str, str
         again = ArtifactInfo.from_metadata(info.to_metadata())  # what is read can be written, and read again
         assert repr(again) == repr(info)  # not ==, for the settings may hold what is no number
     assert read > 100
-    assert refused > 300
+    assert len(told) > 300
+    assert [line for line in told if not line.startswith("x.onnx: ") or "\n" in line or len(line) > 500] == []
 
 
 def test_a_document_survives_the_way_there_and_back() -> None:

@@ -27,6 +27,8 @@ MAX_CANDIDATES = 30_000
 """Candidates that enter suppression, the best ones."""
 
 _USUAL_LEVELS, _MOST_LEVELS = 3, 8
+_COARSEST_FIRST = 3
+"""Of several levels the finest has at most four times the prototypes' stride: number 0 is twice as fine as they are."""
 
 _ANY_SIZE = 1e9
 """What no number of an object reaches: a box of a billion pixels."""
@@ -111,7 +113,8 @@ def _layout(predictions: tuple[int, ...], prototypes: tuple[int, ...], nc: int) 
             height, width = (prototypes[axis] for axis in (1, 2, 3) if axis != map_channels)
             levels = _levels(predictions[3 - channels], height, width)
             # Rows of one level alone, channels last, may be what is left after suppression: (N, 300, 4 + 2 + nm).
-            if classes > 0 and nc in {0, classes} and levels >= channels:
+            fewest = 1 if channels == 1 and nc else 2
+            if classes > 0 and nc in {0, classes} and levels >= fewest:
                 readings.append((levels != _USUAL_LEVELS, _Layout(channels, map_channels, classes)))
     return min(readings, key=lambda reading: reading[0])[1] if readings else None
 
@@ -129,7 +132,7 @@ def _levels(anchors: int, height: int, width: int) -> int:
         stop - start
         for start in range(len(cells))
         for stop in range(start + 1, len(cells) + 1)
-        if sum(cells[start:stop]) == anchors
+        if sum(cells[start:stop]) == anchors and (start <= _COARSEST_FIRST or stop - start == 1)
     )
     return min(runs, key=lambda count: abs(count - _USUAL_LEVELS), default=0)
 
