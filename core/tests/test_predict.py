@@ -18,7 +18,7 @@ from segx.options import PredictOptions
 from segx.registry import get_registry
 from segx.sources import open_source
 from segx.testing.interpreter import run_fresh
-from segx.testing.scenes import NAMES, SeeingSession, draw_scene
+from segx.testing.scenes import HEAD, NAMES, SeeingSession, draw_scene
 
 pytest.importorskip("segx_task_segment")
 
@@ -347,6 +347,7 @@ class Stumbling:
     """A task that fails at one step for one picture."""
 
     name = "segment"
+    heads = (HEAD,)
 
     def __init__(self, step, at):
         self._task, self._step, self._at, self.count = get_registry().load_task("segment"), step, at, 0

@@ -53,7 +53,8 @@ def run(session: Session, images: Images) -> tuple[NDArray[np.float32], ...]:
     Raises:
         ModelError: The shape is not one the model takes, or its runtime answers something else than it says.
     """
-    answer, names = session.run(images), session.info.outputs
+    answer: Any = session.run(images)  # what it really is, not what it is declared to be
+    names = session.info.outputs
     if not isinstance(answer, tuple | list) or len(answer) != len(names):
         count = len(answer) if isinstance(answer, tuple | list) else f"a {type(answer).__name__}, not"
         raise ModelError(f"the model gave {count} outputs; its metadata name {len(names)}: {', '.join(names)}")

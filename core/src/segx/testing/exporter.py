@@ -210,7 +210,9 @@ class ExporterContract(PluginContract, standard=True):
         session = _open(registry, artifact)
         try:
             if precision not in RAW_TOLERANCE:
-                images = [noise((info.batch, 3, *info.imgsz), seed=seed) * (seed + 1) / 4 for seed in range(4)]
+                images = [
+                    noise((info.batch, 3, *info.imgsz), seed=seed) * np.float32((seed + 1) / 4) for seed in range(4)
+                ]
                 got = [[to_numpy(output).copy() for output in session.run(one)] for one in images]
                 assert_follows(got, [run_module(module, one) for one in images], names=info.outputs)
                 return
