@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from segx import sidecar
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 EXTRA_FILE = "config.txt"
 MAX_METADATA = 4 << 20
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError, OverflowError)
+"""What ``zipfile`` answers to damaged, encrypted and unknown archives."""
+
 
 def read_info(path: Path) -> ArtifactInfo:
     """Return what is known of a model; files that other tools made say the same under the same keys.
@@ -24,11 +29,13 @@ def read_info(path: Path) -> ArtifactInfo:
         ModelError: The file is missing, damaged, no TorchScript model, or says nothing of itself.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path}: is no regular file", hint="export or copy it again")
         with zipfile.ZipFile(path) as archive:
             text = _config(archive, path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"{path}: not a TorchScript model ({error})", hint="export or copy it again") from error
     metadata = _parse(text, path) if text is not None else sidecar.read_metadata(path)
     if not metadata or "task" not in metadata:
