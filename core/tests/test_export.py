@@ -347,6 +347,20 @@ def test_precision_the_format_has_not(registry):
     assert caught.value.hint == "it has: fp32"
 
 
+def test_a_format_of_one_precision_needs_not_be_asked_for_it(model, cases):
+    only = dataclasses.replace(CASE, precisions=("fp16",), tolerance={"fp16": Tolerance()})
+    result = export(model, "case", {"verify": False}, registry=make_toys(Toy(), also=(only,)))
+    assert result.info.precision == "fp16"
+    assert [(info.precision, options.half) for info, options in Case.seen] == [("fp16", True)]
+    assert result.path.name == "seeing.case"
+
+
+def test_a_way_that_begins_at_a_file_needs_only_what_is_still_to_do(model, registry):
+    middle = export(model, "toy", registry=registry).artifact
+    without = make_toys(Toy(), also=(CASE,), requires=("no-such-distribution>=1",))
+    assert export(middle, "case", registry=without).info.parity is not None
+
+
 def test_links_on_the_way_stay_in_full_precision_and_share_the_rest(model, registry, monkeypatch):
     seen = []
     original = Toy.export

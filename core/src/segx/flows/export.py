@@ -59,12 +59,14 @@ class ExportResult:
         artifact: What was made.
         info: What travels with it; ``info.parity`` holds the figures of the proof.
         seconds: How long it took, proof included.
+        size: Bytes on disk when it got its name.
         unproven: Why it was not verified, with what to do about it; empty when it was.
     """
 
     artifact: Artifact
     info: ArtifactInfo
     seconds: float
+    size: int
     unproven: str = ""
 
     @property
@@ -249,7 +251,7 @@ def _plan(
     chain = registry.export_chain(kind)
     if isinstance(model, Artifact):
         name = name or str(model.path)
-        chain = _from_here(chain, model, registry)
+        chain = _from_here(chain, model)
         info = registry.load_backend(registry.backend_for(model.format)).read_info(model)
         if model.format not in MODEL_FORMATS:
             options = _as_its_source(chain[-1], options, info, name)
@@ -274,7 +276,7 @@ def _plan(
     )
 
 
-def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact, registry: Registry) -> tuple[ExporterSpec, ...]:
+def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[ExporterSpec, ...]:
     """Return the part of the chain that a model on disk still has to go."""
     if model.format in MODEL_FORMATS:
         return chain
@@ -284,8 +286,6 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact, registry: Regis
         msg = f"{model.path}: {target} is not made from {model.format}"
         ways = " -> ".join(["pt", *(spec.name for spec in chain)])
         raise UsageError(msg, hint=f"give the model it was made from: {ways}")
-    for spec in chain:
-        registry.require(spec)
     return chain[starts[0] :]
 
 
@@ -322,7 +322,13 @@ def _given(options: Mapping[str, Any] | ExportOptions | None) -> Mapping[str, An
 
 
 def _chosen(last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
-    return options if isinstance(options, last.options) else last.options.parse(_given(options))
+    """Return the options of the last format; where no precision is asked for, its first one is meant."""
+    chosen = options if isinstance(options, last.options) else last.options.parse(_given(options))
+    if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in _PRECISION_OPTIONS):
+        return chosen
+    known = {field.name for field in dataclasses.fields(chosen)}
+    meant = {option: True for option, word in _PRECISION_OPTIONS.items() if word == last.precisions[0]}
+    return chosen.replace(**meant) if known.issuperset(meant) else chosen
 
 
 def _as_its_source(
@@ -443,7 +449,8 @@ def _destination(model: Path, link: _Link, registry: Registry) -> Path:
         raise UsageError(msg, hint=f"output={output}{spec.suffix}")
     if destination.exists() and model.exists() and destination.samefile(model):
         raise UsageError(f"output={destination} is the model itself", hint="give another output=")
-    _check_replaceable(destination, spec, registry)
+    with _alone(destination.parent):
+        _check_replaceable(destination, spec, registry)
     return destination
 
 
@@ -512,6 +519,7 @@ def _carry_out(job: _Job, run: Run, pictures: Sequence[SourceImage]) -> ExportRe
         _write_info(job, made, info)
         if proof is not None and proof.problems:
             raise _rejected(job, made, (*proof.problems, *_first_wrong(job, links[:-1], source)))
+        size = made.size  # now, for another export may put its own in the place of this one
         _move(job, made, job.destination)
     if unproven:
         logger.warning("%s is not verified: %s", job.destination, unproven)
@@ -520,6 +528,7 @@ def _carry_out(job: _Job, run: Run, pictures: Sequence[SourceImage]) -> ExportRe
         artifact=Artifact(path=job.destination, format=job.spec.name),
         info=info,
         seconds=time.perf_counter() - started,
+        size=size,
         unproven=unproven,
     )
 
@@ -661,7 +670,7 @@ def _write_info(job: _Job, made: Artifact, info: ArtifactInfo) -> None:
 
 
 def _metrics(result: ExportResult) -> dict[str, float]:
-    metrics = {"seconds": result.seconds, "bytes": float(result.artifact.size)}
+    metrics = {"seconds": result.seconds, "bytes": float(result.size)}
     parity = result.info.parity
     if parity is not None:
         metrics |= {"box": parity.box, "score": parity.score, "mask_iou": parity.mask_iou, "matched": parity.matched}
@@ -756,10 +765,11 @@ def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other export renames anything in a folder; where systems have no such lock, just go on."""
     try:
         import fcntl
-    except ImportError:  # Windows
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; a folder that is not there yet
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # network disks without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
