@@ -368,7 +368,9 @@ def _precision_of(
 ) -> dict[str, Any]:
     """Return the option that keeps a graph's precision; one that is asked for may only be lower."""
     order = ("fp32", *_PRECISION_OPTIONS.values())
-    if info.precision in order and order.index(chosen.precision) > order.index(info.precision):
+    lower = order[order.index(info.precision) + 1 :] if info.precision in order else ()
+    of_its_own = info.precision == "fp32" and chosen.precision not in order  # such as w8a16
+    if of_its_own or chosen.precision in lower:
         return {}
     option = next((option for option, word in _PRECISION_OPTIONS.items() if word == info.precision), "")
     asked = next((f"{option}=True: " for option in _PRECISION_OPTIONS if getattr(chosen, option, False)), "")
