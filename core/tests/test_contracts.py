@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -11,9 +11,11 @@ import pytest
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError
 from segx.masks import Masks
-from segx.registry import get_registry
-from segx.testing import BackendContract, TaskContract
-from segx.testing.parity import assert_same_outputs
+from segx.options import ExportOptions, option
+from segx.registry import Registry, get_registry
+from segx.specs import ExporterSpec
+from segx.testing import BackendContract, TaskContract, models
+from segx.testing.parity import assert_follows, assert_same_outputs
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene, noise
 
 if TYPE_CHECKING:
@@ -110,6 +112,64 @@ def test_the_seeing_model_sees_each_object_once() -> None:
     assert (rows[0, 4:7].max(axis=0) > 0).sum() == 9
     with pytest.raises(ModelError):
         SeeingSession().run(noise((1, 3, 100, 100)))
+
+
+# What is quantised
+
+
+def test_coarse_numbers_follow_their_source_and_a_blind_model_does_not() -> None:
+    random = np.random.default_rng(3)
+    wanted = [[random.normal(size=(1, 8, 20)), random.normal(size=(1, 4, 6, 6)) + 9] for _ in range(4)]
+    coarse = [[np.round(output * 8) / 8 for output in outputs] for outputs in wanted]
+    assert_follows(coarse, wanted, names=("a", "b"))
+    blind = [[*outputs[:1], wanted[0][1]] for outputs in wanted]
+    with pytest.raises(AssertionError, match=r"b follows its source by 0\.000"):
+        assert_follows(blind, wanted, names=("a", "b"))
+    swapped = [[outputs[0][:, ::-1], outputs[1]] for outputs in wanted]
+    with pytest.raises(AssertionError, match="a follows its source by"):
+        assert_follows(swapped, wanted, names=("a", "b"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HalvedOptions(ExportOptions):
+    """Options of a format that is made of another one."""
+
+    half: bool = option(False, "smaller numbers")
+
+
+def test_the_kit_makes_what_is_on_the_way_as_an_export_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies between stays in full precision: the last exporter lowers it."""
+    pytest.importorskip("torch")
+    seen = []
+
+    class Seeing:
+        def check(self, info: Any, options: Any) -> None: ...
+
+        def export(self, source: Any, info: Any, options: Any, destination: Path) -> Any:
+            seen.append((getattr(options, "half", None), info.precision))
+            destination.write_bytes(b"x")
+            return info
+
+    first, second = (
+        ExporterSpec(
+            name=name,
+            summary="s",
+            load=cast("Any", Seeing),
+            suffix=f".{name}",
+            source=source,
+            options=HalvedOptions,
+            precisions=("fp32", "fp16"),
+            provider="x",
+        )
+        for name, source in (("first", "model"), ("second", "first"))
+    )
+    discovery = get_registry()._discovery
+    exporters = (*discovery.declared["exporter"], first, second)
+    registry = Registry(dataclasses.replace(discovery, declared={**discovery.declared, "exporter": exporters}))
+    monkeypatch.setattr(models, "get_registry", lambda: registry)
+    _, info = models.export_file("second", tmp_path, models.tiny_module(models.tiny_info()), half=True)
+    assert seen == [(False, "fp32"), (True, "fp16")]
+    assert info.precision == "fp16"
 
 
 # A task that is wrong in one way fails the test that is about it

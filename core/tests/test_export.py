@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pluggy
 import pytest
 
 from segx import hookimpl, hookspecs, sidecar
-from segx.artifact import Artifact, ArtifactInfo
-from segx.errors import DataError, ExportError, MissingPluginError, UsageError
+from segx.artifact import AXES, Artifact, ArtifactInfo
+from segx.errors import DataError, ExportError, MissingPluginError, ModelError, UsageError
 from segx.flows.export import check, default_destination, export, verify
 from segx.interfaces import ExportModule
 from segx.options import ExportOptions, option
@@ -21,7 +27,7 @@ from segx.paths import weights_folder
 from segx.plugins import Discovery
 from segx.proofs import read_proofs
 from segx.registry import Registry, get_registry
-from segx.specs import BackendSpec, ExporterSpec, Tolerance
+from segx.specs import ArchitectureSpec, BackendSpec, ExporterSpec, Tolerance, WeightsFile
 from segx.testing.scenes import NAMES, SeeingSession
 
 pytest.importorskip("segx_task_segment")
@@ -341,6 +347,20 @@ def test_precision_the_format_has_not(registry):
     assert caught.value.hint == "it has: fp32"
 
 
+def test_a_format_of_one_precision_needs_not_be_asked_for_it(model, cases):
+    only = dataclasses.replace(CASE, precisions=("fp16",), tolerance={"fp16": Tolerance()})
+    result = export(model, "case", {"verify": False}, registry=make_toys(Toy(), also=(only,)))
+    assert result.info.precision == "fp16"
+    assert [(info.precision, options.half) for info, options in Case.seen] == [("fp16", True)]
+    assert result.path.name == "seeing.case"
+
+
+def test_a_way_that_begins_at_a_file_needs_only_what_is_still_to_do(model, registry):
+    middle = export(model, "toy", registry=registry).artifact
+    without = make_toys(Toy(), also=(CASE,), requires=("no-such-distribution>=1",))
+    assert export(middle, "case", registry=without).info.parity is not None
+
+
 def test_links_on_the_way_stay_in_full_precision_and_share_the_rest(model, registry, monkeypatch):
     seen = []
     original = Toy.export
@@ -469,3 +489,362 @@ def test_progress_is_logged(model, registry, caplog):
     export(model, "toy", registry=registry)
     assert "writing toy" in caplog.text
     assert "boxes within" in caplog.text
+
+
+# What is made is what is proven
+
+
+def make_toys(exporter, backend=None, *, also=(), **changes):
+    """Return a registry in which the toy format is made and run by these."""
+    manager = pluggy.PluginManager("segx")
+    manager.add_hookspecs(hookspecs)
+    declared = dict.fromkeys(("architecture", "dataset_format", "command"), ())
+    toy = dataclasses.replace(TOY, load=lambda: exporter, **changes)
+    toys = dataclasses.replace(TOYS, formats={**TOYS.formats, "case": (".case",)})
+    toys = toys if backend is None else dataclasses.replace(toys, load=lambda: backend)
+    declared |= {
+        "task": tuple(get_registry().tasks.values()),
+        "exporter": (toy, BOX, *also),
+        "backend": (PT, toys),
+    }
+    return Registry(Discovery(manager=manager, plugins=(), broken=(), disabled=(), declared=declared))
+
+
+def test_the_proof_opens_with_the_info_that_was_returned(model):
+    class OtherNames(Toy):
+        def export(self, source, info, options, destination):
+            done = super().export(source, info, options, destination)
+            return done.replace(outputs=("protos", "rows"), dynamic=frozenset({"batch"}))
+
+    class ByName(ToyBackend):
+        def open(self, artifact, options):
+            session = super().open(artifact, options)
+            plain = session.run
+
+            def run(images):
+                assert images.shape[2:] == (320, 320), "only the batch is open"
+                found = dict(zip(("rows", "protos"), plain(images), strict=True))
+                return tuple(found[name] for name in session.info.outputs)
+
+            session.run = run
+            return session
+
+    result = export(model, "toy", {"dynamic": True}, registry=make_toys(OtherNames(), ByName()))
+    assert result.unproven == ""
+    assert result.info.outputs == ("protos", "rows")
+    assert result.info.dynamic == {"batch"}
+    assert result.info.parity.objects > 0
+    assert sidecar.read(result.path) == result.info
+
+
+def test_a_head_of_which_nothing_is_found_is_unproven(registry, tmp_path, monkeypatch, caplog):
+    """Neither side finds anything, and raw outputs of another head say nothing: told, and not recorded as proven."""
+    monkeypatch.chdir(tmp_path)
+
+    class Elsewhere(Toy):
+        def export(self, source, info, options, destination):
+            return super().export(source, info, options, destination).replace(head="toy-raw/1")
+
+    class Zeros(ToyBackend):
+        def open(self, artifact, options):
+            session = super().open(artifact, options)
+            plain = session.run
+            session.run = lambda images: tuple(np.zeros_like(output) for output in plain(images))
+            return session
+
+    untrained = ModelFake(SOURCE)
+    plain = untrained.run
+    untrained.run = lambda images: tuple(output * np.float32(1e-6) for output in plain(images))
+    result = export(untrained, "toy", registry=make_toys(Elsewhere(), Zeros()))
+    assert result.info.parity is None
+    assert "nothing could be compared" in result.unproven
+    assert "is not verified" in caplog.text
+    assert read_proofs() == {}
+
+
+@pytest.mark.parametrize(
+    "error", [ModelError("libcuda.so.1: cannot open"), ImportError("libcudart"), RuntimeError("a\nb")]
+)
+def test_what_cannot_be_opened_for_the_proof_is_kept_aside(model, error):
+    class Broken(ToyBackend):
+        def open(self, artifact, options):
+            raise error
+
+    with pytest.raises(ExportError, match="cannot be proven") as caught:
+        export(model, "toy", registry=make_toys(Toy(), Broken()))
+    assert "seeing.rejected.toy" in caught.value.hint
+    assert "\n" not in caught.value.message
+    assert names(model.path.parent) == ["seeing.pt", "seeing.rejected.toy", "seeing.rejected.toy.segx.json"]
+
+
+def test_what_is_stopped_while_it_is_proven_is_kept_aside(model, caplog):
+    class Stopped(ToyBackend):
+        def open(self, artifact, options):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(model, "toy", registry=make_toys(Toy(), Stopped()))
+    assert "seeing.rejected.toy" in caplog.text
+    assert names(model.path.parent) == ["seeing.pt", "seeing.rejected.toy", "seeing.rejected.toy.segx.json"]
+
+
+def test_the_first_wrong_link_of_a_chain_is_named(model, registry, monkeypatch):
+    with pytest.raises(ExportError, match="toy, which it is made from, differs already"):
+        export(model, "box", {"error": 2.0}, registry=registry)
+
+    def bent(self, source, info, options, destination):
+        destination.mkdir()
+        (destination / "toy.json").write_text('{"error": 2.0}')
+        return info
+
+    monkeypatch.setattr(Box, "export", bent)
+    with pytest.raises(ExportError) as caught:
+        export(model, "box", registry=registry)
+    assert "differs already" not in caught.value.message
+
+
+# From a finished graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseOptions(ExportOptions):
+    """Options of a format that is made of a toy as it is."""
+
+    half: bool = option(False, "smaller numbers")
+    dynamic: bool = option(False, "open axes")
+
+
+class Case:
+    seen: list = []  # noqa: RUF012 - a record of the tests
+
+    def check(self, info, options):
+        if options.dynamic and options.batch > 1:
+            raise UsageError("batch fixes what dynamic leaves open")
+
+    def export(self, source, info, options, destination):
+        Case.seen.append((info, options))
+        destination.write_bytes(source.path.read_bytes())
+        return info
+
+    def write_info(self, path, info):
+        raise AssertionError("its info lies beside it")
+
+
+CASE = ExporterSpec(
+    name="case",
+    summary="a case",
+    load=Case,
+    suffix=".case",
+    source="toy",
+    options=CaseOptions,
+    precisions=("fp32", "fp16"),
+    tolerance=STRICT,
+    provider="acme-toy",
+)
+
+
+@pytest.fixture
+def cases(monkeypatch):
+    monkeypatch.setattr(Case, "seen", [])
+
+    class Halves(ToyBackend):
+        def open(self, artifact, options):
+            return super().open(artifact, dataclasses.replace(options, device="cuda"))
+
+    return make_toys(Toy(), Halves(), also=(CASE,))
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        ({"imgsz": (64, 96), "batch": 2}, {"imgsz": (64, 96), "batch": 2, "dynamic": frozenset()}),
+        ({"imgsz": 64, "dynamic": True}, {"imgsz": (64, 64), "batch": 1, "dynamic": AXES}),
+        ({"half": True, "verify": False}, {"precision": "fp16"}),
+    ],
+)
+def test_what_a_finished_graph_is_fixed_to_is_taken_over(model, cases, made, wanted):
+    middle = export(model, "toy", made, registry=cases).artifact
+    export(middle, "case", {"verify": False}, registry=cases)
+    info, options = Case.seen[0]
+    assert {name: getattr(info, name) for name in wanted} == wanted
+    assert options.batch == info.batch
+    assert options.precision == info.precision
+    assert options.dynamic == bool(info.dynamic)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"imgsz": 320}, "imgsz=320,320: .*is fixed to 64,96"),
+        ({"batch": 4}, "batch=4: .*is fixed to batch 2"),
+        ({"dynamic": True}, "dynamic=True: .*leaves no axis open"),
+    ],
+)
+def test_what_a_finished_graph_is_not_is_refused(model, cases, asked, told):
+    middle = export(model, "toy", {"imgsz": (64, 96), "batch": 2}, registry=cases).artifact
+    with pytest.raises(UsageError, match=told):
+        export(middle, "case", asked, registry=cases)
+    assert export(middle, "case", {"imgsz": (64, 96), "batch": 2}, registry=cases).info.parity is not None
+    lower = export(middle, "case", {"half": True, "verify": False}, registry=cases)
+    assert lower.info.precision == "fp16"
+
+
+def test_a_format_without_the_precision_of_its_source_is_refused(model, registry):
+    half = export(model, "toy", {"half": True, "verify": False}, registry=registry).artifact
+    with pytest.raises(UsageError, match=r"is fp16, and box made from it cannot be fp32"):
+        export(half, "box", registry=registry)
+
+
+def test_a_graph_with_suppression_inside_is_not_exported_further(model, registry):
+    middle = export(model, "toy", registry=registry).artifact
+    content = {"task": "segment", "names": {0: "a"}, "args": {"nms": True}}
+    sidecar.beside(middle.path).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="yolov8-seg-final/1") as caught:
+        export(middle, "box", registry=registry)
+    assert "nms=False" in caught.value.hint
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("source", "suffix", "wanted"),
+    [
+        ("yolov8n-seg_saved_model", ".tflite", "yolov8n-seg.tflite"),
+        ("m.v2_saved_model", ".tflite", "m.v2.tflite"),
+        ("a/yolov8n-seg_int8.tflite", "_edgetpu.tflite", "a/yolov8n-seg_int8_edgetpu.tflite"),
+        ("yolov8n-seg.PT", "_box", "yolov8n-seg_box"),
+        ("my.best", ".toy", "my.best.toy"),
+        ("mine.yaml", ".toy", "mine.toy"),
+    ],
+)
+def test_the_sources_own_suffix_gives_way(source, suffix, wanted):
+    assert default_destination(Path(source), dataclasses.replace(TOY, suffix=suffix)) == Path(wanted)
+
+
+def test_precisions_do_not_take_each_others_name(model, registry):
+    full = export(model, "toy", registry=registry).path
+    half = export(model, "toy", {"half": True, "verify": False}, registry=registry).path
+    assert (full.name, half.name) == ("seeing.toy", "seeing_fp16.toy")
+    assert full.exists()
+    again = default_destination(half, BOX, precision="fp16", registry=registry)
+    assert again.name == "seeing_fp16_box"
+
+
+def test_a_model_that_came_with_a_plugin_is_exported_into_the_working_folder(tmp_path):
+    embedded = tmp_path / "installed" / "shapes.pt"
+    embedded.parent.mkdir()
+    embedded.write_text("weights")
+    link = tmp_path / "link.pt"
+    link.symlink_to(embedded)
+    spec = ArchitectureSpec(
+        name="a", summary="s", load=object, task="segment", weights={"shapes.pt": WeightsFile(path=embedded)}
+    )
+    registry = make_registry()
+    registry._architectures.claims["a"] = [spec]
+    assert default_destination(embedded, TOY, registry=registry) == Path("shapes.toy")
+    assert default_destination(link, TOY, registry=registry) == Path("link.toy")
+    assert default_destination(tmp_path / "other.pt", TOY, registry=registry) == tmp_path / "other.toy"
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link", "empty folder"])
+def test_a_folder_loses_only_what_an_export_has_put_there(model, registry, what):
+    folder = export(model, "box", {"error": 0.1}, registry=registry).path
+    assert sidecar.read(folder).files == ("toy.json",)
+    foreign = folder / "notes" / "NOTES.txt"
+    foreign.parent.mkdir()
+    if what == "file":
+        foreign.write_text("mine")
+    elif what == "link":
+        foreign.symlink_to(model.path)
+    elif what == "folder":
+        foreign.mkdir()
+        (foreign / "x").write_text("mine")
+    before = sorted(folder.rglob("*"))
+    opened = PtFake.opened
+    with pytest.raises(UsageError, match=r"notes.*which no export has put there"):
+        export(model, "box", registry=registry)
+    assert sorted(folder.rglob("*")) == before
+    assert PtFake.opened == opened, "refused before any work"
+
+
+@pytest.mark.parametrize("kind", ["toy", "box"])
+def test_a_folder_of_the_users_own_is_not_taken_away(model, registry, tmp_path, kind):
+    folder = tmp_path / f"out{'.toy' if kind == 'toy' else '_box'}"
+    folder.mkdir()
+    (folder / "NOTES.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"NOTES\.txt"):
+        export(model, kind, {"output": folder}, registry=registry)
+    assert names(folder) == ["NOTES.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "nowhere"])
+def test_nothing_is_written_through_a_link(model, registry, tmp_path, kind):
+    elsewhere = tmp_path / "elsewhere"
+    if kind == "file":
+        elsewhere.write_text("mine")
+    elif kind == "folder":
+        elsewhere.mkdir()
+    link = tmp_path / "out.toy"
+    link.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="is a link"):
+        export(model, "toy", {"output": link}, registry=registry)
+    assert link.is_symlink()
+    assert elsewhere.exists() == (kind != "nowhere")
+
+
+def test_a_rejected_folder_does_not_take_a_foreign_one_away(model, registry):
+    foreign = model.path.parent / "seeing.rejected_box"
+    foreign.mkdir()
+    (foreign / "NOTES.txt").write_text("mine")
+    with pytest.raises(ExportError, match="differs") as caught:
+        export(model, "box", {"error": 2.0}, registry=registry)
+    assert names(foreign) == ["NOTES.txt"]
+    assert "seeing.rejected-2_box" in caught.value.hint
+
+
+def test_exports_side_by_side_leave_one_of_them_whole(model, registry):
+    """The artefact and what lies beside it are of the same export, whichever came last."""
+    errors = [0.001 * number for number in range(8)]
+
+    def one(error):
+        export(model, "toy", {"error": error, "verify": False}, registry=registry)
+        return export(model, "box", {"error": error, "verify": False}, registry=registry)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, errors))
+    assert names(model.path.parent) == ["seeing.pt", "seeing.toy", "seeing.toy.segx.json", "seeing_box"]
+    toy = model.path.with_suffix(".toy")
+    assert json.loads(toy.read_text())["error"] == sidecar.read(toy).settings["export"]["error"]
+    box = model.path.with_name("seeing_box")
+    assert json.loads((box / "toy.json").read_text())["error"] == sidecar.read(box).settings["export"]["error"]
+
+
+STOPPED = """
+import os, signal, sys, time
+sys.path.insert(0, {tests!r})
+import test_export as t
+class Slow(t.Toy):
+    def export(self, source, info, options, destination):
+        destination.write_text("half")
+        print("working", flush=True)
+        time.sleep(60)
+t.export(t.Artifact(path=t.Path({model!r}), format="pt"), "toy", registry=t.make_toys(Slow()))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are of other systems")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(model, number):
+    code = STOPPED.format(tests=str(Path(__file__).parent), model=str(model.path))
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert child.stdout.readline() == "working\n"
+        assert any(name.startswith(".segx-export-") for name in names(model.path.parent))
+        child.send_signal(number)
+        assert child.wait(30) != 0
+    finally:
+        child.kill()
+        child.communicate()
+    assert names(model.path.parent) == ["seeing.pt"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

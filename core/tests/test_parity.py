@@ -128,6 +128,85 @@ def test_outputs_of_another_head_are_judged_by_what_they_mean():
     assert proof(other).parity.raw == {}
 
 
+def with_neighbour(gap: float) -> Callable:
+    """Give each object a second box, eight pixels aside, of almost the same score; a gap says which one is kept."""
+
+    def change(rows, prototypes):
+        rows = rows.copy()
+        for number in range(len(rows)):
+            found = np.flatnonzero(rows[number, 4:7].max(axis=0) > 0)
+            beside = 200 + found
+            rows[number, :, beside] = rows[number, :, found]
+            rows[number, 0, beside] += 8
+            rows[number, 4:7, beside] *= 1 + gap
+        return rows, prototypes
+
+    return change
+
+
+def test_ties_are_no_damage():
+    """Of two boxes of an object the last digit decides which is kept: the other side has both all the same."""
+    task, scenes = get_registry().load_task("segment"), [draw_scene(300, 300, objects=3).source]
+    loose = Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=0.97, raw=0.01)
+    first, second = Changed(with_neighbour(1e-5)), Changed(with_neighbour(-1e-5))
+    found = prove(first, second, task=task, tolerance=loose, pictures=scenes)
+    assert found.holds, found.problems
+    assert found.ties
+    assert found.parity.box < 0.1
+    assert not proof(Changed()).ties
+
+
+def test_damage_beside_ties_is_told():
+    """One object in the wrong place by more than is allowed has no counterpart, kept or suppressed."""
+
+    def moved(rows, prototypes):
+        rows, prototypes = with_neighbour(-1e-5)(rows, prototypes)
+        rows[:, 0, [0, 200]] += 2
+        return rows, prototypes
+
+    task, scenes = get_registry().load_task("segment"), [draw_scene(300, 300, objects=3).source]
+    loose = Tolerance(box=0.1, score=0.001, mask_iou=0.9, matched=0.97, raw=0.5)
+    found = prove(Changed(with_neighbour(1e-5)), Changed(moved), task=task, tolerance=loose, pictures=scenes)
+    assert not found.holds
+    assert any("boxes differ by" in problem for problem in found.problems)
+
+
+def test_typical_figures_judge_where_extremes_are_left_open():
+    task = get_registry().load_task("segment")
+    open_ = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf)
+    typical = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf, typical_box=1.0, typical_mask_iou=0.9)
+    scenes = [draw_scene(240, 320, objects=6).source]
+    for change, told in ((shifted, "median box differs by 3"), (thinner, "every 20th mask's IoU is below")):
+        sessions = SeeingSession(), Changed(change)
+        assert prove(*sessions, task=task, tolerance=open_, pictures=scenes).holds
+        found = prove(*sessions, task=task, tolerance=typical, pictures=scenes)
+        assert any(told in problem for problem in found.problems), found.problems
+
+
+def test_nothing_comparable_proves_nothing():
+    """Another head, or other outputs, and nothing found on either side: no figure says anything."""
+
+    def blind(rows, prototypes):
+        return np.zeros_like(rows), prototypes
+
+    task = get_registry().load_task("segment")
+    for info in (STATIC.replace(head="other/1"), STATIC.replace(outputs=("output0", "second"))):
+        found = prove(Changed(blind), Changed(blind, info), task=task, tolerance=STRICT)
+        assert not found.comparable
+        assert not found.holds
+    assert prove(Changed(blind), Changed(blind), task=task, tolerance=STRICT).comparable
+
+
+def test_another_head_that_finds_nothing_is_told(monkeypatch):
+    task = get_registry().load_task("segment")
+    monkeypatch.setattr(type(task), "heads", (*task.heads, "other/1"))
+    other = Changed(lambda rows, prototypes: (np.zeros_like(rows), prototypes), STATIC.replace(head="other/1"))
+    scenes = [draw_scene(240, 320, objects=6).source]
+    found = prove(SeeingSession(), other, task=task, tolerance=STRICT, pictures=scenes)
+    assert found.comparable
+    assert any("only 0.0% of the objects" in problem for problem in found.problems)
+
+
 def test_open_axes_are_run_at_another_size_and_batch():
     session = Changed(info=STATIC.replace(dynamic=OPEN))
     assert proof(session).holds

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from segx.artifact import ArtifactInfo
-from segx.errors import DataError, UsageError
+from segx.errors import DataError, ModelError, UsageError
 from segx.files import GrowingFile
 from segx.flows.predict import predict
 from segx.options import PredictOptions
 from segx.registry import get_registry
 from segx.sources import open_source
 from segx.testing.interpreter import run_fresh
-from segx.testing.scenes import NAMES, SeeingSession, draw_scene
+from segx.testing.scenes import HEAD, NAMES, SeeingSession, draw_scene
 
 pytest.importorskip("segx_task_segment")
 
@@ -350,6 +350,7 @@ class Stumbling:
     """A task that fails at one step for one picture."""
 
     name = "segment"
+    heads = (HEAD,)
 
     def __init__(self, step, at):
         self._task, self._step, self._at, self.count = get_registry().load_task("segment"), step, at, 0
@@ -764,3 +765,23 @@ def test_classes_the_model_does_not_have_are_refused(folder):
 def test_a_batch_that_has_no_effect_is_told(folder, caplog):
     list(start(folder, Watched(dynamic=frozenset()), batch=4))
     assert "takes 1 picture a run: batch=4 has no effect" in caplog.text
+
+
+def test_a_model_that_ends_in_another_head_is_refused_by_name_before_anything_runs(folder):
+    session = Watched()
+    session.info = session.info.replace(head="yolov8-seg-final/1")
+    task = get_registry().load_task("segment")
+    with pytest.raises(ModelError, match=r"nms\.onnx: ends in head 'yolov8-seg-final/1'") as caught:
+        predict(session, open_source(folder), PredictOptions(), task=task, tell=Told(), model="nms.onnx")
+    assert "it suppresses (NMS) by itself" in caught.value.hint
+    assert session.shapes == []
+
+
+def test_an_answer_of_another_kind_ends_in_one_line(folder):
+    class Answering(Watched):
+        def run(self, images):
+            return super().run(images)[:1]
+
+    task = get_registry().load_task("segment")
+    with pytest.raises(ModelError, match="gave 1 outputs; its metadata name 2: output0, output1"):
+        list(predict(Answering(), open_source(folder), PredictOptions(), task=task, tell=Told()))

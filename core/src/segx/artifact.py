@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from segx import metadata as read
 from segx.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 Axis = str
 """One of ``"batch"``, ``"height"``, ``"width"``."""
+
+AXES: frozenset[Axis] = frozenset({"batch", "height", "width"})
+
+_MADE_HERE = "made by segx"
+_SHARED = frozenset({"description", "date", "stride", "task", "batch", "imgsz", "names", "segx"})
+"""The keys that :meth:`ArtifactInfo.to_metadata` writes; ``segx`` is the last."""
+_MARKS = {"nms": "final", "end2end": "end2end"}
+"""What other tools say of a graph that goes on where ours ends, and what the head it ends in is called."""
+_PRECISIONS = {"8": "int8", "16": "fp16", "32": "fp32", "half": "fp16"}
+"""Bits that a tool says it quantised to, and the precision that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,8 @@ class Parity:
         mask_iou: Smallest IoU of a matched object's mask.
         objects: Number of objects compared.
         matched: Fraction of objects that have a counterpart on the other side.
+        typical_box: Median over the matched objects of the largest difference of a side, in input pixels.
+        typical_mask_iou: 5th percentile of the IoU of the masks of matched objects.
     """
 
     images: int
@@ -39,6 +54,8 @@ class Parity:
     mask_iou: float
     objects: int
     matched: float
+    typical_box: float = 0.0
+    typical_mask_iou: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +78,7 @@ class ArtifactInfo:
         versions: Versions of what made it.
         date: When it was made, ISO 8601.
         parity: What verification measured, or None when it was not verified.
+        files: What a model that is a folder is made of, paths in it; an export over it takes away nothing else.
         extra: Keys written by other tools, kept as they are.
     """
 
@@ -79,6 +97,7 @@ class ArtifactInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
     parity: Parity | None = None
+    files: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> ArtifactInfo:
@@ -100,11 +119,12 @@ class ArtifactInfo:
             "precision": self.precision,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
+            "files": list(self.files),
             "parity": None if self.parity is None else dataclasses.asdict(self.parity),
         }
         return {
             **self.extra,
-            "description": f"{self.variant or self.architecture} made by segx",
+            "description": f"{self.variant or self.architecture} {_MADE_HERE}",
             "date": self.date,
             "stride": str(self.stride),
             "task": self.task,
@@ -127,37 +147,125 @@ class ArtifactInfo:
         """
         try:
             return cls._from_metadata(metadata)
-        except (ValueError, SyntaxError, TypeError, KeyError, AttributeError) as error:
-            msg = f"{where}: the metadata cannot be read ({error})"
-            raise ModelError(msg) from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{where}: the metadata cannot be read ({reason})", hint=_EXPORT_AGAIN) from error
+
+    def checked(self, *, where: str) -> ArtifactInfo:
+        """Return this, once the numbers a graph says of itself are such as images can have.
+
+        Raises:
+            ModelError: They are not.
+        """
+        try:
+            read.size(self.imgsz)
+            read.whole(self.batch, "batch")
+            read.texts(self.outputs, "outputs", most=read.MOST_OUTPUTS)
+        except ValueError as error:
+            raise ModelError(f"{where}: its graph cannot be used ({error})", hint=_EXPORT_AGAIN) from error
+        return self
 
     @classmethod
     def _from_metadata(cls, metadata: Mapping[str, Any]) -> ArtifactInfo:
-        known = {"description", "date", "stride", "task", "batch", "imgsz", "names", "segx"}
-        own = _literal(metadata.get("segx", "{}"), json.loads)
-        parity = own.get("parity")
-        names = _literal(metadata.get("names", {}))
-        size = _literal(metadata.get("imgsz", [640, 640]))
-        height, width = (size, size) if isinstance(size, int) else size
         defaults = cls()
-        return cls(
-            task=str(metadata.get("task", defaults.task)),
-            head=own.get("head", defaults.head),
-            architecture=own.get("architecture", defaults.architecture),
-            variant=own.get("variant", ""),
-            names={int(k): str(v) for k, v in (names.items() if isinstance(names, dict) else enumerate(names))},
-            imgsz=(int(height), int(width)),
-            stride=int(float(metadata.get("stride", defaults.stride))),
-            batch=int(metadata.get("batch", 1)),
-            dynamic=frozenset(own.get("dynamic", ())),
-            outputs=tuple(own.get("outputs", defaults.outputs)),
-            precision=own.get("precision", defaults.precision),
-            settings=own.get("settings", {}),
-            versions=own.get("versions", {}),
-            date=str(metadata.get("date", "")),
-            parity=None if parity is None else Parity(**parity),
-            extra={k: str(v) for k, v in metadata.items() if k not in known},
+        own = metadata.get("segx")
+        if own is None and str(metadata.get("description", "")).endswith(_MADE_HERE):
+            raise ValueError("they are cut short")
+        info = cls(
+            task=read.words(metadata.get("task", defaults.task), "task"),
+            names=read.classes(read.literal(metadata.get("names", {}), "names")),
+            imgsz=read.size(read.literal(metadata.get("imgsz", defaults.imgsz), "imgsz")),
+            stride=read.whole(metadata.get("stride", defaults.stride), "stride"),
+            batch=read.whole(metadata.get("batch", 1), "batch"),
+            date=read.words(metadata.get("date", ""), "date"),
+            extra={str(key): _as_text(value, str(key)) for key, value in metadata.items() if key not in _SHARED},
         )
+        return _foreign(info, metadata) if own is None else _own(info, own)
+
+
+_EXPORT_AGAIN = "copy or export it again"
+
+
+def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
+    """Return an info with what segx itself wrote beside the keys that other tools share."""
+    own = read.table(read.document(document, "segx"), "segx")
+    missing = [name for name in ("head", "dynamic", "outputs", "precision", "parity") if name not in own]
+    if missing:
+        raise ValueError(f"segx has no {', '.join(missing)}: they are cut short")
+    dynamic = read.texts(own["dynamic"], "dynamic", most=len(AXES))
+    if not AXES.issuperset(dynamic):
+        raise ValueError(f"dynamic is {read.shown(dynamic)}; axes are {', '.join(sorted(AXES))}")
+    versions = read.table(own.get("versions", {}), "versions")
+    return info.replace(
+        head=read.words(own["head"], "head"),
+        architecture=read.words(own.get("architecture", info.architecture), "architecture"),
+        variant=read.words(own.get("variant", ""), "variant"),
+        dynamic=frozenset(dynamic),
+        outputs=read.texts(own["outputs"], "outputs", most=read.MOST_OUTPUTS),
+        precision=read.words(own["precision"], "precision"),
+        settings=read.table(own.get("settings", {}), "settings"),
+        versions={name: read.words(value, f"version of {name}") for name, value in versions.items()},
+        files=read.texts(own.get("files", ()), "files", most=read.MOST_CLASSES),
+        parity=None if own["parity"] is None else _parity(read.table(own["parity"], "parity")),
+    )
+
+
+def _parity(table: Mapping[str, Any]) -> Parity:
+    counts = ("images", "objects")
+    numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou")
+    missing = [name for name in (*counts, *numbers, "raw") if name not in table]
+    if missing:
+        raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")
+    raw = read.table(table["raw"], "raw")
+    whole = {name: read.whole(table[name], name, least=0, most=1 << 40) for name in counts}
+    real = {name: read.real(table[name], name) for name in numbers}
+    return Parity(raw={name: read.real(value, name) for name, value in raw.items()}, **whole, **real)  # type: ignore[arg-type]
+
+
+def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
+    """Return an info with what another tool says: of how it was asked (``args``), and of where its graph ends."""
+    said = {**_arguments(metadata.get("args", {})), **metadata}
+    ends = [end for key, end in _MARKS.items() if read.truth(said.get(key), key)]
+    head = read.words(said["head"], "head") if said.get("head") is not None else info.head
+    if ends:
+        family, _, version = head.partition("/")
+        head = f"{family}-{ends[0]}/{version or 1}"
+    return info.replace(
+        head=head,
+        precision=_foreign_precision(said),
+        dynamic=AXES if read.truth(said.get("dynamic"), "dynamic") else frozenset(),
+    )
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    """Return the arguments a tool was called with; text that cannot be read says nothing, which is told."""
+    try:
+        found = read.literal(value, "args")
+        return read.table({} if found is None else found, "args")
+    except ValueError as error:
+        logger.warning("%s: whether the file is quantised or suppresses by itself is taken from its shapes", error)
+        return {}
+
+
+def _foreign_precision(said: Mapping[str, Any]) -> str:
+    quantised = said.get("quantize")
+    if quantised is not None and quantised is not False:
+        word = read.words(quantised, "quantize").lower()
+        return _PRECISIONS.get(word, word)
+    if read.truth(said.get("int8"), "int8"):
+        return "int8"
+    return "fp16" if read.truth(said.get("half"), "half") else "fp32"
+
+
+def _as_text(value: Any, what: str) -> str:
+    """Return another tool's value as text, whatever it is, as long as it is of a size that metadata have."""
+    if isinstance(value, int) and abs(value) > 1 << 62:
+        raise ValueError(f"{what} is a number that is too long")
+    read.bounded(value, what)
+    text = str(value)
+    if len(text) > read.MOST_TEXT:
+        raise ValueError(f"{what} has {len(text)} characters, more than {read.MOST_TEXT}")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +286,3 @@ class Artifact:
         if self.path.is_dir():
             return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
         return self.path.stat().st_size
-
-
-def _literal(value: Any, parse: Any = ast.literal_eval) -> Any:
-    return parse(value) if isinstance(value, str) else value

@@ -412,7 +412,9 @@ class ExportOptions(Options):
     imgsz: ImageSize | None = option(None, "input size: one side, or height,width; default: the model's", ge=32)
     batch: int = option(1, "images per run of the network", ge=1)
     device: str | None = option(None, "where the source model runs while exporting; default: cpu")
-    output: Path | None = option(None, "file or folder to write; default: beside the model")
+    output: Path | None = option(
+        None, "file or folder to write; default: beside the model, with any precision but the usual in the name"
+    )
     verify: bool = option(True, "open the result, compare it with its source, and fail when they differ")
 
     @property

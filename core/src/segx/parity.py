@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from segx.arrays import run
 from segx.options import DecodeOptions
 from segx.sources import SourceImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +34,9 @@ PICTURES = 4
 USUAL_SCORE = 0.25
 FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
 """How many objects all pictures of a run should have together."""
+
+MOST_CHOICES = 1000
+"""Boxes, kept and suppressed, that an object of the other side is looked for among."""
 
 SLACK = 4
 """How many more may be taken to reach a gap between scores."""
@@ -53,17 +57,23 @@ class Proof:
         relative: For each raw output, the largest difference as a fraction of the largest value in its channel.
         problems: What is outside the tolerance, in words; empty when nothing is.
         told_by_objects: Whether the source found objects that mean something, so that they count.
+        comparable: Whether there was anything to compare: objects, or raw outputs that both sides have. Where there
+            was not, nothing is proven, whatever the figures.
+        ties: Whether the two kept different ones of boxes that score alike, so that objects were compared with what
+            the other side had to choose from.
     """
 
     parity: Parity
     relative: dict[str, float]
     problems: tuple[str, ...]
     told_by_objects: bool
+    comparable: bool = True
+    ties: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether everything is within the tolerance."""
-        return not self.problems
+        """Whether something was compared, and everything is within the tolerance."""
+        return self.comparable and not self.problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +107,27 @@ def prove(
     """
     runs = [_run(reference, other, batch) for batch in _batches(task, other.info, pictures)]
     absolute, relative = _compare_raw(runs, reference.info, other.info)
-    found = [_find_objects(task, run, reference.info, other.info) for run in runs]
+    readable = {reference.info.head, other.info.head} <= set(task.heads)
+    found = [_find_objects(task, each, reference.info, other.info) for each in runs] if readable else []
     telling = any(item.telling for item in found)
     counted = [item for item in found if item.telling == telling]
-    ours = [result for item in counted for result in item.reference]
-    theirs = [result for item in counted for result in item.other]
-    parity = dataclasses.replace(task.parity(ours, theirs), raw=absolute)
-    problems = (*_raw_problems(runs, relative, tolerance), *(_object_problems(parity, tolerance) if telling else ()))
-    return Proof(parity=parity, relative=relative, problems=problems, told_by_objects=telling)
+    parity = task.parity(*_both(counted))
+    problems = tuple(_raw_problems(runs, relative, tolerance))
+    wrong = tuple(_object_problems(parity, tolerance)) if telling else ()
+    ties = False
+    if wrong and not problems:
+        settled = _settle(task, counted, tolerance)
+        still = tuple(_object_problems(settled, tolerance))
+        ties = not still
+        parity, wrong = (settled, ()) if ties else (parity, wrong)
+    return Proof(
+        parity=dataclasses.replace(parity, images=sum(len(each.batch.sources) for each in runs), raw=absolute),
+        relative=relative,
+        problems=(*problems, *wrong),
+        told_by_objects=telling,
+        comparable=telling or set(reference.info.outputs) <= relative.keys(),
+        ties=ties,
+    )
 
 
 def describe(parity: Parity) -> str:
@@ -112,7 +135,7 @@ def describe(parity: Parity) -> str:
     raw = ", ".join(f"{name} {value:.2g}" for name, value in parity.raw.items())
     return (
         f"{parity.images} pictures, {parity.objects} objects, {parity.matched:.1%} matched: "
-        f"boxes within {parity.box:.2g} px, scores within {parity.score:.2g}, "
+        f"boxes within {parity.box:.2g} px (median {parity.typical_box:.2g}), scores within {parity.score:.2g}, "
         f"mask IoU at least {parity.mask_iou:.4f}; raw outputs within {raw or 'nothing comparable'}"
     )
 
@@ -177,15 +200,9 @@ def _another_shape(info: ArtifactInfo) -> tuple[int, int]:
 def _run(reference: Session, other: Session, batch: Batch) -> _Run:
     return _Run(
         batch=batch,
-        reference=tuple(_as_numpy(output) for output in reference.run(batch.images)),
-        other=tuple(_as_numpy(output) for output in other.run(batch.images)),
+        reference=run(reference, batch.images),
+        other=run(other, batch.images),
     )
-
-
-def _as_numpy(output: Any) -> NDArray[np.float32]:
-    if hasattr(output, "detach"):
-        output = output.detach().cpu()
-    return np.asarray(output, dtype=np.float32)
 
 
 def _compare_raw(
@@ -196,14 +213,15 @@ def _compare_raw(
     relative: dict[str, float] = {}
     if ours.head != theirs.head:
         return absolute, relative  # the same names may hold something else
-    for run in runs:
-        first = dict(zip(ours.outputs, run.reference, strict=True))
-        second = dict(zip(theirs.outputs, run.other, strict=True))
+    for each in runs:
+        first = dict(zip(ours.outputs, each.reference, strict=True))
+        second = dict(zip(theirs.outputs, each.other, strict=True))
         for name in first.keys() & second.keys():
             if first[name].shape != second[name].shape:
                 absolute[name] = relative[name] = float("inf")
                 continue
-            difference = np.abs(first[name].astype(np.float64) - second[name])
+            with np.errstate(invalid="ignore"):  # what is infinite on both sides
+                difference = np.abs(first[name].astype(np.float64) - second[name])
             axes = (0, *range(2, difference.ndim))
             scale = np.maximum(np.abs(first[name]).max(axis=axes), SMALLEST_RANGE)
             worst = np.nan_to_num(difference.max(axis=axes), nan=np.inf)
@@ -214,22 +232,76 @@ def _compare_raw(
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What both models find in the pictures of a run, and whether it means something."""
+    """What both models find in the pictures of a run, and whether it means something.
+
+    ``choices`` returns, for both, everything that their suppression had to choose from.
+    """
 
     reference: list[Results]
     other: list[Results]
     telling: bool
+    choices: Callable[[float], tuple[list[Results], list[Results]]]
 
 
-def _find_objects(task: Task, run: _Run, ours: ArtifactInfo, theirs: ArtifactInfo) -> _Found:
+def _both(found: Sequence[_Found]) -> tuple[list[Results], list[Results]]:
+    return [result for item in found for result in item.reference], [result for item in found for result in item.other]
+
+
+def _find_objects(task: Task, same: _Run, ours: ArtifactInfo, theirs: ArtifactInfo) -> _Found:
     everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
-    scores = np.concatenate([result.boxes.conf for result in task.decode(run.reference, run.batch, ours, everything)])
-    options = DecodeOptions(conf=choose_threshold(scores), max_det=MOST_OBJECTS)
-    return _Found(
-        reference=task.decode(run.reference, run.batch, ours, options),
-        other=task.decode(run.other, run.batch, theirs, options),
-        telling=bool((scores > TELLING_SCORE).any()),
+    scores = np.concatenate([result.boxes.conf for result in task.decode(same.reference, same.batch, ours, everything)])
+    threshold = choose_threshold(scores)
+
+    def both(options: DecodeOptions) -> tuple[list[Results], list[Results]]:
+        return (
+            task.decode(same.reference, same.batch, ours, options),
+            task.decode(same.other, same.batch, theirs, options),
+        )
+
+    def choices(slack: float) -> tuple[list[Results], list[Results]]:
+        conf = max(0.0, threshold - slack)
+        return both(DecodeOptions(conf=conf, iou=1.0, multi_label=True, max_det=MOST_CHOICES))
+
+    reference, other = both(DecodeOptions(conf=threshold, max_det=MOST_OBJECTS))
+    telling = bool((scores > TELLING_SCORE).any())
+    return _Found(reference=reference, other=other, telling=telling, choices=choices)
+
+
+def _settle(task: Task, found: Sequence[_Found], tolerance: Tolerance) -> Parity:
+    """Compare what each side kept with what the other had to choose from.
+
+    Of boxes of one object that score alike, and of classes of one box that do, the last digits decide which is kept.
+    Such a tie is no damage: the other side has the same box with the same class, score and mask, and kept its
+    neighbour. What is damaged has no such counterpart, neither kept nor suppressed.
+    """
+    kept = _both(found)
+    pairs = [item.choices(tolerance.score) for item in found]
+    choice = [result for pair in pairs for result in pair[0]], [result for pair in pairs for result in pair[1]]
+    there = [_counterparts(mine, all_, tolerance) for mine, all_ in zip(kept[0], choice[1], strict=True)]
+    here = [_counterparts(mine, all_, tolerance) for mine, all_ in zip(kept[1], choice[0], strict=True)]
+    one, other = task.parity(kept[0], there), task.parity(here, kept[1])
+    objects = sum(map(len, kept[0])) + sum(map(len, kept[1]))
+    return dataclasses.replace(
+        one,
+        box=max(one.box, other.box),
+        score=max(one.score, other.score),
+        mask_iou=min(one.mask_iou, other.mask_iou),
+        matched=(one.objects + other.objects) / objects if objects else 1.0,
+        typical_box=max(one.typical_box, other.typical_box),
+        typical_mask_iou=min(one.typical_mask_iou, other.typical_mask_iou),
     )
+
+
+def _counterparts(kept: Results, choice: Results, tolerance: Tolerance) -> Results:
+    """Return of a choice the closest in box and score to each object that was kept, of the same class; each once."""
+    if not len(kept) or not len(choice):
+        return choice[:0]
+    sides = np.abs(kept.boxes.xyxy[:, None] - choice.boxes.xyxy[None]) * (kept.gain * 2)
+    scores = np.abs(kept.boxes.conf[:, None] - choice.boxes.conf[None])
+    apart = np.maximum(sides.max(axis=2) / max(tolerance.box, 1e-9), scores / max(tolerance.score, 1e-9))
+    apart[kept.boxes.cls[:, None] != choice.boxes.cls[None]] = np.inf
+    chosen = {int(row.argmin()) for row in apart if np.isfinite(row.min())}
+    return choice[sorted(chosen)]
 
 
 def choose_threshold(scores: NDArray[np.float32]) -> float:
@@ -256,7 +328,7 @@ def choose_threshold(scores: NDArray[np.float32]) -> float:
 
 
 def _raw_problems(runs: Sequence[_Run], relative: dict[str, float], tolerance: Tolerance) -> Iterator[str]:
-    if any(not np.isfinite(output).all() for run in runs for output in run.other):
+    if any(not np.isfinite(output).all() for each in runs for output in each.other):
         yield "outputs hold values that are no numbers"
     for name, value in sorted(relative.items()):
         if value == float("inf"):
@@ -272,5 +344,9 @@ def _object_problems(parity: Parity, tolerance: Tolerance) -> Iterator[str]:
         yield f"boxes differ by {parity.box:.3g} px, allowed {tolerance.box:g}"
     if parity.score > tolerance.score:
         yield f"scores differ by {parity.score:.2g}, allowed {tolerance.score:g}"
+    if tolerance.typical_box is not None and parity.typical_box > tolerance.typical_box:
+        yield f"the median box differs by {parity.typical_box:.3g} px, allowed {tolerance.typical_box:g}"
+    if tolerance.typical_mask_iou is not None and parity.typical_mask_iou < tolerance.typical_mask_iou:
+        yield f"every 20th mask's IoU is below {parity.typical_mask_iou:.4f}, wanted {tolerance.typical_mask_iou:g}"
     if parity.mask_iou < tolerance.mask_iou:
         yield f"a mask's IoU is {parity.mask_iou:.4f}, wanted {tolerance.mask_iou:g}"

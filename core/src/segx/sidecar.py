@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.files import read_text, write_text
+from segx.files import read_regular, write_text
+from segx.metadata import MOST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,19 +53,34 @@ def read_metadata(model: Path) -> dict[str, Any] | None:
     Raises:
         ModelError: The file is there but cannot be read, or is no mapping.
     """
-    import yaml  # JSON is YAML, but a parser for JSON alone is faster and stricter
-
     source = location(model)
     try:
-        text = read_text(source)
-        content = json.loads(text) if source.suffix == ".json" else yaml.safe_load(text)
+        text = read_regular(source, limit=4 * MOST_TEXT).decode()
+        content = _parse(text, yaml=source.suffix != ".json")
+        if isinstance(content, dict):
+            return {str(key): value for key, value in content.items()}
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{source}: holds a {type(content).__name__}, not keys and values")
-    return {str(key): value for key, value in content.items()}
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{source}: cannot be read ({reason})", hint="copy or export it again") from error
+    raise ModelError(f"{source}: holds a {type(content).__name__}, not keys and values")
+
+
+def _parse(text: str, *, yaml: bool) -> Any:
+    """Return what a text says; JSON is YAML, but a parser for JSON alone is faster and stricter.
+
+    Raises:
+        ValueError: It says nothing; YAML's own constructors raise many others.
+    """
+    if not yaml:
+        return json.loads(text)
+    from yaml import YAMLError, safe_load
+
+    try:
+        return safe_load(text)
+    except YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def write(model: Path, info: ArtifactInfo) -> Path:

@@ -91,6 +91,9 @@ class Tolerance:
         mask_iou: Smallest IoU of a matched object's mask.
         matched: Smallest fraction of objects that have a counterpart on the other side.
         raw: Largest difference of a raw output, as a fraction of the largest value in its channel.
+        typical_box: Largest median of the differences of matched boxes, in input pixels; None: not judged. What is
+            quantised has a few objects far off whether it is good or bad; the median tells the two apart.
+        typical_mask_iou: Smallest 5th percentile of the IoU of matched objects' masks; None: not judged.
     """
 
     box: float = 0.5
@@ -98,6 +101,8 @@ class Tolerance:
     mask_iou: float = 0.98
     matched: float = 0.98
     raw: float = 0.01
+    typical_box: float | None = None
+    typical_mask_iou: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

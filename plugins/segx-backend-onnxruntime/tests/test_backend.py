@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -190,6 +191,46 @@ def test_file_without_metadata_is_described_by_what_lies_beside(make_model: Call
     assert "m.onnx.segx.json" in caught.value.hint
     sidecar.beside(artifact.path).write_text(json.dumps({"task": "segment", "names": {"0": "cat"}}))
     assert BACKEND.read_info(artifact).names == {0: "cat"}
+
+
+def test_whatever_bytes_are_changed_it_is_read_or_refused_in_one_line(make_model: Callable[..., Artifact]) -> None:
+    artifact = make_model()
+    whole, chance = artifact.path.read_bytes(), random.Random(5)
+    begins = whole.index(b"description")
+    refused = 0
+    for number in range(600):
+        changed = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(begins - 20, len(whole)) if number % 2 else chance.randrange(len(whole))
+            changed[place] = chance.randrange(256)
+        artifact.path.write_bytes(changed[: chance.randrange(len(whole))] if number % 10 == 0 else changed)
+        try:
+            BACKEND.read_info(artifact)
+        except ModelError as error:
+            refused += "\n" not in error.message
+    assert refused > 100
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 64, 96), (1, 3, 0, 96), (1, 3, 64, 1 << 40)])
+def test_lengths_that_no_image_has_are_refused(make_model: Callable[..., Artifact], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="its graph cannot be used"):
+        BACKEND.read_info(make_model(shape))
+
+
+@pytest.mark.parametrize(
+    ("said", "precision", "head"),
+    [
+        ({"args": "{'half': True}"}, "fp16", "yolov8-seg/1"),
+        ({"args": "{'quantize': 16}"}, "fp16", "yolov8-seg/1"),
+        ({"args": "{'nms': True}"}, "fp32", "yolov8-seg-final/1"),
+        ({"end2end": "True"}, "fp32", "yolov8-seg-end2end/1"),
+    ],
+)
+def test_what_other_tools_say_is_read(
+    make_model: Callable[..., Artifact], said: dict[str, str], precision: str, head: str
+) -> None:
+    info = BACKEND.read_info(make_model(metadata={**FOREIGN, "args": "{}", **said}))
+    assert (info.precision, info.head) == (precision, head)
 
 
 def test_header_lists_no_weights_among_the_inputs(make_model: Callable[..., Artifact]) -> None:

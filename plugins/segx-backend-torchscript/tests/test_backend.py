@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import random
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +102,38 @@ def test_broken_metadata_are_told(write_torchscript: Any, tmp_path: Path, metada
     artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), metadata)
     with pytest.raises(ModelError, match=r"m\.torchscript"):
         TorchScriptBackend().read_info(artifact)
+
+
+def test_whatever_bytes_are_changed_it_is_read_or_refused_in_one_line(write_torchscript: Any, tmp_path: Path) -> None:
+    artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info())
+    whole, chance = artifact.path.read_bytes(), random.Random(5)
+    config = whole.index(b"extra/config.txt")
+    refused = 0
+    for number in range(400):
+        changed = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            places = (0, 200), (config - 60, config + 900), (len(whole) - 1500, len(whole))
+            changed[chance.randrange(*chance.choice(places))] = chance.randrange(256)
+        artifact.path.write_bytes(changed[: chance.randrange(len(whole))] if number % 10 == 0 else changed)
+        try:
+            TorchScriptBackend().read_info(artifact)
+        except ModelError as error:
+            refused += "\n" not in error.message
+    assert refused > 100
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.torchscript")
+    with pytest.raises(ModelError, match="no regular file"):
+        TorchScriptBackend().read_info(Artifact(path=tmp_path / "m.torchscript", format="torchscript"))
+
+
+@pytest.mark.parametrize(("said", "precision"), [({"half": True}, "fp16"), ({"quantize": 16}, "fp16"), ({}, "fp32")])
+def test_what_other_tools_say_in_args(write_torchscript: Any, tmp_path: Path, said: Any, precision: str) -> None:
+    metadata = {"task": "segment", "names": {"0": "a"}, "stride": 32, "args": {**said, "dynamic": True}}
+    info = TorchScriptBackend().read_info(write_torchscript(tmp_path / "m.torchscript", tiny_info(), metadata))
+    assert (info.precision, info.dynamic) == (precision, {"batch", "height", "width"})
 
 
 def test_checkpoint_under_this_suffix_is_told(tmp_path: Path) -> None:

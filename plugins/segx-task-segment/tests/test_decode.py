@@ -67,6 +67,23 @@ def test_shapes_of_other_heads_are_refused(shapes: list[tuple[int, ...]]) -> Non
         read_outputs([np.zeros(shape, np.float32) for shape in shapes], NC)
 
 
+@pytest.mark.parametrize("nc", [2, 0])
+@pytest.mark.parametrize("rows", [100, 300, 1000])
+@pytest.mark.parametrize("side", [32, 40, 80, 160])
+def test_what_is_left_after_suppression_is_never_read_as_anchors(nc: int, rows: int, side: int) -> None:
+    """300 rows of box, score, class and 32 coefficients look like two classes."""
+    shapes = (1, rows, 4 + 2 + 32), (1, 32, side, side)
+    with pytest.raises(ModelError, match="are not those of a yolov8-seg head"):
+        read_outputs([np.zeros(shape, np.float32) for shape in shapes], nc)
+
+
+@pytest.mark.parametrize("anchors", [96, 24, 6, 126, 120 + 384, 384 + 96 + 24 + 6])
+def test_heads_of_other_levels_are_read(anchors: int) -> None:
+    """One level or several, of strides 4 to 32 in an input of 64 x 96."""
+    given = np.zeros((1, 4 + NC + NM, anchors), np.float32), np.zeros((1, NM, 16, 24), np.float32)
+    assert read_outputs(given, NC).nc == NC
+
+
 def test_score_must_be_above_conf() -> None:
     predictions = np.zeros((4 + NC + NM, ANCHORS), np.float32)
     predictions[2:4] = 10

@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import logging
+import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from segx import __version__, sidecar
-from segx.artifact import Artifact, ArtifactInfo
+from segx.artifact import AXES, Artifact, ArtifactInfo
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
 from segx.interfaces import ModelSession
 from segx.options import ExportOptions, SessionOptions, image_size
@@ -30,7 +34,7 @@ from segx.runs import Run, Step
 from segx.specs import Tolerance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from segx.interfaces import Exporter, Session
     from segx.parity import Proof
@@ -43,7 +47,8 @@ logger = logging.getLogger(__name__)
 MODEL_FORMATS = frozenset({"pt"})
 """Formats that hold a model as exporters take it."""
 
-_PRECISION_OPTIONS = frozenset({"half", "int8"})
+_PRECISION_OPTIONS = {"half": "fp16", "int8": "int8"}
+"""Option to the precision it asks for, each lower than the one before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +59,14 @@ class ExportResult:
         artifact: What was made.
         info: What travels with it; ``info.parity`` holds the figures of the proof.
         seconds: How long it took, proof included.
+        size: Bytes on disk when it got its name.
         unproven: Why it was not verified, with what to do about it; empty when it was.
     """
 
     artifact: Artifact
     info: ArtifactInfo
     seconds: float
+    size: int
     unproven: str = ""
 
     @property
@@ -90,7 +97,7 @@ def export(
     Raises:
         UsageError: The format, an option or a combination is wrong.
         MissingPluginError: The format, or something it needs, is not installed.
-        ModelError: The model cannot be read.
+        ModelError: The model cannot be read, or is a graph that ends in something its task does not read.
         ExportError: It could not be made, or differs from its source by more than its format allows.
     """
     job = _plan(model, format, options, name=name, registry=registry or get_registry())
@@ -156,12 +163,45 @@ def verify(
         return prove(source, made, task=task, tolerance=allowed, pictures=pictures)
 
 
-def default_destination(model: Path, spec: ExporterSpec) -> Path:
-    """Return where the result goes: beside the model, or into the current folder for a model from the cache."""
-    with contextlib.suppress(OSError):
-        if model.resolve().is_relative_to(weights_folder().resolve()):
-            model = Path(model.name)
-    return model.with_name(model.stem + spec.suffix)
+def default_destination(
+    model: Path, spec: ExporterSpec, *, precision: str = "", registry: Registry | None = None
+) -> Path:
+    """Return where the result goes: beside the model, or into the current folder for a model that segx keeps itself.
+
+    Args:
+        model: The model it is made from; the end of its name that tells its format gives way.
+        spec: The format.
+        precision: What it is written in; one that is not the format's first is told by the name.
+        registry: Where to look formats up; default: the installed plugins.
+    """
+    registry = registry or get_registry()
+    if _kept_by_segx(model, registry):
+        model = Path(model.name)
+    stem = _stem(model.name, registry)
+    if precision and precision != spec.precisions[0] and not stem.endswith(f"_{precision}"):
+        stem = f"{stem}_{precision}"
+    return model.with_name(stem + spec.suffix)
+
+
+def _kept_by_segx(model: Path, registry: Registry) -> bool:
+    """Say whether a model lies in the cache, or came with a plugin: places that are not for results."""
+    try:
+        place = model.resolve()
+        return place.is_relative_to(weights_folder().resolve()) or any(
+            file.path is not None and place == file.path.resolve()
+            for spec in registry.architectures.values()
+            for file in spec.weights.values()
+        )
+    except OSError:
+        return False
+
+
+def _stem(name: str, registry: Registry) -> str:
+    """Return a model's name without the end that tells its format."""
+    for suffix in sorted({*registry.suffixes, ".yaml", ".yml"}, key=len, reverse=True):
+        if name.lower().endswith(suffix.lower()) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 # What is to be done
@@ -178,7 +218,10 @@ class _Link:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A checked export: nothing is left that the options alone could make fail."""
+    """A checked export: nothing is left that the options alone could make fail.
+
+    ``finished``: it begins at a finished graph, whose size, batch, axes, precision and head are what they are.
+    """
 
     model: Artifact | ModelSession
     name: str
@@ -186,6 +229,7 @@ class _Job:
     info: ArtifactInfo
     destination: Path
     registry: Registry
+    finished: bool
 
     @property
     def spec(self) -> ExporterSpec:
@@ -207,24 +251,32 @@ def _plan(
     chain = registry.export_chain(kind)
     if isinstance(model, Artifact):
         name = name or str(model.path)
-        chain = _from_here(chain, model, registry)
+        chain = _from_here(chain, model)
         info = registry.load_backend(registry.backend_for(model.format)).read_info(model)
+        if model.format not in MODEL_FORMATS:
+            options = _as_its_source(chain[-1], options, info, name)
     else:
         info = model.info
         name = name or info.variant or "model"
+    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
     links = _links(chain, info, options, registry)
+    if finished:
+        from segx.flows.inputs import check_head
+
+        check_head(info, registry.load_task(info.task), model=name)
     path = model.path if isinstance(model, Artifact) else Path(name)
     return _Job(
         model=model,
         name=name,
         links=links,
-        info=_travelling(info, kind, links[-1]),
-        destination=_destination(path, links[-1]),
+        info=_travelling(info, kind, links[-1], finished=finished),
+        finished=finished,
+        destination=_destination(path, links[-1], registry),
         registry=registry,
     )
 
 
-def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact, registry: Registry) -> tuple[ExporterSpec, ...]:
+def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[ExporterSpec, ...]:
     """Return the part of the chain that a model on disk still has to go."""
     if model.format in MODEL_FORMATS:
         return chain
@@ -234,8 +286,6 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact, registry: Regis
         msg = f"{model.path}: {target} is not made from {model.format}"
         ways = " -> ".join(["pt", *(spec.name for spec in chain)])
         raise UsageError(msg, hint=f"give the model it was made from: {ways}")
-    for spec in chain:
-        registry.require(spec)
     return chain[starts[0] :]
 
 
@@ -248,14 +298,14 @@ def _links(
     """Return the exporters with their options, each combination checked.
 
     A format on the way takes those options of the last one that it has too, but for the precision: what is on the way
-    stays float32, and the last exporter lowers it.
+    stays as it is, and the last exporter lowers it.
     """
     last = chain[-1]
-    chosen = options if isinstance(options, last.options) else last.options.parse(_given(options))
+    chosen = _chosen(last, options)
     links = []
     for spec in chain:
         registry.require(spec)
-        own = chosen if spec is last else _options_on_the_way(spec, chosen)
+        own = chosen if spec is last else options_on_the_way(spec, chosen)
         if own.precision not in spec.precisions:
             msg = f"format {spec.name!r} has no precision {own.precision}"
             raise UsageError(msg, hint=f"it has: {', '.join(spec.precisions)}")
@@ -271,13 +321,80 @@ def _given(options: Mapping[str, Any] | ExportOptions | None) -> Mapping[str, An
     return options if isinstance(options, Mapping) else options.as_dict()
 
 
-def _options_on_the_way(spec: ExporterSpec, chosen: ExportOptions) -> ExportOptions:
-    known = {field.name for field in dataclasses.fields(spec.options)} - _PRECISION_OPTIONS
+def _chosen(last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
+    """Return the options of the last format; where no precision is asked for, its first one is meant."""
+    chosen = options if isinstance(options, last.options) else last.options.parse(_given(options))
+    if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in _PRECISION_OPTIONS):
+        return chosen
+    known = {field.name for field in dataclasses.fields(chosen)}
+    meant = {option: True for option, word in _PRECISION_OPTIONS.items() if word == last.precisions[0]}
+    return chosen.replace(**meant) if known.issuperset(meant) else chosen
+
+
+def _as_its_source(
+    last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None, info: ArtifactInfo, name: str
+) -> ExportOptions:
+    """Return the options of an export that begins at a finished graph: what is fixed there is taken over.
+
+    Raises:
+        UsageError: An option says otherwise, or the format cannot be what the graph is.
+    """
+    chosen = _chosen(last, options)
+    known = {field.name for field in dataclasses.fields(chosen)}
+    changes: dict[str, Any] = {}
+    again = "leave it out, or export from the .pt it was made from"
+    open_ = {"height", "width"} <= info.dynamic
+    if not open_:
+        if chosen.imgsz is not None and image_size(chosen.imgsz, info.stride) != info.imgsz:
+            asked = image_size(chosen.imgsz, info.stride)
+            msg = f"imgsz={asked[0]},{asked[1]}: {name} is fixed to {info.imgsz[0]},{info.imgsz[1]}"
+            raise UsageError(msg, hint=again)
+        changes["imgsz"] = info.imgsz
+    if "batch" not in info.dynamic:
+        if chosen.batch not in {ExportOptions().batch, info.batch}:
+            raise UsageError(f"batch={chosen.batch}: {name} is fixed to batch {info.batch}", hint=again)
+        changes["batch"] = info.batch
+    if getattr(chosen, "dynamic", False) and not info.dynamic:
+        raise UsageError(f"dynamic=True: {name} leaves no axis open", hint=again)
+    if "dynamic" in known:
+        changes["dynamic"] = bool(info.dynamic)
+    if info.precision != chosen.precision:
+        changes |= _precision_of(last, chosen, info, name, known)
+    return chosen.replace(**changes)
+
+
+def _precision_of(
+    last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, name: str, known: Collection[str]
+) -> dict[str, Any]:
+    """Return the option that keeps a graph's precision; one that is asked for may only be lower."""
+    order = ("fp32", *_PRECISION_OPTIONS.values())
+    lower = order[order.index(info.precision) + 1 :] if info.precision in order else ()
+    of_its_own = info.precision == "fp32" and chosen.precision not in order  # such as w8a16
+    if of_its_own or chosen.precision in lower:
+        return {}
+    option = next((option for option, word in _PRECISION_OPTIONS.items() if word == info.precision), "")
+    asked = next((f"{option}=True: " for option in _PRECISION_OPTIONS if getattr(chosen, option, False)), "")
+    if asked or option not in known or info.precision not in last.precisions:
+        msg = f"{asked}{name} is {info.precision}, and {last.name} made from it cannot be {chosen.precision}"
+        raise UsageError(msg, hint="export from a file in fp32, or from the .pt it was made from")
+    return {option: True}
+
+
+def options_on_the_way(spec: ExporterSpec, chosen: ExportOptions) -> ExportOptions:
+    """Return the options of a format on the way to the one whose options are these."""
+    known = {field.name for field in dataclasses.fields(spec.options)} - set(_PRECISION_OPTIONS)
     return spec.options.parse({name: value for name, value in chosen.as_dict().items() if name in known})
 
 
-def _travelling(info: ArtifactInfo, kind: str, link: _Link) -> ArtifactInfo:
-    """Return what is to travel with the file; nothing in it says where on this machine anything lies."""
+def _travelling(info: ArtifactInfo, kind: str, link: _Link, *, finished: bool) -> ArtifactInfo:
+    """Return what is to travel with the file; nothing in it says where on this machine anything lies.
+
+    Args:
+        info: What the source says.
+        kind: The format.
+        link: The last exporter.
+        finished: The source is a graph that is finished: its axes are what they are.
+    """
     options = link.options
     asked = options.imgsz if options.imgsz is not None else info.imgsz
     imgsz = image_size(asked, info.stride)
@@ -285,10 +402,12 @@ def _travelling(info: ArtifactInfo, kind: str, link: _Link) -> ArtifactInfo:
         logger.warning("imgsz is rounded up to %d,%d: sides are multiples of %d", *imgsz, info.stride)
     private = {"output", "device", "verify"}
     used = {key: value for key, value in options.as_dict().items() if key not in private}
+    dynamic = info.dynamic if finished else AXES if getattr(options, "dynamic", False) else frozenset()
     return info.replace(
         imgsz=imgsz,
         batch=options.batch,
-        dynamic=frozenset({"batch", "height", "width"}) if getattr(options, "dynamic", False) else frozenset(),
+        dynamic=dynamic,
+        files=(),
         precision=options.precision,
         settings={**_public(info.settings), "export": {"format": kind, **used, "imgsz": list(imgsz)}},
         versions={"segx": __version__},
@@ -314,14 +433,15 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
-def _destination(model: Path, link: _Link) -> Path:
+def _destination(model: Path, link: _Link, registry: Registry) -> Path:
     """Return where the result goes, refusing what cannot be.
 
     Raises:
-        UsageError: ``output`` has another format's suffix, or is the model itself.
+        UsageError: ``output`` has another format's suffix, is the model itself, a link, or a folder that holds what
+            no export has put there.
     """
     spec, output = link.spec, link.options.output
-    destination = default_destination(model, spec)
+    destination = default_destination(model, spec, precision=link.options.precision, registry=registry)
     if output is not None:
         output = output.expanduser()
         into_folder = output.is_dir() and not output.name.endswith(spec.suffix)
@@ -331,7 +451,47 @@ def _destination(model: Path, link: _Link) -> Path:
         raise UsageError(msg, hint=f"output={output}{spec.suffix}")
     if destination.exists() and model.exists() and destination.samefile(model):
         raise UsageError(f"output={destination} is the model itself", hint="give another output=")
+    with _alone(destination.parent):
+        _check_replaceable(destination, spec, registry)
     return destination
+
+
+def _check_replaceable(destination: Path, spec: ExporterSpec, registry: Registry) -> None:
+    """Refuse to take away what no export has put there.
+
+    Raises:
+        UsageError: It is a link, or a folder with more in it than its own metadata list.
+    """
+    if destination.is_symlink():
+        msg = f"{destination} is a link: what it leads to is not written over"
+        raise UsageError(msg, hint="give another output=, or remove the link")
+    foreign = _foreign_files(destination, spec, registry) if destination.is_dir() else []
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        msg = f"{destination} is a folder with {foreign[0]}{more} in it, which no export has put there"
+        raise UsageError(msg, hint="give another output=, or move them away; nothing was deleted")
+
+
+def _foreign_files(folder: Path, spec: ExporterSpec, registry: Registry) -> list[str]:
+    """Return what lies in a folder that its metadata do not list, all of it where there are none."""
+    info = None
+    with contextlib.suppress(SegxError):
+        if spec.metadata == "embedded":
+            artifact = Artifact(path=folder, format=spec.name)
+            info = registry.load_backend(registry.backend_for(spec.name)).read_info(artifact)
+        else:
+            info = sidecar.read(folder)
+    own = {sidecar.inside(folder).name, *info.files} if info is not None else set()
+    return [name for name in _files(folder) if name not in own]
+
+
+def _files(folder: Path) -> list[str]:
+    """Return everything in a folder that is no folder itself, or is an empty one, as paths in it."""
+    return sorted(
+        item.relative_to(folder).as_posix()
+        for item in folder.rglob("*")
+        if item.is_symlink() or not item.is_dir() or not any(item.iterdir())
+    )
 
 
 # The work
@@ -343,21 +503,26 @@ def _carry_out(job: _Job, run: Run, pictures: Sequence[SourceImage]) -> ExportRe
     with contextlib.ExitStack() as stack:
         source = _source(stack, job)
         folder = stack.enter_context(_workplace(job.destination.parent))
-        made, info = _make(job, source, folder, run, stages)
-        problems: tuple[str, ...] = ()
-        proof, unproven = _prove(job, made, source, pictures) if job.options.verify else (None, "verify=False")
+        links = _make(job, source, folder, run, stages)
+        made, info = links[-1]
+        if made.path.is_dir():
+            info = info.replace(files=tuple(_files(made.path)))
+        proof, unproven = None, "verify=False"
+        if job.options.verify:
+            with _kept_aside(job, made, info):
+                proof, unproven = _prove(job, made, info, source, pictures)
         if proof is not None:
             info = info.replace(parity=proof.parity)
-            problems = proof.problems
             job.registry.tell(
                 "step_ended",
                 run=run,
                 step=Step(kind="stage", index=len(stages) - 1, total=len(stages), name="verify"),
             )
         _write_info(job, made, info)
-        if problems:
-            raise _rejected(job, made, problems)
-        _move(made, job.destination, folder)
+        if proof is not None and proof.problems:
+            raise _rejected(job, made, (*proof.problems, *_first_wrong(job, links[:-1], source)))
+        size = made.size  # now, for another export may put its own in the place of this one
+        _move(job, made, job.destination)
     if unproven:
         logger.warning("%s is not verified: %s", job.destination, unproven)
     record_proof(job.spec.name, info)
@@ -365,6 +530,7 @@ def _carry_out(job: _Job, run: Run, pictures: Sequence[SourceImage]) -> ExportRe
         artifact=Artifact(path=job.destination, format=job.spec.name),
         info=info,
         seconds=time.perf_counter() - started,
+        size=size,
         unproven=unproven,
     )
 
@@ -388,32 +554,40 @@ def _quiet_device(spec: BackendSpec) -> str | None:
     return "cpu" if "cpu" in spec.devices else None
 
 
-def _make(job: _Job, source: Session, folder: Path, run: Run, stages: Sequence[str]) -> tuple[Artifact, ArtifactInfo]:
-    """Send the model through the chain; each link writes into the temporary folder."""
+def _make(
+    job: _Job, source: Session, folder: Path, run: Run, stages: Sequence[str]
+) -> list[tuple[Artifact, ArtifactInfo]]:
+    """Send the model through the chain; each link writes into the temporary folder, and says what it made."""
     current: Any = job.model
     info = job.info
+    made: list[tuple[Artifact, ArtifactInfo]] = []
     if isinstance(source, ModelSession):
         current = source.export_module(job.options, info)
     for index, link in enumerate(job.links):
         path = folder / (job.destination.name.removesuffix(job.spec.suffix) + link.spec.suffix)
         logger.info("%s: writing %s", job.name, link.spec.name)
-        info = link.exporter.export(current, info.replace(precision=link.options.precision), link.options, path)
+        on_the_way = job.finished and link is not job.links[-1]
+        precision = source.info.precision if on_the_way else link.options.precision
+        info = link.exporter.export(current, info.replace(precision=precision), link.options, path)
         if not path.exists():
             raise ExportError(
                 f"format {link.spec.name!r} wrote nothing", hint=f"tell the authors of {link.spec.provider}"
             )
         current = Artifact(path=path, format=link.spec.name)
+        made.append((current, info))
         step = Step(kind="stage", index=index, total=len(stages), name=link.spec.name)
         job.registry.tell("step_ended", run=run, step=step)
-    return current, info
+    return made
 
 
-def _prove(job: _Job, made: Artifact, source: Session, pictures: Sequence[SourceImage]) -> tuple[Proof | None, str]:
+def _prove(
+    job: _Job, made: Artifact, info: ArtifactInfo, source: Session, pictures: Sequence[SourceImage]
+) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
     from segx.parity import describe, prove
 
     if job.spec.metadata != "embedded":
-        _write_info(job, made, job.info)  # what opens it has to know what it is
+        _write_info(job, made, info)  # what opens it has to know what it is
     logger.info("%s: comparing %s with it", job.name, made.path.name)
     with contextlib.ExitStack() as stack:
         try:
@@ -423,10 +597,57 @@ def _prove(job: _Job, made: Artifact, source: Session, pictures: Sequence[Source
         task = job.registry.load_task(source.info.task)
         allowed = _tolerance(job.spec, job.options.precision)
         proof = prove(source, other, task=task, tolerance=allowed, pictures=pictures)
+        heads = f"{source.info.head} and {other.info.head}"
+    if not proof.comparable and not proof.problems:
+        return None, f"nothing could be compared: no objects are found, and raw outputs of {heads} share too little"
     logger.info("%s: %s", job.destination.name, describe(proof.parity))
+    if proof.ties:
+        logger.info(
+            "the two keep different ones of boxes that score alike: compared with what there was to choose from"
+        )
     if not proof.told_by_objects:
         logger.info("the model finds nothing that scores enough to compare, as untrained ones do: raw outputs decide")
     return proof, ""
+
+
+@contextlib.contextmanager
+def _kept_aside(job: _Job, made: Artifact, info: ArtifactInfo) -> Iterator[None]:
+    """Keep a result whose proof cannot be carried through: making it may have taken long.
+
+    Raises:
+        ExportError: The proof fails, whatever with; being told to stop is passed on.
+    """
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # what the exporter wrote itself has to do
+            _write_info(job, made, info)
+        aside = _put_aside(job, made)
+        if not isinstance(error, Exception):
+            logger.warning("stopped while it was proven: the result is left as %s", aside)
+            raise
+        reason = error.message if isinstance(error, SegxError) else f"{type(error).__name__}: {error}"
+        msg = f"{job.spec.name} made from {job.name} cannot be proven: {' '.join(reason.split())}"
+        hint = f"the result is left as {aside} to look into; verify=False skips the proof"
+        raise ExportError(msg, hint=hint) from error
+
+
+def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], source: Session) -> Iterator[str]:
+    """Yield which link of a chain is the first that differs from the source, where one on the way does.
+
+    What has no backend, or does not open, cannot tell.
+    """
+    from segx.parity import prove
+
+    task = job.registry.load_task(source.info.task)
+    for (made, info), link in zip(links, job.links, strict=False):
+        with contextlib.suppress(SegxError), contextlib.ExitStack() as stack:
+            if link.spec.metadata != "embedded":
+                sidecar.write(made.path, info)
+            other = _opened(stack, made, job.registry, None)
+            if prove(source, other, task=task, tolerance=_tolerance(link.spec, info.precision)).problems:
+                yield f"{link.spec.name}, which it is made from, differs already"
+                return
 
 
 def _opened_somewhere(stack: contextlib.ExitStack, made: Artifact, job: _Job) -> Session:
@@ -451,7 +672,7 @@ def _write_info(job: _Job, made: Artifact, info: ArtifactInfo) -> None:
 
 
 def _metrics(result: ExportResult) -> dict[str, float]:
-    metrics = {"seconds": result.seconds, "bytes": float(result.artifact.size)}
+    metrics = {"seconds": result.seconds, "bytes": float(result.size)}
     parity = result.info.parity
     if parity is not None:
         metrics |= {"box": parity.box, "score": parity.score, "mask_iou": parity.mask_iou, "matched": parity.matched}
@@ -470,31 +691,109 @@ def _workplace(parent: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".segx-export-", dir=parent))
     except OSError as error:
         raise DataError(f"{parent}: cannot be written ({error.strerror or error})", hint="output=FOLDER") from error
+    with _stopped_by_signals() as undisturbed:
+        try:
+            yield folder
+        finally:
+            with undisturbed():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Let a request to end unwind what runs instead of cutting it off, and give a context that none disturbs.
+
+    Signals are the main thread's; elsewhere, and where whoever runs segx hears them itself, nothing changes.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if mine and hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+
+    def stop(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def undisturbed() -> Iterator[None]:
+        quiet = [number for number in (signal.SIGINT, *numbers) if mine and signal.getsignal(number) is not None]
+        before = [signal.signal(number, signal.SIG_IGN) for number in quiet]
+        try:
+            yield
+        finally:
+            for number, handler in zip(quiet, before, strict=True):
+                signal.signal(number, handler)
+
+    for number in numbers:
+        signal.signal(number, stop)
     try:
-        yield folder
+        yield undisturbed
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _move(made: Artifact, destination: Path, folder: Path) -> None:
-    """Give a finished artefact, and what lies beside it, its name; what was there before gives way."""
+def _move(job: _Job, made: Artifact, destination: Path) -> None:
+    """Give a finished artefact, and what lies beside it, its name; what an export left there before gives way.
+
+    Of several exports to one name the last one has it whole: the artefact and what lies beside it.
+
+    Raises:
+        UsageError: What is there by now is not an export's.
+        DataError: It cannot be written.
+    """
     try:
-        if destination.is_dir():
-            destination.replace(folder / "before")
-        beside = sidecar.beside(made.path)
-        if beside.exists():
-            beside.replace(sidecar.beside(destination))
-        made.path.replace(destination)
+        with _alone(destination.parent):
+            _check_replaceable(destination, job.spec, job.registry)
+            _rename(made.path, destination)
     except OSError as error:
         raise DataError(f"{destination}: cannot be written ({error.strerror or error})") from error
 
 
+def _rename(made: Path, destination: Path) -> None:
+    before, beside = made.parent / "before", sidecar.beside(made)
+    if destination.is_dir():
+        destination.replace(before)
+    try:
+        if beside.exists():
+            beside.replace(sidecar.beside(destination))
+        made.replace(destination)
+    except OSError:
+        if before.exists():
+            before.replace(destination)
+        raise
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other export renames anything in a folder; where systems have no such lock, just go on."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; a folder that is not there yet
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # network disks without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _put_aside(job: _Job, made: Artifact) -> Path:
+    """Give a result that was not proven a name that says so, and return it."""
+    stem, suffix = job.destination.name.removesuffix(job.spec.suffix), job.spec.suffix
+    for number in itertools.count(1):
+        word = "rejected" if number == 1 else f"rejected-{number}"
+        aside = job.destination.with_name(f"{stem}.{word}{suffix}")
+        with contextlib.suppress(UsageError):  # somebody else's
+            _move(job, made, aside)
+            break
+    return aside
+
+
 def _rejected(job: _Job, made: Artifact, problems: Sequence[str]) -> SegxError:
     """Put a result that was not proven aside, and return the error."""
-    suffix = job.spec.suffix
-    aside = job.destination.with_name(f"{job.destination.name.removesuffix(suffix)}.rejected{suffix}")
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    _move(made, aside, made.path.parent)
+    aside = _put_aside(job, made)
     msg = f"{job.spec.name} differs from {job.name}: {'; '.join(problems)}"
     return ExportError(msg, hint=f"the result is left as {aside.name} to look into; verify=False skips the proof")

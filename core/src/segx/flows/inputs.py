@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from segx.errors import UsageError
+from segx.arrays import run
+from segx.errors import ModelError, UsageError
 from segx.flows.pipeline import cores
 from segx.interfaces import Batch
 from segx.options import ImageSize, image_size
@@ -149,7 +150,7 @@ def infer(session: Session, plan: InputPlan, batch: Batch) -> Inferred:
     if plan.fixed_batch and count < plan.batch:
         images = np.concatenate([images, np.zeros((plan.batch - count, *images.shape[1:]), np.float32)])
     start = time.perf_counter()
-    outputs = session.run(images)
+    outputs = run(session, images)
     taken = milliseconds_since(start) / count
     return Inferred(outputs if len(images) == count else tuple(output[:count] for output in outputs), taken)
 
@@ -175,6 +176,20 @@ def check_classes(classes: Sequence[int] | None, names: Mapping[int, str], *, mo
     if unknown and names:
         hint = f"segx info model={model} lists them"
         raise UsageError(f"classes={unknown}: {model} has {min(names)}..{max(names)}", hint=hint)
+
+
+def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:
+    """Refuse a model whose graph ends in something that the task does not read.
+
+    Raises:
+        ModelError: Its head is none of the task's.
+    """
+    if info.head not in task.heads:
+        own = "it suppresses (NMS) by itself: " if "-final/" in info.head or "-end2end/" in info.head else ""
+        hint = (
+            f"{own}export it again so that it ends in {' or '.join(task.heads)}; in most tools nms=False end2end=False"
+        )
+        raise ModelError(f"{model}: ends in head {info.head!r}, which task {task.name!r} does not read", hint=hint)
 
 
 def _input_size(info: ArtifactInfo, options: InputOptions, model: str) -> tuple[int, int]:

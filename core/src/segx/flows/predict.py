@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, by, check_classes, infer, merged, milliseconds_since
+from segx.flows.inputs import InputPlan, by, check_classes, check_head, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.interfaces import Batch, Letterbox
@@ -111,9 +111,11 @@ def predict(
 
     Raises:
         UsageError: Options that contradict each other or the model.
+        ModelError: The model ends in something that the task does not read.
         DataError: Nothing of the source could be read (at the end), or results cannot be written.
     """
     check(options)
+    check_head(session.info, task, model=model)
     check_classes(options.classes, session.info.names, model=model)
     plan = InputPlan.make(session, options, model=model)
     run = _Prediction(

@@ -13,7 +13,7 @@ import numpy as np
 
 from segx.data import open_splits
 from segx.errors import DataError, UsageError
-from segx.flows.inputs import InputPlan, Wish, by, infer, merged, milliseconds_since
+from segx.flows.inputs import InputPlan, Wish, by, check_head, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
 from segx.flows.tally import tell, tell_problems
@@ -165,12 +165,14 @@ def evaluate(
 
     Raises:
         UsageError: The model is fixed to another input than the one asked for, or knows none of the classes.
+        ModelError: The model ends in something that the task does not read.
         DataError: There are no objects to measure, or no picture can be read.
     """
+    task = registry.load_task(session.info.task)
+    check_head(session.info, task, model=model)
     batch = options.batch or (_BATCH if "batch" in session.info.dynamic else session.info.batch)
     plan = InputPlan.make(session, Wish(options.imgsz, batch, rect=options.rect), model=model)
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
-    task = registry.load_task(session.info.task)
     settings = _settings(session, plan, options, dataset, model)
     folder = None if run is None else run.folder
     ids = None if folder is None else image_ids([sample.id for sample in dataset])

@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from segx import sidecar
+from segx.arrays import to_numpy
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError, SegxError, UsageError
 from segx.options import SessionOptions
@@ -19,7 +20,7 @@ from segx.registry import full_name
 from segx.requirements import ALTERNATIVE
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
-from segx.testing.parity import assert_same_outputs, run_twice, to_numpy
+from segx.testing.parity import assert_same_outputs, run_twice
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import noise
 

@@ -134,20 +134,24 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
         kind: The format, bare or ``name@distribution``.
         folder: Where to write.
         module: The model.
-        **options: Options of the format; those in between take the ones they have.
+        **options: Options of the format; those in between get what an export gives them.
 
     Returns:
         The artefact, and the info that was to travel with it.
     """
+    from segx.flows.export import options_on_the_way
+
     registry = get_registry()
     source: ExportModule | Artifact = module
     info = module.info
-    for spec in registry.export_chain(kind):
+    chain = registry.export_chain(kind)
+    chosen = export_options(chain[-1], **{"imgsz": info.imgsz, "batch": info.batch, **options})
+    for spec in chain:
         exporter = registry.load_exporter(spec)
-        settings = export_options(spec, **{"imgsz": info.imgsz, "batch": info.batch, **options})
+        settings = chosen if spec is chain[-1] else options_on_the_way(spec, chosen)
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
-        info = exporter.export(source, info, settings, destination)
+        info = exporter.export(source, info.replace(precision=settings.precision), settings, destination)
         if spec.metadata == "embedded":
             exporter.write_info(destination, info)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from typing import TYPE_CHECKING, Any
 
 from segx import sidecar
@@ -80,16 +79,18 @@ def _describe(header: ModelHeader, source: ValueHeader, path: Path) -> ArtifactI
     if "task" not in metadata:
         metadata = sidecar.read_metadata(path) or {}
     if "task" not in metadata:
-        msg = f"{path}: carries no metadata: task, names and stride are unknown"
+        msg = f"{path}: carries no metadata: task, names, stride and head (NMS inside?) are unknown"
         raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.beside(path).name}")
     info = ArtifactInfo.from_metadata(metadata, where=str(path))
-    return info.replace(
+    halved = "segx" not in metadata and source.element_type == FLOAT16
+    graph = info.replace(
         imgsz=_static(source.shape[2:], info.imgsz),
         batch=source.shape[0] if isinstance(source.shape[0], int) else 1,
         dynamic=frozenset(name for axis, name in _AXES.items() if isinstance(source.shape[axis], str)),
         outputs=tuple(item.name for item in header.outputs),
-        precision=info.precision if "segx" in metadata else _foreign_precision(source, metadata),
+        precision="fp16" if halved else info.precision,
     )
+    return graph.checked(where=str(path))
 
 
 def _static(shape: tuple[int | str, ...], otherwise: tuple[int, int]) -> tuple[int, int]:
@@ -98,14 +99,3 @@ def _static(shape: tuple[int | str, ...], otherwise: tuple[int, int]) -> tuple[i
         length if isinstance(length, int) else noted for length, noted in zip(shape, otherwise, strict=True)
     )
     return height, width
-
-
-def _foreign_precision(source: ValueHeader, metadata: Mapping[str, Any]) -> str:
-    """Return the precision of a file that another tool made: it says ``half`` in ``args``, or has fp16 inputs."""
-    if source.element_type == FLOAT16:
-        return "fp16"
-    try:
-        arguments = ast.literal_eval(str(metadata.get("args", "{}")))
-    except (ValueError, SyntaxError):
-        return "fp32"
-    return "fp16" if isinstance(arguments, dict) and arguments.get("half") else "fp32"

@@ -67,7 +67,8 @@ class OnnxRuntimeSession:
             outputs = self._session.run(list(self.info.outputs), {self._source.name: feed})
         except Exception as error:  # ONNX Runtime's errors share no class but this one
             raise ModelError(f"{self._path}: ONNX Runtime failed ({_first_line(error)})") from error
-        return tuple(np.asarray(output, dtype=np.float32) for output in outputs)
+        # What is no array of numbers, such as sequences and texts, is core's to refuse.
+        return tuple(_widened(output) for output in outputs)
 
     def close(self) -> None:
         """Free what the runtime holds."""
@@ -86,6 +87,11 @@ class OnnxRuntimeSession:
         if shape[2] % stride or shape[3] % stride:
             msg = f"{self._path}: sides must be multiples of {stride}, got {shape[2]}x{shape[3]}"
             raise ModelError(msg, hint=f"round imgsz up to a multiple of {stride}")
+
+
+def _widened(output: Any) -> Any:
+    floats = isinstance(output, np.ndarray) and output.dtype.kind == "f"
+    return np.asarray(output, dtype=np.float32) if floats else output
 
 
 def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSession, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from segx import sidecar
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 EXTRA_FILE = "config.txt"
 MAX_METADATA = 4 << 20
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError, OverflowError)
+"""What ``zipfile`` answers to damaged, encrypted and unknown archives."""
+
 
 def read_info(path: Path) -> ArtifactInfo:
     """Return what is known of a model; files that other tools made say the same under the same keys.
@@ -24,18 +29,19 @@ def read_info(path: Path) -> ArtifactInfo:
         ModelError: The file is missing, damaged, no TorchScript model, or says nothing of itself.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path}: is no regular file", hint="export or copy it again")
         with zipfile.ZipFile(path) as archive:
             text = _config(archive, path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"{path}: not a TorchScript model ({error})", hint="export or copy it again") from error
     metadata = _parse(text, path) if text is not None else sidecar.read_metadata(path)
     if not metadata or "task" not in metadata:
-        msg = f"{path}: carries no metadata: task, names and stride are unknown"
+        msg = f"{path}: carries no metadata: task, names, stride and head (NMS inside?) are unknown"
         raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.beside(path).name}")
-    info = ArtifactInfo.from_metadata(metadata, where=str(path))
-    return info if "segx" in metadata else _foreign(info, metadata)
+    return ArtifactInfo.from_metadata(metadata, where=str(path))
 
 
 def _config(archive: zipfile.ZipFile, path: Path) -> bytes | None:
@@ -60,11 +66,3 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ModelError(f"{path}: its {EXTRA_FILE} is not a table of names and values")
     return metadata
-
-
-def _foreign(info: ArtifactInfo, metadata: dict[str, Any]) -> ArtifactInfo:
-    """Return the info of a file another tool made, with what that tool says in ``args``."""
-    arguments = metadata.get("args")
-    arguments = arguments if isinstance(arguments, dict) else {}
-    axes = frozenset({"batch", "height", "width"}) if arguments.get("dynamic") is True else frozenset()
-    return info.replace(dynamic=axes, precision="fp16" if arguments.get("half") is True else "fp32")

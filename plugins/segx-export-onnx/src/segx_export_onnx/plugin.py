@@ -35,7 +35,15 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             precisions=("fp32", "fp16"),
             tolerance={
                 "fp32": Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=0.97, raw=0.001),
-                "fp16": Tolerance(box=5.0, score=0.02, mask_iou=0.9, matched=0.95, raw=0.15),
+                "fp16": Tolerance(
+                    box=5.0,
+                    score=0.02,
+                    mask_iou=0.9,
+                    matched=0.95,
+                    raw=0.15,
+                    typical_box=0.5,
+                    typical_mask_iou=0.95,
+                ),
             },
             metadata="embedded",
             requires=("onnx>=1.17", "onnxscript>=0.5", "onnxslim>=0.1.50", "torch>=2.6"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segx.arrays import to_numpy
 from segx.errors import ModelError
 from segx_task_segment.nms import nms
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 30_000
 """Candidates that enter suppression, the best ones."""
+
+_USUAL_LEVELS, _MOST_LEVELS = 3, 8
+_COARSEST_FIRST = 3
+"""Of several levels the finest has at most four times the prototypes' stride: number 0 is twice as fine as they are."""
+
+_ANY_SIZE = 1e9
+"""What no number of an object reaches: a box of a billion pixels."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
     Raises:
         ModelError: The shapes are not those of this head.
     """
-    arrays = [to_numpy(output) for output in outputs]
+    arrays = [np.asarray(to_numpy(output), dtype=np.float32) for output in outputs]
     flat = [array for array in arrays if array.ndim == 3]
     maps = [array for array in arrays if array.ndim == 4]
     shapes = ", ".join(str(array.shape) for array in arrays)
@@ -80,6 +88,8 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
         raise ModelError(problem)
     predictions = flat[0] if layout.channels == 1 else flat[0].swapaxes(1, 2)
     prototypes = maps[0] if layout.map_channels == 1 else np.ascontiguousarray(maps[0].transpose(0, 3, 1, 2))
+    if not np.isfinite(prototypes).all():
+        prototypes = np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)  # no part of any mask
     return RawOutputs(predictions, prototypes, layout.nc)
 
 
@@ -93,27 +103,38 @@ class _Layout:
 def _layout(predictions: tuple[int, ...], prototypes: tuple[int, ...], nc: int) -> _Layout | None:
     """Return which axes hold the channels: the first reading in which the numbers add up, or None.
 
-    Readings in which anchors and prototypes belong to one input come first: three levels with strides two, four and
-    eight times that of the prototypes have 1/4 + 1/16 + 1/64 as many anchors.
+    Anchors and prototypes have to belong to one input: as many anchors as levels of it have cells. Readings with three
+    levels, as most models have, come first.
     """
     readings: list[tuple[bool, _Layout]] = []
     for channels in (1, 2):
         for map_channels in (1, 3):
             classes = predictions[channels] - 4 - prototypes[map_channels]
-            cells = prototypes[1] * prototypes[2] * prototypes[3] // prototypes[map_channels]
-            one_input = 64 * predictions[3 - channels] == 21 * cells
-            if classes > 0 and nc in {0, classes}:
-                readings.append((not one_input, _Layout(channels, map_channels, classes)))
+            height, width = (prototypes[axis] for axis in (1, 2, 3) if axis != map_channels)
+            levels = _levels(predictions[3 - channels], height, width)
+            # Rows of one level alone, channels last, may be what is left after suppression: (N, 300, 4 + 2 + nm).
+            fewest = 1 if channels == 1 and nc else 2
+            if classes > 0 and nc in {0, classes} and levels >= fewest:
+                readings.append((levels != _USUAL_LEVELS, _Layout(channels, map_channels, classes)))
     return min(readings, key=lambda reading: reading[0])[1] if readings else None
 
 
-def to_numpy(array: Any) -> NDArray[np.float32]:
-    """Return any array as float32 NumPy; one that lives on a GPU is copied over."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-    elif not isinstance(array, np.ndarray) and hasattr(array, "get"):
-        array = array.get()
-    return np.asarray(array, dtype=np.float32)
+def _levels(anchors: int, height: int, width: int) -> int:
+    """Return on how many levels so many anchors lie, one in each cell, each level half as fine; 0: on no such levels.
+
+    Args:
+        anchors: Their number.
+        height: Rows of the prototypes; the finest level may be twice as fine as they are.
+        width: Columns of the prototypes.
+    """
+    cells = [-(-2 * height // 2**level) * -(-2 * width // 2**level) for level in range(_MOST_LEVELS)]
+    runs = (
+        stop - start
+        for start in range(len(cells))
+        for stop in range(start + 1, len(cells) + 1)
+        if sum(cells[start:stop]) == anchors and (start <= _COARSEST_FIRST or stop - start == 1)
+    )
+    return min(runs, key=lambda count: abs(count - _USUAL_LEVELS), default=0)
 
 
 def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) -> Detections:
@@ -124,7 +145,7 @@ def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) ->
         nc: Number of classes.
         options: ``conf iou max_det classes agnostic_nms multi_label``. A score counts when it is above ``conf``.
     """
-    scores, classes, anchors = _candidates(predictions[4 : 4 + nc], options)
+    scores, classes, anchors = _candidates(predictions, predictions[4 : 4 + nc], options)
     best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     scores, classes, anchors = scores[best], classes[best], anchors[best]
     centre, half = predictions[0:2, anchors].T, predictions[2:4, anchors].T / 2
@@ -135,9 +156,12 @@ def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) ->
 
 
 def _candidates(
-    scores: NDArray[np.float32], options: DecodeOptions
+    rows: NDArray[np.float32], scores: NDArray[np.float32], options: DecodeOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Return score, class and anchor of whatever is above ``conf``: for each anchor the best class, or each class."""
+    """Return score, class and anchor of whatever is above ``conf``: for each anchor the best class, or each class.
+
+    Anchors whose box, scores or coefficients are not finite are left out.
+    """
     if options.multi_label:
         classes, anchors = np.nonzero(scores > options.conf)
     else:
@@ -146,4 +170,7 @@ def _candidates(
     if options.classes is not None:
         wanted = np.isin(classes, options.classes)
         classes, anchors = classes[wanted], anchors[wanted]
+    sound = (np.abs(rows[:, anchors]) < _ANY_SIZE).all(axis=0)
+    if not sound.all():  # an object that is not finite is none, and would take its neighbours with it
+        classes, anchors = classes[sound], anchors[sound]
     return scores[classes, anchors], classes, anchors

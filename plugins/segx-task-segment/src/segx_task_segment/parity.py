@@ -25,21 +25,28 @@ def compare(reference: Sequence[Results], other: Sequence[Results]) -> Parity:
     Box sides are compared in pixels of the network input. ``matched`` counts the objects of both sides, so that one
     that either side alone has found lowers it; pictures in which neither found anything count as equal.
     """
-    box, score, mask_iou, objects, pairs = 0.0, 0.0, 1.0, 0, 0
+    boxes, scores, overlaps = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
+    objects, pairs = 0, 0
     for ours, theirs in zip(reference, other, strict=True):
         first, second = match(ours, theirs)
         objects += len(ours) + len(theirs)
         pairs += len(first)
-        if len(first) == 0:
-            continue
         sides = np.abs(ours.boxes.xyxy[first] - theirs.boxes.xyxy[second]) * (ours.gain * 2)
-        box = max(box, float(sides.max()))
-        score = max(score, float(np.abs(ours.boxes.conf[first] - theirs.boxes.conf[second]).max()))
+        boxes.append(sides.max(axis=1, initial=0))
+        scores.append(np.abs(ours.boxes.conf[first] - theirs.boxes.conf[second]))
         if len(ours.masks) and len(theirs.masks):
-            mask_iou = min(mask_iou, _smallest_mask_iou(ours, theirs, first, second))
-    matched = 2 * pairs / objects if objects else 1.0
+            overlaps.append(_mask_ious(ours, theirs, first, second))
+    box, score, overlap = np.concatenate(boxes), np.concatenate(scores), np.concatenate(overlaps)
     return Parity(
-        images=len(reference), raw={}, box=box, score=score, mask_iou=mask_iou, objects=pairs, matched=matched
+        images=len(reference),
+        raw={},
+        box=float(box.max(initial=0)),
+        score=float(score.max(initial=0)),
+        mask_iou=float(overlap.min(initial=1)),
+        objects=pairs,
+        matched=2 * pairs / objects if objects else 1.0,
+        typical_box=float(np.median(box)) if len(box) else 0.0,
+        typical_mask_iou=float(np.percentile(overlap, 5)) if len(overlap) else 1.0,
     )
 
 
@@ -67,11 +74,13 @@ def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
     return np.where(union > 0, shared / np.maximum(union, 1e-12), 0.0)
 
 
-def _smallest_mask_iou(ours: Results, theirs: Results, first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    """Return the smallest IoU of the masks of matched objects; two empty masks are equal."""
-    smallest = 1.0
-    for i, j in zip(first.tolist(), second.tolist(), strict=True):
+def _mask_ious(
+    ours: Results, theirs: Results, first: NDArray[np.int64], second: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the IoU of the masks of matched objects; two empty masks are equal."""
+    found = np.ones(len(first))
+    for number, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         mine, yours = ours.masks[i], theirs.masks[j]
         if mine.area[0] or yours.area[0]:
-            smallest = min(smallest, float(mine.iou(yours)[0, 0]))
-    return smallest
+            found[number] = mine.iou(yours)[0, 0]
+    return found
