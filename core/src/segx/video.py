@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 from collections import deque
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from segx import network
 from segx.errors import DataError
+from segx.paths import offline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +39,11 @@ _BUFFER = 30
 
 # FFmpeg prints to standard error past every logger; OpenCV reads this switch of it once, when it first opens a video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+_FFMPEG = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_LOCAL = "protocol_whitelist;file,crypto,data"
+_ANYWHERE = f"{_LOCAL},http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtsp,rtmp,rtmps,srt,mmsh,mmst|rtsp_transport;tcp"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +95,9 @@ class VideoFile:
     """A video, local or at an http(s) address, read from its beginning each time it is asked for."""
 
     def __init__(self, name: str, *, stride: int = 1) -> None:
-        self.name = name
+        self.name = network.shown(name)
         self.stride = stride
+        self._target = name
 
     def clip(self) -> Clip:
         """Return rate and length.
@@ -96,7 +105,7 @@ class VideoFile:
         Raises:
             DataError: With the reason alone, when it cannot be opened.
         """
-        with _capture(self.name) as capture:
+        with _capture(self._target) as capture:
             return self._clip(capture)
 
     def frames(self) -> Iterator[Frame]:
@@ -105,7 +114,7 @@ class VideoFile:
         Raises:
             DataError: With the reason alone, when it cannot be opened or ends much before its stated length.
         """
-        with _capture(self.name) as capture:
+        with _capture(self._target) as capture:
             clip, index, stated = self._clip(capture), 0, _stated_frames(capture)
             while capture.grab():
                 if index % self.stride == 0:
@@ -208,7 +217,7 @@ class _Feed:
     ) -> None:
         self.target, self.stride, self.news, self.closed = target, stride, news, closed
         self.room, self.keep_all = room, keep_all
-        self.name = f"camera{target}" if isinstance(target, int) else target
+        self.name = f"camera{target}" if isinstance(target, int) else network.shown(target)
         self.arrived: deque[Frame] = deque()
         self.ended = False
         self.lost = ""
@@ -221,7 +230,7 @@ class _Feed:
         if not self.capture.isOpened():
             self.capture.release()
             self.capture = None
-            what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.target}"
+            what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.name}"
             raise DataError(f"{what} cannot be opened", hint="is it connected, and free for this program to use?")
 
     def start(self) -> None:
@@ -301,6 +310,11 @@ def _open(target: int | str) -> cv2.VideoCapture:
     with quiet():
         if isinstance(target, int):
             return cv2.VideoCapture(target)
+        if _ADDRESS.match(target):
+            network.allow(target, {*network.FETCHED, *STREAM_SCHEMES})
+        # What FFmpeg follows by itself, whatever a playlist or a server points to. Read at each opening.
+        if os.environ.get(_FFMPEG, _LOCAL) in {_LOCAL, _ANYWHERE}:  # else the user has options of their own
+            os.environ[_FFMPEG] = _LOCAL if offline() else _ANYWHERE
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
 
