@@ -126,7 +126,7 @@ def test_a_redirect_to_another_scheme_is_not_followed(server: Server, target: st
         request.end_headers()
 
     server.answer = away
-    with pytest.raises(DataError, match="not safe to follow|not allowed"):
+    with pytest.raises(DataError, match=r"not safe to follow|not allowed"):
         get(server.address)
     (item,) = open_source(f"{server.address}/a.png")
     assert "not " in item.reason
