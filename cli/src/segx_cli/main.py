@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import SegxError, UsageError, did_you_mean
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 INTERRUPTED = 130
+TERMINATED = 143
 BROKEN_PIPE = 141
 
 
@@ -28,9 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     switches, _ = take_switches(tokens)
     output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug)
+    _end_politely()
     try:
         code = _run(tokens, switches, output)
         sys.stdout.flush()
+    except _Terminated:
+        _say("stopped")
+        return TERMINATED
     except KeyboardInterrupt:
         _say("stopped")
         return INTERRUPTED
@@ -43,6 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(error, output)
     return code
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end; whatever is half written is put away, as after Ctrl-C."""
+
+
+def _end_politely() -> None:
+    """Let SIGTERM end a command as Ctrl-C does; one that is ignored, or heard by somebody else, stays so."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise _Terminated
 
 
 def _run(tokens: list[str], switches: Switches, output: Output) -> int:

@@ -267,7 +267,8 @@ class YOLO:
                 raise UsageError(f"pretrained=false starts from nothing, but {self._given} has weights", hint=hint)
         try:
             weights = _weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
-            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights)
+            fetch = not chosen.resume or "data" in options  # what only a file names is not fetched
+            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch)
         except BaseException:
             if not self._changed:
                 self._close_sessions()  # what was half trained goes; the model is what its file says

@@ -110,6 +110,8 @@ def open_container(path: Path) -> Container:
         ModelError: The file is missing, damaged, unsafe or of another kind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path}: is no file", hint="give the path of a .pt or .safetensors file")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
