@@ -20,6 +20,7 @@ from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain, run_folder
 from segx.flows.val import measure, measure_into, tell_problems
 from segx.interfaces import TrainJob
+from segx.memory import check_fits
 from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
 from segx.processes import is_first_process
 from segx.words import counted
@@ -86,6 +87,7 @@ def train(
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
     fetch = fetch and bool(options.data)
     options = options.replace(data=lasting(str(data)), imgsz=whole_strides(options.imgsz, session.info.stride))
+    check_fits(options.imgsz, options.imgsz, options.batch, device=options.device or "cpu")
     if options.export is not None:
         check(session.info, options.export, registry=registry)
     if options.resume and is_first_process():
