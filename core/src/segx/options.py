@@ -324,7 +324,9 @@ class TrainOptions(RunFolderOptions):
     resume: Path | bool = option(False, "go on with a run: True, or its last.pt")
     amp: bool = option(True, "mixed precision, on GPUs")
     fraction: float = option(1.0, "part of the training pictures to use, spread over all", gt=0, le=1)
-    freeze: int | tuple[int, ...] | None = option(None, "layers to leave as they are: their numbers, or how many")
+    freeze: int | tuple[int, ...] | None = option(
+        None, "layers to leave as they are: their numbers, or how many", le=100_000
+    )
     multi_scale: float = option(
         0.0, "each batch up to this fraction smaller or larger; true: by half", ge=0, le=0.9, true=0.5
     )
