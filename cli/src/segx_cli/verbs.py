@@ -172,15 +172,11 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
-    import yaml
+    from segx.files import read_mapping
 
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cfg={path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"cfg={path} holds no names and values", hint="write one option per line: conf: 0.4")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
+    hint = "write one option per line: conf: 0.4"
+    content = read_mapping(Path(path).expanduser(), error=UsageError, what="names and values", hint=hint)
+    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def _verbs_by_option() -> dict[str, list[str]]:

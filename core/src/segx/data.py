@@ -347,6 +347,8 @@ class _TwiceError(yaml.MarkedYAMLError):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise DataError(f"{path} is no file")
         if path.stat().st_size > _LONGEST_YAML:
             raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: that is no data set YAML")
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one

@@ -451,8 +451,14 @@ def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
 
 def _find_design(text: str, path: Path, registry: Registry) -> Design:
     """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
-    if path.is_file():
-        architecture = registry.architecture_for(_read_yaml(path))
+    if path.exists() and not path.is_dir():
+        from segx.files import read_mapping
+
+        architecture = registry.architecture_for(
+            read_mapping(
+                path, error=ModelError, what="a model", hint="a model's YAML has the keys nc, scales, backbone, head"
+            )
+        )
         return Design(architecture.read_config(path), architecture)
     shipped = registry.variant(text)
     if shipped is not None:
@@ -463,15 +469,3 @@ def _find_design(text: str, path: Path, registry: Registry) -> Design:
     raise ModelError(
         f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
     )
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} describes no model", hint="a model's YAML has the keys nc, scales, backbone, head")
-    return content

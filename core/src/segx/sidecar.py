@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.files import write_text
+from segx.files import read_mapping, read_text, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,15 +52,14 @@ def read_metadata(model: Path) -> dict[str, Any] | None:
     Raises:
         ModelError: The file is there but cannot be read, or is no mapping.
     """
-    import yaml  # JSON is YAML, but a parser for JSON alone is faster and stricter
-
     source = location(model)
-    try:
-        text = source.read_text(encoding="utf-8")
-        content = json.loads(text) if source.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
+    if not source.exists():
         return None
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+    if source.suffix != ".json":
+        return read_mapping(source, error=ModelError, what="keys and values")
+    try:
+        content = json.loads(read_text(source, error=ModelError))  # a parser for JSON alone is faster and stricter
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{source}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{source}: holds a {type(content).__name__}, not keys and values")
