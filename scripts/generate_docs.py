@@ -70,7 +70,7 @@ Results go to standard output, words for people to standard error.
 | environment | meaning |
 |---|---|
 | `SEGX_CACHE` | folder of downloads and indexes; default: the platform's cache folder |
-| `SEGX_OFFLINE=1` | download nothing; what is missing is named with its address and the place to put it |
+| `SEGX_OFFLINE=1` | no network, videos and streams included; what is missing is named with its address and place |
 | `SEGX_WEIGHTS_URL` | take weights from this address instead of their release: a mirror that has the same file names |
 | `SEGX_DISABLE_PLUGINS` | distributions or plugin names to leave out, with commas between, or `all` |
 | `http_proxy`, `https_proxy`, `no_proxy` | the proxy for downloads |

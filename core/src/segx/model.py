@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -377,7 +378,10 @@ class YOLO:
         return self._registry.backend_for(kind, name=backend, device=how.device)
 
     def _open(self, how: SessionOptions, backend: str | None) -> Session:
-        runtime = self._registry.load_backend(self._backend_spec(how, backend))
+        spec = self._backend_spec(how, backend)
+        runtime = self._registry.load_backend(spec)
+        if spec.caution and self.path is not None:
+            _warn_once(f"{self.path} {spec.caution}")
         if isinstance(self._origin, Artifact) and not self._changed:
             return runtime.open(self._origin, how)
         if isinstance(self._origin, Design) and not self._sessions:
@@ -410,6 +414,11 @@ class YOLO:
             if session is not but:
                 session.close()
                 del self._sessions[key]
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | Design:
