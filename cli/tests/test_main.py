@@ -172,7 +172,7 @@ def test_the_version(segx: Segx) -> None:
 
 def test_a_file_of_options(segx: Segx, tmp_path: Any) -> None:
     (tmp_path / "list.yaml").write_text("- conf\n")
-    assert "holds no names and values" in segx("predict", "model=a", "source=b", "cfg=list.yaml").err
+    assert "holds a list, not names and values" in segx("predict", "model=a", "source=b", "cfg=list.yaml").err
     (tmp_path / "broken.yaml").write_text("conf: [")
     assert "cfg=broken.yaml cannot be read" in segx("predict", "model=a", "source=b", "cfg=broken.yaml").err
     (tmp_path / "strange.yaml").write_text("confi: 0.4")

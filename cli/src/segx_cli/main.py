@@ -19,7 +19,7 @@ from segx_cli.line import Switches, is_pair, take_switches
 from segx_cli.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     switches, _ = take_switches(tokens)
     output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug)
-    _end_politely()
     try:
-        code = _run(tokens, switches, output)
+        with _ending_politely():
+            code = _run(tokens, switches, output)
         sys.stdout.flush()
     except _Terminated:
         _say("stopped")
@@ -56,10 +56,18 @@ class _Terminated(KeyboardInterrupt):
     """The process was asked to end; whatever is half written is put away, as after Ctrl-C."""
 
 
-def _end_politely() -> None:
+@contextlib.contextmanager
+def _ending_politely() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does; one that is ignored, or heard by somebody else, stays so."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -175,7 +175,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
     from segx.files import read_mapping
 
     hint = "write one option per line: conf: 0.4"
-    content = read_mapping(Path(path).expanduser(), error=UsageError, what="names and values", hint=hint)
+    try:
+        content = read_mapping(Path(path), error=UsageError, what="names and values", hint=hint)
+    except UsageError as error:
+        raise UsageError(f"cfg={error.message}", hint=error.hint) from error
     return {name.replace("-", "_"): value for name, value in content.items()}
 
 
