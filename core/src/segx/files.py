@@ -80,7 +80,7 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
         mark = getattr(reason, "problem_mark", None)
         words = getattr(reason, "problem", None) or (str(reason).splitlines() or [type(reason).__name__])[0]
         where = f"line {mark.line + 1}: " if mark else ""
-        raise error(f"{path} is not YAML ({where}{words[:200]})", hint=hint) from reason
+        raise error(f"{path} cannot be read as YAML ({where}{words[:200]})", hint=hint) from reason
     if not isinstance(content, dict):
         raise error(f"{path} holds a {type(content).__name__}, not {what}", hint=hint)
     if not _is_bounded(content):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import reprlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,11 @@ def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> Train
         hint = f"leave {elsewhere[0]} out, or move {path.name} elsewhere first"
         raise UsageError(f"{elsewhere[0]}={options[elsewhere[0]]}: a run goes on in its own folder", hint=hint)
     left = {*_PLACE, *(() if own else _DEVICES)}
-    forgotten = [f"{name}={began[name]}" for name in _DEVICES if name in began and name in left and name not in options]
+    forgotten = [
+        f"{name}={reprlib.repr(began[name])}"
+        for name in _DEVICES
+        if name in began and name in left and name not in options
+    ]
     if forgotten:
         logger.warning("%s ran with %s, which is not taken from a file: say so again", path, ", ".join(forgotten))
     before = {name: value for name, value in began.items() if name in known - left}
