@@ -72,6 +72,15 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, target: str) -> None:
         find_split(path)
 
 
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "model.torchscript", "model.xyz"])
+def test_a_model_that_is_a_pipe_or_a_device_is_not_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
+    for path in tmp_path.glob("*model*"):
+        with pytest.raises(ModelError, match="is no file"):
+            YOLO(path)
+
+
 def test_an_index_that_somebody_else_wrote_is_made_anew(tmp_path: Path) -> None:
     index_cache.store("key", {"a": np.arange(3)})
     path = index_cache.indexes_folder() / "key.npz"

@@ -226,7 +226,10 @@ class _Feed:
 
     def connect(self) -> None:
         """Open it once, for a wrong address to be told at once."""
-        self.capture = _open(self.target)
+        try:
+            self.capture = _open(self.target)
+        except DataError as error:
+            raise DataError(f"stream {self.name}: {error.message}") from error
         if not self.capture.isOpened():
             self.capture.release()
             self.capture = None
