@@ -97,7 +97,7 @@ class InputPlan:
         batch = info.batch if fixed_batch else options.batch
         if session.device == "cpu" and not fixed_batch:
             batch = min(batch, max(1, _CPU_PIXELS * max(1, cores() // 8) // (size[0] * size[1])))
-        check_fits(*size, batch, device=session.device, asked=options.imgsz is not None or not fixed_batch)
+        check_fits(*size, batch, device=session.device, asked=options.imgsz is not None or options.batch > 1)
         return cls(
             size=size,
             stride=info.stride,
