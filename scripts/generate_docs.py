@@ -70,7 +70,7 @@ Results go to standard output, words for people to standard error.
 | environment | meaning |
 |---|---|
 | `SEGX_CACHE` | folder of downloads and indexes; default: the platform's cache folder |
-| `SEGX_OFFLINE=1` | fetch nothing, no source by address either; what is missing is named with address and place |
+| `SEGX_OFFLINE=1` | no network, videos and streams included; what is missing is named with its address and place |
 | `SEGX_MAX_PIXELS` | most pixels of an image, by default 400000000; half of it where each takes more memory |
 | `SEGX_WEIGHTS_URL` | take weights from this address instead of their release: a mirror that has the same file names |
 | `SEGX_DISABLE_PLUGINS` | distributions or plugin names to leave out, with commas between, or `all` |

@@ -29,7 +29,7 @@ from segx.data import open_dataset
 from segx.errors import DataError, MissingPluginError, ModelError, UsageError
 from segx.flows import train_lines
 from segx.flows.train_lines import EpochLines
-from segx.flows.train_record import as_csv
+from segx.flows.train_record import _alone, as_csv
 from segx.options import TrainOptions
 from segx.runs import Step
 from segx.testing.models import TINY_YOLOV8
@@ -519,6 +519,25 @@ def test_data_that_changed_since_are_told(design: Path, place: Path, caplog: pyt
     data.write_text(yaml.safe_dump(definition))
     with pytest.raises(DataError, match=r"has other classes than the run"):
         YOLO("runs/segment/train/weights/last.pt").train(resume=True, epochs=3)
+
+
+def test_a_run_that_goes_on_is_not_taken_over_and_fetches_nothing(
+    design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_dataset(place / "mine", images=4, val_images=2, imgsz=64)
+    definition = yaml.safe_load(data.read_text())
+    data.write_text(yaml.safe_dump({**definition, "path": "set", "download": "http://127.0.0.1:9/set.zip"}))
+    (place / "mine" / "set").symlink_to(place / "mine")
+    YOLO(design).train(data=str(data), **{**QUICK, "epochs": 1})
+    last, args = Path("runs/segment/train/weights/last.pt"), Path("runs/segment/train/args.yaml")
+    before = args.read_bytes()
+    monkeypatch.setattr("segx.flows.train_record._LONGEST_WAIT", 0.0)
+    with _alone(Path("runs/segment/train")), pytest.raises(UsageError, match="in use by another process"):
+        YOLO(last).train(resume=True, epochs=2)
+    assert args.read_bytes() == before
+    (place / "mine" / "set").unlink()
+    with pytest.raises(DataError, match="is not downloaded unasked"):
+        YOLO(last).train(resume=True, epochs=2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from segx_cli.main import find_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Segx = Callable[..., Any]
 
@@ -169,7 +172,7 @@ def test_the_version(segx: Segx) -> None:
 
 def test_a_file_of_options(segx: Segx, tmp_path: Any) -> None:
     (tmp_path / "list.yaml").write_text("- conf\n")
-    assert "holds no names and values" in segx("predict", "model=a", "source=b", "cfg=list.yaml").err
+    assert "holds a list, not names and values" in segx("predict", "model=a", "source=b", "cfg=list.yaml").err
     (tmp_path / "broken.yaml").write_text("conf: [")
     assert "cfg=broken.yaml cannot be read" in segx("predict", "model=a", "source=b", "cfg=broken.yaml").err
     (tmp_path / "strange.yaml").write_text("confi: 0.4")
@@ -216,3 +219,30 @@ def test_predict_saves_unless_told_not_to() -> None:
     line = ["model=a", "source=b"]
     assert read_call(command, command.load_verb(), line).options.as_dict()["save"] is True
     assert read_call(command, command.load_verb(), [*line, "--no-save"]).options.as_dict()["save"] is False
+
+
+TERMINATED = """
+import pathlib, sys, time
+from segx_cli import main
+def run(*_):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        pathlib.Path(sys.argv[1]).unlink()
+main._run = run
+sys.exit(main.main([]))
+"""
+
+
+def test_a_command_that_is_asked_to_end_tidies_up(tmp_path: Path) -> None:
+    half = tmp_path / ".half"
+    half.touch()
+    words = [sys.executable, "-c", TERMINATED, str(half)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "segx: stopped\n")
+    assert not half.exists()

@@ -128,6 +128,19 @@ def test_broken_and_disabled_plugins_are_shown(segx: Segx, monkeypatch: pytest.M
     assert checks["acme-off"].state == "note"
 
 
+def test_data_sets_are_cleared_only_when_they_are_asked_for(segx: Segx) -> None:
+    image = paths.cache_folder() / "datasets" / "coco8-seg" / "images" / "a.jpg"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"12345")
+    (paths.cache_folder() / "indexes").mkdir()
+    (paths.cache_folder() / "indexes" / "a.npz").touch()
+    for pattern in ("*", "*.jpg"):
+        assert "data sets stay" in segx("cache", "clear", pattern).out
+        assert image.is_file()
+    assert not (paths.cache_folder() / "indexes").exists()
+    assert segx("cache", "clear", "datasets/coco8-seg/*", "--json").document == {"removed": 1, "bytes": 5}
+
+
 def test_the_cache_is_listed_and_cleared_but_nothing_else(segx: Segx, tmp_path: Path) -> None:
     cache = paths.cache_folder()
     assert "0 files" in segx("cache").out

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx import data
+from segx.archives import unpack
 from segx.data import define, find_reader, find_split, locate, read_definition, shipped_names
 from segx.downloads import only_one
 from segx.errors import DataError
@@ -308,21 +309,22 @@ def test_missing_data_are_downloaded_by_address_and_hash(
 
 def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, address: str) -> None:
     (tmp_path / "served" / "tiny.zip").write_bytes(archive({"images/a.txt": "a"}))
-    yaml = write(tmp_path, f"val: images\ndownload: [{{url: '{address}/tiny.zip', sha256: '{'0' * 64}'}}]\n")
+    entry = f"{{url: '{address}/tiny.zip', sha256: '{'0' * 64}'}}"
+    yaml = write(tmp_path / "sets", f"path: a/tiny\nval: images\ndownload: [{entry}]\n")
     with pytest.raises(DataError, match="SHA-256"):
         find_split(yaml)
-    assert not (tmp_path / "images").exists()
+    assert [path.name for path in yaml.parent.iterdir()] == ["set.yaml"]
 
 
 def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> None:
     (tmp_path / "served" / "val.zip").write_bytes(archive({"val/a.txt": "a"}))
     yaml = write(
         tmp_path,
-        "train: images/train\nval: images/val\ndownload:\n"
+        "path: tiny\ntrain: images/train\nval: images/val\ndownload:\n"
         f"  - {{url: '{address}/train.zip', into: images, splits: [train], provides: images/train}}\n"
         f"  - {{url: '{address}/val.zip', into: images, splits: val, provides: images/val}}\n",
     )
-    assert find_split(yaml).entries == (tmp_path / "images" / "val",)
+    assert find_split(yaml).entries == (tmp_path / "tiny" / "images" / "val",)
     with pytest.raises(DataError, match="404"):
         find_split(yaml, "train")
 
@@ -356,40 +358,39 @@ def test_processes_that_need_the_same_data_at_once_get_them_whole_and_once(tmp_p
     ended = [rank.communicate(timeout=60) for rank in ranks]
     assert [out.split() for out, _ in ended] == [[str(count)] * 2] * len(ranks)
     assert "".join(err for _, err in ended).count("is not there; downloading") == 1
-    assert sorted(path.name for path in (tmp_path / "sets" / "tiny").iterdir()) == ["images", "labels"]
+    assert sorted(path.name for path in yaml.parent.glob("*/*")) == [data._RECORD, "images", "labels"]
 
 
 def test_who_waited_for_the_data_of_another_does_not_fetch_them_again(tmp_path: Path, address: str) -> None:
     """The other process holds the lock, unpacks and goes; nothing is served, so asking for it would fail."""
     yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: {address}/nothing.zip\n")
-    images = tmp_path / "tiny" / "images"
-    images.parent.mkdir()
+    (archive,) = read_definition(yaml).downloads
+    root = tmp_path / "tiny"
 
     def arrive() -> None:
         time.sleep(0.3)
-        images.mkdir()
-        time.sleep(0.2)
-        (images / "a.txt").touch()
+        (root / "images").mkdir(parents=True)
+        (root / "images" / "a.txt").touch()
+        data._write_record(root, archive.key, ["images"])
         holding.close()
 
     holding = ExitStack()
-    holding.enter_context(only_one(tmp_path / "tiny" / data._LOCK))
+    holding.enter_context(only_one(root))
     other = threading.Thread(target=arrive)
     other.start()
     assert [path.name for path in find_split(yaml).entries[0].iterdir()] == ["a.txt"]
     other.join()
 
 
-def test_a_look_between_two_moves_of_another_process_waits(tmp_path: Path, address: str) -> None:
-    yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: {address}/nothing.zip\n")
-    (tmp_path / "tiny" / "images").mkdir(parents=True)
-    holding = ExitStack()
-    holding.enter_context(only_one(tmp_path / "tiny" / data._LOCK))
-    timer = threading.Timer(0.4, lambda: ((tmp_path / "tiny" / "labels").mkdir(), holding.close()))
-    timer.start()
+def test_what_of_a_data_set_is_still_to_come_is_waited_for(tmp_path: Path, address: str) -> None:
+    """Of two archives for one split the second has not come when another process looks."""
+    (tmp_path / "served" / "labels.zip").write_bytes(archive({"labels/a.txt": "a"}))
+    yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: ['{address}/nothing.zip', '{address}/labels.zip']\n")
+    root = tmp_path / "tiny"
+    (root / "images").mkdir(parents=True)
+    data._write_record(root, read_definition(yaml).downloads[0].key, ["images"])
     find_split(yaml)
-    assert (tmp_path / "tiny" / "labels").exists()
-    timer.join()
+    assert (root / "labels" / "a.txt").exists()
 
 
 def test_archives_of_one_name_from_two_addresses_are_kept_apart(tmp_path: Path, address: str) -> None:
@@ -398,54 +399,154 @@ def test_archives_of_one_name_from_two_addresses_are_kept_apart(tmp_path: Path, 
     (tmp_path / "served" / "one" / "val.zip").write_bytes(archive({"../a": ""}))
     (tmp_path / "served" / "two" / "val.zip").write_bytes(archive({"images/b.txt": ""}))
     with pytest.raises(DataError, match="would leave its folder"):
-        find_split(write(tmp_path / "1", f"val: images\ndownload: {address}/one/val.zip\n"))
-    assert find_split(write(tmp_path / "2", f"val: images\ndownload: {address}/two/val.zip\n")).entries[0].is_dir()
+        find_split(write(tmp_path / "1", f"path: tiny\nval: images\ndownload: {address}/one/val.zip\n"))
+    yaml = write(tmp_path / "2", f"path: tiny\nval: images\ndownload: {address}/two/val.zip\n")
+    assert find_split(yaml).entries[0].is_dir()
 
 
 def test_an_unpacking_that_was_cut_short_is_done_again(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"images/{number}.txt" for number in range(3)]
-    (tmp_path / "served" / "tiny.zip").write_bytes(archive(dict.fromkeys(names, "a")))
-    (tmp_path / "images").mkdir()  # there already: what comes is moved one by one
-    yaml = write(tmp_path, f"val: images\ndownload:\n  - {{url: '{address}/tiny.zip', provides: images/0.txt}}\n")
-    move = data._merge
+    (tmp_path / "served" / "one.zip").write_bytes(archive({"images/0.txt": "a"}))
+    (tmp_path / "served" / "two.zip").write_bytes(archive({f"images/{number}.txt": "b" for number in range(1, 4)}))
+    yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: ['{address}/one.zip', '{address}/two.zip']\n")
+    images, move = tmp_path / "tiny" / "images", data._merge
 
     def killed(source: Path, target: Path) -> None:
-        move(source / "0.txt", target / "0.txt")
+        move(source / "1.txt", target / "1.txt")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(data, "_merge", killed)
         with pytest.raises(KeyboardInterrupt):
             find_split(yaml)
-    assert (tmp_path / "images" / "0.txt").exists()
+    assert (images / "1.txt").exists()
     find_split(yaml)
-    assert sorted(path.name for path in tmp_path.joinpath("images").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    assert sorted(path.name for path in images.iterdir()) == ["0.txt", "1.txt", "2.txt", "3.txt"]
     assert not list(tmp_path.glob(".unpacking-*"))
 
 
-@pytest.mark.parametrize("name", ["../outside.txt", "/absolute.txt", "a/../../outside.txt", "..\\outside.txt"])
-def test_an_archive_that_would_leave_its_folder_is_not_unpacked(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("written", [None, ".", "~", "..", "../sets", "{tmp}/home", "home/link", ".hidden", "a/.b/c"])
+def test_a_download_goes_into_no_folder_of_the_user(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, written: str | None
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".bashrc").write_text("mine")
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "served" / "evil.zip").write_bytes(archive({".bashrc": "theirs", ".ssh/authorized_keys": "theirs"}))
+    sets = tmp_path / "sets"
+    (sets / "home").mkdir(parents=True)
+    (sets / "home" / "link").symlink_to(home)
+    path = "" if written is None else f"path: '{written.format(tmp=tmp_path)}'\n"
+    yaml = write(sets, f"{path}val: images\ndownload: {address}/evil.zip\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="download") as caught:
+        find_split(yaml)
+    assert "\n" not in caught.value.message
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (home / ".bashrc").read_text() == "mine"
+
+
+def test_a_folder_that_segx_did_not_make_is_left_as_it_is(tmp_path: Path, address: str) -> None:
+    (tmp_path / "served" / "tiny.zip").write_bytes(archive({"images/a.txt": "theirs"}))
+    yaml = write(tmp_path / "sets", f"path: tiny\nval: images\ndownload: {address}/tiny.zip\n")
+    mine = write(tmp_path / "sets" / "tiny" / "notes", "mine", "a.txt")
+    with pytest.raises(DataError, match="was not made by segx"):
+        find_split(yaml)
+    assert [path.name for path in (tmp_path / "sets" / "tiny").rglob("*")] == ["notes", "a.txt"]
+    assert mine.read_text() == "mine"
+
+
+def test_a_second_archive_replaces_nothing(tmp_path: Path, address: str) -> None:
+    (tmp_path / "served" / "one.zip").write_bytes(archive({"images/a.txt": "one"}))
+    (tmp_path / "served" / "two.zip").write_bytes(archive({"images/0.txt": "two", "images/a.txt": "two"}))
+    yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: ['{address}/one.zip', '{address}/two.zip']\n")
+    with pytest.raises(DataError, match=r"a\.txt is there, and another"):
+        find_split(yaml)
+    assert [path.read_text() for path in (tmp_path / "tiny" / "images").iterdir()] == ["one"]
+
+
+def test_what_was_unpacked_elsewhere_is_told_and_not_fetched_again(tmp_path: Path, address: str) -> None:
+    served = tmp_path / "served" / "tiny.zip"
+    served.write_bytes(archive({"other/images/a.txt": "a"}))
+    yaml = write(tmp_path / "sets", f"path: tiny\nval: images\ndownload: {address}/tiny.zip\n")
+    with pytest.raises(DataError, match="holds other/"):
+        find_split(yaml)
+    served.unlink()
+    with pytest.raises(DataError, match="holds other/"):
+        find_split(yaml)
+    write(tmp_path / "sets", f"path: tiny/other\nval: images\ndownload: {address}/tiny.zip\n")
+    assert find_split(yaml).entries[0].is_dir()
+
+
+def flag(content: bytes, bit: int) -> bytes:
+    """Set a flag bit in the table of contents of a zip archive."""
+    at = content.index(b"PK\1\2") + 8
+    return content[:at] + bytes([content[at] | bit]) + content[at + 1 :]
+
+
+def doubled(name: str) -> bytes:
+    content = archive({name: "1", name[:-1] + "?": "2"})
+    return content.replace(name[:-1].encode() + b"?", name.encode())
+
+
+def special(kind: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        member = zipfile.ZipInfo("link")
+        member.external_attr = kind << 16
+        target.writestr(member, "/etc")
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target, target.open("zeros", "w") as member:
+        for _ in range(3):
+            member.write(bytes(1 << 20))
+    return buffer.getvalue()
+
+
+FINE = {"fine.txt": "a" * 100}
+BAD_ARCHIVES = {
+    **{f"leaves {name}": (lambda name=name: archive({**FINE, name: "b"}), "would leave its folder")
+       for name in ("../outside.txt", "/absolute.txt", "a/../../outside.txt", "..\\outside.txt", "C:\\x.txt")},
+    "link": (lambda: special(0o120777), "neither a file nor a folder"),
+    "device": (lambda: special(0o060666), "neither a file nor a folder"),
+    "fifo": (lambda: special(0o010666), "neither a file nor a folder"),
+    "encrypted": (lambda: flag(archive(FINE), 1), "encrypted"),
+    "name twice": (lambda: doubled("a.txt"), "twice"),
+    "two archives": (lambda: archive(FINE) + archive({"b.txt": "b"}), "several archives in one file"),
+    "no archive": (lambda: b"no archive", "no zip archive"),
+    "cut": (lambda: archive(FINE)[:-30], "no zip archive"),
+    "damaged": (lambda: archive(FINE).replace(b"aaa", b"aba"), "no zip archive"),
+    "bomb": (bomb, "are allowed"),
+    "file and folder": (lambda: archive({"a": "", "a/b": ""}), "cannot be unpacked"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ARCHIVES)
+def test_a_bad_archive_is_one_line_and_leaves_nothing(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("segx.archives.SMALL", 1 << 20)
+    make, reason = BAD_ARCHIVES[name]
+    content = make()
     path = tmp_path / "evil.zip"
-    path.write_bytes(archive({"fine.txt": "a", name: "b"}))
+    path.write_bytes(content)
     (tmp_path / "target").mkdir()
-    with pytest.raises(DataError, match="would leave its folder"):
-        data.unpack(path, tmp_path / "target")
-    assert not list((tmp_path / "target").iterdir())
+    with pytest.raises(DataError, match=reason) as caught:
+        unpack(path, tmp_path / "target")
+    assert "\n" not in caught.value.message
+    assert not (tmp_path / "target").exists()
 
-
-def test_a_link_in_an_archive_is_not_unpacked(tmp_path: Path) -> None:
-    path = tmp_path / "evil.zip"
-    with zipfile.ZipFile(path, "w") as target:
-        link = zipfile.ZipInfo("link")
-        link.external_attr = 0o120777 << 16
-        target.writestr(link, "/etc")
-    with pytest.raises(DataError, match="would leave its folder"):
-        data.unpack(path, tmp_path)
-    path.write_bytes(b"no archive")
-    with pytest.raises(DataError, match="no zip archive"):
-        data.unpack(path, tmp_path)
+    (tmp_path / "served" / "evil.zip").write_bytes(content)
+    yaml = write(tmp_path / "sets", f"path: a/tiny\nval: images\ndownload: {address}/evil.zip\n")
+    with pytest.raises(DataError):
+        find_split(yaml)
+    assert [path.name for path in yaml.parent.iterdir()] == ["set.yaml"]
+    assert not list((tmp_path / "cache" / "downloads").iterdir())
 
 
 class Formats:

@@ -179,7 +179,7 @@ def test_a_file_of_no_known_format(tmp_path):
     with pytest.raises(ModelError, match="no known model format"):
         YOLO(tmp_path / "model.xyz")
     (tmp_path / "model.yaml").write_text("- 1")
-    with pytest.raises(ModelError, match="describes no model"):
+    with pytest.raises(ModelError, match="not a model"):
         YOLO(tmp_path / "model.yaml")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segx.errors import UsageError
-from segx.options import PredictOptions, TrainOptions
+from segx.options import PredictOptions, TrainOptions, ValOptions
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,43 @@ def test_what_torch_gives_is_taken() -> None:
 def test_several_values_are_not_one(name: str, written: object) -> None:
     with pytest.raises(UsageError, match=f"{name}="):
         PredictOptions.parse({name: written})
+
+
+def doubled() -> list[object]:
+    """Return a list that is 2 ** 60 long when it is written out."""
+    value: list[object] = []
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+WRONG = {
+    "digits": 10**5000,
+    "infinite": float("inf"),
+    "nan": float("nan"),
+    "nested": [[1]],
+    "mapping": {},
+    "text": "9" * 10_000,
+    "doubled": doubled(),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", ["imgsz", "batch", "conf", "line_width", "max_det", "threads", "save", "save_crop"])
+def test_what_is_no_value_is_one_short_line(name: str, kind: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        PredictOptions.parse({name: WRONG[kind]})
+    assert name in caught.value.message
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, item.name) for kind in (PredictOptions, ValOptions, TrainOptions) for item in kind.describe()],
+)
+def test_every_number_has_an_upper_bound(kind: type[PredictOptions | ValOptions | TrainOptions], name: str) -> None:
+    (item,) = (item for item in kind.describe() if item.name == name)
+    if item.type_name.split(" ")[0] in {"int", "float"}:
+        with pytest.raises(UsageError, match=name):
+            kind.parse({name: 10**15})

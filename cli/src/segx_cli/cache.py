@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import TYPE_CHECKING, Annotated
 
 import typer  # noqa: TID253 - this module is imported only to run its Typer app
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx_cli.output import Output
+
+_DATA = "datasets/"
 
 APP = app("Downloaded files and indexes. SEGX_CACHE says where they are kept.")
 
@@ -46,21 +49,30 @@ def clear(
     ctx: typer.Context,
     pattern: Annotated[str, typer.Argument(help="only files that match, such as 'weights/*'")] = "*",
 ) -> None:
-    """Remove the files in the cache folder, or those that match."""
+    """Remove the files in the cache folder, or those that match; data sets only when 'datasets/*' asks for them."""
     from segx.paths import cache_folder
 
     output: Output = ctx.obj
     folder = cache_folder()
-    doomed = [path for path in _files(folder) if path.relative_to(folder).match(pattern)]
+    kept = 0
+    doomed = []
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if not fnmatch.fnmatchcase(name, pattern):
+            continue
+        if name.startswith(_DATA) and not pattern.startswith(_DATA):
+            kept += path.stat().st_size
+        else:
+            doomed.append(path)
     freed = sum(path.stat().st_size for path in doomed)
     for path in doomed:
         path.unlink(missing_ok=True)
     for empty in sorted((path for path in _contents(folder) if path.is_dir()), reverse=True):
         if not any(empty.iterdir()):
             empty.rmdir()
-    output.result(
-        f"removed {counted(len(doomed), 'file')}, {freed / 1e6:.1f} MB", {"removed": len(doomed), "bytes": freed}
-    )
+    stays = f"; data sets stay ({kept / 1e6:.1f} MB): segx cache clear '{_DATA}*'" if kept else ""
+    text = f"removed {counted(len(doomed), 'file')}, {freed / 1e6:.1f} MB{stays}"
+    output.result(text, {"removed": len(doomed), "bytes": freed})
 
 
 def _contents(folder: Path) -> Iterator[Path]:

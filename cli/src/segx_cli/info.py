@@ -55,6 +55,7 @@ def run(call: Call, output: Output) -> int:
         "file": model.path,
         "format": _format(model),
         "bytes": _size(model),
+        "caution": _caution(model),
         **dataclasses.asdict(info),
         "summary": None if summary is None else dataclasses.asdict(summary),
     }
@@ -74,6 +75,14 @@ def _format(model: YOLO) -> str | None:
     return None if model.path is None else get_registry().format_of(model.path)
 
 
+def _caution(model: YOLO) -> str:
+    """Return what whoever opens a stranger's file of this format should know."""
+    from segx.registry import get_registry
+
+    kind = _format(model)
+    return "" if kind is None else get_registry().backend_for(kind).caution
+
+
 def _size(model: YOLO) -> int | None:
     from segx.artifact import Artifact
 
@@ -86,6 +95,7 @@ def _rows(document: dict[str, Any], info: ArtifactInfo, summary: ModelSummary | 
     rows = [
         ("file", where),
         ("format", f"{document['format']}, {document['bytes'] / 1e6:.1f} MB" if document["format"] else ""),
+        ("caution", f"this file {document['caution']}" if document["caution"] else ""),
         ("task", f"{info.task} ({info.head})"),
         ("model", " ".join(part for part in (info.variant, f"({info.architecture})") if part)),
         ("classes", _names(info.names)),

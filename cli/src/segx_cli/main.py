@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 TERMINATED = 143
+BROKEN_PIPE = 141
 
 
 class TerminatedError(KeyboardInterrupt):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import UsageError, did_you_mean, not_known
-from segx.files import read_text
 from segx.options import OptionInfo
 from segx_cli.commands import COMMANDS
 from segx_cli.line import UnknownOptionError, join, read
@@ -172,15 +172,14 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
-    import yaml
+    from segx.files import read_mapping
 
+    hint = "write one option per line: conf: 0.4"
     try:
-        content = yaml.safe_load(read_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cfg={path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"cfg={path} holds no names and values", hint="write one option per line: conf: 0.4")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
+        content = read_mapping(Path(path), error=UsageError, what="names and values", hint=hint)
+    except UsageError as error:
+        raise UsageError(f"cfg={error.message}", hint=error.hint) from error
+    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def _verbs_by_option() -> dict[str, list[str]]:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import filecmp
 import functools
 import hashlib
+import json
 import logging
 import os
 import re
 import reprlib
 import shutil
 import urllib.parse
-import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
-from segx.downloads import fetch, lock_of, only_one
+from segx.archives import unpack
+from segx.downloads import fetch, only_one
 from segx.errors import DataError, SegxError, did_you_mean
-from segx.files import read_text
+from segx.files import read_text, write_text
 from segx.interfaces import DatasetSource
 from segx.names import safe
+from segx.network import shown
 from segx.paths import cache_folder
 from segx.specs import WeightsFile
 
@@ -58,8 +61,8 @@ _SHIPPED = Path(__file__).parent / "datasets"
 _HEAD = 1 << 16
 _LONGEST_YAML = 8 << 20
 _MOST_CLASSES = 1 << 20
-_LOCK = ".segx-download"
-"""What is held, in a data set's folder, from looking for its parts until they are unpacked."""
+_RECORD = ".segx-downloads.json"
+"""In a folder that segx made for a data set: what each archive has brought. It says that the folder is segx's."""
 
 
 class Formats(Protocol):
@@ -95,10 +98,6 @@ class Archive:
         """What tells its address from others, in a few letters."""
         return hashlib.blake2b(self.file.url.encode(), digest_size=4).hexdigest()
 
-    def unpacking(self, root: Path) -> Path:
-        """Return the folder it is unpacked into first; one that is there holds what has not all been moved yet."""
-        return root / self.into / f".unpacking-{self.key}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetDefinition:
@@ -106,6 +105,7 @@ class DatasetDefinition:
 
     Attributes:
         file: The YAML.
+        base: The folder that ``path`` is relative to: that of the YAML, or segx's data folder for a shipped one.
         root: What the splits are relative to.
         splits: Split to its folders, lists and files, as written.
         names: Class number to class name; None when the YAML leaves it to the data.
@@ -115,6 +115,7 @@ class DatasetDefinition:
     """
 
     file: Path
+    base: Path
     root: Path
     splits: Mapping[str, tuple[str, ...]]
     names: Mapping[int, str] | None
@@ -475,7 +476,9 @@ def define(data: str | Path) -> DatasetDefinition:
         return read_definition(path)
     with _readable(path):
         splits = _laid_out(path) if path.is_dir() else {}
-    return DatasetDefinition(file=path, root=path.absolute(), splits=splits or {ONLY: (".",)}, names=None)
+    return DatasetDefinition(
+        file=path, root=path.absolute(), base=path.absolute().parent, splits=splits or {ONLY: (".",)}, names=None
+    )
 
 
 def _laid_out(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -509,6 +512,7 @@ def read_definition(path: Path) -> DatasetDefinition:
         raise DataError(f"{path} names no split", hint=hint)
     return DatasetDefinition(
         file=path,
+        base=base,
         root=root,
         splits=splits,
         names=read_names(content.get("names"), content.get("nc"), path),
@@ -566,6 +570,8 @@ class _TwiceError(yaml.MarkedYAMLError):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise DataError(f"{path} is no file")
         if path.stat().st_size > _LONGEST_YAML:
             raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: that is no data set YAML")
         content = yaml.load(read_text(path, encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one
@@ -649,17 +655,16 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool, alone: b
             hint="; ".join([cure, *definition.mistyped]),
         )
     found, tried = _present(definition, split)
-    lacking, lock = _lacking(definition, split, tried), definition.root / _LOCK
-    if lacking and not fetch:
-        name = definition.file.name if definition.shipped else definition.file
-        msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
-        raise DataError(msg, hint=f"to download it: data={name}")
-    if lacking or (definition.downloads and lock_of(lock).exists()):
-        _fetch(definition, split, lock)
+    if lacking := _lacking(definition, split, tried):
+        if not fetch:
+            name = definition.file.name if definition.shipped else definition.file
+            msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
+            raise DataError(msg, hint=f"to download it: data={name}")
+        _fetch(definition, split, lacking)
         found, tried = _present(definition, split)
     if tried:
         raise DataError(
-            f"{split} of {definition.file} is not there",
+            f"{split} of {definition.file} is not there{_unpacked(definition)}",
             hint="tried:\n    " + "\n    ".join(str(path) for path in tried),
         )
     return tuple(found)
@@ -667,26 +672,66 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool, alone: b
 
 def _lacking(definition: DatasetDefinition, split: str, tried: Sequence[Path]) -> list[Archive]:
     """Return the archives that a split needs and that are not there; ``tried``: what of the split is missing."""
-    return [
-        archive
-        for archive in definition.downloads
-        if not archive.splits or split in archive.splits
-        if (not (definition.root / archive.provides).exists() if archive.provides else tried)
-        or archive.unpacking(definition.root).exists()
-    ]
+    needed = [archive for archive in definition.downloads if not archive.splits or split in archive.splits]
+    if not needed:
+        return []
+    root, record = definition.root, _read_record(definition.root)
+    if record is not None:  # in a folder that segx made it is known what was unpacked
+        return [item for item in needed if not any((root / name).exists() for name in record.get(item.key, ()))]
+    return [item for item in needed if (not (root / item.provides).exists() if item.provides else tried)]
 
 
-def _fetch(definition: DatasetDefinition, split: str, lock: Path) -> None:
-    """Download what a split lacks: one process at a time, those that waited look again."""
+def _fetch(definition: DatasetDefinition, split: str, lacking: Sequence[Archive]) -> None:
+    """Download what a split lacks: one process at a time, those that waited look again.
+
+    Raises:
+        DataError: The folder is not one that a download may go into, or the archives cannot be had.
+    """
+    _check_root(definition, lacking[0])
     try:
-        definition.root.mkdir(parents=True, exist_ok=True)
+        definition.base.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{definition.root}: {error.strerror or error}") from error
-    with only_one(lock, error=DataError):
+        raise DataError(f"{definition.base}: {error.strerror or error}") from error
+    with only_one(definition.root, error=DataError):
         _, tried = _present(definition, split)
         for archive in _lacking(definition, split, tried):
-            logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, archive.file.url)
-            download(archive, definition.root)
+            _check_root(definition, archive)
+            logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, shown(archive.file.url))
+            download(archive, definition.root, definition.base)
+
+
+def _check_root(definition: DatasetDefinition, archive: Archive) -> None:
+    """Refuse to unpack into any folder but one of the data set's own, below the YAML or segx's data folder.
+
+    Whoever wrote the YAML names both the folder and what comes into it: a home folder, a folder that is there already,
+    or one that programs look into (hidden ones) is the user's.
+    """
+    root, base = definition.root, definition.base
+    hint = f"get {shown(archive.file.url)} and unpack it there yourself, or give path: a folder of its own"
+    real, below = Path(os.path.realpath(root)), Path(os.path.realpath(base))
+    if real == below or not real.is_relative_to(below):
+        msg = f"{definition.file}: a download goes only into a new folder below {base}, not {root}"
+        raise DataError(msg, hint=hint)
+    if any(part.startswith(".") for part in real.relative_to(below).parts):
+        raise DataError(f"{definition.file}: a download does not go into a hidden folder, {root}", hint=hint)
+    ours = definition.shipped or _read_record(root) is not None
+    if not ours and os.path.lexists(root) and not (root.is_dir() and not any(root.iterdir())):
+        msg = f"{definition.file}: {root} is there and was not made by segx: nothing is downloaded"
+        raise DataError(msg, hint=hint)
+
+
+def _unpacked(definition: DatasetDefinition) -> str:
+    """Say what the downloads have brought, where segx unpacked any."""
+    record = _read_record(definition.root)
+    if not record:
+        return ""
+    names = [name for archive in definition.downloads for name in record.get(archive.key, ())]
+    some = ", ".join(f"{name}/" if (definition.root / name).is_dir() else name for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"; its download was unpacked into {definition.root} and holds {some or 'nothing'}{more}"
+        f" (correct path: or the splits; it is fetched again once {definition.root} is removed)"
+    )
 
 
 def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], list[Path]]:
@@ -759,53 +804,78 @@ def _archive(address: str, entry: Mapping[str, Any], path: Path) -> Archive:
     return Archive(file=file, into=into, provides=provides, splits=tuple(map(str, splits)))
 
 
-def download(archive: Archive, root: Path) -> None:
+def download(archive: Archive, root: Path, base: Path) -> None:
     """Fetch an archive (progress, resume, size and hash checked) and unpack it below ``root``.
 
-    What it holds counts as there when all of it is; a process that ends before is made up for by the next. A single
-    outer folder named like ``root`` is left away.
+    It is unpacked whole in a folder of its own first. What is there is never replaced: a file of the same content stays
+    (a process that ended before had moved it), one of another content is the user's and ends it before anything is
+    moved. A single outer folder named like ``root`` is left away.
+
+    Args:
+        archive: What to fetch.
+        root: The data set's folder.
+        base: A folder on the same disk that is there: it is unpacked in here first.
 
     Raises:
-        DataError: It cannot be had, or is no safe archive.
+        DataError: It cannot be had, is no safe archive, or holds a file that is there with another content.
     """
     stem = safe(Path(urllib.parse.urlsplit(archive.file.url).path).stem, otherwise="data")
     name = f"{archive.key}-{stem}.zip"  # many data sets have a train.zip
     path = fetch(archive.file, cache_folder() / "downloads" / name, error=DataError)
-    target, work = root / archive.into, archive.unpacking(root)
+    aside = base / f".unpacking-{hashlib.blake2b(os.fsencode(root), digest_size=4).hexdigest()}-{archive.key}"
+    work = aside / "content"
+    made = [folder for folder in root.parents if not folder.exists()]
     try:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         work.mkdir(parents=True)
         try:
             unpack(path, work)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
+        except DataError:
+            path.unlink(missing_ok=True)  # else it would be found damaged for ever
             raise
         content = list(work.iterdir())
         if len(content) == 1 and content[0].is_dir() and content[0].name == root.name:
             content = list(content[0].iterdir())
-        for item in content:
-            _merge(item, target / item.name)
-        shutil.rmtree(work)
+        moves = [(item, root / archive.into / item.name) for item in sorted(content)]
+        names = [target.relative_to(root).as_posix() for _, target in moves]
+        if not root.exists() or not any(root.iterdir()):
+            whole = aside / "whole"
+            (whole / archive.into).mkdir(parents=True)
+            for source, target in moves:
+                source.rename(whole / target.relative_to(root))
+            _write_record(whole, archive.key, names)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                root.rmdir()
+            whole.rename(root)
+        else:
+            for source, target in moves:
+                _check_merge(source, target, root)
+            (root / archive.into).mkdir(parents=True, exist_ok=True)
+            for source, target in moves:
+                _merge(source, target)
+            if _read_record(root) is not None:
+                _write_record(root, archive.key, names)
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"{path} cannot be unpacked into {target}: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be unpacked into {root / archive.into}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # those that hold the data set now stay
+                folder.rmdir()
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Unpack a zip archive into an empty folder.
-
-    Raises:
-        DataError: It is no zip archive, or would write outside the folder.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                parts = Path(member.filename.replace("\\", "/")).parts
-                if ".." in parts or Path(member.filename).is_absolute() or (member.external_attr >> 28) == 0xA:
-                    raise DataError(f"{path} holds {member.filename!r}, which would leave its folder: not unpacked")
-            archive.extractall(folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is no zip archive that can be read ({error})") from error
+def _check_merge(source: Path, target: Path, root: Path) -> None:
+    """Refuse to move what would replace a file of another content, or leave the data set's folder through a link."""
+    if not os.path.lexists(target):
+        if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(root)):
+            raise DataError(f"{target} lies behind a link that leaves {root}: nothing is unpacked")
+    elif source.is_dir() and target.is_dir() and not target.is_symlink():
+        for item in source.iterdir():
+            _check_merge(item, target / item.name, root)
+    elif source.is_dir() or target.is_symlink() or not (target.is_file() and filecmp.cmp(source, target, False)):
+        raise DataError(f"{target} is there, and another than in the download: nothing is unpacked")
 
 
 def _merge(source: Path, target: Path) -> None:
@@ -813,7 +883,28 @@ def _merge(source: Path, target: Path) -> None:
     if source.is_dir() and target.is_dir():
         for item in source.iterdir():
             _merge(item, target / item.name)
-    elif source.is_dir():
-        shutil.move(source, target)
-    else:
-        source.replace(target)
+    elif not target.exists():
+        source.rename(target)
+
+
+def _read_record(root: Path) -> dict[str, list[str]] | None:
+    """Return what segx has unpacked into a folder that it made, by archive; None for any other folder."""
+    path = root / _RECORD
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _LONGEST_YAML:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    return {
+        key: [name for name in names if isinstance(name, str) and "\0" not in name]
+        for key, names in content.items()
+        if isinstance(names, list)
+    }
+
+
+def _write_record(root: Path, key: str, names: Sequence[str]) -> None:
+    record = {**(_read_record(root) or {}), key: list(names)}
+    write_text(root / _RECORD, json.dumps(record, indent=1))

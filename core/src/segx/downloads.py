@@ -1,14 +1,12 @@
 """Files that are fetched on first use of their name: resumed, checked, whole or not at all.
 
-Only the standard library is used; ``http_proxy``, ``https_proxy`` and ``no_proxy`` of the environment are honoured.
-Beside a file on its way lie ``<name>.part`` (its first bytes), ``<name>.part.json`` (which version of it they belong
-to) and ``<name>.lock`` (held by the process that fetches it); all three are gone when the file is there.
+Beside a file on its way lie ``<name>.part`` (its first bytes) and ``<name>.part.json`` (which version of it they belong
+to); both are gone when the file is there. The process that fetches it holds a lock in the cache folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import http.client
 import json
@@ -20,15 +18,22 @@ import ssl
 import sys
 import time
 import urllib.error
-import urllib.parse
-import urllib.request
-import zipfile
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segx.errors import ModelError, did_you_mean
-from segx.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, offline, weights_address, weights_folder
+from segx import archives, network
+from segx.errors import DataError, ModelError, did_you_mean
+from segx.locks import Busy, holding
+from segx.paths import (
+    CACHE_VARIABLE,
+    MIRROR_VARIABLE,
+    OFFLINE_VARIABLE,
+    cache_folder,
+    offline,
+    weights_address,
+    weights_folder,
+)
 from segx.terminal import watched
 
 if TYPE_CHECKING:
@@ -149,7 +154,7 @@ def fetch(
     if offline():
         raise error(
             f"{destination.name} is not here and {OFFLINE_VARIABLE} forbids downloading it",
-            hint=f"get {file.url} and put it at {destination}",
+            hint=f"get {network.shown(file.url)} and put it at {destination}",
         )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +163,7 @@ def fetch(
                 _Download(file, destination, patience, progress=progress).run()
     except (_Refused, _Interrupted, OSError) as reason:
         raise error(
-            f"cannot download {file.url}: {_reason(reason)}",
+            f"cannot download {network.shown(file.url)}: {network.reason_of(reason)}",
             hint=f"get it by other means and put it at {destination}{f', or {advice}' if advice else ''}",
         ) from reason
     return destination
@@ -189,7 +194,7 @@ class _Download:
 
     def run(self) -> None:
         """Fetch, check and put in place."""
-        logger.info("downloading %s to %s", self.file.url, self.destination)
+        logger.info("downloading %s to %s", network.shown(self.file.url), self.destination)
         resumed = self._fetch_all()
         try:
             self._check()
@@ -220,7 +225,7 @@ class _Download:
                 fruitless, pause = (0, self.patience.pause) if came else (fruitless + 1, pause)
                 if fruitless >= self.patience.attempts:
                     raise
-                logger.info("%s: %s; asking again", self.file.url, interruption)
+                logger.info("%s: %s; asking again", network.shown(self.file.url), interruption)
                 time.sleep(min(max(pause, interruption.wait), self.patience.longest))
                 pause *= 2
             else:
@@ -233,11 +238,12 @@ class _Download:
 
     def _connect(self) -> None:
         """Open one connection and take what it gives."""
-        headers = {"User-Agent": "segx", "Accept-Encoding": "identity", **self._resume_headers()}
-        request = urllib.request.Request(self.file.url, headers=headers)  # noqa: S310 - the opener takes only http(s)
+        headers = {"Accept-Encoding": "identity", **self._resume_headers()}
         try:
-            with _opener().open(request, timeout=self.patience.timeout) as response:
+            with network.opened(self.file.url, timeout=self.patience.timeout, headers=headers) as response:
                 self._take(response)
+        except network.NotAllowed as refusal:
+            raise _Refused(refusal.message) from refusal
         except urllib.error.HTTPError as answer:
             with answer:
                 self._judge(answer)
@@ -245,9 +251,9 @@ class _Download:
             hopeless = not isinstance(failure.reason, OSError) or isinstance(
                 failure.reason, ssl.SSLCertVerificationError
             )
-            raise (_Refused if hopeless else _Interrupted)(_reason(failure)) from failure
+            raise (_Refused if hopeless else _Interrupted)(network.reason_of(failure)) from failure
         except (http.client.HTTPException, TimeoutError, ConnectionError) as failure:
-            raise _Interrupted(_reason(failure)) from failure
+            raise _Interrupted(network.reason_of(failure)) from failure
 
     def _resume_headers(self) -> dict[str, str]:
         """Return what asks for the rest only, when the first part is of a version that can be named or checked."""
@@ -256,7 +262,7 @@ class _Download:
             return {}
         note = self._read_note()
         version = note.get("version", "")
-        if note.get("url") != self.file.url or not (version or self.file.sha256):
+        if note.get("url") != network.shown(self.file.url) or not (version or self.file.sha256):
             self._forget()
             return {}
         return {"Range": f"bytes={start}-", **({"If-Range": version} if version else {})}
@@ -290,7 +296,7 @@ class _Download:
             msg = f"the server has {total} bytes, published were {self.file.size}"
             raise _Refused(msg)
         self._check_space((total or 0) - start)
-        _write(self.note, json.dumps({"url": self.file.url, "version": version, "total": total}))
+        _write(self.note, json.dumps({"url": network.shown(self.file.url), "version": version, "total": total}))
         received = self._copy(response, start, total)
         if total is not None and received < total:
             msg = f"the connection ended after {received} of {total} bytes"
@@ -358,114 +364,40 @@ class _Download:
         self.note.unlink(missing_ok=True)
 
 
-class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http(s) only, and never from https to http."""
-
-    def redirect_request(  # noqa: PLR0917 - the base class's signature
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        scheme = urllib.parse.urlsplit(newurl).scheme
-        if scheme not in {"http", "https"} or (req.type == "https" and scheme == "http"):
-            reason = f"the server points to {newurl}, which is not safe to follow"
-            raise _Refused(reason)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener that speaks http(s), through the environment's proxy, and nothing else."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _NoDowngrade(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 @contextmanager
 def only_one(path: Path, *, patience: Patience | None = None, error: type[SegxError] = ModelError) -> Iterator[None]:
-    """Hold ``<path>.lock``, so that of several processes one at a time makes what belongs at ``path``.
+    """Hold the lock of ``path``, so that of several processes one at a time makes what belongs there.
 
     Args:
-        path: What is made; its folder has to be there.
+        path: What is made; its lock lies in the cache folder, not beside it.
         patience: How long to wait for another process.
         error: What to raise when that was too short, or the lock cannot be had at all.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_only_one(path, patience or Patience()))
-        except (_Refused, OSError) as reason:
-            raise error(f"{path}: {_reason(reason)}") from reason
-        yield
+    try:
+        with _only_one(path, patience or Patience()):
+            yield
+    except (_Refused, OSError) as reason:
+        raise error(f"{path}: {network.reason_of(reason)}") from reason
 
 
 @contextmanager
 def _only_one(destination: Path, patience: Patience) -> Iterator[None]:
     """Hold the file's lock, so that two processes do not fetch it at once."""
     path = lock_of(destination)
-    deadline, told = time.monotonic() + patience.lock, False
-    while True:
-        handle = path.open("a+b")
-        if _lock(handle.fileno()) and _same_file(handle.fileno(), path):
-            break
-        handle.close()
-        if time.monotonic() > deadline:
-            msg = f"another process has been fetching it for {patience.lock:g} s (it holds {path})"
-            raise _Refused(msg)
-        if not told:
-            logger.info("%s is being fetched by another process: waiting", destination.name)
-            told = True
-        time.sleep(0.1)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield
-    finally:
-        if sys.platform != "win32":
-            path.unlink(missing_ok=True)
-        handle.close()
-        if sys.platform == "win32":
-            _unlink_if_free(path)
+        waiting = f"{destination.name} is being fetched by another process: waiting"
+        with holding(path, wait=patience.lock, waiting=waiting):
+            yield
+    except Busy as busy:
+        msg = f"another process has been fetching it for {patience.lock:g} s (it holds {path})"
+        raise _Refused(msg) from busy
 
 
 def lock_of(path: Path) -> Path:
-    """Return the file that :func:`only_one` holds; it is there while somebody does, or ended without a farewell."""
-    return path.with_name(path.name + ".lock")
-
-
-def _unlink_if_free(path: Path) -> None:
-    """Remove a lock file that no other process has opened (Windows refuses to remove open files)."""
-    try:
-        path.unlink(missing_ok=True)
-    except PermissionError:
-        logger.debug("%s is in use and stays", path)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as failure:
-        # Some network file systems have no locks: then the download goes on without one.
-        return failure.errno not in {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-    return True
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    """Say whether the lock held is the file that is there now, not one that its last holder removed."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
+    """Return the file that :func:`only_one` holds; it stays, for a lock that is removed can be held twice."""
+    key = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
+    return cache_folder() / "locks" / f"{key}.lock"
 
 
 def _read(response: http.client.HTTPResponse, most: int) -> bytes:
@@ -473,20 +405,20 @@ def _read(response: http.client.HTTPResponse, most: int) -> bytes:
     try:
         return response.read1(most)
     except (http.client.HTTPException, OSError) as failure:
-        raise _Interrupted(_reason(failure)) from failure
+        raise _Interrupted(network.reason_of(failure)) from failure
 
 
 def _check_whole(path: Path, suffix: str) -> None:
     """Refuse a torch archive or safetensors file that is not whole: the check where no hash is known."""
     if suffix in {".pt", ".pth", ".zip"}:
         try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            msg = f"what came is not a whole archive ({_opening(path)})"
+            entry = archives.damaged(path)
+        except DataError as error:
+            reason = error.message.removeprefix(f"{path} ")
+            msg = f"what came is not a whole archive that can be used: it {reason} ({_opening(path)})"
             raise _Refused(msg) from error
-        if damaged is not None:
-            msg = f"{damaged} in the archive that came is damaged"
+        if entry is not None:
+            msg = f"{entry} in the archive that came is damaged"
             raise _Refused(msg)
     elif suffix == ".safetensors" and not _is_whole_safetensors(path):
         msg = f"what came is not a whole safetensors file ({_opening(path)})"
@@ -551,14 +483,3 @@ def _range_total(headers: Message) -> int | None:
 
 def _seconds(text: str | None) -> float:
     return float(text) if text and text.strip().isdecimal() else 0.0
-
-
-def _reason(error: BaseException) -> str:
-    """Return the cause in a few words."""
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        return _reason(error.reason)
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f" ({error.filename})" if error.filename else "")
-    return str(error) or type(error).__name__

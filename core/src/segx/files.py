@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import DataError, UsageError
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
+    from segx.errors import SegxError
     from segx.interfaces import Image
 
 _PART = ".part"
 
 _LONGEST_TEXT = 64 << 20
+_LONGEST_MAPPING = 8 << 20
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -146,6 +148,62 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # where the folder cannot be made there is nothing to remove
             temporary.unlink(missing_ok=True)
+
+
+def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "") -> dict[str, Any]:
+    """Return the names and values of a YAML file, of plain types, bounded in depth and size.
+
+    Args:
+        path: What to read.
+        error: What to raise.
+        what: What it would be if it were sound: ``"options"``; for the error.
+        hint: How one is written; for the error.
+
+    Raises:
+        SegxError: It cannot be read, is not YAML, no mapping, or larger than any such file.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(read_regular(path, limit=_LONGEST_MAPPING).decode("utf-8-sig"))
+    except UnicodeDecodeError as reason:
+        raise error(f"{path} is not UTF-8 text", hint="save it as UTF-8") from reason
+    except OSError as reason:
+        raise error(f"{path} cannot be read ({reason.strerror or reason})") from reason
+    except (*_NOT_YAML, yaml.YAMLError) as reason:
+        # PyYAML leaves it to Python to say what is wrong with 2024-13-01, !!bool x, !!timestamp x
+        mark = getattr(reason, "problem_mark", None)
+        words = getattr(reason, "problem", None) or (str(reason).splitlines() or [type(reason).__name__])[0]
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise error(f"{path} cannot be read as YAML ({where}{words[:200]})", hint=hint) from reason
+    if not isinstance(content, dict):
+        raise error(f"{path} holds a {type(content).__name__}, not {what}", hint=hint)
+    if not _is_bounded(content):
+        raise error(f"{path} is nested deeper, or larger, than {what} can be", hint=hint)
+    return {str(key): value for key, value in content.items()}
+
+
+_NOT_YAML = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
+_DEEPEST = 50
+_LARGEST = 1_000_000
+
+
+def _is_bounded(content: object) -> bool:
+    """Say whether a value can be walked and shown: aliases make a small file large, or endless."""
+    waiting, seen = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if isinstance(value, dict):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            inner = list(value)
+        else:
+            continue
+        if depth > _DEEPEST or seen + len(waiting) + len(inner) > _LARGEST:
+            return False
+        waiting.extend((item, depth + 1) for item in inner)
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

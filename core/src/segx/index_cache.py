@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import zipfile
@@ -50,17 +51,23 @@ def file_digest(path: Path) -> str:
     """Return the hash of a file's content, from its stamp in the cache when it has not changed since."""
     state = path.stat()
     note = indexes_folder() / f"stamp-{key_of(str(path.absolute()))}.json"
-    try:
-        size, changed, digest = json.loads(note.read_text(encoding="utf-8"))
-        if (size, changed) == (state.st_size, changed_ns(state)):
-            return str(digest)
-    except (OSError, ValueError):
-        pass
+    match _read_stamp(note), changed_ns(state):
+        case [state.st_size, int(stamp), str(known)], changed if stamp == changed and re.fullmatch(
+            f"[0-9a-f]{{{2 * DIGEST}}}", known
+        ):
+            return known
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST)).hexdigest()
     if time.time_ns() - changed_ns(state) > _FRESH_NS:
         _write(note, json.dumps([state.st_size, changed_ns(state), digest]).encode())
     return digest
+
+
+def _read_stamp(note: Path) -> object:
+    try:
+        return json.loads(note.read_bytes()[:1000])
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def key_of(*parts: str | bytes) -> str:
@@ -78,23 +85,32 @@ def indexes_folder() -> Path:
 
 
 def load(key: str) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays stored under a key, or None: not there, or damaged."""
+    """Return the arrays stored under a key, or None: not there, or not what was stored to the last bit."""
     path = indexes_folder() / f"{key}.npz"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        data = path.read_bytes() if path.is_file() else b""
+        if data[:DIGEST] != _seal(key, memoryview(data)[DIGEST:]):
+            return None
+        with np.load(io.BytesIO(memoryview(data)[DIGEST:]), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         logger.debug("%s is damaged and made anew (%s)", path, error)
         return None
+
+
+def _seal(key: str, data: memoryview) -> bytes:
+    """Return what stands before the arrays: what anybody else has changed is not read, so nobody checks its types."""
+    digest = hashlib.blake2b(key.encode(), digest_size=DIGEST)
+    digest.update(data)
+    return digest.digest()
 
 
 def store(key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Keep arrays under a key, atomically; a cache that cannot be written is no reason to stop."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one of the arrays
-    _write(indexes_folder() / f"{key}.npz", buffer.getbuffer())
+    data = buffer.getbuffer()
+    _write(indexes_folder() / f"{key}.npz", _seal(key, data), data)
 
 
 def texts(values: Sequence[str]) -> NDArray[np.uint8]:
@@ -142,13 +158,13 @@ class Stamps:
         return np.where(self.changed > time.time_ns() - _FRESH_NS, 0, self.changed)
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
+def _write(path: Path, *parts: bytes | memoryview) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
         try:
             with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
-                file.write(data)
+                file.writelines(parts)
             os.replace(name, path)  # noqa: PTH105 - a text
         except BaseException:
             os.unlink(name)  # noqa: PTH108 - a text

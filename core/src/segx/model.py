@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
-from segx.files import irregular, read_text
 from segx.options import PredictOptions, SessionOptions, TrainOptions, ValOptions
 from segx.registry import get_registry
 
@@ -268,7 +268,8 @@ class YOLO:
                 raise UsageError(f"pretrained=false starts from nothing, but {self._given} has weights", hint=hint)
         try:
             weights = _weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
-            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights)
+            fetch = not chosen.resume or "data" in options  # what only a file names is not fetched
+            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch)
         except BaseException:
             if not self._changed:
                 self._close_sessions()  # what was half trained goes; the model is what its file says
@@ -377,7 +378,10 @@ class YOLO:
         return self._registry.backend_for(kind, name=backend, device=how.device)
 
     def _open(self, how: SessionOptions, backend: str | None) -> Session:
-        runtime = self._registry.load_backend(self._backend_spec(how, backend))
+        spec = self._backend_spec(how, backend)
+        runtime = self._registry.load_backend(spec)
+        if spec.caution and self.path is not None:
+            _warn_once(f"{self.path} {spec.caution}")
         if isinstance(self._origin, Artifact) and not self._changed:
             return runtime.open(self._origin, how)
         if isinstance(self._origin, Design) and not self._sessions:
@@ -412,6 +416,11 @@ class YOLO:
                 del self._sessions[key]
 
 
+@functools.cache
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
+
+
 def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | Design:
     """Return what a name means: a model on disk, downloaded if need be, or the design of a new one.
 
@@ -426,6 +435,8 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_design(text, path, registry)
     if path.exists():
+        if not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
+            raise ModelError(f"{path} is no file")
         return registry.artifact(path)
     name = text if path.suffix or registry.format_of(text) else f"{text}.pt"
     if Path(name).exists():
@@ -451,10 +462,14 @@ def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
 
 def _find_design(text: str, path: Path, registry: Registry) -> Design:
     """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
-    if what := irregular(path):
-        raise ModelError(f"{path}: it is {what}, not a regular file")
-    if path.is_file():
-        architecture = registry.architecture_for(_read_yaml(path))
+    if path.exists() and not path.is_dir():
+        from segx.files import read_mapping
+
+        architecture = registry.architecture_for(
+            read_mapping(
+                path, error=ModelError, what="a model", hint="a model's YAML has the keys nc, scales, backbone, head"
+            )
+        )
         return Design(architecture.read_config(path), architecture)
     shipped = registry.variant(text)
     if shipped is not None:
@@ -465,15 +480,3 @@ def _find_design(text: str, path: Path, registry: Registry) -> Design:
     raise ModelError(
         f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
     )
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(read_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} describes no model", hint="a model's YAML has the keys nc, scales, backbone, head")
-    return content

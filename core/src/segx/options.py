@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -24,6 +26,16 @@ ImageSize = int | tuple[int, int]
 
 Crowds = Literal["ignore", "objects"]
 _CROWDS = "what iscrowd: 1 makes of an annotation: a crowd, neither learned nor measured, or an object like others"
+
+
+MOST_PIXELS = 65_536
+"""Longest side of a network input; what of it fits into memory is looked at when it is known."""
+MOST_IMAGES = 65_536
+"""Most images per run of a network."""
+MOST_WORKERS = 1024
+"""Most threads or processes."""
+_SHOWN = 100
+"""Letters of a wrong value that are shown."""
 
 
 def option(
@@ -74,11 +86,16 @@ class Options:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
-            value = plain(getattr(self, item.name))
-            if (true := item.metadata.get("true")) is not None:
-                value = _number_for(value, true)
-            value = _coerce(item.name, value, hints[item.name])
-            _check_range(item.name, value, item.metadata)
+            value = getattr(self, item.name)
+            try:
+                value = plain(value)
+                if (true := item.metadata.get("true")) is not None:
+                    value = _number_for(value, true)
+                value = _coerce(item.name, value, hints[item.name])
+                _check_range(item.name, value, item.metadata)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:  # numbers of 10,000 digits and such
+                wanted = _article(_type_name(hints[item.name]))
+                raise UsageError(f"{item.name}={_shown(value)} is not {wanted}") from error
             object.__setattr__(self, item.name, value)
 
     @classmethod
@@ -127,7 +144,7 @@ class DecodeOptions(Options):
 
     conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
     iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
-    max_det: int = option(300, "most objects per image", ge=1)
+    max_det: int = option(300, "most objects per image", ge=1, le=100_000)
     classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
     agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
     multi_label: bool = option(False, "one row for each class above conf, as validation does, not only the best")
@@ -150,7 +167,7 @@ class SessionOptions(Options):
 
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     half: bool = option(False, "run in half precision, where the device can")
-    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1)
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1, le=MOST_WORKERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +175,7 @@ class InferenceOptions(SessionOptions, RunFolderOptions):
     """What the verbs that run a model on pictures share."""
 
     imgsz: ImageSize | None = option(
-        None, "input size: one side, or height,width; default: what the model was made for", ge=32
+        None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
     )
     conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
     iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
@@ -185,12 +202,14 @@ class PredictOptions(InferenceOptions):
         "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
     }
 
-    max_det: int = option(300, "most objects per image", ge=1)
+    max_det: int = option(300, "most objects per image", ge=1, le=100_000)
     classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
-    batch: int = option(1, "most images per run of the network; a CPU takes fewer when they are large", ge=1)
+    batch: int = option(
+        1, "most images per run of the network; a CPU takes fewer when they are large", ge=1, le=MOST_IMAGES
+    )
     stream: bool = option(False, "return results one by one instead of a list (Python)")
-    vid_stride: int = option(1, "take every n-th frame of a video", ge=1)
+    vid_stride: int = option(1, "take every n-th frame of a video", ge=1, le=1_000_000)
     stream_buffer: bool = option(False, "keep every frame of a live stream; False: only the newest")
     save: bool = option(False, "write pictures and videos with the results drawn in")
     save_crop: Literal["mask", "box"] | bool = option(
@@ -198,7 +217,7 @@ class PredictOptions(InferenceOptions):
     )
     save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
     show: bool = option(False, "show results in a window")
-    line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1)
+    line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1, le=1000)
     show_labels: bool = option(True, "draw class names")
     show_conf: bool = option(True, "draw scores")
     show_boxes: bool = option(True, "draw boxes")
@@ -235,14 +254,19 @@ class ValOptions(InferenceOptions):
     split: str = option("val", "which part of the data set: train, val or test")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
     batch: int | None = option(
-        None, "most pictures per run of the network; a CPU takes fewer when they are large; default: 16", ge=1
+        None,
+        "most pictures per run of the network; a CPU takes fewer when they are large; default: 16",
+        ge=1,
+        le=MOST_IMAGES,
     )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
-    max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1)
+    max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1, le=100_000)
     classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
-    workers: int | None = option(None, "threads that read pictures and decode; default: half of the cores", ge=1)
+    workers: int | None = option(
+        None, "threads that read pictures and decode; default: half of the cores", ge=1, le=MOST_WORKERS
+    )
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
     compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
     plots: bool = option(True, "draw curves, confusion matrices and pictures, and write the HTML report")
@@ -281,39 +305,45 @@ class TrainOptions(RunFolderOptions):
     }
 
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
-    epochs: int = option(100, "passes over the training pictures", ge=1)
+    epochs: int = option(100, "passes over the training pictures", ge=1, le=1_000_000)
     time: float | None = option(
-        None, "train for this many hours instead of epochs; the schedule is fitted to them", gt=0
+        None, "train for this many hours instead of epochs; the schedule is fitted to them", gt=0, le=100_000
     )
-    patience: int = option(100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0)
-    batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1)
+    patience: int = option(
+        100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0, le=1_000_000
+    )
+    batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1, le=MOST_IMAGES)
     imgsz: int = option(640, "side of the training pictures", ge=32, le=8192)
     save: bool = option(True, "write last.pt and best.pt")
-    save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1)
+    save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1, le=1_000_000)
     cache: Literal["ram", "disk"] | bool = option(
         False, "keep all read pictures at training size: ram (or true), or disk, in the cache folder"
     )
     device: str | None = option(None, "where to train: cpu, 0, 0,1, mps; default: the best there is")
-    devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1)
+    devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1, le=MOST_WORKERS)
     accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
-    num_nodes: int = option(1, "machines, under torchrun", ge=1)
-    workers: int = option(8, "threads that prepare pictures, per device", ge=0)
+    num_nodes: int = option(1, "machines, under torchrun", ge=1, le=MOST_WORKERS)
+    workers: int = option(8, "threads that prepare pictures, per device", ge=0, le=MOST_WORKERS)
     pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
         "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"
     )
-    seed: int = option(0, "governs every random choice", ge=0)
+    seed: int = option(0, "governs every random choice", ge=0, le=2_000_000_000)
     deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
     rect: bool = option(False, "batches of like-shaped pictures, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
-    close_mosaic: int = option(10, "no mosaic, mix-up or copy-paste in the last n epochs, at most half of them", ge=0)
+    close_mosaic: int = option(
+        10, "no mosaic, mix-up or copy-paste in the last n epochs, at most half of them", ge=0, le=1_000_000
+    )
     resume: Path | bool = option(False, "go on with a run: True, or its last.pt")
     amp: bool = option(True, "mixed precision, on GPUs")
     fraction: float = option(1.0, "part of the training pictures to use, spread over all", gt=0, le=1)
-    freeze: int | tuple[int, ...] | None = option(None, "layers to leave as they are: their numbers, or how many")
+    freeze: int | tuple[int, ...] | None = option(
+        None, "layers to leave as they are: their numbers, or how many", le=100_000
+    )
     multi_scale: float = option(
         0.0, "each batch up to this fraction smaller or larger; true: by half", ge=0, le=0.9, true=0.5
     )
@@ -325,17 +355,17 @@ class TrainOptions(RunFolderOptions):
     plots: bool = option(True, "draw curves, batches and label statistics")
     export: str | None = option(None, "format to export to at the end; checked before the first epoch")
     verbose: bool = option(True, "a line for each epoch")
-    lr0: float = option(0.01, "learning rate at the start (auto chooses its own)", gt=0)
+    lr0: float = option(0.01, "learning rate at the start (auto chooses its own)", gt=0, le=1e12)
     lrf: float = option(0.01, "learning rate at the end, as a fraction of lr0", ge=0, le=1)
     momentum: float = option(0.937, "momentum, or beta1 of Adam", ge=0, le=1)
-    weight_decay: float = option(0.0005, "weight decay at a batch of nbs", ge=0)
-    warmup_epochs: float = option(3.0, "length of the warm-up", ge=0)
+    weight_decay: float = option(0.0005, "weight decay at a batch of nbs", ge=0, le=1_000_000)
+    warmup_epochs: float = option(3.0, "length of the warm-up", ge=0, le=1_000_000)
     warmup_momentum: float = option(0.8, "momentum at the start of the warm-up", ge=0, le=1)
-    warmup_bias_lr: float = option(0.1, "learning rate of biases at the start of the warm-up", ge=0)
-    box: float = option(7.5, "weight of the box and mask losses", ge=0)
-    cls: float = option(0.5, "weight of the class loss", ge=0)
-    dfl: float = option(1.5, "weight of the distribution focal loss", ge=0)
-    nbs: int = option(64, "batch size that weight decay and accumulation are stated for", ge=1)
+    warmup_bias_lr: float = option(0.1, "learning rate of biases at the start of the warm-up", ge=0, le=1_000_000)
+    box: float = option(7.5, "weight of the box and mask losses", ge=0, le=1_000_000)
+    cls: float = option(0.5, "weight of the class loss", ge=0, le=1_000_000)
+    dfl: float = option(1.5, "weight of the distribution focal loss", ge=0, le=1_000_000)
+    nbs: int = option(64, "batch size that weight decay and accumulation are stated for", ge=1, le=MOST_IMAGES)
     hsv_h: float = option(0.015, "change of hue", ge=0, le=1)
     hsv_s: float = option(0.7, "change of saturation", ge=0, le=1)
     hsv_v: float = option(0.4, "change of value", ge=0, le=1)
@@ -359,9 +389,9 @@ class DataCheckOptions(Options):
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
     strict: bool = option(False, "end with exit code 3 when anything is wrong")
-    tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0)
+    tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0, le=1_000_000)
     decode: bool = option(True, "read every picture whole; False: headers only")
-    most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1)
+    most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1, le=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +416,7 @@ class DataSplitOptions(Options):
     output: Path = option(Path(), "folder to write lists and a YAML into; must not hold anything yet")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
-    seed: int = option(0, "another seed, another division", ge=0)
+    seed: int = option(0, "another seed, another division", ge=0, le=2_000_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,19 +428,21 @@ class DataShowOptions(Options):
     output: Path = option(Path("ground-truth.png"), "picture to write")
     images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
-    count: int = option(16, "pictures on the sheet", ge=1)
-    columns: int = option(4, "pictures in a row", ge=1)
-    side: int = option(480, "width and height of a picture on the sheet, in pixels", ge=32)
+    count: int = option(16, "pictures on the sheet", ge=1, le=1000)
+    columns: int = option(4, "pictures in a row", ge=1, le=100)
+    side: int = option(480, "width and height of a picture on the sheet, in pixels", ge=32, le=4096)
     classes: tuple[int, ...] | None = option(None, "only pictures with objects of these class numbers")
-    seed: int = option(0, "another seed, other pictures", ge=0)
+    seed: int = option(0, "another seed, other pictures", ge=0, le=2_000_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Options every export format has; a format adds its own by inheriting."""
 
-    imgsz: ImageSize | None = option(None, "input size: one side, or height,width; default: the model's", ge=32)
-    batch: int = option(1, "images per run of the network", ge=1)
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
+    )
+    batch: int = option(1, "images per run of the network", ge=1, le=MOST_IMAGES)
     device: str | None = option(None, "where the source model runs while exporting; default: cpu")
     output: Path | None = option(
         None, "file or folder to write; default: beside the model, with any precision but the usual in the name"
@@ -485,8 +517,10 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     if not accepted:
         words = (*_choices(kind), *(("true", "false") if bool in _alternatives(kind) else ()))
         if _choices(kind):
-            raise UsageError(f"{name}={value!s} is not one of {', '.join(words)}{did_you_mean(str(value), words)}")
-        raise UsageError(f"{name}={value!s} is not {_article(_type_name(kind))}")
+            raise UsageError(
+                f"{name}={_shown(value)} is not one of {', '.join(words)}{did_you_mean(_shown(value), words)}"
+            )
+        raise UsageError(f"{name}={_shown(value)} is not {_article(_type_name(kind))}")
     return converted
 
 
@@ -525,7 +559,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return (True, int(value)) if whole and not isinstance(value, bool) else (False, value)
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 - NaN
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return (True, float(value)) if number else (False, value)
     if kind is str:
         return _fit_text(value)
@@ -555,6 +589,14 @@ def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     return all(ok for ok, _ in fitted), tuple(out for _, out in fitted)
 
 
+def _shown(value: Any) -> str:
+    """Return a value as it was given, cut where it is long; shared parts of a list are not written out without end."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    text = reprlib.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
@@ -563,7 +605,7 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
         below = (ge is not None and number < ge) or (gt is not None and number <= gt)
         if below or (le is not None and number > le):
-            shown = value if isinstance(value, tuple) else f"{value:g}"
+            shown = f"{value:g}" if isinstance(value, float) else _shown(value)
             place = f"not above {gt:g}" if gt is not None and le is None else f"outside {_range_name(metadata)}"
             raise UsageError(f"{name}={shown} is {place}")
 

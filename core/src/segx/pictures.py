@@ -8,14 +8,10 @@ stay, as in the data the models were trained on; nothing is composited); 16 bits
 
 from __future__ import annotations
 
-import http.client
 import io
 import logging
 import re
 import threading
-import urllib.error
-import urllib.parse
-import urllib.request
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from segx import network
 from segx.errors import DataError, UsageError
 from segx.files import open_regular, read_at_most
 from segx.image_header import one_line, open_with_pillow, read_header
-from segx.paths import OFFLINE_VARIABLE, PIXELS_VARIABLE, most_pixels, offline
+from segx.paths import PIXELS_VARIABLE, most_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,9 +41,10 @@ PICTURE_SUFFIXES = frozenset(
 )
 DOWNLOAD_LIMIT = 256 << 20
 """Most bytes a picture fetched from an address may have."""
+DOWNLOAD_SECONDS = 120.0
+"""Longest time that one may take, however steadily it drips."""
 
 _ORIENTATION = 0x0112
-_TIMEOUT = 30.0
 _ENDINGS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 """What is near the end of files that are whole."""
 _TAIL = 1 << 16
@@ -175,23 +173,13 @@ def fetch_picture(address: str) -> Image:
     Raises:
         DataError: With the reason alone, without the address.
     """
-    data, kind = _fetch(address)
+    data, kind = network.fetch(address, most=DOWNLOAD_LIMIT, within=DOWNLOAD_SECONDS)
     try:
         return decode_picture(data)
     except DataError as error:
         if kind.startswith("image/"):
             raise
         raise DataError(f"the answer is {kind or 'of no stated kind'}, not a picture") from error
-
-
-def content_type(address: str) -> str:
-    """Return what kind of content an http(s) address holds, lower case, without parameters.
-
-    Raises:
-        DataError: With the reason alone, without the address.
-    """
-    with _open(address) as response:
-        return str(response.headers.get_content_type()).lower() if response.headers.get("Content-Type") else ""
 
 
 def from_pillow(picture: Any) -> Image:
@@ -401,38 +389,3 @@ def _to_colour(values: Any) -> Any:
     if values.ndim == 2 or values.shape[2] == 1:
         return cv2.cvtColor(np.ascontiguousarray(values), cv2.COLOR_GRAY2BGR)
     return values if values.shape[2] == 3 else cv2.cvtColor(np.ascontiguousarray(values), cv2.COLOR_BGRA2BGR)
-
-
-def _open(address: str) -> Any:
-    if offline():
-        raise DataError(f"{OFFLINE_VARIABLE} forbids fetching it")
-    try:
-        request = urllib.request.Request(address, headers={"User-Agent": "segx"})  # noqa: S310 - http(s) only, below
-        if request.type not in {"http", "https"}:
-            raise DataError(f"addresses of kind {request.type!r} are not fetched")
-        return urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        with error:
-            raise DataError(f"the server answers {error.code} {error.reason}") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise DataError(one_line(getattr(error, "reason", None) or error)) from error
-
-
-def _fetch(address: str) -> tuple[bytes, str]:
-    with _open(address) as response:
-        kind = str(response.headers.get_content_type()).lower()
-        announced = response.headers.get("Content-Length", "")
-        if announced.isdecimal() and int(announced) > DOWNLOAD_LIMIT:
-            raise DataError(f"it has {int(announced) >> 20} MiB, more than the {DOWNLOAD_LIMIT >> 20} allowed")
-        parts, size = [], 0
-        try:
-            while chunk := response.read(1 << 16):
-                parts.append(chunk)
-                size += len(chunk)
-                if size > DOWNLOAD_LIMIT:
-                    raise DataError(f"it has more than the {DOWNLOAD_LIMIT >> 20} MiB allowed")
-        except (OSError, http.client.HTTPException) as error:
-            raise DataError(f"the connection broke after {size} bytes ({one_line(error)})") from error
-        if announced.isdecimal() and size < int(announced):
-            raise DataError(f"the connection broke after {size} of {announced} bytes")
-    return b"".join(parts), kind

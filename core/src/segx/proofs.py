@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import SegxError
-from segx.files import write_text
+from segx.files import read_text, write_text
 from segx.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -56,12 +57,19 @@ def read_proofs() -> Mapping[str, dict[str, Any]]:
     proofs: dict[str, dict[str, Any]] = {}
     for path in _files():
         try:
-            proof = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            proof = json.loads(read_text(path))
+        except (OSError, ValueError, RecursionError):
             continue
-        if isinstance(proof, dict) and proof.get("machine") == platform.node():
+        if isinstance(proof, dict) and proof.get("machine") == platform.node() and _is_sound(proof):
             proofs[path.stem] = proof
     return proofs
+
+
+def _is_sound(proof: Mapping[str, Any]) -> bool:
+    """Say whether a proof is one that segx wrote; any other is no proof."""
+    figures = [proof.get(name) for name in ("box", "score", "mask_iou", "matched")]
+    sound = all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures)
+    return sound and isinstance(proof.get("date"), str)
 
 
 def _files() -> list[Path]:

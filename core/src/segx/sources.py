@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from segx import network
 from segx.errors import DataError, UsageError
 from segx.files import open_regular, read_text
 from segx.image_header import open_with_pillow, read_header
@@ -24,7 +25,6 @@ from segx.pictures import (
     PICTURE_SUFFIXES,
     check_array,
     check_size,
-    content_type,
     decode_picture,
     fetch_picture,
     from_array,
@@ -438,14 +438,14 @@ class _Reader:
             return self._live((address,))
         if suffix not in PICTURE_SUFFIXES and alone:
             try:
-                kind = content_type(address)
+                kind = network.content_type(address)
             except DataError as error:
-                raise DataError(f"{address}: {error.message}") from error
+                raise DataError(f"{network.shown(address)}: {error.message}") from error
             if kind in _STREAM_KINDS:
                 return self._live((address,))
             if kind.startswith("video/"):
                 return self._video(address)
-        return _Still(address, partial(fetch_picture, address))
+        return _Still(network.shown(address), partial(fetch_picture, address))
 
     def _read_path(self, path: Path) -> Iterator[Part]:
         if path.is_dir():

@@ -140,6 +140,8 @@ class BackendSpec(Spec):
         priority: Of several usable backends for a format the highest is taken.
         concurrent: Its sessions may be run from several threads at once. On a CPU that is how folders and videos go
             through the network: a few pictures side by side, each on its share of the cores.
+        caution: What whoever opens a stranger's file of these formats should know, a clause after its name: said by
+            ``segx info`` and when the first one is opened.
     """
 
     load: Callable[[], Backend]
@@ -147,6 +149,7 @@ class BackendSpec(Spec):
     devices: tuple[str, ...] = ("cpu",)
     priority: int = 0
     concurrent: bool = False
+    caution: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

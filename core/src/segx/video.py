@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 from collections import deque
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from segx import network
 from segx.errors import DataError
 from segx.files import open_regular, utf8_name
-from segx.paths import OFFLINE_VARIABLE, offline
+from segx.paths import offline
 from segx.pictures import check_size, quiet
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ _BUFFER = 30
 
 # FFmpeg prints to standard error past every logger; OpenCV reads this switch of it once, when it first opens a video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+_FFMPEG = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_LOCAL = "protocol_whitelist;file,crypto,data"
+_ANYWHERE = f"{_LOCAL},http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtsp,rtmp,rtmps,srt,mmsh,mmst|rtsp_transport;tcp"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +99,9 @@ class VideoFile:
     """A video, local or at an http(s) address, read from its beginning each time it is asked for."""
 
     def __init__(self, name: str, *, stride: int = 1) -> None:
-        self.name = name
+        self.name = network.shown(name)
         self.stride = stride
+        self._target = name
 
     def clip(self) -> Clip:
         """Return rate and length.
@@ -101,7 +109,7 @@ class VideoFile:
         Raises:
             DataError: With the reason alone, when it cannot be opened.
         """
-        with _capture(self.name) as capture:
+        with _capture(self._target) as capture:
             return self._clip(capture)
 
     def frames(self) -> Iterator[Frame]:
@@ -110,7 +118,7 @@ class VideoFile:
         Raises:
             DataError: With the reason alone, when it cannot be opened or ends much before its stated length.
         """
-        with _capture(self.name) as capture:
+        with _capture(self._target) as capture:
             clip, index, stated, clock = self._clip(capture), 0, _stated_frames(capture), _Clock()
             rate = _rate(capture)
             while capture.grab():
@@ -242,7 +250,7 @@ class _Feed:
     ) -> None:
         self.target, self.stride, self.news, self.closed = target, stride, news, closed
         self.room, self.keep_all = room, keep_all
-        self.name = f"camera{target}" if isinstance(target, int) else target
+        self.name = f"camera{target}" if isinstance(target, int) else network.shown(target)
         self.arrived: deque[Frame] = deque()
         self.ended = False
         self.lost = ""
@@ -251,7 +259,7 @@ class _Feed:
 
     def connect(self) -> None:
         """Open it once, for a wrong address to be told at once."""
-        what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.target}"
+        what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.name}"
         try:
             self.capture = _open(self.target)
         except DataError as error:
@@ -349,10 +357,13 @@ def _open(target: int | str) -> cv2.VideoCapture:
     with quiet():
         if isinstance(target, int):
             return cv2.VideoCapture(target)
+        if _ADDRESS.match(target):
+            network.allow(target, {*network.FETCHED, *STREAM_SCHEMES})
+        # What FFmpeg follows by itself, whatever a playlist or a server points to. Read at each opening.
+        if os.environ.get(_FFMPEG, _LOCAL) in {_LOCAL, _ANYWHERE}:  # else the user has options of their own
+            os.environ[_FFMPEG] = _LOCAL if offline() else _ANYWHERE
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         if "://" in target:
-            if offline():
-                raise DataError(f"{OFFLINE_VARIABLE} forbids fetching it")
             return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
         with utf8_name(target) as name:
             return cv2.VideoCapture(name, cv2.CAP_FFMPEG, timeouts)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from segx import sidecar
+from segx import YOLO, sidecar
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
 from segx.options import SessionOptions
+from segx.registry import get_registry
 from segx.testing.models import run_module, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs
 from segx.testing.scenes import noise
@@ -167,3 +168,13 @@ def test_half_precision_is_the_files_own(write_torchscript: Any, tmp_path: Path)
 def test_outputs_of_half_models_are_float(write_torchscript: Any, tmp_path: Path) -> None:
     session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", tiny_info()), CPU)
     assert {output.dtype for output in session.run(noise((1, 3, 64, 96)))} == {np.dtype(np.float32)}
+
+
+def test_that_the_file_is_a_program_is_said_where_it_is_opened(
+    write_torchscript: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_torchscript(tmp_path / "tiny.torchscript", tiny_info()).path
+    model = YOLO(path)
+    model._session(SessionOptions())
+    assert f"{path} is a program that can read and write files" in caplog.text
+    assert get_registry().backend_for("torchscript").caution

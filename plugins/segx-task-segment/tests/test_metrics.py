@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import errno
 import json
@@ -139,6 +140,12 @@ def test_confusion_pairs_what_is_left_over_whatever_its_class() -> None:
     right, wrong = metrics.confusion_matrix.tp_fp()
     assert (right.tolist(), wrong.tolist()) == ([1, 0], [1, 2])
     np.testing.assert_allclose(metrics.confusion_matrix.normalized.sum(axis=0), 1)
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-a.png", "@a.png", "\ta.png"])
+def test_a_spreadsheet_runs_nothing_of_the_table(name: str) -> None:
+    metrics = evaluate((sample(square(5, 5, 20, number=41), name=name), found((5, 5, 20, 0, 0.9))))
+    assert {row[1] for row in list(csv.reader(metrics.matches.to_csv().splitlines()))[1:]} == {f"'{name}"}
 
 
 def test_the_table_has_a_row_for_each_detection_and_each_object_missed() -> None:

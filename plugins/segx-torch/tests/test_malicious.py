@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -532,6 +533,52 @@ def _nested_tuples(forge: Any, path: Path, marker: Path) -> Path:
 def _nested_lists(forge: Any, path: Path, marker: Path) -> Path:
     deep = b"](" * 50_000 + b"N" + b"e" * 50_000
     return forge.archive(path, forge.official(about={"train_args": forge.dict({"data": deep})}))
+
+
+DEEP = b")" + b"\x85" * 1_000_000
+
+
+def _doubled(levels: int = 60) -> bytes:
+    """Return tuples of the same tuple twice, ``levels`` deep."""
+    return b")q\x01" + b"h\x01\x86q\x01" * levels
+
+
+hostile_pickle("a numpy type of deep tuples", lambda f, m: f.call(f.name("numpy", "dtype"), DEEP, b"\x89", b"\x88"))
+hostile_pickle(
+    "a numpy byte order of deep tuples",
+    lambda f, m: f.call(f.name("numpy", "dtype"), f.text("f8"), b"\x89", b"\x88") + f.tuple(b"N", DEEP) + b"b",
+)
+hostile_pickle(
+    "getattr of a doubled tuple",
+    lambda f, m: f.call(f.name("builtins", "getattr"), f.name(*DETECT), _doubled()),
+)
+hostile_pickle("getattr of deep tuples", lambda f, m: f.call(f.name("builtins", "getattr"), f.name(*DETECT), DEEP))
+hostile_pickle("a codec of deep tuples", lambda f, m: f.call(f.name("_codecs", "encode"), f.text("x"), DEEP))
+hostile_pickle("a storage of deep tuples", lambda f, m: _persistent(f, DEEP, DEEP, DEEP, DEEP, DEEP))
+hostile_pickle("doubled tuples", lambda f, m: _doubled())
+
+
+@hostile("weights beside doubled lists")
+def _doubled_beside(forge: Any, path: Path, marker: Path) -> Path:
+    return forge.archive(path, forge.official(about={"other": _laughs(forge)}))
+
+
+@hostile("records nested 300,000 deep")
+def _nested_records(forge: Any, path: Path, marker: Path) -> Path:
+    record = forge.name(*CONV) + b"q\x05)\x81"
+    key = forge.text("a") + b"q\x06"
+    opened, levels = b"h\x05)\x81}h\x06", 300_000
+    return forge.archive(path, forge.pickle(record + key + b"\x86" + opened * levels + b"N" + b"sb" * levels + b"\x86"))
+
+
+def test_neither_a_pipe_nor_a_device_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.pt"
+    os.mkfifo(pipe)
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    (tmp_path / "folder.pt").mkdir()
+    for path in tmp_path.iterdir():
+        with pytest.raises(ModelError, match="is no file"):
+            open_container(path)
 
 
 @hostile("a memo of four billion places")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -21,7 +22,8 @@ from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze
 from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
 from segx_torch.training.run import read_snapshot
-from segx_torch.training.trainer import Trainer
+from segx_torch.training.state import Progress, Snapshot
+from segx_torch.training.trainer import Trainer, _sound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -360,3 +362,24 @@ def test_freezing_leaves_no_gradient():
     module.model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Conv2d(1, 1, 1))
     freeze(module, 1)
     assert [p.requires_grad for p in module.parameters()] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": "1"},
+        {"epoch": float("nan")},
+        {"epoch": -(10**9)},
+        {"hours": float("inf")},
+        {"rows": [1]},
+        {"rows": [{"loss": "x"}]},
+        {"sums": []},
+        {"optimizer": 3},
+        {"closed": None},
+    ],
+)
+def test_where_a_strangers_run_stands_is_checked(wrong):
+    sound = dataclasses.asdict(Progress(epoch=2, rows=[{"loss": 1.0}], optimizer="SGD"))
+    assert Progress.read(sound) == Progress(**sound)
+    with pytest.raises(ModelError, match="does not hold the state of a run"), _sound(Snapshot):
+        Progress.read({**sound, **wrong})

@@ -26,6 +26,7 @@ from segx import __version__, sidecar
 from segx.artifact import AXES, Artifact, ArtifactInfo
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
 from segx.interfaces import ModelSession
+from segx.memory import check_fits
 from segx.options import ExportOptions, SessionOptions, image_size
 from segx.paths import weights_folder
 from segx.proofs import record_proof
@@ -398,6 +399,7 @@ def _travelling(info: ArtifactInfo, kind: str, link: _Link, *, finished: bool) -
     options = link.options
     asked = options.imgsz if options.imgsz is not None else info.imgsz
     imgsz = image_size(asked, info.stride)
+    check_fits(*imgsz, options.batch, asked=options.imgsz is not None or options.batch > 1)
     if options.imgsz is not None and imgsz not in {options.imgsz, (options.imgsz, options.imgsz)}:
         logger.warning("imgsz is rounded up to %d,%d: sides are multiples of %d", *imgsz, info.stride)
     private = {"output", "device", "verify"}

@@ -13,6 +13,7 @@ from segx.arrays import run
 from segx.errors import ModelError, UsageError
 from segx.flows.pipeline import cores
 from segx.interfaces import Batch
+from segx.memory import check_fits
 from segx.options import ImageSize, image_size
 from segx.words import counted
 
@@ -97,6 +98,7 @@ class InputPlan:
         batch = info.batch if fixed_batch else options.batch
         if session.device == "cpu" and not fixed_batch:
             batch = min(batch, max(1, _CPU_PIXELS * max(1, cores() // 8) // (size[0] * size[1])))
+        check_fits(*size, batch, device=session.device, asked=options.imgsz is not None or options.batch > 1)
         return cls(
             size=size,
             stride=info.stride,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import reprlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from segx.flows.export import check, export
 from segx.flows.tally import tell
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
-from segx.flows.train_record import WEIGHTS, Record, Splits, plain
+from segx.flows.train_record import Record, Splits, plain, run_folder
 from segx.flows.val import measure, measure_into
 from segx.interfaces import TrainJob
+from segx.memory import check_fits
 from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
 from segx.processes import is_first_process
 from segx.words import counted
@@ -38,6 +40,8 @@ REMEMBERED = "train"
 """Where a checkpoint's settings hold the options it was trained with."""
 _FINGERPRINT = "fingerprint"
 _PLACE = ("project", "name", "exist_ok")
+_DEVICES = ("device", "accelerator", "devices", "num_nodes")
+"""What decides which processes a run starts, and where."""
 _LESSON = ("classes", "single_cls", "crowds")
 """What a run is about: with others its figures could not be compared any more."""
 
@@ -62,6 +66,7 @@ def train(
     model: str,
     registry: Registry,
     weights: Artifact | None = None,
+    fetch: bool = True,
 ) -> TrainResult:
     """Train a model, measure the best weights, and return what the run leaves.
 
@@ -71,6 +76,7 @@ def train(
         model: What the user named as model, for the record.
         registry: The plugins.
         weights: What fits of this file's weights is taken over, once the model has the classes of the data.
+        fetch: Download data that are not here; False where a file and not the user names them.
 
     Raises:
         UsageError: No data are named, or an option cannot work.
@@ -81,11 +87,15 @@ def train(
     data = options.data or session.info.settings.get("data")
     if not data:
         raise UsageError("no data set is named", hint="segx segment train data=coco8-seg.yaml model=yolov8n-seg.yaml")
-    named = bool(options.data)
+    fetch = fetch and bool(options.data)
     options = options.replace(data=lasting(str(data)), imgsz=whole_strides(options.imgsz, session.info.stride))
+    check_fits(options.imgsz, options.imgsz, options.batch, device=options.device or "cpu")
     if options.export is not None:
         check(session.info, options.export, registry=registry)
-    splits = read_splits(options, fetch=named)
+    if options.resume and is_first_process():
+        devices = ", ".join(f"{name}={value}" for name in _DEVICES if (value := getattr(options, name)) is not None)
+        logger.info("going on with %s: data=%s, %s", options.resume, options.data, devices)
+    splits = read_splits(options, fetch=fetch)
     if options.export is not None and is_first_process():
         try_export(session, options.export, registry)
     session, report = _for_data(session, splits, options)
@@ -116,6 +126,9 @@ def train(
 def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> TrainOptions:
     """Return the options of a run that goes on: those it began with, and over them those given now.
 
+    What a checkpoint remembers is a proposal. Its folder is the one it lies in; one that lies outside the folder of a
+    run may be anybody's, so it starts no processes and chooses no device.
+
     Args:
         options: What is given now.
         path: The checkpoint to go on from.
@@ -128,12 +141,25 @@ def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> Train
     if not isinstance(began, dict):
         raise ModelError(f"{path} does not come from a run that could go on", hint=f"begin one: model={path}")
     known = {info.name for info in TrainOptions.describe()}
-    elsewhere = [name for name in _PLACE if name in options] if path.resolve().parent.name == WEIGHTS else []
+    own = run_folder(path)
+    elsewhere = [name for name in _PLACE if name in options] if own else []
     if elsewhere:
         hint = f"leave {elsewhere[0]} out, or move {path.name} elsewhere first"
         raise UsageError(f"{elsewhere[0]}={options[elsewhere[0]]}: a run goes on in its own folder", hint=hint)
-    before = {name: value for name, value in began.items() if name in known}
-    then, now = TrainOptions.parse(before), TrainOptions.parse({**before, **options, "resume": path})
+    left = {*_PLACE, *(() if own else _DEVICES)}
+    forgotten = [
+        f"{name}={reprlib.repr(began[name])}"
+        for name in _DEVICES
+        if name in began and name in left and name not in options
+    ]
+    if forgotten:
+        logger.warning("%s ran with %s, which is not taken from a file: say so again", path, ", ".join(forgotten))
+    before = {name: value for name, value in began.items() if name in known - left}
+    try:
+        then = TrainOptions.parse(before)
+    except UsageError as error:
+        raise ModelError(f"{path} does not hold a run that could go on: {error.message}") from error
+    now = TrainOptions.parse({**before, **options, "resume": path})
     for name in _LESSON:
         if getattr(then, name) != getattr(now, name):
             hint = f"begin a new run: model={path} {name}={getattr(now, name)}"

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from segx import files
-from segx.errors import DataError
+from segx.errors import DataError, UsageError
 from segx.flows.train_drawings import Drawings
 from segx.flows.train_lines import EpochLines
+from segx.locks import Busy, holding
 from segx.runs import Run, Step, make_run_folder
 from segx.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from segx.interfaces import Dataset, TrainPictures
     from segx.options import TrainOptions
@@ -37,7 +38,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segx.train")
 
 WEIGHTS = "weights"
+_OPTIONS = "args.yaml"
 _MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_LONGEST_WAIT = 5.0
+"""Seconds in which the helpers of a run that was killed let go of its lock."""
 _FINISHED = "finished"
 """What a manifest has once the best weights were measured, and exported where that was asked for."""
 _NAMED = ("numpy", "opencv-python", "torch", "lightning-fabric")
@@ -95,6 +100,7 @@ class Record:
         self._epoch = 0
         self._begun = False
         self._run: Run | None = None
+        self._lock = contextlib.ExitStack()
         self.drawings: Drawings | None = None
 
     @property
@@ -111,6 +117,7 @@ class Record:
 
         Raises:
             DataError: It cannot be made or written to.
+            UsageError: Another process is training in it.
         """
         folder = self._resumed_folder() or make_run_folder(
             "train",
@@ -119,6 +126,7 @@ class Record:
             name=self._options.name,
             exist_ok=self._options.exist_ok,
         )
+        self._lock.enter_context(_alone(folder))
         _make_writable(folder / WEIGHTS)
         if isinstance(self._options.resume, Path):
             _remove_halves(folder / WEIGHTS)
@@ -128,7 +136,7 @@ class Record:
         options = plain(self._options)
         self._run = Run(mode="train", model=self._model, options=options, folder=folder)
         named = {"model": self._model, **options}
-        files.write_text(folder / "args.yaml", yaml.safe_dump(named, sort_keys=False))
+        files.write_text(folder / _OPTIONS, yaml.safe_dump(named, sort_keys=False))
         _write_manifest(folder, self._manifest(folder))
         train, val = self._counts()
         logger.info("%s to train on, %d to validate; %s", counted(train, "picture"), val, folder)
@@ -177,12 +185,14 @@ class Record:
             done = {"time": _now(), "metrics": {k: v if math.isfinite(v) else None for k, v in best.items()}}
             _write_manifest(self._run.folder, {**(_read_manifest(self._run.folder) or {}), _FINISHED: done})
             self._registry.tell("run_ended", run=self._run, metrics={**metrics, **best})
+        self._lock.close()
 
     def failed(self, error: BaseException) -> None:
         """Tell that the run has failed; a folder made for a run that never began goes."""
         self._lines.close()
         if self.drawings is not None:
             self.drawings.close(wait=self._begun)
+        self._lock.close()
         if self._run is None or self._run.folder is None:
             return
         self._registry.tell("run_failed", run=self._run, error=error)
@@ -193,8 +203,7 @@ class Record:
         """Return the folder of the run that goes on; a checkpoint that was moved elsewhere begins a new one."""
         if not isinstance(self._options.resume, Path):
             return None
-        weights = self._options.resume.resolve().parent
-        return weights.parent if weights.name == WEIGHTS else None
+        return run_folder(self._options.resume)
 
     def _write_row(self, folder: Path, row: Mapping[str, float]) -> tuple[Path, ...]:
         """Add the row of an epoch to the table; what an interrupted run had written of later epochs goes."""
@@ -241,6 +250,13 @@ class Record:
         }
 
 
+def run_folder(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint lies in, None for one that lies anywhere else."""
+    weights = checkpoint.resolve().parent
+    there = weights.name == WEIGHTS and (weights.parent / _OPTIONS).is_file()
+    return weights.parent if there else None
+
+
 def plain(options: TrainOptions) -> dict[str, Any]:
     """Return options as values that JSON and YAML know; those that were not given are left out."""
     values = {name: str(value) if isinstance(value, Path) else value for name, value in options.as_dict().items()}
@@ -257,6 +273,31 @@ def as_csv(rows: Sequence[Mapping[str, float]]) -> str:
     writer.writeheader()
     writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder.
+
+    Raises:
+        DataError: The folder cannot be written.
+        UsageError: Another process holds it.
+    """
+    lock = folder / _LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                holding(lock, wait=_LONGEST_WAIT, waiting=f"{folder} is in use by another process: waiting")
+            )
+        except Busy as busy:
+            hint = "wait for it to end, or begin another run with name="
+            raise UsageError(f"{folder} is in use by another process that trains", hint=hint) from busy
+        except OSError as error:
+            hint = "say where to write with project=FOLDER"
+            raise DataError(f"{folder} cannot be written ({error.strerror or error})", hint=hint) from error
+        yield
+        with contextlib.suppress(OSError):  # while it is held: nobody else has it then
+            lock.unlink()
 
 
 def _make_writable(folder: Path) -> None:

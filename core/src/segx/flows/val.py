@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.data import open_splits
-from segx.errors import DataError, UsageError
+from segx.errors import DataError, ModelError, UsageError
 from segx.flows.inputs import InputPlan, Wish, by, check_head, infer, merged, milliseconds_since
 from segx.flows.pipeline import Ahead, Behind, Turns, helpers
 from segx.flows.progress import progress
@@ -96,12 +96,15 @@ def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOpti
         raise UsageError("no data set is named, and the model remembers none", hint="data=coco8-seg.yaml")
     began = settings.get("train")
     began = began if isinstance(began, dict) else {}
-    return options.replace(
-        data=str(settings["data"]),
-        single_cls=options.single_cls or bool(began.get("single_cls")),
-        classes=options.classes if options.classes is not None else began.get("classes"),
-        crowds="objects" if began.get("crowds") == "objects" else options.crowds,
-    )
+    try:
+        return options.replace(
+            data=str(settings["data"]),
+            single_cls=options.single_cls or bool(began.get("single_cls")),
+            classes=options.classes if options.classes is not None else began.get("classes"),
+            crowds="objects" if began.get("crowds") == "objects" else options.crowds,
+        )
+    except UsageError as error:
+        raise ModelError(f"what the model remembers of its training makes no sense: {error.message}") from error
 
 
 def measure_into(

@@ -26,6 +26,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             requires=("torch>=2.6",),
             formats={"torchscript": (".torchscript",)},
             devices=("cpu", "cuda", "mps"),
+            caution="is a program that can read and write files: open it only if you trust who made it",
         )
     ]
 

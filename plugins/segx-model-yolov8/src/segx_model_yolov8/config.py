@@ -117,6 +117,8 @@ def _find(source: Path) -> Path | None:
 
 def _read_text(path: Path) -> str:
     try:
+        if not path.is_file():
+            raise ModelError(f"{path}: is no file")
         if path.stat().st_size > LARGEST_FILE:
             raise ModelError(f"{path}: {path.stat().st_size} bytes are too many for a model YAML")
         return read_text(path)

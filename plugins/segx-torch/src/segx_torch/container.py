@@ -111,6 +111,8 @@ def open_container(path: Path) -> Container:
         ModelError: The file is missing, damaged, unsafe or of another kind.
     """
     try:
+        if path.is_dir():
+            raise ModelError(f"{path}: is no file", hint="give the path of a .pt or .safetensors file")
         with open_regular(path) as file:
             head = file.read(512)
     except OSError as error:

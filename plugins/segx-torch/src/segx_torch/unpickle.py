@@ -14,15 +14,22 @@ from typing import TYPE_CHECKING, Any
 from segx.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     Handler = Callable[["_Machine"], None]
     Build = Callable[[tuple[Any, ...]], Any]
 
 MAX_DIMENSIONS = 16
+MAX_DEPTH = 200
+"""How deep objects may lie in one another: modules take three levels each, and those of models are nested ten deep."""
+MAX_MADE = 300_000
+"""Containers and records that one stream may make: memory, bounded while it is read."""
+MAX_NODES = 400_000
+"""Objects in all, shared ones counted each time they appear; the largest published model has 60 thousand."""
 _MAX_NAME = 200
 _MAX_CONSTANT = 64
 _MAX_INTEGER = 32
+_END: Any = object()
 _INT32 = range(-(2**31), 2**31)
 
 
@@ -134,8 +141,8 @@ _NUMPY_FORMATS: Mapping[str, str] = {
 def read_pickle(data: bytes, *, where: str) -> Any:
     """Return what a pickle describes, made of plain containers, records and tensor references.
 
-    Sets and sizes come back as the list or tuple they were made from. Shared and cyclic references are kept, so
-    whoever walks the result must bound the walk.
+    Sets and sizes come back as the list or tuple they were made from. Shared and cyclic references are kept; walked as
+    a tree the result is at most :data:`MAX_DEPTH` deep and :data:`MAX_NODES` large, but for its circles.
 
     Args:
         data: The stream, protocol 2 to 5.
@@ -145,7 +152,8 @@ def read_pickle(data: bytes, *, where: str) -> Any:
         ModelError: The stream asks for a name outside the table, or for anything torch does not write.
     """
     try:
-        return _Machine(data).run()
+        value = _Machine(data).run()
+        _check_extent(value)
     except Refused as refusal:
         msg = f"{where}: refused, nothing of it was run: {refusal}"
         hint = "segx reads weights, never code; ask whoever made it for model.state_dict() in safetensors"
@@ -153,6 +161,7 @@ def read_pickle(data: bytes, *, where: str) -> Any:
     except (IndexError, struct.error, UnicodeDecodeError, KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"{where}: not a sound checkpoint: its pickle is damaged ({type(error).__name__})"
         raise ModelError(msg, hint="download or save the file again") from error
+    return value
 
 
 # What each known name makes of its arguments. ----------------------------------------------------------------------
@@ -197,7 +206,8 @@ def _detect_forward(arguments: tuple[Any, ...]) -> Record:
     """Official heads keep ``Detect.forward`` as an attribute; it is noted and never looked up."""
     owner, name = arguments if len(arguments) == 2 else (None, None)
     allowed = type(owner) is _Symbol and owner.name.endswith(".Detect") and name == "forward"
-    _expect(allowed, f"builtins.getattr of {_describe(owner)}, {name!r}")
+    what = repr(name[:_MAX_NAME]) if type(name) is str else _describe(name)
+    _expect(allowed, f"builtins.getattr of {_describe(owner)}, {what}")
     return Record("Detect.forward")
 
 
@@ -210,7 +220,8 @@ def _latin1(arguments: tuple[Any, ...]) -> bytes:
 
 
 def _numpy_type(arguments: tuple[Any, ...]) -> Record:
-    _expect(len(arguments) == 3 and arguments[0] in _NUMPY_FORMATS, "a numpy type that is not a plain number")
+    known = len(arguments) == 3 and _is_one_of(arguments[0], _NUMPY_FORMATS)
+    _expect(known, "a numpy type that is not a plain number")
     return Record("numpy.dtype", arguments[:1])
 
 
@@ -265,6 +276,43 @@ def _expect(condition: object, what: str) -> None:
         raise Refused(f"it holds {what}")
 
 
+def _is_one_of(value: Any, known: Container[str]) -> bool:
+    """Look up text and nothing else: to hash or to show a tuple is to walk it, however deep it is."""
+    return type(value) is str and value in known
+
+
+def _check_extent(value: Any) -> None:
+    """Walk what was read, without recursion, before anybody else does.
+
+    Raises:
+        Refused: It is deeper or larger than a checkpoint can be.
+    """
+    stack: list[Iterator[Any]] = [iter((value,))]
+    above, visited = [0], 0
+    while stack:
+        item = next(stack[-1], _END)
+        if item is _END:
+            stack.pop()
+            above.pop()
+            continue
+        visited += 1
+        kind = type(item)
+        inner: Iterable[Any]
+        if kind is dict:
+            inner = item.values()
+        elif kind is list or kind is tuple:
+            inner = item
+        elif kind is Record:
+            inner = (item.arguments, item.state)
+        else:
+            inner = ()
+        if inner and id(item) not in above:
+            stack.append(iter(inner))
+            above.append(id(item))
+        if visited > MAX_NODES or len(stack) > MAX_DEPTH:
+            raise Refused("it holds objects that are nested without end")
+
+
 def _describe(value: Any) -> str:
     return value.name if type(value) is _Symbol else type(value).__name__
 
@@ -285,7 +333,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        data, handlers, stop = self.data, _HANDLERS, ord(".")
+        data, handlers, makes, stop, made = self.data, _HANDLERS, _MAKES, ord("."), 0
         while True:
             opcode = data[self.position]
             self.position += 1
@@ -294,6 +342,9 @@ class _Machine:
             handler = handlers[opcode]
             if handler is None:
                 raise Refused(f"it holds the opcode {_OPCODES.get(opcode, hex(opcode))}, which torch does not write")
+            if opcode in makes:
+                made += 1
+                _expect(made <= MAX_MADE, "more objects than a model can have")
             handler(self)
         if self.position != len(data) or len(self.stack) != 1 or self.marks:
             raise Refused("something follows the end of its pickle")
@@ -512,7 +563,8 @@ def _newobj(m: _Machine) -> None:
 def _build(m: _Machine) -> None:
     state, target = m.stack.pop(), m.stack[-1]
     if type(target) is Record and target.kind == "numpy.dtype":
-        _expect(type(state) is tuple and len(state) >= 2 and state[1] in {"<", "|", "="}, "a big-endian numpy type")
+        known = type(state) is tuple and len(state) >= 2 and _is_one_of(state[1], "<|=")
+        _expect(known, "a big-endian numpy type")
         return
     known = type(target) is dict or (type(target) is Record and target.kind not in {"path", "Detect.forward"})
     _expect(known and type(state) is dict, "a state for something that has none")
@@ -573,6 +625,9 @@ _KNOWN: Mapping[str, Handler] = {
     "b": _build,
     "Q": _persistent,
 }
+
+_MAKES = frozenset(b"])}t\x85\x86\x87R\x81")
+"""The opcodes that make a container or a record."""
 
 _HANDLERS: tuple[Handler | None, ...] = tuple(_KNOWN.get(chr(code)) for code in range(256))
 

@@ -80,11 +80,11 @@ class MatchTable:
         return counted
 
     def to_csv(self) -> str:
-        """Return the table as CSV text with a header."""
+        """Return the table as CSV text with a header; text that a spreadsheet would take for a formula gets a ``'``."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(self._values())
+        writer.writerows([_as_text(value) for value in row] for row in self._values())
         return out.getvalue()
 
     def to_df(self) -> Any:
@@ -155,3 +155,9 @@ def _rows(
             detection_id=None,
             truth_id=int(truth.id[item]),
         )
+
+
+def _as_text(value: Any) -> Any:
+    """Return what spreadsheets show instead of running it: names of images and classes are other people's words."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if formula else value

@@ -242,13 +242,15 @@ def read_snapshot(path: Path) -> Snapshot:
         ModelError: The file holds no run, only a model.
     """
     checkpoint = read_checkpoint(path, training=True)
-    if checkpoint.training is None:
+    if checkpoint.training is None or not checkpoint.training.keys() >= set(_KEPT_OF_A_RUN):
         name = os.fspath(path)
         msg = f"{name} holds a model, but not the state of a run"
         raise ModelError(msg, hint=f"resume from last.pt, or start anew from it: model={name}")
     return Snapshot(ema=checkpoint.weights, **_only(checkpoint.training))
 
 
+_KEPT_OF_A_RUN = ("weights", "updates", "optimizer", "precision", "rng", "gradients", "progress")
+
+
 def _only(training: Mapping[str, Any]) -> dict[str, Any]:
-    fields = ("weights", "updates", "optimizer", "precision", "rng", "gradients", "progress")
-    return {name: training[name] for name in fields}
+    return {name: training[name] for name in _KEPT_OF_A_RUN}

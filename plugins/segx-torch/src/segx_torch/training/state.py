@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +46,26 @@ class Progress:
     closed: bool = False
     optimizer: str = ""
     rows: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> Progress:
+        """Return what a checkpoint says, which anybody may have written.
+
+        Raises:
+            ValueError: A value is of another type than it can be.
+        """
+        fresh = cls()
+        for item in fields(cls):
+            default = getattr(fresh, item.name)
+            value, kind = saved.get(item.name, default), type(default)
+            number = isinstance(value, int | float) and kind in {int, float}
+            if not (isinstance(value, kind) or number) or (number and not (math.isfinite(value) and value >= -1)):
+                raise ValueError(item.name)
+        read = cls(**{item.name: saved[item.name] for item in fields(cls) if item.name in saved})
+        table: list[Any] = [read.sums, *read.rows]
+        if not all(isinstance(row, dict) and all(isinstance(x, int | float) for x in row.values()) for row in table):
+            raise ValueError("rows")
+        return read
 
     def rebatch(self, size: int) -> None:
         """Go on with batches of another size: what is done of the epoch counts in these, and nothing is left out."""

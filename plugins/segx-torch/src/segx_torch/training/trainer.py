@@ -70,7 +70,8 @@ class Trainer:
     ) -> None:
         self.job, self.options, self.fabric, self.batch = job, job.options, fabric, batch
         self._save, self._measure = save, validate
-        self.progress = Progress() if resume is None else Progress(**resume.progress)
+        with _sound(resume):
+            self.progress = Progress() if resume is None else Progress.read(resume.progress)
         self._started = time.monotonic() - self.progress.hours * 3600
         self._refuse_finished()
         self._prepare(module, resume)
@@ -157,7 +158,8 @@ class Trainer:
         self.criterion = self.job.criterion(self.raw)
         self.model, self.optimizer = fabric.setup(self.raw, build_optimizer(self.raw, self.recipe))
         if resume is not None:
-            self._restore(resume)
+            with _sound(resume):
+                self._restore(resume)
             self._fit_to_time()
         logger.info(
             "%s, lr %g, momentum %g; %s of %d an epoch, %d to a step; on %s",
@@ -473,6 +475,23 @@ class Trainer:
     def _half(self) -> bool:
         """Whether gradients are scaled, for half precision."""
         return bool(self.fabric.strategy.precision.state_dict())
+
+
+@contextlib.contextmanager
+def _sound(saved: Snapshot | None) -> Iterator[None]:
+    """Say of a checkpoint that its state of a run cannot be gone on with, whatever is wrong with it.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        if saved is None or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        msg = f"the checkpoint does not hold the state of a run that could go on ({reason})"
+        raise ModelError(msg, hint="begin a new run with its weights: model= in place of resume=") from error
 
 
 @contextlib.contextmanager

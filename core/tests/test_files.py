@@ -1,0 +1,123 @@
+"""Files that other programs wrote: read whole and bounded, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from segx import index_cache, proofs, sidecar
+from segx.data import find_split
+from segx.errors import DataError, ModelError, SegxError, UsageError
+from segx.files import read_mapping
+from segx.model import YOLO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
+BAD = {
+    "bomb": LAUGHS,
+    "endless": "a: &a [*a]\n",
+    "deep": "a: " + "[" * 400 + "]" * 400,
+    "deeper": "[" * 100_000,
+    "digits": "conf: " + "9" * 10_000,
+    "date": "a: 2024-13-01",
+    "list": "- a",
+    "text": "a",
+    "empty": "",
+    "tag": "a: !!python/object/apply:os.system [id]",
+    "control": "a: \x00",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_yaml_that_is_no_mapping_is_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(BAD[name])
+    with pytest.raises(UsageError, match=r"bad\.yaml") as caught:
+        read_mapping(path, error=UsageError, what="options")
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 500
+    with pytest.raises(ModelError):
+        YOLO(path)
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero", "folder"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, target: str) -> None:
+    path, model = tmp_path / "x.yaml", tmp_path / "model.onnx"
+    for place in (path, sidecar.beside(model)):
+        if target == "pipe":
+            os.mkfifo(place)
+        elif target == "folder":
+            place.mkdir()
+        else:
+            place.symlink_to(target)
+    model.touch()
+    with pytest.raises(UsageError, match="is no file"):
+        read_mapping(path, error=UsageError, what="options")
+    with pytest.raises(ModelError, match="is no file"):
+        sidecar.read(model)
+    with pytest.raises(SegxError):
+        YOLO(path)
+    with pytest.raises(DataError):
+        find_split(path)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "model.torchscript", "model.xyz"])
+def test_a_model_that_is_a_pipe_or_a_device_is_not_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
+    for path in tmp_path.glob("*model*"):
+        with pytest.raises(ModelError, match="is no file"):
+            YOLO(path)
+
+
+def test_an_index_that_somebody_else_wrote_is_made_anew(tmp_path: Path) -> None:
+    index_cache.store("key", {"a": np.arange(3)})
+    path = index_cache.indexes_folder() / "key.npz"
+    data = path.read_bytes()
+    assert index_cache.load("key")["a"].tolist() == [0, 1, 2]  # type: ignore[index]
+    path.with_name("other.npz").write_bytes(data)
+    assert index_cache.load("other") is None
+    for place in range(0, len(data), 7):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert index_cache.load("key") is None
+    with path.open("wb") as file:
+        np.savez(file, a=np.array(["text"]))
+    assert index_cache.load("key") is None
+    path.unlink()
+    os.mkfifo(path)
+    assert index_cache.load("key") is None
+
+
+@pytest.mark.parametrize("note", ["1", "{}", "null", "[]", "[1]", "[[], {}, 3]", "[" * 900, '[0, 0, "../x"]', "\x00"])
+def test_a_stamp_of_the_wrong_type_is_made_anew(tmp_path: Path, note: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    os.utime(path, (0, 0))
+    digest = index_cache.file_digest(path)
+    (stamp,) = index_cache.indexes_folder().iterdir()
+    stamp.write_text(note)
+    assert index_cache.file_digest(path) == digest
+
+
+@pytest.mark.parametrize("change", [{"date": 1}, {"mask_iou": "x"}, {"mask_iou": [1]}, {"box": None}])
+def test_a_proof_of_the_wrong_type_is_none(tmp_path: Path, change: dict[str, object]) -> None:
+    import platform
+
+    sound = {"machine": platform.node(), "date": "2026", "box": 0.1, "score": 0.1, "mask_iou": 1.0, "matched": 1.0}
+    proofs.proofs_folder().mkdir(parents=True)
+    path = proofs.proofs_folder() / "onnx.json"
+    path.write_text(json.dumps(sound))
+    assert proofs.read_proofs()
+    path.write_text(json.dumps({**sound, **change}))
+    assert not proofs.read_proofs()
