@@ -78,8 +78,13 @@ def _find_unmet(requirement: Requirement, *, seen: set[tuple[str, frozenset[str]
         distribution = metadata.distribution(requirement.name)
     except metadata.PackageNotFoundError:
         return Unmet(requirement=wanted)
-    if not requirement.specifier.contains(distribution.version, prereleases=True):
-        return Unmet(requirement=wanted, found=distribution.version)
+    try:
+        version = distribution.version
+        fits = requirement.specifier.contains(version, prereleases=True)
+    except Exception as error:  # noqa: BLE001 - whatever an installer left behind: no text, no version
+        return Unmet(requirement=wanted, found=f"one whose metadata cannot be read ({type(error).__name__})")
+    if not fits:
+        return Unmet(requirement=wanted, found=version)
     return _unmet_extras(distribution, requirement.extras, seen=seen)
 
 

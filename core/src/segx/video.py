@@ -34,9 +34,6 @@ _USUAL_RATE = 30.0
 _TIMEOUT_MS = 10_000
 _BUFFER = 30
 
-# FFmpeg prints to standard error past every logger; OpenCV reads this switch of it once, when it first opens a video.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
@@ -323,6 +320,8 @@ _quiet_state = {"depth": 0, "level": 0}
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV and FFmpeg from printing while something is opened that may not be there; we say it better."""
+    # FFmpeg prints past every logger; OpenCV reads this switch of it once, when it first opens a video.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
     with _quiet_lock:
         if _quiet_state["depth"] == 0:
