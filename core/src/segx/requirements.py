@@ -44,6 +44,23 @@ def unmet(requirements: Iterable[str]) -> tuple[Unmet, ...]:
     return tuple(problem for entry in requirements if (problem := _check(entry)) is not None)
 
 
+def modules(entry: str) -> list[str]:
+    """Return the names of the top-level modules to import for a requirement that is met."""
+    from packaging.requirements import Requirement
+
+    text = next((text.strip() for text in entry.split(ALTERNATIVE) if _check_one(text.strip()) is None), "")
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return []
+    distribution = metadata.distribution(requirement.name)
+    listed = (distribution.read_text("top_level.txt") or "").split()
+    files = [file for file in distribution.files or () if file.suffix in {".py", ".so", ".pyd"}]
+    names = dict.fromkeys([*listed, *(file.parts[0].partition(".")[0] for file in files)])
+    found = [name for name in names if name.isidentifier()]
+    same = [name for name in found if name.lower() == requirement.name.lower().replace("-", "_")]
+    return same or found[:1]
+
+
 def _check(entry: str) -> Unmet | None:
     problems = []
     for text in entry.split(ALTERNATIVE):
