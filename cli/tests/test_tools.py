@@ -145,7 +145,9 @@ def test_the_cache_is_listed_and_cleared_but_nothing_else(segx: Segx, tmp_path: 
 @pytest.fixture
 def _quick_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let doctor load nothing: what it does with what it hears is tested apart."""
-    monkeypatch.setattr(doctor, "_load", lambda kind, spec: doctor.Check(subject=spec.name, state="ok", words="loads"))
+    monkeypatch.setattr(
+        doctor, "_load", lambda kind, spec, environment: doctor.Check(subject=spec.name, state="ok", words="loads")
+    )
 
 
 @pytest.mark.usefixtures("_quick_loading")
@@ -179,13 +181,13 @@ def test_doctor_survives_what_crashes_stalls_and_fails(monkeypatch: pytest.Monke
         interpreter.write_text(f"#!/bin/sh\n{script}\n")
         interpreter.chmod(0o755)
         monkeypatch.setattr(doctor, "_PATIENCE", 0.3 if script.startswith("sleep") else 30)
-        check = doctor._load("tasks", spec)
+        check = doctor._load("task", spec)
         assert check.state == "wrong"
         assert words in check.words
 
 
 def test_doctor_loads_a_plugin_in_a_process_of_its_own() -> None:
-    check = doctor._load("backends", get_registry().backends["onnxruntime"])
+    check = doctor._load("backend", get_registry().backends["onnxruntime"])
     assert check.state == "ok", check.words
     assert "devices: cpu" in check.words
 

@@ -22,7 +22,7 @@ from segx_cli.output import table
 from segx_cli.tools import app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from segx.registry import Registry
     from segx.specs import Spec
@@ -153,7 +153,7 @@ def _loads(registry: Registry) -> Iterator[Check]:
     broken = ",".join(item.distribution for item in registry.broken)
     environment = {**os.environ, DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
     with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(lambda item: _load(*item, environment), usable)
+        yield from pool.map(lambda item: _load(item[0], item[1], environment), usable)
     for kind, spec in specs:
         if problem := registry.unusable(spec):
             yield Check(subject=_subject(kind, spec), state="note", words=problem.line)
@@ -163,12 +163,18 @@ def _loads(registry: Registry) -> Iterator[Check]:
                     yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", words=problem.line)
 
 
-def _load(kind: str, spec: Spec, environment: dict[str, str]) -> Check:
+def _load(kind: str, spec: Spec, environment: Mapping[str, str] = os.environ) -> Check:
     subject = _subject(kind, spec)
     command = [sys.executable, "-m", "segx_cli.probe", kind, spec.name, spec.provider]
     try:
         ended = subprocess.run(  # noqa: S603 - our own interpreter
-            command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=_PATIENCE
+            command,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            timeout=_PATIENCE,
         )
     except subprocess.TimeoutExpired:
         return Check(subject=subject, state="wrong", words=f"did not load within {_PATIENCE:g} s")

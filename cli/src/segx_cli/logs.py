@@ -6,6 +6,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from segx.terminal import visible
+
 if TYPE_CHECKING:
     from segx_cli.output import Output
 
@@ -26,8 +28,8 @@ def listen(output: Output) -> None:
 
 
 class _Plain(logging.Formatter):
-    """Words as they are; warnings and errors say that they are."""
+    """Words in which nothing steers a terminal; warnings and errors say that they are."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = visible(super().format(record))
         return text if record.levelno < logging.WARNING else f"segx: {record.levelname.lower()}: {text}"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -31,13 +29,10 @@ def main() -> None:
 
 def import_requirements(requires: Sequence[str]) -> None:
     """Import what a declaration requires, since loading it may leave that for later."""
+    from segx.requirements import modules
+
     for name in (name for entry in requires for name in modules(entry)):
         importlib.import_module(name)
-
-
-def canonical(name: str) -> str:
-    """Return a name as package indexes compare it."""
-    return name.lower().replace("_", "-")
 
 
 def devices(loaded: Any) -> list[str]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import ModelError, did_you_mean
 from segx.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, offline, weights_address, weights_folder
-from segx.terminal import watched
+from segx.terminal import visible, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -323,7 +323,7 @@ class _Download:
             return
         from tqdm import tqdm
 
-        name, known = self.destination.name, None if total == _UNKNOWN_SIZE_LIMIT else total
+        name, known = visible(self.destination.name), None if total == _UNKNOWN_SIZE_LIMIT else total
         with tqdm(total=known, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=name) as bar:
             yield bar.update
 

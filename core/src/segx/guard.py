@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dis
 import logging
+import signal
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from segx.terminal import visible
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ def within(seconds: float, function: Callable[[], T]) -> T:
     It runs in a thread of its own, so that Ctrl-C reaches who waits, and whatever it raises is its own.
 
     Raises:
-        TooSlowError: It was not done in time; its thread is left behind and ends with the process.
+        TooSlowError: It was not done in time; its thread is left behind, and ends when it next computes.
     """
     done: list[T] = []
     failed: list[BaseException] = []
@@ -52,13 +54,22 @@ def within(seconds: float, function: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     if not done:
+        _end(thread)
         raise TooSlowError(f"was not done in {seconds:g} s")
     return done[0]
 
 
+def _end(thread: threading.Thread) -> None:
+    """Ask a thread to end, so that one that computes for ever takes no time from the others; one that waits stays."""
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+
+
 @contextlib.contextmanager
-def watched(what: str, *, patience: float = PATIENCE) -> Iterator[None]:
+def watched(what: str, *, patience: float | None = None) -> Iterator[None]:
     """Say what is being waited for when it takes longer than it should; it may be at work, so it goes on."""
+    patience = PATIENCE if patience is None else patience
     timer = threading.Timer(patience, logger.warning, ("%s, for more than %g s", what, patience))
     timer.daemon = True
     timer.start()
@@ -71,16 +82,19 @@ def watched(what: str, *, patience: float = PATIENCE) -> Iterator[None]:
 def was_interrupted(error: BaseException) -> bool:
     """Say whether an error is the user's Ctrl-C, and not raised by the code that was called.
 
-    A signal arrives between two instructions; code that raises does so with one.
+    A signal arrives between two instructions, or has a handler that raises; other code raises with an instruction.
     """
     if not isinstance(error, KeyboardInterrupt):
         return False
+    handler = signal.getsignal(signal.SIGINT)
+    handlers_code = getattr(getattr(handler, "__func__", handler), "__code__", None)
+    last: types.TracebackType | None = None
     trace = error.__traceback__
-    if trace is None:
-        return True
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS"
+    while trace is not None:
+        if trace.tb_frame.f_code is handlers_code:
+            return True
+        last, trace = trace, trace.tb_next
+    return last is None or dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] != "RAISE_VARARGS"
 
 
 def one_line(error: BaseException) -> str:

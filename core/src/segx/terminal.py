@@ -28,7 +28,6 @@ def _written(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-
 def watched() -> bool:
     """Say whether standard error is a terminal; a program that was started with it closed (``2>&-``) has none."""
     stream = sys.stderr

@@ -259,6 +259,7 @@ def _links(
         if own.precision not in spec.precisions:
             msg = f"format {spec.name!r} has no precision {own.precision}"
             raise UsageError(msg, hint=f"it has: {', '.join(spec.precisions)}")
+        registry.require(spec, precision=own.precision)
         exporter = registry.load_exporter(spec)
         exporter.check(info, own)
         links.append(_Link(spec=spec, exporter=exporter, options=own))
