@@ -22,14 +22,14 @@ def run_fresh(code: str, *arguments: str, warnings: str = "error") -> Any:
         AssertionError: It failed; the message holds what it wrote.
     """
     command = [sys.executable, "-W", warnings, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=_environment())  # noqa: S603 - our own interpreter
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment())  # noqa: S603 - our own interpreter
     if done.returncode != 0:
         raise AssertionError(f"a fresh interpreter failed ({done.returncode}):\n{done.stderr.strip()[-4000:]}")
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else None
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return this process's environment, in which the other one finds what this one finds."""
     path = os.pathsep.join(item for item in sys.path if item)
     return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
