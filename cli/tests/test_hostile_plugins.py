@@ -64,6 +64,7 @@ def segx_with(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         return subprocess.run(
             [sys.executable, "-m", "segx_cli", *map(str, arguments)],
             capture_output=True,
+            check=False,
             encoding="utf-8",
             env={**given, "PYTHONPATH": os.pathsep.join([str(tmp_path), given["PYTHONPATH"]])},
             timeout=100,

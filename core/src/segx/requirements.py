@@ -55,8 +55,8 @@ def modules(entry: str) -> list[str]:
     distribution = metadata.distribution(requirement.name)
     listed = (distribution.read_text("top_level.txt") or "").split()
     files = [file for file in distribution.files or () if file.suffix in {".py", ".so", ".pyd"}]
-    names = dict.fromkeys([*listed, *(file.parts[0].partition(".")[0] for file in files)])
-    found = [name for name in names if name.isidentifier()]
+    tops = (file.parts[0] if len(file.parts) > 1 else file.name.partition(".")[0] for file in files)
+    found = sorted(filter(str.isidentifier, dict.fromkeys([*listed, *tops])), key=lambda name: name.startswith("_"))
     same = [name for name in found if name.lower() == requirement.name.lower().replace("-", "_")]
     return same or found[:1]
 
