@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 VALIDATES_AND_TRAINS = """
     from pathlib import Path
     from segx import YOLO
-    from segx_data_synth.dataset import write
-    data = write(Path(sys.argv[1]) / "data", images=4, imgsz=64)
+    from segx_data_synth.dataset import write_dataset
+    data = Path(sys.argv[1]) / "data"
+    write_dataset(data, images=4, val_images=2, imgsz=64)
+    data = next(data.glob("*.yaml"))
     model = YOLO("shapes-seg.pt")
     model.val(data=data, imgsz=64, plots=True, project=sys.argv[1], verbose=False)
     YOLO("shapes-seg.pt").train(data=data, imgsz=64, epochs=1, batch=2, workers=1, plots=True, project=sys.argv[1])
@@ -32,6 +34,7 @@ PROBES = """
 """
 IMPORTS_ALL = """
     import importlib, json, os, pkgutil, sys
+    import cv2  # changes LD_LIBRARY_PATH
     before = dict(os.environ)
     for name in sys.argv[1:]:
         package = importlib.import_module(name)
@@ -43,6 +46,7 @@ IMPORTS_ALL = """
 """
 
 
+@pytest.mark.slow
 def test_a_validation_and_a_training_with_charts_leave_nothing_outside(tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     assert_keeps_to_itself(VALIDATES_AND_TRAINS, str(tmp_path / "given"), folder=tmp_path / "alone")
@@ -66,7 +70,6 @@ def test_a_connection_and_a_file_are_seen(tmp_path: Path) -> None:
 
 def test_importing_changes_no_variable() -> None:
     packages = ["segx", "segx_task_segment", "segx_data_yolo", "segx_data_coco", "segx_backend_onnxruntime"]
-    # ONNX Runtime itself is left to the user: what it reads is set before segx imports it for them.
     assert run_fresh(IMPORTS_ALL, *packages, warnings="default") == []
 
 

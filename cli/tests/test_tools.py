@@ -35,6 +35,21 @@ def test_formats_shows_what_is_ready_and_what_is_not_proven(segx: Segx) -> None:
     assert "runs on onnxruntime: ready" in ended.out
 
 
+def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = get_registry()._discovery
+    (onnx,) = found.declared["exporter"][:1]
+    more = dataclasses.replace(onnx, requires_for={"fp16": ("absent-half>=1",)})
+    declared = {**found.declared, "exporter": (more, *found.declared["exporter"][1:])}
+    registry = Registry(dataclasses.replace(found, declared=declared))
+    monkeypatch.setattr("segx.registry.get_registry", lambda: registry)
+    words = 'needs absent-half>=1, found none: pip install "absent-half>=1"'
+    assert "in fp16: needs absent-half>=1" in segx("formats").out
+    assert segx("formats", "--json").document[0]["missing"] == {"fp16": words}
+    monkeypatch.setattr(doctor, "_load", lambda kind, spec, _: doctor.Check(subject=spec.name, state="ok", words="ok"))
+    checks = segx("doctor", "--json").document["checks"]
+    assert {"subject": f"export to {onnx.name} fp16", "state": "note", "words": words} in checks
+
+
 def test_a_cache_that_cannot_be_read_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
     assert proofs.read_proofs().keys() == {"onnx"}

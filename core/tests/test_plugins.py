@@ -414,6 +414,61 @@ def test_platforms(write: Callable[..., None], find: Callable[[], Registry]) -> 
         registry.require(registry.exporter("a"))
 
 
+def test_platforms_of_a_backend(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    code = """
+    @hookimpl
+    def segx_backends():
+        return [backend("native", {"x": (".x",)}, priority=10, platforms=("plan9",)), backend("other", {"x": (".x",)})]
+    """
+    write("segx-backend-a", code)
+    found = find().backends_for("x")
+    assert [spec.name for spec in found.usable] == ["other"]
+    assert "works on plan9" in found.unusable[0].line
+
+
+def test_what_is_installed_and_cannot_be_used_says_why(
+    write: Callable[..., None], find: Callable[[], Registry]
+) -> None:
+    code = """
+    def fails(): raise SystemExit(1)
+    @hookimpl
+    def segx_backends():
+        return [
+            backend("blind", {"x": (".x",)}, problem=lambda: "needs a GPU, found none"),
+            backend("odd", {"x": (".x",)}, problem=fails),
+            backend("fine", {"x": (".x",)}, problem=lambda: ""),
+        ]
+    """
+    write("segx-backend-a", code)
+    registry = find()
+    found = registry.backends_for("x")
+    assert [spec.name for spec in found.usable] == ["fine"]
+    assert [item.line for item in found.unusable] == [
+        "needs a GPU, found none",
+        "cannot say whether it can be used: SystemExit: 1",
+    ]
+    with pytest.raises(MissingPluginError, match=r"backend 'blind' .* needs a GPU, found none"):
+        registry.backend_for("x", name="blind")
+
+
+def test_a_precision_may_need_more(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    code = """
+    @hookimpl
+    def segx_exporters():
+        return [exporter("a", precisions=("fp32", "int8"), requires_for={"int8": ("absent-nncf>=2",)})]
+    """
+    write("segx-export-a", code)
+    registry = find()
+    spec = registry.exporter("a")
+    assert registry.unusable(spec) is None
+    assert registry.unusable(spec, precision="fp32") is None
+    registry.require(spec, precision="fp32")
+    with pytest.raises(
+        MissingPluginError, match=r"format 'a' in int8 .* needs absent-nncf>=2, found none: pip"
+    ):
+        registry.require(spec, precision="int8")
+
+
 def test_what_does_not_load_is_told(write: Callable[..., None], find: Callable[[], Registry]) -> None:
     write("segx-export-good", GOOD)
     registry = find()

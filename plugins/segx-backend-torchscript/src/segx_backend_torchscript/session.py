@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segx.devices import choose_device
 from segx.errors import ModelError, UsageError
-from segx.processes import forked_from_a_user_of
+from segx.processes import forked_from_a_user_of, guard_forks
 from segx_backend_torchscript.archive import read_info
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo
     from segx.interfaces import Images
     from segx.options import SessionOptions
+
+guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchScriptSession:

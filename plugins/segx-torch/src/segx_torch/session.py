@@ -16,7 +16,7 @@ from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
 from segx.interfaces import LoadReport
 from segx.options import SessionOptions
-from segx.processes import forked_from_a_user_of
+from segx.processes import forked_from_a_user_of, guard_forks
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.devices import resolve_device
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from segx.options import ExportOptions
 
 FORMAT = "pt"
+
+guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchSession:
@@ -59,8 +61,6 @@ class TorchSession:
         options: SessionOptions,
     ) -> None:
         self._device = resolve_device(options.device)
-        if forked_from_a_user_of("torch"):
-            torch.set_num_threads(1)  # see _threads
         if options.half and self._device.type == "cpu":
             msg = "half=true: torch is slower in half precision on a CPU than in full"
             raise UsageError(msg, hint="leave half out, or give device=cuda")

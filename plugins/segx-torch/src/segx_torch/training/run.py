@@ -16,7 +16,6 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from segx.errors import ModelError, UsageError
 from segx.options import SessionOptions
-from segx.processes import forked_from_a_user_of
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.devices import resolve_device
 from segx_torch.session import TorchSession
@@ -49,8 +48,6 @@ def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -
         UsageError: The device is not there, or the batch does not fit.
         ModelError: The loss is no longer a number, or ``resume`` holds no run to go on with.
     """
-    if forked_from_a_user_of("torch"):
-        torch.set_num_threads(1)  # the other threads stayed behind, and would be waited for for ever
     saved = None if resume is None else read_snapshot(resume)
     fabric = make_fabric(job.options)
     rng.seed_all(job.options.seed + fabric.global_rank)
