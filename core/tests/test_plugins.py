@@ -463,9 +463,7 @@ def test_a_precision_may_need_more(write: Callable[..., None], find: Callable[[]
     assert registry.unusable(spec) is None
     assert registry.unusable(spec, precision="fp32") is None
     registry.require(spec, precision="fp32")
-    with pytest.raises(
-        MissingPluginError, match=r"format 'a' in int8 .* needs absent-nncf>=2, found none: pip"
-    ):
+    with pytest.raises(MissingPluginError, match=r"format 'a' in int8 .* needs absent-nncf>=2, found none: pip"):
         registry.require(spec, precision="int8")
 
 

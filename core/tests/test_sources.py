@@ -377,3 +377,11 @@ def test_reading_sources_imports_neither_torch_nor_pillow(tmp_path):
         "sys.exit(bool({'torch', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code, str(path)], check=False).returncode == 0
+
+
+def test_a_file_whose_name_begins_with_a_tilde_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("~nobody.png", np.zeros((8, 8, 3), np.uint8))
+    assert [item.path for item in open_source("~nobody.png")] == ["~nobody.png"]
+    with pytest.raises(DataError, match="~stranger/a.png"):
+        open_source("~stranger/a.png")

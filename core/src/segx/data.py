@@ -27,7 +27,7 @@ import yaml
 from segx.downloads import fetch, lock_of, only_one
 from segx.errors import DataError, did_you_mean
 from segx.interfaces import DatasetSource
-from segx.paths import cache_folder
+from segx.paths import cache_folder, expanded
 from segx.specs import WeightsFile
 
 if TYPE_CHECKING:
@@ -491,7 +491,7 @@ def _candidates(definition: DatasetDefinition, value: str) -> list[Path]:
 def _expanded(path: str | Path) -> Path:
     """Return a path with a leading ``~`` replaced, where that is somebody's home."""
     try:
-        return Path(path).expanduser()
+        return expanded(path)
     except RuntimeError:
         return Path(path)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
 from segx.options import PredictOptions, SessionOptions, TrainOptions, ValOptions
+from segx.paths import expanded
 from segx.registry import get_registry
 
 if TYPE_CHECKING:
@@ -443,7 +444,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
         raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_design(text, path, registry)
     if path.exists():

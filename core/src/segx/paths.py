@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from segx.errors import UsageError
+
 CACHE_VARIABLE = "SEGX_CACHE"
 OFFLINE_VARIABLE = "SEGX_OFFLINE"
 MIRROR_VARIABLE = "SEGX_WEIGHTS_URL"
@@ -21,15 +23,31 @@ def cache_folder() -> Path:
 
     ``SEGX_CACHE`` if set, else the platform's cache folder: ``$XDG_CACHE_HOME/segx`` or ``~/.cache/segx`` on Linux,
     ``~/Library/Caches/segx`` on macOS, ``%LOCALAPPDATA%\segx\Cache`` on Windows.
+
+    Raises:
+        UsageError: This user has no home folder, as in some containers, and neither variable names another.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "segx"
+        return _home() / "Library" / "Caches" / "segx"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segx" / "Cache"
+        return Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / "segx" / "Cache"
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "segx"  # noqa: PTH117 - XDG: ignore relative
+    return (Path(base) if os.path.isabs(base) else _home() / ".cache") / "segx"  # noqa: PTH117 - XDG: ignore relative
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        hint = f"set {CACHE_VARIABLE} to a folder that can be written"
+        raise UsageError("this user has no home folder to keep downloads and indexes in", hint=hint) from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced; of a user nobody knows, as it is, which is what shells do."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for a file that is called "~a.png"
 
 
 def weights_folder() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segx.errors import DataError
+from segx.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +72,7 @@ def make_run_folder(
     Raises:
         DataError: The folder cannot be made.
     """
-    first = (project or Path("runs") / task).expanduser() / (name or mode)
+    first = expanded(project or Path("runs") / task) / (name or mode)
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
         if exist_ok:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from segx.errors import DataError, UsageError
+from segx.paths import expanded
 from segx.pictures import (
     PICTURE_SUFFIXES,
     check_array,
@@ -389,7 +390,7 @@ class _Reader:
         if scheme:
             known = ", ".join(sorted({"http", "https", "file", *STREAM_SCHEMES}))
             raise UsageError(f"addresses of kind {scheme!r} are not known", hint=f"kinds: {known}")
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not _exists(path):
             if text.strip().isdecimal():
                 return iter([self._live((int(text),))])
@@ -459,7 +460,7 @@ class _Reader:
             entries = entries[1:]
         if not entries:
             raise DataError(f"list {path} names no source", hint="one path or address on each line")
-        resolved = [entry if "://" in entry else str(path.parent / Path(entry).expanduser()) for entry in entries]
+        resolved = [entry if "://" in entry else str(path.parent / expanded(entry)) for entry in entries]
         missing = [entry for entry in resolved if not ("://" in entry or glob.has_magic(entry) or _exists(Path(entry)))]
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -23,7 +23,7 @@ from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
 from segx.interfaces import ModelSession
 from segx.options import ExportOptions, SessionOptions, image_size
-from segx.paths import weights_folder
+from segx.paths import expanded, weights_folder
 from segx.proofs import record_proof
 from segx.registry import get_registry
 from segx.runs import Run, Step
@@ -324,7 +324,7 @@ def _destination(model: Path, link: _Link) -> Path:
     spec, output = link.spec, link.options.output
     destination = default_destination(model, spec)
     if output is not None:
-        output = output.expanduser()
+        output = expanded(output)
         into_folder = output.is_dir() and not output.name.endswith(spec.suffix)
         destination = output / destination.name if into_folder else output
     if not destination.name.endswith(spec.suffix):

@@ -19,6 +19,7 @@ from segx.flows.data.show import truth_masks
 from segx.flows.data.splits import ONLY, new_folder, open_splits, stems
 from segx.flows.progress import progress
 from segx.masks import Masks
+from segx.paths import expanded
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         places = {split: f"images/{split}" if options.to == "yolo" else f"annotations/{split}.json" for split in opened}
         write_yaml(folder / yaml_name(options.output), places, names)
     return Conversion(
-        yaml=options.output.expanduser() / yaml_name(options.output),
+        yaml=expanded(options.output) / yaml_name(options.output),
         pictures={split: len(dataset) for split, dataset in opened.items()},
         objects=objects,
         losses={kind: losses.counts[kind] for kind in LOSSES if losses.counts[kind]},
@@ -129,7 +130,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
 
 def yaml_name(folder: Path) -> str:
     """Return what the YAML in a folder of a data set is called: like the folder."""
-    return f"{folder.expanduser().resolve().name}.yaml"
+    return f"{expanded(folder).resolve().name}.yaml"
 
 
 def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from segx.data import YAML_SUFFIXES, find_reader, find_split, locate, read_definition
 from segx.errors import DataError, UsageError
+from segx.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path == Path():
         raise UsageError("no folder to write is named", hint="output=FOLDER")
-    folder = path.expanduser().absolute()
+    folder = expanded(path).absolute()
     try:
         there = folder.exists()
         work = folder / _PART if there else folder.with_name(f".{folder.name}{_PART}")
