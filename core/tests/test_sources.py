@@ -383,5 +383,5 @@ def test_a_file_whose_name_begins_with_a_tilde_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("~nobody.png", np.zeros((8, 8, 3), np.uint8))
     assert [item.path for item in open_source("~nobody.png")] == ["~nobody.png"]
-    with pytest.raises(DataError, match="~stranger/a.png"):
+    with pytest.raises(DataError, match="~stranger"):
         open_source("~stranger/a.png")
