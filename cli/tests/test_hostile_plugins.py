@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from segx.artifact import Artifact
+from segx.registry import get_registry
 from segx.testing.interpreter import environment
 
 if TYPE_CHECKING:
@@ -109,3 +111,28 @@ def test_a_plugin_that_hangs_costs_seconds(segx_with: Callable[..., subprocess.C
     ended = segx_with("import time; time.sleep(1000)", "formats", "--json")
     assert ended.returncode == 0, ended.stderr
     assert {record["format"] for record in json.loads(ended.stdout)} >= {"onnx"}
+
+
+def test_nothing_of_a_file_reaches_the_terminal_raw(segx: Callable[..., Any], tiny_model: Path, photos: Path) -> None:
+    from segx import YOLO
+
+    evil = "ball\x1b[2J\x9b\nsegx: all is well\u202e"
+    path = tiny_model.parent / "evil.onnx"
+    exporter, backend = get_registry().exporter("onnx"), get_registry().backend("onnxruntime")
+    YOLO(tiny_model).export("onnx", imgsz=64, verify=False, output=path)
+    info = get_registry().load_backend(backend).read_info(Artifact(path=path, format="onnx"))
+    renamed = info.replace(names=dict.fromkeys(info.names, evil), extra={"author": evil})
+    get_registry().load_exporter(exporter).write_info(path, renamed)
+    (photos / f"{evil.replace('/', '')}.png").write_bytes(b"no image")
+    for line in (
+        ["predict", f"model={path}", f"source={photos}", "save=false", "conf=0"],
+        ["predict", f"model={path}", f"source={photos}", "conf=0", "--debug"],
+        ["info", f"model={path}"],
+        ["predict", f"model={path}", "source=absent\x1b[2J\n.png"],
+        ["predict", f"model={path}", "source=absent\x1b[2J\n.png", "--debug"],
+    ):
+        for more in ((), ("--json",)):
+            ended = segx(*line, *more)
+            for text in (ended.out, ended.err):
+                assert not {"\x1b", "\x9b", "\u202e"} & {*text}
+                assert "\nsegx: all is well" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -31,5 +32,16 @@ class _Plain(logging.Formatter):
     """Words in which nothing steers a terminal; warnings and errors say that they are."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and record.msg != "%s":  # what is put into a sentence is part of its line
+            record = copy.copy(record)
+            record.args = tuple(map(_one_line, record.args or ()))
         text = visible(super().format(record))
         return text if record.levelno < logging.WARNING else f"segx: {record.levelname.lower()}: {text}"
+
+
+def _one_line(value: object) -> object:
+    """Return what is put into a sentence without line feeds; errors have lines of their own, the hint's."""
+    if isinstance(value, BaseException | int | float):
+        return value
+    text = str(value)
+    return visible(text, lines=False) if "\n" in text else value

@@ -123,7 +123,7 @@ def width() -> int:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return rows as aligned columns; the last one is wrapped to the width of the terminal."""
-    cells = [tuple(headers), *(tuple(row) for row in rows)]
+    cells = [tuple(headers), *((*(visible(cell, lines=False) for cell in row[:-1]), visible(row[-1])) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
     indent = sum(widths) + 2 * len(widths)
     room = max(24, width() - indent)

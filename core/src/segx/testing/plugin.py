@@ -35,10 +35,18 @@ _LIGHT = """
 """
 
 _LOADS_ALL = """
-    import importlib, sys
+    import importlib, pkgutil, sys
     from segx.registry import get_registry
     from segx.requirements import modules
     registry = get_registry()
+    registry.prepare()
+    package = importlib.import_module(sys.argv[1].replace("-", "_"))
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            try:
+                importlib.import_module(found.name)
+            except ImportError:
+                pass  # what it requires is not installed
     for kind, specs in registry.declared.items():
         for spec in specs:
             if spec.provider == sys.argv[1] and registry.unusable(spec) is None:
