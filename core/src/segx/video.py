@@ -320,8 +320,6 @@ _quiet_state = {"depth": 0, "level": 0}
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV and FFmpeg from printing while something is opened that may not be there; we say it better."""
-    # FFmpeg prints past every logger; OpenCV reads this switch of it once, when it first opens a video.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
     with _quiet_lock:
         if _quiet_state["depth"] == 0:
@@ -335,3 +333,23 @@ def quiet() -> Iterator[None]:
             _quiet_state["depth"] -= 1
             if _quiet_state["depth"] == 0:
                 log.setLogLevel(_quiet_state["level"])
+
+
+def _silence_ffmpeg() -> None:
+    """Keep FFmpeg from printing past every logger, unless the user has chosen how much it says.
+
+    OpenCV reads the switch once, when it first opens a video: one that is not there, now. Afterwards the environment is
+    what it was.
+    """
+    switch = "OPENCV_FFMPEG_LOGLEVEL"
+    if switch in os.environ:
+        return
+    os.environ[switch] = "-8"
+    try:
+        with quiet():
+            cv2.VideoCapture("", cv2.CAP_FFMPEG).release()
+    finally:
+        del os.environ[switch]
+
+
+_silence_ffmpeg()
