@@ -35,6 +35,21 @@ def test_formats_shows_what_is_ready_and_what_is_not_proven(segx: Segx) -> None:
     assert "runs on onnxruntime: ready" in ended.out
 
 
+def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = get_registry()._discovery
+    (onnx,) = found.declared["exporter"][:1]
+    more = dataclasses.replace(onnx, requires_for={"fp16": ("absent-half>=1",)})
+    declared = {**found.declared, "exporter": (more, *found.declared["exporter"][1:])}
+    registry = Registry(dataclasses.replace(found, declared=declared))
+    monkeypatch.setattr("segx.registry.get_registry", lambda: registry)
+    words = 'needs absent-half>=1, found none: pip install "absent-half>=1"'
+    assert "in fp16: needs absent-half>=1" in segx("formats").out
+    assert segx("formats", "--json").document[0]["missing"] == {"fp16": words}
+    monkeypatch.setattr(doctor, "_load", lambda kind, spec, _: doctor.Check(subject=spec.name, state="ok", words="ok"))
+    checks = segx("doctor", "--json").document["checks"]
+    assert {"subject": f"export to {onnx.name} fp16", "state": "note", "words": words} in checks
+
+
 def test_a_cache_that_cannot_be_read_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
     assert proofs.read_proofs().keys() == {"onnx"}
@@ -158,7 +173,9 @@ def test_the_cache_is_listed_and_cleared_but_nothing_else(segx: Segx, tmp_path: 
 @pytest.fixture
 def _quick_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let doctor load nothing: what it does with what it hears is tested apart."""
-    monkeypatch.setattr(doctor, "_load", lambda kind, spec: doctor.Check(subject=spec.name, state="ok", words="loads"))
+    monkeypatch.setattr(
+        doctor, "_load", lambda kind, spec, environment: doctor.Check(subject=spec.name, state="ok", words="loads")
+    )
 
 
 @pytest.mark.usefixtures("_quick_loading")
@@ -192,13 +209,13 @@ def test_doctor_survives_what_crashes_stalls_and_fails(monkeypatch: pytest.Monke
         interpreter.write_text(f"#!/bin/sh\n{script}\n")
         interpreter.chmod(0o755)
         monkeypatch.setattr(doctor, "_PATIENCE", 0.3 if script.startswith("sleep") else 30)
-        check = doctor._load("tasks", spec)
+        check = doctor._load("task", spec)
         assert check.state == "wrong"
         assert words in check.words
 
 
 def test_doctor_loads_a_plugin_in_a_process_of_its_own() -> None:
-    check = doctor._load("backends", get_registry().backends["onnxruntime"])
+    check = doctor._load("backend", get_registry().backends["onnxruntime"])
     assert check.state == "ok", check.words
     assert "devices: cpu" in check.words
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import cv2
@@ -71,6 +74,42 @@ def test_a_new_model_predicts_saves_and_comes_back(tiny, picture, tmp_path):
     assert again.path == path
     np.testing.assert_allclose(boxes(again(picture, **FIND_ALL)), boxes(found), atol=1e-3)
     assert again.info().parameters == model.info().parameters
+
+
+def test_results_and_models_are_copied_and_sent_to_other_processes(tiny, picture, tmp_path):
+    path = YOLO(tiny).save(tmp_path / "saved.pt")
+    model = YOLO(path)
+    (found,) = model(picture, **FIND_ALL)
+    for copied in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        other = copied(found)
+        np.testing.assert_array_equal(other.boxes.data, found.boxes.data)
+        np.testing.assert_array_equal(other.masks.data, found.masks.data)
+        np.testing.assert_array_equal(other.plot(), found.plot())
+        again = copied(model)
+        assert repr(again) == repr(model)
+        assert again.names == model.names
+        np.testing.assert_allclose(boxes(again(picture, **FIND_ALL)), boxes([found]), atol=1e-3)
+
+
+def test_a_model_in_memory_only_refuses_to_be_copied(tiny, tmp_path):
+    changed = YOLO(YOLO(tiny).save(tmp_path / "saved.pt")).load(tmp_path / "saved.pt")
+    for model in (YOLO(tiny), changed):
+        for copied in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(UsageError, match="its weights are in memory only") as refusal:
+                copied(model)
+            assert "model.save" in refusal.value.hint
+
+
+def test_one_model_in_several_threads_gives_each_its_own(tiny, tmp_path):
+    model = YOLO(YOLO(tiny).save(tmp_path / "saved.pt"))
+    images = [draw_scene(64, 96, objects=count).image for count in range(8)]
+    wanted = [boxes(model(image, **FIND_ALL))[0] for image in images]
+    fresh = YOLO(tmp_path / "saved.pt")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: boxes(fresh(image, **FIND_ALL))[0], images * 3))
+    for got, right in zip(found, wanted * 3, strict=True):
+        np.testing.assert_allclose(got, right, atol=1e-3)
+    assert len(fresh._sessions) == 1
 
 
 def test_load_moves_weights_and_says_what_it_skipped(tiny, tmp_path, caplog):

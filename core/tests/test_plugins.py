@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import textwrap
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
@@ -18,7 +21,6 @@ from segx.testing.interpreter import run_fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 HEAD = """
 from segx import hookimpl
@@ -73,6 +75,32 @@ def find(tmp_path: Path) -> Callable[[], Registry]:
 BROKEN = {
     "raises": ("raise ValueError('no\\nluck')", "ValueError: no luck"),
     "exits": ("raise SystemExit(3)", "SystemExit: 3"),
+    "is-interrupted": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "leaves": ("raise GeneratorExit", "GeneratorExit"),
+    "error-fails": (
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+        "Odd",
+    ),
+    "steers-the-terminal": ("raise ValueError('\\x1b[2Jgone')", r"ValueError: \x1b[2Jgone"),
+    "hook-exits": ("@hookimpl\ndef segx_tasks(): raise SystemExit(0)", "SystemExit: 0"),
+    "hook-is-interrupted": ("@hookimpl\ndef segx_tasks(): raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "hook-leaves": ("@hookimpl\ndef segx_tasks():\n    raise GeneratorExit\n    yield", "GeneratorExit"),
+    "hook-yields-for-ever": (
+        "import itertools\n@hookimpl\ndef segx_exporters(): return (exporter(f'e{i}') for i in itertools.count())",
+        "declares more than 500 things",
+    ),
+    "hook-declares-too-many": (
+        "@hookimpl\ndef segx_exporters(): return [exporter(f'e{i}') for i in range(10_000)]",
+        "declares more than 500 things",
+    ),
+    "name-steers": ("@hookimpl\ndef segx_exporters(): return [exporter('a\\x1bc')]", "up to 100 visible characters"),
+    "name-long": ("@hookimpl\ndef segx_exporters(): return [exporter('a' * 5000)]", "up to 100 visible characters"),
+    "suffix-none": ("@hookimpl\ndef segx_exporters(): return [exporter('a', suffix=None)]", "with suffix=None"),
+    "formats-none": ("@hookimpl\ndef segx_backends(): return [backend('a', None)]", "with formats=None"),
+    "formats-text": ("@hookimpl\ndef segx_backends(): return [backend('a', {'x': '.x'})]", "with formats={'x': '.x'}"),
+    "priority-text": ("@hookimpl\ndef segx_backends(): return [backend('a', {}, priority='x')]", "a whole number"),
+    "requires-text": ("@hookimpl\ndef segx_exporters(): return [exporter('a', requires='x')]", "a tuple of texts"),
+    "load-none": ("@hookimpl\ndef segx_exporters(): return [exporter('a', load=None)]", "expected a function"),
     "imports": ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
     "syntax": ("def (:", "SyntaxError"),
     "warns": ("import warnings; warnings.warn('old', DeprecationWarning)", "DeprecationWarning: old"),
@@ -117,6 +145,125 @@ def test_a_broken_plugin_is_recorded_and_the_others_work(
     assert registry.exporters["good"].provider == "segx-export-good"
     assert list(registry.backends) == ["last"]
     assert [plugin.module for plugin in registry.plugins] == ["segx_export_good.plugin", "zzz_last.plugin"]
+
+
+HANGING = {
+    "import": "import time\ntime.sleep(1000)",
+    "hook": "@hookimpl\ndef segx_tasks():\n    import threading\n    threading.Event().wait()",
+    "generator": "@hookimpl\ndef segx_tasks():\n    while True:\n        yield from ()",
+}
+
+
+@pytest.mark.parametrize("case", HANGING)
+def test_a_plugin_that_hangs_is_given_up(
+    case: str, write: Callable[..., None], find: Callable[[], Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segx.plugins.PATIENCE", 0.3)
+    write(f"segx-export-hangs-{case}", HANGING[case])
+    write("segx-export-good", GOOD)
+    registry = find()
+    assert [item.reason for item in registry.broken] == ["was not done in 0.3 s"]
+    assert list(registry.exporters) == ["good"]
+    if case == "generator":
+        for thread in [thread for thread in threading.enumerate() if thread.name == "segx-plugin"]:
+            thread.join(0.5)
+        assert sum(thread.name == "segx-plugin" for thread in threading.enumerate()) <= 2, "only those that wait"
+
+
+@pytest.mark.parametrize("which", ["METADATA", "entry_points.txt"])
+def test_metadata_that_are_not_utf_8_hinder_nobody(
+    which: str, write: Callable[..., None], find: Callable[[], Registry], tmp_path: Path
+) -> None:
+    write("segx-export-good", GOOD)
+    write("segx-export-odd", GOOD.replace("good", "odd"))
+    path = tmp_path / "segx_export_odd-1.2.dist-info" / which
+    path.write_bytes(path.read_bytes() + b"\nSummary: caf\xe9\n")
+    other = tmp_path / "elsewhere-1.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_bytes(b"Name: caf\xe9")
+    (other / "entry_points.txt").write_bytes(b"[console_scripts]\ncaf\xe9 = a:b")
+    registry = find()
+    assert "good" in registry.exporters
+    assert {item.distribution for item in registry.broken} <= {"segx-export-odd"}
+    assert len(registry.plugins) + len(registry.broken) == 2, "told, or read all the same"
+
+
+def test_what_is_prepared_is_prepared_before_anything_is_loaded(
+    write: Callable[..., None], find: Callable[[], Registry]
+) -> None:
+    code = """
+    done = []
+    def note(word): return lambda: done.append(word)
+    @hookimpl
+    def segx_exporters():
+        return [
+            exporter("first", prepare=note("first prepared"), load=note("first loaded")),
+            exporter("second", prepare=note("second prepared"), load=note("second loaded")),
+        ]
+    """
+    write("segx-export-both", code)
+    registry = find()
+    done = sys.modules["segx_export_both.plugin"].done
+    assert not done
+    registry.load_exporter(registry.exporter("second"))
+    registry.load_exporter(registry.exporter("first"))
+    assert done == ["first prepared", "second prepared", "second loaded", "first loaded"]
+
+
+def test_what_cannot_be_prepared_is_not_loaded(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    code = """
+    def fail(): raise SystemExit(7)
+    @hookimpl
+    def segx_exporters(): return [exporter("bad", prepare=fail), exporter("good", load=dict)]
+    """
+    write("segx-export-both", code)
+    registry = find()
+    assert registry.load_exporter(registry.exporter("good")) == {}
+    with pytest.raises(PluginError, match=r"'bad' .* cannot be prepared: SystemExit: 7"):
+        registry.load_exporter(registry.exporter("bad"))
+
+
+@pytest.mark.parametrize("error", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit", "MemoryError"])
+def test_a_plugin_that_ends_the_program_when_loaded_is_told(
+    error: str, write: Callable[..., None], find: Callable[[], Registry]
+) -> None:
+    write(
+        "segx-export-bad",
+        f"def leave(*_): raise {error}\n@hookimpl\ndef segx_exporters(): return [exporter('bad', load=leave)]\n"
+        "@hookimpl\ndef segx_dataset_formats():\n"
+        "    return [DatasetFormatSpec(name='odd', summary='a test', load=leave, detects=leave)]",
+    )
+    registry = find()
+    with pytest.raises(PluginError, match=f"cannot be loaded: {error.partition('(')[0]}"):
+        registry.load_exporter(registry.exporter("bad"))
+    with pytest.raises(DataError, match="no installed dataset format recognises it"):
+        registry.dataset_format_for(Path(__file__))
+
+
+@pytest.mark.parametrize("error", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit"])
+def test_a_listener_that_ends_the_program_breaks_nothing(
+    error: str, write: Callable[..., None], find: Callable[[], Registry], caplog: pytest.LogCaptureFixture
+) -> None:
+    write("segx-logger-bad", f"@hookimpl\ndef segx_run_started(run): raise {error}")
+    find().tell("run_started", run=Run(mode="predict", model="m"))
+    assert "plugin logger-bad@segx-logger-bad failed in segx_run_started" in caplog.text
+
+
+def test_ctrl_c_while_a_listener_works_is_the_users(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    code = "@hookimpl\ndef segx_run_started(run):\n    import signal\n    signal.raise_signal(signal.SIGINT)"
+    write("segx-logger-slow", code)
+    with pytest.raises(KeyboardInterrupt):
+        find().tell("run_started", run=Run(mode="predict", model="m"))
+
+
+def test_a_listener_that_hangs_is_named(
+    write: Callable[..., None], find: Callable[[], Registry], caplog: pytest.LogCaptureFixture
+) -> None:
+    write("segx-logger-slow", "@hookimpl\ndef segx_run_started(run):\n    import time\n    time.sleep(0.3)")
+    registry = find()
+    with patch("segx.guard.PATIENCE", 0.1):
+        registry.tell("run_started", run=Run(mode="predict", model="m"))
+    assert "plugin logger-slow@segx-logger-slow is at work in segx_run_started, for more than 0.1 s" in caplog.text
 
 
 def test_damaged_metadata_hinder_nobody(
@@ -265,6 +412,59 @@ def test_platforms(write: Callable[..., None], find: Callable[[], Registry]) -> 
     registry = find()
     with pytest.raises(UsageError, match=r"format 'a' \(segx-export-a 1.2\) works on plan9, beos, this is "):
         registry.require(registry.exporter("a"))
+
+
+def test_platforms_of_a_backend(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    code = """
+    @hookimpl
+    def segx_backends():
+        return [backend("native", {"x": (".x",)}, priority=10, platforms=("plan9",)), backend("other", {"x": (".x",)})]
+    """
+    write("segx-backend-a", code)
+    found = find().backends_for("x")
+    assert [spec.name for spec in found.usable] == ["other"]
+    assert "works on plan9" in found.unusable[0].line
+
+
+def test_what_is_installed_and_cannot_be_used_says_why(
+    write: Callable[..., None], find: Callable[[], Registry]
+) -> None:
+    code = """
+    def fails(): raise SystemExit(1)
+    @hookimpl
+    def segx_backends():
+        return [
+            backend("blind", {"x": (".x",)}, problem=lambda: "needs a GPU, found none"),
+            backend("odd", {"x": (".x",)}, problem=fails),
+            backend("fine", {"x": (".x",)}, problem=lambda: ""),
+        ]
+    """
+    write("segx-backend-a", code)
+    registry = find()
+    found = registry.backends_for("x")
+    assert [spec.name for spec in found.usable] == ["fine"]
+    assert [item.line for item in found.unusable] == [
+        "needs a GPU, found none",
+        "cannot say whether it can be used: SystemExit: 1",
+    ]
+    with pytest.raises(MissingPluginError, match=r"backend 'blind' .* needs a GPU, found none"):
+        registry.backend_for("x", name="blind")
+
+
+def test_a_precision_may_need_more(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    code = """
+    @hookimpl
+    def segx_exporters():
+        return [exporter("a", precisions=("fp32", "int8"), requires_for={"int8": ("absent-nncf>=2",)})]
+    """
+    write("segx-export-a", code)
+    registry = find()
+    spec = registry.exporter("a")
+    assert registry.unusable(spec) is None
+    assert registry.unusable(spec, precision="fp32") is None
+    registry.require(spec, precision="fp32")
+    with pytest.raises(MissingPluginError, match=r"format 'a' in int8 .* needs absent-nncf>=2, found none: pip"):
+        registry.require(spec, precision="int8")
 
 
 def test_what_does_not_load_is_told(write: Callable[..., None], find: Callable[[], Registry]) -> None:

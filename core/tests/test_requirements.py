@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segx.requirements import unmet
+from segx.requirements import modules, unmet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,3 +91,24 @@ def test_nothing_is_imported(install, tmp_path: Path) -> None:
     install("explosive", "1.0")
     (tmp_path / "explosive.py").write_text("raise SystemExit('imported')", encoding="utf-8")
     assert reasons("explosive>=1") == []
+
+
+@pytest.mark.parametrize(
+    ("requirement", "wanted"),
+    [
+        ("numpy>=1.26", ["numpy"]),
+        ("absent-thing>=1 | opencv-python>=4.10 | opencv-python-headless>=4.10", ["cv2"]),
+        ("PyYAML>=6", ["yaml"]),
+        ("numpy>=1.26; sys_platform == 'plan9'", []),
+    ],
+)
+def test_modules_of_a_requirement(requirement: str, wanted: list[str]) -> None:
+    assert modules(requirement) == wanted
+
+
+def test_metadata_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "odd_thing-1.dist-info").mkdir()
+    (tmp_path / "odd_thing-1.dist-info" / "METADATA").write_bytes(b"Name: odd-thing\nVersion: 1\nAuthor: caf\xe9\n")
+    (problem,) = unmet(["odd-thing>=1"])
+    assert problem.reason == "odd-thing>=1, found one whose metadata cannot be read (UnicodeDecodeError)"

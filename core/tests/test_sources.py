@@ -438,3 +438,11 @@ def test_nothing_is_fetched_offline(monkeypatch, scheme):
         except DataError as error:
             reason = error.message
         assert "SEGX_OFFLINE forbids fetching it" in reason
+
+
+def test_a_file_whose_name_begins_with_a_tilde_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("~nobody.png", np.zeros((8, 8, 3), np.uint8))
+    assert [item.path for item in open_source("~nobody.png")] == ["~nobody.png"]
+    with pytest.raises(DataError, match="~stranger"):
+        open_source("~stranger/a.png")

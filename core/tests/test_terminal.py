@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from segx.downloads import _Download
+from segx.errors import DataError
 from segx.flows import train_lines
 from segx.flows.progress import progress
 from segx.flows.train_lines import EpochLines, say
 from segx.runs import Step
-from segx.terminal import watched
+from segx.terminal import visible, watched
 
 
 class Terminal(io.StringIO):
@@ -88,3 +89,24 @@ def test_objects_of_an_epoch_are_told_only_where_all_were_counted(
     _, first, second = (" ".join(record.message.split()) for record in caplog.records)
     assert first == f"1/50 1.25 {told} - - 0:01:00 0:49:00"
     assert second == "2/50 1.25 21 64x96 - - 0:01:00 0:48:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("coin \u00e9 \u4e2d \u05e9", "coin \u00e9 \u4e2d \u05e9"),
+        ("\x1b[2J\x07\r\x00\x7f\x9b1m", r"\x1b[2J\x07\x0d\x00\x7f\x9b1m"),
+        ("a\u202egpj.exe\u2066", r"a\u202egpj.exe\u2066"),
+        ("caf\udce9", r"caf\xe9"),
+        ("\ud800", r"\ud800"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+    ],
+)
+def test_nothing_in_a_text_steers_a_terminal(text: str, wanted: str) -> None:
+    assert visible(text) == wanted
+    assert visible(wanted) == wanted
+    assert str(DataError(text, hint=text)) == f"{wanted}\n  {wanted}"
+
+
+def test_a_text_of_one_line_stays_one() -> None:
+    assert visible("a\nb\tc", lines=False) == r"a\nb\tc"

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Literal
 
 import typer  # noqa: TID253 - this module is imported only to run its Typer app
 
+from segx.plugins import DISABLE
+from segx.specs import ExporterSpec
 from segx_cli.output import table
 from segx_cli.tools import app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from segx.registry import Registry
     from segx.specs import Spec
@@ -91,7 +93,7 @@ def _machine() -> Iterator[Check]:
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, UnicodeDecodeError):
         return None
 
 
@@ -145,24 +147,35 @@ def _plugins(registry: Registry) -> Iterator[Check]:
 
 def _loads(registry: Registry) -> Iterator[Check]:
     """Load each usable declaration in a process of its own; list those that cannot be used with the reason."""
-    specs = [
-        (kind, spec)
-        for kind in ("tasks", "architectures", "exporters", "backends", "dataset_formats")
-        for spec in getattr(registry, kind).values()
-    ]
+    specs = [(kind, spec) for kind, declared in registry.declared.items() if kind != "command" for spec in declared]
     usable = [(kind, spec) for kind, spec in specs if registry.unusable(spec) is None]
+    # The processes need not wait for what is known to be broken: it may hang.
+    broken = ",".join(item.distribution for item in registry.broken)
+    environment = {**os.environ, DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
     with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(lambda item: _load(*item), usable)
+        yield from pool.map(lambda item: _load(item[0], item[1], environment), usable)
     for kind, spec in specs:
         if problem := registry.unusable(spec):
             yield Check(subject=_subject(kind, spec), state="note", words=problem.line)
+        elif isinstance(spec, ExporterSpec):
+            for precision in spec.requires_for:
+                if problem := registry.unusable(spec, precision=precision):
+                    yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", words=problem.line)
 
 
-def _load(kind: str, spec: Spec) -> Check:
+def _load(kind: str, spec: Spec, environment: Mapping[str, str] = os.environ) -> Check:
     subject = _subject(kind, spec)
     command = [sys.executable, "-m", "segx_cli.probe", kind, spec.name, spec.provider]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603
+        ended = subprocess.run(  # noqa: S603 - our own interpreter
+            command,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            timeout=_PATIENCE,
+        )
     except subprocess.TimeoutExpired:
         return Check(subject=subject, state="wrong", words=f"did not load within {_PATIENCE:g} s")
     if ended.returncode:
@@ -175,5 +188,5 @@ def _load(kind: str, spec: Spec) -> Check:
 
 
 def _subject(kind: str, spec: Spec) -> str:
-    word = {"exporters": "export to", "dataset_formats": "data format"}.get(kind, kind.removesuffix("s"))
+    word = {"exporter": "export to", "dataset_format": "data format"}.get(kind, kind)
     return f"{word} {spec.name}"

@@ -11,6 +11,7 @@ from segx_cli.tools import app
 
 if TYPE_CHECKING:
     from segx.registry import Registry
+    from segx.specs import ExporterSpec
     from segx_cli.output import Output
 
 APP = app("The model formats: what makes them, what runs them here, and whether that was proven on this machine.")
@@ -64,6 +65,7 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
         "made_from": exporter.source if exporter else "",
         "export": "not installed" if exporter is None else (problem.line if problem else "ready"),
         "precisions": list(exporter.precisions) if exporter else [],
+        "missing": _missing(registry, exporter) if exporter and problem is None else {},
         "options": [info.name for info in own_options(exporter.options)] if exporter else [],
         "backends": {
             **{spec.name: "ready" for spec in backends.usable},
@@ -72,6 +74,12 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
         "known_backends": list(known.backends) if known else [],
         "planned": exporter is None and known is not None and known.exporter in PLANNED and not backends.usable,
     }
+
+
+def _missing(registry: Registry, exporter: ExporterSpec) -> dict[str, str]:
+    """Return the precisions that cannot be written here, with the reason."""
+    problems = {precision: registry.unusable(exporter, precision=precision) for precision in exporter.precisions}
+    return {precision: problem.line for precision, problem in problems.items() if problem is not None}
 
 
 def _proven(row: dict[str, Any]) -> str:
@@ -90,6 +98,7 @@ def _notes(row: dict[str, Any]) -> str:
         origin = "" if row["made_from"] == "model" else f", from {row['made_from']}"
         options = f" ({' '.join(row['options'])})" if row["options"] else ""
         lines.append(f"{row['exporter']}: {row['export']}{origin}{options}")
+    lines.extend(f"in {precision}: {reason}" for precision, reason in row["missing"].items())
     lines.extend(f"runs on {name}: {state}" for name, state in row["backends"].items())
     if not row["backends"] and row["known_backends"] != [row["exporter"]]:
         lines.extend([f"runs: {_how_to_get(name)}" for name in row["known_backends"]] or ["runs: nothing here"])

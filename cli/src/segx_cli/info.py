@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segx.options import Options
+from segx.terminal import visible
 from segx_cli.output import table
 from segx_cli.verbs import MODEL
 
@@ -113,7 +114,7 @@ def _rows(document: dict[str, Any], info: ArtifactInfo, summary: ModelSummary | 
 
 
 def _names(names: Mapping[int, str]) -> str:
-    shown = [f"{number} {name}" for number, name in list(names.items())[:_SHOWN]]
+    shown = [visible(f"{number} {name}", lines=False) for number, name in list(names.items())[:_SHOWN]]
     more = f", ... {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{len(names)}: {', '.join(shown)}{more}" if names else ""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from typing import TYPE_CHECKING
+
+from segx.terminal import visible
 
 if TYPE_CHECKING:
     from segx_cli.output import Output
@@ -26,8 +29,19 @@ def listen(output: Output) -> None:
 
 
 class _Plain(logging.Formatter):
-    """Words as they are; warnings and errors say that they are."""
+    """Words in which nothing steers a terminal; warnings and errors say that they are."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        if isinstance(record.args, tuple) and record.msg != "%s":  # what is put into a sentence is part of its line
+            record = copy.copy(record)
+            record.args = tuple(map(_one_line, record.args or ()))
+        text = visible(super().format(record))
         return text if record.levelno < logging.WARNING else f"segx: {record.levelname.lower()}: {text}"
+
+
+def _one_line(value: object) -> object:
+    """Return what is put into a sentence without line feeds; errors have lines of their own, the hint's."""
+    if isinstance(value, BaseException | int | float):
+        return value
+    text = str(value)
+    return visible(text, lines=False) if "\n" in text else value

@@ -14,9 +14,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import SegxError, UsageError, did_you_mean
+from segx.guard import one_line
+from segx.terminal import visible
 from segx_cli.commands import COMMANDS
 from segx_cli.line import Switches, is_pair, take_switches
-from segx_cli.output import Output
+from segx_cli.output import Output, results_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,26 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     switches, _ = take_switches(tokens)
-    output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug)
-    try:
-        with _terminable():
-            code = _run(tokens, switches, output)
-        sys.stdout.flush()
-    except TerminatedError:
-        _say("stopped by SIGTERM")
-        return TERMINATED
-    except KeyboardInterrupt:
-        _say("stopped")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Who reads has had enough; Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except Exception as error:
-        if switches.debug:
-            raise
-        return _tell(error, output)
-    return code
+    with results_apart() as stream:
+        output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug, stream=stream)
+        try:
+            with _terminable():
+                code = _run(tokens, switches, output)
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            # Who reads has had enough; Python would complain once more when it flushes at the end.
+            if stream is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            return BROKEN_PIPE
+        except TerminatedError:
+            _say("stopped by SIGTERM")
+            return TERMINATED
+        except KeyboardInterrupt:
+            _say("stopped")
+            return INTERRUPTED
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it ends in words and an exit code
+            return _tell(error, output)
+        return code
 
 
 @contextlib.contextmanager
@@ -88,13 +91,13 @@ def _run(tokens: list[str], switches: Switches, output: Output) -> int:
     if name is None:
         if any(word != "help" for word in words):
             raise _no_command(words)
-        print(pages.overview())
+        _page(pages.overview(), output)
         return 0
     command = COMMANDS.get(name)
     if command is None or not command.verb:
         return _run_tool(name, tokens, rest, switches, output)
     if switches.help or words[0] == "help":
-        print(pages.verb_page(command))
+        _page(pages.verb_page(command), output)
         return 0
     from segx_cli import logs
     from segx_cli.verbs import read_call
@@ -103,6 +106,11 @@ def _run(tokens: list[str], switches: Switches, output: Output) -> int:
 
     verb = command.load_verb()
     return verb.run(read_call(command, verb, rest), output)
+
+
+def _page(text: str, output: Output) -> None:
+    """Show a page of help, which is text even where results are JSON."""
+    print(visible(text), file=output.stream)
 
 
 def find_command(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -158,12 +166,16 @@ def _run_tool(name: str, tokens: list[str], rest: list[str], switches: Switches,
 
     logs.listen(output)
     if name in COMMANDS:
-        return tools.run(COMMANDS[name], [*rest, *(["--help"] if switches.help else [])], output)
+        arguments = [*rest, *(["--help"] if switches.help else [])]
+        with output.given_back() if {"--help", "-h"} & {*arguments} else contextlib.nullcontext():
+            return tools.run(COMMANDS[name], arguments, output)
     return tools.run_plugin(name, tokens[tokens.index(name) + 1 :], output)
 
 
-def _tell(error: Exception, output: Output) -> int:
+def _tell(error: BaseException, output: Output) -> int:
     """Say what went wrong, and return the exit code."""
+    if output.debug:
+        _print_traceback(error)
     if isinstance(error, SegxError):
         code, message, hint = error.exit_code, error.message, error.hint
     elif _is_typers(error):
@@ -171,22 +183,21 @@ def _tell(error: Exception, output: Output) -> int:
     elif isinstance(error, OSError) and error.filename:
         code, message, hint = 1, f"{error.filename}: {error.strerror}", "the same with --debug shows where"
     else:
-        what = " ".join(str(error).split())
-        code, message = 1, f"unexpected {type(error).__name__}: {what}"
-        hint = "the same with --debug shows where"
+        code, message, hint = 1, f"unexpected {one_line(error)}", "the same with --debug shows where"
+    message = visible(message, lines=False)
     _say(f"{message}\n  {hint}" if hint else message)
     if output.json:
         output.result("", {"error": {"message": message, "hint": hint, "exit_code": code}})
     return code
 
 
-def _is_typers(error: Exception) -> bool:
+def _is_typers(error: BaseException) -> bool:
     """Say whether Typer raised it; when Typer was not imported it did not."""
     typer: Any = sys.modules.get("typer")
     return typer is not None and isinstance(error, (typer.exceptions.TyperException, typer.Exit, typer.Abort))
 
 
-def _typers_words(error: Exception) -> str:
+def _typers_words(error: BaseException) -> str:
     words = error.format_message() if hasattr(error, "format_message") else "aborted"
     return words[:1].lower() + words[1:].rstrip(".") if words else "the command could not be read"
 
@@ -194,4 +205,11 @@ def _typers_words(error: Exception) -> str:
 def _say(text: str) -> None:
     """Print to standard error, whatever has become of it."""
     with contextlib.suppress(OSError):
-        print(f"segx: {text}", file=sys.stderr)
+        print(f"segx: {visible(text)}", file=sys.stderr)
+
+
+def _print_traceback(error: BaseException) -> None:
+    import traceback
+
+    with contextlib.suppress(OSError):
+        print(visible("".join(traceback.format_exception(error))), file=sys.stderr, end="")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import re
 import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from segx.terminal import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+# What JSON lets stand and a terminal obeys, or no stream can write.
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +29,91 @@ class Output:
         json: Print one JSON document instead of text.
         quiet: Say nothing to people but warnings and errors.
         debug: Show tracebacks.
+        stream: Where results go; default: standard output.
     """
 
     json: bool = False
     quiet: bool = False
     debug: bool = False
+    stream: TextIO | None = None
 
     def result(self, text: str, document: Any) -> None:
         """Print what was asked for: the text, or the document."""
         if not self.json:
-            print(text)
+            print(visible(text), file=self.stream)
             return
         import json
 
-        print(json.dumps(document, indent=2, default=_plain, ensure_ascii=False))
+        said = json.dumps(document, indent=2, default=_plain, ensure_ascii=False)
+        print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", said), file=self.stream)
 
     def say(self, text: str) -> None:
         """Tell people something."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print(visible(text), file=sys.stderr)
+
+    @contextlib.contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Let standard output be what it was, for a command that writes to it itself."""
+        if self.stream is None:
+            yield
+            return
+        apart = isinstance(self.stream, _Apart)
+        if apart:
+            os.dup2(self.stream.fileno(), 1)
+        try:
+            with contextlib.redirect_stdout(self.stream):
+                yield
+            self.stream.flush()
+        finally:
+            if apart:
+                os.dup2(2, 1)
+
+
+class _Apart(io.TextIOWrapper):
+    """Standard output under another number; what the process writes to number 1 goes to standard error."""
+
+
+@contextlib.contextmanager
+def results_apart() -> Iterator[TextIO | None]:
+    """Yield standard output for results; whatever else is written to it meanwhile goes to standard error.
+
+    Plugins, their libraries and the programs these start may print, and ``--json`` has to stay JSON. So Python's
+    stream is led elsewhere, and where it is the process's own, file descriptor 1 too.
+    """
+    before = sys.stdout
+    if before is None or sys.stderr is None:  # closed by who started the program
+        yield before
+        return
+    for stream in (before, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an old locale cannot write is written out, never an error
+            stream.reconfigure(errors="backslashreplace")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield stack.enter_context(_moved(before)) if _is_the_process_own(before) else before
+
+
+@contextlib.contextmanager
+def _moved(before: TextIO) -> Iterator[TextIO]:
+    before.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    stream = _Apart(open(kept, "wb", closefd=False), before.encoding, "backslashreplace", None, before.isatty())  # noqa: SIM115 - closed below
+    try:
+        yield stream
+    finally:
+        try:
+            stream.close()
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _is_the_process_own(stream: TextIO) -> bool:
+    try:
+        return stream is sys.__stdout__ and stream.fileno() == 1 and sys.stderr.fileno() == 2
+    except (OSError, ValueError):  # not a file, or closed since
+        return False
 
 
 def width() -> int:
@@ -48,7 +123,7 @@ def width() -> int:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return rows as aligned columns; the last one is wrapped to the width of the terminal."""
-    cells = [tuple(headers), *(tuple(row) for row in rows)]
+    cells = [tuple(headers), *((*(visible(cell, lines=False) for cell in row[:-1]), visible(row[-1])) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
     indent = sum(widths) + 2 * len(widths)
     room = max(24, width() - indent)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError
 from segx.options import PredictOptions
+from segx.terminal import visible
 from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(call: Call, output: Output) -> int:
         if output.json:
             pictures.append(_describe(result))
         elif folder is None:
-            output.result(f"{_place(result)}: {result.verbose().rstrip(', ')}", None)
+            output.result(visible(f"{_place(result)}: {result.verbose().rstrip(', ')}", lines=False), None)
     failed = [{"path": item.path, "reason": item.reason} for item in model.failures]
     document = {"model": str(call.arguments["model"]), "folder": folder, "pictures": pictures, "failed": failed}
     if output.json or folder is not None:

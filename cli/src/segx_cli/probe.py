@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,13 @@ if TYPE_CHECKING:
 def main() -> None:
     """Load what the arguments name (kind, name, distribution) and print one line of JSON."""
     kind, name, provider = sys.argv[1:]
+    said, sys.stdout = sys.stdout, sys.stderr  # plugins and libraries may print
     from segx.registry import get_registry
 
-    spec = next(s for s in getattr(get_registry(), kind).values() if (s.name, s.provider) == (name, provider))
-    said, sys.stdout = sys.stdout, open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for this process's life
+    registry = get_registry()
+    spec = next(s for s in registry.declared[kind] if (s.name, s.provider) == (name, provider))
     started = time.perf_counter()
-    loaded = spec.load()
+    loaded = registry.load(kind, spec)
     import_requirements(spec.requires)
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "devices": devices(loaded)}), file=said)
@@ -30,23 +29,10 @@ def main() -> None:
 
 def import_requirements(requires: Sequence[str]) -> None:
     """Import what a declaration requires, since loading it may leave that for later."""
-    from packaging.requirements import Requirement
+    from segx.requirements import modules
 
-    from segx.requirements import ALTERNATIVE, unmet
-
-    modules = importlib.metadata.packages_distributions()
-    for entry in requires:
-        text = next(text.strip() for text in entry.split(ALTERNATIVE) if not unmet([text.strip()]))
-        distribution = canonical(Requirement(text).name)
-        provided = [name for name, owners in modules.items() if distribution in map(canonical, owners)]
-        wanted = [name for name in provided if canonical(name) == distribution] or provided[:1]
-        for name in wanted:
-            importlib.import_module(name)
-
-
-def canonical(name: str) -> str:
-    """Return a name as package indexes compare it."""
-    return name.lower().replace("_", "-")
+    for name in (name for entry in requires for name in modules(entry)):
+        importlib.import_module(name)
 
 
 def devices(loaded: Any) -> list[str]:

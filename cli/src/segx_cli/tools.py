@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer  # noqa: TID253 - this module is imported only to run a Typer app
 
+from segx.errors import SegxError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -35,7 +37,9 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     from segx.registry import get_registry
 
     registry = get_registry()
-    return _call(_as_app(registry.load_command(registry.command(name))), name, arguments, output)
+    loaded = _as_app(registry.load_command(registry.command(name)))
+    with output.given_back():
+        return _call(loaded, name, arguments, output)
 
 
 def _as_app(declared: typer.Typer | Callable[..., Any]) -> typer.Typer:
@@ -56,5 +60,7 @@ def _call(which: typer.Typer, name: str, arguments: Sequence[str], output: Outpu
         # Click ends the process itself when the reader is gone; main has its own way of ending then.
         if isinstance(ended.__context__, BrokenPipeError):
             raise ended.__context__ from None
-        raise
+        if isinstance(ended.code, str):  # what sys.exit("words") means
+            raise SegxError(ended.code) from ended
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return code if isinstance(code, int) else 0

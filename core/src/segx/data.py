@@ -34,7 +34,7 @@ from segx.files import read_text, write_text
 from segx.interfaces import DatasetSource
 from segx.names import safe
 from segx.network import shown
-from segx.paths import cache_folder
+from segx.paths import cache_folder, expanded
 from segx.specs import WeightsFile
 
 if TYPE_CHECKING:
@@ -760,7 +760,7 @@ def _candidates(definition: DatasetDefinition, value: str) -> list[Path]:
 def _expanded(path: str | Path) -> Path:
     """Return a path with a leading ``~`` replaced, where that is somebody's home."""
     try:
-        return Path(path).expanduser()
+        return expanded(path)
     except RuntimeError:
         return Path(path)
 

@@ -34,7 +34,7 @@ from segx.paths import (
     weights_address,
     weights_folder,
 )
-from segx.terminal import watched
+from segx.terminal import visible, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -329,7 +329,7 @@ class _Download:
             return
         from tqdm import tqdm
 
-        name, known = self.destination.name, None if total == _UNKNOWN_SIZE_LIMIT else total
+        name, known = visible(self.destination.name), None if total == _UNKNOWN_SIZE_LIMIT else total
         with tqdm(total=known, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=name) as bar:
             yield bar.update
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, ClassVar
 
+from segx.terminal import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -23,6 +25,8 @@ class SegxError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        # Whatever a file, a plugin or a server has said is part of it, and ends on a terminal, a traceback's too.
+        message, hint = visible(message), visible(hint)
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import DataError, UsageError
+from segx.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -309,7 +310,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if not path.parts:
         raise UsageError("no folder to write is named", hint="output=FOLDER")
-    folder = path.expanduser().absolute()
+    folder = expanded(path).absolute()
     try:
         there = folder.exists()
         if there and not folder.is_dir():

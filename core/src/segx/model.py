@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import tempfile
+import threading
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
 from segx.options import PredictOptions, SessionOptions, TrainOptions, ValOptions
+from segx.paths import expanded
 from segx.registry import get_registry
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class YOLO:
         self._origin = find_model(model, self._registry)
         self._given = os.fspath(model)
         self._sessions: dict[tuple[SessionOptions, str | None], Session] = {}
+        self._opening = threading.RLock()
         self._changed = False
         self._info = self._read_info()
         self._device: str | None = None
@@ -131,6 +134,17 @@ class YOLO:
 
     def __repr__(self) -> str:
         return f"YOLO({self._given!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy, and another process, open the model's file again when they first need it.
+
+        Raises:
+            UsageError: Its weights are in memory only.
+        """
+        if self._changed or not isinstance(self._origin, Artifact):
+            msg = f"{self!r} cannot be copied or sent to another process: its weights are in memory only"
+            raise UsageError(msg, hint='write them first: YOLO(model.save("mine.pt"))')
+        return _reopen, (str(self._origin.path.absolute()), self._given)
 
     # Weights
 
@@ -346,10 +360,12 @@ class YOLO:
     def _session(self, how: SessionOptions, backend: str | None = None) -> Session:
         """Return an open model, the same one for the same wishes."""
         key = (how, backend)
-        if key not in self._sessions:
-            self._sessions[key] = self._open(how, backend)
-        self._device = self._sessions[key].device
-        return self._sessions[key]
+        with self._opening:
+            session = self._sessions.get(key)
+            if session is None:
+                session = self._sessions[key] = self._open(how, backend)
+        self._device = session.device
+        return session
 
     def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
         """Return an open model, and how many pictures of the source are to go through it side by side."""
@@ -421,6 +437,13 @@ def _warn_once(line: str) -> None:
     logger.warning("%s", line)
 
 
+def _reopen(path: str, given: str) -> YOLO:
+    """Return a model of a file, called as it was by who opened it first."""
+    model = YOLO(path)
+    model._given = given  # noqa: SLF001 - its own class's
+    return model
+
+
 def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | Design:
     """Return what a name means: a model on disk, downloaded if need be, or the design of a new one.
 
@@ -431,7 +454,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
         raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_design(text, path, registry)
     if path.exists():

@@ -24,12 +24,24 @@ def cache_folder() -> Path:
 
     ``SEGX_CACHE`` if set, else the platform's cache folder: ``$XDG_CACHE_HOME/segx`` or ``~/.cache/segx`` on Linux,
     ``~/Library/Caches/segx`` on macOS, ``%LOCALAPPDATA%\segx\Cache`` on Windows.
+
+    Raises:
+        UsageError: This user has no home folder, as in some containers, and neither variable names another.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     from platformdirs import user_cache_path
 
-    return user_cache_path("segx", appauthor=False)
+    try:
+        return user_cache_path("segx", appauthor=False)
+    except RuntimeError as error:
+        hint = f"set {CACHE_VARIABLE} to a folder that can be written"
+        raise UsageError("this user has no home folder to keep downloads and indexes in", hint=hint) from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced; of a user nobody knows, as it is, which is what shells do."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for a file that is called "~a.png"
 
 
 def weights_folder() -> Path:

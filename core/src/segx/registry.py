@@ -16,6 +16,7 @@ from segx import known_plugins
 from segx.artifact import Artifact
 from segx.errors import DataError, MissingPluginError, ModelError, PluginError, SegxError, UsageError, did_you_mean
 from segx.files import irregular
+from segx.guard import LOADING_PATIENCE, one_line, was_interrupted, watched
 from segx.plugins import DISABLE, discover
 from segx.requirements import unmet
 from segx.specs import (
@@ -27,6 +28,7 @@ from segx.specs import (
     Spec,
     TaskSpec,
     WeightsFile,
+    nothing,
 )
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ class Registry:
         self._discovery = discovery
         self._lock = threading.RLock()
         self._instances: dict[tuple[str, str, str], Any] = {}
+        self._unprepared: dict[str, str] | None = None
         declared = discovery.declared
         self._tasks = _Shelf("task", "task", cast("tuple[TaskSpec, ...]", declared["task"]))
         self._architectures = _Shelf(
@@ -270,29 +273,57 @@ class Registry:
         """Return what any declaration of a kind loads; the loaders above say of which type it is."""
         return self._load(next(shelf for shelf in self._shelves() if shelf.kind == kind), spec)
 
-    def unusable(self, spec: Spec) -> Unusable | None:
-        """Return why a declaration cannot be used here, None if it can; imports nothing."""
-        if isinstance(spec, ExporterSpec) and spec.platforms and sys.platform not in spec.platforms:
+    def prepare(self) -> None:
+        """Have every plugin keep its libraries from reporting by themselves; done once, before the first is imported.
+
+        All are asked, not only the one that is loaded: libraries import each other (a graph optimiser imports a
+        runtime). Whoever imports what a declaration requires without loading it calls this first.
+        """
+        with self._lock:
+            if self._unprepared is not None:
+                return
+            self._unprepared = {}
+            for spec in (spec for specs in self.declared.values() for spec in specs if spec.prepare is not nothing):
+                try:
+                    with watched(f"plugin {spec.provider} is preparing {spec.name!r}"):
+                        spec.prepare()
+                except BaseException as error:
+                    if was_interrupted(error):
+                        self._unprepared = None
+                        raise
+                    self._unprepared[full_name(spec)] = one_line(error)
+
+    def unusable(self, spec: Spec, *, precision: str | None = None) -> Unusable | None:
+        """Return why a declaration cannot be used here, None if it can; imports nothing.
+
+        Args:
+            spec: What is declared.
+            precision: Of an exporter, the precision that is to be written.
+        """
+        if _elsewhere(spec):
             return Unusable(spec=spec, reason=f"works on {', '.join(spec.platforms)}, this is {sys.platform}")
-        missing = unmet(spec.requires)
+        more = spec.requires_for.get(precision, ()) if precision and isinstance(spec, ExporterSpec) else ()
+        missing = unmet((*spec.requires, *more))
         if not missing:
-            return None
+            problem = _problem(spec)
+            return Unusable(spec=spec, reason=problem) if problem else None
         reasons = "; ".join(problem.reason for problem in missing)
         wanted = " ".join(f'"{problem.requirement}"' for problem in missing if not problem.problem)
         return Unusable(spec=spec, reason=f"needs {reasons}", cure=f"pip install {wanted}" if wanted else "")
 
-    def require(self, spec: Spec) -> None:
+    def require(self, spec: Spec, *, precision: str | None = None) -> None:
         """Refuse a declaration that cannot be used here.
 
         Raises:
-            MissingPluginError: Something it requires is not installed.
+            MissingPluginError: Something it requires, or needs besides, is not there.
             UsageError: This is not a platform it works on.
         """
-        problem = self.unusable(spec)
+        problem = self.unusable(spec, precision=precision)
         if problem is None:
             return
-        error = MissingPluginError if problem.cure or spec.requires else UsageError
-        raise error(f"{self._word(spec)} {spec.name!r} ({self._signature(spec.provider)}) {problem.line}")
+        error = UsageError if _elsewhere(spec) else MissingPluginError
+        name = f"{spec.name!r} in {precision}" if precision else repr(spec.name)
+        raise error(f"{self._word(spec)} {name} ({self._signature(spec.provider)}) {problem.line}")
 
     # Models
 
@@ -467,11 +498,12 @@ class Registry:
         caller = getattr(self.manager.hook, f"segx_{event}")
         for listener in reversed(caller.get_hookimpls()):
             try:
-                listener.function(*(facts[name] for name in listener.argnames))
-            except Exception as error:
-                logger.warning(
-                    "plugin %s failed in segx_%s: %s: %s", listener.plugin_name, event, type(error).__name__, error
-                )
+                with watched(f"plugin {listener.plugin_name} is at work in segx_{event}"):
+                    listener.function(*(facts[name] for name in listener.argnames))
+            except BaseException as error:
+                if was_interrupted(error):
+                    raise
+                logger.warning("plugin %s failed in segx_%s: %s", listener.plugin_name, event, one_line(error))
                 logger.debug("plugin %s failed", listener.plugin_name, exc_info=True)
 
     # How
@@ -538,14 +570,19 @@ class Registry:
             return self._instances[key]
 
     def _import(self, shelf: _Shelf[Any], spec: Spec) -> Any:
+        what = f"{shelf.word} {spec.name!r} ({self._signature(spec.provider)})"
+        self.prepare()
+        if reason := (self._unprepared or {}).get(full_name(spec)):
+            raise PluginError(f"{what} cannot be prepared: {reason}")
         try:
-            return spec.load()
+            with watched(f"{what} is loading", patience=LOADING_PATIENCE):
+                return spec.load()
         except SegxError:
             raise
-        except Exception as error:
-            what = " ".join(str(error).split())
-            message = f"{shelf.word} {spec.name!r} ({self._signature(spec.provider)}) cannot be loaded"
-            raise PluginError(f"{message}: {type(error).__name__}: {what}") from error
+        except BaseException as error:
+            if was_interrupted(error):
+                raise
+            raise PluginError(f"{what} cannot be loaded: {one_line(error)}") from error
 
     def _named_backend(self, kind: str, name: str, device: str | None) -> BackendSpec:
         spec = self.backend(name)
@@ -628,11 +665,28 @@ def _order(spec: BackendSpec) -> tuple[int, str, str]:
     return -spec.priority, spec.name, spec.provider
 
 
+def _elsewhere(spec: Spec) -> bool:
+    return bool(spec.platforms) and sys.platform not in spec.platforms
+
+
+def _problem(spec: Spec) -> str:
+    try:
+        with watched(f"plugin {spec.provider} is looking whether {spec.name!r} can be used"):
+            return str(spec.problem() or "")
+    except BaseException as error:
+        if was_interrupted(error):
+            raise
+        return f"cannot say whether it can be used: {one_line(error)}"
+
+
 def _detects(spec: DatasetFormatSpec, path: Path) -> bool:
     try:
-        return bool(spec.detects(path))
-    except Exception as error:  # noqa: BLE001 - a plugin that breaks its promise must not hide the others
-        logger.warning("dataset format %s failed to look at %s: %s", full_name(spec), path, error)
+        with watched(f"data set format {full_name(spec)} is looking at {path}"):
+            return bool(spec.detects(path))
+    except BaseException as error:  # a plugin that breaks its promise must not hide the others
+        if was_interrupted(error):
+            raise
+        logger.warning("dataset format %s failed to look at %s: %s", full_name(spec), path, one_line(error))
         return False
 
 

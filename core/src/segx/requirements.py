@@ -44,6 +44,23 @@ def unmet(requirements: Iterable[str]) -> tuple[Unmet, ...]:
     return tuple(problem for entry in requirements if (problem := _check(entry)) is not None)
 
 
+def modules(entry: str) -> list[str]:
+    """Return the names of the top-level modules to import for a requirement that is met."""
+    from packaging.requirements import Requirement
+
+    text = next((text.strip() for text in entry.split(ALTERNATIVE) if _check_one(text.strip()) is None), "")
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return []
+    distribution = metadata.distribution(requirement.name)
+    listed = (distribution.read_text("top_level.txt") or "").split()
+    files = [file for file in distribution.files or () if file.suffix in {".py", ".so", ".pyd"}]
+    tops = (file.parts[0] if len(file.parts) > 1 else file.name.partition(".")[0] for file in files)
+    found = sorted(filter(str.isidentifier, dict.fromkeys([*listed, *tops])), key=lambda name: name.startswith("_"))
+    same = [name for name in found if name.lower() == requirement.name.lower().replace("-", "_")]
+    return same or found[:1]
+
+
 def _check(entry: str) -> Unmet | None:
     problems = []
     for text in entry.split(ALTERNATIVE):
@@ -78,8 +95,13 @@ def _find_unmet(requirement: Requirement, *, seen: set[tuple[str, frozenset[str]
         distribution = metadata.distribution(requirement.name)
     except metadata.PackageNotFoundError:
         return Unmet(requirement=wanted)
-    if not requirement.specifier.contains(distribution.version, prereleases=True):
-        return Unmet(requirement=wanted, found=distribution.version)
+    try:
+        version = distribution.version
+        fits = requirement.specifier.contains(version, prereleases=True)
+    except Exception as error:  # noqa: BLE001 - whatever an installer left behind: no text, no version
+        return Unmet(requirement=wanted, found=f"one whose metadata cannot be read ({type(error).__name__})")
+    if not fits:
+        return Unmet(requirement=wanted, found=version)
     return _unmet_extras(distribution, requirement.extras, seen=seen)
 
 

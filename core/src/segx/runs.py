@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segx.errors import DataError, UsageError
+from segx.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +78,7 @@ def make_run_folder(
         raise UsageError(
             f"name={name}: a run's folder lies in its project's", hint="say where to write with project=FOLDER"
         )
-    first = (project or Path("runs") / task).expanduser() / (name or mode)
+    first = expanded(project or Path("runs") / task) / (name or mode)
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
         if exist_ok:

@@ -17,6 +17,7 @@ from segx.errors import DataError, UsageError
 from segx.files import GrowingFile, replacing, utf8_name, write_picture
 from segx.names import ImageIds, Names, image_suffix, split_name
 from segx.pictures import quiet
+from segx.video import silence_ffmpeg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -381,6 +382,7 @@ class _VideoFile:
 
 def _frames_of(path: Path) -> int:
     """Return how many frames a finished video says it has; 0 where it cannot be played."""
+    silence_ffmpeg()
     with quiet(), utf8_name(path) as name:
         video = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         try:
@@ -391,6 +393,7 @@ def _frames_of(path: Path) -> int:
 
 def _open_writer(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     """Return a writer with the first codec that this OpenCV can write."""
+    silence_ffmpeg()
     for codec in _CODECS:
         with quiet(), utf8_name(path) as name:
             writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)

@@ -21,6 +21,7 @@ from segx import network
 from segx.errors import DataError, UsageError
 from segx.files import open_regular, read_text
 from segx.image_header import open_with_pillow, read_header
+from segx.paths import expanded
 from segx.pictures import (
     PICTURE_SUFFIXES,
     check_array,
@@ -421,7 +422,7 @@ class _Reader:
         if scheme:
             known = ", ".join(sorted({"http", "https", "file", *STREAM_SCHEMES}))
             raise UsageError(f"addresses of kind {scheme!r} are not known", hint=f"kinds: {known}")
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not _exists(path):
             if text.strip().isdecimal():
                 return iter([self._live((int(text),))])
@@ -494,7 +495,7 @@ class _Reader:
         self.listed += len(entries)
         if self.listed > _LIST_ENTRIES:
             raise DataError(f"list {path} and those it belongs to name more than {_LIST_ENTRIES:,} sources")
-        resolved = [entry if "://" in entry else str(path.parent / Path(entry).expanduser()) for entry in entries]
+        resolved = [entry if "://" in entry else str(path.parent / expanded(entry)) for entry in entries]
         missing = [entry for entry in resolved if not ("://" in entry or glob.has_magic(entry) or _exists(Path(entry)))]
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

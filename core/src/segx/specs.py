@@ -17,6 +17,15 @@ API: tuple[int, int] = (1, 0)
 """The plugin API of this core; a ``plugin.py`` states the one it was written for as ``SEGX_API``."""
 
 
+def nothing() -> None:
+    """Do nothing: what has to be prepared for most libraries."""
+
+
+def no_problem() -> str:
+    """Return no problem: most declarations can be used wherever what they require is installed."""
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What every declaration has in common.
@@ -27,6 +36,12 @@ class Spec:
         load: Imports the implementation and returns it; the only place where heavy imports happen.
         requires: PEP 508 requirements that must be installed for ``load`` to work, checked without importing them;
             ``"onnxruntime>=1.20 | onnxruntime-gpu>=1.20"`` is met by either.
+        platforms: ``sys.platform`` values where it can be used; empty means everywhere.
+        problem: Says why it cannot be used here although it is installed: no GPU, no Node; an empty string if it can.
+            A quick look at files, ``PATH`` and the platform, which imports nothing.
+        prepare: Called once, before anything that any plugin requires is imported. It keeps a library from reporting
+            or writing by itself: sets a variable (``os.environ.setdefault``: who wants the reports may have them) or
+            blocks a module. It imports nothing.
         provider: The distribution that declares it; filled in by the loader.
     """
 
@@ -34,6 +49,9 @@ class Spec:
     summary: str
     load: Callable[[], Any]
     requires: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    problem: Callable[[], str] = no_problem
+    prepare: Callable[[], None] = nothing
     provider: str = ""
 
     def with_provider(self, distribution: str) -> Self:
@@ -115,7 +133,7 @@ class ExporterSpec(Spec):
         precisions: The precisions it can write; the first is the default.
         options: The options it takes, a frozen dataclass; see :class:`segx.options.ExportOptions`.
         tolerance: Tolerance for each precision.
-        platforms: ``sys.platform`` values where it can be made; empty means everywhere.
+        requires_for: What a precision needs beyond ``requires``: ``{"int8": ("nncf>=2.16",)}``.
         metadata: Where :class:`~segx.artifact.ArtifactInfo` travels. ``"embedded"``: the exporter writes it into the
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
     """
@@ -126,7 +144,7 @@ class ExporterSpec(Spec):
     source: str = "model"
     precisions: tuple[str, ...] = ("fp32",)
     tolerance: Mapping[str, Tolerance] = field(default_factory=lambda: {"fp32": Tolerance()})
-    platforms: tuple[str, ...] = ()
+    requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metadata: Literal["embedded", "folder", "beside"] = "beside"
 
 

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -39,13 +40,12 @@ _USUAL_RATE = 30.0
 _TIMEOUT_MS = 10_000
 _BUFFER = 30
 
-# FFmpeg prints to standard error past every logger; OpenCV reads this switch of it once, when it first opens a video.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 _FFMPEG = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _LOCAL = "protocol_whitelist;file,crypto,data"
 _ANYWHERE = f"{_LOCAL},http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtsp,rtmp,rtmps,srt,mmsh,mmst|rtsp_transport;tcp"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_environment = threading.Lock()
+_openers: dict[str, int] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,15 +354,15 @@ def _open(target: int | str) -> cv2.VideoCapture:
     Raises:
         DataError: It is an address, and the network is forbidden.
     """
-    with quiet():
-        if isinstance(target, int):
+    silence_ffmpeg()
+    if isinstance(target, int):
+        with quiet():
             return cv2.VideoCapture(target)
-        if _ADDRESS.match(target):
-            network.allow(target, {*network.FETCHED, *STREAM_SCHEMES})
-        # What FFmpeg follows by itself, whatever a playlist or a server points to. Read at each opening.
-        if os.environ.get(_FFMPEG, _LOCAL) in {_LOCAL, _ANYWHERE}:  # else the user has options of their own
-            os.environ[_FFMPEG] = _LOCAL if offline() else _ANYWHERE
-        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+    if _ADDRESS.match(target):
+        network.allow(target, {*network.FETCHED, *STREAM_SCHEMES})
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+    # The options bound what FFmpeg follows by itself, whatever a playlist or a server points to.
+    with quiet(), _environment_of_ffmpeg(_FFMPEG, _LOCAL if offline() else _ANYWHERE):
         if "://" in target:
             return cv2.VideoCapture(target, cv2.CAP_FFMPEG, timeouts)
         with utf8_name(target) as name:
@@ -378,3 +378,33 @@ def _stated_frames(capture: cv2.VideoCapture) -> int:
     """Return the length a container claims, 0 when it claims none (live streams claim nonsense)."""
     frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(frames) if math.isfinite(frames) and 0 < frames < 1e9 else 0
+
+
+@contextmanager
+def _environment_of_ffmpeg(name: str, value: str) -> Iterator[None]:
+    """Set a variable that OpenCV reads when it opens a video, unless the user has; the last that opens one removes it.
+
+    The lock is not held meanwhile: a camera that does not answer must not keep the others waiting.
+    """
+    with _environment:
+        if name not in os.environ:
+            os.environ[name] = value
+            _openers[name] = 0
+        if ours := name in _openers:
+            _openers[name] += 1
+    try:
+        yield
+    finally:
+        with _environment:
+            if ours:
+                _openers[name] -= 1
+                if not _openers[name]:
+                    del _openers[name]
+                    os.environ.pop(name, None)
+
+
+@cache
+def silence_ffmpeg() -> None:
+    """Keep FFmpeg from printing past every logger: OpenCV reads the switch once, when it first opens a video."""
+    with _environment_of_ffmpeg("OPENCV_FFMPEG_LOGLEVEL", "-8"), quiet():
+        cv2.VideoCapture("", cv2.CAP_FFMPEG).release()

@@ -28,7 +28,7 @@ from segx.errors import DataError, ExportError, MissingPluginError, SegxError, U
 from segx.interfaces import ModelSession
 from segx.memory import check_fits
 from segx.options import ExportOptions, SessionOptions, image_size
-from segx.paths import weights_folder
+from segx.paths import expanded, weights_folder
 from segx.proofs import record_proof
 from segx.registry import get_registry
 from segx.runs import Run, Step
@@ -310,6 +310,7 @@ def _links(
         if own.precision not in spec.precisions:
             msg = f"format {spec.name!r} has no precision {own.precision}"
             raise UsageError(msg, hint=f"it has: {', '.join(spec.precisions)}")
+        registry.require(spec, precision=own.precision)
         exporter = registry.load_exporter(spec)
         exporter.check(info, own)
         links.append(_Link(spec=spec, exporter=exporter, options=own))
@@ -445,7 +446,7 @@ def _destination(model: Path, link: _Link, registry: Registry) -> Path:
     spec, output = link.spec, link.options.output
     destination = default_destination(model, spec, precision=link.options.precision, registry=registry)
     if output is not None:
-        output = output.expanduser()
+        output = expanded(output)
         into_folder = output.is_dir() and not output.name.endswith(spec.suffix)
         destination = output / destination.name if into_folder else output
     if not destination.name.endswith(spec.suffix):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from segx.terminal import watched
+from segx.terminal import visible, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,5 +28,5 @@ def progress(
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=unit, desc=name, leave=False) as bar:
+    with tqdm(total=total, unit=unit, desc=visible(name), leave=False) as bar:
         yield bar.update

@@ -24,6 +24,7 @@ from segx.flows.val import measure, measure_into
 from segx.interfaces import TrainJob
 from segx.memory import check_fits
 from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
+from segx.paths import expanded
 from segx.processes import is_first_process
 from segx.words import counted
 
@@ -177,7 +178,7 @@ def whole_strides(imgsz: int, stride: int) -> int:
 
 def lasting(data: str) -> str:
     """Return the name of a data set by which it is found from any folder: that of a file is made absolute."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     return str(path.absolute()) if path.exists() else data
 
 

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from segx.terminal import watched
+from segx.terminal import visible, watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,7 +129,7 @@ def say(text: str) -> None:
     if not _unheard():
         logger.info("%s", text)
     elif sys.stderr is not None:  # it is None where standard error is closed
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{visible(text)}\n")
 
 
 def clock(seconds: float) -> str:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from segx.registry import Registry
     from segx.specs import ArchitectureSpec
 
+_BUILDS = """
+    import yaml
+    architecture = registry.load_architecture(sys.argv[2])
+    architecture.build(architecture.config_from_definition(yaml.safe_load(sys.argv[3]), variant="tiny"))
+"""
+
 
 class ArchitectureContract(PluginContract, standard=True):
     """Tests of a family of models, with a tiny definition of it.
@@ -82,6 +88,11 @@ class ArchitectureContract(PluginContract, standard=True):
                     layer.running_mean.normal_(0, 0.1)
                     layer.get_buffer("running_var").uniform_(0.5, 1.5)
         return module.eval()
+
+    @pytest.fixture
+    def work(self, spec: ArchitectureSpec, architecture: Architecture) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
+        """Build the tiny model."""
+        return _BUILDS, (f"{spec.name}@{spec.provider}", self.tiny)
 
     def test_declaration_is_complete(
         self, spec: ArchitectureSpec, architecture: Architecture, registry: Registry

@@ -60,6 +60,17 @@ _INFO_WITHOUT_RUNTIME = """
     print(json.dumps(info.variant))
 """
 
+_OPENS_AND_RUNS = """
+    import numpy as np
+    from pathlib import Path
+    from segx.artifact import Artifact
+    from segx.options import SessionOptions
+    _, name, kind, path = sys.argv[1:]
+    backend = registry.load_backend(registry.backend(name))
+    session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
+    session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
+"""
+
 
 class BackendContract(PluginContract, standard=True):
     """Tests of a runtime, with one of the formats it opens.
@@ -103,6 +114,11 @@ class BackendContract(PluginContract, standard=True):
     def session(self, backend: Backend, artifact: Artifact) -> Session:
         """The model, open on the CPU."""
         return backend.open(artifact, SessionOptions(device="cpu"))
+
+    @pytest.fixture
+    def work(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
+        """Open the model and run it."""
+        return _OPENS_AND_RUNS, (full_name(spec), self.format, str(artifact.path))
 
     def test_declaration_is_complete(self, spec: BackendSpec, registry: Registry) -> None:
         """Formats with suffixes that lead back to them, and devices."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from segx.errors import DataError
 from segx.interfaces import DatasetSource
 from segx.masks import Masks
 from segx.pictures import read_picture
+from segx.registry import full_name
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import draw_scene
 
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
     from segx.registry import Registry
     from segx.specs import DatasetFormatSpec
     from segx.testing.scenes import Scene
+
+_READS = """
+    from pathlib import Path
+    from segx.interfaces import DatasetSource
+    origin, split, entries, names = json.loads(sys.argv[3])
+    entries, names = tuple(map(Path, entries)), {int(number): name for number, name in names.items()} or None
+    source = DatasetSource(origin=Path(origin), split=split, entries=entries, names=names)
+    spec = registry.dataset_format(sys.argv[2])
+    list(registry.load_dataset_format(spec).read(source))
+"""
 
 
 class DatasetContract(PluginContract, standard=True):
@@ -78,6 +90,15 @@ class DatasetContract(PluginContract, standard=True):
         """The pictures, read."""
         monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
         return reader.read(source)
+
+    @pytest.fixture
+    def work(self, spec: DatasetFormatSpec, source: DatasetSource) -> tuple[str, tuple[str, ...]]:
+        """Read the images and what is written of them."""
+        entries = [str(entry) for entry in source.entries]
+        return _READS, (
+            full_name(spec),
+            json.dumps([str(source.origin), source.split, entries, dict(source.names or {})]),
+        )
 
     def test_is_detected(self, spec: DatasetFormatSpec, source: DatasetSource, registry: Registry) -> None:
         """By a look at the path; no other installed format claims it."""

@@ -33,6 +33,20 @@ _PRECISION_OPTIONS = {"fp32": {}, "fp16": {"half": True}, "int8": {"int8": True}
 
 Settings = Mapping[str, Any]
 
+_EXPORTS_AND_OPENS = """
+    from pathlib import Path
+    from segx.errors import MissingPluginError
+    from segx.options import SessionOptions
+    from segx.testing.models import export_file, tiny_info, tiny_module
+    artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(tiny_info()))
+    try:
+        backend = registry.load_backend(registry.backend_for(artifact.format))
+    except MissingPluginError:
+        pass
+    else:
+        backend.open(artifact, SessionOptions(device="cpu"))
+"""
+
 
 class ExporterContract(PluginContract, standard=True):
     """Tests of an export format; they write a model of five layers, and a tiny YOLOv8-seg.
@@ -99,6 +113,13 @@ class ExporterContract(PluginContract, standard=True):
         _skip_refused(exporter, spec, module, settings)
         artifact, info = export_file(full_name(spec), tmp_path_factory.mktemp("exported"), module, **settings)
         return module, artifact, info
+
+    @pytest.fixture
+    def work(self, spec: ExporterSpec, exporter: Exporter, tmp_path: Path) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
+        """Write a model and open it."""
+        pytest.importorskip("torch", reason="the source of an export is a torch module")
+        (tmp_path / "exported").mkdir()
+        return _EXPORTS_AND_OPENS, (full_name(spec), str(tmp_path / "exported"))
 
     def test_declaration_is_complete(self, spec: ExporterSpec, registry: Registry) -> None:
         """Suffix, precisions, a tolerance for each, and a chain that begins at the model."""

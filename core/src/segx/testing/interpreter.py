@@ -7,29 +7,43 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
-def run_fresh(code: str, *arguments: str, warnings: str = "error") -> Any:
+def run_fresh(
+    code: str,
+    *arguments: str,
+    warnings: str = "error",
+    env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Any:
     """Run code in a new Python process and return the JSON it prints last.
 
     Args:
         code: Python; may be indented. ``sys.argv[1:]`` holds the arguments.
         *arguments: Given to it.
         warnings: What to do with warnings, as ``python -W`` takes it.
+        env: The environment; default: :func:`environment`.
+        folder: Where it runs; default: here.
 
     Raises:
         AssertionError: It failed; the message holds what it wrote.
     """
     command = [sys.executable, "-W", warnings, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=_environment())  # noqa: S603 - our own interpreter
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        command, capture_output=True, text=True, check=False, timeout=300, env=env or environment(), cwd=folder
+    )
     if done.returncode != 0:
         raise AssertionError(f"a fresh interpreter failed ({done.returncode}):\n{done.stderr.strip()[-4000:]}")
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else None
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return this process's environment, in which the other one finds what this one finds."""
-    path = os.pathsep.join(item for item in sys.path if item)
+    path = os.pathsep.join(os.path.abspath(item) for item in sys.path if item)  # noqa: PTH100 - as Python takes it
     return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}

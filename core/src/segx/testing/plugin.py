@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
+import textwrap
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from segx.requirements import ALTERNATIVE
 from segx.specs import API, Spec
 from segx.testing.contract import Contract
 from segx.testing.interpreter import run_fresh
+from segx.testing.privacy import assert_keeps_to_itself
 
 _LIGHT = """
     import importlib, json, sys
@@ -30,6 +32,27 @@ _LIGHT = """
         if hasattr(module, hook):
             list(getattr(module, hook)())
     print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
+"""
+
+_LOADS_ALL = """
+    import importlib, pkgutil, sys
+    from segx.registry import get_registry
+    from segx.requirements import modules
+    registry = get_registry()
+    registry.prepare()
+    package = importlib.import_module(sys.argv[1].replace("-", "_"))
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            try:
+                importlib.import_module(found.name)
+            except ImportError:
+                pass  # what it requires is not installed
+    for kind, specs in registry.declared.items():
+        for spec in specs:
+            if spec.provider == sys.argv[1] and registry.unusable(spec) is None:
+                registry.load(kind, spec)
+                for name in [name for entry in spec.requires for name in modules(entry)]:
+                    importlib.import_module(name)
 """
 
 
@@ -131,6 +154,20 @@ class PluginContract(Contract, standard=True):
                     assert registry.load(kind, spec) is registry.load(kind, spec), "loaded once"
                 else:
                     assert problem.reason
+
+    @pytest.fixture
+    def work(self) -> tuple[str, tuple[str, ...]]:
+        """Python that has the plugin do its work in a fresh interpreter, and the ``sys.argv[2:]`` it takes."""
+        return "", ()
+
+    def test_keeps_to_itself(self, work: tuple[str, tuple[str, ...]], tmp_path: Path) -> None:
+        """Loaded and at work it calls nobody and leaves no file outside segx's cache, nor do its libraries.
+
+        What a library does by itself when it is imported is kept from happening in ``prepare`` of the spec.
+        """
+        code, arguments = work
+        both = textwrap.dedent(_LOADS_ALL) + textwrap.dedent(code)
+        assert_keeps_to_itself(both, self.distribution, *arguments, folder=tmp_path / "alone")
 
     def test_dependencies_have_lower_bounds(self) -> None:
         """Each dependency says from which version on it works; the core is one of them."""

@@ -36,6 +36,15 @@ _WITHOUT_TORCH = """
     print(json.dumps([len(results) for results in found]))
 """
 
+_FINDS_AND_DRAWS = """
+    from segx.options import DecodeOptions
+    from segx.testing.parity import predict
+    from segx.testing.scenes import SeeingSession, draw_scene
+    task = registry.load_task(sys.argv[2])
+    found = predict(task, SeeingSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
+    task.draw(found[0])
+"""
+
 
 class TaskContract(PluginContract, standard=True):
     """Tests of a task, with drawn pictures and a model in NumPy that sees them.
@@ -68,6 +77,11 @@ class TaskContract(PluginContract, standard=True):
         if HEAD not in task.heads:
             pytest.fail(f"override the fixture 'session': no head of {task.heads} is known here")
         return SeeingSession()
+
+    @pytest.fixture
+    def work(self, spec: TaskSpec, task: Task) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
+        """Find the objects of an image and draw them."""
+        return _FINDS_AND_DRAWS, (full_name(spec),)
 
     def test_names_itself_and_its_heads(self, spec: TaskSpec, task: Task) -> None:
         """The loaded task has the declared name, and says which raw outputs it decodes, each with a version."""

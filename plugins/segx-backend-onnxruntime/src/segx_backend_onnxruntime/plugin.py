@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
@@ -18,6 +19,11 @@ _BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntim
 """Distributions that bring the module ``onnxruntime``; any one will do."""
 
 
+def _keep_quiet() -> None:
+    """Keep ONNX Runtime from reporting: it reads the variable when it is imported, and later is too late."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def _load() -> Backend:
     from segx_backend_onnxruntime.backend import OnnxRuntimeBackend
 
@@ -32,6 +38,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             name="onnxruntime",
             summary="ONNX models with ONNX Runtime, without torch",
             load=_load,
+            prepare=_keep_quiet,
             formats={"onnx": (".onnx",)},
             devices=("cpu", "cuda", "mps", "dml"),
             requires=(" | ".join(f"{build}>=1.20" for build in _BUILDS), "numpy>=1.26"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segx.devices import choose_device
 from segx.errors import ModelError, UsageError
+from segx.processes import forked_from_a_user_of, guard_forks
 from segx_backend_torchscript.archive import read_info
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo
     from segx.interfaces import Images
     from segx.options import SessionOptions
+
+guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchScriptSession:
@@ -50,7 +53,7 @@ class TorchScriptSession:
         self._check(images.shape)
         array = np.ascontiguousarray(images, dtype=np.float32)
         batch = torch.from_numpy(array if array.flags.writeable else array.copy())
-        with torch.inference_mode(), _threads(self._threads):
+        with torch.inference_mode(), _threads(self._threads, self._device):
             outputs = tuple(_tensors(self._module(batch.to(self._device, self._dtype))))
             arrays = tuple(output.float().cpu().numpy() for output in outputs)
         if len(arrays) != len(self.info.outputs):
@@ -122,9 +125,19 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Run with so many CPU threads; torch's setting is the process's, so it is put back."""
+def _threads(count: int | None, device: torch.device) -> Iterator[None]:
+    """Run with so many CPU threads; torch's setting is the process's, so it is put back.
+
+    Raises:
+        UsageError: The model is on a GPU that only the process this one was forked from can use.
+    """
     before = torch.get_num_threads()
+    if forked_from_a_user_of("torch"):
+        if device.type != "cpu":
+            msg = f"this process was forked after torch had been used, and cannot use {device}"
+            raise UsageError(msg, hint='start processes with multiprocessing.get_context("spawn")')
+        # OpenMP's threads stayed behind in the other process; it would wait for them for ever.
+        count = 1
     if count is None or count == before:
         yield
         return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.paths import cache_folder
 from segx_task_segment.palette import color
+from segx_task_segment.plotting import load_matplotlib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +37,7 @@ def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # its font index goes to our cache
-    import matplotlib as mpl
-
+    mpl = load_matplotlib()
     pictures: dict[str, bytes] = {}
     # Names are text: a dollar in one begins no formula.
     style: dict[Any, Any] = {"text.parse_math": False, "font.size": 10, "axes.spines.top": False}

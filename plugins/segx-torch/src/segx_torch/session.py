@@ -16,6 +16,7 @@ from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
 from segx.interfaces import LoadReport
 from segx.options import SessionOptions
+from segx.processes import forked_from_a_user_of, guard_forks
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.devices import resolve_device
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from segx.options import ExportOptions
 
 FORMAT = "pt"
+
+guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchSession:
@@ -79,7 +82,7 @@ class TorchSession:
             ModelError: The images are of another shape, or their sides are not multiples of the stride.
         """
         batch = self._on_device(self._checked(images))
-        with torch.inference_mode(), _threads(self._threads):
+        with torch.inference_mode(), _threads(self._threads, self._device):
             outputs = self._running_model()(batch)
             return _to_numpy(outputs)
 
@@ -278,9 +281,19 @@ def _to_numpy(outputs: Any) -> tuple[NDArray[np.float32], ...]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Run with so many CPU threads; torch's setting is the process's, so it is put back."""
+def _threads(count: int | None, device: torch.device) -> Iterator[None]:
+    """Run with so many CPU threads; torch's setting is the process's, so it is put back.
+
+    Raises:
+        UsageError: The model is on a GPU that only the process this one was forked from can use.
+    """
     before = torch.get_num_threads()
+    if forked_from_a_user_of("torch"):
+        if device.type != "cpu":
+            msg = f"this process was forked after torch had been used, and cannot use {device}"
+            raise UsageError(msg, hint='start processes with multiprocessing.get_context("spawn")')
+        # OpenMP's threads stayed behind in the other process; it would wait for them for ever.
+        count = 1
     if count is None or count == before:
         yield
         return

@@ -23,6 +23,7 @@ from segx.flows.progress import progress
 from segx.flows.tally import tell
 from segx.names import file_names, image_ids, safe, stems
 from segx.outlines import clip
+from segx.paths import expanded
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
             for _ in _read_back(dataset, again[split].dataset, written[split], losses):
                 advance(1)
     return Conversion(
-        yaml=options.output.expanduser() / yaml_name(options.output),
+        yaml=expanded(options.output) / yaml_name(options.output),
         pictures={split: len(dataset) for split, dataset in opened.items()},
         objects={split: sum(len(kept) for _, kept in entries) for split, entries in written.items()},
         losses={kind: losses.counts[kind] for kind in LOSSES if losses.counts[kind]},
@@ -158,7 +159,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
 
 def yaml_name(folder: Path) -> str:
     """Return what the YAML in a folder of a data set is called: like the folder."""
-    name = Path(os.path.abspath(folder.expanduser())).name  # noqa: PTH100 - links are not resolved
+    name = Path(os.path.abspath(expanded(folder))).name  # noqa: PTH100 - links are not resolved
     return f"{safe(name, otherwise='data')}.yaml"
 
 

@@ -13,6 +13,7 @@ from segx.files import new_folder, write_text
 from segx.flows.data.check import summarise
 from segx.flows.data.convert import relative, write_coco_json, write_yaml, yaml_name
 from segx.flows.data.splits import open_data
+from segx.paths import expanded
 from segx.words import counted
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
         raise DataError(f"{counted(len(groups), 'picture')} cannot be divided into {len(shares)} parts")
     parts = dict(zip(NAMES, _divide(groups, shares, options.seed), strict=False))
     suffix = ".json" if any(entry.suffix.lower() == ".json" for entry in source.entries) else ".txt"
-    output = options.output.expanduser()
+    output = expanded(options.output)
     with new_folder(options.output) as folder:
         for name, indices in parts.items():
             _write(dataset, indices, folder / f"{name}{suffix}", output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,12 @@ import numpy as np
 from segx.errors import MissingPluginError
 from segx.files import write_bytes
 from segx.masks import Masks
-from segx.paths import cache_folder
 from segx.results import Boxes, Results
 from segx.words import counted
 from segx_task_segment.charts import number_whole, tint
 from segx_task_segment.draw import draw
 from segx_task_segment.panels import BATCH, encode, fit, sheet
+from segx_task_segment.plotting import load_matplotlib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -236,8 +235,8 @@ def _grid(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, lis
     Raises:
         MissingPluginError: matplotlib is not installed.
     """
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # its font index goes to our cache
     try:
+        load_matplotlib()
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
