@@ -27,9 +27,9 @@ import sys, json
 settings = json.loads(sys.argv[1])
 import torch
 from pathlib import Path
-from segx.data import open_dataset
-from segx.registry import get_registry
-from segx.options import SessionOptions
+from segx.data.definition import open_dataset
+from segx.options.verbs import SessionOptions
+from segx.plugin.registry import get_registry
 registry = get_registry()
 data = open_dataset(settings["data"], "train")
 backend = registry.load_backend(registry.backend_for("pt"))
@@ -39,7 +39,7 @@ config = architecture.read_config("yolov8n-seg")
 session, _ = backend.build(config, architecture, options).for_classes(data.names, seed=settings["seed"])
 if settings["start"] != "nothing":
     import cv2
-    from segx.sources import SourceImage
+    from segx.structures.batch import SourceImage
     from segx_torch.training.statistics import take_statistics, without_statistics
     learned = backend.open(registry.artifact(settings["start"]), options).module.requires_grad_(True)
     task, side = registry.load_task("segment"), settings["imgsz"]

@@ -28,11 +28,11 @@ settings = json.loads(sys.argv[1])
 import torch
 torch.set_num_threads(settings["threads"])
 from segx import YOLO, __version__ as version
-from segx.data import open_dataset
-from segx.options import TrainOptions
+from segx.data.definition import open_dataset
+from segx.options.verbs import TrainOptions
 common = dict(data=settings["data"], imgsz=settings["imgsz"], batch=settings["batch"], workers=settings["workers"])
 if settings["what"] == "pipeline":
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
     data = open_dataset(settings["data"], "train")
     loader = get_registry().load_task("segment").train_loader(data, TrainOptions.parse(common), stride=32)
     loader = loader(rank=0, world=1, batch=settings["batch"])
@@ -45,7 +45,7 @@ if settings["what"] == "pipeline":
         "pictures": count}))
 else:
     from segx import hookimpl
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
     ends = []
     class Listener:
         @hookimpl

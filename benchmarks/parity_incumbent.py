@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.results import Results
+    from segx.structures.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 BOX_AIM, IOU_AIM = 1.0, 0.98

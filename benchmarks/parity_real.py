@@ -24,7 +24,7 @@ from segx import YOLO
 from segx_task_segment.parity import match
 
 if TYPE_CHECKING:
-    from segx.results import Results
+    from segx.structures.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

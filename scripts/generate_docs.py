@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 from segx_cli.commands import COMMANDS
 from segx_cli.data import ACTIONS
 from segx_cli.export import own_options
@@ -21,7 +21,7 @@ from segx_cli.verbs import COMMON
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from segx.options import OptionInfo
+    from segx.options.schema import OptionInfo
     from segx_cli.commands import Command
     from segx_cli.data import Action
 

@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segx import hookspecs, runs, specs
-from segx.plugins import KINDS
+from segx import artifact, runs
+from segx.plugin import hookspecs, specs
+from segx.plugin.discovery import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ An implementation may leave arguments out. One that fails while it is told somet
 
 ```python
 from segx import hookimpl
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 from segx.runs import Run
 
 
@@ -88,7 +89,7 @@ def render() -> str:
     for hook, spec in KINDS.values():
         parts += [_section(spec, f"Returned by `{hook}`. ", skip=specs.Spec)]
     parts += ["\n## What else they hold\n"]
-    parts += [_section(record, "") for record in (specs.Tolerance, specs.WeightsFile)]
+    parts += [_section(record, "") for record in (specs.Tolerance, artifact.WeightsFile)]
     parts += ["\n## What listeners are told\n"]
     parts += [_section(record, "") for record in (runs.Run, runs.Step)]
     tables = re.sub(r"\n{3,}", "\n\n", "\n".join(parts[1:]))

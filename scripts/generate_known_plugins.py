@@ -1,4 +1,4 @@
-"""Writes core/src/segx/known_plugins.py: what official distributions provide, for "needs: pip install" in errors.
+"""Writes core/src/segx/plugin/known.py: what official distributions provide, for "needs: pip install" in errors.
 
 Run it after a plugin declares something new: ``.venv/bin/python scripts/generate_known_plugins.py``.
 What exists is read from the plugins' own specs; what is only planned is declared here.
@@ -11,14 +11,14 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from segx.plugins import KINDS, discover
-from segx.specs import BackendSpec, ExporterSpec
+from segx.plugin.discovery import KINDS, discover
+from segx.plugin.specs import BackendSpec, ExporterSpec
 
 if TYPE_CHECKING:
-    from segx.plugins import Discovery
+    from segx.plugin.discovery import Discovery
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "core" / "src" / "segx" / "known_plugins.py"
+TARGET = ROOT / "core" / "src" / "segx" / "plugin" / "known.py"
 
 
 class Planned(NamedTuple):

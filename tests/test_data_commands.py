@@ -15,20 +15,22 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from segx.data import open_dataset
+from segx.data.check import check
+from segx.data.convert import convert
+from segx.data.definition import open_dataset
+from segx.data.show import show, truth_masks
+from segx.data.split import split
+from segx.data.tally import tell
 from segx.errors import DataError, UsageError
-from segx.flows.data import check, convert, show, split
-from segx.flows.data.rings import one_ring
-from segx.flows.data.show import truth_masks
-from segx.flows.tally import tell
 from segx.flows.train import read_splits
-from segx.masks import Masks, Polygon
-from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, TrainOptions
-from segx.registry import get_registry
+from segx.ops.polygons import Polygon, one_ring
+from segx.options.verbs import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, TrainOptions
+from segx.plugin.registry import get_registry
+from segx.structures.masks import Masks
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main
 
-convert_module = importlib.import_module("segx.flows.data.convert")
+convert_module = importlib.import_module("segx.data.convert")
 TRIANGLE = "0.1 0.1 0.5 0.1 0.5 0.5"
 
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from segx import YOLO
-from segx.masks import Masks
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
+from segx.structures.masks import Masks
 from segx_data_synth.dataset import picture, write_dataset
 from segx_data_synth.shapes import SHAPES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.results import Results
+    from segx.structures.results import Results
 
 NAME = "shapes-seg.pt"
 

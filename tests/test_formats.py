@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segx import YOLO
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 from segx.testing.models import TINY_YOLOV8
 from segx.testing.scenes import draw_scene
 

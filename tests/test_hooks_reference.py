@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from segx import hookspecs, runs, specs
+from segx import artifact, runs
+from segx.plugin import hookspecs, specs
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = [name for name in vars(hookspecs) if name.startswith("segx_")]
 RECORDS = [
     *specs.Spec.__subclasses__(),
-    *(specs.Tolerance, specs.WeightsFile, runs.Run, runs.Step),
+    *(specs.Tolerance, artifact.WeightsFile, runs.Run, runs.Step),
 ]
 
 

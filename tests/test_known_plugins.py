@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segx import known_plugins
+from segx.plugin import known as known_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path

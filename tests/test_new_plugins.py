@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from segx import scaffold
+from segx.plugin import scaffold
 
 _DISCOVERED = """
 import json
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 registry = get_registry()
 ours = {plugin.distribution: plugin.module for plugin in registry.plugins if plugin.distribution.endswith("-foo")}
 broken = [item.reason for item in registry.broken]

@@ -25,12 +25,12 @@ import torch
 import yaml
 
 from segx import YOLO, __version__
-from segx.data import open_dataset
+from segx.data.definition import open_dataset
 from segx.errors import DataError, MissingPluginError, ModelError, UsageError
 from segx.flows import train_lines
 from segx.flows.train_lines import EpochLines
 from segx.flows.train_record import _alone, as_csv
-from segx.options import TrainOptions
+from segx.options.verbs import TrainOptions
 from segx.runs import Step
 from segx.testing.models import TINY_YOLOV8
 from segx_cli.main import main
@@ -684,7 +684,7 @@ def test_a_full_disk_loses_nothing(shapes: Path, design: Path, place: Path) -> N
 def test_a_table_that_somebody_keeps_open_does_not_end_the_run(
     shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from segx import files
+    from segx.io import files
 
     write, refused = files.write_text, 0
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from segx.artifact import ArtifactInfo
-from segx.data import open_dataset
+from segx.data.convert import convert
+from segx.data.definition import open_dataset
 from segx.errors import DataError, UsageError
-from segx.flows.data import convert
 from segx.flows.predict import predict
 from segx.flows.val import class_map, evaluate, measure, val
-from segx.masks import Masks
-from segx.options import DataConvertOptions, PredictOptions, ValOptions
-from segx.registry import get_registry
-from segx.sources import open_source
+from segx.io.sources import open_source
+from segx.options.verbs import DataConvertOptions, PredictOptions, ValOptions
+from segx.plugin.registry import get_registry
+from segx.structures.masks import Masks
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segx import YOLO
-from segx.data import open_dataset
-from segx.masks import Masks
-from segx.results import Boxes, Results
+from segx.data.definition import open_dataset
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
 from segx_cli.main import main
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.objects import rasterise
@@ -24,7 +25,7 @@ from segx_task_segment.predictions import PredictionsFile
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.interfaces import Sample
+    from segx.structures.sample import Sample
 
 pytestmark = [
     pytest.mark.real,

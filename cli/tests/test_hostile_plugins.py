@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx.artifact import Artifact
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 from segx.testing.interpreter import environment
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 HEAD = """
 import os, subprocess, sys
 from segx import hookimpl
-from segx.options import ExportOptions
-from segx.specs import *
+from segx.options.verbs import ExportOptions
+from segx.plugin.specs import *
+from segx.artifact import WeightsFile
 SEGX_API = (1, 0)
 """
 PRINTS = """

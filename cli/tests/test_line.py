@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segx.errors import UsageError
-from segx.options import PredictOptions
+from segx.options.verbs import PredictOptions
 from segx_cli.line import Switches, UnknownOptionError, join, read, take_switches
 from segx_cli.verbs import MODEL, argument
 

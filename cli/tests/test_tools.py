@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from segx import paths, proofs
 from segx.artifact import ArtifactInfo, Parity
-from segx.registry import Registry, get_registry
-from segx.specs import CommandSpec
+from segx.flows import proofs
+from segx.io import paths
+from segx.plugin.registry import Registry, get_registry
+from segx.plugin.specs import CommandSpec
 from segx_cli import doctor
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.Mon
     more = dataclasses.replace(onnx, requires_for={"fp16": ("absent-half>=1",)})
     declared = {**found.declared, "exporter": (more, *found.declared["exporter"][1:])}
     registry = Registry(dataclasses.replace(found, declared=declared))
-    monkeypatch.setattr("segx.registry.get_registry", lambda: registry)
+    monkeypatch.setattr("segx.plugin.registry.get_registry", lambda: registry)
     words = 'needs absent-half>=1, found none: pip install "absent-half>=1"'
     assert "in fp16: needs absent-half>=1" in segx("formats").out
     assert segx("formats", "--json").document[0]["missing"] == {"fp16": words}
@@ -126,14 +127,14 @@ def test_what_plugins_log_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_broken_and_disabled_plugins_are_shown(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segx.plugins import Broken, Disabled
+    from segx.plugin.discovery import Broken, Disabled
 
     broken = Broken(name="bad", distribution="acme-bad", version="1.2", reason="ImportError: no module named acme")
     registry = get_registry()
     discovery = dataclasses.replace(
         registry._discovery, broken=(broken,), disabled=(Disabled(name="off", distribution="acme-off"),)
     )
-    monkeypatch.setattr("segx.registry.get_registry", lambda: Registry(discovery))
+    monkeypatch.setattr("segx.plugin.registry.get_registry", lambda: Registry(discovery))
     out = segx("plugins").out
     assert "acme-bad" in out
     assert "no module named acme" in out
@@ -183,7 +184,7 @@ def test_doctor_finds_all_in_order_or_exits_with_one(
     segx: Segx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "segx.registry.get_registry", lambda: Registry(dataclasses.replace(get_registry()._discovery, broken=()))
+        "segx.plugin.registry.get_registry", lambda: Registry(dataclasses.replace(get_registry()._discovery, broken=()))
     )
     ended = segx("doctor")
     assert ended.code == 0, ended.out
@@ -244,7 +245,7 @@ def commanding(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]],
         spec = CommandSpec(name="greet", summary="greets", load=load, provider="acme-greet")
         declared = {**discovery.declared, "command": (spec,)}
         registry = Registry(dataclasses.replace(discovery, declared=declared))
-        monkeypatch.setattr("segx.registry.get_registry", lambda: registry)
+        monkeypatch.setattr("segx.plugin.registry.get_registry", lambda: registry)
 
     return declare
 

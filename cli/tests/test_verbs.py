@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from segx.registry import Registry, get_registry
+from segx.plugin.registry import Registry, get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +181,7 @@ def test_a_task_that_the_model_does_not_have(segx: Segx, tiny_onnx: Path, monkey
     shelf = dataclasses.replace(registry.tasks["segment"], name="count", provider="acme-count")
     declared = {**registry._discovery.declared, "task": (*registry._discovery.declared["task"], shelf)}
     wider = Registry(dataclasses.replace(registry._discovery, declared=declared))
-    monkeypatch.setattr("segx.registry.get_registry", lambda: wider)
+    monkeypatch.setattr("segx.plugin.registry.get_registry", lambda: wider)
     ended = segx("count", "predict", f"model={tiny_onnx}", "source=x.png")
     assert ended.code == 2
     assert "is a model for 'segment', not for 'count'" in ended.err
@@ -194,7 +194,7 @@ def test_a_signal_in_a_real_run_is_calm(tiny_model: Path, photos: Path, signal: 
     """The signal comes while a picture is being run, after its model was opened."""
     program = (
         "import os, signal, sys, segx_cli.main as m\n"
-        "from segx.results import Results\n"
+        "from segx.structures.results import Results\n"
         f"Results.verbose = lambda self: os.kill(os.getpid(), signal.{signal})\n"
         f"sys.exit(m.main(['predict', 'model={tiny_model}', 'source={photos}', '--no-save', 'imgsz=64']))"
     )

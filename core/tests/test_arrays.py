@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from segx.arrays import run, to_numpy
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.options import DecodeOptions
-from segx.parity import prove
-from segx.registry import get_registry
-from segx.specs import Tolerance
+from segx.flows.outputs import run
+from segx.flows.parity import prove
+from segx.ops.arrays import to_numpy
+from segx.options.verbs import DecodeOptions
+from segx.plugin.registry import get_registry
+from segx.plugin.specs import Tolerance
 from segx.testing import parity as kit
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene, noise
 
 if TYPE_CHECKING:
-    from segx.interfaces import Batch
+    from segx.structures.batch import Batch
 
 VALUES = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
 

@@ -10,10 +10,11 @@ import pytest
 
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError
-from segx.masks import Masks
-from segx.options import ExportOptions, option
-from segx.registry import Registry, get_registry
-from segx.specs import ExporterSpec
+from segx.options.schema import option
+from segx.options.verbs import ExportOptions
+from segx.plugin.registry import Registry, get_registry
+from segx.plugin.specs import ExporterSpec
+from segx.structures.masks import Masks
 from segx.testing import BackendContract, TaskContract, models
 from segx.testing.parity import assert_follows, assert_same_outputs
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene, noise
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from segx.interfaces import Batch, Task
+    from segx.plugin.interfaces import Task
+    from segx.structures.batch import Batch
 
 
 # The rule

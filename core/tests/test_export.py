@@ -17,17 +17,20 @@ import numpy as np
 import pluggy
 import pytest
 
-from segx import hookimpl, hookspecs, sidecar
-from segx.artifact import AXES, Artifact, ArtifactInfo
+from segx import hookimpl
+from segx.artifact import AXES, Artifact, ArtifactInfo, WeightsFile
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, UsageError
 from segx.flows.export import check, default_destination, export, verify
-from segx.interfaces import ExportModule
-from segx.options import ExportOptions, option
-from segx.paths import weights_folder
-from segx.plugins import Discovery
-from segx.proofs import read_proofs
-from segx.registry import Registry, get_registry
-from segx.specs import ArchitectureSpec, BackendSpec, ExporterSpec, Tolerance, WeightsFile
+from segx.flows.proofs import read_proofs
+from segx.io import sidecar
+from segx.io.paths import weights_folder
+from segx.options.schema import option
+from segx.options.verbs import ExportOptions
+from segx.plugin import hookspecs
+from segx.plugin.discovery import Discovery
+from segx.plugin.jobs import ExportModule
+from segx.plugin.registry import Registry, get_registry
+from segx.plugin.specs import ArchitectureSpec, BackendSpec, ExporterSpec, Tolerance
 from segx.testing.scenes import NAMES, SeeingSession
 
 pytest.importorskip("segx_task_segment")

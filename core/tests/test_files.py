@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from segx import index_cache, proofs, sidecar
-from segx.data import find_split
+from segx.data.definition import find_split
 from segx.errors import DataError, ModelError, SegxError, UsageError
-from segx.files import read_mapping
+from segx.flows import proofs
+from segx.io import index_cache, sidecar
+from segx.io.files import read_mapping
 from segx.model import YOLO
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ import pytest
 
 from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
-from segx.files import open_regular, read_regular, utf8_name, write_picture
-from segx.image_header import image_shape
-from segx.pictures import decode_picture, from_array, from_pillow, read_picture
-from segx.sources import SourceImage, Unreadable, open_source
+from segx.io.files import open_regular, read_regular, utf8_name, write_picture
+from segx.io.image_header import image_shape
+from segx.io.images import decode_picture, from_array, from_pillow, read_picture
+from segx.io.sources import Unreadable, open_source
+from segx.structures.batch import SourceImage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,7 +219,7 @@ def test_a_file_of_more_bytes_than_are_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_lists_that_double_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segx.sources._LIST_ENTRIES", 100)
+    monkeypatch.setattr("segx.io.sources._LIST_ENTRIES", 100)
     (tmp_path / "a.png").write_bytes(saved("PNG"))
     (tmp_path / "3.txt").write_text("a.png\n" * 10)
     for number in (2, 1, 0):
@@ -289,9 +290,9 @@ def test_names_that_are_not_utf8_never_reach_opencv(tmp_path: Path) -> None:
     code = """
 import os, sys, cv2, numpy as np
 from pathlib import Path
-from segx.files import write_picture, utf8_name
-from segx.sinks import _open_writer
-from segx.sources import open_source
+from segx.io.files import utf8_name, write_picture
+from segx.io.sources import open_source
+from segx.io.writers import _open_writer
 folder = Path(sys.argv[1]) / os.fsdecode(b"caf\\xe9")
 image = np.full((64, 64, 3), 90, np.uint8)
 assert write_picture(folder / os.fsdecode(b"o\\xe9.png"), image).exists()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as PillowImage
 
 from segx.errors import DataError
-from segx.image_header import image_shape
-from segx.pictures import read_picture
+from segx.io.image_header import image_shape
+from segx.io.images import read_picture
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segx.masks import Masks, Polygon, pack, unpack
+from segx.ops.bits import pack, unpack
+from segx.ops.polygons import Polygon
+from segx.structures.masks import Masks
 
 stacks = hnp.arrays(
     np.bool_,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from segx import sidecar
 from segx.artifact import AXES, ArtifactInfo, Parity
 from segx.errors import ModelError
+from segx.io import sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -156,10 +156,10 @@ def test_sessions_are_kept(tiny, picture, monkeypatch):
 )
 def test_many_pictures_share_the_cores(tiny, picture, monkeypatch, case):
     pictures, wishes, expected = case
-    import segx.flows.pipeline
     import segx.flows.predict
+    import segx.runtime
 
-    monkeypatch.setattr(segx.flows.pipeline, "cores", lambda: 8)
+    monkeypatch.setattr(segx.runtime, "cores", lambda: 8)
     seen = []
     original = segx.flows.predict.predict
     monkeypatch.setattr(

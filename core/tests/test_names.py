@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segx.names import (
+from segx.io.names import (
     ImageIds,
     Names,
     class_folders,
@@ -27,7 +27,7 @@ ALIKE = st.text("aA-_1\uff122.é\u0301\u200b", max_size=6)
 
 
 def same_file(one: str, other: str) -> bool:
-    """Say whether some file system takes two names for one, said otherwise than segx.names says it."""
+    """Say whether some file system takes two names for one, said otherwise than segx.io.names says it."""
     return any(
         unicodedata.normalize(form, one).casefold() == unicodedata.normalize(form, other).casefold()
         for form in ("NFC", "NFD", "NFKC", "NFKD")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segx import network, pictures
 from segx.errors import DataError, SegxError
-from segx.sources import open_source
-from segx.video import VideoFile
+from segx.io import images, network
+from segx.io.sources import open_source
+from segx.io.video import VideoFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,10 +159,10 @@ def test_what_comes_in_drops_has_an_end(
     server: Server, monkeypatch: pytest.MonkeyPatch, drip: Callable[[http.server.BaseHTTPRequestHandler, Server], None]
 ) -> None:
     server.answer = lambda request: drip(request, server)
-    monkeypatch.setattr(pictures, "DOWNLOAD_SECONDS", 0.5)
+    monkeypatch.setattr(images, "DOWNLOAD_SECONDS", 0.5)
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"0\.5 s"):
-        pictures.fetch_picture(f"{server.address}/a.png")
+        images.fetch_picture(f"{server.address}/a.png")
     assert time.monotonic() - begun < 5
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segx.errors import UsageError
-from segx.options import PredictOptions, TrainOptions, ValOptions
+from segx.options.verbs import PredictOptions, TrainOptions, ValOptions
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from segx.artifact import ArtifactInfo
-from segx.parity import TELLING_SCORE, choose_threshold, describe, drawn_pictures, prove
-from segx.registry import get_registry
-from segx.specs import Tolerance
+from segx.flows.parity import TELLING_SCORE, choose_threshold, describe, drawn_pictures, prove
+from segx.plugin.registry import get_registry
+from segx.plugin.specs import Tolerance
 from segx.testing.scenes import NAMES, SeeingSession, draw_scene
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segx.errors import UsageError
-from segx.paths import CACHE_VARIABLE, cache_folder, expanded
+from segx.io.paths import CACHE_VARIABLE, cache_folder, expanded
 
 
 def test_without_a_home_folder_another_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

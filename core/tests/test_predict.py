@@ -15,11 +15,11 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import DataError, ModelError, UsageError
-from segx.files import GrowingFile
 from segx.flows.predict import predict
-from segx.options import PredictOptions
-from segx.registry import get_registry
-from segx.sources import open_source
+from segx.io.files import GrowingFile
+from segx.io.sources import open_source
+from segx.options.verbs import PredictOptions
+from segx.plugin.registry import get_registry
 from segx.testing.interpreter import run_fresh
 from segx.testing.scenes import HEAD, NAMES, SeeingSession, draw_scene
 
@@ -434,9 +434,9 @@ def test_ctrl_c_ends_a_run_at_once(tmp_path):
     code = """
         import os, signal, sys, threading, time
         from segx.flows.predict import predict
-        from segx.options import PredictOptions
-        from segx.registry import get_registry
-        from segx.sources import open_source
+        from segx.io.sources import open_source
+        from segx.options.verbs import PredictOptions
+        from segx.plugin.registry import get_registry
         from segx.testing.scenes import SeeingSession, draw_scene
 
         def pictures():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segx.requirements import modules, unmet
+from segx.plugin.requirements import modules, unmet
 
 if TYPE_CHECKING:
     from pathlib import Path

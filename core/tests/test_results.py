@@ -13,9 +13,10 @@ import pytest
 from pycocotools import mask as coco
 
 from segx.errors import DataError, MissingPluginError, UsageError
-from segx.files import write_picture
-from segx.masks import Masks
-from segx.results import Boxes, Results
+from segx.io.files import write_picture
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
 
 NAMES = {0: "person", 5: "bus", 7: "wine/glass"}
 
@@ -265,7 +266,7 @@ def test_show_without_a_display(results: Results, monkeypatch: pytest.MonkeyPatc
 
 def test_a_window_is_named_in_utf8(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr("segx.display.require_display", lambda _: None)
+    monkeypatch.setattr("segx.io.display.require_display", lambda _: None)
     monkeypatch.setattr(cv2, "imshow", lambda name, _: shown.append(name))
     monkeypatch.setattr(cv2, "waitKey", lambda _: -1)
     monkeypatch.setattr(cv2, "destroyWindow", shown.append)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segx import scaffold
 from segx.errors import UsageError
+from segx.plugin import scaffold
 
 if TYPE_CHECKING:
     from pathlib import Path

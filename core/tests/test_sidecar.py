@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from segx import sidecar
 from segx.artifact import ArtifactInfo, Parity
 from segx.errors import ModelError
+from segx.io import sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import segx.pictures
+import segx.io.images
 from segx.errors import DataError, UsageError
-from segx.sources import SourceImage, Unreadable, natural_order, open_source
+from segx.io.sources import Unreadable, natural_order, open_source
+from segx.structures.batch import SourceImage
 
 
 def jpeg(value: int = 100, size: tuple[int, int] = (12, 16)) -> bytes:
@@ -396,7 +397,7 @@ def test_bad_answers_are_told_of_and_passed_over(web, path, reason):
 
 
 def test_an_answer_without_an_end_is_cut_off(web, monkeypatch):
-    monkeypatch.setattr(segx.pictures, "DOWNLOAD_LIMIT", 4000)
+    monkeypatch.setattr(segx.io.images, "DOWNLOAD_LIMIT", 4000)
     (item,) = open_source(web + "/endless.jpg")
     assert "allowed" in item.reason
 
@@ -417,7 +418,7 @@ def test_nobody_listens_there():
 def test_reading_sources_imports_neither_torch_nor_pillow(tmp_path):
     path = write_picture(tmp_path / "a.jpg")
     code = (
-        "import sys; from segx.sources import open_source; list(open_source(sys.argv[1]));"
+        "import sys; from segx.io.sources import open_source; list(open_source(sys.argv[1]));"
         "sys.exit(bool({'torch', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code, str(path)], check=False).returncode == 0

@@ -11,7 +11,7 @@ import pytest
 
 from segx.flows import train_drawings
 from segx.flows.train_drawings import Drawings, watched
-from segx.interfaces import TrainBatch
+from segx.structures.batch import TrainBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

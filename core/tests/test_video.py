@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError
-from segx.sinks import _VideoFile
-from segx.video import Clip, Frame, LiveStreams, Lost, VideoFile
+from segx.io.video import Frame, LiveStreams, Lost, VideoFile
+from segx.io.writers import _VideoFile
+from segx.structures.batch import Clip
 
 
 def write_video(path, frames=10, size=(64, 48), fps=12.5, codec="MJPG"):

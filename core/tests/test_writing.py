@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.files import GrowingFile, copy_new, new_folder, replacing, write_bytes, write_text
+from segx.io.files import GrowingFile, copy_new, new_folder, replacing, write_bytes, write_text
 
 
 def full(*_: Any) -> int:

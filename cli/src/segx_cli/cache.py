@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer  # noqa: TID253 - this module is imported only to run its Typer app
 
-from segx.words import counted
+from segx.console import counted
 from segx_cli.output import table
 from segx_cli.tools import app
 
@@ -32,7 +32,7 @@ def cache(ctx: typer.Context) -> None:
 @APP.command("list")
 def list_files(ctx: typer.Context) -> None:
     """List the files in the cache folder."""
-    from segx.paths import cache_folder
+    from segx.io.paths import cache_folder
 
     output: Output = ctx.obj
     folder = cache_folder()
@@ -50,7 +50,7 @@ def clear(
     pattern: Annotated[str, typer.Argument(help="only files that match, such as 'weights/*'")] = "*",
 ) -> None:
     """Remove the files in the cache folder, or those that match; data sets only when 'datasets/*' asks for them."""
-    from segx.paths import cache_folder
+    from segx.io.paths import cache_folder
 
     output: Output = ctx.obj
     folder = cache_folder()
@@ -77,7 +77,7 @@ def clear(
 
 def _contents(folder: Path) -> Iterator[Path]:
     """Yield what lies in the parts of the cache that segx made; a user's own files beside them are not ours."""
-    from segx.paths import CACHE_PARTS
+    from segx.io.paths import CACHE_PARTS
 
     for part in CACHE_PARTS:
         if (folder / part).is_dir():

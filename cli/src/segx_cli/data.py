@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError, UsageError, did_you_mean
-from segx.options import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, Options
+from segx.options.verbs import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions
 from segx_cli.help import default_text
 from segx_cli.line import join, read
 from segx_cli.output import table
@@ -14,6 +14,7 @@ from segx_cli.output import table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from segx.options.schema import Options
     from segx_cli.output import Output
 
 
@@ -84,7 +85,7 @@ def _read(action: Action, tokens: Sequence[str], program: str) -> Any:
 
 def _run_plugins_action(name: str, arguments: Sequence[str], program: str, output: Output) -> int:
     """Run an action that a plugin declares as the command ``data-<name>``; it gets its arguments as options."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
     from segx_cli import tools
 
     known = [action for action, _ in _plugins_actions()]
@@ -101,15 +102,15 @@ def _dashed(word: str) -> str:
 
 
 def _plugins_actions() -> list[tuple[str, str]]:
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     commands = get_registry().commands
     return [(name.removeprefix("data-"), spec.summary) for name, spec in commands.items() if name.startswith("data-")]
 
 
 def _check(options: DataCheckOptions, output: Output) -> int:
-    from segx.flows.data import check
-    from segx.registry import get_registry
+    from segx.data.check import check
+    from segx.plugin.registry import get_registry
 
     report = check(options, get_registry())
     output.result(report.rows(most=options.most), report.to_dict())
@@ -117,8 +118,8 @@ def _check(options: DataCheckOptions, output: Output) -> int:
 
 
 def _convert(options: DataConvertOptions, output: Output) -> int:
-    from segx.flows.data import convert
-    from segx.registry import get_registry
+    from segx.data.convert import convert
+    from segx.plugin.registry import get_registry
 
     done = convert(options, get_registry())
     output.result(done.rows(), done.to_dict())
@@ -126,8 +127,8 @@ def _convert(options: DataConvertOptions, output: Output) -> int:
 
 
 def _split(options: DataSplitOptions, output: Output) -> int:
-    from segx.flows.data import split
-    from segx.registry import get_registry
+    from segx.data.split import split
+    from segx.plugin.registry import get_registry
 
     done = split(options, get_registry())
     output.result(done.rows(), done.to_dict())
@@ -135,8 +136,8 @@ def _split(options: DataSplitOptions, output: Output) -> int:
 
 
 def _show(options: DataShowOptions, output: Output) -> int:
-    from segx.flows.data import show
-    from segx.registry import get_registry
+    from segx.data.show import show
+    from segx.plugin.registry import get_registry
 
     path = show(options, get_registry())
     output.result(str(path), {"picture": path})

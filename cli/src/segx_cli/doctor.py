@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Literal
 
 import typer  # noqa: TID253 - this module is imported only to run its Typer app
 
-from segx.plugins import DISABLE
-from segx.specs import ExporterSpec
+from segx.plugin.discovery import DISABLE
+from segx.plugin.specs import ExporterSpec
 from segx_cli.output import table
 from segx_cli.tools import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from segx.registry import Registry
-    from segx.specs import Spec
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import Spec
     from segx_cli.output import Output
 
 APP = app("Check this installation: what it runs on, what is installed, whether each plugin loads.")
@@ -67,7 +67,7 @@ def doctor(ctx: typer.Context) -> None:
 
 def examine() -> Iterator[Check]:
     """Yield all checks."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     registry = get_registry()
     yield from _machine()
@@ -98,7 +98,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _folders() -> Iterator[Check]:
-    from segx.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, cache_folder, offline
+    from segx.io.paths import CACHE_VARIABLE, MIRROR_VARIABLE, OFFLINE_VARIABLE, cache_folder, offline
 
     cache = cache_folder()
     problem = _unwritable(cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from segx.options import ExportOptions
+from segx.options.verbs import ExportOptions
 from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
-    from segx.options import OptionInfo
+    from segx.options.schema import OptionInfo
     from segx_cli.output import Output
     from segx_cli.verbs import Call
 
@@ -24,7 +24,7 @@ EXAMPLE = "segx export model=yolov8n-seg.pt format=onnx"
 
 def known_options() -> tuple[OptionInfo, ...]:
     """Return what every format takes, then what only some take, under a heading that says which."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     shared = ExportOptions.describe()
     own: dict[str, tuple[OptionInfo, list[str]]] = {}
@@ -45,7 +45,7 @@ def own_options(options: type[ExportOptions]) -> tuple[OptionInfo, ...]:
 
 def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
     """Return the options of the format."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     return get_registry().exporter(str(arguments["format"])).options
 

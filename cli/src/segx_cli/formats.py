@@ -10,8 +10,8 @@ from segx_cli.output import table
 from segx_cli.tools import app
 
 if TYPE_CHECKING:
-    from segx.registry import Registry
-    from segx.specs import ExporterSpec
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import ExporterSpec
     from segx_cli.output import Output
 
 APP = app("The model formats: what makes them, what runs them here, and whether that was proven on this machine.")
@@ -24,7 +24,7 @@ def formats(ctx: typer.Context) -> None:
     "proven" says when an export made on this machine was last opened and compared with its source; nothing that was
     not tried here is called working.
     """
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     output: Output = ctx.obj
     records = describe_formats(get_registry())
@@ -40,8 +40,8 @@ def formats(ctx: typer.Context) -> None:
 
 def describe_formats(registry: Registry) -> list[dict[str, Any]]:
     """Return one record for each format that is installed or known; imports no runtime."""
-    from segx.known_plugins import FORMATS
-    from segx.proofs import read_proofs
+    from segx.flows.proofs import read_proofs
+    from segx.plugin.known import FORMATS
 
     names = dict.fromkeys([*registry.exporters, *sorted({f for b in registry.backends.values() for f in b.formats})])
     proofs = read_proofs()
@@ -49,7 +49,7 @@ def describe_formats(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _describe(registry: Registry, name: str) -> dict[str, Any]:
-    from segx.known_plugins import FORMATS, PLANNED
+    from segx.plugin.known import FORMATS, PLANNED
     from segx_cli.export import own_options
 
     known = FORMATS.get(name)
@@ -106,6 +106,6 @@ def _notes(row: dict[str, Any]) -> str:
 
 
 def _how_to_get(distribution: str) -> str:
-    from segx.known_plugins import PLANNED
+    from segx.plugin.known import PLANNED
 
     return f"{distribution} is planned" if distribution in PLANNED else f"pip install {distribution}"

@@ -13,7 +13,7 @@ from segx_cli.output import width
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from segx.options import OptionInfo
+    from segx.options.schema import OptionInfo
     from segx_cli.commands import Command
 
 _SWITCHES = (
@@ -110,13 +110,13 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
     Finding plugins the regular way costs more than all the rest of this page, so the names of the installed
     distributions are looked at first: those of our own are known to add none unless the table says so.
     """
-    from segx.known_plugins import PROVIDERS
+    from segx.plugin.known import PROVIDERS
 
     commanding = {distribution for (kind, name), distribution in PROVIDERS.items() if kind == "command" and _own(name)}
     silent = set(PROVIDERS.values()) - commanding
     if not any(distribution not in silent for distribution in _distributions_with_plugins()):
         return
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     for name, spec in get_registry().commands.items():
         if _own(name):

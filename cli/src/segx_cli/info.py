@@ -7,8 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segx.options import Options
-from segx.terminal import visible
+from segx.console import visible
+from segx.options.schema import Options
 from segx_cli.output import table
 from segx_cli.verbs import MODEL
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from segx.artifact import ArtifactInfo, Parity
-    from segx.interfaces import ModelSummary
     from segx.model import YOLO
-    from segx.options import OptionInfo
+    from segx.options.schema import OptionInfo
+    from segx.plugin.jobs import ModelSummary
     from segx_cli.output import Output
     from segx_cli.verbs import Call
 
@@ -71,14 +71,14 @@ def _summary(model: YOLO) -> ModelSummary | None:
 
 
 def _format(model: YOLO) -> str | None:
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     return None if model.path is None else get_registry().format_of(model.path)
 
 
 def _caution(model: YOLO) -> str:
     """Return what whoever opens a stranger's file of this format should know."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     kind = _format(model)
     return "" if kind is None else get_registry().backend_for(kind).caution

@@ -12,10 +12,10 @@ from segx.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from segx.options import OptionInfo
+    from segx.options.schema import OptionInfo
 
 Value = str | bool | list[str]
-"""A value as it was typed; :meth:`segx.options.Options.parse` reads it as the option's type."""
+"""A value as it was typed; :meth:`segx.options.schema.Options.parse` reads it as the option's type."""
 
 
 class UnknownOptionError(UsageError):

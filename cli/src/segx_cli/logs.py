@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from segx.terminal import visible
+from segx.console import visible
 
 if TYPE_CHECKING:
     from segx_cli.output import Output

@@ -1,7 +1,7 @@
 """``segx``: finds the command in the line, runs it, and turns every ending into words and an exit code.
 
 Only this file, the table of commands and the help are imported for ``segx --help``; a verb is run without Typer, whose
-options are those of :mod:`segx.options`; every other command is a Typer app.
+options are those of :mod:`segx.options.verbs`; every other command is a Typer app.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from segx.console import visible
 from segx.errors import SegxError, UsageError, did_you_mean
-from segx.guard import one_line
-from segx.terminal import visible
+from segx.plugin.guard import one_line
 from segx_cli.commands import COMMANDS
 from segx_cli.line import Switches, is_pair, take_switches
 from segx_cli.output import Output, results_apart
@@ -140,14 +140,14 @@ def _is_word(word: str) -> bool:
 
 
 def _is_plugin_command(word: str) -> bool:
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     return word in get_registry().commands
 
 
 def _no_command(words: Sequence[str]) -> SegxError:
     """Return the error for a line without a command."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     registry = get_registry()
     commands = {*COMMANDS, *registry.commands}

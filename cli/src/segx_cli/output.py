@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from segx.terminal import visible
+from segx.console import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -11,7 +11,7 @@ from segx_cli.output import table
 from segx_cli.tools import app
 
 if TYPE_CHECKING:
-    from segx.registry import Registry
+    from segx.plugin.registry import Registry
     from segx_cli.output import Output
 
 APP = app("The plugins that are installed, and a new one from a template.")
@@ -36,7 +36,7 @@ def plugins(ctx: typer.Context) -> None:
 @APP.command("list")
 def list_plugins(ctx: typer.Context) -> None:
     """List what is installed and what it declares; broken plugins with the reason."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     output: Output = ctx.obj
     registry = get_registry()
@@ -58,7 +58,7 @@ def new(
     folder: Annotated[Path, typer.Option(help="where the plugin's folder is made")] = Path(),
 ) -> None:
     """Write a whole new plugin from a template: declaration, work, tests that pass."""
-    from segx.scaffold import create
+    from segx.plugin.scaffold import create
 
     output: Output = ctx.obj
     made = create(name, folder)

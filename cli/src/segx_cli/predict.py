@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segx.console import visible
 from segx.errors import DataError
-from segx.options import PredictOptions
-from segx.terminal import visible
+from segx.options.verbs import PredictOptions
 from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from segx.options import OptionInfo
-    from segx.results import Results
+    from segx.options.schema import OptionInfo
+    from segx.structures.results import Results
     from segx_cli.output import Output
     from segx_cli.verbs import Call
 

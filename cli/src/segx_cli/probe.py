@@ -16,7 +16,7 @@ def main() -> None:
     """Load what the arguments name (kind, name, distribution) and print one line of JSON."""
     kind, name, provider = sys.argv[1:]
     said, sys.stdout = sys.stdout, sys.stderr  # plugins and libraries may print
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     registry = get_registry()
     spec = next(s for s in registry.declared[kind] if (s.name, s.provider) == (name, provider))
@@ -29,7 +29,7 @@ def main() -> None:
 
 def import_requirements(requires: Sequence[str]) -> None:
     """Import what a declaration requires, since loading it may leave that for later."""
-    from segx.requirements import modules
+    from segx.plugin.requirements import modules
 
     for name in (name for entry in requires for name in modules(entry)):
         importlib.import_module(name)

@@ -34,7 +34,7 @@ def run(command: Command, arguments: Sequence[str], output: Output) -> int:
 
 def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     """Run a command that a plugin declares."""
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     registry = get_registry()
     loaded = _as_app(registry.load_command(registry.command(name)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError
-from segx.options import ValOptions
+from segx.options.verbs import ValOptions
 from segx_cli.verbs import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from segx.options import OptionInfo
+    from segx.options.schema import OptionInfo
     from segx_cli.output import Output
     from segx_cli.verbs import Call
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import UsageError, did_you_mean, not_known
-from segx.options import OptionInfo
+from segx.options.schema import OptionInfo
 from segx_cli.commands import COMMANDS
 from segx_cli.line import UnknownOptionError, join, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from segx.options import Options
+    from segx.options.schema import Options
     from segx_cli.commands import Command
     from segx_cli.output import Output
 
@@ -139,7 +139,7 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
     """Return the word that names a task; any other word is an error."""
     if not words:
         return None
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     registry = get_registry()
     strays = [word for word in words if word not in registry.tasks]
@@ -154,7 +154,7 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
 
 
 def _check_task(task: str) -> None:
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     get_registry().task(task)
 
@@ -172,7 +172,7 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
-    from segx.files import read_mapping
+    from segx.io.files import read_mapping
 
     hint = "write one option per line: conf: 0.4"
     try:

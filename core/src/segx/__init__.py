@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from segx.hookspecs import hookimpl
     from segx.model import YOLO
+    from segx.plugin.hookspecs import hookimpl
 
 __version__ = "0.1.0"
 __all__ = ["YOLO", "__version__", "hookimpl"]
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> object:
 
         return YOLO
     if name == "hookimpl":
-        from segx.hookspecs import hookimpl
+        from segx.plugin.hookspecs import hookimpl
 
         return hookimpl
     msg = f"module 'segx' has no attribute {name!r}"

@@ -286,3 +286,20 @@ class Artifact:
         if self.path.is_dir():
             return sum(item.stat().st_size for item in self.path.rglob("*") if item.is_file())
         return self.path.stat().st_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """A file of weights known by name: published, and downloaded on first use, or part of the plugin.
+
+    Attributes:
+        url: Where the file is published.
+        path: The file, for one that comes with the plugin; nothing is downloaded then.
+        size: Its size in bytes, when known.
+        sha256: Its hash, when known; a file that differs is refused.
+    """
+
+    url: str = ""
+    path: Path | None = None
+    size: int | None = None
+    sha256: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, ClassVar
 
-from segx.terminal import visible
+from segx.console import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,28 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, did_you_mean
-from segx.options import PredictOptions, SessionOptions, TrainOptions, ValOptions
-from segx.paths import expanded
-from segx.registry import get_registry
+from segx.io.paths import expanded
+from segx.options.verbs import PredictOptions, SessionOptions, TrainOptions, ValOptions
+from segx.plugin.registry import get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import (
-        Architecture,
-        Metrics,
-        ModelBackend,
-        ModelConfig,
-        ModelSession,
-        ModelSummary,
-        Session,
-        Trained,
-    )
-    from segx.registry import Registry
-    from segx.results import Results
-    from segx.sources import Source, Unreadable
-    from segx.specs import BackendSpec
+    from segx.io.sources import Source, Unreadable
+    from segx.plugin.interfaces import Architecture, Metrics, Session
+    from segx.plugin.jobs import ModelConfig, ModelSummary
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import BackendSpec
+    from segx.plugin.training import ModelBackend, ModelSession, Trained
+    from segx.structures.results import Results
 
 logger = logging.getLogger(__name__)
 
@@ -192,14 +185,14 @@ class YOLO:
         """Find the objects in pictures.
 
         Args:
-            source: See :func:`segx.sources.open_source`: a file, folder, glob, list, address, video, camera number,
+            source: See :func:`segx.io.sources.open_source`: a file, folder, glob, list, address, video, camera number,
                 PIL image, NumPy array, torch tensor, bytes, or a list of these.
             stream: Return an iterator that works as it is asked, and keeps nothing; for videos and long folders.
-            options: See :class:`segx.options.PredictOptions`.
+            options: See :class:`segx.options.verbs.PredictOptions`.
 
         Returns:
-            One :class:`~segx.results.Results` for each picture, in order. What cannot be read is logged, passed over
-            and kept in :attr:`failures`.
+            One :class:`~segx.structures.results.Results` for each picture, in order. What cannot be read is logged,
+            passed over and kept in :attr:`failures`.
 
         Raises:
             UsageError: An option is unknown, out of range, or does not go with the model.
@@ -213,7 +206,7 @@ class YOLO:
 
     def _predict(self, source: Any, options: PredictOptions) -> Iterator[Results]:
         from segx.flows.predict import predict
-        from segx.sources import open_source
+        from segx.io.sources import open_source
 
         self.failures = []
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
@@ -238,7 +231,7 @@ class YOLO:
 
         Args:
             format: See ``segx formats``; ``name@distribution`` where several distributions provide it.
-            options: See :class:`segx.options.ExportOptions` and the format's own.
+            options: See :class:`segx.options.verbs.ExportOptions` and the format's own.
 
         Raises:
             UsageError: The format, an option or a combination is wrong.
@@ -255,8 +248,8 @@ class YOLO:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
 
         Args:
-            options: See :class:`segx.options.TrainOptions`. ``data`` may be left out where the model remembers it.
-                ``resume=True`` goes on with the run this model is the ``last.pt`` of, ``resume=path`` with that of
+            options: See :class:`segx.options.verbs.TrainOptions`. ``data`` may be left out where the model remembers
+                it. ``resume=True`` goes on with the run this model is the ``last.pt`` of, ``resume=path`` with that of
                 another file, with the options it began with; those given here win.
 
         Returns:
@@ -299,7 +292,7 @@ class YOLO:
 
         Args:
             show: Log the table of figures.
-            options: See :class:`segx.options.ValOptions`. ``data`` may be left out where the model remembers it.
+            options: See :class:`segx.options.verbs.ValOptions`. ``data`` may be left out where the model remembers it.
 
         Returns:
             The figures: ``metrics.box.map``, ``metrics.seg.map50``, ``metrics.results_dict``, ...
@@ -376,7 +369,7 @@ class YOLO:
 
     def _session_and_lanes(self, how: SessionOptions, backend: str | None) -> tuple[Session, int]:
         """Return an open model, and how many of many pictures should go through it side by side."""
-        from segx.flows.pipeline import lanes_and_threads
+        from segx.runtime import lanes_and_threads
 
         known = self._sessions.get((how, backend))
         on_cpu = known is None or known.device == "cpu"
@@ -415,7 +408,7 @@ class YOLO:
         Raises:
             UsageError: The model is an exported one.
         """
-        from segx.interfaces import ModelSession
+        from segx.plugin.training import ModelSession
 
         session = next(iter(self._sessions.values())) if self._sessions else self._session(SessionOptions())
         if not isinstance(session, ModelSession):
@@ -465,7 +458,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if Path(name).exists():
         return registry.artifact(name)
     if registry.format_of(name) == _MODEL_FORMAT and Path(name).name == name:
-        from segx.downloads import resolve_weights
+        from segx.plugin.weights import resolve_weights
 
         return Artifact(path=resolve_weights(name, registry), format=_MODEL_FORMAT)
     return registry.artifact(name)  # says what is wrong with it
@@ -486,7 +479,7 @@ def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
 def _find_design(text: str, path: Path, registry: Registry) -> Design:
     """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
     if path.exists() and not path.is_dir():
-        from segx.files import read_mapping
+        from segx.io.files import read_mapping
 
         architecture = registry.architecture_for(
             read_mapping(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segx.errors import DataError, UsageError
-from segx.paths import expanded
+from segx.io.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from segx import sidecar
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError, UsageError
-from segx.options import SessionOptions
+from segx.io import sidecar
+from segx.options.verbs import SessionOptions
 from segx_backend_onnxruntime import session as session_module
 from segx_backend_onnxruntime.backend import OnnxRuntimeBackend
 from segx_backend_onnxruntime.modelproto import read_header

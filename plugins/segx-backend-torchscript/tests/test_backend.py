@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from segx import YOLO, sidecar
+from segx import YOLO
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
-from segx.options import SessionOptions
-from segx.registry import get_registry
+from segx.io import sidecar
+from segx.options.verbs import SessionOptions
+from segx.plugin.registry import get_registry
 from segx.testing.models import run_module, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs
 from segx.testing.scenes import noise

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segx import index_cache
 from segx.errors import DataError
-from segx.interfaces import DatasetSource
+from segx.io import index_cache
+from segx.structures.sample import DatasetSource
 from segx_data_coco.reader import CocoReader, image_folders
 
 if TYPE_CHECKING:

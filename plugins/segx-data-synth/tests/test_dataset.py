@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segx import rle
-from segx.data import open_dataset, read_definition
+from segx.data.definition import open_dataset, read_definition
 from segx.errors import DataError
+from segx.structures import rle
 from segx_data_synth import scene as painting
 from segx_data_synth.dataset import picture, write_dataset
 from segx_data_synth.scene import draw_scene

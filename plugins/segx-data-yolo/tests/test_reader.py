@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segx import index_cache
 from segx.errors import DataError
-from segx.interfaces import DatasetSource
+from segx.io import index_cache
+from segx.structures.sample import DatasetSource
 from segx_data_yolo import label_index
 from segx_data_yolo.plugin import segx_dataset_formats
 from segx_data_yolo.reader import YoloReader, label_file, picture_ids

@@ -25,7 +25,7 @@ from segx_export_onnx.options import OnnxOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from segx.interfaces import ExportModule
+    from segx.plugin.jobs import ExportModule
 
 pytest.importorskip("segx_model_yolov8")
 

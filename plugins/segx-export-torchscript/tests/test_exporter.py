@@ -19,7 +19,7 @@ from segx_export_torchscript.exporter import TorchScriptExporter
 from segx_export_torchscript.options import TorchScriptOptions
 
 if TYPE_CHECKING:
-    from segx.interfaces import ExportModule
+    from segx.plugin.jobs import ExportModule
 
 pytest.importorskip("segx_model_yolov8")
 

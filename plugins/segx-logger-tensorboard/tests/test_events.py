@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 from segx.runs import Run, Step
 from segx.testing.interpreter import run_fresh
 
@@ -116,8 +116,8 @@ def test_the_validation_at_the_end_does_not_close_it(run: Run, tmp_path: Path) -
 _WITHOUT = """
     import json, sys, pathlib
     sys.modules["torch"] = sys.modules["tensorflow"] = None
+    from segx.plugin.registry import get_registry
     from segx.runs import Run, Step
-    from segx.registry import get_registry
     registry = get_registry()
     run = Run(mode="train", model="m", folder=pathlib.Path(sys.argv[1]))
     registry.tell("run_started", run=run)

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segx.options import TrainOptions
+from segx.options.verbs import TrainOptions
 from segx_model_yolov8 import mask_loss as mask_module
 from segx_model_yolov8.loss import Gains, SegmentationLoss
 from segx_model_yolov8.mask_loss import MaskTruth, mask_loss

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segx.interfaces import Sample, Truth
+from segx.structures.annotations import Truth
+from segx.structures.sample import Sample
 from segx_task_segment.training.augment import (
     Augmentation,
     Augmented,

@@ -7,9 +7,8 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.interfaces import Batch
-from segx.options import DecodeOptions
-from segx.sources import SourceImage
+from segx.options.verbs import DecodeOptions
+from segx.structures.batch import Batch, SourceImage
 from segx_task_segment.decode import detect, read_outputs
 from segx_task_segment.letterbox import letterbox
 from segx_task_segment.task import SegmentTask

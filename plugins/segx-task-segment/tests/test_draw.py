@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from segx.errors import UsageError
-from segx.masks import Masks
-from segx.results import Boxes, Results
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
 from segx_task_segment.draw import draw, smooth_outlines
 from segx_task_segment.palette import color, text_color
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.interfaces import Sample, TrainBatch, Truth
-from segx.options import TrainOptions
-from segx.pictures import picture_of
+from segx.io.images import picture_of
+from segx.options.verbs import TrainOptions
+from segx.structures.annotations import Truth
+from segx.structures.sample import Sample
 from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
 from segx_task_segment.training.augment import Picture
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from segx.structures.batch import TrainBatch
 
 STILL = {
     **dict.fromkeys(("mosaic", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mixup", "copy_paste"), 0.0),

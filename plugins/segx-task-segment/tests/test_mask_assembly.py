@@ -12,7 +12,7 @@ from segx_task_segment.letterbox import place
 from segx_task_segment.mask_assembly import input_masks, picture_masks
 
 if TYPE_CHECKING:
-    from segx.interfaces import Letterbox
+    from segx.structures.batch import Letterbox
 
 
 def interpolation(centres: np.ndarray, count: int) -> np.ndarray:

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.interfaces import Measurement, Sample, Truth
-from segx.masks import Masks
-from segx.options import ValOptions
-from segx.results import Boxes, Results
+from segx.options.verbs import ValOptions
+from segx.plugin.jobs import Measurement
+from segx.structures.annotations import Truth
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
+from segx.structures.sample import Sample
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
@@ -32,7 +35,7 @@ from segx_task_segment.report import write_report
 from segx_task_segment.validation import Validation
 
 if TYPE_CHECKING:
-    from segx.interfaces import Image
+    from segx.structures.types import Image
 
 NAMES = {0: "cat", 1: "dog"}
 SHAPE = (60, 80)

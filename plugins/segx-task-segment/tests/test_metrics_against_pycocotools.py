@@ -12,9 +12,11 @@ from pycocotools import mask as reference_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segx.interfaces import Sample, Truth
-from segx.masks import Masks
-from segx.results import Boxes, Results
+from segx.structures.annotations import Truth
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
+from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.objects import found_in, rasterise
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segx.interfaces import Sample, Truth
-from segx.masks import Masks
-from segx.results import Boxes, Results
+from segx.structures.annotations import Truth
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
+from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
 
 def peak():  # MiB; getrusage would also count the process that started this one

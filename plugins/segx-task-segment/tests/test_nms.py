@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segx.options import DecodeOptions
+from segx.options.verbs import DecodeOptions
 from segx_task_segment.decode import detect
 from segx_task_segment.nms import nms
 

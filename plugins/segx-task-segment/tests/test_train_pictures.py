@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from segx.errors import MissingPluginError
-from segx.interfaces import Sample, TrainBatch, Truth
+from segx.structures.annotations import Truth
+from segx.structures.batch import TrainBatch
+from segx.structures.sample import Sample
 from segx_task_segment.palette import color
 from segx_task_segment.training import pictures
 from segx_task_segment.training.pictures import SegmentPictures, _panels, _smooth

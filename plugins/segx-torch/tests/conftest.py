@@ -125,7 +125,7 @@ def tiny() -> SimpleNamespace:
     import torch
     import yaml
 
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
     from segx.testing.models import TINY_YOLOV8
 
     architecture = get_registry().load_architecture("yolov8-seg")

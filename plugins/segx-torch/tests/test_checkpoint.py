@@ -20,7 +20,7 @@ import torch
 
 from segx.artifact import ArtifactInfo
 from segx.errors import DataError, ModelError
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 from segx.testing.interpreter import run_fresh
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.container import open_container

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segx.options import SessionOptions
+from segx.options.verbs import SessionOptions
 from segx.testing import BackendContract
 from segx.testing.scenes import NAMES
 

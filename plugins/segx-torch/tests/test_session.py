@@ -13,8 +13,8 @@ import torch
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
-from segx.interfaces import ModelSession
-from segx.options import ExportOptions, SessionOptions
+from segx.options.verbs import ExportOptions, SessionOptions
+from segx.plugin.training import ModelSession
 from segx.testing.scenes import NAMES, noise
 from segx_torch.backend import TorchBackend
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -117,7 +117,7 @@ def test_folded_state_dict_is_recognised(tmp_path: Path) -> None:
 
 
 def _opened_architecture() -> Any:
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
 
     return get_registry().load_architecture("yolov8-seg")
 

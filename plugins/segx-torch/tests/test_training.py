@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from segx.errors import ModelError, UsageError
-from segx.options import TrainOptions
+from segx.options.verbs import TrainOptions
 from segx.testing.training import tiny_run
 from segx_torch.checkpoint import Checkpoint, write_checkpoint
 from segx_torch.training.ema import ModelEMA

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx.errors import UsageError
-from segx.options import TrainOptions
+from segx.options.verbs import TrainOptions
 from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.training import run, trainer
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from segx.interfaces import TrainBatch
     from segx.runs import Step
+    from segx.structures.batch import TrainBatch
 
 
 class Clock:

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
 from segx.errors import UsageError
-from segx.options import TrainOptions
+from segx.options.verbs import TrainOptions
 from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.training import run
 from segx_torch.training.state import Progress
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from segx.interfaces import TrainBatch
+    from segx.structures.batch import TrainBatch
 
 WAITING = {"nbs": 8, "warmup_epochs": 0}
 """With these, gradients of two batches wait for a step at times."""

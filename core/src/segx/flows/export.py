@@ -22,26 +22,28 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from segx import __version__, sidecar
+from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
-from segx.interfaces import ModelSession
-from segx.memory import check_fits
-from segx.options import ExportOptions, SessionOptions, image_size
-from segx.paths import expanded, weights_folder
-from segx.proofs import record_proof
-from segx.registry import get_registry
+from segx.flows.proofs import record_proof
+from segx.io import sidecar
+from segx.io.paths import expanded, weights_folder
+from segx.options.schema import image_size
+from segx.options.verbs import ExportOptions, SessionOptions
+from segx.plugin.registry import get_registry
+from segx.plugin.specs import Tolerance
+from segx.plugin.training import ModelSession
 from segx.runs import Run, Step
-from segx.specs import Tolerance
+from segx.runtime import check_fits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from segx.interfaces import Exporter, Session
-    from segx.parity import Proof
-    from segx.registry import Registry
-    from segx.sources import SourceImage
-    from segx.specs import BackendSpec, ExporterSpec
+    from segx.flows.parity import Proof
+    from segx.plugin.interfaces import Exporter, Session
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import BackendSpec, ExporterSpec
+    from segx.structures.batch import SourceImage
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +155,7 @@ def verify(
         MissingPluginError: No backend for one of the formats is installed.
         ModelError: One of them cannot be opened or run.
     """
-    from segx.parity import prove
+    from segx.flows.parity import prove
 
     registry = registry or get_registry()
     with contextlib.ExitStack() as stack:
@@ -587,7 +589,7 @@ def _prove(
     job: _Job, made: Artifact, info: ArtifactInfo, source: Session, pictures: Sequence[SourceImage]
 ) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
-    from segx.parity import describe, prove
+    from segx.flows.parity import describe, prove
 
     if job.spec.metadata != "embedded":
         _write_info(job, made, info)  # what opens it has to know what it is
@@ -640,7 +642,7 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
 
     What has no backend, or does not open, cannot tell.
     """
-    from segx.parity import prove
+    from segx.flows.parity import prove
 
     task = job.registry.load_task(source.info.task)
     for (made, info), link in zip(links, job.links, strict=False):

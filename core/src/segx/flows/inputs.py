@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from segx.arrays import run
+from segx.console import counted
 from segx.errors import ModelError, UsageError
-from segx.flows.pipeline import cores
-from segx.interfaces import Batch
-from segx.memory import check_fits
-from segx.options import ImageSize, image_size
-from segx.words import counted
+from segx.flows.outputs import run
+from segx.options.schema import ImageSize, image_size
+from segx.runtime import check_fits, cores
+from segx.structures.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Array, Session, Task
-    from segx.sources import SourceImage
+    from segx.plugin.interfaces import Session, Task
+    from segx.structures.batch import SourceImage
+    from segx.structures.types import Array
 
 logger = logging.getLogger(__name__)
 

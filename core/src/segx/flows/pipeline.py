@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections import deque
@@ -17,34 +16,6 @@ T = TypeVar("T")
 
 _PATIENCE = 2.0
 """Seconds to wait, when stopping, for a thread that a device or a network may hold up."""
-
-
-_LANES = 4
-"""Most pictures that go through the network side by side; more would take memory and gain little."""
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def helpers(most: int = 4) -> int:
-    """Return how many threads should help the network on this machine: half of the cores, at least one."""
-    return max(1, min(most, cores() // 2))
-
-
-def lanes_and_threads(threads: int | None = None) -> tuple[int, int]:
-    """Return how many pictures should go through a CPU side by side, and the threads of the network for each.
-
-    Two pictures on a core each are done sooner than one after the other on two cores: nobody waits for the other at
-    the end of every layer, and reading and decoding take their time from one picture only.
-
-    Args:
-        threads: All threads there may be; default: the cores.
-    """
-    total = threads or cores()
-    lanes = min(_LANES, total)
-    return lanes, total // lanes
 
 
 class Crew:

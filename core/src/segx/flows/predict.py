@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from segx.console import counted, progress
 from segx.errors import DataError
 from segx.flows.inputs import InputPlan, by, check_classes, check_head, infer, merged, milliseconds_since
-from segx.flows.pipeline import Ahead, Behind, Turns, helpers
-from segx.flows.progress import progress
-from segx.interfaces import Batch, Letterbox
+from segx.flows.pipeline import Ahead, Behind, Turns
+from segx.io.sources import Unreadable
+from segx.io.writers import Sinks, Window, check, drawing_style, saves
 from segx.runs import Run, Step, make_run_folder
-from segx.sinks import Sinks, Window, check, drawing_style, saves
-from segx.sources import Unreadable
-from segx.words import counted
+from segx.runtime import helpers
+from segx.structures.batch import Batch, Letterbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from segx.flows.inputs import Inferred
-    from segx.interfaces import Session, Task
-    from segx.options import PredictOptions
-    from segx.results import Results
-    from segx.sources import Item, Source
+    from segx.io.sources import Item, Source
+    from segx.options.verbs import PredictOptions
+    from segx.plugin.interfaces import Session, Task
+    from segx.structures.results import Results
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def predict(
         source: The pictures; it is closed at the end.
         options: What was asked for.
         task: What the model's outputs mean.
-        tell: Tells plugins what happens: :meth:`segx.registry.Registry.tell`.
+        tell: Tells plugins what happens: :meth:`segx.plugin.registry.Registry.tell`.
         model: What the user named as model.
         failures: Gets what could not be read.
         lanes: How many batches go through the network side by side; above 1 the session has to be one that may be

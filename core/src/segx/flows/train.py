@@ -13,27 +13,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact
-from segx.data import open_splits, shared_images
+from segx.console import counted
+from segx.data.definition import open_splits, shared_images
+from segx.data.tally import tell
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.export import check, export
-from segx.flows.tally import tell
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain, run_folder
 from segx.flows.val import measure, measure_into
-from segx.interfaces import TrainJob
-from segx.memory import check_fits
-from segx.options import SessionOptions, TrainOptions, ValOptions, image_size
-from segx.paths import expanded
-from segx.processes import is_first_process
-from segx.words import counted
+from segx.io.paths import expanded
+from segx.options.schema import image_size
+from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
+from segx.plugin.training import TrainJob
+from segx.runtime import check_fits, is_first_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Dataset, LoaderMaker, LoadReport, Metrics, ModelBackend, ModelSession, Session, Trained
-    from segx.registry import Registry
+    from segx.plugin.interfaces import Dataset, LoaderMaker, Metrics, Session
+    from segx.plugin.jobs import LoadReport
+    from segx.plugin.registry import Registry
+    from segx.plugin.training import ModelBackend, ModelSession, Trained
 
 logger = logging.getLogger("segx.train")
 

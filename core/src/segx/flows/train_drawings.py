@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from segx.interfaces import Dataset, LoaderMaker, TrainBatch, TrainLoader, TrainPictures
+    from segx.plugin.interfaces import Dataset, LoaderMaker, TrainLoader, TrainPictures
+    from segx.structures.batch import TrainBatch
 
 logger = logging.getLogger("segx.train")
 

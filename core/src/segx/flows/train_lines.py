@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from segx.terminal import visible, watched
+from segx.console import visible, watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from segx import files
+from segx.console import counted
 from segx.errors import DataError, UsageError
 from segx.flows.train_drawings import Drawings
 from segx.flows.train_lines import EpochLines
-from segx.locks import Busy, holding
+from segx.io import files
+from segx.io.locks import Busy, holding
 from segx.runs import Run, Step, make_run_folder
-from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from segx.interfaces import Dataset, TrainPictures
-    from segx.options import TrainOptions
-    from segx.registry import Registry
+    from segx.options.verbs import TrainOptions
+    from segx.plugin.interfaces import Dataset, TrainPictures
+    from segx.plugin.registry import Registry
 
 logger = logging.getLogger("segx.train")
 

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.data import open_splits
+from segx.console import counted, progress
+from segx.data.definition import open_splits
+from segx.data.tally import tell, tell_problems
 from segx.errors import DataError, ModelError, UsageError
 from segx.flows.inputs import InputPlan, Wish, by, check_head, infer, merged, milliseconds_since
-from segx.flows.pipeline import Ahead, Behind, Turns, helpers
-from segx.flows.progress import progress
-from segx.flows.tally import tell, tell_problems
-from segx.interfaces import Measurement
-from segx.names import file_names, image_ids, stems
-from segx.pictures import picture_of
+from segx.flows.pipeline import Ahead, Behind, Turns
+from segx.io.images import picture_of
+from segx.io.names import file_names, image_ids, stems
+from segx.io.sources import Unreadable
+from segx.plugin.jobs import Measurement
 from segx.runs import Run, Step, make_run_folder
-from segx.sources import SourceImage, Unreadable
-from segx.words import counted
+from segx.runtime import helpers
+from segx.structures.batch import SourceImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.flows.inputs import Inferred
-    from segx.interfaces import Batch, Dataset, Evaluator, Metrics, Sample, Session, Task
-    from segx.options import ValOptions
-    from segx.registry import Registry
-    from segx.results import Results
+    from segx.options.verbs import ValOptions
+    from segx.plugin.interfaces import Dataset, Evaluator, Metrics, Session, Task
+    from segx.plugin.registry import Registry
+    from segx.structures.batch import Batch
+    from segx.structures.results import Results
+    from segx.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 

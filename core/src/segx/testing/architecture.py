@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from segx.interfaces import Architecture, ModelConfig
-    from segx.registry import Registry
-    from segx.specs import ArchitectureSpec
+    from segx.plugin.interfaces import Architecture
+    from segx.plugin.jobs import ModelConfig
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import ArchitectureSpec
 
 _BUILDS = """
     import yaml

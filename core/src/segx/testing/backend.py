@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from segx import sidecar
-from segx.arrays import to_numpy
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError, SegxError, UsageError
-from segx.options import SessionOptions
-from segx.registry import full_name
-from segx.requirements import ALTERNATIVE
+from segx.io import sidecar
+from segx.ops.arrays import to_numpy
+from segx.options.verbs import SessionOptions
+from segx.plugin.registry import full_name
+from segx.plugin.requirements import ALTERNATIVE
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs, run_twice
@@ -27,9 +27,10 @@ from segx.testing.scenes import noise
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.interfaces import Backend, Images, Session
-    from segx.registry import Registry
-    from segx.specs import BackendSpec
+    from segx.plugin.interfaces import Backend, Session
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import BackendSpec
+    from segx.structures.types import Images
 
 _DEVICES = {"cpu", "cuda", "mps", "xpu", "npu", "gpu", "dml", "tpu"}
 
@@ -39,8 +40,8 @@ _WITHOUT_TORCH = """
     import numpy as np
     sys.modules["torch"] = None
     from segx.artifact import Artifact
-    from segx.options import SessionOptions
-    from segx.registry import get_registry
+    from segx.options.verbs import SessionOptions
+    from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
     registry = get_registry()
     backend = registry.load_backend(registry.backend(name))
@@ -53,7 +54,7 @@ _INFO_WITHOUT_RUNTIME = """
     import json, sys
     from pathlib import Path
     from segx.artifact import Artifact
-    from segx.registry import get_registry
+    from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
     registry = get_registry()
     info = registry.load_backend(registry.backend(name)).read_info(Artifact(path=Path(path), format=kind))
@@ -64,7 +65,7 @@ _OPENS_AND_RUNS = """
     import numpy as np
     from pathlib import Path
     from segx.artifact import Artifact
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
     _, name, kind, path = sys.argv[1:]
     backend = registry.load_backend(registry.backend(name))
     session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError
-from segx.interfaces import DatasetSource
-from segx.masks import Masks
-from segx.pictures import read_picture
-from segx.registry import full_name
+from segx.io.images import read_picture
+from segx.plugin.registry import full_name
+from segx.structures.masks import Masks
+from segx.structures.sample import DatasetSource
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import draw_scene
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Dataset, DatasetReader, Truth
-    from segx.registry import Registry
-    from segx.specs import DatasetFormatSpec
+    from segx.plugin.interfaces import Dataset, DatasetReader
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import DatasetFormatSpec
+    from segx.structures.annotations import Truth
     from segx.testing.scenes import Scene
 
 _READS = """
     from pathlib import Path
-    from segx.interfaces import DatasetSource
+    from segx.structures.sample import DatasetSource
     origin, split, entries, names = json.loads(sys.argv[3])
     entries, names = tuple(map(Path, entries)), {int(number): name for number, name in names.items()} or None
     source = DatasetSource(origin=Path(origin), split=split, entries=entries, names=names)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 import pytest
 
-from segx import sidecar
-from segx.arrays import to_numpy
 from segx.errors import SegxError, UsageError
-from segx.options import ExportOptions, SessionOptions
-from segx.registry import full_name, get_registry
-from segx.specs import ExporterSpec, Tolerance
+from segx.io import sidecar
+from segx.ops.arrays import to_numpy
+from segx.options.verbs import ExportOptions, SessionOptions
+from segx.plugin.registry import full_name, get_registry
+from segx.plugin.specs import ExporterSpec, Tolerance
 from segx.testing.models import export_file, export_options, real_module, run_module, tiny_info, tiny_module
 from segx.testing.parity import RAW_TOLERANCE, assert_follows, assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.interfaces import Exporter, ExportModule, Session
-    from segx.registry import Registry
+    from segx.plugin.interfaces import Exporter, Session
+    from segx.plugin.jobs import ExportModule
+    from segx.plugin.registry import Registry
 
 _PRECISION_OPTIONS = {"fp32": {}, "fp16": {"half": True}, "int8": {"int8": True}}
 
@@ -36,7 +37,7 @@ Settings = Mapping[str, Any]
 _EXPORTS_AND_OPENS = """
     from pathlib import Path
     from segx.errors import MissingPluginError
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
     from segx.testing.models import export_file, tiny_info, tiny_module
     artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(tiny_info()))
     try:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx import sidecar
 from segx.artifact import Artifact, ArtifactInfo
-from segx.interfaces import ExportModule
-from segx.registry import get_registry
+from segx.io import sidecar
+from segx.plugin.jobs import ExportModule
+from segx.plugin.registry import get_registry
 from segx.testing.scenes import HEAD, NAMES, noise
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.options import ExportOptions
-    from segx.specs import ExporterSpec
+    from segx.options.verbs import ExportOptions
+    from segx.plugin.specs import ExporterSpec
 
 TINY_YOLOV8 = """\
 nc: 3

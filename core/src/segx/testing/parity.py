@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.arrays import run, to_numpy
+from segx.flows.outputs import run
+from segx.ops.arrays import to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Images, Session, Task
-    from segx.options import DecodeOptions
-    from segx.results import Results
+    from segx.options.verbs import DecodeOptions
+    from segx.plugin.interfaces import Session, Task
+    from segx.structures.results import Results
+    from segx.structures.types import Images
     from segx.testing.scenes import Scene
 
 RAW_TOLERANCE = {"fp32": 2e-4, "fp16": 2e-2}

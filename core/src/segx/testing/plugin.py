@@ -15,17 +15,17 @@ from typing import Any, ClassVar
 import pytest
 from packaging.requirements import Requirement
 
-from segx.plugins import GROUP, KINDS
-from segx.registry import Registry, get_registry
-from segx.requirements import ALTERNATIVE
-from segx.specs import API, Spec
+from segx.plugin.discovery import GROUP, KINDS
+from segx.plugin.registry import Registry, get_registry
+from segx.plugin.requirements import ALTERNATIVE
+from segx.plugin.specs import API, Spec
 from segx.testing.contract import Contract
 from segx.testing.interpreter import run_fresh
 from segx.testing.privacy import assert_keeps_to_itself
 
 _LIGHT = """
     import importlib, json, sys
-    import segx.hookspecs, segx.options, segx.plugins, segx.specs
+    import segx.plugin.hookspecs, segx.options.verbs, segx.plugin.discovery, segx.plugin.specs
     before = set(sys.modules)
     module = importlib.import_module(sys.argv[1])
     for hook in json.loads(sys.argv[2]):
@@ -36,8 +36,8 @@ _LIGHT = """
 
 _LOADS_ALL = """
     import importlib, pkgutil, sys
-    from segx.registry import get_registry
-    from segx.requirements import modules
+    from segx.plugin.registry import get_registry
+    from segx.plugin.requirements import modules
     registry = get_registry()
     registry.prepare()
     package = importlib.import_module(sys.argv[1].replace("-", "_"))

@@ -10,14 +10,14 @@ import numpy as np
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.sources import SourceImage
+from segx.structures.batch import SourceImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Image, Images
+    from segx.structures.types import Image, Images
 
 NAMES = {0: "red", 1: "green", 2: "blue"}
 """The classes of drawn objects."""

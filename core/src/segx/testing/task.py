@@ -7,27 +7,28 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 import pytest
 
-from segx.options import DecodeOptions
-from segx.registry import full_name
-from segx.results import Results
-from segx.sources import SourceImage
+from segx.options.verbs import DecodeOptions
+from segx.plugin.registry import full_name
+from segx.structures.batch import SourceImage
+from segx.structures.results import Results
 from segx.testing.interpreter import run_fresh
 from segx.testing.parity import predict
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import HEAD, SeeingSession, draw_scene
 
 if TYPE_CHECKING:
-    from segx.interfaces import Letterbox, Session, Task
-    from segx.registry import Registry
-    from segx.specs import TaskSpec
+    from segx.plugin.interfaces import Session, Task
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import TaskSpec
+    from segx.structures.batch import Letterbox
 
 _SHAPES = [(240, 320), (320, 240), (480, 640), (100, 333), (37, 53), (640, 64)]
 
 _WITHOUT_TORCH = """
     import json, sys
     sys.modules["torch"] = None
-    from segx.options import DecodeOptions
-    from segx.registry import get_registry
+    from segx.options.verbs import DecodeOptions
+    from segx.plugin.registry import get_registry
     from segx.testing.parity import predict
     from segx.testing.scenes import SeeingSession, draw_scene
     task = get_registry().load_task(sys.argv[1])
@@ -37,7 +38,7 @@ _WITHOUT_TORCH = """
 """
 
 _FINDS_AND_DRAWS = """
-    from segx.options import DecodeOptions
+    from segx.options.verbs import DecodeOptions
     from segx.testing.parity import predict
     from segx.testing.scenes import SeeingSession, draw_scene
     task = registry.load_task(sys.argv[2])

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.interfaces import TrainBatch, TrainJob
-from segx.options import SessionOptions, TrainOptions
-from segx.registry import get_registry
+from segx.options.verbs import SessionOptions, TrainOptions
+from segx.plugin.registry import get_registry
+from segx.plugin.training import TrainJob
+from segx.structures.batch import TrainBatch
 from segx.testing.models import TINY_YOLOV8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from segx.interfaces import Session, Trained
+    from segx.plugin.interfaces import Session
+    from segx.plugin.training import Trained
     from segx.runs import Step
 
 SIDE = 64

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segx import sidecar
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError, UsageError
+from segx.io import sidecar
 from segx_backend_onnxruntime.modelproto import FLOAT16, FLOAT32, ModelHeader, ValueHeader, read_header
 from segx_backend_onnxruntime.providers import devices
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Artifact
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
     from segx_backend_onnxruntime.session import OnnxRuntimeSession
 
 _AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segx.errors import ModelError
-from segx.files import open_regular
+from segx.io.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,12 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import BackendSpec
+from segx.plugin.specs import BackendSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.interfaces import Backend
+    from segx.plugin.interfaces import Backend
 
 SEGX_API = (1, 0)
 

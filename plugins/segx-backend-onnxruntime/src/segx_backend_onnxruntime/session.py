@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Array, Images
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
+    from segx.structures.types import Array, Images
 
 logger = logging.getLogger(__name__)
 

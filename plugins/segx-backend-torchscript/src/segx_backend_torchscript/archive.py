@@ -8,9 +8,9 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from segx import sidecar
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
+from segx.io import sidecar
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from segx_backend_torchscript.archive import read_info
 
 if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.interfaces import Session
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
+    from segx.plugin.interfaces import Session
 
 
 class TorchScriptBackend:
-    """Opens TorchScript models: :class:`segx.interfaces.Backend`."""
+    """Opens TorchScript models: :class:`segx.plugin.interfaces.Backend`."""
 
     def read_info(self, artifact: Artifact) -> ArtifactInfo:
         """Return what a file says of itself; torch is not loaded.

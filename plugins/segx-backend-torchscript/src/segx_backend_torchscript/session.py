@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segx.devices import choose_device
 from segx.errors import ModelError, UsageError
-from segx.processes import forked_from_a_user_of, guard_forks
+from segx.runtime import choose_device, forked_from_a_user_of, guard_forks
 from segx_backend_torchscript.archive import read_info
 
 if TYPE_CHECKING:
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.interfaces import Images
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
+    from segx.structures.types import Images
 
 guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchScriptSession:
-    """An open model: :class:`segx.interfaces.Session`.
+    """An open model: :class:`segx.plugin.interfaces.Session`.
 
     Attributes:
         info: What is known of the model.

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from segx import rle
-from segx.outlines import encloses
-from segx.truths import TruthTable, starts_of
-from segx.words import counted
+from segx.console import counted
+from segx.ops.outlines import encloses
+from segx.structures import rle
+from segx.structures.annotations import TruthTable, starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import DatasetFormatSpec
+from segx.plugin.specs import DatasetFormatSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from segx.interfaces import DatasetReader
+    from segx.plugin.interfaces import DatasetReader
 
 SEGX_API = (1, 0)
 
@@ -22,7 +22,7 @@ _KEYS = (b'"images"', b'"annotations"', b'"categories"', b'"image_id"')
 
 def _detects(path: Path) -> bool:
     """Say whether a JSON begins or ends like one of COCO's; its predictions too, so that the reader can say so."""
-    from segx.files import open_regular
+    from segx.io.files import open_regular
 
     if path.suffix.lower() != ".json":
         return False

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from segx import index_cache, rle
+from segx.console import counted
 from segx.errors import DataError
-from segx.files import open_regular
-from segx.image_header import image_shape
-from segx.truths import TableDataset, TruthTable, starts_of
-from segx.words import counted
+from segx.io import index_cache
+from segx.io.files import open_regular
+from segx.io.image_header import image_shape
+from segx.structures import rle
+from segx.structures.annotations import TruthTable, starts_of
+from segx.structures.sample import TableDataset
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import DatasetSource
+    from segx.structures.sample import DatasetSource
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer  # noqa: TID253 - this module is imported only to run the command
 
-from segx.flows.progress import progress
+from segx.console import progress
 from segx_data_synth.dataset import write_dataset
 
 _WORTH_A_PROCESS = 100

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import yaml
 
-from segx import rle
-from segx.files import new_folder
+from segx.io.files import new_folder
+from segx.structures import rle
 from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segx import hookimpl
-from segx.specs import CommandSpec
+from segx.plugin.specs import CommandSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx import index_cache
-from segx.index_cache import Stamps
-from segx.truths import TruthTable
+from segx.io import index_cache
+from segx.io.index_cache import Stamps
+from segx.structures.annotations import TruthTable
 from segx_data_yolo.labels import LONGEST, Labels, parse
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.outlines import clip, encloses
-from segx.truths import TruthTable, starts_of
+from segx.ops.outlines import clip, encloses
+from segx.structures.annotations import TruthTable, starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,13 +7,13 @@ import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import DatasetFormatSpec
+from segx.plugin.specs import DatasetFormatSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from segx.interfaces import DatasetReader
+    from segx.plugin.interfaces import DatasetReader
 
 SEGX_API = (1, 0)
 
@@ -24,7 +24,7 @@ _LOOKED_AT = 1000
 
 def _detects(path: Path) -> bool:
     """Say whether a path is a ``.txt`` list, or a folder with pictures in it."""
-    from segx.pictures import PICTURE_SUFFIXES
+    from segx.io.images import PICTURE_SUFFIXES
     from segx_data_yolo.folders import walk
 
     if path.is_file():

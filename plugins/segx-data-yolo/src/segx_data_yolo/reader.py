@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segx import index_cache
+from segx.console import counted
 from segx.errors import DataError
-from segx.files import read_text
-from segx.image_header import image_shape
-from segx.index_cache import Stamps
-from segx.pictures import PICTURE_SUFFIXES
-from segx.truths import TableDataset, TruthTable
-from segx.words import counted
+from segx.io import index_cache
+from segx.io.files import read_text
+from segx.io.image_header import image_shape
+from segx.io.images import PICTURE_SUFFIXES
+from segx.io.index_cache import Stamps
+from segx.structures.sample import TableDataset
 from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels
 from segx_data_yolo.labels import SLACK
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import DatasetSource
+    from segx.structures.annotations import TruthTable
+    from segx.structures.sample import DatasetSource
 
 _SIZES = "yolo-sizes/2"  # of 1, sizes of turned PNG and TIFF were those of the pixels as stored
 _NAMES = ("classes.txt", "obj.names")

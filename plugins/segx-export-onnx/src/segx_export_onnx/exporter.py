@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import ExportError, UsageError
-from segx.files import write_bytes
-from segx.interfaces import ExportModule
+from segx.io.files import write_bytes
+from segx.plugin.jobs import ExportModule
 from segx_export_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.options import ExportOptions
+    from segx.options.verbs import ExportOptions
 
 
 class OnnxExporter:

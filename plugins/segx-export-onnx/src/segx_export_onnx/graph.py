@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import ExportModule
+    from segx.plugin.jobs import ExportModule
 
 logger = logging.getLogger(__name__)
 

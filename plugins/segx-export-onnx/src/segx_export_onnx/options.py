@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segx.options import ExportOptions, option
+from segx.options.schema import option
+from segx.options.verbs import ExportOptions
 
 OLDEST_OPSET, NEWEST_OPSET = 11, 27
 """11 is the first whose Resize does what the models need; 27 the last that was seen running."""

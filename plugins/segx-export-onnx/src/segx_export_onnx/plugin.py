@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import ExporterSpec, Tolerance
+from segx.plugin.specs import ExporterSpec, Tolerance
 from segx_export_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.interfaces import Exporter
+    from segx.plugin.interfaces import Exporter
 
 SEGX_API = (1, 0)
 

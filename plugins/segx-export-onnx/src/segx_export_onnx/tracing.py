@@ -16,7 +16,7 @@ from segx.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from segx.interfaces import ExportModule
+    from segx.plugin.jobs import ExportModule
 
 INPUT = "images"
 INPUT_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}

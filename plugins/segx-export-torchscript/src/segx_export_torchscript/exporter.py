@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from segx.errors import ExportError, UsageError
-from segx.files import replacing
-from segx.interfaces import ExportModule
-from segx.registry import device_kind
+from segx.io.files import replacing
+from segx.plugin.jobs import ExportModule
+from segx.plugin.registry import device_kind
 from segx_export_torchscript.archive import rewrite
 from segx_export_torchscript.options import TorchScriptOptions
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.options import ExportOptions
+    from segx.options.verbs import ExportOptions
 
 
 class TorchScriptExporter:

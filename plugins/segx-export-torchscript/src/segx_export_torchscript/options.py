@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segx.options import ExportOptions, option
+from segx.options.schema import option
+from segx.options.verbs import ExportOptions
 
 
 @dataclass(frozen=True, kw_only=True)

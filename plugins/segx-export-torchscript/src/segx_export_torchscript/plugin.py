@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import ExporterSpec, Tolerance
+from segx.plugin.specs import ExporterSpec, Tolerance
 from segx_export_torchscript.options import TorchScriptOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.interfaces import Exporter
+    from segx.plugin.interfaces import Exporter
 
 SEGX_API = (1, 0)
 

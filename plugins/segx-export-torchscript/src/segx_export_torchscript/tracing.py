@@ -16,7 +16,7 @@ from segx.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from segx.interfaces import ExportModule
+    from segx.plugin.jobs import ExportModule
 
 _NOISE = r".*`torch\.jit\.\w+` is deprecated.*"
 """torch would rather have its newer export used; whoever asks for this format knows why."""

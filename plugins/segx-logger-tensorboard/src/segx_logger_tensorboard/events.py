@@ -15,7 +15,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from segx.image_header import image_shape
+from segx.io.image_header import image_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

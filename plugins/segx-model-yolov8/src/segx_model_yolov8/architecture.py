@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from segx.interfaces import ExportModule, ModelConfig, ModelSummary
-    from segx.options import TrainOptions
+    from segx.options.verbs import TrainOptions
+    from segx.plugin.jobs import ExportModule, ModelConfig, ModelSummary
 
 HEAD_ID = "yolov8-seg/1"
 OUTPUTS = ("output0", "output1")
 
 
 class YOLOv8Seg:
-    """The YOLOv8-seg family: :class:`segx.interfaces.Architecture`."""
+    """The YOLOv8-seg family: :class:`segx.plugin.interfaces.Architecture`."""
 
     name = configs.ARCHITECTURE
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from segx.errors import ModelError, did_you_mean
-from segx.files import read_text
-from segx.interfaces import ModelConfig
+from segx.io.files import read_text
+from segx.plugin.jobs import ModelConfig
 from segx_model_yolov8 import rows
 from segx_model_yolov8.rows import IMAGE_CHANNELS, MOST_CHANNELS, Row, Scale, is_positive, is_whole, show
 

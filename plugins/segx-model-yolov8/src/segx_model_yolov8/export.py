@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
-from segx.interfaces import ExportModule
+from segx.plugin.jobs import ExportModule
 from segx_model_yolov8.head import Anchors, RawMaps, make_anchors
 from segx_model_yolov8.weights import fuse
 

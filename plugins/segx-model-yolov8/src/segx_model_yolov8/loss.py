@@ -32,7 +32,7 @@ class Gains:
 
 
 class SegmentationLoss:
-    """The loss of a YOLOv8-seg model: :class:`segx.interfaces.Criterion`.
+    """The loss of a YOLOv8-seg model: :class:`segx.plugin.interfaces.Criterion`.
 
     Everything but the class loss is computed on the positives alone. Half precision is widened to float32.
     """
@@ -49,8 +49,8 @@ class SegmentationLoss:
 
         Args:
             outputs: What the model returns in training mode, or from :meth:`SegmentationModel.raw`.
-            batch: Tensors on the model's device by name, as in :class:`segx.interfaces.TrainBatch`: ``batch_idx`` and
-                ``classes`` (N,); ``boxes`` (N, 4), centre x, centre y, width, height as fractions; ``masks``, with
+            batch: Tensors on the model's device by name, as in :class:`segx.structures.batch.TrainBatch`: ``batch_idx``
+                and ``classes`` (N,); ``boxes`` (N, 4), centre x, centre y, width, height as fractions; ``masks``, with
                 ``overlap`` (the default) index maps (B, h, w), else each object's own (N, h, w); ``has_mask`` (N,),
                 all when it is absent.
         """

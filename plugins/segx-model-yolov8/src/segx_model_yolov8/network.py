@@ -14,7 +14,7 @@ from segx_model_yolov8.rows import BLOCKS, Row, strides
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from segx.interfaces import ModelConfig
+    from segx.plugin.jobs import ModelConfig
 
 
 class SegmentationModel(nn.Module):

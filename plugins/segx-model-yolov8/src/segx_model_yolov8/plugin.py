@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import ArchitectureSpec, WeightsFile
+from segx.artifact import WeightsFile
+from segx.plugin.specs import ArchitectureSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.interfaces import Architecture
+    from segx.plugin.interfaces import Architecture
 
 SEGX_API = (1, 0)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from segx.interfaces import ModelSummary
+from segx.plugin.jobs import ModelSummary
 from segx_model_yolov8.layers import Conv
 from segx_model_yolov8.rows import IMAGE_CHANNELS
 

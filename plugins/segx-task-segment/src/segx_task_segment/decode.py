@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.arrays import to_numpy
 from segx.errors import ModelError
+from segx.ops.arrays import to_numpy
 from segx_task_segment.nms import nms
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.options import DecodeOptions
+    from segx.options.verbs import DecodeOptions
 
 MAX_CANDIDATES = 30_000
 """Candidates that enter suppression, the best ones."""

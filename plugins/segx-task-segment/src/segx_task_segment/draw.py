@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from segx.errors import UsageError
-from segx.masks import Masks
-from segx.pictures import from_array
+from segx.io.images import from_array
+from segx.structures.masks import Masks
 from segx_task_segment.palette import Color, color, text_color
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Image
-    from segx.results import Results
+    from segx.structures.results import Results
+    from segx.structures.types import Image
 
 SUBPIXEL = 4
 """Bits of a pixel that OpenCV is given for outlines."""

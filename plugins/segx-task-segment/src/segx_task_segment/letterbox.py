@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from segx.interfaces import Letterbox
+from segx.structures.batch import Letterbox
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from segx.interfaces import Image, Images
+    from segx.structures.types import Image, Images
 
 GREY = 114
 """What the padding is filled with, of 255."""
@@ -69,7 +69,7 @@ def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = Tr
     """Return pictures, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
 
     Returns:
-        float32 (N, 3, height, width) in 0..1, RGB; and one :class:`~segx.interfaces.Letterbox` for each.
+        float32 (N, 3, height, width) in 0..1, RGB; and one :class:`~segx.structures.batch.Letterbox` for each.
     """
     batch = np.empty((len(images), 3, *shape), np.float32)
     geometry = [place((image.shape[0], image.shape[1]), shape, scaleup=scaleup) for image in images]

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segx.masks import Masks, fill_between, words_per_row
+from segx.ops.bits import fill_between, words_per_row
+from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Letterbox
+    from segx.structures.batch import Letterbox
 
 CHUNK = 1 << 18
 """Most row samples (float32) held at a time, unless one object alone needs more."""

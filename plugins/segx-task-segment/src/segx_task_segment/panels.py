@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from segx.masks import Masks
-from segx.pictures import picture_of
-from segx.results import Boxes, Results
+from segx.io.images import picture_of
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
 from segx_task_segment.draw import draw
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Image, Sample
+    from segx.structures.results import Results
+    from segx.structures.sample import Sample
+    from segx.structures.types import Image
     from segx_task_segment.metrics.picture import PictureVerdict
 
 COLUMNS = 4

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.results import Results
+    from segx.structures.results import Results
 
 SAME_OBJECT = 0.5
 """Smallest IoU of boxes of one class that may show the same object."""

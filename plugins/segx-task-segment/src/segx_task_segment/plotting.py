@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from segx.paths import cache_folder
+from segx.io.paths import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

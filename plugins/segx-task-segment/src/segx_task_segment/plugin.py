@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import TaskSpec
+from segx.plugin.specs import TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.interfaces import Task
+    from segx.plugin.interfaces import Task
 
 SEGX_API = (1, 0)
 

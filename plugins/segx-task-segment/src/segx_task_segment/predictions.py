@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from segx.files import GrowingFile
+from segx.io.files import GrowingFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.errors import ModelError
-from segx.interfaces import Batch
-from segx.masks import Masks
-from segx.results import Boxes, Results
+from segx.structures.batch import Batch
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
 from segx_task_segment.decode import detect, read_outputs
 from segx_task_segment.draw import draw
 from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.artifact import ArtifactInfo, Parity
-    from segx.interfaces import Array, Dataset, Evaluator, Image, Letterbox, LoaderMaker, Measurement
-    from segx.options import DecodeOptions, TrainOptions
-    from segx.sources import SourceImage
+    from segx.options.verbs import DecodeOptions, TrainOptions
+    from segx.plugin.interfaces import Dataset, Evaluator, LoaderMaker
+    from segx.plugin.jobs import Measurement
+    from segx.structures.batch import Letterbox, SourceImage
+    from segx.structures.types import Array, Image
     from segx_task_segment.decode import Detections
 
 

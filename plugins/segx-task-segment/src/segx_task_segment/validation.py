@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from segx.errors import DataError
-from segx.files import write_bytes, write_text
+from segx.io.files import write_bytes, write_text
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.panels import Panels
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from segx.interfaces import Measurement, Sample
-    from segx.results import Results
+    from segx.plugin.jobs import Measurement
+    from segx.structures.results import Results
+    from segx.structures.sample import Sample
     from segx_task_segment.metrics import SegmentMetrics
 
 logger = logging.getLogger(__name__)

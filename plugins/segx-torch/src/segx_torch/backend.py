@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Artifact, ArtifactInfo
-    from segx.interfaces import Architecture, ModelConfig, ModelSession, Trained, TrainJob
-    from segx.options import SessionOptions
+    from segx.options.verbs import SessionOptions
+    from segx.plugin.interfaces import Architecture
+    from segx.plugin.jobs import ModelConfig
+    from segx.plugin.training import ModelSession, Trained, TrainJob
 
 
 class TorchBackend:
-    """Opens checkpoints and builds new models: :class:`segx.interfaces.ModelBackend`."""
+    """Opens checkpoints and builds new models: :class:`segx.plugin.training.ModelBackend`."""
 
     def read_info(self, artifact: Artifact) -> ArtifactInfo:
         """Return what a checkpoint says of itself; neither torch nor the model is loaded.

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from segx.files import replacing
+from segx.io.files import replacing
 from segx_torch.container import FORMAT, open_container
 from segx_torch.safetensors_file import CHECKSUMS, DEFINITION
 from segx_torch.unpickle import TensorRef

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.files import open_regular
+from segx.io.files import open_regular
 from segx_torch.archive import Archive
 from segx_torch.records import Malformed, definition_of, plain, scale_letter, state_dict
 from segx_torch.safetensors_file import CHECKSUMS, DEFINITION, SafetensorsFile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segx.devices import choose_device
+from segx.runtime import choose_device
 
 
 def resolve_device(name: str | None) -> torch.device:

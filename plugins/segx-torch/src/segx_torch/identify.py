@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from segx.errors import ModelError, SegxError
-from segx.registry import get_registry
+from segx.plugin.registry import get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from segx.interfaces import Architecture, ModelConfig
+    from segx.plugin.interfaces import Architecture
+    from segx.plugin.jobs import ModelConfig
     from segx_torch.container import Container
 
     Shapes = Mapping[str, tuple[int, ...]]

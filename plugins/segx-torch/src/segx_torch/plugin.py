@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.specs import BackendSpec
+from segx.plugin.specs import BackendSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.interfaces import ModelBackend
+    from segx.plugin.training import ModelBackend
 
 SEGX_API = (1, 0)
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
-from segx.interfaces import LoadReport
-from segx.options import SessionOptions
-from segx.processes import forked_from_a_user_of, guard_forks
+from segx.options.verbs import SessionOptions
+from segx.plugin.jobs import LoadReport
+from segx.runtime import forked_from_a_user_of, guard_forks
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.devices import resolve_device
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.artifact import ArtifactInfo
-    from segx.interfaces import Architecture, ExportModule, Images, ModelConfig, ModelSummary
-    from segx.options import ExportOptions
+    from segx.options.verbs import ExportOptions
+    from segx.plugin.interfaces import Architecture
+    from segx.plugin.jobs import ExportModule, ModelConfig, ModelSummary
+    from segx.structures.types import Images
 
 FORMAT = "pt"
 
@@ -38,7 +40,7 @@ guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchSession:
-    """An open model: :class:`segx.interfaces.ModelSession`.
+    """An open model: :class:`segx.plugin.training.ModelSession`.
 
     The model itself stays on the CPU in float32, as it was trained; a fused copy on the device does the running and is
     made when it is first needed.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Sample
-    from segx.results import Results
+    from segx.structures.results import Results
+    from segx.structures.sample import Sample
     from segx_task_segment.metrics.objects import TruthArrays
     from segx_task_segment.metrics.picture import PictureMatches
 

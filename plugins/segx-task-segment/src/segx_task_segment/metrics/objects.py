@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.errors import UsageError
-from segx.masks import Masks
+from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Sample, Truth
-    from segx.results import Results
+    from segx.structures.annotations import Truth
+    from segx.structures.results import Results
+    from segx.structures.sample import Sample
 
 RLE = dict[str, Any]
 

@@ -13,7 +13,7 @@ from segx_task_segment.metrics.objects import mask_iou
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from segx.interfaces import Sample
+    from segx.structures.sample import Sample
     from segx_task_segment.metrics.objects import Found, TruthArrays
 
 Kind = Literal["box", "mask"]

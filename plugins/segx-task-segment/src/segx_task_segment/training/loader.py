@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from segx import rle
 from segx.errors import DataError, UsageError
-from segx.flows.pipeline import cores
-from segx.interfaces import TrainBatch
-from segx.options import image_size
+from segx.options.schema import image_size
+from segx.runtime import cores
+from segx.structures import rle
+from segx.structures.batch import TrainBatch
 from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
 from segx_task_segment.training.instances import Placed, Shapes, trace, union
 from segx_task_segment.training.reading import (
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Dataset, Sample, Truth
-    from segx.options import TrainOptions
+    from segx.options.verbs import TrainOptions
+    from segx.plugin.interfaces import Dataset
+    from segx.structures.annotations import Truth
+    from segx.structures.sample import Sample
 
     Image = NDArray[np.uint8]
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from segx.console import counted
 from segx.errors import MissingPluginError
-from segx.files import write_bytes
-from segx.masks import Masks
-from segx.results import Boxes, Results
-from segx.words import counted
+from segx.io.files import write_bytes
+from segx.structures.boxes import Boxes
+from segx.structures.masks import Masks
+from segx.structures.results import Results
 from segx_task_segment.charts import number_whole, tint
 from segx_task_segment.draw import draw
 from segx_task_segment.panels import BATCH, encode, fit, sheet
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Image, Sample, TrainBatch
+    from segx.structures.batch import TrainBatch
+    from segx.structures.sample import Sample
+    from segx.structures.types import Image
 
 _SHEET = 1920
 """Longest side of a sheet of pictures."""

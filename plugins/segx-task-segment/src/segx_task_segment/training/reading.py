@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from segx.errors import DataError
-from segx.files import replacing
-from segx.index_cache import file_digest
-from segx.paths import cache_folder
-from segx.pictures import picture_of
+from segx.io.files import replacing
+from segx.io.images import picture_of
+from segx.io.index_cache import file_digest
+from segx.io.paths import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.interfaces import Sample
+    from segx.structures.sample import Sample
 
     Image = NDArray[np.uint8]
 

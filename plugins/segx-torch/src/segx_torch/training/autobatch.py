@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from segx.interfaces import TrainBatch
-from segx.options import image_size
+from segx.options.schema import image_size
+from segx.structures.batch import TrainBatch
 from segx_torch.training.trainer import to_device
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from segx.interfaces import TrainJob
+    from segx.plugin.training import TrainJob
 
 logger = logging.getLogger("segx.train")
 

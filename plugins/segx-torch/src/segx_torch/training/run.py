@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from segx.errors import ModelError, UsageError
-from segx.options import SessionOptions
+from segx.options.verbs import SessionOptions
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.devices import resolve_device
 from segx_torch.session import TorchSession
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from segx.interfaces import Trained, TrainJob
-    from segx.options import TrainOptions
+    from segx.options.verbs import TrainOptions
+    from segx.plugin.training import Trained, TrainJob
 
 logger = logging.getLogger("segx.train")
 

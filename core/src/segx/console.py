@@ -1,0 +1,75 @@
+"""What people read and watch: numbers with their nouns, whether standard error is a terminal, a bar."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def plural(noun: str) -> str:
+    """Return an English noun in the plural: bus, buses; epoch, epochs; the irregular ones become regular."""
+    hissing = noun.endswith(("s", "x", "z", "ch", "sh")) and not noun.endswith(("poch", "mach"))
+    return f"{noun}es" if hissing else f"{noun}s"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 picture, 2 pictures."""
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+# Control characters but tab and line feed; marks that turn the direction of writing; halves of pairs, which no stream
+# can write and which stand for the bytes of file names that are not UTF-8.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    r"""Return a text in which nothing steers a terminal: ``\x1b`` in place of what a terminal would obey.
+
+    Args:
+        text: May hold whatever a file, a plugin or a server says.
+        lines: It may have several lines; else line feeds and tabs are written out, too.
+    """
+    text = _UNSEEN.sub(_written, text)
+    return text if lines else text.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _written(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python keeps those of file names
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def watched() -> bool:
+    """Say whether standard error is a terminal; a program that was started with it closed (``2>&-``) has none."""
+    stream = sys.stderr
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed since
+        return False
+
+
+@contextlib.contextmanager
+def progress(
+    total: int | None, name: str, *, shown: bool = True, unit: str = " pictures"
+) -> Iterator[Callable[[int], object]]:
+    """Show a bar on standard error where that is a terminal; yields what moves it on by a number.
+
+    Args:
+        total: How many there will be, when known.
+        name: What is being done.
+        shown: Whether it is wanted.
+        unit: What is counted.
+    """
+    if not (shown and watched()):
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, desc=visible(name), leave=False) as bar:
+        yield bar.update

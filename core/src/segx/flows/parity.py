@@ -1,0 +1,354 @@
+"""Proves that two models are the same one: the same pictures through both, raw outputs and found objects compared.
+
+A model that was exported is judged by its format's :class:`~segx.plugin.specs.Tolerance`. Raw outputs always count.
+Objects count too, at a score low enough that there are some, for a picture in which nothing is found proves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from segx.flows.outputs import run
+from segx.options.verbs import DecodeOptions
+from segx.structures.batch import SourceImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from segx.artifact import ArtifactInfo, Parity
+    from segx.plugin.interfaces import Session, Task
+    from segx.plugin.specs import Tolerance
+    from segx.structures.batch import Batch
+    from segx.structures.results import Results
+    from segx.structures.types import Image
+
+PICTURES = 4
+"""Drawn pictures at the export size; an open axis adds a run at another size and batch."""
+
+USUAL_SCORE = 0.25
+FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
+"""How many objects all pictures of a run should have together."""
+
+MOST_CHOICES = 1000
+"""Boxes, kept and suppressed, that an object of the other side is looked for among."""
+
+SLACK = 4
+"""How many more may be taken to reach a gap between scores."""
+
+TELLING_SCORE = 0.01
+"""Objects that score less are noise, as all of an untrained model's are: their order and outlines mean nothing."""
+
+SMALLEST_RANGE = 1e-3
+"""Channels that stay below count as reaching it: runtimes round the far tails of a sigmoid as they like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What comparing two models gave.
+
+    Attributes:
+        parity: The figures.
+        relative: For each raw output, the largest difference as a fraction of the largest value in its channel.
+        problems: What is outside the tolerance, in words; empty when nothing is.
+        told_by_objects: Whether the source found objects that mean something, so that they count.
+        comparable: Whether there was anything to compare: objects, or raw outputs that both sides have. Where there
+            was not, nothing is proven, whatever the figures.
+        ties: Whether the two kept different ones of boxes that score alike, so that objects were compared with what
+            the other side had to choose from.
+    """
+
+    parity: Parity
+    relative: dict[str, float]
+    problems: tuple[str, ...]
+    told_by_objects: bool
+    comparable: bool = True
+    ties: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether something was compared, and everything is within the tolerance."""
+        return self.comparable and not self.problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The same pictures through both models."""
+
+    batch: Batch
+    reference: tuple[NDArray[np.float32], ...]
+    other: tuple[NDArray[np.float32], ...]
+
+
+def prove(
+    reference: Session,
+    other: Session,
+    *,
+    task: Task,
+    tolerance: Tolerance,
+    pictures: Sequence[SourceImage] = (),
+) -> Proof:
+    """Run the same pictures through two models and compare.
+
+    Args:
+        reference: The source; it takes every shape that ``other`` takes.
+        other: The model to prove.
+        task: The task of both.
+        tolerance: How far they may be apart.
+        pictures: Pictures to add to the drawn ones.
+
+    Raises:
+        ModelError: One of them cannot run, or their outputs cannot be read.
+    """
+    runs = [_run(reference, other, batch) for batch in _batches(task, other.info, pictures)]
+    absolute, relative = _compare_raw(runs, reference.info, other.info)
+    readable = {reference.info.head, other.info.head} <= set(task.heads)
+    found = [_find_objects(task, each, reference.info, other.info) for each in runs] if readable else []
+    telling = any(item.telling for item in found)
+    counted = [item for item in found if item.telling == telling]
+    parity = task.parity(*_both(counted))
+    problems = tuple(_raw_problems(runs, relative, tolerance))
+    wrong = tuple(_object_problems(parity, tolerance)) if telling else ()
+    ties = False
+    if wrong and not problems:
+        settled = _settle(task, counted, tolerance)
+        still = tuple(_object_problems(settled, tolerance))
+        ties = not still
+        parity, wrong = (settled, ()) if ties else (parity, wrong)
+    return Proof(
+        parity=dataclasses.replace(parity, images=sum(len(each.batch.sources) for each in runs), raw=absolute),
+        relative=relative,
+        problems=(*problems, *wrong),
+        told_by_objects=telling,
+        comparable=telling or set(reference.info.outputs) <= relative.keys(),
+        ties=ties,
+    )
+
+
+def describe(parity: Parity) -> str:
+    """Return the figures in one line for people."""
+    raw = ", ".join(f"{name} {value:.2g}" for name, value in parity.raw.items())
+    return (
+        f"{parity.images} pictures, {parity.objects} objects, {parity.matched:.1%} matched: "
+        f"boxes within {parity.box:.2g} px (median {parity.typical_box:.2g}), scores within {parity.score:.2g}, "
+        f"mask IoU at least {parity.mask_iou:.4f}; raw outputs within {raw or 'nothing comparable'}"
+    )
+
+
+def drawn_pictures(shape: tuple[int, int], count: int = PICTURES) -> list[SourceImage]:
+    """Return pictures of shaded grounds with bright shapes in several sizes and proportions, the same every time.
+
+    Args:
+        shape: (height, width) they are drawn for; every other one is narrower or lower.
+        count: How many.
+    """
+    height, width = shape
+    cuts = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.625), (0.5, 0.5))
+    return [
+        SourceImage(
+            image=_draw(max(32, round(height * down)), max(32, round(width * across)), seed), path=f"drawn{seed}"
+        )
+        for seed, (down, across) in enumerate(islice(cycle(cuts), count))
+    ]
+
+
+def _draw(height: int, width: int, seed: int) -> Image:
+    random = np.random.default_rng(seed)
+    corners = random.integers(40, 200, (2, 2, 3)).astype(np.float32)
+    ground = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = cv2.resize(random.normal(0, 12, (height // 4, width // 4, 3)).astype(np.float32), (width, height))
+    picture = np.clip(ground + grain, 0, 255).astype(np.uint8)
+    for index in range(8):
+        centre = int(random.integers(0, width)), int(random.integers(0, height))
+        size = max(4, int(random.uniform(0.05, 0.25) * min(height, width)))
+        colour = [int(value) for value in random.permutation([250, int(random.integers(0, 90)), 20])]
+        if index % 2:
+            cv2.circle(picture, centre, size, colour, -1, cv2.LINE_AA)
+        else:
+            angle = float(random.uniform(0, 180))
+            corners_of = cv2.boxPoints((centre, (size * 2.5, size * 1.2), angle)).round().astype(np.int32)
+            cv2.fillPoly(picture, [corners_of], colour, cv2.LINE_AA)
+    return np.asarray(cv2.GaussianBlur(picture, (3, 3), 0), dtype=np.uint8)
+
+
+def _batches(task: Task, info: ArtifactInfo, pictures: Sequence[SourceImage]) -> Iterator[Batch]:
+    """Yield the runs: the size and batch the model is for, and where axes are open, others."""
+    chosen = [*drawn_pictures(info.imgsz), *pictures]
+    filled = -(-len(chosen) // info.batch) * info.batch
+    chosen = list(islice(cycle(chosen), filled))
+    for first in range(0, filled, info.batch):
+        yield task.preprocess(chosen[first : first + info.batch], info.imgsz)
+    if info.dynamic:
+        count = info.batch + 1 if "batch" in info.dynamic else info.batch
+        shape = _another_shape(info)
+        yield task.preprocess(drawn_pictures(shape, count), shape)
+
+
+def _another_shape(info: ArtifactInfo) -> tuple[int, int]:
+    """Return a size that differs along the open axes, and not in proportion."""
+    height, width = info.imgsz
+    lower = max(info.stride, height // 2 // info.stride * info.stride)
+    wider = width + info.stride
+    return lower if "height" in info.dynamic else height, wider if "width" in info.dynamic else width
+
+
+def _run(reference: Session, other: Session, batch: Batch) -> _Run:
+    return _Run(
+        batch=batch,
+        reference=run(reference, batch.images),
+        other=run(other, batch.images),
+    )
+
+
+def _compare_raw(
+    runs: Sequence[_Run], ours: ArtifactInfo, theirs: ArtifactInfo
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the largest difference of each output both have, in its unit and as a fraction of its channel."""
+    absolute: dict[str, float] = {}
+    relative: dict[str, float] = {}
+    if ours.head != theirs.head:
+        return absolute, relative  # the same names may hold something else
+    for each in runs:
+        first = dict(zip(ours.outputs, each.reference, strict=True))
+        second = dict(zip(theirs.outputs, each.other, strict=True))
+        for name in first.keys() & second.keys():
+            if first[name].shape != second[name].shape:
+                absolute[name] = relative[name] = float("inf")
+                continue
+            with np.errstate(invalid="ignore"):  # what is infinite on both sides
+                difference = np.abs(first[name].astype(np.float64) - second[name])
+            axes = (0, *range(2, difference.ndim))
+            scale = np.maximum(np.abs(first[name]).max(axis=axes), SMALLEST_RANGE)
+            worst = np.nan_to_num(difference.max(axis=axes), nan=np.inf)
+            absolute[name] = max(absolute.get(name, 0.0), float(worst.max()))
+            relative[name] = max(relative.get(name, 0.0), float((worst / scale).max()))
+    return dict(sorted(absolute.items())), relative
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What both models find in the pictures of a run, and whether it means something.
+
+    ``choices`` returns, for both, everything that their suppression had to choose from.
+    """
+
+    reference: list[Results]
+    other: list[Results]
+    telling: bool
+    choices: Callable[[float], tuple[list[Results], list[Results]]]
+
+
+def _both(found: Sequence[_Found]) -> tuple[list[Results], list[Results]]:
+    return [result for item in found for result in item.reference], [result for item in found for result in item.other]
+
+
+def _find_objects(task: Task, same: _Run, ours: ArtifactInfo, theirs: ArtifactInfo) -> _Found:
+    everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
+    scores = np.concatenate([result.boxes.conf for result in task.decode(same.reference, same.batch, ours, everything)])
+    threshold = choose_threshold(scores)
+
+    def both(options: DecodeOptions) -> tuple[list[Results], list[Results]]:
+        return (
+            task.decode(same.reference, same.batch, ours, options),
+            task.decode(same.other, same.batch, theirs, options),
+        )
+
+    def choices(slack: float) -> tuple[list[Results], list[Results]]:
+        conf = max(0.0, threshold - slack)
+        return both(DecodeOptions(conf=conf, iou=1.0, multi_label=True, max_det=MOST_CHOICES))
+
+    reference, other = both(DecodeOptions(conf=threshold, max_det=MOST_OBJECTS))
+    telling = bool((scores > TELLING_SCORE).any())
+    return _Found(reference=reference, other=other, telling=telling, choices=choices)
+
+
+def _settle(task: Task, found: Sequence[_Found], tolerance: Tolerance) -> Parity:
+    """Compare what each side kept with what the other had to choose from.
+
+    Of boxes of one object that score alike, and of classes of one box that do, the last digits decide which is kept.
+    Such a tie is no damage: the other side has the same box with the same class, score and mask, and kept its
+    neighbour. What is damaged has no such counterpart, neither kept nor suppressed.
+    """
+    kept = _both(found)
+    pairs = [item.choices(tolerance.score) for item in found]
+    choice = [result for pair in pairs for result in pair[0]], [result for pair in pairs for result in pair[1]]
+    there = [_counterparts(mine, all_, tolerance) for mine, all_ in zip(kept[0], choice[1], strict=True)]
+    here = [_counterparts(mine, all_, tolerance) for mine, all_ in zip(kept[1], choice[0], strict=True)]
+    one, other = task.parity(kept[0], there), task.parity(here, kept[1])
+    objects = sum(map(len, kept[0])) + sum(map(len, kept[1]))
+    return dataclasses.replace(
+        one,
+        box=max(one.box, other.box),
+        score=max(one.score, other.score),
+        mask_iou=min(one.mask_iou, other.mask_iou),
+        matched=(one.objects + other.objects) / objects if objects else 1.0,
+        typical_box=max(one.typical_box, other.typical_box),
+        typical_mask_iou=min(one.typical_mask_iou, other.typical_mask_iou),
+    )
+
+
+def _counterparts(kept: Results, choice: Results, tolerance: Tolerance) -> Results:
+    """Return of a choice the closest in box and score to each object that was kept, of the same class; each once."""
+    if not len(kept) or not len(choice):
+        return choice[:0]
+    sides = np.abs(kept.boxes.xyxy[:, None] - choice.boxes.xyxy[None]) * (kept.gain * 2)
+    scores = np.abs(kept.boxes.conf[:, None] - choice.boxes.conf[None])
+    apart = np.maximum(sides.max(axis=2) / max(tolerance.box, 1e-9), scores / max(tolerance.score, 1e-9))
+    apart[kept.boxes.cls[:, None] != choice.boxes.cls[None]] = np.inf
+    chosen = {int(row.argmin()) for row in apart if np.isfinite(row.min())}
+    return choice[sorted(chosen)]
+
+
+def choose_threshold(scores: NDArray[np.float32]) -> float:
+    """Return the score above which objects are compared.
+
+    The usual one where enough objects reach it, else the one that enough objects reach, as long as they are more than
+    noise; and near there the middle of the widest gap, so that a difference in the last digits moves no object across.
+
+    Args:
+        scores: (N,) scores of all objects of a run.
+    """
+    descending = np.sort(scores.astype(np.float64))[::-1]
+    wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
+    telling = int((descending > TELLING_SCORE).sum())
+    wanted = min(wanted, telling or wanted)
+    first, last = wanted, min(len(descending) - 1, wanted + SLACK)
+    if last < first:
+        return 0.0  # fewer objects than wanted: all of them
+    gaps = descending[first - 1 : last] - descending[first : last + 1]
+    if not gaps.any():
+        return 0.0
+    below = first + int(gaps.argmax())
+    return float((descending[below - 1] + descending[below]) / 2)
+
+
+def _raw_problems(runs: Sequence[_Run], relative: dict[str, float], tolerance: Tolerance) -> Iterator[str]:
+    if any(not np.isfinite(output).all() for each in runs for output in each.other):
+        yield "outputs hold values that are no numbers"
+    for name, value in sorted(relative.items()):
+        if value == float("inf"):
+            yield f"{name} has another shape than the source's"
+        elif value > tolerance.raw:
+            yield f"{name} differs by {value:.2g} of its range, allowed {tolerance.raw:g}"
+
+
+def _object_problems(parity: Parity, tolerance: Tolerance) -> Iterator[str]:
+    if parity.matched < tolerance.matched:
+        yield f"only {parity.matched:.1%} of the objects are found by both, wanted {tolerance.matched:.1%}"
+    if parity.box > tolerance.box:
+        yield f"boxes differ by {parity.box:.3g} px, allowed {tolerance.box:g}"
+    if parity.score > tolerance.score:
+        yield f"scores differ by {parity.score:.2g}, allowed {tolerance.score:g}"
+    if tolerance.typical_box is not None and parity.typical_box > tolerance.typical_box:
+        yield f"the median box differs by {parity.typical_box:.3g} px, allowed {tolerance.typical_box:g}"
+    if tolerance.typical_mask_iou is not None and parity.typical_mask_iou < tolerance.typical_mask_iou:
+        yield f"every 20th mask's IoU is below {parity.typical_mask_iou:.4f}, wanted {tolerance.typical_mask_iou:g}"
+    if parity.mask_iou < tolerance.mask_iou:
+        yield f"a mask's IoU is {parity.mask_iou:.4f}, wanted {tolerance.mask_iou:g}"

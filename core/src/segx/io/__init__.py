@@ -1,0 +1,3 @@
+"""Bytes in and out: files, images, video, sources, downloads, what a run writes."""
+
+from __future__ import annotations

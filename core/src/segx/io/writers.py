@@ -1,0 +1,403 @@
+"""What a run writes: pictures, videos, labels, crops, COCO JSON; each file whole, none over another."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import cv2
+
+from segx.errors import DataError, UsageError
+from segx.io.display import close_window, require_display, show_image
+from segx.io.files import GrowingFile, replacing, utf8_name, write_picture
+from segx.io.images import quiet
+from segx.io.names import ImageIds, Names, image_suffix, split_name
+from segx.io.video import silence_ffmpeg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segx.options.verbs import PredictOptions
+    from segx.structures.batch import Clip, SourceImage
+    from segx.structures.results import Results
+    from segx.structures.types import Image
+
+logger = logging.getLogger(__name__)
+
+_CODECS = ("avc1", "mp4v")
+"""H.264, which browsers play too, where this OpenCV can write it; else MPEG-4 part 2, which players open."""
+
+
+_TITLE = "segx"
+_LOOK = 500
+"""Milliseconds that an image is shown; a frame only as long as the next takes."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture with what was found in it, ready to be written.
+
+    Attributes:
+        source: The picture.
+        results: What was found; its ``stem`` is the name of its files.
+        video: The name of the video that it is a frame of, else that of the picture.
+        style: How it is drawn.
+    """
+
+    source: SourceImage
+    results: Results
+    video: str
+    style: dict[str, Any]
+
+    @cached_property
+    def drawn(self) -> Image:
+        """The picture with the results drawn in, made once."""
+        return self.results.plot(**self.style)
+
+
+class Sink(Protocol):
+    """Somewhere results go.
+
+    Attributes:
+        ordered: It has to be given its shots one by one and in order.
+    """
+
+    ordered: bool
+
+    def write(self, shot: Shot) -> None:
+        """Write one picture's results."""
+        ...
+
+    def close(self, *, complete: bool) -> None:
+        """End what was begun; ``complete`` unless the run has failed."""
+        ...
+
+
+class Sinks:
+    """All that a run writes.
+
+    Args:
+        options: What is to be written, and how it looks.
+        folder: The run's folder; None when nothing is to be written.
+    """
+
+    def __init__(self, options: PredictOptions, folder: Path | None) -> None:
+        self.folder = folder
+        self._style = drawing_style(options)
+        self._names = _SourceNames()
+        self._may_hold_sources = options.save and options.exist_ok
+        self._sinks: list[Sink] = [] if folder is None else list(_chosen(options, folder))
+
+    def claim(self, source: SourceImage) -> str:
+        """Return the name that a picture or its video has in this run; to be called once for each picture, in order.
+
+        Raises:
+            UsageError: The picture lies where its drawing would go.
+        """
+        if self._may_hold_sources and self.folder is not None and _lies_in(source.path, self.folder):
+            raise UsageError(
+                f"{source.path} lies in the folder of the run: what is drawn would be written over it",
+                hint="name another folder with project= and name=",
+            )
+        return self._names.new(source)
+
+    def shot(self, source: SourceImage, results: Results, name: str) -> Shot:
+        """Return a picture with its results, ready to be written."""
+        stem = name if source.frame is None else f"{name}_{source.frame}"
+        results = results.replace(save_dir=self.folder, stem=stem)
+        return Shot(source=source, results=results, video=name, style=self._style)
+
+    def write(self, shot: Shot) -> None:
+        """Write what may be written in any order, from any thread."""
+        for sink in self._sinks:
+            if not sink.ordered:
+                sink.write(shot)
+
+    def append(self, shots: Sequence[Shot]) -> None:
+        """Write what has to be written in order."""
+        for sink in self._sinks:
+            if sink.ordered:
+                for shot in shots:
+                    sink.write(shot)
+
+    def close(self, *, complete: bool) -> None:
+        """End all files that were begun, each whatever becomes of the others."""
+        with contextlib.ExitStack() as closing:
+            for sink in self._sinks:
+                closing.callback(sink.close, complete=complete)
+
+
+def saves(options: PredictOptions) -> bool:
+    """Say whether a run with these options writes anything."""
+    return bool(options.save or options.save_txt or options.save_crop or options.save_json)
+
+
+def check(options: PredictOptions) -> None:
+    """Refuse what cannot be written or shown, before any work.
+
+    Raises:
+        UsageError: Cut-outs are asked for without masks at the picture's resolution, or a window without a display.
+    """
+    if options.save_crop in {True, "mask"} and not options.retina_masks:
+        raise UsageError(
+            "save_crop=mask cuts along masks at the picture's resolution, which retina_masks=false does not make",
+            hint="use save_crop=box, or leave retina_masks out",
+        )
+    if options.save_conf and not options.save_txt:
+        raise UsageError("save_conf adds scores to text files, and none are asked for", hint="add save_txt=true")
+    if options.show:
+        require_display("show=true")
+
+
+def drawing_style(options: PredictOptions) -> dict[str, Any]:
+    """Return how results are drawn, as ``Results.plot`` takes it."""
+    return {
+        "line_width": options.line_width,
+        "labels": options.show_labels,
+        "conf": options.show_conf,
+        "boxes": options.show_boxes,
+    }
+
+
+class Window:
+    """Shows results on the screen; used from the thread that asks for results, as windows demand."""
+
+    def __init__(self, style: dict[str, Any]) -> None:
+        self._style = style
+        self._open = False
+
+    def show(self, results: Results) -> bool:
+        """Show one picture; False when the user wants to see no more (q, Esc).
+
+        Raises:
+            UsageError: OpenCV was installed without windows.
+        """
+        self._open = True
+        key = show_image(results.plot(**self._style), _TITLE, milliseconds=1 if results.frame is not None else _LOOK)
+        return key & 0xFF not in {ord("q"), 27}
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._open:
+            close_window(_TITLE)
+
+
+class _SourceNames:
+    """Gives every picture and every video of a run a name of its own."""
+
+    def __init__(self) -> None:
+        self._names = Names()
+        self._clips: dict[str, tuple[str, int]] = {}
+
+    def new(self, source: SourceImage) -> str:
+        wanted = split_name(source.path)[0]
+        if source.frame is None:
+            return self._names.new(wanted)
+        name, last = self._clips.get(source.path, ("", -1))
+        if not name or source.frame <= last:  # a video given twice begins again
+            name = self._names.new(wanted, frames=True)
+        self._clips[source.path] = (name, source.frame)
+        return name
+
+
+def _lies_in(path: str, folder: Path) -> bool:
+    """Say whether a source is a file in a folder."""
+    try:
+        return Path(path).parent.samefile(folder) and Path(path).is_file()
+    except (OSError, ValueError):  # an address, a name too long
+        return False
+
+
+def _chosen(options: PredictOptions, folder: Path) -> list[Sink]:
+    sinks: list[Sink] = []
+    if options.save:
+        sinks += [_Pictures(folder), _Videos(folder)]
+    if options.save_txt:
+        sinks.append(_Labels(folder / "labels", save_conf=options.save_conf))
+    if options.save_crop:
+        sinks.append(_Crops(folder / "crops", "box" if options.save_crop == "box" else "mask"))
+    if options.save_json:
+        sinks.append(_CocoJson(folder / "predictions.json"))
+    return sinks
+
+
+class _Pictures:
+    """Pictures with the results drawn in, in the format they came in."""
+
+    ordered = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, shot: Shot) -> None:
+        if shot.source.frame is None:
+            suffix = image_suffix(shot.source.path, otherwise=".jpg")
+            write_picture(self._folder / f"{shot.results.stem}{suffix}", shot.drawn)
+
+    def close(self, *, complete: bool) -> None:
+        """Each file is ended when it is written."""
+
+
+class _Labels:
+    """One text file of polygons for each picture."""
+
+    ordered = False
+
+    def __init__(self, folder: Path, *, save_conf: bool) -> None:
+        self._folder, self._save_conf = folder, save_conf
+
+    def write(self, shot: Shot) -> None:
+        shot.results.save_txt(self._folder / f"{shot.results.stem}.txt", save_conf=self._save_conf)
+
+    def close(self, *, complete: bool) -> None:
+        """Each file is ended when it is written."""
+
+
+class _Crops:
+    """One picture for each object."""
+
+    ordered = False
+
+    def __init__(self, folder: Path, mode: Literal["mask", "box"]) -> None:
+        self._folder = folder
+        self._mode: Literal["mask", "box"] = mode
+
+    def write(self, shot: Shot) -> None:
+        shot.results.save_crop(self._folder, mode=self._mode)
+
+    def close(self, *, complete: bool) -> None:
+        """Each file is ended when it is written."""
+
+
+class _CocoJson:
+    """All objects of the run as COCO results; on disk as they come, in place when the run has ended."""
+
+    ordered = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._ids = ImageIds()
+        self._separator = "[\n"
+
+    def write(self, shot: Shot) -> None:
+        image_id = self._ids.new(shot.results.stem)
+        for row in shot.results.to_coco(image_id):
+            self._file.write(self._separator + json.dumps({**row, "file_name": shot.source.path}))
+            self._separator = ",\n"
+
+    def close(self, *, complete: bool) -> None:
+        try:
+            if complete:
+                self._file.write("[]\n" if self._separator.startswith("[") else "\n]\n")
+                self._file.finish()
+        finally:
+            self._file.discard()
+
+
+class _Videos:
+    """Videos with the results drawn in, at the rate at which their frames were taken."""
+
+    ordered = True
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, _VideoFile] = {}
+
+    def write(self, shot: Shot) -> None:
+        clip = shot.source.clip
+        if clip is None:
+            return
+        if shot.video not in self._open:
+            if not clip.live:  # files come one after the other: those before this one have ended
+                self.close(complete=True)
+            self._open[shot.video] = _VideoFile(self._folder / f"{shot.video}.mp4", clip, shot.drawn)
+        self._open[shot.video].write(shot.drawn, shot.source.seconds)
+
+    def close(self, *, complete: bool) -> None:
+        """End the videos; one that was broken off is kept, for what is in it can be played."""
+        with contextlib.ExitStack() as closing:
+            while self._open:
+                closing.callback(self._end, self._open.popitem()[1], complete=complete)
+
+    def _end(self, video: _VideoFile, *, complete: bool) -> None:
+        try:
+            video.close()
+        except DataError as error:
+            if complete:
+                raise
+            logger.warning("%s", error.message)  # what broke the run off is the error to tell
+
+
+class _VideoFile:
+    """One video on its way; it appears when it is whole."""
+
+    def __init__(self, path: Path, clip: Clip, first: Image) -> None:
+        self._path = path
+        self._size = (first.shape[1], first.shape[0])
+        self._rate = clip.fps
+        self._written = 0
+        self._last: Image | None = None
+        with contextlib.ExitStack() as opening:
+            self._part = opening.enter_context(replacing(path))
+            self._writer = _open_writer(self._part, clip.fps, self._size)
+            self._stack = opening.pop_all()
+
+    def write(self, frame: Image, seconds: float | None) -> None:
+        """Write a frame at its time: where the rate varies, the one before is repeated until then.
+
+        A frame that comes sooner than this rate can show it is left out.
+        """
+        if (frame.shape[1], frame.shape[0]) != self._size:  # a stream may change its size on the way
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        due = self._written if seconds is None else round(seconds * self._rate)
+        if due < self._written - 1:
+            return
+        while self._last is not None and self._written < due:
+            self._put(self._last)
+        self._put(frame)
+        self._last = frame
+
+    def _put(self, frame: Image) -> None:
+        with quiet():  # what goes wrong is told once, by close
+            self._writer.write(frame)
+        self._written += 1
+
+    def close(self) -> None:
+        with self._stack:
+            with quiet():
+                self._writer.release()
+            there = _frames_of(self._part)
+            if there != self._written:  # OpenCV says nothing of a disk that is full
+                raise DataError(
+                    f"{self._path}: cannot be written: {there} of {self._written} frames have come onto the disk",
+                    hint="is it full?",
+                )
+
+
+def _frames_of(path: Path) -> int:
+    """Return how many frames a finished video says it has; 0 where it cannot be played."""
+    silence_ffmpeg()
+    with quiet(), utf8_name(path) as name:
+        video = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        try:
+            return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if video.isOpened() else 0
+        finally:
+            video.release()
+
+
+def _open_writer(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """Return a writer with the first codec that this OpenCV can write."""
+    silence_ffmpeg()
+    for codec in _CODECS:
+        with quiet(), utf8_name(path) as name:
+            writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
+        if writer.isOpened():
+            return writer
+        writer.release()
+        path.unlink(missing_ok=True)
+    raise DataError(f"{path.name}: no video of {size[0]} x {size[1]} can be written to {path.parent}")

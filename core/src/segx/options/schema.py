@@ -1,0 +1,321 @@
+"""What an option is: typed, range-checked, one source for Python, command line and documentation.
+
+Nothing here imports NumPy or torch, so that a wrong option is told in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+import os
+import reprlib
+import types
+import typing
+from collections.abc import Mapping  # noqa: TC003 - hints are read
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, Union
+
+from segx.errors import UsageError, did_you_mean, not_known
+
+ImageSize = int | tuple[int, int]
+"""A side, or (height, width), in pixels."""
+
+
+MOST_PIXELS = 65_536
+"""Longest side of a network input; what of it fits into memory is looked at when it is known."""
+MOST_IMAGES = 65_536
+"""Most images per run of a network."""
+MOST_WORKERS = 1024
+"""Most threads or processes."""
+_SHOWN = 100
+"""Letters of a wrong value that are shown."""
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the name typer, click and argparse use
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    true: float | None = None,
+) -> Any:
+    """Declare one option: its default, one line of help, its range, and the number ``True`` stands for, if any."""
+    return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le, "true": true})
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option as the command line and the documentation show it.
+
+    Attributes:
+        name: What is typed before ``=``.
+        type_name: Its type in words.
+        default: What is used when it is not given.
+        help: One line.
+        range: The range in words, or an empty string.
+        group: The heading it is listed under, or an empty string.
+        switch: True and False are among its values, so that its name alone means True.
+        choices: The words it takes, when it takes only certain ones.
+    """
+
+    name: str
+    type_name: str
+    default: Any
+    help: str
+    range: str
+    group: str = ""
+    switch: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all options; made from any mapping of names to values or strings with :meth:`parse`."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Heading to the names listed under it, for help and documentation; what is in no group is listed first."""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            try:
+                value = plain(value)
+                if (true := item.metadata.get("true")) is not None:
+                    value = _number_for(value, true)
+                value = _coerce(item.name, value, hints[item.name])
+                _check_range(item.name, value, item.metadata)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:  # numbers of 10,000 digits and such
+                wanted = _article(_type_name(hints[item.name]))
+                raise UsageError(f"{item.name}={_shown(value)} is not {wanted}") from error
+            object.__setattr__(self, item.name, value)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Return options from names and values; strings are read as the option's type.
+
+        Raises:
+            UsageError: A name is unknown, or a value is of the wrong type or out of range.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        if unknown := [name for name in values if name not in known]:
+            raise UsageError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some options changed, checked like the original."""
+        return type(self).parse({**self.as_dict(), **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return names and values, in the order they are declared."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+    @classmethod
+    def describe(cls) -> tuple[OptionInfo, ...]:
+        """Return what there is to say of each option."""
+        hints = _hints(cls)
+        headings = {name: heading for heading, names in cls.groups.items() for name in names}
+        return tuple(
+            OptionInfo(
+                name=item.name,
+                type_name=_type_name(hints[item.name]),
+                default=item.default,
+                help=item.metadata.get("help", ""),
+                range=_range_name(item.metadata),
+                group=headings.get(item.name, ""),
+                switch=bool in _alternatives(hints[item.name]),
+                choices=_choices(hints[item.name]),
+            )
+            for item in dataclasses.fields(cls)
+        )
+
+
+def image_size(value: ImageSize, stride: int = 32) -> tuple[int, int]:
+    """Return (height, width), each rounded up to a multiple of the stride."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def parse_literal(text: str) -> Any:
+    """Read a word from the command line: true, none, a number, a list, or else the text itself."""
+    match text.strip().lower():
+        case "true" | "yes" | "on":
+            return True
+        case "false" | "no" | "off":
+            return False
+        case "none" | "null":
+            return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def plain(value: Any) -> Any:
+    """Return a value in Python's own types: what NumPy and torch give, ranges and sets become numbers, lists, texts.
+
+    Neither library is imported for that.
+    """
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=lambda item: (str(type(item)), item))
+    if isinstance(value, range | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, str | bytes | int | float | os.PathLike):
+        return value.item() if hasattr(value, "item") else value  # numpy.str_ and numpy.float64 are of these types too
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if type(value).__module__.partition(".")[0] == "torch":  # torch.device, torch.dtype
+        return str(value)
+    return value
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _number_for(value: Any, true: float) -> Any:
+    """Return the number that stands for True or False; anything else as it is."""
+    literal = parse_literal(value) if isinstance(value, str) else value
+    return true * literal if isinstance(literal, bool) else value
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """Return the value as the option's type, or tell what was expected."""
+    candidate = value
+    if isinstance(value, str):
+        literal = parse_literal(value)
+        if not _takes_text(kind) or (isinstance(literal, bool) and bool in _alternatives(kind)):
+            candidate = literal
+    accepted, converted = _fit(candidate, kind)
+    if not accepted:
+        words = (*_choices(kind), *(("true", "false") if bool in _alternatives(kind) else ()))
+        if _choices(kind):
+            raise UsageError(
+                f"{name}={_shown(value)} is not one of {', '.join(words)}{did_you_mean(_shown(value), words)}"
+            )
+        raise UsageError(f"{name}={_shown(value)} is not {_article(_type_name(kind))}")
+    return converted
+
+
+def _is_truth(value: str, kind: Any) -> bool:
+    """Say whether a text means True or False: for an option that takes either that or a text."""
+    return bool in _alternatives(kind) and value.strip().lower() in {"true", "false"}
+
+
+def _takes_text(kind: Any) -> bool:
+    return any(part in {str, Path} for part in _alternatives(kind))
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) in {Union, types.UnionType}:
+        return tuple(inner for part in typing.get_args(kind) for inner in _alternatives(part))
+    return (kind,)
+
+
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - one line for each kind of type
+    """Return whether the value is of a kind, and the value in that kind's own form."""
+    parts = _alternatives(kind)
+    if len(parts) > 1:
+        if isinstance(value, str) and value.lower() in {"none", ""} and type(None) in parts:
+            return True, None
+        if isinstance(value, bool) and bool in parts:
+            return True, value
+        return next(((True, out) for ok, out in (_fit(value, part) for part in parts) if ok), (False, value))
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is type(None):
+        return value is None, None
+    if isinstance(value, list) and len(value) == 1 and origin is not tuple:
+        return _fit(value[0], kind)
+    if kind is bool:
+        return (True, bool(value)) if value in (0, 1) else (False, value)
+    if kind is int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return (True, int(value)) if whole and not isinstance(value, bool) else (False, value)
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return (True, float(value)) if number else (False, value)
+    if kind is str:
+        return _fit_text(value)
+    if kind is Path:
+        return (True, Path(value)) if isinstance(value, str | os.PathLike) else (False, value)
+    if origin is Literal:
+        return value in arguments, value
+    if origin is tuple:
+        return _fit_tuple(value, arguments)
+    return isinstance(value, kind), value
+
+
+def _fit_text(value: Any) -> tuple[bool, Any]:
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return True, ",".join(map(str, value))  # device=[0, 1], as it is typed
+    texts = isinstance(value, str | int | os.PathLike) and not isinstance(value, bool)
+    return (True, str(value)) if texts else (False, value)
+
+
+def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    repeated = len(arguments) == 2 and arguments[1] is Ellipsis
+    items = [value] if repeated and not isinstance(value, list | tuple) else value
+    if not isinstance(items, list | tuple) or (not repeated and len(items) != len(arguments)):
+        return False, value
+    kinds = [arguments[0]] * len(items) if repeated else arguments
+    fitted = [_fit(item, kind) for item, kind in zip(items, kinds, strict=True)]
+    return all(ok for ok, _ in fitted), tuple(out for _, out in fitted)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it was given, cut where it is long; shared parts of a list are not written out without end."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    text = reprlib.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
+        below = (ge is not None and number < ge) or (gt is not None and number <= gt)
+        if below or (le is not None and number > le):
+            shown = f"{value:g}" if isinstance(value, float) else _shown(value)
+            place = f"not above {gt:g}" if gt is not None and le is None else f"outside {_range_name(metadata)}"
+            raise UsageError(f"{name}={shown} is {place}")
+
+
+def _range_name(metadata: Mapping[str, Any]) -> str:
+    ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
+    if ge is not None and le is not None:
+        return f"{ge:g}..{le:g}"
+    if gt is not None:
+        return f"above {gt:g}" + (f", up to {le:g}" if le is not None else "")
+    return f"{ge:g} and up" if ge is not None else ("" if le is None else f"up to {le:g}")
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    literals = (part for part in _alternatives(kind) if typing.get_origin(part) is Literal)
+    return tuple(str(argument) for part in literals for argument in typing.get_args(part))
+
+
+def _type_name(kind: Any) -> str:
+    words: list[str] = []
+    for part in _alternatives(kind):
+        origin, arguments = typing.get_origin(part), typing.get_args(part)
+        if part is type(None):
+            continue
+        if origin is Literal:
+            words.extend(repr(argument) for argument in arguments)
+        elif origin is tuple and arguments[-1] is Ellipsis:
+            words.append(f"list of {arguments[0].__name__}")
+        elif origin is tuple:
+            words.append(",".join(argument.__name__ for argument in arguments))
+        else:
+            words.append({"str": "text", "Path": "path"}.get(part.__name__, part.__name__))
+    return " or ".join(words)
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[:1] in 'aeiou' else 'a'} {words}"

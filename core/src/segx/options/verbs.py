@@ -1,0 +1,336 @@
+"""The options of the verbs.
+
+Nothing here imports NumPy or torch, so that a wrong option is told in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from segx.options.schema import MOST_IMAGES, MOST_PIXELS, MOST_WORKERS, ImageSize, Options, option
+
+Crowds = Literal["ignore", "objects"]
+_CROWDS = "what iscrowd: 1 makes of an annotation: a crowd, neither learned nor measured, or an object like others"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions(Options):
+    """What a task needs to know to turn raw outputs into results."""
+
+    conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
+    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
+    max_det: int = option(300, "most objects per image", ge=1, le=100_000)
+    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
+    multi_label: bool = option(False, "one row for each class above conf, as validation does, not only the best")
+    retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
+    masks: bool = option(True, "form masks; False: boxes only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolderOptions(Options):
+    """Where a verb writes."""
+
+    project: Path | None = option(None, "folder that holds run folders; default: runs/<task>")
+    name: str | None = option(None, "name of the run folder; default: the verb")
+    exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions(Options):
+    """How a backend opens a model."""
+
+    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
+    half: bool = option(False, "run in half precision, where the device can")
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1, le=MOST_WORKERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions(SessionOptions, RunFolderOptions):
+    """What the verbs that run a model on pictures share."""
+
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
+    )
+    conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
+    iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
+    agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
+    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
+    backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
+    save_txt: bool = option(False, "write one text file of polygons per image")
+    save_conf: bool = option(False, "add scores to the text files")
+
+    def session(self) -> SessionOptions:
+        """Return the part a backend needs."""
+        return SessionOptions(device=self.device, half=self.half, threads=self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(InferenceOptions):
+    """Options of predict."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is found": ("conf", "iou", "max_det", "classes", "agnostic_nms", "retina_masks"),
+        "what goes in": ("imgsz", "rect", "batch", "vid_stride", "stream_buffer", "stream"),
+        "where it runs": ("device", "half", "backend", "threads"),
+        "what is written": ("save", "save_txt", "save_conf", "save_crop", "save_json", "project", "name", "exist_ok"),
+        "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
+    }
+
+    max_det: int = option(300, "most objects per image", ge=1, le=100_000)
+    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
+    batch: int = option(
+        1, "most images per run of the network; a CPU takes fewer when they are large", ge=1, le=MOST_IMAGES
+    )
+    stream: bool = option(False, "return results one by one instead of a list (Python)")
+    vid_stride: int = option(1, "take every n-th frame of a video", ge=1, le=1_000_000)
+    stream_buffer: bool = option(False, "keep every frame of a live stream; False: only the newest")
+    save: bool = option(False, "write pictures and videos with the results drawn in")
+    save_crop: Literal["mask", "box"] | bool = option(
+        False, "write one picture per object: mask (cut out, transparent) or box"
+    )
+    save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
+    show: bool = option(False, "show results in a window")
+    line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1, le=1000)
+    show_labels: bool = option(True, "draw class names")
+    show_conf: bool = option(True, "draw scores")
+    show_boxes: bool = option(True, "draw boxes")
+    verbose: bool = option(True, "a line for each image")
+
+    def decode(self) -> DecodeOptions:
+        """Return the part the task needs."""
+        shared = {item.name for item in dataclasses.fields(DecodeOptions)}
+        return DecodeOptions.parse({k: v for k, v in self.as_dict().items() if k in shared})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions(InferenceOptions):
+    """Options of val."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": ("data", "split", "images", "imgsz", "rect", "batch", "workers"),
+        "what counts": (
+            "conf",
+            "iou",
+            "max_det",
+            "classes",
+            "agnostic_nms",
+            "single_cls",
+            "crowds",
+            "fitness",
+            "compat",
+        ),
+        "where it runs": ("device", "half", "backend", "threads"),
+        "what is written": ("plots", "save_json", "save_txt", "save_conf", "project", "name", "exist_ok", "verbose"),
+    }
+
+    data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
+    split: str = option("val", "which part of the data set: train, val or test")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    batch: int | None = option(
+        None,
+        "most pictures per run of the network; a CPU takes fewer when they are large; default: 16",
+        ge=1,
+        le=MOST_IMAGES,
+    )
+    conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
+    max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1, le=100_000)
+    classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
+    single_cls: bool = option(False, "treat all classes as one")
+    crowds: Crowds = option("ignore", _CROWDS)
+    workers: int | None = option(
+        None, "threads that read pictures and decode; default: half of the cores", ge=1, le=MOST_WORKERS
+    )
+    fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
+    compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
+    plots: bool = option(True, "draw curves, confusion matrices and pictures, and write the HTML report")
+    save_json: bool = option(False, "write predictions.json in COCO's format, masks as RLE")
+    verbose: bool = option(True, "a row for each class")
+
+    def decode(self) -> DecodeOptions:
+        """Return the part the task needs: every class of a box above conf counts, masks at full resolution."""
+        return DecodeOptions(
+            conf=self.conf,
+            iou=self.iou,
+            max_det=self.max_det,
+            agnostic_nms=self.agnostic_nms or self.single_cls,
+            multi_label=not self.single_cls,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunFolderOptions):
+    """Options of train."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "crowds", "rect", "cache", "workers"),
+        "how long": ("epochs", "time", "patience", "resume", "pretrained", "freeze", "seed", "deterministic"),
+        "where it runs": ("device", "devices", "accelerator", "num_nodes", "amp"),
+        "what is written": ("save", "save_period", "project", "name", "exist_ok", "val", "plots", "export", "verbose"),
+        "learning": (
+            *("optimizer", "lr0", "lrf", "cos_lr", "momentum", "weight_decay", "nbs"),
+            *("warmup_epochs", "warmup_momentum", "warmup_bias_lr"),
+            *("box", "cls", "dfl", "overlap_mask", "mask_ratio"),
+        ),
+        "augmentation": (
+            *("mosaic", "close_mosaic", "mixup", "copy_paste", "multi_scale", "hsv_h", "hsv_s", "hsv_v"),
+            *("degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"),
+        ),
+    }
+
+    data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
+    epochs: int = option(100, "passes over the training pictures", ge=1, le=1_000_000)
+    time: float | None = option(
+        None, "train for this many hours instead of epochs; the schedule is fitted to them", gt=0, le=100_000
+    )
+    patience: int = option(
+        100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0, le=1_000_000
+    )
+    batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1, le=MOST_IMAGES)
+    imgsz: int = option(640, "side of the training pictures", ge=32, le=8192)
+    save: bool = option(True, "write last.pt and best.pt")
+    save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1, le=1_000_000)
+    cache: Literal["ram", "disk"] | bool = option(
+        False, "keep all read pictures at training size: ram (or true), or disk, in the cache folder"
+    )
+    device: str | None = option(None, "where to train: cpu, 0, 0,1, mps; default: the best there is")
+    devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1, le=MOST_WORKERS)
+    accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
+    num_nodes: int = option(1, "machines, under torchrun", ge=1, le=MOST_WORKERS)
+    workers: int = option(8, "threads that prepare pictures, per device", ge=0, le=MOST_WORKERS)
+    pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
+    optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
+        "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"
+    )
+    seed: int = option(0, "governs every random choice", ge=0, le=2_000_000_000)
+    deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
+    single_cls: bool = option(False, "treat all classes as one")
+    crowds: Crowds = option("ignore", _CROWDS)
+    classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
+    rect: bool = option(False, "batches of like-shaped pictures, padded as little as possible, without mosaic")
+    cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
+    close_mosaic: int = option(
+        10, "no mosaic, mix-up or copy-paste in the last n epochs, at most half of them", ge=0, le=1_000_000
+    )
+    resume: Path | bool = option(False, "go on with a run: True, or its last.pt")
+    amp: bool = option(True, "mixed precision, on GPUs")
+    fraction: float = option(1.0, "part of the training pictures to use, spread over all", gt=0, le=1)
+    freeze: int | tuple[int, ...] | None = option(
+        None, "layers to leave as they are: their numbers, or how many", le=100_000
+    )
+    multi_scale: float = option(
+        0.0, "each batch up to this fraction smaller or larger; true: by half", ge=0, le=0.9, true=0.5
+    )
+    overlap_mask: bool = option(
+        True, "masks as one map per picture, hidden parts missing; False: every object's full mask"
+    )
+    mask_ratio: int = option(4, "training masks are this much smaller than pictures: a divisor of 32", ge=1, le=32)
+    val: bool = option(True, "validate after each epoch; False: only after the last")
+    plots: bool = option(True, "draw curves, batches and label statistics")
+    export: str | None = option(None, "format to export to at the end; checked before the first epoch")
+    verbose: bool = option(True, "a line for each epoch")
+    lr0: float = option(0.01, "learning rate at the start (auto chooses its own)", gt=0, le=1e12)
+    lrf: float = option(0.01, "learning rate at the end, as a fraction of lr0", ge=0, le=1)
+    momentum: float = option(0.937, "momentum, or beta1 of Adam", ge=0, le=1)
+    weight_decay: float = option(0.0005, "weight decay at a batch of nbs", ge=0, le=1_000_000)
+    warmup_epochs: float = option(3.0, "length of the warm-up", ge=0, le=1_000_000)
+    warmup_momentum: float = option(0.8, "momentum at the start of the warm-up", ge=0, le=1)
+    warmup_bias_lr: float = option(0.1, "learning rate of biases at the start of the warm-up", ge=0, le=1_000_000)
+    box: float = option(7.5, "weight of the box and mask losses", ge=0, le=1_000_000)
+    cls: float = option(0.5, "weight of the class loss", ge=0, le=1_000_000)
+    dfl: float = option(1.5, "weight of the distribution focal loss", ge=0, le=1_000_000)
+    nbs: int = option(64, "batch size that weight decay and accumulation are stated for", ge=1, le=MOST_IMAGES)
+    hsv_h: float = option(0.015, "change of hue", ge=0, le=1)
+    hsv_s: float = option(0.7, "change of saturation", ge=0, le=1)
+    hsv_v: float = option(0.4, "change of value", ge=0, le=1)
+    degrees: float = option(0.0, "rotation in degrees", ge=0, le=180)
+    translate: float = option(0.1, "shift, as a fraction of the picture", ge=0, le=1)
+    scale: float = option(0.5, "change of size", ge=0, le=0.95)
+    shear: float = option(0.0, "shear in degrees", ge=0, le=89)
+    perspective: float = option(0.0, "perspective coefficient", ge=0, le=0.001)
+    flipud: float = option(0.0, "probability of turning upside down", ge=0, le=1)
+    fliplr: float = option(0.5, "probability of mirroring", ge=0, le=1)
+    mosaic: float = option(1.0, "probability of four pictures in one", ge=0, le=1)
+    mixup: float = option(0.0, "probability of blending two pictures", ge=0, le=1)
+    copy_paste: float = option(0.0, "fraction of objects copied to their mirrored place", ge=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckOptions(Options):
+    """Options of data check."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
+    strict: bool = option(False, "end with exit code 3 when anything is wrong")
+    tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0, le=1_000_000)
+    decode: bool = option(True, "read every picture whole; False: headers only")
+    most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1, le=1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConvertOptions(Options):
+    """Options of data convert."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    to: Literal["yolo", "coco"] = option("coco", "format to write")
+    output: Path = option(Path(), "folder to write; must not hold anything yet")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
+    pictures: Literal["link", "copy"] = option("link", "link to the pictures, or copy them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSplitOptions(Options):
+    """Options of data split."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    split: str = option("train", "the split to divide")
+    fractions: tuple[float, ...] = option((0.8, 0.2), "shares of train, val and, with a third, test", gt=0, le=1)
+    output: Path = option(Path(), "folder to write lists and a YAML into; must not hold anything yet")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
+    seed: int = option(0, "another seed, another division", ge=0, le=2_000_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShowOptions(Options):
+    """Options of data show."""
+
+    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
+    split: str = option("train", "the split to draw")
+    output: Path = option(Path("ground-truth.png"), "picture to write")
+    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    crowds: Crowds = option("ignore", _CROWDS)
+    count: int = option(16, "pictures on the sheet", ge=1, le=1000)
+    columns: int = option(4, "pictures in a row", ge=1, le=100)
+    side: int = option(480, "width and height of a picture on the sheet, in pixels", ge=32, le=4096)
+    classes: tuple[int, ...] | None = option(None, "only pictures with objects of these class numbers")
+    seed: int = option(0, "another seed, other pictures", ge=0, le=2_000_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Options every export format has; a format adds its own by inheriting."""
+
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
+    )
+    batch: int = option(1, "images per run of the network", ge=1, le=MOST_IMAGES)
+    device: str | None = option(None, "where the source model runs while exporting; default: cpu")
+    output: Path | None = option(
+        None, "file or folder to write; default: beside the model, with any precision but the usual in the name"
+    )
+    verify: bool = option(True, "open the result, compare it with its source, and fail when they differ")
+
+    @property
+    def precision(self) -> str:
+        """The precision asked for: the name of the first precision option that is set, else fp32."""
+        if getattr(self, "int8", False):
+            return "int8"
+        return "fp16" if getattr(self, "half", False) else "fp32"

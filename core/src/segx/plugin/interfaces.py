@@ -1,0 +1,369 @@
+"""What a plugin implements: the protocols behind the specs.
+
+Borders are arrays. ``Images`` are float32 (N, 3, H, W) in 0..1, RGB; raw outputs are arrays in the order of
+``ArtifactInfo.outputs``. NumPy is the common tongue; a session on a GPU may return arrays that stay there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segx.artifact import Artifact, ArtifactInfo, Parity
+    from segx.options.verbs import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
+    from segx.plugin.jobs import ExportModule, Measurement, ModelConfig, ModelSummary
+    from segx.structures.batch import Batch, SourceImage, TrainBatch
+    from segx.structures.results import Results
+    from segx.structures.sample import DatasetSource, Sample
+    from segx.structures.types import Array, Image, Images
+
+
+class Session(Protocol):
+    """An open model.
+
+    Attributes:
+        info: What is known of the model.
+        device: Where it runs: ``"cpu"``, ``"cuda:0"``.
+    """
+
+    info: ArtifactInfo
+    device: str
+
+    def run(self, images: Images) -> tuple[Array, ...]:
+        """Return the raw outputs for float32 (N, 3, H, W) images in 0..1, RGB.
+
+        Raises:
+            ModelError: The shape is not one the model takes.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime that opens models."""
+
+    def read_info(self, artifact: Artifact) -> ArtifactInfo:
+        """Return what is known of a model, without preparing it to run.
+
+        Raises:
+            ModelError: The file is missing, damaged or of another kind.
+        """
+        ...
+
+    def open(self, artifact: Artifact, options: SessionOptions) -> Session:
+        """Return a session that runs the model.
+
+        Raises:
+            ModelError: The file is missing, damaged or of another kind.
+            UsageError: The device is not there.
+        """
+        ...
+
+
+class Architecture(Protocol):
+    """A family of models."""
+
+    name: str
+
+    def detects(self, definition: Mapping[str, Any]) -> bool:
+        """Say whether a YAML's content is a model of this family; must not raise."""
+        ...
+
+    def read_config(self, source: str | Path, *, nc: int | None = None) -> ModelConfig:
+        """Return the configuration of a shipped variant name or of a user's own YAML.
+
+        Raises:
+            ModelError: The file is missing, or names a block that is not known; the error lists those that are.
+        """
+        ...
+
+    def config_from_definition(
+        self, definition: Mapping[str, Any], *, variant: str, nc: int | None = None
+    ) -> ModelConfig:
+        """Return the configuration that a checkpoint carries."""
+        ...
+
+    def build(self, config: ModelConfig) -> Any:
+        """Return a new ``torch.nn.Module`` with random weights."""
+        ...
+
+    def info(self, config: ModelConfig, names: Mapping[int, str] | None = None) -> ArtifactInfo:
+        """Return task, head id, outputs, stride and names of a model of this configuration."""
+        ...
+
+    def adapt_weights(self, module: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return tensors by name in the form this module has, for files that hold another form of the same weights.
+
+        Called before names and shapes are matched. What needs no change, and what is not known, is handed on as it is.
+        """
+        ...
+
+    def criterion(self, module: Any, options: TrainOptions) -> Criterion:
+        """Return the loss that trains this module; its weights and gains are those of the options."""
+        ...
+
+    def fuse(self, module: Any) -> Any:
+        """Return a copy for inference with BatchNorm folded into the convolutions."""
+        ...
+
+    def export_module(self, module: Any, info: ArtifactInfo) -> ExportModule:
+        """Return the module wrapped for export; its layers stay untouched and know no format."""
+        ...
+
+    def summarise(self, module: Any, imgsz: tuple[int, int]) -> ModelSummary:
+        """Return layers, parameters and true FLOPs."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes one format."""
+
+    def check(self, info: ArtifactInfo, options: ExportOptions) -> None:
+        """Refuse wrong combinations of options before any work is done.
+
+        Raises:
+            UsageError: With the combination and what to type instead.
+        """
+        ...
+
+    def export(
+        self, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
+    ) -> ArtifactInfo:
+        """Write ``destination`` and return the info that describes it.
+
+        Args:
+            source: The module, or for a format made from another one that artefact.
+            info: What is to travel with the file.
+            options: This format's own options.
+            destination: A temporary name beside the final one; core renames it when all is proven.
+        """
+        ...
+
+    def write_info(self, path: Path, info: ArtifactInfo) -> None:
+        """Embed the info in the finished file; only called for ``metadata="embedded"``."""
+        ...
+
+
+class Task(Protocol):
+    """What raw outputs mean."""
+
+    name: str
+    heads: tuple[str, ...]
+
+    def input_shape(
+        self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
+    ) -> tuple[int, int]:
+        """Return the (height, width) of the network input for a picture of this (height, width)."""
+        ...
+
+    def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int]) -> Batch:
+        """Return pictures, resized and padded to one (height, width), as network input."""
+        ...
+
+    def decode(
+        self, outputs: Sequence[Array], batch: Batch, info: ArtifactInfo, options: DecodeOptions
+    ) -> list[Results]:
+        """Return what was found in each picture."""
+        ...
+
+    def draw(self, results: Results, **style: Any) -> Image:
+        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in."""
+        ...
+
+    def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+        """Compare what two models found in the same pictures; ``raw`` is filled by core."""
+        ...
+
+    def evaluator(self, measurement: Measurement) -> Evaluator:
+        """Return what measures a model on a data set."""
+        ...
+
+    def train_loader(
+        self, dataset: Dataset, options: TrainOptions, *, stride: int, indices: Sequence[int] | None = None
+    ) -> LoaderMaker:
+        """Return what makes the loader of augmented batches once the number of processes is known."""
+        ...
+
+    def train_pictures(self, names: Mapping[int, str], options: TrainOptions) -> TrainPictures:
+        """Return what draws the batches, the labels and the curves of a training run."""
+        ...
+
+
+class DatasetReader(Protocol):
+    """Reads ground truth of one format."""
+
+    def read(self, source: DatasetSource) -> Dataset:
+        """Return one split of a data set.
+
+        Raises:
+            DataError: The data are missing or of another shape; every path tried is listed.
+        """
+        ...
+
+
+class Dataset(Protocol):
+    """One split of a data set."""
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Class number to class name."""
+        ...
+
+    @property
+    def category_ids(self) -> Mapping[int, int]:
+        """Class number to the id the data set itself uses."""
+        ...
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """Rows that were dropped: file, line and reason."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the ground truth, for the manifest of a run."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+    def paths(self) -> Sequence[Path]:
+        """Return the picture files, in order, without reading anything."""
+        ...
+
+    def shapes(self) -> NDArray[np.int32]:
+        """Return int32 (samples, 2): height and width of each picture, orientation applied."""
+        ...
+
+
+class TrainLoader(Protocol):
+    """Gives the batches of any epoch, from any batch on."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch on this process."""
+        ...
+
+    def epoch(self, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
+        """Yield the batches of an epoch, beginning with batch ``start``; those before it cost nothing.
+
+        Args:
+            number: The epoch, from 0; another number gives another order and other random choices.
+            start: The first batch to make.
+            closed: Without mosaic, mix-up and copy-paste, as in the last epochs.
+        """
+        ...
+
+
+class LoaderMaker(Protocol):
+    """Makes the loader once the number of processes is known."""
+
+    def __call__(self, *, rank: int, world: int, batch: int) -> TrainLoader:
+        """Return the loader of one process; ``batch`` is its own share of pictures."""
+        ...
+
+
+class TrainPictures(Protocol):
+    """Draws what a training run sees and how it goes.
+
+    Each method writes one file, whole or not at all, and returns it. They are called one after the other, in a thread
+    beside the training.
+    """
+
+    def batch(self, batch: TrainBatch, path: Path) -> Path:
+        """Draw pictures as they are trained on, with their objects."""
+        ...
+
+    def labels(self, samples: Iterable[Sample], path: Path) -> Path:
+        """Draw how the classes, sizes and places of the objects are spread."""
+        ...
+
+    def curves(self, rows: Sequence[Mapping[str, float]], path: Path) -> Path:
+        """Draw losses and figures over the epochs."""
+        ...
+
+
+class Criterion(Protocol):
+    """The loss of an architecture."""
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the mean loss of a picture, to be multiplied by the batch, and its parts by name.
+
+        Args:
+            outputs: What the module returns in training mode.
+            batch: The arrays of :class:`TrainBatch` as tensors; ``images`` float32 in 0..1.
+        """
+        ...
+
+
+class Metrics(Protocol):
+    """What a validation found out."""
+
+    @property
+    def results_dict(self) -> Mapping[str, float]:
+        """Every figure under one flat name, ``"fitness"`` among them."""
+        ...
+
+    @property
+    def fitness(self) -> float:
+        """The one number that models are ranked by."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """What the figures mean, in one line."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What was written."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Pictures that could not be measured, and why."""
+        ...
+
+    def rows(self, *, verbose: bool = True) -> str:
+        """Return the table for people; a row for each class when ``verbose``."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Measures what was found against the truth, picture by picture."""
+
+    def update(self, sample: Sample, results: Results) -> None:
+        """Take what was found in one picture; called in order, one picture at a time.
+
+        The results carry no picture, ``orig_img`` is black: ``segx.io.images.picture_of(sample)`` reads it, for whoever
+        draws.
+        """
+        ...
+
+    def finish(self, *, speed: Mapping[str, float], problems: Sequence[str]) -> Metrics:
+        """Return the figures, and write what was asked for.
+
+        Args:
+            speed: Milliseconds a picture for each stage.
+            problems: Pictures that could not be measured, and why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files; what was not finished is not left behind."""
+        ...

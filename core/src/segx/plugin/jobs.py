@@ -1,0 +1,109 @@
+"""What core and plugins hand each other about a model: how it is built, loaded, exported, measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from segx.artifact import ArtifactInfo
+    from segx.options.verbs import ValOptions
+    from segx.structures.types import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What happened when weights were moved into a model.
+
+    Attributes:
+        loaded: Names that fit in name and shape.
+        skipped: Name to the reason it was not moved.
+        missing: Names of the model for which the source has nothing.
+    """
+
+    loaded: tuple[str, ...]
+    skipped: Mapping[str, str]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportModule:
+    """A model as exporters get it: plain tensors in, plain tensors out, nothing else to know.
+
+    Attributes:
+        module: A ``torch.nn.Module`` in eval mode; ``module(images)`` returns a tuple of tensors.
+        example: float32 (batch, 3, height, width), a sample input.
+        info: What will travel with the file; ``outputs`` names the tuple, ``dynamic`` says which axes to leave open.
+        output_axes: For each output, axis number to the name of the length it has when dynamic.
+    """
+
+    module: Any
+    example: Images
+    info: ArtifactInfo
+    output_axes: tuple[Mapping[int, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model as its YAML describes it, checked.
+
+    Attributes:
+        architecture: Name of the architecture it is built by.
+        variant: Name with the scale in it: ``"yolov8n-seg"``.
+        scale: The scale letter.
+        nc: Number of classes.
+        definition: ``nc``, ``scales``, ``backbone``, ``head`` as read.
+    """
+
+    architecture: str
+    variant: str
+    scale: str
+    nc: int
+    definition: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """What there is to say of a model.
+
+    Attributes:
+        layers: Number of modules.
+        parameters: Number of parameters as built.
+        fused_parameters: Number of parameters with BatchNorm folded into the convolutions.
+        gflops: 1e9 floating-point operations per image at ``imgsz``, a multiply-add counted as two.
+        imgsz: The input (height, width) the FLOPs are counted at.
+        notes: Lines worth saying beside the numbers.
+    """
+
+    layers: int
+    parameters: int
+    fused_parameters: int
+    gflops: float
+    imgsz: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is measured, and where what is written goes.
+
+    Attributes:
+        names: Class number to class name of the data set.
+        category_ids: Class number to the id the data set itself uses.
+        options: What was asked for.
+        pictures: How many pictures there will be.
+        folder: The run's folder; None: nothing is written.
+        settings: What the figures are made with, told beside them.
+        file_names: Id of each image to its ``file_name`` in COCO's JSON, where that is written.
+    """
+
+    names: Mapping[int, str]
+    category_ids: Mapping[int, int]
+    options: ValOptions
+    pictures: int
+    folder: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    file_names: Mapping[int | str, str] = field(default_factory=dict)

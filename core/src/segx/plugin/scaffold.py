@@ -1,0 +1,159 @@
+"""Writes a whole new plugin from a template: it declares, works and keeps its contract before a line is changed."""
+
+from __future__ import annotations
+
+import re
+import string
+import tempfile
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from segx import __version__
+from segx.errors import UsageError, did_you_mean
+from segx.plugin.known import PLANNED, PROVIDERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of plugin that there is a template for.
+
+    Attributes:
+        summary: What the new plugin is, for its own description.
+        dependencies: What it needs beside the core.
+        files: File to what an author changes in it, for the README.
+    """
+
+    summary: str
+    dependencies: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+
+
+KINDS: dict[str, Kind] = {
+    "export": Kind(
+        summary="Export to the format $name",
+        dependencies=("numpy>=1.26", "torch>=2.6"),
+        files=(
+            ("options.py", "the options that the format takes, typed and range-checked"),
+            ("exporter.py", "the writing: here a program of torch.export, replace it with your format"),
+            ("backend.py", "the running, by which every export is proven"),
+        ),
+    ),
+    "backend": Kind(
+        summary="The runtime $name",
+        dependencies=("numpy>=1.26", "onnx>=1.17"),
+        files=(("backend.py", "opening and running: here ONNX in plain Python, replace it with your runtime"),),
+    ),
+    "task": Kind(
+        summary="The task $name",
+        dependencies=("numpy>=1.26", "opencv-python>=4.10"),
+        files=(
+            ("task.py", "what raw outputs mean: here boxes, classes and masks of yolov8-seg/1"),
+            ("geometry.py", "how pictures become network input, and boxes come back"),
+            ("matching.py", "suppression of doubles, and the comparison of two models"),
+        ),
+    ),
+    "model": Kind(
+        summary="The family of models $name",
+        dependencies=("numpy>=1.26", "pyyaml>=6.0.1", "torch>=2.6"),
+        files=(
+            ("models/", "the configurations it ships"),
+            ("config.py", "the schema of its YAML"),
+            ("network.py", "the layers"),
+            ("loss.py", "what training minimises"),
+            ("architecture.py", "the family as segx sees it"),
+        ),
+    ),
+    "data": Kind(
+        summary="The dataset format $name",
+        dependencies=("numpy>=1.26",),
+        files=(("reader.py", "the reading: here lines of JSON, replace it with your format"),),
+    ),
+    "command": Kind(
+        summary="The command segx $dashed",
+        dependencies=("typer>=0.15",),
+        files=(("command.py", "what it does"),),
+    ),
+    "logger": Kind(
+        summary="A listener to runs that writes $name.jsonl",
+        dependencies=(),
+        files=(("listener.py", "what is done with what is heard"),),
+    ),
+}
+
+_NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<rest>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
+_SUFFIX = ".tmpl"
+
+
+def create(name: str, folder: Path) -> Path:
+    """Write a new plugin and return its folder.
+
+    Args:
+        name: Kind and name, ``"export-foo"``; ``"segx-export-foo"`` means the same. The kinds are those of
+            :data:`KINDS`.
+        folder: Where the plugin's folder is made.
+
+    Raises:
+        UsageError: The name is none, it is taken by an official distribution, or the folder is there already.
+    """
+    kind, rest = _parse(name)
+    distribution = f"segx-{kind}-{rest}"
+    target = folder / distribution
+    if target.exists():
+        raise UsageError(f"folder {str(target)!r} is there already", hint="choose another name or another --folder")
+    values = _values(kind, rest, distribution)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as work:
+        made = Path(work) / distribution
+        for template in ("common", kind):
+            with as_file(files("segx") / "templates" / template) as source:
+                _fill(source, made, values)
+        try:
+            made.rename(target)
+        except OSError as error:
+            raise UsageError(f"folder {str(target)!r} cannot be made: {error.strerror or error}") from error
+    return target
+
+
+def _parse(name: str) -> tuple[str, str]:
+    plain = name.removeprefix("segx-")
+    match = _NAME.fullmatch(plain)
+    kinds = ", ".join(f"{kind}-foo" for kind in KINDS)
+    if match is None:
+        raise UsageError(f"name {name!r} is not a kind and a name in small letters", hint=f"write one of: {kinds}")
+    kind, rest = match["kind"], match["rest"]
+    if kind not in KINDS:
+        raise UsageError(f"kind {kind!r} is not known{did_you_mean(kind, KINDS)}", hint=f"write one of: {kinds}")
+    distribution = f"segx-{plain}"
+    if distribution in set(PROVIDERS.values()) - PLANNED:
+        raise UsageError(f"{distribution} is an official plugin of segx", hint=f"pip install {distribution}")
+    return kind, rest
+
+
+def _values(kind: str, rest: str, distribution: str) -> dict[str, str]:
+    """Return what the templates' placeholders stand for."""
+    template = KINDS[kind]
+    names = {"name": rest.replace("-", "_"), "dashed": rest}
+    dependencies = (f"segx-core>={__version__}", *template.dependencies)
+    package = distribution.replace("-", "_")
+    return {
+        **names,
+        "distribution": distribution,
+        "package": package,
+        "entry": f"{kind}-{rest}",
+        "Class": "".join(part.capitalize() for part in rest.split("-")),
+        "summary": string.Template(template.summary).substitute(names),
+        "version": __version__,
+        "dependencies": "\n".join(f'    "{item}",' for item in dependencies),
+        "table": "\n".join(f"| `src/{package}/{file}` | {change} |" for file, change in template.files),
+    }
+
+
+def _fill(source: Path, target: Path, values: dict[str, str]) -> None:
+    """Write all files of a template, with names and placeholders filled in."""
+    for template in sorted(source.rglob(f"*{_SUFFIX}")):
+        relative = template.relative_to(source).as_posix().removesuffix(_SUFFIX)
+        path = target / relative.replace("PACKAGE", values["package"]).replace("DASHED", values["dashed"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = string.Template(template.read_text(encoding="utf-8")).substitute(values)
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,174 @@
+"""What a plugin declares: frozen records that name a thing and say how to load it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from segx.artifact import WeightsFile
+    from segx.options.verbs import ExportOptions
+    from segx.plugin.interfaces import Architecture, Backend, DatasetReader, Exporter, Task
+
+API: tuple[int, int] = (1, 0)
+"""The plugin API of this core; a ``plugin.py`` states the one it was written for as ``SEGX_API``."""
+
+
+def nothing() -> None:
+    """Do nothing: what has to be prepared for most libraries."""
+
+
+def no_problem() -> str:
+    """Return no problem: most declarations can be used wherever what they require is installed."""
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every declaration has in common.
+
+    Attributes:
+        name: What users type: ``"onnx"``, ``"segment"``.
+        summary: One line for ``segx plugins`` and the documentation.
+        load: Imports the implementation and returns it; the only place where heavy imports happen.
+        requires: PEP 508 requirements that must be installed for ``load`` to work, checked without importing them;
+            ``"onnxruntime>=1.20 | onnxruntime-gpu>=1.20"`` is met by either.
+        platforms: ``sys.platform`` values where it can be used; empty means everywhere.
+        problem: Says why it cannot be used here although it is installed: no GPU, no Node; an empty string if it can.
+            A quick look at files, ``PATH`` and the platform, which imports nothing.
+        prepare: Called once, before anything that any plugin requires is imported. It keeps a library from reporting
+            or writing by itself: sets a variable (``os.environ.setdefault``: who wants the reports may have them) or
+            blocks a module. It imports nothing.
+        provider: The distribution that declares it; filled in by the loader.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[], Any]
+    requires: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    problem: Callable[[], str] = no_problem
+    prepare: Callable[[], None] = nothing
+    provider: str = ""
+
+    def with_provider(self, distribution: str) -> Self:
+        """Return the same declaration, signed with the distribution it came from."""
+        return dataclasses.replace(self, provider=distribution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(Spec):
+    """A task: what a model's raw outputs mean."""
+
+    load: Callable[[], Task]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureSpec(Spec):
+    """A family of models.
+
+    Attributes:
+        task: The task its outputs belong to.
+        variants: Names of the configurations it ships, without suffix: ``"yolov8n-seg"``.
+        weights: File name to where it is published; first use of the name downloads it.
+    """
+
+    load: Callable[[], Architecture]
+    task: str
+    variants: tuple[str, ...] = ()
+    weights: Mapping[str, WeightsFile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far an exported model may be from its source before the export fails.
+
+    Attributes:
+        box: Largest difference of a box side of a matched object, in input pixels.
+        score: Largest difference of a matched object's score.
+        mask_iou: Smallest IoU of a matched object's mask.
+        matched: Smallest fraction of objects that have a counterpart on the other side.
+        raw: Largest difference of a raw output, as a fraction of the largest value in its channel.
+        typical_box: Largest median of the differences of matched boxes, in input pixels; None: not judged. What is
+            quantised has a few objects far off whether it is good or bad; the median tells the two apart.
+        typical_mask_iou: Smallest 5th percentile of the IoU of matched objects' masks; None: not judged.
+    """
+
+    box: float = 0.5
+    score: float = 0.005
+    mask_iou: float = 0.98
+    matched: float = 0.98
+    raw: float = 0.01
+    typical_box: float | None = None
+    typical_mask_iou: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExporterSpec(Spec):
+    """An export format.
+
+    Attributes:
+        suffix: What is added to the model's stem: ``".onnx"``, ``"_openvino_model"``.
+        source: ``"model"``, or the name of the format it is made from; core finds the chain.
+        precisions: The precisions it can write; the first is the default.
+        options: The options it takes, a frozen dataclass; see :class:`segx.options.verbs.ExportOptions`.
+        tolerance: Tolerance for each precision.
+        requires_for: What a precision needs beyond ``requires``: ``{"int8": ("nncf>=2.16",)}``.
+        metadata: Where :class:`~segx.artifact.ArtifactInfo` travels. ``"embedded"``: the exporter writes it into the
+            file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
+    """
+
+    load: Callable[[], Exporter]
+    suffix: str
+    options: type[ExportOptions]
+    source: str = "model"
+    precisions: tuple[str, ...] = ("fp32",)
+    tolerance: Mapping[str, Tolerance] = field(default_factory=lambda: {"fp32": Tolerance()})
+    requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metadata: Literal["embedded", "folder", "beside"] = "beside"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendSpec(Spec):
+    """A runtime that opens models.
+
+    Attributes:
+        formats: Format name to the suffixes its files have: ``{"onnx": (".onnx",)}``.
+        devices: Kinds of device it can run on: ``"cpu"``, ``"cuda"``, ``"mps"``.
+        priority: Of several usable backends for a format the highest is taken.
+        concurrent: Its sessions may be run from several threads at once. On a CPU that is how folders and videos go
+            through the network: a few pictures side by side, each on its share of the cores.
+        caution: What whoever opens a stranger's file of these formats should know, a clause after its name: said by
+            ``segx info`` and when the first one is opened.
+    """
+
+    load: Callable[[], Backend]
+    formats: Mapping[str, tuple[str, ...]]
+    devices: tuple[str, ...] = ("cpu",)
+    priority: int = 0
+    concurrent: bool = False
+    caution: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFormatSpec(Spec):
+    """A way of writing ground truth down.
+
+    Attributes:
+        detects: Says quickly whether a split's folder, list or file is of this format; must not raise.
+    """
+
+    load: Callable[[], DatasetReader]
+    detects: Callable[[Path], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSpec(Spec):
+    """A sub-command of ``segx``; ``load`` returns a ``typer.Typer`` or a function Typer can take.
+
+    One whose name begins with ``data-`` is listed and called as ``segx data NAME``, with ``name=value`` options.
+    """

@@ -1,0 +1,174 @@
+"""What this machine and process offer: devices, cores, and which of several processes this is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segx.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def choose_device(name: str | None, available: Sequence[str], *, why_no_gpu: str = "") -> str:
+    """Return the device meant, as a runtime names it: ``"cpu"``, ``"cuda:0"``, ``"mps"``.
+
+    Args:
+        name: What was typed: ``cpu``, ``cuda``, ``0``, ``cuda:1``, ``mps``; None: the best there is.
+        available: The devices of this machine that the runtime can use, the best first.
+        why_no_gpu: Why the runtime finds no GPU, where it knows; shown when one is asked for.
+
+    Raises:
+        UsageError: The name is not a device, or the device is not there; the hint lists those that are.
+    """
+    if name is None:
+        return available[0]
+    typed = name.strip().lower()
+    hint = f"devices here: {', '.join(available)}"
+    if "," in typed:
+        raise UsageError(f"device={name}: an open model runs on one device", hint=hint)
+    kind, _, index = (f"cuda:{typed}" if typed.isdecimal() else typed).partition(":")
+    is_gpu = kind == "cuda" and (index.isdecimal() or typed == "cuda")
+    meant = f"cuda:{int(index or 0)}" if is_gpu else typed
+    if meant in available:
+        return meant
+    if not is_gpu and meant not in {"cpu", "mps"}:
+        raise UsageError(f"device={name} is not a device; write cpu, cuda, 0, cuda:1 or mps", hint=hint)
+    no_gpu = is_gpu and not any(item.startswith("cuda") for item in available)
+    reason = f" ({why_no_gpu})" if no_gpu and why_no_gpu else ""
+    raise UsageError(f"device={name} is not there{reason}", hint=hint)
+
+
+_LANES = 4
+"""Most pictures that go through the network side by side; more would take memory and gain little."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def helpers(most: int = 4) -> int:
+    """Return how many threads should help the network on this machine: half of the cores, at least one."""
+    return max(1, min(most, cores() // 2))
+
+
+def lanes_and_threads(threads: int | None = None) -> tuple[int, int]:
+    """Return how many pictures should go through a CPU side by side, and the threads of the network for each.
+
+    Two pictures on a core each are done sooner than one after the other on two cores: nobody waits for the other at
+    the end of every layer, and reading and decoding take their time from one picture only.
+
+    Args:
+        threads: All threads there may be; default: the cores.
+    """
+    total = threads or cores()
+    lanes = min(_LANES, total)
+    return lanes, total // lanes
+
+
+_BYTES_ON_CPU = 128
+"""Bytes a pixel of network input takes at the very least on a CPU: itself as float32 RGB and as uint8, and two layers
+of the smallest network; what is tight is let through."""
+_BYTES_ELSEWHERE = 15
+"""Where the network runs elsewhere: the input alone, as float32 and as uint8."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available() -> int | None:
+    """Return the bytes that this process can still take, within the limits of its container; None: not known."""
+    found = [size for size in (_system(), _container()) if size is not None]
+    return min(found, default=None)
+
+
+def check_fits(height: int, width: int, batch: int, *, device: str = "cpu", asked: bool = True) -> None:
+    """Refuse a network input that cannot fit into the memory that is there.
+
+    Args:
+        height: Of the input, in pixels.
+        width: Of the input, in pixels.
+        batch: Images per run.
+        device: Where the network runs.
+        asked: Whether the user asked for it, or the model file says so.
+
+    Raises:
+        UsageError: It cannot, and the user asked for it.
+        ModelError: It cannot, and the model says so.
+    """
+    there = available()
+    needed = height * width * max(batch, 1) * (_BYTES_ON_CPU if device == "cpu" else _BYTES_ELSEWHERE)
+    if there is None or needed <= there:
+        return
+    of = f" and batch={batch}" if batch > 1 else ""
+    msg = f"imgsz={height},{width}{of} takes {_figure(needed)} of memory at least, {_figure(there)} are there"
+    raise (UsageError if asked else ModelError)(msg, hint="ask for less: imgsz=640 batch=1")
+
+
+def _figure(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _system() -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def _container() -> int | None:
+    """Return what the container's limit leaves; file caches give way."""
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most = int((_CGROUP / limit).read_text(encoding="ascii"))  # "max" is no number: there is none
+            now = int((_CGROUP / used).read_text(encoding="ascii"))
+            rows = dict(line.split() for line in (_CGROUP / stat).read_text(encoding="ascii").splitlines())
+            return max(most - now + int(rows.get(cache, 0)), 0)
+    return None
+
+
+def is_first_process() -> bool:
+    """Say so from the environment that ``torchrun``, or a run that started processes of its own, gives each of them.
+
+    Without such an environment there is one process, and it is the first.
+    """
+    node = os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", "0"))
+    rank = os.environ.get("RANK") or ("0" if node == "0" else "1")
+    return rank == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+_guarded: set[str] = set()
+_forked: set[str] = set()
+
+
+def guard_forks(library: str, go_alone: Callable[[], object]) -> None:
+    """Have a library do without its threads in every process that is forked from this one from now on.
+
+    A fork takes over the memory and one thread. A library that believes in the threads it had waits for them for ever.
+
+    Args:
+        library: Its name; guarded once.
+        go_alone: Called in the new process: tells the library to use no other threads.
+    """
+    if library in _guarded or not hasattr(os, "register_at_fork"):
+        return
+    _guarded.add(library)
+
+    def begin() -> None:
+        _forked.add(library)
+        go_alone()
+
+    os.register_at_fork(after_in_child=begin)
+
+
+def forked_from_a_user_of(library: str) -> bool:
+    """Say whether a guarded library was in use in the process that this one was forked from."""
+    return library in _forked

@@ -1,0 +1,176 @@
+"""Ground truth: one object, and all objects of a split as a few long arrays.
+
+So a split of a hundred thousand pictures loads in a second and shares its memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Truth:
+    """One object of the ground truth.
+
+    Attributes:
+        category: Class number, 0-based.
+        box: (x, y, width, height) in pixels of the original picture.
+        polygons: Its parts, each float64 (points, 2) x, y in pixels; the object is their union.
+        rle: COCO RLE at the original resolution, ``{"size": [h, w], "counts": bytes}``, where the data set gives a
+            bitmap instead of polygons: holes, crowds. With neither, the object is known by its box only.
+        crowd: COCO's iscrowd: matches are neither right nor wrong.
+        area: Area in pixels as the data set gives it; None: that of its mask, else of its box.
+        id: The annotation's id in its data set; 1-based position where it has none.
+    """
+
+    category: int
+    box: tuple[float, float, float, float]
+    polygons: tuple[NDArray[np.float64], ...] = ()
+    rle: Mapping[str, Any] | None = None
+    crowd: bool = False
+    area: float | None = None
+    id: int = 0
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether more than its box is known."""
+        return bool(self.polygons) or self.rle is not None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TruthTable:
+    """All objects of a split, column by column; object ``i`` of picture ``p`` lies at ``rows[p] <= i < rows[p + 1]``.
+
+    Attributes:
+        rows: int64 (pictures + 1), first object of each picture.
+        category: int32 (objects), class number.
+        crowd: bool (objects).
+        area: float64 (objects), NaN where the data set gives none.
+        id: int64 (objects).
+        box: float (objects, 4), x, y, width, height.
+        parts: int64 (objects + 1), first polygon of each object.
+        points: int64 (polygons + 1), first point of each polygon.
+        xy: float (points, 2).
+        runs: int64 (objects + 1), first byte in ``counts`` of each object's compressed RLE; empty where it has none.
+        counts: uint8, compressed RLE one after another.
+        relative: Whether ``box`` and ``xy`` are fractions of the picture's width and height instead of pixels.
+    """
+
+    rows: NDArray[np.int64]
+    category: NDArray[np.int32]
+    crowd: NDArray[np.bool_]
+    area: NDArray[np.float64]
+    id: NDArray[np.int64]
+    box: NDArray[np.floating[Any]]
+    parts: NDArray[np.int64]
+    points: NDArray[np.int64]
+    xy: NDArray[np.floating[Any]]
+    runs: NDArray[np.int64]
+    counts: NDArray[np.uint8]
+    relative: bool = False
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns by name, as :meth:`from_columns` takes them."""
+        return {item.name: np.asarray(getattr(self, item.name)) for item in dataclasses.fields(self)}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the table of what :meth:`columns` gave."""
+        values: dict[str, Any] = {item.name: columns[item.name] for item in dataclasses.fields(cls)}
+        return cls(**{**values, "relative": bool(values["relative"])})
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self.category)
+
+    def truths(self, picture: int, shape: tuple[int, int]) -> tuple[Truth, ...]:
+        """Return the objects of one picture of this (height, width)."""
+        return tuple(self._truth(row, shape) for row in range(self.rows[picture], self.rows[picture + 1]))
+
+    def _truth(self, row: int, shape: tuple[int, int]) -> Truth:
+        scale = np.array(shape[::-1], np.float64) if self.relative else np.ones(2)
+        first, last = self.parts[row : row + 2].tolist()
+        bounds = self.points[first : last + 1].tolist()
+        x, y, width, height = (self.box[row].astype(np.float64) * np.tile(scale, 2)).tolist()
+        begin, end = self.runs[row : row + 2].tolist()
+        area = float(self.area[row])
+        return Truth(
+            category=int(self.category[row]),
+            box=(x, y, width, height),
+            polygons=tuple(
+                self.xy[start:stop].astype(np.float64) * scale for start, stop in itertools.pairwise(bounds)
+            ),
+            rle={"size": list(shape), "counts": self.counts[begin:end].tobytes()} if end > begin else None,
+            crowd=bool(self.crowd[row]),
+            area=None if np.isnan(area) else area,
+            id=int(self.id[row]),
+        )
+
+    @classmethod
+    def joined(cls, tables: Sequence[TruthTable]) -> TruthTable:
+        """Return the pictures of several tables one after another."""
+        if len(tables) == 1:
+            return tables[0]
+        kinds = {table.relative for table in tables}
+        if len(kinds) != 1:
+            msg = "tables in pixels and tables in fractions cannot be joined"
+            raise ValueError(msg)
+        starts: dict[str, Any] = {
+            name: starts_of(np.concatenate([np.diff(getattr(table, name)) for table in tables]))
+            for name in ("rows", "parts", "points", "runs")
+        }
+        rest = ("category", "crowd", "area", "id", "box", "xy", "counts")
+        columns: dict[str, Any] = {name: np.concatenate([getattr(table, name) for table in tables]) for name in rest}
+        return cls(**starts, **columns, relative=kinds.pop())
+
+    def with_mask(self) -> NDArray[np.bool_]:
+        """Return bool (objects): more than the box is known."""
+        return (np.diff(self.parts) > 0) | (np.diff(self.runs) > 0)
+
+    def keep_objects(self, keep: NDArray[np.bool_]) -> TruthTable:
+        """Return the table without the objects that are False in bool (objects); pictures stay, if need be empty."""
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])
+        return self.in_order(np.flatnonzero(keep), before[self.rows])
+
+    def keep_pictures(self, pictures: Sequence[int] | NDArray[np.int64]) -> TruthTable:
+        """Return the table of some pictures, in the order given."""
+        objects, rows = _gather(self.rows, np.asarray(pictures, np.int64))
+        return self.in_order(objects, rows)
+
+    def in_order(self, objects: NDArray[np.int64], rows: NDArray[np.int64]) -> TruthTable:
+        """Return the table of these objects in this order, divided into pictures at ``rows``."""
+        part_index, parts = _gather(self.parts, objects)
+        point_index, points = _gather(self.points, part_index)
+        byte_index, runs = _gather(self.runs, objects)
+        return dataclasses.replace(
+            self,
+            rows=rows,
+            **{name: getattr(self, name)[objects] for name in ("category", "crowd", "area", "id", "box")},
+            parts=parts,
+            points=points,
+            xy=self.xy[point_index],
+            runs=runs,
+            counts=self.counts[byte_index],
+        )
+
+
+def _gather(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of all items of the chosen groups, and where each group then starts."""
+    sizes = starts[chosen + 1] - starts[chosen]
+    begins = starts_of(sizes)
+    return np.arange(begins[-1]) - np.repeat(begins[:-1] - starts[chosen], sizes), begins
+
+
+def starts_of(sizes: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return int64 (groups + 1): where each group starts when groups of these sizes lie one after another."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))])

@@ -1,0 +1,113 @@
+"""Pictures on their way to and through the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segx.structures.types import Image, Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """Where a picture lies inside the network input.
+
+    Attributes:
+        original: (height, width) of the picture.
+        input: (height, width) of the network input.
+        left: First column of the picture in the input.
+        top: First row of the picture in the input.
+        width: Columns of the picture in the input.
+        height: Rows of the picture in the input.
+    """
+
+    original: tuple[int, int]
+    input: tuple[int, int]
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pictures on their way through the network.
+
+    Attributes:
+        sources: The pictures as they were read.
+        geometry: Where each lies in the input.
+        images: float32 (N, 3, H, W) in 0..1, RGB.
+    """
+
+    sources: tuple[SourceImage, ...]
+    geometry: tuple[Letterbox, ...]
+    images: Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """One batch.
+
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB.
+        batch_idx: int64 (N,), the picture each object is in.
+        classes: int64 (N,).
+        boxes: float32 (N, 4), centre x, centre y, width, height as fractions of the picture.
+        masks: With ``overlap`` one map per picture, uint8 or int32 (B, h, w): 0 for background, k for the k-th of its
+            objects, smaller ones over larger ones. Otherwise uint8 (N, h, w), each object's own pixels.
+        overlap: Which of the two ``masks`` holds.
+        has_mask: bool (N,), False for objects known by their box only.
+        paths: The file of each picture.
+    """
+
+    images: NDArray[np.uint8]
+    batch_idx: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    masks: NDArray[np.uint8] | NDArray[np.int32]
+    overlap: bool
+    has_mask: NDArray[np.bool_]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """One picture of a source.
+
+    Attributes:
+        image: uint8 (H, W, 3), BGR, orientation applied.
+        path: The file, URL or name it came from; ``"image0"`` for an array.
+        frame: Zero-based frame number for video and streams, else None.
+        clip: The video or stream it is a frame of, else None.
+        seconds: When it is shown, from the first frame of a video file on; None where that is not known.
+        network: float32 (3, H, W), RGB in 0..1, when the user gave the network's own input (a tensor); it is used as
+            it is, without resizing.
+    """
+
+    image: Image
+    path: str
+    frame: int | None = None
+    clip: Clip | None = None
+    seconds: float | None = None
+    network: Images | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What a frame belongs to.
+
+    Attributes:
+        name: The file, the address, or ``"camera0"``.
+        fps: Frames per second as they are delivered: the file's rate over the stride.
+        frames: How many will be delivered, as the file claims; None when it claims nothing.
+        live: It does not wait for who watches it.
+    """
+
+    name: str
+    fps: float
+    frames: int | None = None
+    live: bool = False

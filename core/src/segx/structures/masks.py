@@ -1,0 +1,315 @@
+"""``Masks``: per object an offset and a small bitmap, so that no N x H x W block ever exists unless asked for.
+
+Bitmaps are held at one bit per pixel. Everything else (dense arrays, polygons, COCO RLE, areas, overlaps) is a view
+that is made when asked for, inside each object's own rectangle.
+
+Two conventions for coordinates meet here. Rectangles, boxes and ``polygons`` are continuous: pixel ``i`` covers
+``i .. i + 1`` and its centre is at ``i + 0.5``, as in COCO. ``xy`` numbers pixels: a pixel's centre is at ``i``, as
+OpenCV draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import cv2
+import numpy as np
+
+from segx.ops.bits import WORD, pack, unpack, words_per_row
+from segx.ops.polygons import Polygon, fill_parts, trace
+from segx.structures import rle as rle_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+_POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
+
+
+class RLE(TypedDict):
+    """A mask as COCO writes it: frame size (height, width) and compressed run lengths, column by column."""
+
+    size: list[int]
+    counts: bytes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Masks:
+    """The masks of the objects in one picture.
+
+    An empty result is an empty ``Masks``, never None. Made by a task, or by :meth:`from_dense`, :meth:`from_rle`,
+    :meth:`from_polygons` and :meth:`empty`.
+
+    Attributes:
+        frame: (height, width) in pixels of the frame that the masks lie in.
+        rects: int32 (N, 4), the rectangle x0, y0, x1, y1 of each bitmap in the frame; x1 and y1 are exclusive.
+        words: For each object its bitmap, one bit per pixel: (height, width // 64 + 1) of :data:`WORD`, lowest bit
+            leftmost, bits beyond the width zero.
+        orig_shape: (height, width) of the picture; differs from ``frame`` for masks in the network's input.
+        picture: Where the picture lies in the frame: left, top, width, height.
+    """
+
+    frame: tuple[int, int]
+    rects: NDArray[np.int32]
+    words: tuple[NDArray[np.uint64], ...]
+    orig_shape: tuple[int, int]
+    picture: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        if self.rects.shape != (len(self.words), 4):
+            msg = f"{len(self.words)} bitmaps need rects of shape ({len(self.words)}, 4), not {self.rects.shape}"
+            raise ValueError(msg)
+        height, width = self.frame
+        x0, y0, x1, y1 = self.rects.T
+        if self.words and ((x0 < 0) | (y0 < 0) | (x1 < x0) | (y1 < y0) | (x1 > width) | (y1 > height)).any():
+            msg = f"a bitmap lies outside the frame of {height} x {width} pixels"
+            raise ValueError(msg)
+        for words, (left, top, right, bottom) in zip(self.words, self.rects.tolist(), strict=True):
+            if words.shape != (bottom - top, words_per_row(right - left)) or words.dtype != WORD:
+                msg = f"a bitmap of {bottom - top} x {right - left} pixels cannot be {words.dtype} {words.shape}"
+                raise ValueError(msg)
+        self.rects.setflags(write=False)
+
+    # How they are made
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int]) -> Masks:
+        """Return masks of no objects in a frame of (height, width) pixels."""
+        return cls.from_bitmaps([], np.zeros((0, 2), np.int32), shape)
+
+    @classmethod
+    def from_bitmaps(cls, bitmaps: Sequence[NDArray[Any]], offsets: ArrayLike, shape: tuple[int, int]) -> Masks:
+        """Return masks of box-sized bitmaps.
+
+        Args:
+            bitmaps: For each object (h, w), anything but zero is on.
+            offsets: (N, 2), x and y of each bitmap's first pixel.
+            shape: (height, width) of the frame.
+        """
+        corners = np.asarray(offsets, np.int32).reshape(-1, 2)
+        sizes = np.array([bitmap.shape[::-1] for bitmap in bitmaps], np.int32).reshape(-1, 2)
+        return cls(
+            frame=shape,
+            rects=np.concatenate([corners, corners + sizes], axis=1),
+            words=tuple(pack(bitmap) for bitmap in bitmaps),
+            orig_shape=shape,
+            picture=(0, 0, shape[1], shape[0]),
+        )
+
+    @classmethod
+    def from_dense(cls, data: ArrayLike, orig_shape: tuple[int, int] | None = None) -> Masks:
+        """Return masks of an (N, H, W) array in which anything but zero is on."""
+        dense = np.asarray(data)
+        if dense.ndim != 3:
+            msg = f"dense masks have the shape (N, H, W), not {dense.shape}"
+            raise ValueError(msg)
+        bitmaps, offsets = [], []
+        for mask in dense:
+            x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
+            bitmaps.append(mask[y : y + height, x : x + width])
+            offsets.append((x, y))
+        masks = cls.from_bitmaps(bitmaps, offsets, (dense.shape[1], dense.shape[2]))
+        return masks if orig_shape is None else dataclasses.replace(masks, orig_shape=orig_shape)
+
+    @classmethod
+    def from_rle(cls, items: Sequence[Mapping[str, Any]], shape: tuple[int, int] | None = None) -> Masks:
+        """Return masks of COCO RLE: ``{"size": [h, w], "counts": bytes, text or a list of numbers}``.
+
+        Args:
+            items: One for each object, all of one size.
+            shape: (height, width) of the frame; needed only when there are no items.
+
+        Raises:
+            ValueError: Sizes differ, or counts do not fill the frame.
+        """
+        if shape is None and not items:
+            msg = "masks of no objects need the shape of their frame"
+            raise ValueError(msg)
+        height, width = shape or items[0]["size"]
+        bitmaps, offsets = [], []
+        for item in items:
+            if tuple(item["size"]) != (height, width):
+                msg = f"RLE of {item['size']} in a frame of {[height, width]}"
+                raise ValueError(msg)
+            bitmap, offset = rle_codec.to_bitmap(rle_codec.counts_of(item["counts"]), height, width)
+            bitmaps.append(bitmap)
+            offsets.append(offset)
+        return cls.from_bitmaps(bitmaps, offsets, (int(height), int(width)))
+
+    @classmethod
+    def from_polygons(cls, objects: Sequence[Sequence[Polygon | ArrayLike]], shape: tuple[int, int]) -> Masks:
+        """Return masks of polygons: a pixel is on when its centre is inside (even-odd rule).
+
+        Args:
+            objects: For each object its parts; a part is a :class:`Polygon` or an (M, 2) ring. Parts are united.
+            shape: (height, width) of the frame; what lies outside is cut off.
+        """
+        filled = [fill_parts(parts, shape) for parts in objects]
+        return cls.from_bitmaps([bitmap for bitmap, _ in filled], [offset for _, offset in filled], shape)
+
+    # How they are read
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: Any) -> Masks:
+        """Return the masks an index, a slice, a list of numbers or a boolean array picks."""
+        chosen = np.atleast_1d(np.arange(len(self))[index])
+        return dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
+
+    def __iter__(self) -> Iterator[Masks]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} in {self.frame[0]} x {self.frame[1]})"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, H, W): the shape of :attr:`data`."""
+        return (len(self), *self.frame)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the bitmaps."""
+        return sum(words.nbytes for words in self.words)
+
+    def bitmap(self, index: int) -> NDArray[np.bool_]:
+        """Return one object's own bitmap, (h, w); where it lies is ``rects[index]``."""
+        x0, _, x1, _ = self.rects[index]
+        return unpack(self.words[index], int(x1 - x0))
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """uint8 (N, H, W), 1 where the object is: N times the frame in memory, made anew at each call."""
+        dense = np.zeros(self.shape, np.uint8)
+        for i, (x0, y0, x1, y1) in enumerate(self.rects.tolist()):
+            dense[i, y0:y1, x0:x1] = self.bitmap(i)
+        return dense
+
+    @cached_property
+    def area(self) -> NDArray[np.int64]:
+        """int64 (N,), pixels of the frame that are on."""
+        return np.array([_POPCOUNT[words.view(np.uint8)].sum(dtype=np.int64) for words in self.words], np.int64)
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int32]:
+        """int32 (N, 4), the smallest rectangle x0, y0, x1, y1 (exclusive) that holds what is on; zeros for nothing."""
+        tight = [cv2.boundingRect(self.bitmap(i).view(np.uint8)) for i in range(len(self))]
+        x, y, width, height = np.array(tight, np.int32).reshape(-1, 4).T
+        x, y = x + self.rects[:, 0], y + self.rects[:, 1]
+        return np.where(width[:, None] > 0, np.stack([x, y, x + width, y + height], axis=1), 0).astype(np.int32)
+
+    @cached_property
+    def xy(self) -> list[NDArray[np.float32]]:
+        """For each object float32 (M, 2): the outline of its largest part, in pixels of the original picture.
+
+        The points are the centres of the outermost pixels, numbered as OpenCV numbers them. One ring cannot tell
+        holes or several parts; :attr:`polygons` does.
+        """
+        rings = []
+        for i, (x0, y0, _, _) in enumerate(self.rects.tolist()):
+            found, _ = cv2.findContours(self.bitmap(i).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            ring = max(found, key=cv2.contourArea).reshape(-1, 2) if found else np.zeros((0, 2))
+            rings.append(self._to_picture(ring, (x0, y0), centre=0.5))
+        return rings
+
+    @property
+    def xyn(self) -> list[NDArray[np.float32]]:
+        """:attr:`xy` divided by the width and height of the original picture."""
+        size = np.array(self.orig_shape[::-1], np.float32)
+        return [ring / size for ring in self.xy]
+
+    @cached_property
+    def polygons(self) -> list[list[Polygon]]:
+        """For each object its connected parts with their holes, in continuous pixels of the original picture.
+
+        Outlines run midway between the pixels that are on and those that are off, so that in a frame of the
+        picture's size :meth:`from_polygons` gives back exactly these masks.
+        """
+        return [
+            [
+                Polygon(
+                    exterior=self._to_picture(part.exterior, (x0, y0), centre=0.0),
+                    holes=tuple(self._to_picture(hole, (x0, y0), centre=0.0) for hole in part.holes),
+                )
+                for part in trace(self.bitmap(i))
+            ]
+            for i, (x0, y0, _, _) in enumerate(self.rects.tolist())
+        ]
+
+    @cached_property
+    def rle(self) -> list[RLE]:
+        """For each object COCO's compressed RLE, equal to what pycocotools writes for the same frame."""
+        height, width = self.frame
+        encoded = []
+        for i, (x0, y0, _, _) in enumerate(self.rects.tolist()):
+            counts = rle_codec.from_bitmap(self.bitmap(i), (x0, y0), height, width)
+            encoded.append(RLE(size=[height, width], counts=rle_codec.compress(counts)))
+        return encoded
+
+    def iou(self, other: Masks) -> NDArray[np.float64]:
+        """Return float64 (N, M), intersection over union of each of these with each of those; 0 for two empty masks.
+
+        Only the pixels that two rectangles share are looked at.
+
+        Raises:
+            ValueError: The frames differ.
+        """
+        if self.frame != other.frame:
+            msg = f"masks in frames of {self.frame} and {other.frame} pixels cannot be compared"
+            raise ValueError(msg)
+        shared = np.zeros((len(self), len(other)), np.int64)
+        low = np.maximum(self.rects[:, None, :2], other.rects[None, :, :2])
+        high = np.minimum(self.rects[:, None, 2:], other.rects[None, :, 2:])
+        theirs: dict[int, NDArray[np.bool_]] = {}
+        rows, columns = np.nonzero((high > low).all(axis=2))
+        for i in np.unique(rows).tolist():
+            mine = self.bitmap(i)
+            for j in columns[rows == i].tolist():
+                if j not in theirs:
+                    theirs[j] = other.bitmap(j)
+                window = (*low[i, j].tolist(), *high[i, j].tolist())
+                overlap = _window(mine, self.rects[i], window) & _window(theirs[j], other.rects[j], window)
+                shared[i, j] = np.count_nonzero(overlap)
+        union = self.area[:, None] + other.area[None, :] - shared
+        return np.where(union > 0, shared / np.maximum(union, 1), 0.0)
+
+    def crop(self, boxes: ArrayLike) -> Masks:
+        """Return the masks cut to boxes (N, 4) of x1, y1, x2, y2: pixels with x1 <= x < x2 and y1 <= y < y2 stay."""
+        low_high = np.ceil(np.asarray(boxes, np.float64).reshape(-1, 4)).astype(np.int64)
+        low = np.clip(low_high[:, :2], self.rects[:, :2], self.rects[:, 2:])
+        high = np.maximum(np.clip(low_high[:, 2:], self.rects[:, :2], self.rects[:, 2:]), low)
+        windows = np.concatenate([low, high], axis=1)
+        bitmaps = [_window(self.bitmap(i), self.rects[i], windows[i].tolist()) for i in range(len(self))]
+        cut = Masks.from_bitmaps(bitmaps, low, self.frame)
+        return dataclasses.replace(cut, orig_shape=self.orig_shape, picture=self.picture)
+
+    def cpu(self) -> Masks:
+        """Return these masks: they are NumPy arrays already."""
+        return self
+
+    numpy = cpu
+
+    def to(self, *_args: Any, **_kwargs: Any) -> Masks:
+        """Return these masks: they are NumPy arrays already."""
+        return self
+
+    def _to_picture(self, points: NDArray[Any], corner: tuple[int, int], *, centre: float) -> NDArray[np.float32]:
+        """Move points from a bitmap at ``corner`` of the frame to the original picture.
+
+        ``centre`` is where the centre of a pixel lies from its number: 0.5 where points number pixels, else 0.
+        """
+        left, top, width, height = self.picture
+        size = np.array(self.orig_shape[::-1], np.float64)
+        moved = (points + np.subtract(corner, (left, top)) + centre) * (size / (width, height)) - centre
+        return np.asarray(np.clip(moved, 0, size - 2 * centre), np.float32)
+
+
+def _window(bitmap: NDArray[np.bool_], rect: NDArray[np.int32], window: Sequence[int]) -> NDArray[np.bool_]:
+    """Return the part of a bitmap lying at ``rect`` that a rectangle of the frame covers."""
+    x0, y0 = int(rect[0]), int(rect[1])
+    return bitmap[window[1] - y0 : window[3] - y0, window[0] - x0 : window[2] - x0]
