@@ -16,7 +16,7 @@ $(VENV)/.ready: $(UV) pyproject.toml $(wildcard core/pyproject.toml cli/pyprojec
 
 setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx command in it
 
-demo: setup  ## draws pictures, predicts, trains, measures, exports; prints where everything is
+demo: setup  ## draws images, predicts, trains, measures, exports; prints where everything is
 	$(RUN)/python scripts/demo.py
 
 test: setup  ## all tests

@@ -1,4 +1,4 @@
-"""Cold start of the command line: ``segx --help`` and one picture through an ONNX model, beside the incumbent.
+"""Cold start of the command line: ``segx --help`` and one image through an ONNX model, beside the incumbent.
 
     python benchmarks/bench_cli.py [--runs 7] [--peer PYTHON] [--model model.onnx --source photo.jpg] [--json FILE]
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"), help="interpreter with ultralytics")
     parser.add_argument("--model", type=Path, help="an .onnx file both sides can open")
-    parser.add_argument("--source", type=Path, help="a picture")
+    parser.add_argument("--source", type=Path, help="an image")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     segx, peer = str(Path(sys.executable).parent / "segx"), find_peer(arguments.peer)
@@ -98,9 +98,9 @@ def main() -> None:
         words = [f"model={arguments.model.resolve()}", f"source={arguments.source.resolve()}"]
         sides = [Side("segx", [segx, "segment", "predict", *words, "rect=False"])]
         sides += _peer(peer, ["segment", "predict", *words])
-        figures["predict"] = compare("one picture, ONNX", sides, arguments.runs)
+        figures["predict"] = compare("one image, ONNX", sides, arguments.runs)
     else:
-        print("\none picture, ONNX: left out (--model and --source name them)")
+        print("\none image, ONNX: left out (--model and --source name them)")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 

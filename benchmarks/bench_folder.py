@@ -1,4 +1,4 @@
-"""A folder of pictures from end to end, masks at full resolution: segx against the incumbent, in one run.
+"""A folder of images from end to end, masks at full resolution: segx against the incumbent, in one run.
 
     python benchmarks/bench_folder.py --weights yolov8n-seg.pt --images FOLDER --peer /path/to/venv/bin/python
 
@@ -31,18 +31,18 @@ warm = sorted(pathlib.Path(folder).iterdir())[:4]
 for path in warm:
     for result in run(str(path)):
         pass
-objects = pictures = area = 0
+objects = images = area = 0
 begin = time.perf_counter()
 cpu = time.process_time()
 for result in run(folder):
-    pictures += 1
+    images += 1
     objects += len(result)
     if dense and len(result):
         area += int(result.masks.data.shape[-1])
 seconds = time.perf_counter() - begin
 cpu = time.process_time() - cpu
 peak = next(int(row.split()[1]) for row in open("/proc/self/status") if row.startswith("VmHWM:")) / 1024
-print(json.dumps({{"seconds": seconds, "cpu": cpu, "pictures": pictures, "objects": objects, "peak": peak,
+print(json.dumps({{"seconds": seconds, "cpu": cpu, "images": images, "objects": objects, "peak": peak,
                    "version": version}}))
 """
 
@@ -68,9 +68,9 @@ def export(weights: Path, folder: Path) -> Path:
     return YOLO(weights).export(format="onnx", output=folder / "model.onnx", verify=False)
 
 
-def measure(python: str, prepare: str, model: Path, images: Path, *wishes: str) -> dict[str, float]:
+def measure(python: str, prepare: str, model: Path, images: Path, *requests: str) -> dict[str, float]:
     """Run one side once over the folder."""
-    command = [python, "-c", MEASURE.format(prepare=prepare), str(model), str(images), *wishes]
+    command = [python, "-c", MEASURE.format(prepare=prepare), str(model), str(images), *requests]
     environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=model.parent)
     if done.returncode:
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--realtime", action="store_true")
     arguments = parser.parse_args()
-    wishes = ("dense" if arguments.dense else "packed", "realtime" if arguments.realtime else "usual")
+    requests = ("dense" if arguments.dense else "packed", "realtime" if arguments.realtime else "usual")
     sides = {"segx": (sys.executable, SEGX)}
     if arguments.peer:
         sides["peer"] = (arguments.peer, PEER)
@@ -99,7 +99,7 @@ def main() -> None:
             runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
             for _ in range(arguments.rounds):
                 for side, (python, prepare) in sides.items():
-                    runs[side].append(measure(python, prepare, model, arguments.images.resolve(), *wishes))
+                    runs[side].append(measure(python, prepare, model, arguments.images.resolve(), *requests))
             report(kind, runs)
 
 
@@ -107,13 +107,13 @@ def report(kind: str, runs: dict[str, list[dict[str, float]]]) -> None:
     """Print one line for each side, and the ratio."""
     rates: dict[str, float] = {}
     for side, found in runs.items():
-        rates[side] = statistics.median(run["pictures"] / run["seconds"] for run in found)
-        cpu = statistics.median(run["cpu"] / run["pictures"] for run in found)
+        rates[side] = statistics.median(run["images"] / run["seconds"] for run in found)
+        cpu = statistics.median(run["cpu"] / run["images"] for run in found)
         peak = statistics.median(run["peak"] for run in found)
-        spread = sorted(run["pictures"] / run["seconds"] for run in found)
+        spread = sorted(run["images"] / run["seconds"] for run in found)
         print(
-            f"{kind:6} {side:5} {found[0]['version']:8} {rates[side]:7.2f} pictures/s "
-            f"({spread[0]:.2f}..{spread[-1]:.2f}), {cpu * 1e3:6.1f} ms CPU a picture, peak {peak:5.0f} MB, "
+            f"{kind:6} {side:5} {found[0]['version']:8} {rates[side]:7.2f} images/s "
+            f"({spread[0]:.2f}..{spread[-1]:.2f}), {cpu * 1e3:6.1f} ms CPU an image, peak {peak:5.0f} MB, "
             f"{found[0]['objects']:.0f} objects"
         )
     if "peer" in rates:

@@ -1,6 +1,6 @@
 """What is learned: segx and the incumbent from the same weights, with the same settings, under one measure.
 
-    python benchmarks/bench_learn.py --data SET.yaml --start nothing --peer /path/to/venv/bin/python --picture P.png
+    python benchmarks/bench_learn.py --data SET.yaml --start nothing --peer /path/to/venv/bin/python --image P.png
     python benchmarks/bench_learn.py --data SET.yaml --start yolov8n-seg.pt --peer ...
 
 ``--start nothing`` begins from random weights; a checkpoint gives its backbone and neck, and the head begins from
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sides import copied, run
+from peers import copied, run
 
 PREPARE = """
 import sys, json
@@ -43,8 +43,8 @@ if settings["start"] != "nothing":
     from segx_torch.training.statistics import take_statistics, without_statistics
     learned = backend.open(registry.artifact(settings["start"]), options).module.requires_grad_(True)
     task, side = registry.load_task("segment"), settings["imgsz"]
-    pictures = [SourceImage(image=cv2.imread(str(path)), path=str(path)) for path in data.paths()[:48]]
-    batches = (torch.from_numpy(task.preprocess([picture], (side, side)).images) for picture in pictures)
+    images = [SourceImage(image=cv2.imread(str(path)), path=str(path)) for path in data.paths()[:48]]
+    batches = (torch.from_numpy(task.preprocess([image], (side, side)).images) for image in images)
     take_statistics(learned, without_statistics(learned), batches)
     with torch.no_grad():
         own = session.module.state_dict()
@@ -109,11 +109,11 @@ def main() -> None:
             run(sys.executable, PREPARE, {**common, "start": given.start, "head": given.head, "file": str(start)})
             for name, (python, program) in sides.items():
                 results[name].append(learned(python, program, given, {**common, "file": str(start)}, folder / name))
-                tell(name, seed, results[name][-1])
+                notify(name, seed, results[name][-1])
                 if given.json:
                     given.json.write_text(json.dumps({"settings": vars(given), **results}, indent=2, default=str))
     compare(results)
-    if given.picture:
+    if given.image:
         draw(results, given)
 
 
@@ -135,7 +135,7 @@ def learned(python: str, program: str, given: argparse.Namespace, settings: dict
     return {**result, "epochs": epochs, **found}
 
 
-def tell(name: str, seed: int, result: dict) -> None:
+def notify(name: str, seed: int, result: dict) -> None:
     """Print one side's run."""
     curve = " ".join(f"{value:.4f}" for value in result["seg"])
     print(f"{name} {result['version']}, seed {seed}: {result['seconds']:.0f} s; mask AP {curve}", flush=True)
@@ -170,7 +170,7 @@ def draw(results: dict[str, list[dict]], given: argparse.Namespace) -> None:
     axes.set(xlabel="epoch", ylabel="mask AP (COCO)", title=f"{given.data.stem} at {given.imgsz} px from {start}")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(given.picture, dpi=120)
+    figure.savefig(given.image, dpi=120)
 
 
 def arguments() -> argparse.Namespace:
@@ -189,7 +189,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--recipe", type=json.loads, default={}, help="options of training for both sides, as JSON")
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--image", type=Path)
     parser.add_argument("--json", type=Path, help="also write the figures here, as they come")
     return parser.parse_args()
 

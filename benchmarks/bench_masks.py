@@ -52,7 +52,7 @@ from segx_task_segment.letterbox import place
 from segx import __version__ as version
 def form(n, height, width):
     geometry = place((height, width), (640, 640))
-    return mask_assembly.picture_masks(data["prototypes"], data["coefficients"][:n], data["boxes"][:n], geometry)
+    return mask_assembly.image_masks(data["prototypes"], data["coefficients"][:n], data["boxes"][:n], geometry)
 def dense(masks):
     return np.packbits(masks[:40].data, axis=-1)
 """
@@ -71,7 +71,7 @@ def dense(masks):
 
 
 def scene(shape: tuple[int, int], objects: int) -> dict[str, np.ndarray]:
-    """Smooth random prototypes and boxes from 3 % to 30 % of the picture's sides."""
+    """Smooth random prototypes and boxes from 3 % to 30 % of the image's sides."""
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(32, 160, 160)).astype(np.float32)
     prototypes = np.stack([cv2.GaussianBlur(plane, (0, 0), 3) * 8 for plane in noise])

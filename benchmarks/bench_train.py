@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sides import copied, run
+from peers import copied, run
 
 SEGX = """
 import sys, json, time
@@ -42,7 +42,7 @@ if settings["what"] == "pipeline":
     begin, cpu = time.perf_counter(), time.process_time()
     count = once(1)
     print(json.dumps({"version": version, "seconds": time.perf_counter() - begin, "cpu": time.process_time() - cpu,
-        "pictures": count}))
+        "images": count}))
 else:
     from segx import hookimpl
     from segx.plugin.registry import get_registry
@@ -78,7 +78,7 @@ def pipeline(trainer):
     once()
     begin, cpu = time.perf_counter(), time.process_time()
     count = once()
-    marks.update(pictures=count, seconds=time.perf_counter() - begin, cpu=time.process_time() - cpu)
+    marks.update(images=count, seconds=time.perf_counter() - begin, cpu=time.process_time() - cpu)
     raise Done
 model.add_callback("on_train_epoch_end", ended)
 if settings["what"] == "pipeline":
@@ -116,23 +116,23 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
     for turn in range(given.runs):
         for name, (python, program) in sides.items():
             results[name].append(run(python, program, {**settings, "folder": str(folder / f"{name}{turn}")}))
-    tell(given.what, results)
+    notify(given.what, results)
     return dict(results)
 
 
-def tell(what: str, results: dict[str, list[dict]]) -> None:
+def notify(what: str, results: dict[str, list[dict]]) -> None:
     """Print medians and their ratio."""
 
     def seconds(result: dict) -> list[float]:
         if what == "pipeline":
-            return [result["seconds"] / result["pictures"]]
+            return [result["seconds"] / result["images"]]
         return [end - begin for begin, end in pairwise(result["ends"])]
 
     times = {name: [value for result in runs for value in seconds(result)] for name, runs in results.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, value in medians.items():
         spread = f"{min(times[name]):.1f} to {max(times[name]):.1f}"
-        unit = f"{1 / value:.1f} pictures a second" if what == "pipeline" else f"{value:.1f} s an epoch ({spread})"
+        unit = f"{1 / value:.1f} images a second" if what == "pipeline" else f"{value:.1f} s an epoch ({spread})"
         print(f"{name} {results[name][0]['version']}: {unit}")
     if "peer" in medians:
         print(f"segx takes {medians['segx'] / medians['peer']:.2f} of the peer's time")

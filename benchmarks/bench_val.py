@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sides import copied, run
+from peers import copied, run
 
 END = """
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -8,7 +8,7 @@ of its own, with masks at full resolution. Objects are matched one to one by cla
 than the aims (1 px, mask IoU 0.98) is listed object by object; the exit code is 1 if there is any. ``edge`` in that
 list is the share of the differing pixels that touch the outline of the segx mask.
 
-Why masks are not all equal to the pixel: where the padding is no whole number of prototype pixels, or the picture was
+Why masks are not all equal to the pixel: where the padding is no whole number of prototype pixels, or the image was
 resized, the incumbent (8.4.190) doubles the logits once or twice, cuts the padding off, and resizes again, which moves
 the outline by a fraction of a pixel. segx interpolates once.
 """
@@ -186,13 +186,13 @@ def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
     return overlap
 
 
-def figures(pairs: list[Pair], pictures: int, single: int) -> dict[str, float]:
+def figures(pairs: list[Pair], images: int, single: int) -> dict[str, float]:
     """Return what was measured as one row."""
     if not pairs:
         sys.exit("no object was found by both: nothing to compare")
     boxes, scores, ious = (np.array([getattr(pair, name) for pair in pairs]) for name in ("box", "score", "iou"))
     return {
-        "pictures": pictures,
+        "images": images,
         "objects": len(pairs),
         "found by one side only": single,
         "box median": float(np.median(boxes)),

@@ -46,19 +46,19 @@ class Figures:
         score: Difference of each matched score.
         mask_iou: IoU of each pair of masks.
         single: Objects that only one side has found.
-        pictures: Photographs compared.
+        images: Photographs compared.
     """
 
     box: list[float] = field(default_factory=list)
     score: list[float] = field(default_factory=list)
     mask_iou: list[float] = field(default_factory=list)
     single: int = 0
-    pictures: int = 0
+    images: int = 0
 
     def add(self, ours: Results, theirs: Results) -> None:
         """Compare what both found in one photograph."""
         first, second = match(ours, theirs)
-        self.pictures += 1
+        self.images += 1
         self.single += len(ours) + len(theirs) - 2 * len(first)
         self.box += np.abs(ours.boxes.xyxy[first] - theirs.boxes.xyxy[second]).max(axis=1).tolist()
         self.score += np.abs(ours.boxes.conf[first] - theirs.boxes.conf[second]).tolist()
@@ -71,7 +71,7 @@ class Figures:
         if not self.box:
             sys.exit("no object was found by both: nothing to compare")
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "objects": len(self.box),
             "found by one side only": self.single,
             "box median": float(np.median(self.box)),

@@ -1,4 +1,4 @@
-"""``make demo``: the whole way on pictures drawn here: predict, fine-tune, validate, export with proof, predict again.
+"""``make demo``: the whole way on images drawn here: predict, fine-tune, validate, export with proof, predict again.
 
 Each command is printed as it is run, so that it can be typed again. Nothing is downloaded: the model comes with segx.
 """
@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 OURS = Path(__file__).resolve().parent.parent / "runs" / "demo"
-PICTURE = "shapes/images/val/val_00010.jpg"
+IMAGE = "shapes/images/val/val_00010.jpg"
 
 STEPS = {
     "draw a small data set": "segx data synth folder=shapes images=128 val_images=32 imgsz=256 seed=1",
     "find objects with the model that comes with segx": (
-        f"segx segment predict model=shapes-seg.pt source={PICTURE} project=. name=found"
+        f"segx segment predict model=shapes-seg.pt source={IMAGE} project=. name=found"
     ),
     "teach it, in a few epochs, one class of your own: any object": (
         "segx segment train model=shapes-seg.pt data=shapes/shapes.yaml single_cls epochs=6 imgsz=192 nbs=16 project=."
@@ -29,16 +29,16 @@ STEPS = {
     ),
     "export it, and prove the export": "segx export model=train/weights/best.pt format=onnx",
     "find objects with the ONNX file": (
-        f"segx segment predict model=train/weights/best.onnx source={PICTURE} project=. name=found-by-onnx"
+        f"segx segment predict model=train/weights/best.onnx source={IMAGE} project=. name=found-by-onnx"
     ),
 }
 
 RESULTS = {
-    "picture": "found/val_00010.jpg",
+    "image": "found/val_00010.jpg",
     "report": "val/report.html",
     "weights": "train/weights/best.pt",
     "ONNX": "train/weights/best.onnx",
-    "picture by ONNX": "found-by-onnx/val_00010.jpg",
+    "image by ONNX": "found-by-onnx/val_00010.jpg",
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx import artifact, runs
 from segx.plugin import hookspecs, specs
-from segx.plugin.discovery import KINDS
+from segx.plugin.discovery import PLUGIN_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,11 +47,11 @@ is refused, and `name@distribution` says which is meant. `SEGX_DISABLE_PLUGINS` 
 |---|---|
 {declaring}
 
-| tell: called while segx works, return nothing | |
+| notify: called while segx works, return nothing | |
 |---|---|
 {telling}
 
-An implementation may leave arguments out. One that fails while it is told something is logged, and the run goes on.
+An implementation may leave arguments out. One that fails while it is reported something is logged, and the run goes on.
 
 ```python
 from segx import hookimpl
@@ -67,7 +67,7 @@ class Listener:
 
 registry = get_registry()
 registry.manager.register(Listener())  # for this process; a plugin.py with the same function is found by itself
-registry.tell("run_started", run=Run(mode="predict", model="yolov8n-seg.pt"))
+registry.notify("run_started", run=Run(mode="predict", model="yolov8n-seg.pt"))
 ```
 """
 
@@ -76,7 +76,7 @@ def render() -> str:
     """Return the page."""
     hooks = dict(inspect.getmembers(hookspecs, lambda item: inspect.isfunction(item) and item.__name__[:5] == "segx_"))
     order = [name for name in vars(hookspecs) if name in hooks]
-    declaring = {hook for hook, _ in KINDS.values()}
+    declaring = {hook for hook, _ in PLUGIN_TYPES.values()}
     rows = {name: _row(f"`{_signature(hooks[name])}`", _first_line(hooks[name])) for name in order}
     major, minor = specs.API
     introduction = INTRODUCTION.format(
@@ -86,11 +86,11 @@ def render() -> str:
         telling="\n".join(rows[name] for name in order if name not in declaring),
     )
     parts = [introduction, "## Specs\n", "Frozen, keyword-only records. All of them have:\n", _fields(specs.Spec)]
-    for hook, spec in KINDS.values():
+    for hook, spec in PLUGIN_TYPES.values():
         parts += [_section(spec, f"Returned by `{hook}`. ", skip=specs.Spec)]
     parts += ["\n## What else they hold\n"]
     parts += [_section(record, "") for record in (specs.Tolerance, artifact.WeightsFile)]
-    parts += ["\n## What listeners are told\n"]
+    parts += ["\n## What listeners get\n"]
     parts += [_section(record, "") for record in (runs.Run, runs.Step)]
     tables = re.sub(r"\n{3,}", "\n\n", "\n".join(parts[1:]))
     return f"{parts[0]}\n{tables}".rstrip() + "\n"

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from segx.plugin.discovery import KINDS, discover
+from segx.plugin.discovery import PLUGIN_TYPES, discover
 from segx.plugin.specs import BackendSpec, ExporterSpec
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def providers(found: Discovery, ours: frozenset[str]) -> dict[tuple[str, str], s
     table = {("exporter", kind): planned.exporter for kind, planned in PLANNED_FORMATS.items()}
     table |= {("backend", p.backend.removeprefix("segx-backend-")): p.backend for p in PLANNED_FORMATS.values()}
     table |= {("dataset_format", name): distribution for name, distribution in PLANNED_DATASET_FORMATS.items()}
-    for kind in KINDS:
+    for kind in PLUGIN_TYPES:
         table |= {(kind, spec.name): spec.provider for spec in found.declared[kind] if spec.provider in ours}
     return dict(sorted(table.items()))
 

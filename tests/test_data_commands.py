@@ -18,9 +18,9 @@ import pytest
 from segx.data.check import check
 from segx.data.convert import convert
 from segx.data.definition import open_dataset
-from segx.data.show import show, truth_masks
+from segx.data.show import annotation_masks, show
 from segx.data.split import split
-from segx.data.tally import tell
+from segx.data.tally import notify
 from segx.errors import DataError, UsageError
 from segx.flows.train import read_splits
 from segx.ops.polygons import Polygon, one_ring
@@ -39,7 +39,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
 
 
-def picture(path: Path, seed: int, size: tuple[int, int] = (40, 60)) -> None:
+def image(path: Path, seed: int, size: tuple[int, int] = (40, 60)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
 
@@ -53,7 +53,7 @@ def label(folder: Path, name: str, text: str) -> None:
 def faulty(folder: Path) -> Path:
     """A data set with one of everything that can be wrong."""
     for number, name in enumerate(["train/a", "train/b", "train/c", "val/d", "val/e"]):
-        picture(folder / "images" / f"{name}.png", number)
+        image(folder / "images" / f"{name}.png", number)
     shutil.copy(folder / "images" / "train" / "a.png", folder / "images" / "train" / "again.png")
     shutil.copy(folder / "images" / "train" / "b.png", folder / "images" / "val" / "leaked.png")
     whole = (folder / "images" / "train" / "c.png").read_bytes()
@@ -78,24 +78,24 @@ def test_everything_that_is_wrong_is_found_and_nothing_is_changed(tmp_path: Path
     assert found.counts == {
         "corrupt": 1, "dropped": 2, "duplicate": 1, "leaked": 1, "tiny": 1, "stray": 1, "unused": 1, "unlearned": 1
     }  # fmt: skip
-    told = {finding.kind: finding.what for finding in found.findings}
-    assert "c.png" in told["corrupt"]
-    assert "a.png = " in told["duplicate"]
-    assert "again.png" in told["duplicate"]
-    assert "leaked.png" in told["leaked"]
-    assert "orphan.txt" in told["stray"]
-    assert told["unused"] == "bird"
-    assert told["unlearned"].startswith("dog: 1 object in")
+    reported = {finding.kind: finding.what for finding in found.findings}
+    assert "c.png" in reported["corrupt"]
+    assert "a.png = " in reported["duplicate"]
+    assert "again.png" in reported["duplicate"]
+    assert "leaked.png" in reported["leaked"]
+    assert "orphan.txt" in reported["stray"]
+    assert reported["unused"] == "bird"
+    assert reported["unlearned"].startswith("dog: 1 object in")
     assert found.splits["train"].classes == {"cat": 2, "dog": 0, "bird": 0}
-    assert (found.splits["train"].pictures, found.splits["train"].empty) == (4, 3)
+    assert (found.splits["train"].images, found.splits["train"].empty) == (4, 3)
     assert found.splits["train"].boxes_only == 1
     json.dumps(found.to_dict())
-    assert "leaked (1): pictures that are in several splits" in found.rows()
+    assert "leaked (1): images that are in several splits" in found.to_table()
 
 
-def test_objects_that_reach_out_and_pictures_of_another_size(tmp_path: Path) -> None:
-    picture(tmp_path / "one.png", 0)
-    picture(tmp_path / "two.png", 1, (30, 30))
+def test_objects_that_reach_out_and_images_of_another_size(tmp_path: Path) -> None:
+    image(tmp_path / "one.png", 0)
+    image(tmp_path / "two.png", 1, (30, 30))
     corners = [50, 10, 70, 10, 70, 30]
     content = {
         "images": [{"id": i, "file_name": f, "height": 40, "width": 60} for i, f in enumerate(("one.png", "two.png"))],
@@ -107,12 +107,12 @@ def test_objects_that_reach_out_and_pictures_of_another_size(tmp_path: Path) -> 
     (tmp_path / "a.json").write_text(json.dumps(content))
     found = report(tmp_path / "a.json")
     assert found.counts == {"size": 1, "outside": 1}
-    assert "reaches 10.0 pixels out" in found.rows()
-    assert "is 30x30, ground truth is for 40x60" in found.rows()
+    assert "reaches 10.0 pixels out" in found.to_table()
+    assert "is 30x30, ground truth is for 40x60" in found.to_table()
 
 
-def test_classes_are_counted_by_number_and_double_names_are_told_of(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png", 0)
+def test_classes_are_counted_by_number_and_double_names_are_reported(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png", 0)
     label(tmp_path, "a", f"0 {TRIANGLE}\n1 0.5 0.5 0.6 0.6\n1 0.5 0.5 0.5 0.5")
     (tmp_path / "set.yaml").write_text("train: images\nval: images\nnames: [a, a, b]\n")
     found = report(tmp_path)
@@ -123,19 +123,19 @@ def test_classes_are_counted_by_number_and_double_names_are_told_of(tmp_path: Pa
     assert [f.what for f in found.findings if f.kind == "unused"] == ["b"]
 
 
-def test_what_is_kept_otherwise_than_written_is_told_apart_from_what_is_dropped(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png", 0)
-    picture(tmp_path / "images" / "a.jpg", 1)
+def test_what_is_kept_otherwise_than_written_is_reported_apart_from_what_is_dropped(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png", 0)
+    image(tmp_path / "images" / "a.jpg", 1)
     label(tmp_path, "a", "0 0.1 0.1 0.5 0.5\nnonsense")
     (tmp_path / "set.yaml").write_text("trian: images\nval: images\nnames: [a]\nnotes: mine\n")
     found = report(tmp_path)
-    told = {finding.kind: finding.what for finding in found.findings}
+    reported = {finding.kind: finding.what for finding in found.findings}
     assert {kind: found.counts[kind] for kind in ("dropped", "outside", "shared", "yaml")} == {
         "dropped": 2, "outside": 2, "shared": 1, "yaml": 1
     }  # fmt: skip
-    assert "line 1: the box reaches 0.15 out of 0..1" in told["outside"]
-    assert told["yaml"] == f"{tmp_path / 'set.yaml'}: trian: means nothing; did you mean train:?"
-    assert "nothing is wrong" not in found.rows()
+    assert "line 1: the box reaches 0.15 out of 0..1" in reported["outside"]
+    assert reported["yaml"] == f"{tmp_path / 'set.yaml'}: trian: means nothing; did you mean train:?"
+    assert "nothing is wrong" not in found.to_table()
 
 
 def test_a_folder_as_coco_writes_it_is_read_with_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_strict_ends_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["data", "check", f"data={path}", "strict", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["counts"]["leaked"] == 1
     clean = tmp_path / "clean"
-    picture(clean / "images" / "a.png", 0)
+    image(clean / "images" / "a.png", 0)
     label(clean, "a", f"0 {TRIANGLE}")
     (clean / "set.yaml").write_text("train: images\nnames: [cat]\n")
     assert main(["data", "check", f"data={clean}", "strict"]) == 0
@@ -181,7 +181,7 @@ def test_the_command_line_helps(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def complicated(folder: Path) -> Path:
     """COCO JSON with parts, a hole, a crowd, a box alone."""
-    picture(folder / "images" / "one.png", 0, (80, 100))
+    image(folder / "images" / "one.png", 0, (80, 100))
     ys, xs = np.mgrid[:80, :100]
     distance = np.hypot(xs - 30, ys - 40)
     ring = (distance < 25) & (distance > 10)
@@ -206,16 +206,16 @@ def complicated(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("pictures", ["link", "copy"])
-def test_to_coco_and_back_to_coco_nothing_is_lost(tmp_path: Path, pictures: str) -> None:
+@pytest.mark.parametrize("images", ["link", "copy"])
+def test_to_coco_and_back_to_coco_nothing_is_lost(tmp_path: Path, images: str) -> None:
     path = complicated(tmp_path / "a")
-    options = {"data": str(path), "to": "coco", "output": tmp_path / "b", "pictures": pictures}
+    options = {"data": str(path), "to": "coco", "output": tmp_path / "b", "image_files": images}
     done = convert(DataConvertOptions.parse(options), get_registry())
     assert set(done.losses) == {"boxes"}
-    assert (tmp_path / "b" / "images" / "train" / "one.png").is_symlink() is (pictures == "link")
+    assert (tmp_path / "b" / "images" / "train" / "one.png").is_symlink() is (images == "link")
     (before,), (after,) = open_dataset(path), open_dataset(done.yaml, "train")
     assert (after.id, after.shape) == (before.id, before.shape)
-    for one, other in zip(before.truths, after.truths, strict=True):
+    for one, other in zip(before.annotations, after.annotations, strict=True):
         assert (one.category, one.box, one.crowd, one.area, one.id, one.rle) == (
             other.category, other.box, other.crowd, other.area, other.id, other.rle
         )  # fmt: skip
@@ -231,16 +231,16 @@ def test_to_yolo_says_what_it_cannot_hold_and_keeps_every_pixel(tmp_path: Path) 
     assert done.losses == {"crowds": 1, "joined": 2, "traced": 1, "boxes": 1}
     assert done.worst == 1
     assert not done.named
-    assert "1 crowd left out" in done.rows()
+    assert "1 crowd left out" in done.to_table()
     (before,) = open_dataset(path)
     dataset = open_dataset(done.yaml, "train")
     assert not dataset.problems
     (after,) = dataset
-    kept = [truth for truth in before.truths if not truth.crowd]
-    original = truth_masks(type(before)(path=before.path, id=0, shape=before.shape, truths=tuple(kept)))
-    np.testing.assert_array_equal(original.data, truth_masks(after).data)
-    assert [truth.category for truth in after.truths] == [1, 1, 1, 1]
-    assert [truth.has_mask for truth in after.truths] == [truth.has_mask for truth in kept]
+    kept = [annotation for annotation in before.annotations if not annotation.crowd]
+    original = annotation_masks(type(before)(path=before.path, id=0, shape=before.shape, annotations=tuple(kept)))
+    np.testing.assert_array_equal(original.data, annotation_masks(after).data)
+    assert [annotation.category for annotation in after.annotations] == [1, 1, 1, 1]
+    assert [annotation.has_mask for annotation in after.annotations] == [annotation.has_mask for annotation in kept]
 
 
 def test_one_ring_joins_parts_and_holes() -> None:
@@ -259,37 +259,39 @@ def test_one_ring_joins_parts_and_holes() -> None:
         np.testing.assert_array_equal(joined.data, Masks.from_polygons([parts], (60, 70)).data)
 
 
-@pytest.mark.parametrize("pictures", ["link", "copy"])
+@pytest.mark.parametrize("images", ["link", "copy"])
 @pytest.mark.parametrize("to", ["yolo", "coco"])
-def test_namesakes_come_out_apart_and_no_file_of_the_user_changes(tmp_path: Path, to: str, pictures: str) -> None:
+def test_namesakes_come_out_apart_and_no_file_of_the_user_changes(tmp_path: Path, to: str, images: str) -> None:
     names = ("x/1.png", "y/1.png", "x_1.png", "1-2.png", "z/1.jpg", "1.PNG", "b\udcff.png", "con.png")
     for number, name in enumerate(names):
-        picture(tmp_path / "set" / "images" / "any.png", number)
+        image(tmp_path / "set" / "images" / "any.png", number)
         (tmp_path / "set" / "images" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "set" / "images" / "any.png").rename(tmp_path / "set" / "images" / name)
         label(tmp_path / "set", str(Path(name).with_suffix("")), f"{number} {TRIANGLE}\n")
     path = tmp_path / "set" / "set.yaml"
     path.write_text(f"train: images\nnames: [{', '.join('abcdefgh')}]\n")
     before = {file: file.read_bytes() for file in (tmp_path / "set").rglob("*.*")}
-    options = {"data": str(path), "to": to, "output": tmp_path / "new", "pictures": pictures}
+    options = {"data": str(path), "to": to, "output": tmp_path / "new", "image_files": images}
     done = convert(DataConvertOptions.parse(options), get_registry())
     assert {file: file.read_bytes() for file in (tmp_path / "set").rglob("*.*")} == before
-    original = {sample.truths[0].category: sample.path.read_bytes() for sample in open_dataset(path, "train")}
+    original = {sample.annotations[0].category: sample.path.read_bytes() for sample in open_dataset(path, "train")}
     assert len(original) == len(names)
     new = open_dataset(done.yaml, "train")
-    assert {sample.truths[0].category: sample.path.read_bytes() for sample in new} == original
+    assert {sample.annotations[0].category: sample.path.read_bytes() for sample in new} == original
     written = [file.name.casefold() for file in (tmp_path / "new" / "images" / "train").iterdir()]
     assert len({Path(name).stem for name in written}) == len(names)
     assert not any("con." in name and not name.startswith("_") for name in written)
 
 
-def test_a_copy_that_does_not_fit_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_does_not_fit_is_reported_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = many(tmp_path / "set", 4)
 
     def half(_: Any, out: Any, __: int) -> None:
         out.write(b"half")
 
-    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "pictures": "copy"}
+    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "images": "copy"}
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", half)
         with pytest.raises(DataError, match=r"new/images/train/00\.png cannot be written: 4 of \d+ bytes"):
@@ -353,7 +355,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
 def many(folder: Path, count: int = 20) -> Path:
     for number in range(count):
-        picture(folder / "images" / f"{number:02}.png", number // 2 if number < 4 else number)
+        image(folder / "images" / f"{number:02}.png", number // 2 if number < 4 else number)
         label(folder, f"{number:02}", f"{number % 2} {TRIANGLE}")
     path = folder / "set.yaml"
     path.write_text("train: images\nnames: [cat, dog]\n")
@@ -371,14 +373,14 @@ def test_parts_are_disjoint_whole_and_the_same_for_the_same_seed(tmp_path: Path)
     names = [name for part in parts.values() for name in part]
     assert sorted(names) == [f"{number:02}.png" for number in range(20)]
     assert 3 <= len(parts["val"]) <= 6
-    for pair in ({"00.png", "01.png"}, {"02.png", "03.png"}):  # the same picture twice never ends up on both sides
+    for pair in ({"00.png", "01.png"}, {"02.png", "03.png"}):  # the same image twice never ends up on both sides
         assert any(pair <= set(part) for part in parts.values())
     assert done.kept_together == 2
     again = divide(path, tmp_path / "again", fractions=(0.6, 0.2, 0.2))
     assert (tmp_path / "again" / "val.txt").read_text() == (tmp_path / "parts" / "val.txt").read_text()
     other = divide(path, tmp_path / "other", fractions=(0.6, 0.2, 0.2), seed=1)
     assert (tmp_path / "other" / "val.txt").read_text() != (tmp_path / "parts" / "val.txt").read_text()
-    assert again.pictures.keys() == other.pictures.keys()
+    assert again.images.keys() == other.images.keys()
     assert report(done.yaml).counts.get("leaked") is None
 
 
@@ -390,7 +392,7 @@ def test_json_is_divided_as_json(tmp_path: Path) -> None:
     assert len(train) + len(val) == 6
     assert {sample.id for sample in train}.isdisjoint(sample.id for sample in val)
     assert all(sample.path.is_file() for sample in train)
-    assert sum(len(sample.truths) for dataset in (train, val) for sample in dataset) == 6
+    assert sum(len(sample.annotations) for dataset in (train, val) for sample in dataset) == 6
 
 
 @pytest.mark.parametrize("fractions", [(1.0,), (0.5, 0.6), (0.25, 0.25, 0.25, 0.25), (0.8, 0.1)])
@@ -399,12 +401,12 @@ def test_shares_must_make_one(tmp_path: Path, fractions: tuple[float, ...]) -> N
         divide(many(tmp_path / "set", 4), tmp_path / "parts", fractions=fractions)
 
 
-def test_too_few_pictures_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 picture cannot be divided into 2 parts"):
+def test_too_few_images_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 image cannot be divided into 2 parts"):
         divide(many(tmp_path / "set", 2), tmp_path / "parts")
 
 
-def test_a_sheet_of_ground_truth(
+def test_a_sheet_of_ground_annotation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "set"
@@ -422,10 +424,10 @@ def test_a_sheet_of_ground_truth(
     (folder / "images" / "1.png").write_bytes((folder / "images" / "1.png").read_bytes()[:60])
     with caplog.at_level("WARNING"):
         assert show(DataShowOptions.parse(options), get_registry()) == written
-    (told,) = [record.getMessage() for record in caplog.records if "not shown" in record.getMessage()]
-    assert str(folder / "images" / "1.png") in told
+    (reported,) = [record.getMessage() for record in caplog.records if "not shown" in record.getMessage()]
+    assert str(folder / "images" / "1.png") in reported
     assert cv2.imread(str(written)).shape == (2 * 64, 2 * 64, 3)
-    with pytest.raises(DataError, match="no picture of the split has an object of these classes"):
+    with pytest.raises(DataError, match="no image of the split has an object of these classes"):
         show(DataShowOptions.parse({**options, "classes": (2,)}), get_registry())
     assert main(["data", "show", f"data={folder}", "count=2", f"output={tmp_path / 'b.png'}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "b.png")
@@ -452,7 +454,7 @@ def coco(path: Path, names: list[str], *, seed: int = 0, images: int = 2, **chan
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     for i in range(images):
-        picture(path.parent / f"{path.stem}{i}.png", seed + i)
+        image(path.parent / f"{path.stem}{i}.png", seed + i)
     return path
 
 
@@ -473,9 +475,9 @@ def test_splits_that_number_their_classes_otherwise_are_paired_by_name(tmp_path:
     for split_name in ("train", "val", "test"):
         for data in (path, done.yaml):
             dataset = open_dataset(data, split_name)
-            for truth in (truth for sample in dataset for truth in sample.truths):
-                corners = len(truth.polygons[0])
-                assert dataset.names[truth.category] == {4: "square", 3: "triangle"}[corners]
+            for annotation in (annotation for sample in dataset for annotation in sample.annotations):
+                corners = len(annotation.polygons[0])
+                assert dataset.names[annotation.category] == {4: "square", 3: "triangle"}[corners]
             assert dict(dataset.names) == {0: "square", 1: "triangle"}
 
 
@@ -486,7 +488,7 @@ def test_a_split_that_is_not_there_harms_only_who_asks_for_it(tmp_path: Path, ca
     found = report(path)
     assert (found.counts["missing"], list(found.splits)) == (1, ["train", "val"])
     done = convert(DataConvertOptions.parse({"data": str(path), "output": tmp_path / "new"}), get_registry())
-    assert list(done.pictures) == ["train", "val"]
+    assert list(done.images) == ["train", "val"]
     assert "test of" in caplog.text
     with pytest.raises(DataError, match=r"test of .* is not there"):
         open_dataset(path, "test")
@@ -494,7 +496,7 @@ def test_a_split_that_is_not_there_harms_only_who_asks_for_it(tmp_path: Path, ca
 
 def test_splits_of_several_formats_need_names(tmp_path: Path) -> None:
     coco(tmp_path / "val.json", ["square", "triangle"])
-    picture(tmp_path / "images" / "a.png", 0)
+    image(tmp_path / "images" / "a.png", 0)
     label(tmp_path, "a", f"0 {TRIANGLE}\n")
     path = tmp_path / "set.yaml"
     path.write_text("train: images\nval: val.json\n")
@@ -505,7 +507,7 @@ def test_splits_of_several_formats_need_names(tmp_path: Path) -> None:
     assert open_dataset(path, "val").names == {0: "triangle", 1: "square"}
 
 
-def test_parts_name_the_pictures_as_they_are_reached(tmp_path: Path) -> None:
+def test_parts_name_the_images_as_they_are_reached(tmp_path: Path) -> None:
     """Labels are found by that name: those of the folder a link leads to are others, or none."""
     many(tmp_path / "raw", count=6)
     (tmp_path / "set").mkdir()
@@ -517,11 +519,11 @@ def test_parts_name_the_pictures_as_they_are_reached(tmp_path: Path) -> None:
     path.write_text("train: images\nnames: [cat, dog, bird]\n")
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "linked").symlink_to(tmp_path / "disk" / "deep")
-    expected = sum(len(sample.truths) for sample in open_dataset(path, "train"))
+    expected = sum(len(sample.annotations) for sample in open_dataset(path, "train"))
     assert expected
     for output in (tmp_path / "parts", tmp_path / "linked" / "parts"):
         parts = divide(path, output)
-        found = [len(sample.truths) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
+        found = [len(sample.annotations) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
         assert sum(found) == expected
 
 
@@ -531,7 +533,7 @@ def test_what_was_converted_by_links_is_divided_with_its_labels(tmp_path: Path) 
         DataConvertOptions.parse({"data": str(path), "to": "yolo", "output": tmp_path / "yolo"}), get_registry()
     )
     parts = divide(done.yaml, tmp_path / "parts", fractions=(0.5, 0.5))
-    found = [len(sample.truths) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
+    found = [len(sample.annotations) for name in ("train", "val") for sample in open_dataset(parts.yaml, name)]
     assert sum(found) == 12
 
 
@@ -545,15 +547,15 @@ def brushed(folder: Path) -> Path:
     return path
 
 
-def test_crowds_that_leave_many_objects_out_are_told_and_can_be_taken(
+def test_crowds_that_leave_many_objects_out_are_reported_and_can_be_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = brushed(tmp_path)
     found = report(path)
     assert found.counts == {"crowds": 1}
-    assert "3 of 6 objects have iscrowd: 1, most of triangle" in found.rows()
-    assert "left out: 3 crowds" in found.rows()
-    tell("train", open_dataset(path))
+    assert "3 of 6 objects have iscrowd: 1, most of triangle" in found.to_table()
+    assert "left out: 3 crowds" in found.to_table()
+    notify("train", open_dataset(path))
     assert "train: 6 objects, 3 with a mask; left out: 3 crowds" in caplog.text
     assert "crowds=objects" in caplog.text
     assert report(path, crowds="objects").counts == {}
@@ -564,7 +566,7 @@ def test_crowds_that_leave_many_objects_out_are_told_and_can_be_taken(
             get_registry(),
         )
         assert done.objects == {"train": count}
-        assert ("nothing is lost" in done.rows()) is (crowds == "objects")
+        assert ("nothing is lost" in done.to_table()) is (crowds == "objects")
 
 
 def test_few_crowds_are_no_finding_and_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -574,18 +576,18 @@ def test_few_crowds_are_no_finding_and_no_warning(tmp_path: Path, caplog: pytest
     path.write_text(json.dumps(content))
     assert report(path).counts == {}
     with caplog.at_level(logging.WARNING, "segx"):
-        tell("train", open_dataset(path))
+        notify("train", open_dataset(path))
     assert not caplog.text
 
 
-def test_check_tells_what_train_would_refuse(tmp_path: Path) -> None:
+def test_check_reports_what_train_would_refuse(tmp_path: Path) -> None:
     boxes = coco(tmp_path / "boxes" / "a.json", ["square"], segmentation=[], bbox=[1, 1, 9, 9])
     assert "no object has a mask" in report(boxes).rows()
     crowds = coco(tmp_path / "crowds" / "a.json", ["square"], iscrowd=1)
     assert "all objects are crowds" in report(crowds).rows()
 
 
-def test_a_size_that_is_exchanged_is_told_and_one_that_is_turned_is_not(tmp_path: Path) -> None:
+def test_a_size_that_is_exchanged_is_reported_and_one_that_is_turned_is_not(tmp_path: Path) -> None:
     path = coco(tmp_path / "a.json", ["square"], images=1)
     content = json.loads(path.read_text())
     content["images"][0].update(height=60, width=40)
@@ -604,7 +606,7 @@ def test_what_is_written_is_read_back_and_compared(tmp_path: Path, monkeypatch: 
     path = coco(tmp_path / "a.json", ["square", "triangle"])
     options = {"data": str(path), "to": "yolo"}
     done = convert(DataConvertOptions.parse({**options, "output": tmp_path / "right"}), get_registry())
-    assert "nothing is lost: what is written was read back and compared" in done.rows()
+    assert "nothing is lost: what is written was read back and compared" in done.to_table()
     original = vars(convert_module)["_yolo_row"]
     for name, damage in {
         "moved": lambda row: row.replace(" 0.166667", " 0.45") if row.startswith("0") else row,
@@ -613,7 +615,7 @@ def test_what_is_written_is_read_back_and_compared(tmp_path: Path, monkeypatch: 
     }.items():
         monkeypatch.setattr(convert_module, "_yolo_row", lambda *a, damage=damage: damage(original(*a)))
         done = convert(DataConvertOptions.parse({**options, "output": tmp_path / name}), get_registry())
-        assert "nothing is lost" not in done.rows()
+        assert "nothing is lost" not in done.to_table()
         assert done.losses[{"moved": "changed"}.get(name, "missing")] == 2
         assert done.named
 
@@ -626,18 +628,18 @@ def test_an_outline_over_the_edge_is_written_as_it_is_seen(tmp_path: Path) -> No
     )
     assert not done.losses
     (before,), (after,) = open_dataset(path), open_dataset(done.yaml, "train")
-    assert float(truth_masks(before).iou(truth_masks(after))[0, 0]) == 1
-    assert [0, 15] in after.truths[0].polygons[0].round(3).tolist()
+    assert float(annotation_masks(before).iou(annotation_masks(after))[0, 0]) == 1
+    assert [0, 15] in after.annotations[0].polygons[0].round(3).tolist()
 
 
 def test_rows_that_were_left_out_are_lost(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png", 0)
+    image(tmp_path / "images" / "a.png", 0)
     label(tmp_path, "a", f"0 {TRIANGLE}\n0 nonsense\n")
     done = convert(
         DataConvertOptions.parse({"data": str(tmp_path), "output": tmp_path / "new", "to": "coco"}), get_registry()
     )
     assert done.losses == {"unread": 1}
-    assert "nothing is lost" not in done.rows()
+    assert "nothing is lost" not in done.to_table()
 
 
 def test_hundreds_of_holes_are_joined_in_seconds() -> None:
@@ -664,7 +666,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_check_finds_whatever_train_tells_of_or_refuses(
+def test_check_finds_whatever_train_reports_of_or_refuses(
     tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for seed, name in ((0, "train"), (9, "val")):
@@ -672,13 +674,13 @@ def test_check_finds_whatever_train_tells_of_or_refuses(
     path = tmp_path / "set.yaml"
     path.write_text("train: train.json\nval: val.json\n")
     options = TrainOptions(data=str(path))
-    told = False
+    reported = False
     with caplog.at_level(logging.INFO, "segx"):
         try:
             splits = read_splits(options)
             get_registry().load_task("segment").train_loader(splits.train, options, stride=32)
         except DataError:
-            told = True
-    told = told or bool(caplog.messages)
-    assert told
+            reported = True
+    reported = reported or bool(caplog.messages)
+    assert reported
     assert report(path).findings

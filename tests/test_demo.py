@@ -43,9 +43,9 @@ def test_it_runs_offline_from_nothing_to_the_end(demo: Any, repository: Path, tm
     for path in demo.RESULTS.values():
         assert str(folder / path) in ended.stdout
         assert (folder / path).stat().st_size > 1000
-    drawn = [cv2.imread(str(folder / demo.RESULTS[name])) for name in ("picture", "picture by ONNX")]
-    original = cv2.imread(str(folder / demo.PICTURE))
-    assert all((picture != original).any() for picture in drawn), "nothing was found"
+    drawn = [cv2.imread(str(folder / demo.RESULTS[name])) for name in ("image", "image by ONNX")]
+    original = cv2.imread(str(folder / demo.IMAGE))
+    assert all((image != original).any() for image in drawn), "nothing was found"
     assert "mask IoU at least" in ended.stderr, "the export was not proven"
 
 
@@ -62,7 +62,9 @@ def test_a_step_that_fails_ends_it_with_its_exit_code(
     assert "did you mean 'model'" in printed.err
 
 
-def test_what_was_promised_and_is_not_there_is_told(demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_promised_and_is_not_there_is_reported(
+    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(demo, "STEPS", {"ask for little": "segx --version"})
     with pytest.raises(SystemExit, match="weights") as ended:
         demo.main(tmp_path / "demo")

@@ -63,7 +63,7 @@ def test_blocks_are_found() -> None:
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A folder with pictures and a checkpoint: real ones where they are at hand, else drawn ones and a tiny model."""
+    """A folder with images and a checkpoint: real ones where they are at hand, else drawn ones and a tiny model."""
     folder = tmp_path_factory.mktemp("material")
     (folder / "photos").mkdir()
     try:
@@ -72,10 +72,10 @@ def material(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
         _draw(folder)
         return folder
     shutil.copy(real / "weights" / "yolov8n-seg.pt", folder)
-    pictures = sorted((real / "coco-mini" / "images" / "val2017").glob("*.jpg"))[:3]
-    shutil.copy(pictures[0], folder / "photo.jpg")
-    for picture in pictures[1:]:
-        shutil.copy(picture, folder / "photos")
+    images = sorted((real / "coco-mini" / "images" / "val2017").glob("*.jpg"))[:3]
+    shutil.copy(images[0], folder / "photo.jpg")
+    for image in images[1:]:
+        shutil.copy(image, folder / "photos")
     return folder
 
 
@@ -85,9 +85,9 @@ def _draw(folder: Path) -> None:
     from segx.testing.models import TINY_YOLOV8
     from segx.testing.scenes import draw_scene
 
-    picture = draw_scene().image
+    image = draw_scene().image
     for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
-        cv2.imwrite(str(folder / name), picture)
+        cv2.imwrite(str(folder / name), image)
     (folder / "tiny-seg.yaml").write_text(TINY_YOLOV8)
     YOLO(folder / "tiny-seg.yaml").save(folder / "yolov8n-seg.pt")
     (folder / "tiny-seg.yaml").unlink()

@@ -14,7 +14,7 @@ import pytest
 from segx import YOLO
 from segx.plugin.registry import get_registry
 from segx.structures.masks import Masks
-from segx_data_synth.dataset import picture, write_dataset
+from segx_data_synth.dataset import image, write_dataset
 from segx_data_synth.shapes import SHAPES
 
 if TYPE_CHECKING:
@@ -71,23 +71,23 @@ def test_it_goes_into_the_wheel(file: Path, repository: Path) -> None:
 
 
 def test_it_finds_what_is_drawn(stated: dict[str, Any]) -> None:
-    """On pictures that neither training nor validation has seen."""
+    """On images that neither training nor validation has seen."""
     seed = stated["recipe"]["seed"] + 1000
     model, overlaps = YOLO(NAME), []
     for index in range(20):
-        drawn = picture(seed, "val", index, 256)
+        drawn = image(seed, "val", index, 256)
         result: Results = model(drawn.image, imgsz=256, verbose=False)[0]
         for item in drawn.objects:
             if item.mask.sum() > 400 and not _cut(item.mask):
-                truth = Masks.from_bitmaps([item.mask.view(np.uint8)], np.zeros((1, 2), np.int32), item.mask.shape)
+                annotation = Masks.from_bitmaps([item.mask.view(np.uint8)], np.zeros((1, 2), np.int32), item.mask.shape)
                 same = np.flatnonzero(result.boxes.cls == item.category)
-                overlaps.append(result.masks[same].iou(truth).max(initial=0.0))
+                overlaps.append(result.masks[same].iou(annotation).max(initial=0.0))
     assert len(overlaps) > 30
     assert np.mean(np.array(overlaps) > 0.5) > 0.7
 
 
 def _cut(mask: np.ndarray[Any, Any]) -> bool:
-    """Say whether an object reaches the rim of its picture or is seen in parts."""
+    """Return True if an object reaches the rim of its image or is seen in parts."""
     rim = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
     return bool(rim) or cv2.connectedComponents(mask.view(np.uint8))[0] > 2
 

@@ -31,7 +31,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny model and two pictures."""
+    """A checkpoint of a tiny model and two images."""
     folder = tmp_path_factory.mktemp("formats")
     (folder / "tinyn-seg.yaml").write_text(TINY_YOLOV8)
     model = YOLO(folder / "tinyn-seg.yaml")
@@ -57,15 +57,15 @@ def wake(module: Any) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_proven_and_finds_the_same(kind: str, folder: Path) -> None:
-    pictures = [folder / "0.png", folder / "1.png"]
+    images = [folder / "0.png", folder / "1.png"]
     model = YOLO(folder / "tiny.pt")
-    expected = model.predict(pictures, imgsz=64, **FIND_ALL)
+    expected = model.predict(images, imgsz=64, **FIND_ALL)
     exported = YOLO(model.export(kind, imgsz=64))
     assert exported.path is not None
     assert exported.path.parent == folder
     assert exported.metadata.parity is not None
     assert exported.names == model.names
-    found = exported.predict(pictures, imgsz=64, **FIND_ALL)
+    found = exported.predict(images, imgsz=64, **FIND_ALL)
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours) == len(theirs) >= 10
         np.testing.assert_allclose(ours.boxes.data, theirs.boxes.data, atol=2e-3)

@@ -47,10 +47,10 @@ for module in modules:
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        told = pipe.read().decode()
+        reported = pipe.read().decode()
     _, status = os.waitpid(child, 0)
-    if told or status:
-        failures[module] = told or f"the process ended with status {status}"
+    if reported or status:
+        failures[module] = reported or f"the process ended with status {status}"
 print(json.dumps(failures))
 """
 _OTHERS = [

@@ -30,7 +30,7 @@ _RULES = "E,F,W,I,UP,B,SIM,RET,PTH,C4,PERF,ANN001,ANN201"
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A new plugin of each kind."""
     folder = tmp_path_factory.mktemp("plugins")
-    return {kind: scaffold.create(f"{kind}-foo", folder) for kind in scaffold.KINDS}
+    return {kind: scaffold.create(f"{kind}-foo", folder) for kind in scaffold.TEMPLATES}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_they_are_found_through_their_entry_points(scratch: Path, plugins: dict[
     assert {"foo@segx-backend-foo", "foo@segx-export-foo", "onnxruntime"} <= set(backends)
 
 
-@pytest.mark.parametrize("kind", scaffold.KINDS)
+@pytest.mark.parametrize("kind", scaffold.TEMPLATES)
 def test_they_keep_their_contract(kind: str, scratch: Path, plugins: dict[str, Path]) -> None:
     said = _call(str(scratch), "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=plugins[kind])
     assert re.search(r"\b[1-9]\d* passed", said)

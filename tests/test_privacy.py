@@ -79,8 +79,8 @@ def test_a_model_used_before_a_fork_works_in_the_child(model: str, threads: int)
     code = f"""
 import multiprocessing, os
 from segx import YOLO
-from segx_data_synth.dataset import picture
-image = picture(0, "val", 0, 160).image
+from segx_data_synth.dataset import image
+image = image(0, "val", 0, 160).image
 known = YOLO("shapes-seg.pt")
 wanted = known(image, verbose=False)[0].boxes.data
 def work(queue):

@@ -1,4 +1,4 @@
-"""Training from end to end, with a tiny model and drawn pictures: what a run leaves, remembers and survives."""
+"""Training from end to end, with a tiny model and drawn images: what a run leaves, remembers and survives."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The YAML of a data set of ten pictures and four to validate on."""
+    """The YAML of a data set of ten images and four to validate on."""
     return write_dataset(tmp_path_factory.mktemp("data") / "shapes", images=IMAGES, val_images=4, imgsz=96)
 
 
 @pytest.fixture(scope="module")
-def design(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The YAML of the tiny model."""
     path = tmp_path_factory.mktemp("design") / "tiny-seg.yaml"
     path.write_text(TINY_YOLOV8)
@@ -83,9 +83,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(shapes: Path, design: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[YOLO, Any]:
+def whole(shapes: Path, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[YOLO, Any]:
     """A run with everything there is to write, and what it returned."""
-    model = YOLO(design)
+    model = YOLO(tiny_yaml)
     folder = tmp_path_factory.mktemp("whole")
     options = {**QUICK, "plots": True, "epochs": 3, "close_mosaic": 1, "export": "torchscript", "project": folder}
     return model, model.train(data=str(shapes), **options)
@@ -135,7 +135,7 @@ def test_training_returns_the_measure_of_the_best_weights(whole: tuple[YOLO, Any
     assert math.isfinite(results.seg.map)
     assert math.isfinite(results.box.map50)
     assert len(results.seg.maps) == 6
-    assert results.fitness == pytest.approx(max(row["fitness"] for row in model.trained.rows))
+    assert results.fitness == pytest.approx(max(row["fitness"] for row in model.trained.history))
 
 
 def test_a_model_remembers_its_data_and_how_it_looked_at_them(
@@ -174,7 +174,7 @@ def test_the_table_has_a_row_for_each_epoch(whole: tuple[YOLO, Any]) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {"time", "train/box_loss", "train/seg_loss", "train/cls_loss", "train/dfl_loss"} <= rows[0].keys()
     assert {"metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "fitness", "lr/bias", "lr/weight"} <= rows[0].keys()
-    for row, kept in zip(rows, model.trained.rows, strict=True):
+    for row, kept in zip(rows, model.trained.history, strict=True):
         assert float(row["train/seg_loss"]) == pytest.approx(kept["train/seg_loss"], rel=1e-5)
 
 
@@ -186,21 +186,21 @@ def test_the_manifest_says_what_the_run_was_made_of(whole: tuple[YOLO, Any], sha
     assert torch.__version__.startswith(manifest["versions"]["torch"])
     assert manifest["versions"]["segx-core"] == __version__
     assert manifest["seed"] == 0
-    for split, pictures in (("train", IMAGES), ("val", 4)):
+    for split, images in (("train", IMAGES), ("val", 4)):
         hashed = open_dataset(shapes, split).fingerprint
-        assert manifest["data"][split] == {"pictures": pictures, "fingerprint": hashed}
+        assert manifest["data"][split] == {"images": images, "fingerprint": hashed}
     options = yaml.safe_load((model.trained.folder / "args.yaml").read_text())
     assert (options["epochs"], options["imgsz"], options["data"]) == (3, 64, str(shapes))
 
 
-def test_without_plots_nothing_is_drawn(shapes: Path, design: Path, place: Path) -> None:
-    results = YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+def test_without_plots_nothing_is_drawn(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    results = YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     suffixes = {path.suffix for path in results.save_dir.rglob("*") if path.is_file()}
     assert not suffixes & {".jpg", ".png", ".html"}
 
 
-def test_without_save_the_weights_are_written_at_the_end(shapes: Path, design: Path, place: Path) -> None:
-    model = YOLO(design)
+def test_without_save_the_weights_are_written_at_the_end(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    model = YOLO(tiny_yaml)
     model.train(data=str(shapes), save=False, **QUICK)
     assert sorted(path.name for path in Path("runs/segment/train/weights").iterdir()) == ["last.pt"]
     assert model.trained is not None
@@ -210,10 +210,10 @@ def test_without_save_the_weights_are_written_at_the_end(shapes: Path, design: P
 # Options
 
 
-def test_the_seed_alone_decides(shapes: Path, design: Path, place: Path) -> None:
+def test_the_seed_alone_decides(shapes: Path, tiny_yaml: Path, place: Path) -> None:
     weights = []
     for seed, workers in ((0, 1), (0, 2), (3, 1)):
-        model = YOLO(design)
+        model = YOLO(tiny_yaml)
         model.train(data=str(shapes), seed=seed, **{**QUICK, "workers": workers})
         assert model.trained is not None
         weights.append(model.trained.last or Path())
@@ -221,30 +221,30 @@ def test_the_seed_alone_decides(shapes: Path, design: Path, place: Path) -> None
     assert not same(weights[0], weights[2])
 
 
-def test_training_on_some_classes_and_a_part_of_the_data(shapes: Path, design: Path, place: Path) -> None:
-    results = YOLO(design).train(data=str(shapes), classes=[0, 2], fraction=0.5, **{**QUICK, "epochs": 1})
+def test_training_on_some_classes_and_a_part_of_the_data(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    results = YOLO(tiny_yaml).train(data=str(shapes), classes=[0, 2], fraction=0.5, **{**QUICK, "epochs": 1})
     assert set(results.ap_class_index) <= {0, 2}
     manifest = json.loads((results.save_dir / "manifest.json").read_text())
-    assert manifest["data"]["train"]["pictures"] == IMAGES // 2
+    assert manifest["data"]["train"]["images"] == IMAGES // 2
     again = YOLO(results.save_dir / "weights" / "last.pt").val(plots=False, device="cpu")
     assert set(again.ap_class_index) <= {0, 2}, "remembered"
 
 
-def test_all_classes_as_one(shapes: Path, design: Path, place: Path) -> None:
-    model = YOLO(design)
+def test_all_classes_as_one(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    model = YOLO(tiny_yaml)
     model.train(data=str(shapes), single_cls=True, **{**QUICK, "epochs": 1})
     assert dict(model.names) == {0: "object"}
     assert model.val(plots=False, device="cpu").ap_class_index.tolist() == [0]
 
 
 def test_a_model_for_other_classes_takes_over_what_fits(
-    shapes: Path, design: Path, place: Path, whole: tuple[YOLO, Any], caplog: pytest.LogCaptureFixture
+    shapes: Path, tiny_yaml: Path, place: Path, whole: tuple[YOLO, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, _ = whole
     caplog.set_level(logging.INFO, "segx")
-    other = YOLO(design)
+    other = YOLO(tiny_yaml)
     other.train(data=str(shapes), pretrained=str(model.path), **{**QUICK, "epochs": 1})
-    assert len(YOLO(design).names) != len(model.names)
+    assert len(YOLO(tiny_yaml).names) != len(model.names)
     assert re.search(r"6 classes: \d+ tensors moved over, 0 begin anew", caplog.text)
     with pytest.raises(UsageError, match=r"pretrained=false starts from nothing"):
         YOLO(model.path or "").train(data=str(shapes), pretrained=False, **QUICK)
@@ -263,26 +263,26 @@ def test_a_model_for_other_classes_takes_over_what_fits(
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_each_option_makes_another_run(shapes: Path, design: Path, place: Path, options: dict[str, Any]) -> None:
+def test_each_option_makes_another_run(shapes: Path, tiny_yaml: Path, place: Path, options: dict[str, Any]) -> None:
     """That runs, too; what exactly an option does is tested where it is done."""
     rows = []
     for given in ({}, options):
-        model = YOLO(design)
+        model = YOLO(tiny_yaml)
         model.train(data=str(shapes), **{**QUICK, "epochs": 1, "mosaic": 0.0, **given})
         assert model.trained is not None
-        rows.append(model.trained.rows[0])
+        rows.append(model.trained.history[0])
     losses = [[row[f"train/{name}_loss"] for name in ("box", "seg", "cls", "dfl")] for row in rows]
     assert all(math.isfinite(value) for value in losses[1])
     assert losses[0] != losses[1]
 
 
 def test_a_run_that_fails_leaves_the_model_as_its_file_says(
-    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     model = YOLO("runs/segment/train/weights/last.pt")
-    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    before = model(picture, conf=0.0, imgsz=64)[0].boxes.data
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    before = model(image, conf=0.0, imgsz=64)[0].boxes.data
 
     def stop(*_args: Any) -> None:
         raise KeyboardInterrupt
@@ -290,18 +290,18 @@ def test_a_run_that_fails_leaves_the_model_as_its_file_says(
     monkeypatch.setattr("segx.flows.train_record.Record._write_row", stop)
     with pytest.raises(KeyboardInterrupt):
         model.train(data=str(shapes), **{**QUICK, "lr0": 0.1, "optimizer": "SGD"})
-    np.testing.assert_array_equal(model(picture, conf=0.0, imgsz=64)[0].boxes.data, before)
+    np.testing.assert_array_equal(model(image, conf=0.0, imgsz=64)[0].boxes.data, before)
 
 
 def test_the_command_line_prints_the_best_weights_or_one_document(
-    shapes: Path, design: Path, place: Path, capsys: pytest.CaptureFixture[str]
+    shapes: Path, tiny_yaml: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["segment", "train", f"model={design}", f"data={shapes}", *words({**QUICK, "epochs": 1})]
+    line = ["segment", "train", f"model={tiny_yaml}", f"data={shapes}", *words({**QUICK, "epochs": 1})]
     assert main([*line, "--quiet"]) == 0
-    printed, told = capsys.readouterr()
+    printed, reported = capsys.readouterr()
     assert printed == "runs/segment/train/weights/best.pt\n"
-    assert told.count("\n") == 1
-    assert "3 steps of the optimiser in all teach little" in told
+    assert reported.count("\n") == 1
+    assert "3 steps of the optimiser in all teach little" in reported
     assert main([*line, "--json"]) == 0
     shown = capsys.readouterr()
     document = json.loads(shown.out)
@@ -325,8 +325,8 @@ def test_one_line_for_each_epoch(caplog: pytest.LogCaptureFixture) -> None:
     for number in (1, 2):
         for _ in range(2):
             batch = Step(kind="batch", index=0, total=2, name="64x96", metrics={"instances": 7.0})
-            lines.hear(batch, epoch=number - 1)
-        lines.hear(step(number, 90.0 * number, **{"metrics/mAP50-95(B)": 0.5, "metrics/mAP50-95(M)": 0.25}), epoch=0)
+            lines.on_step(batch, epoch=number - 1)
+        lines.on_step(step(number, 90.0 * number, **{"metrics/mAP50-95(B)": 0.5, "metrics/mAP50-95(M)": 0.25}), epoch=0)
     header, first, second = (record.message for record in caplog.records)
     assert " ".join(header.split()) == "Epoch box seg Instances Size Box mAP Mask mAP Time Left"
     assert " ".join(first.split()) == "1/50 1.25 2.5 14 64x96 0.5000 0.2500 0:01:30 1:13:30"
@@ -338,9 +338,9 @@ def test_lines_are_seen_where_no_log_is_kept(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("segx"), "propagate", False)
-    EpochLines(epochs=50).hear(step(1, 2.0), epoch=0)
+    EpochLines(epochs=50).on_step(step(1, 2.0), epoch=0)
     assert "1/50" in capsys.readouterr().err
-    EpochLines(epochs=50, shown=False).hear(step(1, 2.0), epoch=0)
+    EpochLines(epochs=50, shown=False).on_step(step(1, 2.0), epoch=0)
     assert capsys.readouterr().err == ""
 
 
@@ -348,10 +348,10 @@ def test_a_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr(train_lines, "_unheard", lambda: True)
     batch = Step(kind="batch", index=0, total=2, name="64x64", metrics={"instances": 7.0, "train/box_loss": 1.5})
     lines = EpochLines(epochs=5)
-    lines.hear(batch, epoch=1)
+    lines.on_step(batch, epoch=1)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    lines.hear(batch, epoch=1)
+    lines.on_step(batch, epoch=1)
     assert lines._bar.postfix == "box=1.500, instances=14, size=64x64"
     lines.close()
     assert "2/5" in capsys.readouterr().err
@@ -360,28 +360,28 @@ def test_a_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatc
 # Export
 
 
-def test_a_missing_exporter_is_told_before_the_first_epoch(shapes: Path, design: Path, place: Path) -> None:
+def test_a_missing_exporter_is_reported_before_the_first_epoch(shapes: Path, tiny_yaml: Path, place: Path) -> None:
     with pytest.raises(MissingPluginError, match=r"'openvino' needs: pip install segx-export-openvino"):
-        YOLO(design).train(data=str(shapes), export="openvino", **QUICK)
+        YOLO(tiny_yaml).train(data=str(shapes), export="openvino", **QUICK)
     with pytest.raises(UsageError, match=r"'onx' is not known; did you mean 'onnx'"):
-        YOLO(design).train(data=str(shapes), export="onx", **QUICK)
+        YOLO(tiny_yaml).train(data=str(shapes), export="onx", **QUICK)
     assert list(place.iterdir()) == []
 
 
-def test_a_model_that_cannot_be_exported_is_told_before_the_first_epoch(
-    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_cannot_be_exported_is_reported_before_the_first_epoch(
+    shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: Any, **_named: Any) -> None:
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(torch.jit, "trace", fail)
     with pytest.raises(Exception, match="no such operator"):
-        YOLO(design).train(data=str(shapes), export="torchscript", **QUICK)
+        YOLO(tiny_yaml).train(data=str(shapes), export="torchscript", **QUICK)
     assert list(place.iterdir()) == []
 
 
 def test_an_export_that_fails_at_the_end_loses_nothing(
-    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from segx.errors import ExportError
     from segx.flows import train
@@ -395,7 +395,7 @@ def test_an_export_that_fails_at_the_end_loses_nothing(
 
     monkeypatch.setattr(train, "export", fail)
     with pytest.raises(ExportError, match=r"broken[\s\S]*best\.pt; to try again: segx export model="):
-        YOLO(design).train(data=str(shapes), export="torchscript", **{**QUICK, "epochs": 1})
+        YOLO(tiny_yaml).train(data=str(shapes), export="torchscript", **{**QUICK, "epochs": 1})
     assert YOLO("runs/segment/train/weights/best.pt").val(plots=False, device="cpu").images == 4
 
 
@@ -404,7 +404,7 @@ def test_an_export_that_fails_at_the_end_loses_nothing(
 
 @pytest.fixture(params=["drawn", pytest.param("real", marks=pytest.mark.real)])
 def small_set(request: pytest.FixtureRequest, shapes: Path, tmp_path: Path) -> Path:
-    """Ten drawn pictures, or a few real photographs with polygon labels."""
+    """Ten drawn images, or a few real photographs with polygon labels."""
     if request.param == "drawn":
         return shapes
     photos = request.getfixturevalue("real_data") / "coco-mini" / "images"
@@ -419,11 +419,11 @@ def small_set(request: pytest.FixtureRequest, shapes: Path, tmp_path: Path) -> P
 
 @pytest.mark.slow
 def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(
-    small_set: Path, design: Path, place: Path
+    small_set: Path, tiny_yaml: Path, place: Path
 ) -> None:
-    """By the command line alone, with SIGKILL, on pictures read from files."""
-    options = {**QUICK, "epochs": 5, "data": small_set, "model": design}
-    straight = YOLO(design)
+    """By the command line alone, with SIGKILL, on images read from files."""
+    options = {**QUICK, "epochs": 5, "data": small_set, "model": tiny_yaml}
+    straight = YOLO(tiny_yaml)
     straight.train(data=str(small_set), name="straight", **{**QUICK, "epochs": 5})
     command = [sys.executable, "-m", "segx_cli", "train", *words(options), "name=killed"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
@@ -447,32 +447,32 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(
 
 
 def test_a_run_killed_between_its_last_epoch_and_the_measurement_is_measured(
-    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_args: Any, **_named: Any) -> None:
         raise KeyboardInterrupt
 
     options = {**QUICK, "epochs": 1, "export": "torchscript"}
     with monkeypatch.context() as patch:
-        patch.setattr("segx.flows.train.measure_into", killed)
+        patch.setattr("segx.flows.train.validate_into", killed)
         with pytest.raises(KeyboardInterrupt):
-            YOLO(design).train(data=str(shapes), **options)
+            YOLO(tiny_yaml).train(data=str(shapes), **options)
     manifest = Path("runs/segment/train/manifest.json")
     assert "finished" not in json.loads(manifest.read_text())
-    metrics = YOLO(design).train(resume="runs/segment/train")
+    metrics = YOLO(tiny_yaml).train(resume="runs/segment/train")
     assert json.loads(manifest.read_text())["finished"]["metrics"]["metrics/mAP50-95(M)"] == metrics.seg.map
     assert Path("runs/segment/train/weights/best.torchscript").exists()
     with pytest.raises(UsageError, match="has finished, after 1 epoch"):
-        YOLO(design).train(resume="runs/segment/train")
+        YOLO(tiny_yaml).train(resume="runs/segment/train")
 
 
-def test_what_is_given_now_wins_over_what_is_remembered(shapes: Path, design: Path, place: Path) -> None:
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+def test_what_is_given_now_wins_over_what_is_remembered(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     last = Path("runs/segment/train/weights/last.pt")
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
     os.chdir(elsewhere)
-    results = YOLO(design).train(resume=place / last, epochs=3, save_period=2)
+    results = YOLO(tiny_yaml).train(resume=place / last, epochs=3, save_period=2)
     assert results.save_dir == place / "runs" / "segment" / "train"
     assert {path.name for path in (place / last).parent.iterdir()} == {"best.pt", "last.pt", "epoch2.pt"}
     assert list(elsewhere.iterdir()) == []
@@ -481,17 +481,17 @@ def test_what_is_given_now_wins_over_what_is_remembered(shapes: Path, design: Pa
     assert (results.save_dir / "results.csv").read_text().count("\n") == 4
 
 
-def test_resume_takes_the_folder_of_a_run_and_tidies_it(shapes: Path, design: Path, place: Path) -> None:
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+def test_resume_takes_the_folder_of_a_run_and_tidies_it(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     half = Path("runs/segment/train/weights/.last-0a1b2c3d.pt")
     half.write_bytes(b"as a kill may leave it")
-    results = YOLO(design).train(resume="runs/segment/train", epochs=2)
+    results = YOLO(tiny_yaml).train(resume="runs/segment/train", epochs=2)
     assert results.save_dir == place / "runs" / "segment" / "train"
     assert not half.exists()
 
 
-def test_a_checkpoint_that_was_moved_begins_a_new_folder(shapes: Path, design: Path, place: Path) -> None:
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+def test_a_checkpoint_that_was_moved_begins_a_new_folder(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     moved = place / "saved" / "last.pt"
     moved.parent.mkdir()
     Path("runs/segment/train/weights/last.pt").rename(moved)
@@ -500,9 +500,9 @@ def test_a_checkpoint_that_was_moved_begins_a_new_folder(shapes: Path, design: P
     assert [path.name for path in moved.parent.iterdir()] == ["last.pt"]
 
 
-def test_data_that_changed_since_are_told(design: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_that_changed_since_are_reported(tiny_yaml: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = write_dataset(place / "mine", images=4, val_images=2, imgsz=64)
-    YOLO(design).train(data=str(data), **{**QUICK, "epochs": 1})
+    YOLO(tiny_yaml).train(data=str(data), **{**QUICK, "epochs": 1})
     annotations = data.parent / "annotations" / "train.json"
     document = json.loads(annotations.read_text())
     del document["annotations"][0]
@@ -522,13 +522,13 @@ def test_data_that_changed_since_are_told(design: Path, place: Path, caplog: pyt
 
 
 def test_a_run_that_goes_on_is_not_taken_over_and_fetches_nothing(
-    design: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_dataset(place / "mine", images=4, val_images=2, imgsz=64)
     definition = yaml.safe_load(data.read_text())
     data.write_text(yaml.safe_dump({**definition, "path": "set", "download": "http://127.0.0.1:9/set.zip"}))
     (place / "mine" / "set").symlink_to(place / "mine")
-    YOLO(design).train(data=str(data), **{**QUICK, "epochs": 1})
+    YOLO(tiny_yaml).train(data=str(data), **{**QUICK, "epochs": 1})
     last, args = Path("runs/segment/train/weights/last.pt"), Path("runs/segment/train/args.yaml")
     before = args.read_bytes()
     monkeypatch.setattr("segx.flows.train_record._LONGEST_WAIT", 0.0)
@@ -550,13 +550,13 @@ def test_a_run_that_goes_on_is_not_taken_over_and_fetches_nothing(
         ("runs/segment/train/weights/last.pt", "has finished, after 1 epoch[\\s\\S]*epochs=2"),
     ],
 )
-def test_resume_of_what_is_no_run(shapes: Path, design: Path, place: Path, resume: str, expected: str) -> None:
+def test_resume_of_what_is_no_run(shapes: Path, tiny_yaml: Path, place: Path, resume: str, expected: str) -> None:
     if "runs" in resume:
-        YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
-    YOLO(design).save("plain.pt")
+        YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    YOLO(tiny_yaml).save("plain.pt")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     with pytest.raises((ModelError, UsageError), match=expected):
-        YOLO(design).train(resume=resume)
+        YOLO(tiny_yaml).train(resume=resume)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}.keys() == before.keys()
 
 
@@ -566,7 +566,7 @@ SQUARE = "0 .1 .1 .6 .1 .6 .6 .1 .6\n"
 
 
 def polygons(folder: Path, *rows: str | None, definition: str = "names: [a, b]\n", val: bool = True) -> str:
-    """Write a data set of one grey picture for each label file; None: without one."""
+    """Write a data set of one grey image for each label file; None: without one."""
     for split in ("train", "val") if val else ("train",):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
@@ -582,34 +582,34 @@ def polygons(folder: Path, *rows: str | None, definition: str = "names: [a, b]\n
 @pytest.mark.parametrize(
     ("rows", "definition", "expected"),
     [
-        ((None, None), "names: [a, b]\n", "none of the 2 training pictures has a labelled object"),
-        (("", ""), "names: [a, b]\n", "none of the 2 training pictures has a labelled object"),
-        (("7 .1 .1 .6 .1 .6 .6\n",), "names: [a, b]\n", "none of the 1 training pictures"),
+        ((None, None), "names: [a, b]\n", "none of the 2 training images has a labelled object"),
+        (("", ""), "names: [a, b]\n", "none of the 2 training images has a labelled object"),
+        (("7 .1 .1 .6 .1 .6 .6\n",), "names: [a, b]\n", "none of the 1 training images"),
         ((SQUARE,), "names: [a, b]\nnc: 5\n", "nc is 5, but names has 2"),
         ((), "names: [a, b]\n", "is an empty folder"),
     ],
     ids=["no labels", "empty labels", "class out of range", "nc and names", "empty split"],
 )
 def test_data_that_cannot_be_learned_from(
-    design: Path, place: Path, rows: tuple[str | None, ...], definition: str, expected: str
+    tiny_yaml: Path, place: Path, rows: tuple[str | None, ...], definition: str, expected: str
 ) -> None:
     data = polygons(place / "data", *rows, definition=definition)
     with pytest.raises(DataError, match=expected):
-        YOLO(design).train(data=data, **QUICK)
+        YOLO(tiny_yaml).train(data=data, **QUICK)
     assert not Path("runs").exists()
 
 
 def test_a_row_of_a_class_that_is_not_there_is_named_and_only_it_is_dropped(
-    design: Path, place: Path, caplog: pytest.LogCaptureFixture
+    tiny_yaml: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = polygons(place / "data", SQUARE, f"{SQUARE}7 .1 .1 .6 .1 .6 .6\n")
-    results = YOLO(design).train(data=data, **{**QUICK, "epochs": 1})
+    results = YOLO(tiny_yaml).train(data=data, **{**QUICK, "epochs": 1})
     assert "1.txt, line 2: class 7 is outside 0..1" in caplog.text
     assert results.images == 2
 
 
-def test_classes_of_the_data_replace_those_of_the_model(design: Path, place: Path) -> None:
-    model = YOLO(design)
+def test_classes_of_the_data_replace_those_of_the_model(tiny_yaml: Path, place: Path) -> None:
+    model = YOLO(tiny_yaml)
     assert len(model.names) == 3
     model.train(data=polygons(place / "data", SQUARE), **{**QUICK, "epochs": 1})
     assert dict(model.names) == {0: "a", 1: "b"}
@@ -625,15 +625,15 @@ def test_weights_that_were_folded_keep_what_they_know(
     model = YOLO(real_data / "weights" / "yolov8n-seg.pt")
     metrics = model.train(data=data, epochs=1, imgsz=256, fraction=0.15, batch=8, plots=False, workers=2)
     assert "66 BatchNorm layers had no statistics" in caplog.text
-    assert "taken from 33 pictures" in caplog.text
+    assert "taken from 33 images" in caplog.text
     assert metrics.seg.map > 0.18
 
 
-def test_objects_to_learn_from_but_none_to_be_measured_by(design: Path, place: Path) -> None:
+def test_objects_to_learn_from_but_none_to_be_measured_by(tiny_yaml: Path, place: Path) -> None:
     data = polygons(place / "data", SQUARE)
     (place / "data" / "labels" / "val" / "0.txt").write_text("")
-    with pytest.raises(DataError, match="none of the 1 validation pictures has a labelled object"):
-        YOLO(design).train(data=data, **QUICK)
+    with pytest.raises(DataError, match="none of the 1 validation images has a labelled object"):
+        YOLO(tiny_yaml).train(data=data, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -645,27 +645,27 @@ def test_objects_to_learn_from_but_none_to_be_measured_by(design: Path, place: P
         ({"cache": "dsk"}, "cache=dsk is not one of ram, disk, true, false; did you mean 'disk'"),
         ({"epoch": 3}, "option 'epoch' is not known; did you mean 'epochs'"),
         ({"classes": [9]}, r"classes=\[9\]: .* has classes 0..1"),
-        ({"batch": 0}, "batch=0: give a number of pictures"),
+        ({"batch": 0}, "batch=0: give a number of images"),
         ({"freeze": 99}, "freeze=99: there is no layer 11; they are numbered 0..10"),
         ({"data": None}, "no data set is named"),
     ],
 )
-def test_options_that_cannot_be(design: Path, place: Path, options: dict[str, Any], expected: str) -> None:
+def test_options_that_cannot_be(tiny_yaml: Path, place: Path, options: dict[str, Any], expected: str) -> None:
     data = polygons(place / "data", SQUARE)
     with pytest.raises(UsageError, match=expected):
-        YOLO(design).train(**{**QUICK, "data": data, **options})
+        YOLO(tiny_yaml).train(**{**QUICK, "data": data, **options})
     assert not list(Path("runs").rglob("*.yaml")), "no folder of a run that never began"
 
 
-def test_a_folder_that_cannot_be_written(design: Path, place: Path) -> None:
+def test_a_folder_that_cannot_be_written(tiny_yaml: Path, place: Path) -> None:
     (place / "file").write_text("")
     with pytest.raises(DataError, match=r"file/train cannot be made[\s\S]*project=FOLDER"):
-        YOLO(design).train(data=polygons(place / "data", SQUARE), project="file", **QUICK)
+        YOLO(tiny_yaml).train(data=polygons(place / "data", SQUARE), project="file", **QUICK)
 
 
-def test_a_full_disk_loses_nothing(shapes: Path, design: Path, place: Path) -> None:
+def test_a_full_disk_loses_nothing(shapes: Path, tiny_yaml: Path, place: Path) -> None:
     """The limit on the size of files stands for it: the very write of the checkpoint fails."""
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     last = Path("runs/segment/train/weights/last.pt")
     before = last.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -682,7 +682,7 @@ def test_a_full_disk_loses_nothing(shapes: Path, design: Path, place: Path) -> N
 
 
 def test_a_table_that_somebody_keeps_open_does_not_end_the_run(
-    shapes: Path, design: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from segx.io import files
 
@@ -696,16 +696,16 @@ def test_a_table_that_somebody_keeps_open_does_not_end_the_run(
         return write(path, text)
 
     monkeypatch.setattr(files, "write_text", locked)
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 2})
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 2})
     assert caplog.text.count("results.csv: cannot be written (Permission denied); the figures are in") == 2
     assert Path("runs/segment/train/results.csv").read_text().count("\n") == 3
 
 
 def test_a_short_run_learns_something(
-    shapes: Path, design: Path, place: Path, caplog: pytest.LogCaptureFixture
+    shapes: Path, tiny_yaml: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Fewer batches than make a step: their gradients are not lost, and it is said that this is little."""
-    YOLO(design).save("start.pt")
+    YOLO(tiny_yaml).save("start.pt")
     start = YOLO("start.pt")
     start.train(data=str(shapes), **{**QUICK, "epochs": 1, "batch": 16, "nbs": 64, "seed": 1})
     weights = torch.load("runs/segment/train/weights/last.pt", weights_only=True)["training"]["weights"]
@@ -732,14 +732,14 @@ def test_a_part_of_the_data_is_spread_over_all(shapes: Path) -> None:
     assert indices == [0, 3, 6]
 
 
-def test_what_is_wrong_with_the_pictures_for_validation_is_told(
-    design: Path, place: Path, caplog: pytest.LogCaptureFixture
+def test_what_is_wrong_with_the_images_for_validation_is_reported(
+    tiny_yaml: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = write_dataset(place / "d", images=4, val_images=4, imgsz=64)
-    picture = min((data.parent / "images" / "val").iterdir())
-    picture.unlink()
-    YOLO(design).train(data=str(data), **{**QUICK, "epochs": 1})
-    assert picture.name in caplog.text
+    image = min((data.parent / "images" / "val").iterdir())
+    image.unlink()
+    YOLO(tiny_yaml).train(data=str(data), **{**QUICK, "epochs": 1})
+    assert image.name in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -753,17 +753,17 @@ def test_what_is_wrong_with_the_pictures_for_validation_is_told(
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_a_run_cannot_be_turned_into(
-    shapes: Path, design: Path, place: Path, options: dict[str, Any], expected: str
+    shapes: Path, tiny_yaml: Path, place: Path, options: dict[str, Any], expected: str
 ) -> None:
-    YOLO(design).train(data=str(shapes), **{**QUICK, "epochs": 1})
+    YOLO(tiny_yaml).train(data=str(shapes), **{**QUICK, "epochs": 1})
     with pytest.raises(UsageError, match=expected):
-        YOLO(design).train(resume="runs/segment/train", epochs=2, **options)
+        YOLO(tiny_yaml).train(resume="runs/segment/train", epochs=2, **options)
 
 
 def test_a_size_is_rounded_up_to_whole_strides(
-    shapes: Path, design: Path, place: Path, caplog: pytest.LogCaptureFixture
+    shapes: Path, tiny_yaml: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = YOLO(design)
+    model = YOLO(tiny_yaml)
     model.train(data=str(shapes), **{**QUICK, "epochs": 2, "imgsz": 50})
     assert caplog.text.count("imgsz=50 is rounded up to 64: multiples of 32") == 1
     best = YOLO("runs/segment/train/weights/best.pt")
@@ -771,14 +771,14 @@ def test_a_size_is_rounded_up_to_whole_strides(
     assert best.val(rect=False, device="cpu", plots=False).images == 4
 
 
-def test_weights_for_another_task(place: Path, shapes: Path, design: Path) -> None:
-    YOLO(design).save("segment.pt")
+def test_weights_for_another_task(place: Path, shapes: Path, tiny_yaml: Path) -> None:
+    YOLO(tiny_yaml).save("segment.pt")
     weights = torch.load("segment.pt", weights_only=True)["weights"]
     boxes_only = {name: value for name, value in weights.items() if ".cv4." not in name and ".proto." not in name}
     torch.save(boxes_only, "detect.pt")
     with pytest.raises(ModelError, match=r"detect\.pt: bare weights, of no configuration that is known"):
         YOLO("detect.pt").train(data=str(shapes), **QUICK)
-    YOLO(design).load("detect.pt")
+    YOLO(tiny_yaml).load("detect.pt")
 
 
 # Several processes
@@ -797,10 +797,10 @@ for number in range(2):
 
 
 @pytest.mark.slow
-def test_two_processes_speak_write_and_go_on_as_one(shapes: Path, design: Path, place: Path) -> None:
+def test_two_processes_speak_write_and_go_on_as_one(shapes: Path, tiny_yaml: Path, place: Path) -> None:
     Path("script.py").write_text(SCRIPT)
     ended = subprocess.run(
-        [sys.executable, "script.py", str(design), str(shapes)],
+        [sys.executable, "script.py", str(tiny_yaml), str(shapes)],
         capture_output=True,
         text=True,
         check=False,
@@ -811,16 +811,16 @@ def test_two_processes_speak_write_and_go_on_as_one(shapes: Path, design: Path, 
     assert ended.stdout.splitlines() == ["measured 4 shared/train", "measured 4 shared/train2"]
     assert ended.stderr.count("2 processes, cpu") == 2, "told once for each of the two runs"
     for name in ("train", "train2"):
-        heard = list(Path("shared", name).glob("events.out.tfevents.*"))
-        assert len(heard) == 1, "the hooks are heard, by one"
-        assert b"metrics/mAP50-95(M)" in heard[0].read_bytes()
+        received = list(Path("shared", name).glob("events.out.tfevents.*"))
+        assert len(received) == 1, "the hooks are heard, by one"
+        assert b"metrics/mAP50-95(M)" in received[0].read_bytes()
 
 
 def test_rows_of_different_columns_make_one_table() -> None:
     assert as_csv([{"epoch": 1, "a": 0.5}, {"epoch": 2, "b": math.nan}]) == "epoch,a,b\n1,0.5,\n2,,nan\n"
 
 
-def test_validating_on_what_was_trained_on_is_told(
+def test_validating_on_what_was_trained_on_is_reported(
     shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from segx.flows.train import read_splits
@@ -834,7 +834,7 @@ def test_validating_on_what_was_trained_on_is_told(
     assert "the validation images are the same as training images" in caplog.text
 
 
-def test_data_without_a_mask_are_refused_before_a_folder_is_made(design: Path, place: Path) -> None:
+def test_data_without_a_mask_are_refused_before_a_folder_is_made(tiny_yaml: Path, place: Path) -> None:
     written = write_dataset(place / "boxes", images=2, val_images=1, imgsz=96)
     for file in written.parent.rglob("*.json"):
         content = json.loads(file.read_text())
@@ -842,16 +842,16 @@ def test_data_without_a_mask_are_refused_before_a_folder_is_made(design: Path, p
             annotation["segmentation"] = []
         file.write_text(json.dumps(content))
     with pytest.raises(DataError, match="no object to train on has a mask"):
-        YOLO(design).train(data=str(written), **QUICK)
+        YOLO(tiny_yaml).train(data=str(written), **QUICK)
     assert not (place / "runs").exists()
 
 
-def test_a_yaml_without_val_is_told_what_to_do(design: Path, place: Path) -> None:
+def test_a_yaml_without_val_is_reported_what_to_do(tiny_yaml: Path, place: Path) -> None:
     written = write_dataset(place / "alone", images=2, val_images=1, imgsz=96)
     content = yaml.safe_load(written.read_text())
     del content["val"]
     written.write_text(yaml.safe_dump(content))
     with pytest.raises(DataError, match="has no split 'val'") as error:
-        YOLO(design).train(data=str(written), **QUICK)
+        YOLO(tiny_yaml).train(data=str(written), **QUICK)
     assert "segx data split" in error.value.hint
     assert "split=train" not in error.value.hint

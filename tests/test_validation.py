@@ -18,12 +18,12 @@ from segx.data.convert import convert
 from segx.data.definition import open_dataset
 from segx.errors import DataError, UsageError
 from segx.flows.predict import predict
-from segx.flows.val import class_map, evaluate, measure, val
+from segx.flows.val import class_map, val, validate, validation_metrics
 from segx.io.sources import open_source
 from segx.options.verbs import DataConvertOptions, PredictOptions, ValOptions
 from segx.plugin.registry import get_registry
 from segx.structures.masks import Masks
-from segx.testing.scenes import NAMES, SeeingSession, draw_scene
+from segx.testing.scenes import NAMES, ColorSession, draw_scene
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """Drawn pictures as COCO JSON, the last without objects."""
+    """Drawn images as COCO JSON, the last without objects."""
     (tmp_path / "images").mkdir()
     content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": 10 * number + 7, "name": name} for number, name in NAMES.items()]
@@ -70,7 +70,7 @@ def options(data: Path | str | None = None, **values: Any) -> ValOptions:
 
 
 def test_a_model_that_sees_everything_scores_nearly_one(coco: Path) -> None:
-    metrics: Any = val(SeeingSession(), options(coco), model="seeing", registry=get_registry())
+    metrics: Any = val(ColorSession(), options(coco), model="seeing", registry=get_registry())
     assert metrics.images == len(SIZES)
     assert metrics.box.objects[:, 0].tolist() == [4, 4, 4]
     assert [metrics.box.map50, metrics.seg.map50] == pytest.approx([1, 1])
@@ -87,30 +87,30 @@ def test_a_model_that_sees_everything_scores_nearly_one(coco: Path) -> None:
 @pytest.mark.parametrize("axes", [{"batch", "height", "width"}, {"batch"}, set()])
 def test_batches_and_fixed_inputs_give_the_same_figures(coco: Path, batch: int, axes: set[str]) -> None:
     info = ArtifactInfo(names=NAMES, imgsz=(320, 320), dynamic=frozenset(axes), batch=2 if not axes else 1)
-    figures = measure(
-        SeeingSession(info), open_dataset(coco), options(batch=batch, rect=False), registry=get_registry()
+    figures = validation_metrics(
+        ColorSession(info), open_dataset(coco), options(batch=batch, rect=False), registry=get_registry()
     )
-    reference = measure(SeeingSession(), open_dataset(coco), options(rect=False), registry=get_registry())
+    reference = validation_metrics(ColorSession(), open_dataset(coco), options(rect=False), registry=get_registry())
     assert dict(figures) == dict(reference)
 
 
-def test_pictures_of_one_input_shape_share_a_batch(coco: Path) -> None:
+def test_images_of_one_input_shape_share_a_batch(coco: Path) -> None:
     shapes: list[tuple[int, ...]] = []
 
-    class Recording(SeeingSession):
+    class Recording(ColorSession):
         def run(self, images: Any) -> Any:
             shapes.append(images.shape)
             return super().run(images)
 
-    measure(Recording(), open_dataset(coco), options(batch=4), registry=get_registry())
+    validation_metrics(Recording(), open_dataset(coco), options(batch=4), registry=get_registry())
     assert sorted(shape[0] for shape in shapes) == [1, 1, 1, 2]
     assert len({shape[2:] for shape in shapes}) == 4
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
-def test_lanes_change_nothing(coco: Path, lanes: int) -> None:
-    one: Any = val(SeeingSession(), options(coco), model="seeing", registry=get_registry())
-    several: Any = val(SeeingSession(), options(coco), model="seeing", registry=get_registry(), lanes=lanes)
+@pytest.mark.parametrize("streams", [2, 3])
+def test_streams_change_nothing(coco: Path, streams: int) -> None:
+    one: Any = val(ColorSession(), options(coco), model="seeing", registry=get_registry())
+    several: Any = val(ColorSession(), options(coco), model="seeing", registry=get_registry(), streams=streams)
     assert several.results_dict == one.results_dict
     assert several.matches.to_csv() == one.matches.to_csv()
 
@@ -130,7 +130,7 @@ def test_label_files_are_called_like_the_images_whatever_their_ids(coco: Path, t
     coco.write_text(json.dumps(content))
     before = set(tmp_path.rglob("*.txt"))
     chosen = options(coco, save_txt=True, save_json=True, rect=rect, project=tmp_path / "runs")
-    val(SeeingSession(), chosen, model="seeing", registry=get_registry())
+    val(ColorSession(), chosen, model="seeing", registry=get_registry())
     labels = tmp_path / "runs" / "val" / "labels"
     assert set(tmp_path.rglob("*.txt")) - before == set(labels.iterdir())
     stems = ["1", "1-2", "000042", "scan.v1", "pill#1"]
@@ -138,11 +138,11 @@ def test_label_files_are_called_like_the_images_whatever_their_ids(coco: Path, t
     source = [tmp_path / "images" / name for name in names]
     predicted = list(
         predict(
-            SeeingSession(),
+            ColorSession(),
             open_source(source),
             PredictOptions.parse({"save_txt": True, "project": tmp_path / "runs"}),
             task=get_registry().load_task("segment"),
-            tell=lambda *_, **__: None,
+            notify=lambda *_, **__: None,
         )
     )
     assert [result.stem for result in predicted] == stems
@@ -159,7 +159,7 @@ def test_predictions_fit_the_json_that_convert_makes_of_the_same_set(coco: Path,
         (convert(DataConvertOptions.parse(back), registry).yaml.parent / "annotations/train.json").read_text()
     )
     chosen = options(yolo, split="train", save_json=True, project=tmp_path / "runs")
-    metrics: Any = val(SeeingSession(), chosen, model="seeing", registry=registry)
+    metrics: Any = val(ColorSession(), chosen, model="seeing", registry=registry)
     rows = json.loads((tmp_path / "runs/val/predictions.json").read_text())
     known = {(image["id"], image["file_name"]) for image in content["images"]}
     assert len({row["image_id"] for row in rows}) == 4
@@ -169,7 +169,7 @@ def test_predictions_fit_the_json_that_convert_makes_of_the_same_set(coco: Path,
 
 def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:
     chosen = options(coco, plots=True, save_json=True, save_txt=True, compat=True, project=tmp_path / "runs")
-    metrics: Any = val(SeeingSession(), chosen, model="seeing", registry=get_registry())
+    metrics: Any = val(ColorSession(), chosen, model="seeing", registry=get_registry())
     folder = tmp_path / "runs" / "val"
     assert metrics.save_dir == folder
     names = {path.name for path in folder.iterdir()}
@@ -187,8 +187,8 @@ def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:
 
     with (folder / "matches.csv").open() as file:
         table = list(csv.DictReader(file))
-    right = [row for row in table if row["verdict"] == "TP" and row["kind"] == "mask"]
-    assert sorted(int(row["truth_id"]) for row in right) == list(range(100, 112))
+    right = [row for row in table if row["outcome"] == "TP" and row["iou_type"] == "mask"]
+    assert sorted(int(row["annotation_id"]) for row in right) == list(range(100, 112))
     by_id = {row["id"]: row for row in rows}
     for row in right:
         assert by_id[int(row["detection_id"])]["image_id"] == int(row["image_id"])
@@ -205,7 +205,7 @@ def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_leaves_no_half_of_a_file(coco: Path, tmp_path: Path) -> None:
-    class Failing(SeeingSession):
+    class Failing(ColorSession):
         count = 0
 
         def run(self, images: Any) -> Any:
@@ -220,30 +220,30 @@ def test_a_run_that_fails_leaves_no_half_of_a_file(coco: Path, tmp_path: Path) -
     assert not list((tmp_path / "runs" / "val").iterdir())
 
 
-def test_hooks_hear_of_it(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_are_notified(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = get_registry()
-    told: list[str] = []
-    monkeypatch.setattr(registry, "tell", lambda event, **facts: told.append(event))
-    val(SeeingSession(), options(coco, batch=4), model="seeing", registry=registry)
-    assert told[0] == "run_started"
-    assert told[-1] == "run_ended"
-    assert told.count("step_ended") == 4
-    told.clear()
+    reported: list[str] = []
+    monkeypatch.setattr(registry, "notify", lambda event, **facts: reported.append(event))
+    val(ColorSession(), options(coco, batch=4), model="seeing", registry=registry)
+    assert reported[0] == "run_started"
+    assert reported[-1] == "run_ended"
+    assert reported.count("step_ended") == 4
+    reported.clear()
     with pytest.raises(UsageError):
-        val(SeeingSession(), options(coco, classes=(9,)), model="seeing", registry=registry)
-    assert told[-1] == "run_failed"
+        val(ColorSession(), options(coco, classes=(9,)), model="seeing", registry=registry)
+    assert reported[-1] == "run_failed"
 
 
 def test_the_data_set_that_a_model_remembers_is_used(coco: Path) -> None:
-    info = SeeingSession().info
-    remembering = SeeingSession(info.replace(settings={"data": str(coco)}))
+    info = ColorSession().info
+    remembering = ColorSession(info.replace(settings={"data": str(coco)}))
     assert val(remembering, options(), model="seeing", registry=get_registry()).fitness > 0.6
     with pytest.raises(UsageError, match="no data set is named"):
-        val(SeeingSession(), options(), model="seeing", registry=get_registry())
+        val(ColorSession(), options(), model="seeing", registry=get_registry())
 
 
 def test_a_remembered_data_set_is_not_downloaded_unasked() -> None:
-    remembering = SeeingSession(SeeingSession().info.replace(settings={"data": "coco.yaml"}))
+    remembering = ColorSession(ColorSession().info.replace(settings={"data": "coco.yaml"}))
     with pytest.raises(DataError, match=r"remembers data=coco\.yaml[\s\S]*to download it: data=coco\.yaml"):
         val(remembering, options(), model="seeing", registry=get_registry())
 
@@ -253,7 +253,7 @@ def test_classes_are_paired_by_name(coco: Path, caplog: pytest.LogCaptureFixture
     content["categories"][1]["name"] = "Green "
     content["categories"][2]["name"] = "violet"
     coco.write_text(json.dumps(content))
-    figures = measure(SeeingSession(), open_dataset(coco), options(), registry=get_registry())
+    figures = validation_metrics(ColorSession(), open_dataset(coco), options(), registry=get_registry())
     assert figures["metrics/mAP50(B)"] == pytest.approx(2 / 3)
     assert "the model cannot find: violet" in caplog.text
 
@@ -270,31 +270,31 @@ def test_class_map() -> None:
 
 
 def test_single_class_and_chosen_classes(coco: Path) -> None:
-    every: Any = evaluate(SeeingSession(), open_dataset(coco), options(single_cls=True), registry=get_registry())
+    every: Any = validate(ColorSession(), open_dataset(coco), options(single_cls=True), registry=get_registry())
     assert every.names == {0: "object"}
     assert every.box.objects[:, 0].tolist() == [12]
     assert every.box.map50 == pytest.approx(1)
-    some: Any = evaluate(SeeingSession(), open_dataset(coco), options(classes=(1,)), registry=get_registry())
+    some: Any = validate(ColorSession(), open_dataset(coco), options(classes=(1,)), registry=get_registry())
     assert some.ap_class_index.tolist() == [1]
     assert some.detections == 4
     assert some.box.map50 == pytest.approx(1)
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_left_out(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_that_cannot_be_read_is_named_and_left_out(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = coco.parent / "images"
     (folder / "2.png").write_bytes(b"nonsense")
     cv2.imwrite(str(folder / "3.png"), np.zeros((99, 64, 3), np.uint8))
-    metrics = evaluate(SeeingSession(), open_dataset(coco), options(), registry=get_registry())
+    metrics = validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
     assert len(metrics.problems) == 2
     assert "3.png: it is 99x64, its ground truth is for 64x64" in caplog.text
     assert metrics.results_dict["metrics/mAP50(B)"] == pytest.approx(1)
     for image in folder.iterdir():
         image.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="no picture of the data set can be read"):
-        evaluate(SeeingSession(), open_dataset(coco), options(), registry=get_registry())
+    with pytest.raises(DataError, match="no image of the data set can be read"):
+        validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
 
 
-def test_truth_stated_for_the_unturned_picture_is_measured_so(tmp_path: Path, coco: Path) -> None:
+def test_ground_annotation_stated_for_the_unturned_image_is_measured_so(tmp_path: Path, coco: Path) -> None:
     from PIL import Image
 
     content = json.loads(coco.read_text())
@@ -302,22 +302,22 @@ def test_truth_stated_for_the_unturned_picture_is_measured_so(tmp_path: Path, co
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] <= 2]
     for item in content["images"]:
         item["file_name"] = f"{item['id']}.jpg"
-        picture = Image.open(tmp_path / "images" / f"{item['id']}.png")
-        exif = picture.getexif()
+        image = Image.open(tmp_path / "images" / f"{item['id']}.png")
+        exif = image.getexif()
         exif[0x0112] = 6
-        picture.save(tmp_path / "images" / item["file_name"], exif=exif, quality=98, subsampling=0)
+        image.save(tmp_path / "images" / item["file_name"], exif=exif, quality=98, subsampling=0)
     coco.write_text(json.dumps(content))
-    metrics = evaluate(SeeingSession(), open_dataset(coco), options(), registry=get_registry())
+    metrics = validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
     assert not metrics.problems
     assert metrics.results_dict["metrics/mAP50(M)"] == pytest.approx(1)
 
 
-def test_nothing_to_measure_is_told_before_the_work(coco: Path) -> None:
+def test_nothing_to_measure_is_reported_before_the_work(coco: Path) -> None:
     content = json.loads(coco.read_text())
     content["annotations"] = []
     coco.write_text(json.dumps(content))
     with pytest.raises(DataError, match="holds no objects to measure"):
-        evaluate(SeeingSession(), open_dataset(coco), options(), registry=get_registry())
+        validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
 
 
 def test_boxes_only_labels_are_left_out_of_the_mask_figures(tmp_path: Path) -> None:
@@ -337,18 +337,18 @@ def test_boxes_only_labels_are_left_out_of_the_mask_figures(tmp_path: Path) -> N
                 rows.append(f"{item.category} {' '.join(map(str, ring))}")
         (tmp_path / "labels" / f"{number}.txt").write_text("\n".join(rows))
     (tmp_path / "set.yaml").write_text("val: images\nnames: [red, green, blue]\n")
-    metrics: Any = evaluate(SeeingSession(), open_dataset(tmp_path / "set.yaml"), options(), registry=get_registry())
+    metrics: Any = validate(ColorSession(), open_dataset(tmp_path / "set.yaml"), options(), registry=get_registry())
     assert metrics.box.ap_class_index.tolist() == [0, 1, 2]
     assert metrics.seg.ap_class_index.tolist() == [0, 1]
     assert [metrics.box.map50, metrics.seg.map50] == pytest.approx([1, 1])
     assert "3 objects without a mask left out of the mask figures" in metrics.protocol
     assert metrics.matches.counts("mask") == {"TP": 6, "FP": 0, "FN": 0, "ignored": 3}
-    assert "-" in metrics.rows().splitlines()[4]
+    assert "-" in metrics.to_table().splitlines()[4]
 
 
 def test_progress_and_lines(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    val(SeeingSession(), options(coco), model="seeing", registry=get_registry())
+    val(ColorSession(), options(coco), model="seeing", registry=get_registry())
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

@@ -1,4 +1,4 @@
-"""On real pictures the figures are pycocotools', for the same detections, and from JSON and labels alike."""
+"""On real images the figures are pycocotools', for the same detections, and from JSON and labels alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segx.structures.masks import Masks
 from segx.structures.results import Results
 from segx_cli.main import main
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.objects import rasterise
+from segx_task_segment.metrics.arrays import rasterise
 from segx_task_segment.predictions import PredictionsFile
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def judged(annotations: Path, rows: list[dict[str, Any]], kind: str, images: lis
     """The twelve figures of pycocotools; areas of masks are those of masks, so rows of masks carry no box."""
     unwanted = "segmentation" if kind == "bbox" else "bbox"
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        found = truth.loadRes([{name: value for name, value in row.items() if name != unwanted} for row in rows])
-        judge = COCOeval(truth, found, kind)
+        annotation = COCO(str(annotations))
+        found = annotation.loadRes([{name: value for name, value in row.items() if name != unwanted} for row in rows])
+        judge = COCOeval(annotation, found, kind)
         if images is not None:
             judge.params.imgIds = images
         judge.evaluate()
@@ -62,27 +62,27 @@ def judged(annotations: Path, rows: list[dict[str, Any]], kind: str, images: lis
 
 
 def jitter(rng: np.random.Generator, sample: Sample, names: Any) -> Results:
-    """Detections made of the truth: shifted, doubled, of a wrong class, on crowds, with scores that repeat."""
+    """Detections made of the ground truth: shifted, doubled, of a wrong class, on crowds, with scores that repeat."""
     height, width = sample.shape
     dense, classes = [np.zeros((height, width), np.uint8)], [0]
-    for truth in sample.truths:
-        mask = Masks.from_rle([rasterise(truth, sample.shape)]).data[0]
+    for annotation in sample.annotations:
+        mask = Masks.from_rle([rasterise(annotation, sample.shape)]).data[0]
         for _ in range(rng.integers(1, 4)):
             dense.append(np.roll(mask, rng.integers(-6, 7, 2).tolist(), (0, 1)))
-            classes.append(truth.category if rng.random() < 0.9 else int(rng.integers(80)))
+            classes.append(annotation.category if rng.random() < 0.9 else int(rng.integers(80)))
     masks = Masks.from_dense(np.array(dense))[1:]
     scores = np.round(rng.random(len(masks)), 2)
     boxes = masks.bounds + rng.uniform(-3, 3, (len(masks), 4))
     data = np.column_stack([boxes, scores, classes[1:]]).astype(np.float32).reshape(-1, 6)
-    picture = np.zeros((height, width, 3), np.uint8)
-    return Results(orig_img=picture, path="", names=names, boxes=Boxes(data, sample.shape), masks=masks)
+    image = np.zeros((height, width, 3), np.uint8)
+    return Results(orig_img=image, path="", names=names, boxes=Boxes(data, sample.shape), masks=masks)
 
 
 def test_figures_of_made_up_detections_are_those_of_pycocotools(annotations: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     dataset = open_dataset(annotations)
-    assert sum(truth.crowd for sample in dataset for truth in sample.truths) == 7
-    assert any(len(truth.polygons) > 1 for sample in dataset for truth in sample.truths)
+    assert sum(annotation.crowd for sample in dataset for annotation in sample.annotations) == 7
+    assert any(len(annotation.polygons) > 1 for sample in dataset for annotation in sample.annotations)
     evaluator = SegmentEvaluator(dataset.names)
     predictions = PredictionsFile(tmp_path / "predictions.json", dataset.category_ids)
     for index in rng.permutation(len(dataset)).tolist():
@@ -98,7 +98,7 @@ def test_figures_of_made_up_detections_are_those_of_pycocotools(annotations: Pat
 
 @pytest.fixture(scope="module")
 def some(annotations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first twenty pictures as a JSON of their own; their pictures are elsewhere."""
+    """The first twenty images as a JSON of their own; their images are elsewhere."""
     content = json.loads(annotations.read_text())
     content["images"] = content["images"][:20]
     kept = {image["id"] for image in content["images"]}
@@ -169,6 +169,6 @@ def test_labels_hold_what_the_json_holds_but_crowds_and_parts(real_data: Path, a
     for sample in by_json:
         other = samples[sample.id]
         assert other.shape == sample.shape
-        assert sorted(truth.category for truth in other.truths) == sorted(
-            truth.category for truth in sample.truths if not truth.crowd
+        assert sorted(annotation.category for annotation in other.annotations) == sorted(
+            annotation.category for annotation in sample.annotations if not annotation.crowd
         )

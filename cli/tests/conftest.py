@@ -79,7 +79,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_model: Path) -> Path:
-    """The same model as an ONNX file for pictures of 64 x 64."""
+    """The same model as an ONNX file for images of 64 x 64."""
     from segx import YOLO
 
     return YOLO(tiny_model).export("onnx", imgsz=64, verify=False)
@@ -87,14 +87,14 @@ def tiny_onnx(tiny_model: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of two drawn pictures."""
+    """A folder of two drawn images."""
     import cv2
     import numpy as np
 
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(2):
-        picture = np.full((80, 120, 3), 90, np.uint8)
-        cv2.circle(picture, (40 + 20 * number, 40), 25, (20, 90, 230), -1)
-        cv2.imwrite(str(folder / f"{number}.png"), picture)
+        image = np.full((80, 120, 3), 90, np.uint8)
+        cv2.circle(image, (40 + 20 * number, 40), 25, (20, 90, 230), -1)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
     return folder

@@ -98,7 +98,7 @@ def test_a_list_written_with_blanks_is_read_as_the_list() -> None:
         ("-x", "switch '-x' is not known"),
     ],
 )
-def test_what_is_wrong_is_told(line: str, message: str) -> None:
+def test_what_is_wrong_is_reported(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(*line.split())
 

@@ -89,7 +89,7 @@ def test_mistakes_are_one_line_and_an_exit_code(segx: Segx, line: str, code: int
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (DataError("no such picture", hint="look elsewhere"), 3),
+        (DataError("no such image", hint="look elsewhere"), 3),
         (ModelError("no such model"), 4),
         (ExportError("not proven"), 5),
         (RuntimeError("something\nwith two lines"), 1),

@@ -117,13 +117,13 @@ def test_what_plugins_log_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
     from segx_cli.logs import listen
     from segx_cli.output import Output
 
-    for quiet, heard in ((False, "said by a plugin\nsegx: warning: careful\n"), (True, "segx: warning: careful\n")):
+    for quiet, received in ((False, "said by a plugin\nsegx: warning: careful\n"), (True, "segx: warning: careful\n")):
         listen(Output(quiet=quiet))
         logging.getLogger("segx_torch.session").info("said by a plugin")
         logging.getLogger("segx_torch.session").debug("too much")
         logging.getLogger("elsewhere").info("not ours")
         logging.getLogger("segx.flows").warning("careful")
-        assert capsys.readouterr().err == heard
+        assert capsys.readouterr().err == received
 
 
 def test_broken_and_disabled_plugins_are_shown(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_doctor_survives_what_crashes_stalls_and_fails(monkeypatch: pytest.Monke
     ]:
         interpreter.write_text(f"#!/bin/sh\n{script}\n")
         interpreter.chmod(0o755)
-        monkeypatch.setattr(doctor, "_PATIENCE", 0.3 if script.startswith("sleep") else 30)
+        monkeypatch.setattr(doctor, "_TIMEOUT", 0.3 if script.startswith("sleep") else 30)
         check = doctor._load("task", spec)
         assert check.state == "wrong"
         assert words in check.words

@@ -1,4 +1,4 @@
-"""The verbs from end to end, with a tiny model and drawn pictures."""
+"""The verbs from end to end, with a tiny model and drawn images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     Segx = Callable[..., Any]
 
 
-def test_predict_writes_pictures_and_says_where(segx: Segx, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_writes_images_and_says_where(segx: Segx, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
     ended = segx("segment", "predict", f"model={tiny_model}", f"source={photos}", "conf=0.001", "imgsz=64")
     assert ended.code == 0, ended.err
     folder = tmp_path / ended.out.strip()
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png"]
-    assert "2 pictures" in ended.err
+    assert "2 images" in ended.err
     again = segx("predict", "--model", tiny_model, "--source", photos, "imgsz=64", "-q")
     assert again.out.strip() != ended.out.strip()
     assert again.err == ""
@@ -45,17 +45,17 @@ def test_predict_as_json_is_one_document(segx: Segx, tiny_model: Path, photos: P
     document = ended.document
     assert document["folder"]
     assert document["failed"] == []
-    assert [picture["shape"] for picture in document["pictures"]] == [[80, 120], [80, 120]]
-    for picture in document["pictures"]:
-        assert len(picture["objects"]) == 3
-        assert {"name", "class", "confidence", "box", "segments"} <= set(picture["objects"][0])
+    assert [image["shape"] for image in document["images"]] == [[80, 120], [80, 120]]
+    for image in document["images"]:
+        assert len(image["objects"]) == 3
+        assert {"name", "class", "confidence", "box", "segments"} <= set(image["objects"][0])
 
 
-def test_a_picture_that_cannot_be_read_is_told_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
-    (photos / "broken.jpg").write_bytes(b"no picture")
+def test_an_image_that_cannot_be_read_is_reported_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"no image")
     ended = segx("predict", f"model={tiny_model}", f"source={photos}", "--json", "--no-save", "imgsz=64")
     assert ended.code == 3
-    assert len(ended.document["pictures"]) == 2
+    assert len(ended.document["images"]) == 2
     assert ended.document["failed"][0]["path"].endswith("broken.jpg")
 
 
@@ -63,10 +63,10 @@ def test_several_sources(segx: Segx, tiny_model: Path, photos: Path) -> None:
     files = [photos / "0.png", photos / "1.png"]
     for line in (["--source", *files], [f"source=[{files[0]}, {files[1]}]"]):
         document = segx("predict", f"model={tiny_model}", *line, "--no-save", "--json", "imgsz=64").document
-        assert [picture["path"] for picture in document["pictures"]] == list(map(str, files))
+        assert [image["path"] for image in document["images"]] == list(map(str, files))
 
 
-def test_what_is_missing_is_told_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
+def test_what_is_missing_is_reported_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
     ended = segx("predict", "model=absent.pt", f"source={photos}")
     assert ended.code == 4
     assert "absent.pt" in ended.err
@@ -83,7 +83,7 @@ def test_a_known_name_offline_says_where_to_get_it(segx: Segx, photos: Path) -> 
     assert "get http" in ended.err
 
 
-def test_info_of_a_checkpoint_and_of_a_design(segx: Segx, tiny_model: Path) -> None:
+def test_info_of_a_checkpoint_and_of_a_definition(segx: Segx, tiny_model: Path) -> None:
     ended = segx("info", f"model={tiny_model}")
     assert ended.code == 0, ended.err
     assert "tiny-seg" in ended.out
@@ -93,8 +93,8 @@ def test_info_of_a_checkpoint_and_of_a_design(segx: Segx, tiny_model: Path) -> N
     assert document["bytes"] == tiny_model.stat().st_size
     assert len(document["names"]) == 3
     assert document["summary"]["parameters"] > 0
-    design = segx("info", "model=yolov8n-seg.yaml", "--json").document
-    assert (design["file"], design["summary"]["parameters"]) == (None, 3_409_968)
+    definition = segx("info", "model=yolov8n-seg.yaml", "--json").document
+    assert (definition["file"], definition["summary"]["parameters"]) == (None, 3_409_968)
 
 
 def test_export_proves_and_says_where(segx: Segx, tiny_model: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_export_refuses_what_cannot_be(segx: Segx, tiny_model: Path) -> None:
 
 
 class _Trained:
-    folder, best, last, exported, rows = "run", "run/best.pt", "run/last.pt", None, ()
+    folder, best, last, exported, history = "run", "run/best.pt", "run/last.pt", None, ()
 
 
 class _Metrics:
@@ -172,14 +172,14 @@ def test_a_file_of_options_runs_the_verb_it_names(segx: Segx, tiny_onnx: Path, p
     (photos.parent / "options.yaml").write_text(f"model: {tiny_onnx}\nsource: {photos}\nsave: false\nepochs: 3\n")
     ended = segx("predict", "cfg=options.yaml", "--json")
     assert ended.code == 0, ended.err
-    assert len(ended.document["pictures"]) == 2
+    assert len(ended.document["images"]) == 2
     assert "left aside: epochs" in ended.err
 
 
 def test_a_task_that_the_model_does_not_have(segx: Segx, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = get_registry()
-    shelf = dataclasses.replace(registry.tasks["segment"], name="count", provider="acme-count")
-    declared = {**registry._discovery.declared, "task": (*registry._discovery.declared["task"], shelf)}
+    catalog = dataclasses.replace(registry.tasks["segment"], name="count", provider="acme-count")
+    declared = {**registry._discovery.declared, "task": (*registry._discovery.declared["task"], catalog)}
     wider = Registry(dataclasses.replace(registry._discovery, declared=declared))
     monkeypatch.setattr("segx.plugin.registry.get_registry", lambda: wider)
     ended = segx("count", "predict", f"model={tiny_onnx}", "source=x.png")
@@ -191,7 +191,7 @@ def test_a_task_that_the_model_does_not_have(segx: Segx, tiny_onnx: Path, monkey
     ("signal", "code", "words"), [("SIGINT", 130, "segx: stopped"), ("SIGTERM", 143, "segx: stopped by SIGTERM")]
 )
 def test_a_signal_in_a_real_run_is_calm(tiny_model: Path, photos: Path, signal: str, code: int, words: str) -> None:
-    """The signal comes while a picture is being run, after its model was opened."""
+    """The signal comes while an image is being run, after its model was opened."""
     program = (
         "import os, signal, sys, segx_cli.main as m\n"
         "from segx.structures.results import Results\n"

@@ -1,10 +1,10 @@
-"""Truth as columns: taking objects and pictures keeps everything that belongs to them."""
+"""Ground truth as columns: taking objects and images keeps everything that belongs to them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from segx.structures.annotations import TruthTable, starts_of
+from segx.structures.annotations import AnnotationTable, starts_of
 
 
 def make_object(rng: np.random.Generator) -> dict[str, object]:
@@ -19,15 +19,15 @@ def make_object(rng: np.random.Generator) -> dict[str, object]:
     }
 
 
-def make(rng: np.random.Generator, pictures: int) -> tuple[TruthTable, list[list[dict[str, object]]]]:
+def make(rng: np.random.Generator, images: int) -> tuple[AnnotationTable, list[list[dict[str, object]]]]:
     """A random table, and the same as plain lists."""
     plain: list[list[dict[str, object]]] = [
-        [make_object(rng) for _ in range(rng.integers(0, 4))] for _ in range(pictures)
+        [make_object(rng) for _ in range(rng.integers(0, 4))] for _ in range(images)
     ]
-    objects = [item for picture in plain for item in picture]
+    objects = [item for image in plain for item in image]
     rings = [ring for item in objects for ring in item["polygons"]]  # type: ignore[attr-defined]
-    table = TruthTable(
-        rows=starts_of([len(picture) for picture in plain]),
+    table = AnnotationTable(
+        offsets=starts_of([len(image) for image in plain]),
         category=np.array([item["category"] for item in objects], np.int32),
         crowd=np.array([item["crowd"] for item in objects], np.bool_),
         area=np.array([item["area"] for item in objects], np.float64),
@@ -42,44 +42,44 @@ def make(rng: np.random.Generator, pictures: int) -> tuple[TruthTable, list[list
     return table, plain
 
 
-def check(table: TruthTable, plain: list[list[dict[str, object]]]) -> None:
-    assert len(table.rows) - 1 == len(plain)
-    for picture, expected in enumerate(plain):
-        truths = table.truths(picture, (7, 8))
-        assert len(truths) == len(expected)
-        for truth, item in zip(truths, expected, strict=True):
-            assert (truth.category, truth.crowd, truth.area, truth.id) == tuple(
+def check(table: AnnotationTable, plain: list[list[dict[str, object]]]) -> None:
+    assert len(table.offsets) - 1 == len(plain)
+    for image, expected in enumerate(plain):
+        annotations = table.annotations(image, (7, 8))
+        assert len(annotations) == len(expected)
+        for annotation, item in zip(annotations, expected, strict=True):
+            assert (annotation.category, annotation.crowd, annotation.area, annotation.id) == tuple(
                 item[name] for name in ("category", "crowd", "area", "id")
             )
-            assert truth.box == tuple(item["box"])  # type: ignore[arg-type]
-            assert [ring.tolist() for ring in truth.polygons] == [ring.tolist() for ring in item["polygons"]]  # type: ignore[attr-defined]
-            assert truth.rle == ({"size": [7, 8], "counts": item["counts"]} if item["counts"] else None)
-            assert truth.has_mask == bool(item["polygons"] or item["counts"])
+            assert annotation.box == tuple(item["box"])  # type: ignore[arg-type]
+            assert [ring.tolist() for ring in annotation.polygons] == [ring.tolist() for ring in item["polygons"]]  # type: ignore[attr-defined]
+            assert annotation.rle == ({"size": [7, 8], "counts": item["counts"]} if item["counts"] else None)
+            assert annotation.has_mask == bool(item["polygons"] or item["counts"])
 
 
-def test_taking_pictures_and_objects() -> None:
+def test_taking_images_and_objects() -> None:
     rng = np.random.default_rng(0)
-    for pictures in (0, 1, 7):
-        table, plain = make(rng, pictures)
+    for images in (0, 1, 7):
+        table, plain = make(rng, images)
         check(table, plain)
-        check(TruthTable.from_columns(table.columns()), plain)
-        order = rng.permutation(pictures)[: pictures // 2 + 1]
-        check(table.keep_pictures(order), [plain[i] for i in order.tolist()])
+        check(AnnotationTable.from_columns(table.columns()), plain)
+        order = rng.permutation(images)[: images // 2 + 1]
+        check(table.keep_images(order), [plain[i] for i in order.tolist()])
         keep = rng.random(len(table)) < 0.5
         flags = iter(keep.tolist())
-        check(table.keep_objects(keep), [[item for item in picture if next(flags)] for picture in plain])
+        check(table.keep_objects(keep), [[item for item in image if next(flags)] for image in plain])
         assert table.with_mask().tolist() == [
-            bool(item["polygons"] or item["counts"]) for picture in plain for item in picture
+            bool(item["polygons"] or item["counts"]) for image in plain for item in image
         ]
         other, more = make(rng, 3)
-        check(TruthTable.joined([table, other, table]), [*plain, *more, *plain])
+        check(AnnotationTable.joined([table, other, table]), [*plain, *more, *plain])
 
 
 def test_fractions_become_pixels() -> None:
     table, _ = make(np.random.default_rng(1), 4)
-    relative = TruthTable.from_columns({**table.columns(), "relative": np.array(True)})
-    picture = int(np.flatnonzero(np.diff(table.rows))[0])
-    (whole, *_), (part, *_) = relative.truths(picture, (10, 100)), table.truths(picture, (10, 100))
+    relative = AnnotationTable.from_columns({**table.columns(), "relative": np.array(True)})
+    image = int(np.flatnonzero(np.diff(table.offsets))[0])
+    (whole, *_), (part, *_) = relative.annotations(image, (10, 100)), table.annotations(image, (10, 100))
     np.testing.assert_allclose(whole.box, np.array(part.box) * (100, 10, 100, 10))
     for one, other in zip(whole.polygons, part.polygons, strict=True):
         np.testing.assert_allclose(one, other * (100, 10))

@@ -16,7 +16,7 @@ from segx.options.verbs import DecodeOptions
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
 from segx.testing import parity as kit
-from segx.testing.scenes import NAMES, SeeingSession, draw_scene, noise
+from segx.testing.scenes import NAMES, ColorSession, draw_scene, noise_images
 
 if TYPE_CHECKING:
     from segx.structures.batch import Batch
@@ -73,20 +73,20 @@ def test_a_tensor_with_a_gradient_is_numpys() -> None:
 
 @pytest.mark.parametrize("kind", [OnlyDlpack, OnDevice])
 def test_proof_decoding_and_contract_take_the_same_arrays(kind: Any) -> None:
-    class Elsewhere(SeeingSession):
+    class Elsewhere(ColorSession):
         def run(self, images: Any) -> tuple[Any, ...]:
             return tuple(kind(output) for output in super().run(images))
 
     task = get_registry().load_task("segment")
-    assert prove(SeeingSession(), Elsewhere(), task=task, tolerance=Tolerance()).holds
+    assert prove(ColorSession(), Elsewhere(), task=task, tolerance=Tolerance()).holds
     scene = draw_scene(objects=3)
     batch = task.preprocess([scene.source], (320, 320))
     session = Elsewhere()
     assert len(task.decode(session.run(batch.images), batch, session.info, DecodeOptions())[0]) == 3
-    kit.assert_same_outputs(session.run(batch.images), SeeingSession().run(batch.images), names=("a", "b"))
+    kit.assert_same_outputs(session.run(batch.images), ColorSession().run(batch.images), names=("a", "b"))
 
 
-class Answering(SeeingSession):
+class Answering(ColorSession):
     def __init__(self, answer: Any) -> None:
         super().__init__(ArtifactInfo(names=NAMES, imgsz=(64, 64)))
         self.answer = answer
@@ -96,7 +96,7 @@ class Answering(SeeingSession):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         (lambda rows, _: (rows,), "gave 1 outputs; its metadata name 2: output0, output1"),
         (lambda rows, protos: (rows, protos, rows), "gave 3 outputs"),
@@ -112,17 +112,17 @@ class Answering(SeeingSession):
         (lambda rows, protos: (rows.astype(complex), protos), "holds complex128, not numbers"),
     ],
 )
-def test_an_answer_of_another_kind_is_told(answer: Any, told: str) -> None:
+def test_an_answer_of_another_kind_is_reported(answer: Any, reported: str) -> None:
     with pytest.raises(ModelError) as caught:
-        run(Answering(answer), noise((2, 3, 64, 64)))
-    assert told in caught.value.message
+        run(Answering(answer), noise_images((2, 3, 64, 64)))
+    assert reported in caught.value.message
     assert "\n" not in caught.value.message
 
 
 def test_numbers_of_any_width_are_float32() -> None:
     rows, prototypes = run(
         Answering(lambda rows, protos: (rows.astype(np.float64) * 1e300, protos.astype(np.float16))),
-        noise((2, 3, 64, 64)),
+        noise_images((2, 3, 64, 64)),
     )
     assert rows.dtype == prototypes.dtype == np.float32
 
@@ -133,7 +133,7 @@ def test_numbers_of_any_width_are_float32() -> None:
 def test_an_object_that_is_not_finite_is_dropped(value: float, row: int, *, retina: bool) -> None:
     task = get_registry().load_task("segment")
     batch: Batch = task.preprocess([draw_scene(objects=3).source], (320, 320))
-    session = SeeingSession()
+    session = ColorSession()
     rows, prototypes = session.run(batch.images)
     wanted = task.decode((rows, prototypes), batch, session.info, DecodeOptions(retina_masks=retina))[0]
     rows[:, row, 0] = value

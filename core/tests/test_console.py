@@ -12,7 +12,7 @@ from segx.console import counted
     [
         (1, "class", "1 class"),
         (2, "class", "2 classes"),
-        (0, "picture", "0 pictures"),
+        (0, "image", "0 images"),
         (1200, "box", "1,200 boxes"),
         (3, "epoch", "3 epochs"),
         (2, "torch", "2 torches"),

@@ -17,7 +17,7 @@ from segx.plugin.specs import ExporterSpec
 from segx.structures.masks import Masks
 from segx.testing import BackendContract, TaskContract, models
 from segx.testing.parity import assert_follows, assert_same_outputs
-from segx.testing.scenes import NAMES, SeeingSession, draw_scene, noise
+from segx.testing.scenes import NAMES, ColorSession, draw_scene, noise_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,11 +75,11 @@ def test_a_known_failure_is_marked_with_its_reason_in_one_class_only() -> None:
 
 def test_a_mark_keeps_the_parameters_of_its_test() -> None:
     class Mine(BackendContract):
-        xfail: ClassVar = {"test_damaged_file_is_told": "it crashes"}
+        xfail: ClassVar = {"test_damaged_file_is_reported": "it crashes"}
 
-    names = [mark.name for mark in Mine.test_damaged_file_is_told.pytestmark]  # type: ignore[attr-defined]
+    names = [mark.name for mark in Mine.test_damaged_file_is_reported.pytestmark]  # type: ignore[attr-defined]
     assert sorted(names) == ["parametrize", "xfail"]
-    assert [mark.name for mark in BackendContract.test_damaged_file_is_told.pytestmark] == ["parametrize"]  # type: ignore[attr-defined]
+    assert [mark.name for mark in BackendContract.test_damaged_file_is_reported.pytestmark] == ["parametrize"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_mark_names_a_standard_test_and_a_reason(name: str, reason: str) -> No
         type("Mine", (BackendContract,), {"xfail": {name: reason}})
 
 
-# Pictures and the model that sees them
+# Images and the model that sees them
 
 
 @pytest.mark.parametrize("objects", [0, 1, 3, 9])
@@ -105,15 +105,15 @@ def test_drawn_objects_are_apart_and_as_told(objects: int) -> None:
     assert (scene.image[together == 0] == 96).all()
 
 
-def test_the_seeing_model_sees_each_object_once() -> None:
+def test_the_color_model_sees_each_object_once() -> None:
     scene = draw_scene(320, 320, objects=9)
     images = np.ascontiguousarray(scene.image[None, :, :, ::-1].transpose(0, 3, 1, 2), np.float32) / 255
-    rows, prototypes = SeeingSession().run(images)
+    rows, prototypes = ColorSession().run(images)
     assert rows.shape == (1, 4 + len(NAMES) + 32, 40 * 40 + 20 * 20 + 10 * 10)
     assert prototypes.shape == (1, 32, 80, 80)
     assert (rows[0, 4:7].max(axis=0) > 0).sum() == 9
     with pytest.raises(ModelError):
-        SeeingSession().run(noise((1, 3, 100, 100)))
+        ColorSession().run(noise_images((1, 3, 100, 100)))
 
 
 # What is quantised
@@ -224,8 +224,8 @@ def _reversed(found: list[Any]) -> list[Any]:
 MUTANTS = [
     ("test_input_is_red_green_blue_from_0_to_1", {"preprocess": _bgr}, ()),
     ("test_input_is_red_green_blue_from_0_to_1", {"preprocess": _brighter}, ()),
-    ("test_picture_lies_in_the_input_undistorted", {"preprocess": _shifted}, ((100, 333),)),
-    ("test_picture_lies_in_the_input_undistorted", {"preprocess": _brighter}, ((100, 333),)),
+    ("test_image_lies_in_the_input_undistorted", {"preprocess": _shifted}, ((100, 333),)),
+    ("test_image_lies_in_the_input_undistorted", {"preprocess": _brighter}, ((100, 333),)),
     (
         "test_input_shape_follows_the_stride",
         {"input_shape": lambda shape: (shape[0] - 1, shape[1])},
@@ -234,13 +234,13 @@ MUTANTS = [
     ("test_finds_what_is_there", {"preprocess": _shifted}, ("session", (240, 320), (320, 320))),
     ("test_finds_what_is_there", {"preprocess": _bgr}, ("session", (240, 320), (320, 320))),
     ("test_finds_what_is_there", {"decode": _filled}, ("session", (240, 320), (320, 320))),
-    ("test_results_keep_their_picture", {"decode": _reversed}, ("session",)),
+    ("test_results_keep_their_image", {"decode": _reversed}, ("session",)),
     ("test_masks_are_formed_when_asked_for", {"decode": lambda found: [r[:1] for r in found]}, ("session",)),
     ("test_parity_with_itself_is_perfect", {"parity": lambda p: dataclasses.replace(p, mask_iou=0.999)}, ("session",)),
-    ("test_parity_tells_differences", {"parity": lambda p: dataclasses.replace(p, box=0.0)}, ("session",)),
-    ("test_parity_tells_differences", {"parity": lambda p: dataclasses.replace(p, matched=1.0)}, ("session",)),
+    ("test_parity_reports_differences", {"parity": lambda p: dataclasses.replace(p, box=0.0)}, ("session",)),
+    ("test_parity_reports_differences", {"parity": lambda p: dataclasses.replace(p, matched=1.0)}, ("session",)),
     ("test_parity_of_nothing_is_perfect", {"parity": lambda p: dataclasses.replace(p, matched=0.0)}, ("session",)),
-    ("test_draws_on_a_copy", {"draw": lambda picture: picture[::2]}, ("session",)),
+    ("test_draws_on_a_copy", {"draw": lambda image: image[::2]}, ("session",)),
 ]
 
 
@@ -249,7 +249,7 @@ def test_a_wrong_task_is_found_out(test: str, changes: dict[str, Any], arguments
     registry = get_registry()
     if "segment" not in registry.tasks:
         pytest.skip("no task is installed")
-    given = [SeeingSession() if value == "session" else value for value in arguments]
+    given = [ColorSession() if value == "session" else value for value in arguments]
     contract = TaskContract()
     if test == "test_masks_are_formed_when_asked_for":  # only the call without masks is wrong
         cut, calls = changes["decode"], []
@@ -279,7 +279,7 @@ class Runtime:
         return ArtifactInfo(names=NAMES, imgsz=(64, 96), variant="tiny")
 
     def open(self, artifact: Artifact, options: Any) -> Any:
-        session = SeeingSession(self.read_info(artifact))
+        session = ColorSession(self.read_info(artifact))
 
         def changed(images: Any) -> Any:
             if images.shape != (1, 3, 64, 96) and not self.wrong.get("lenient"):

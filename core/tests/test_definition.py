@@ -46,18 +46,18 @@ def write(folder: Path, text: str, name: str = "set.yaml") -> Path:
 def test_path_is_relative_to_the_yaml_whatever_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yaml = write(tmp_path / "sets", "path: ../pictures\nval: [a, b/list.txt]\ntrain: a\nnames: [x, y]\n")
-    (tmp_path / "pictures" / "a").mkdir(parents=True)
-    (tmp_path / "pictures" / "b").mkdir()
-    (tmp_path / "pictures" / "b" / "list.txt").touch()
+    yaml = write(tmp_path / "sets", "path: ../photos\nval: [a, b/list.txt]\ntrain: a\nnames: [x, y]\n")
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "b").mkdir()
+    (tmp_path / "photos" / "b" / "list.txt").touch()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     source = find_split(yaml, "val")
-    assert source.entries == (tmp_path / "pictures" / "a", tmp_path / "pictures" / "b" / "list.txt")
+    assert source.entries == (tmp_path / "photos" / "a", tmp_path / "photos" / "b" / "list.txt")
     assert source.names == {0: "x", 1: "y"}
     monkeypatch.chdir(tmp_path)
-    assert find_split("sets/set.yaml", "train").entries == (tmp_path / "pictures" / "a",)
+    assert find_split("sets/set.yaml", "train").entries == (tmp_path / "photos" / "a",)
 
 
 def test_every_path_tried_is_listed(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_bad_yaml_is_refused_in_one_line(tmp_path: Path, text: str, message: s
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_a_yaml_that_is_not_utf_8_is_told_how_to_become_it(tmp_path: Path, encoding: str) -> None:
+def test_a_yaml_that_is_not_utf_8_is_reported_how_to_become_it(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "set.yaml"
     path.write_bytes("val: a\nnames: [é]\n".encode(encoding))
     with pytest.raises(DataError, match="is not UTF-8 text") as error:
@@ -108,7 +108,7 @@ def test_a_yaml_that_is_not_utf_8_is_told_how_to_become_it(tmp_path: Path, encod
     assert error.value.hint == "save it as UTF-8"
 
 
-def test_mistyped_entries_are_told_and_those_of_the_user_are_not(
+def test_mistyped_entries_are_reported_and_those_of_the_user_are_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a").mkdir()
@@ -155,7 +155,7 @@ def test_a_folder_as_coco_writes_it_is_its_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["set", "set/set.yaml", "set/images", "set/list.txt"])
-def test_what_may_not_be_read_is_named_with_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_what_may_not_be_read_is_named_with_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     path = write(tmp_path / "set", "train: images\nval: list.txt\n")
     (tmp_path / "set" / "images").mkdir()
     write(tmp_path / "set" / "images", "", "1.png")
@@ -185,7 +185,7 @@ def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
         find_reader((tmp_path / "pipe.json",), Closed())
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_split_that_is_not_there_is_reported_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no split 'test'; it has train, val"):
         find_split(write(tmp_path, "train: a\nval: b\n"), "test")
 
@@ -242,7 +242,7 @@ def test_a_folder_of_splits_without_a_yaml_keeps_them_apart(tmp_path: Path, plac
     assert find_split(tmp_path, second).entries == (tmp_path / places[1],)
 
 
-def test_a_folder_with_one_place_for_pictures_has_no_splits(tmp_path: Path) -> None:
+def test_a_folder_with_one_place_for_images_has_no_splits(tmp_path: Path) -> None:
     (tmp_path / "images" / "train").mkdir(parents=True)
     assert define(tmp_path).splits == {"data": (".",)}
 
@@ -467,7 +467,7 @@ def test_a_second_archive_replaces_nothing(tmp_path: Path, address: str) -> None
     assert [path.read_text() for path in (tmp_path / "tiny" / "images").iterdir()] == ["one"]
 
 
-def test_what_was_unpacked_elsewhere_is_told_and_not_fetched_again(tmp_path: Path, address: str) -> None:
+def test_what_was_unpacked_elsewhere_is_reported_and_not_fetched_again(tmp_path: Path, address: str) -> None:
     served = tmp_path / "served" / "tiny.zip"
     served.write_bytes(archive({"other/images/a.txt": "a"}))
     yaml = write(tmp_path / "sets", f"path: tiny\nval: images\ndownload: {address}/tiny.zip\n")

@@ -225,7 +225,7 @@ def test_what_cannot_be_prepared_is_not_loaded(write: Callable[..., None], find:
 
 
 @pytest.mark.parametrize("error", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit", "MemoryError"])
-def test_a_plugin_that_ends_the_program_when_loaded_is_told(
+def test_a_plugin_that_ends_the_program_when_loaded_is_reported(
     error: str, write: Callable[..., None], find: Callable[[], Registry]
 ) -> None:
     write(
@@ -246,7 +246,7 @@ def test_a_listener_that_ends_the_program_breaks_nothing(
     error: str, write: Callable[..., None], find: Callable[[], Registry], caplog: pytest.LogCaptureFixture
 ) -> None:
     write("segx-logger-bad", f"@hookimpl\ndef segx_run_started(run): raise {error}")
-    find().tell("run_started", run=Run(mode="predict", model="m"))
+    find().notify("run_started", run=Run(mode="predict", model="m"))
     assert "plugin logger-bad@segx-logger-bad failed in segx_run_started" in caplog.text
 
 
@@ -254,7 +254,7 @@ def test_ctrl_c_while_a_listener_works_is_the_users(write: Callable[..., None], 
     code = "@hookimpl\ndef segx_run_started(run):\n    import signal\n    signal.raise_signal(signal.SIGINT)"
     write("segx-logger-slow", code)
     with pytest.raises(KeyboardInterrupt):
-        find().tell("run_started", run=Run(mode="predict", model="m"))
+        find().notify("run_started", run=Run(mode="predict", model="m"))
 
 
 def test_a_listener_that_hangs_is_named(
@@ -263,7 +263,7 @@ def test_a_listener_that_hangs_is_named(
     write("segx-logger-slow", "@hookimpl\ndef segx_run_started(run):\n    import time\n    time.sleep(0.3)")
     registry = find()
     with patch("segx.plugin.guard.PATIENCE", 0.1):
-        registry.tell("run_started", run=Run(mode="predict", model="m"))
+        registry.notify("run_started", run=Run(mode="predict", model="m"))
     assert "plugin logger-slow@segx-logger-slow is at work in segx_run_started, for more than 0.1 s" in caplog.text
 
 
@@ -302,13 +302,13 @@ def test_beside_the_real_plugins(write: Callable[..., None]) -> None:
     assert after.load_task("segment@segx-task-segment").name == "segment"
 
 
-def test_whoever_asks_for_what_a_broken_plugin_has_is_told(
+def test_whoever_asks_for_what_a_broken_plugin_has_is_reported(
     write: Callable[..., None], find: Callable[[], Registry]
 ) -> None:
     write("segx-export-tflite", "raise ValueError('no luck')")
-    with pytest.raises(PluginError) as told:
+    with pytest.raises(PluginError) as reported:
         find().exporter("tflite")
-    assert told.value.message == (
+    assert reported.value.message == (
         "format 'tflite' is provided by segx-export-tflite 1.2, which is broken: ValueError: no luck"
     )
     with pytest.raises(UsageError) as unknown:
@@ -358,7 +358,7 @@ def test_plugins_can_be_left_out(
     assert len(registry.disabled) == 2 - len(left)
 
 
-def test_whoever_asks_for_what_was_left_out_is_told(
+def test_whoever_asks_for_what_was_left_out_is_reported(
     write: Callable[..., None], find: Callable[[], Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("segx-export-tflite", "raise AssertionError('imported all the same')")
@@ -389,7 +389,7 @@ def test_known_names_say_what_to_install(write: Callable[..., None], find: Calla
         find().load_architecture("yolov8-seg")
 
 
-def test_requirements_are_told_before_anything_is_imported(
+def test_requirements_are_reported_before_anything_is_imported(
     write: Callable[..., None], find: Callable[[], Registry]
 ) -> None:
     write(
@@ -424,7 +424,7 @@ def test_platforms_of_a_backend(write: Callable[..., None], find: Callable[[], R
     write("segx-backend-a", code)
     found = find().backends_for("x")
     assert [spec.name for spec in found.usable] == ["other"]
-    assert "works on plan9" in found.unusable[0].line
+    assert "works on plan9" in found.unavailable[0].line
 
 
 def test_what_is_installed_and_cannot_be_used_says_why(
@@ -444,7 +444,7 @@ def test_what_is_installed_and_cannot_be_used_says_why(
     registry = find()
     found = registry.backends_for("x")
     assert [spec.name for spec in found.usable] == ["fine"]
-    assert [item.line for item in found.unusable] == [
+    assert [item.line for item in found.unavailable] == [
         "needs a GPU, found none",
         "cannot say whether it can be used: SystemExit: 1",
     ]
@@ -461,14 +461,14 @@ def test_a_precision_may_need_more(write: Callable[..., None], find: Callable[[]
     write("segx-export-a", code)
     registry = find()
     spec = registry.exporter("a")
-    assert registry.unusable(spec) is None
-    assert registry.unusable(spec, precision="fp32") is None
+    assert registry.unavailable(spec) is None
+    assert registry.unavailable(spec, precision="fp32") is None
     registry.require(spec, precision="fp32")
     with pytest.raises(MissingPluginError, match=r"format 'a' in int8 .* needs absent-nncf>=2, found none: pip"):
         registry.require(spec, precision="int8")
 
 
-def test_what_does_not_load_is_told(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+def test_what_does_not_load_is_reported(write: Callable[..., None], find: Callable[[], Registry]) -> None:
     write("segx-export-good", GOOD)
     registry = find()
     with pytest.raises(PluginError) as failure:
@@ -525,7 +525,7 @@ def test_the_best_usable_backend_is_taken(write: Callable[..., None], find: Call
     registry = find()
     found = registry.backends_for("x")
     assert [spec.name for spec in found.usable] == ["fast", "slow"]
-    assert [(item.spec.name, item.line) for item in found.unusable] == [
+    assert [(item.spec.name, item.message) for item in found.unavailable] == [
         ("best", 'needs absent-best>=2, found none: pip install "absent-best>=2"')
     ]
     assert registry.backend_for("x").name == "fast"
@@ -535,7 +535,7 @@ def test_the_best_usable_backend_is_taken(write: Callable[..., None], find: Call
     assert registry.backend_for("x", name="slow").name == "slow"
 
 
-def test_no_backend_is_told_with_the_reason(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+def test_no_backend_is_reported_with_the_reason(write: Callable[..., None], find: Callable[[], Registry]) -> None:
     write("segx-backend-many", BACKENDS)
     registry = find()
     with pytest.raises(UsageError, match="'x' on device 'mps'") as device:
@@ -547,10 +547,11 @@ def test_no_backend_is_told_with_the_reason(write: Callable[..., None], find: Ca
         registry.backend_for("x", name="fast", device="cuda")
     with pytest.raises(MissingPluginError, match="absent-best>=2"):
         registry.backend_for("x", name="best")
-    with pytest.raises(MissingPluginError, match="no backend that can run format 'z' is usable") as unusable:
+    with pytest.raises(MissingPluginError, match="no backend that can run format 'z' is usable") as unavailable:
         registry.backend_for("z")
     assert (
-        'gone (segx-backend-many 1.2) needs absent-gone, found none: pip install "absent-gone"' in unusable.value.hint
+        'gone (segx-backend-many 1.2) needs absent-gone, found none: pip install "absent-gone"'
+        in unavailable.value.hint
     )
     with pytest.raises(MissingPluginError, match="running format 'onnx' needs: pip install segx-backend-onnxruntime"):
         registry.backend_for("onnx")
@@ -558,7 +559,7 @@ def test_no_backend_is_told_with_the_reason(write: Callable[..., None], find: Ca
         registry.backend_for("xx")
 
 
-def test_formats_are_told_by_the_longest_suffix(
+def test_formats_are_reported_by_the_longest_suffix(
     write: Callable[..., None], find: Callable[[], Registry], tmp_path: Path
 ) -> None:
     write("segx-backend-many", BACKENDS)
@@ -581,7 +582,7 @@ def test_formats_are_told_by_the_longest_suffix(
     assert registry.artifact(f"{tmp_path}/m_openvino_model/").format == "openvino"
 
 
-def test_a_model_that_is_not_there_is_told_with_the_cure(
+def test_a_model_that_is_not_there_is_reported_with_the_fix(
     write: Callable[..., None], find: Callable[[], Registry], tmp_path: Path
 ) -> None:
     write("segx-export-good", GOOD)
@@ -661,31 +662,31 @@ def test_architectures(write: Callable[..., None], find: Callable[[], Registry])
     assert registry.weights_file("one-l.pt") is None
 
 
-def test_listeners_are_told_and_cannot_break_a_run(
+def test_listeners_are_reported_and_cannot_break_a_run(
     write: Callable[..., None], find: Callable[[], Registry], caplog: pytest.LogCaptureFixture
 ) -> None:
     write("segx-logger-bad", "@hookimpl\ndef segx_run_started(run): raise OSError('disk full')")
     write("segx-logger-odd", "@hookimpl\ndef segx_step_ended(step): pass")
     registry = find()
-    heard = []
+    received = []
 
     class Listener:
         @hookimpl
         def segx_run_started(self, run: Run) -> None:
-            heard.append(run)
+            received.append(run)
 
         @hookimpl
         def segx_run_ended(self, metrics: dict[str, float]) -> None:
-            heard.append(metrics)
+            received.append(metrics)
 
     registry.manager.register(Listener(), name="listener")
     run = Run(mode="predict", model="m.pt")
     with caplog.at_level(logging.WARNING):
-        registry.tell("run_started", run=run)
-        registry.tell("step_ended", run=run, step=None)
-        registry.tell("run_ended", run=run, metrics={"map": 0.5})
-        registry.tell("run_failed", run=run, error=ValueError())
-    assert heard == [run, {"map": 0.5}]
+        registry.notify("run_started", run=run)
+        registry.notify("step_ended", run=run, step=None)
+        registry.notify("run_ended", run=run, metrics={"map": 0.5})
+        registry.notify("run_failed", run=run, error=ValueError())
+    assert received == [run, {"map": 0.5}]
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["plugin logger-bad@segx-logger-bad failed in segx_run_started: OSError: disk full"]
 

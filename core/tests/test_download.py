@@ -22,7 +22,7 @@ import pytest
 from segx.artifact import WeightsFile
 from segx.errors import DataError, ModelError
 from segx.io import download, network
-from segx.io.download import Patience, fetch
+from segx.io.download import RetryPolicy, fetch
 from segx.plugin.specs import ArchitectureSpec
 from segx.plugin.weights import published_weights, resolve_weights
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-HASTY = Patience(timeout=0.4, attempts=3, connections=8, pause=0.01, longest=0.05, lock=5)
+HASTY = RetryPolicy(timeout=0.4, attempts=3, connections=8, pause=0.01, longest=0.05, lock=5)
 
 
 def archive(size: int = 300_000) -> bytes:
@@ -170,8 +170,8 @@ def names(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.name != "cache") if folder.is_dir() else []
 
 
-def get(server: Server, tmp_path: Path, *, patience: Patience = HASTY, **known: object) -> Path:
-    return fetch(WeightsFile(url=server.url(), **known), tmp_path / "tiny.pt", patience=patience)
+def get(server: Server, tmp_path: Path, *, retry: RetryPolicy = HASTY, **known: object) -> Path:
+    return fetch(WeightsFile(url=server.url(), **known), tmp_path / "tiny.pt", retry=retry)
 
 
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -244,7 +244,7 @@ def test_connections_are_bounded_even_when_each_brings_a_byte(server: Server, tm
     assert len(server.requests) == HASTY.connections
 
 
-def test_a_length_that_promises_more_than_comes_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_length_that_promises_more_than_comes_is_reported(server: Server, tmp_path: Path) -> None:
     server.script = [lambda s, r: send(s, r, ranges=False, Content_Length=str(len(CONTENT) + 5))]
     with pytest.raises(ModelError, match=f"ended after {len(CONTENT)} of {len(CONTENT) + 5} bytes"):
         get(server, tmp_path)
@@ -353,7 +353,7 @@ def test_a_redirect_to_another_kind_of_address_is_refused(server: Server, tmp_pa
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/tiny.pt", "data:,x"])
 def test_only_http_addresses_are_opened(url: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="are not fetched"):
-        fetch(WeightsFile(url=url), tmp_path / "tiny.pt", patience=HASTY)
+        fetch(WeightsFile(url=url), tmp_path / "tiny.pt", retry=HASTY)
 
 
 def test_an_https_address_is_not_left_for_http() -> None:
@@ -365,7 +365,7 @@ def test_an_https_address_is_not_left_for_http() -> None:
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
-def test_an_answer_that_will_not_change_is_told_at_once(server: Server, tmp_path: Path, code: int) -> None:
+def test_an_answer_that_will_not_change_is_reported_at_once(server: Server, tmp_path: Path, code: int) -> None:
     server.script = [answers(code)]
     with pytest.raises(ModelError, match=f"the server answers {code}"):
         get(server, tmp_path)
@@ -401,7 +401,7 @@ def test_more_bytes_than_published_are_not_taken(server: Server, tmp_path: Path)
     assert names(tmp_path) == []
 
 
-def test_a_page_instead_of_a_model_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_page_instead_of_a_model_is_reported(server: Server, tmp_path: Path) -> None:
     server.content = b"<!DOCTYPE html><title>Please log in</title>"
     with pytest.raises(ModelError, match=r"not a whole archive .*<!DOCTYPE html"):
         get(server, tmp_path)
@@ -420,14 +420,14 @@ def test_safetensors_are_checked_by_their_header(server: Server, tmp_path: Path)
     whole = len(header).to_bytes(8, "little") + header + b"\0" * 8
     server.content = whole
     file = WeightsFile(url=server.url("w.safetensors"))
-    assert fetch(file, tmp_path / "w.safetensors", patience=HASTY).read_bytes() == whole
+    assert fetch(file, tmp_path / "w.safetensors", retry=HASTY).read_bytes() == whole
     for wrong in (whole[:-1], whole[:20], b"\xff" * 40, b"", (3).to_bytes(8, "little") + b"[1]"):
         server.content = wrong
         with pytest.raises(ModelError, match="not a whole safetensors file"):
-            fetch(file, tmp_path / "other.safetensors", patience=HASTY)
+            fetch(file, tmp_path / "other.safetensors", retry=HASTY)
 
 
-def test_a_full_disk_is_told_before_the_download(
+def test_a_full_disk_is_reported_before_the_download(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -436,13 +436,13 @@ def test_a_full_disk_is_told_before_the_download(
         get(server, tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(server: Server, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(ModelError, match=r"cannot download .*taken"):
         get(server, tmp_path / "taken" / "inside")
 
 
-def test_a_cache_that_cannot_be_looked_into_is_told(
+def test_a_cache_that_cannot_be_looked_into_is_reported(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(path: Path) -> bool:
@@ -472,7 +472,7 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ModelError, match=r"cannot download .*Connection refused") as caught:
-        fetch(WeightsFile(url=f"http://127.0.0.1:{port}/tiny.pt"), tmp_path / "tiny.pt", patience=HASTY)
+        fetch(WeightsFile(url=f"http://127.0.0.1:{port}/tiny.pt"), tmp_path / "tiny.pt", retry=HASTY)
     assert caught.value.hint == f"get it by other means and put it at {tmp_path / 'tiny.pt'}"
 
 
@@ -480,7 +480,7 @@ def test_the_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, mo
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    path = fetch(WeightsFile(url="http://weights.invalid/tiny.pt"), tmp_path / "tiny.pt", patience=HASTY)
+    path = fetch(WeightsFile(url="http://weights.invalid/tiny.pt"), tmp_path / "tiny.pt", retry=HASTY)
     assert path.read_bytes() == CONTENT
     assert server.requests[0][0] == "http://weights.invalid/tiny.pt"
 
@@ -488,11 +488,11 @@ def test_the_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, mo
 def test_a_caller_chooses_the_error(server: Server, tmp_path: Path) -> None:
     server.script = [answers(404)]
     with pytest.raises(DataError):
-        fetch(WeightsFile(url=server.url()), tmp_path / "data.zip", patience=HASTY, error=DataError)
+        fetch(WeightsFile(url=server.url()), tmp_path / "data.zip", retry=HASTY, error=DataError)
 
 
 def test_the_bar_is_shown_on_standard_error(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fetch(WeightsFile(url=server.url()), tmp_path / "tiny.pt", patience=HASTY, progress=True)
+    fetch(WeightsFile(url=server.url()), tmp_path / "tiny.pt", retry=HASTY, progress=True)
     captured = capsys.readouterr()
     assert "tiny.pt: 100%" in captured.err
     assert captured.out == ""
@@ -502,8 +502,8 @@ FETCH = """
 import sys
 from pathlib import Path
 from segx.artifact import WeightsFile
-from segx.io.download import Patience, fetch
-fetch(WeightsFile(url=sys.argv[1]), Path(sys.argv[2]), patience=Patience(lock=20))
+from segx.io.download import RetryPolicy, fetch
+fetch(WeightsFile(url=sys.argv[1]), Path(sys.argv[2]), retry=RetryPolicy(lock=20))
 """
 
 
@@ -520,13 +520,13 @@ def test_two_processes_fetch_a_file_once(server: Server, tmp_path: Path) -> None
     assert names(tmp_path) == ["tiny.pt"]
 
 
-def test_a_lock_that_is_never_released_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_lock_that_is_never_released_is_reported(server: Server, tmp_path: Path) -> None:
     with download._only_one(tmp_path / "tiny.pt", HASTY), pytest.raises(ModelError, match="another process"):
-        get(server, tmp_path, patience=Patience(lock=0.2))
+        get(server, tmp_path, retry=RetryPolicy(lock=0.2))
 
 
 @dataclass
-class Shelf:
+class Catalog:
     """What resolve_weights needs of a registry."""
 
     published: dict[str, WeightsFile]
@@ -538,8 +538,8 @@ class Shelf:
 
 
 def test_a_known_name_comes_into_the_cache(server: Server, tmp_path: Path) -> None:
-    shelf = Shelf({"tiny.pt": WeightsFile(url=server.url("release/tiny.pt"))})
-    path = resolve_weights("tiny.pt", shelf, patience=HASTY)
+    catalog = Catalog({"tiny.pt": WeightsFile(url=server.url("release/tiny.pt"))})
+    path = resolve_weights("tiny.pt", catalog, retry=HASTY)
     assert path == tmp_path / "cache" / "weights" / "tiny.pt"
     assert path.read_bytes() == CONTENT
 
@@ -548,9 +548,9 @@ def test_a_mirror_takes_the_place_of_the_release(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEGX_WEIGHTS_URL", f"{server.address}/mirror/")
-    shelf = Shelf({"tiny.pt": WeightsFile(url="https://weights.invalid/v1/tiny.pt", sha256=SHA)})
-    assert published_weights(shelf)["tiny.pt"].sha256 == SHA
-    assert resolve_weights("tiny.pt", shelf, patience=HASTY).is_file()
+    catalog = Catalog({"tiny.pt": WeightsFile(url="https://weights.invalid/v1/tiny.pt", sha256=SHA)})
+    assert published_weights(catalog)["tiny.pt"].sha256 == SHA
+    assert resolve_weights("tiny.pt", catalog, retry=HASTY).is_file()
     assert server.requests[0][0] == "/mirror/tiny.pt"
 
 
@@ -558,13 +558,13 @@ def test_a_mirror_is_advised_for_what_it_can_hold(monkeypatch: pytest.MonkeyPatc
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("SEGX_WEIGHTS_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
-    shelf = Shelf({"tiny.pt": WeightsFile(url="https://weights.invalid/v1/tiny.pt", sha256=SHA)})
+    catalog = Catalog({"tiny.pt": WeightsFile(url="https://weights.invalid/v1/tiny.pt", sha256=SHA)})
     with pytest.raises(ModelError, match=r"cannot download") as caught:
-        resolve_weights("tiny.pt", shelf, patience=HASTY)
+        resolve_weights("tiny.pt", catalog, retry=HASTY)
     assert caught.value.hint.endswith("set SEGX_WEIGHTS_URL to a mirror")
 
 
 def test_an_unknown_name_is_suggested_not_changed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'tinny\.pt' .*did you mean 'tiny\.pt'") as caught:
-        resolve_weights("tinny.pt", Shelf({"tiny.pt": WeightsFile(url="http://weights.invalid/tiny.pt")}))
+        resolve_weights("tinny.pt", Catalog({"tiny.pt": WeightsFile(url="http://weights.invalid/tiny.pt")}))
     assert "tiny.pt" in caught.value.hint

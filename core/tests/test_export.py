@@ -31,7 +31,7 @@ from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import Registry, get_registry
 from segx.plugin.specs import ArchitectureSpec, BackendSpec, ExporterSpec, Tolerance
-from segx.testing.scenes import NAMES, SeeingSession
+from segx.testing.scenes import NAMES, ColorSession
 
 pytest.importorskip("segx_task_segment")
 
@@ -44,7 +44,7 @@ SOURCE = ArtifactInfo(
 )
 
 
-class ModelFake(SeeingSession):
+class ModelFake(ColorSession):
     """An open model that can be exported."""
 
     def load_weights(self, artifact): ...
@@ -142,7 +142,7 @@ class ToyBackend:
         return Wrong(info, json.loads(content.read_text())["error"])
 
 
-class Wrong(SeeingSession):
+class Wrong(ColorSession):
     def __init__(self, info, error):
         super().__init__(info)
         self.error = error
@@ -155,23 +155,23 @@ class Wrong(SeeingSession):
 
 class Listener:
     def __init__(self):
-        self.heard = []
+        self.received = []
 
     @hookimpl
     def segx_run_started(self, run):
-        self.heard.append(("started", run.mode, run.model))
+        self.received.append(("started", run.mode, run.model))
 
     @hookimpl
     def segx_step_ended(self, run, step):
-        self.heard.append(("step", step.name, step.index, step.total))
+        self.received.append(("step", step.name, step.index, step.total))
 
     @hookimpl
     def segx_run_ended(self, run, metrics):
-        self.heard.append(("ended", dict(metrics)))
+        self.received.append(("ended", dict(metrics)))
 
     @hookimpl
     def segx_run_failed(self, run, error):
-        self.heard.append(("failed", type(error).__name__))
+        self.received.append(("failed", type(error).__name__))
 
 
 STRICT = {"fp32": Tolerance(box=0.5), "fp16": Tolerance(box=0.5)}
@@ -242,16 +242,16 @@ def test_result_is_proven_and_lies_beside_the_model(model, registry):
     assert read_proofs()["toy"]["mask_iou"] == 1
 
 
-def test_hooks_hear_of_it_in_order(model, registry):
+def test_hooks_are_notified_in_order(model, registry):
     listener = Listener()
     registry.manager.register(listener)
     export(model, "toy", registry=registry)
-    assert listener.heard[:3] == [
+    assert listener.received[:3] == [
         ("started", "export", str(model.path)),
         ("step", "toy", 0, 2),
         ("step", "verify", 1, 2),
     ]
-    kind, metrics = listener.heard[3]
+    kind, metrics = listener.received[3]
     assert kind == "ended"
     assert metrics["matched"] == 1
     assert metrics["raw/output0"] == 0
@@ -274,7 +274,7 @@ def test_what_differs_is_rejected_and_the_old_result_stays(model, registry):
     ]
     rejected = sidecar.read(model.path.with_name("seeing.rejected.toy"))
     assert rejected.parity.box == pytest.approx(2, abs=0.01)
-    assert listener.heard[-1] == ("failed", "ExportError")
+    assert listener.received[-1] == ("failed", "ExportError")
     with pytest.raises(ExportError):  # a second time, over the first rejected one
         export(model, "toy", {"error": 3.0}, registry=registry)
 
@@ -302,7 +302,7 @@ def test_chain_leaves_only_its_last_link(model, registry):
     assert names(model.path.parent) == ["seeing.pt", "seeing_box"]
     assert names(result.path) == ["metadata.yaml", "toy.json"]
     assert json.loads((result.path / "toy.json").read_text()) == {"error": 0.2}
-    assert [step[1] for step in listener.heard if step[0] == "step"] == ["toy", "box", "verify"] * 2
+    assert [step[1] for step in listener.received if step[0] == "step"] == ["toy", "box", "verify"] * 2
 
 
 def test_chain_begins_where_the_model_is(model, registry):
@@ -324,7 +324,7 @@ def test_an_open_model_is_exported_under_the_users_name(registry, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"error": -1}, "error=-1 cannot be"),
         ({"eror": 1}, "did you mean 'error'"),
@@ -332,8 +332,8 @@ def test_an_open_model_is_exported_under_the_users_name(registry, tmp_path, monk
         ({"output": "somewhere/x.onnx"}, "names of format 'toy' end in .toy"),
     ],
 )
-def test_what_can_be_refused_is_refused_before_the_model_is_opened(model, registry, options, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_can_be_refused_is_refused_before_the_model_is_opened(model, registry, options, reported):
+    with pytest.raises(UsageError, match=reported):
         export(model, "toy", options, registry=registry)
     assert PtFake.opened == 0
     assert names(model.path.parent) == ["seeing.pt"]
@@ -394,7 +394,7 @@ def test_output_must_not_be_the_model(registry, model):
         export(Artifact(path=toy.path, format="pt"), "toy", {"output": toy.path}, registry=registry)
 
 
-def test_size_is_rounded_up_and_told(model, registry, caplog):
+def test_size_is_rounded_up_and_reported(model, registry, caplog):
     info = export(model, "toy", {"imgsz": (100, 320)}, registry=registry).info
     assert info.imgsz == (128, 320)
     assert "rounded up to 128,320" in caplog.text
@@ -408,7 +408,7 @@ def test_no_folder_of_this_machine_travels(model, registry):
     assert result.info.settings["data"] == "data.yaml"
     assert result.info.settings["epochs"] == 3
     assert result.info.settings["export"]["format"] == "toy"
-    text = sidecar.beside(result.path).read_text()
+    text = sidecar.sidecar_path(result.path).read_text()
     assert str(model.path.parent) not in text
     assert "somebody" not in text
 
@@ -442,7 +442,7 @@ def test_nothing_is_left_of_an_export_that_stops(model, registry, monkeypatch, e
     with pytest.raises(type(error)):
         export(model, "toy", registry=registry)
     assert names(model.path.parent) == ["seeing.pt"]
-    assert listener.heard[-1] == ("failed", type(error).__name__)
+    assert listener.received[-1] == ("failed", type(error).__name__)
 
 
 def test_exporter_that_writes_nothing(model, registry, monkeypatch):
@@ -676,16 +676,16 @@ def test_what_a_finished_graph_is_fixed_to_is_taken_over(model, cases, made, wan
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "reported"),
     [
         ({"imgsz": 320}, "imgsz=320,320: .*is fixed to 64,96"),
         ({"batch": 4}, "batch=4: .*is fixed to batch 2"),
         ({"dynamic": True}, "dynamic=True: .*leaves no axis open"),
     ],
 )
-def test_what_a_finished_graph_is_not_is_refused(model, cases, asked, told):
+def test_what_a_finished_graph_is_not_is_refused(model, cases, asked, reported):
     middle = export(model, "toy", {"imgsz": (64, 96), "batch": 2}, registry=cases).artifact
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=reported):
         export(middle, "case", asked, registry=cases)
     assert export(middle, "case", {"imgsz": (64, 96), "batch": 2}, registry=cases).info.parity is not None
     lower = export(middle, "case", {"half": True, "verify": False}, registry=cases)
@@ -701,7 +701,7 @@ def test_a_format_without_the_precision_of_its_source_is_refused(model, registry
 def test_a_graph_with_suppression_inside_is_not_exported_further(model, registry):
     middle = export(model, "toy", registry=registry).artifact
     content = {"task": "segment", "names": {0: "a"}, "args": {"nms": True}}
-    sidecar.beside(middle.path).write_text(json.dumps(content))
+    sidecar.sidecar_path(middle.path).write_text(json.dumps(content))
     with pytest.raises(ModelError, match="yolov8-seg-final/1") as caught:
         export(middle, "box", registry=registry)
     assert "nms=False" in caught.value.hint

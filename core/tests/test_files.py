@@ -55,7 +55,7 @@ def test_a_yaml_that_is_no_mapping_is_one_line(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("target", ["pipe", "/dev/zero", "folder"])
 def test_what_is_no_file_is_not_read(tmp_path: Path, target: str) -> None:
     path, model = tmp_path / "x.yaml", tmp_path / "model.onnx"
-    for place in (path, sidecar.beside(model)):
+    for place in (path, sidecar.sidecar_path(model)):
         if target == "pipe":
             os.mkfifo(place)
         elif target == "folder":

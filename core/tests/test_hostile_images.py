@@ -19,9 +19,9 @@ import pytest
 
 from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
-from segx.io.files import open_regular, read_regular, utf8_name, write_picture
+from segx.io.files import open_regular, read_regular, utf8_name, write_image
 from segx.io.image_header import image_shape
-from segx.io.images import decode_picture, from_array, from_pillow, read_picture
+from segx.io.images import decode_image, from_array, from_pillow, read_image
 from segx.io.sources import Unreadable, open_source
 from segx.structures.batch import SourceImage
 
@@ -92,7 +92,7 @@ def lying(kind: str) -> bytes:
 def test_an_image_that_states_too_many_pixels_is_named_and_not_decoded(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"bomb.{kind.lower()}"
     path.write_bytes(lying(kind))
-    for read in (lambda: read_picture(path), lambda: decode_picture(path.read_bytes())):
+    for read in (lambda: read_image(path), lambda: decode_image(path.read_bytes())):
         with pytest.raises(DataError, match=r"30,000 x 30,000 pixels.*[24]00,000,000.*SEGX_MAX_PIXELS"):
             read()
     assert image_shape(path) == (SIDE, SIDE)
@@ -101,24 +101,24 @@ def test_an_image_that_states_too_many_pixels_is_named_and_not_decoded(tmp_path:
 @pytest.mark.filterwarnings("error")
 def test_the_limit_is_a_setting_and_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)  # Pillow warns beyond, and raises beyond twice as many
-    assert decode_picture(bytes(saved("TGA"))).shape == (8, 16, 3)
+    assert decode_image(bytes(saved("TGA"))).shape == (8, 16, 3)
     assert PIL.Image.MAX_IMAGE_PIXELS == 10
     monkeypatch.setenv("SEGX_MAX_PIXELS", "127")
     for read in (
-        lambda: decode_picture(bytes(saved("PNG"))),
+        lambda: decode_image(bytes(saved("PNG"))),
         lambda: from_pillow(PIL.Image.new("RGB", (16, 8))),
         lambda: from_array(np.zeros((8, 16), np.uint8)),
     ):
         with pytest.raises(DataError, match="16 x 8 pixels, more than the 127"):
             read()
     monkeypatch.setenv("SEGX_MAX_PIXELS", "128")
-    assert decode_picture(bytes(saved("PNG"))).shape == (8, 16, 3)
+    assert decode_image(bytes(saved("PNG"))).shape == (8, 16, 3)
     for heavy in (saved("TGA"), saved("PNG", PIL.Image.new("I;16", (16, 8)))):
         with pytest.raises(DataError, match="more than the 64 that are read of this kind"):
-            decode_picture(bytes(heavy))
+            decode_image(bytes(heavy))
     monkeypatch.setenv("SEGX_MAX_PIXELS", "many")
     with pytest.raises(UsageError, match="SEGX_MAX_PIXELS=many"):
-        decode_picture(bytes(saved("PNG")))
+        decode_image(bytes(saved("PNG")))
 
 
 def test_bombs_in_a_folder_are_passed_over(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_is_not_read_is_refused_by_its_own_name(
     path = tmp_path / "harmless.png"
     path.write_bytes(begin)
     with pytest.raises(DataError, match=f"it is {name}, which is not read as an image"):
-        read_picture(path)
+        read_image(path)
     with pytest.raises(DataError, match=name):
         image_shape(path)
 
@@ -159,11 +159,11 @@ def test_what_is_not_read_is_refused_by_its_own_name(
 def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     data = bytes(saved("JPEG", PIL.Image.new("L", (64, 64)), progressive=True))
     begin, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
-    assert decode_picture(data).shape == (64, 64, 3)
+    assert decode_image(data).shape == (64, 64, 3)
     with pytest.raises(DataError, match="scans"):
-        decode_picture(data[:begin] + data[begin:end] * 1000 + data[end:])
+        decode_image(data[:begin] + data[begin:end] * 1000 + data[end:])
     hidden = b"\xff\xd9" + b"\xff\xda" * 1000 + b"\xff\xd9"  # behind the end anything may lie, as a phone's film
-    assert decode_picture(data[:end] + hidden).shape == (64, 64, 3)
+    assert decode_image(data[:end] + hidden).shape == (64, 64, 3)
 
 
 def pipe(path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_file_of_more_bytes_than_are_read_is_refused(tmp_path: Path) -> None:
         open_source(path)
     path.replace(tmp_path / "a.png")
     with pytest.raises(DataError):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
 def test_lists_that_double_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_png_is_turned_wherever_that_is_stated(tmp_path: Path, orientation: in
         data = data[:33] + said + data[33:]
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    assert image_shape(path) == read_picture(path).shape[:2] == ((16, 8) if orientation > 4 else (8, 16))
+    assert image_shape(path) == read_image(path).shape[:2] == ((16, 8) if orientation > 4 else (8, 16))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "MPO", "AVIF", "BMP", "GIF", "TGA", "JPEG2000", "PPM"])
@@ -251,7 +251,7 @@ def test_size_and_pixels_agree_in_every_format(tmp_path: Path, kind: str, orient
     image = PIL.Image.fromarray(np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3) // 8 * 8)
     path = tmp_path / "a"
     path.write_bytes(saved(kind, image, exif=data))
-    read = read_picture(path)
+    read = read_image(path)
     assert image_shape(path) == read.shape[:2]
     with PIL.Image.open(path) as opened:
         seen = from_pillow(opened)
@@ -281,7 +281,7 @@ def test_a_tiff_of_either_order_and_size_is_turned(tmp_path: Path, order: str, b
     path.write_bytes(data)
     expected = np.rot90(np.arange(32, dtype=np.uint8).reshape(4, 8), -1)
     assert image_shape(path) == (8, 4)
-    np.testing.assert_array_equal(read_picture(path)[..., 0], expected)
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
@@ -290,13 +290,13 @@ def test_names_that_are_not_utf8_never_reach_opencv(tmp_path: Path) -> None:
     code = """
 import os, sys, cv2, numpy as np
 from pathlib import Path
-from segx.io.files import utf8_name, write_picture
+from segx.io.files import utf8_name, write_image
 from segx.io.sources import open_source
 from segx.io.writers import _open_writer
 folder = Path(sys.argv[1]) / os.fsdecode(b"caf\\xe9")
 image = np.full((64, 64, 3), 90, np.uint8)
-assert write_picture(folder / os.fsdecode(b"o\\xe9.png"), image).exists()
-assert write_picture(folder / os.fsdecode(b"o.\\xe9"), image).suffix == ".png"
+assert write_image(folder / os.fsdecode(b"o\\xe9.png"), image).exists()
+assert write_image(folder / os.fsdecode(b"o.\\xe9"), image).suffix == ".png"
 writer = _open_writer(folder / os.fsdecode(b"v\\xe9.mp4"), 5.0, (64, 64))
 for _ in range(3):
     writer.write(image)
@@ -323,5 +323,5 @@ def test_a_name_that_is_utf8_is_given_as_it_is(tmp_path: Path) -> None:
 
 def test_an_image_is_written_in_the_format_of_its_suffix(tmp_path: Path) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
-    assert write_picture(tmp_path / "a.JPG", image).suffix == ".JPG"
+    assert write_image(tmp_path / "a.JPG", image).suffix == ".JPG"
     assert cv2.imread(str(tmp_path / "a.JPG")).shape == (4, 4, 3)

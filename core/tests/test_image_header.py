@@ -1,4 +1,4 @@
-"""Sizes of pictures from their headers agree with reading them."""
+"""Sizes of images from their headers agree with reading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from segx.errors import DataError
 from segx.io.image_header import image_shape
-from segx.io.images import read_picture
+from segx.io.images import read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 def test_agrees_with_reading(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     PillowImage.fromarray(np.zeros((37, 51, 3), np.uint8)).save(path)
-    assert image_shape(path) == (37, 51) == read_picture(path).shape[:2]
+    assert image_shape(path) == (37, 51) == read_image(path).shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("progressive", [False, True])
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, progressive: bool) -> None:
     path = tmp_path / "a.jpg"
-    picture = PillowImage.fromarray(np.zeros((37, 51, 3), np.uint8))
-    exif = picture.getexif()
+    image = PillowImage.fromarray(np.zeros((37, 51, 3), np.uint8))
+    exif = image.getexif()
     exif[0x010F] = "a maker before it"
     exif[0x0112] = orientation
-    picture.save(path, exif=exif, progressive=progressive, icc_profile=b"x" * 3000)
-    assert image_shape(path) == read_picture(path).shape[:2] == ((51, 37) if orientation > 4 else (37, 51))
+    image.save(path, exif=exif, progressive=progressive, icc_profile=b"x" * 3000)
+    assert image_shape(path) == read_image(path).shape[:2] == ((51, 37) if orientation > 4 else (37, 51))
 
 
-def test_a_large_picture_is_no_danger(tmp_path: Path) -> None:
+def test_a_large_image_is_no_danger(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     ok, data = cv2.imencode(".png", np.zeros((4, 4), np.uint8))
     assert ok
@@ -50,10 +50,10 @@ def test_a_large_picture_is_no_danger(tmp_path: Path) -> None:
     "content",
     [b"", b"text", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\x00", b"\xff\xd8\xff\xda\x00\x02", b"\x89PNG\r\n\x1a\n"],
 )
-def test_what_is_no_picture_is_told(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_image_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="size of the picture cannot be read"):
+    with pytest.raises(DataError, match="size of the image cannot be read"):
         image_shape(path)
     with pytest.raises(DataError, match="No such file"):
         image_shape(tmp_path / "gone.jpg")

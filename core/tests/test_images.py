@@ -9,21 +9,21 @@ import PIL.Image
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.io.images import _tell_dark, decode_picture, from_array, from_pillow, picture_of, read_picture
+from segx.io.images import _tell_dark, decode_image, from_array, from_pillow, image_of, read_image
 from segx.structures.sample import Sample
 
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
 
 
 def quarters() -> np.ndarray:
-    """A picture, taller than wide, whose corners are told apart: red, green / blue, grey."""
-    picture = np.zeros((60, 40, 3), np.uint8)
-    picture[:30, :20], picture[:30, 20:], picture[30:, :20], picture[30:, 20:] = RED, GREEN, BLUE, GREY
-    return picture
+    """An image, taller than wide, whose corners are told apart: red, green / blue, grey."""
+    image = np.zeros((60, 40, 3), np.uint8)
+    image[:30, :20], image[:30, 20:], image[30:, :20], image[30:, 20:] = RED, GREEN, BLUE, GREY
+    return image
 
 
 def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn a picture into what a camera stores beside this EXIF orientation (TIFF 6.0, tag 274)."""
+    """Turn an image into what a camera stores beside this EXIF orientation (TIFF 6.0, tag 274)."""
     back = {
         1: lambda p: p,
         2: lambda p: p[:, ::-1],
@@ -62,13 +62,13 @@ def test_orientation_is_applied_in_files(kind, orientation):
     if kind == "AVIF" and not PIL.features.check("avif"):
         pytest.skip("this Pillow writes no AVIF")
     within = {"WEBP": 30, "AVIF": 20}.get(kind, 6)
-    assert_alike(decode_picture(with_orientation(orientation, kind)), quarters(), within=within)
+    assert_alike(decode_image(with_orientation(orientation, kind)), quarters(), within=within)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_in_pillow_images(orientation):
-    picture = PIL.Image.open(io.BytesIO(with_orientation(orientation, "JPEG")))
-    assert_alike(from_pillow(picture), quarters())
+    image = PIL.Image.open(io.BytesIO(with_orientation(orientation, "JPEG")))
+    assert_alike(from_pillow(image), quarters())
 
 
 def encoded(array: np.ndarray, suffix: str = ".png") -> bytes:
@@ -77,48 +77,48 @@ def encoded(array: np.ndarray, suffix: str = ".png") -> bytes:
 
 def test_grey_is_repeated():
     grey = np.arange(0, 200, dtype=np.uint8).reshape(10, 20)
-    for picture in (decode_picture(encoded(grey)), from_array(grey), from_array(grey[..., None])):
-        assert picture.shape == (10, 20, 3)
-        assert (picture == grey[..., None]).all()
+    for image in (decode_image(encoded(grey)), from_array(grey), from_array(grey[..., None])):
+        assert image.shape == (10, 20, 3)
+        assert (image == grey[..., None]).all()
 
 
 def test_alpha_is_dropped_and_the_colours_stay():
     colour = quarters()
     transparent = np.dstack([colour, np.zeros(colour.shape[:2], np.uint8)])
-    for picture in (decode_picture(encoded(transparent)), from_array(transparent)):
-        assert (picture == colour).all()
+    for image in (decode_image(encoded(transparent)), from_array(transparent)):
+        assert (image == colour).all()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_are_scaled_alike_in_files_and_arrays(suffix):
     deep = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
     expected = np.rint(deep / 257).astype(np.uint8)
-    for picture in (decode_picture(encoded(deep, suffix)), from_array(deep)):
-        assert np.abs(picture.astype(int) - expected[..., None]).max() == 0
+    for image in (decode_image(encoded(deep, suffix)), from_array(deep)):
+        assert np.abs(image.astype(int) - expected[..., None]).max() == 0
 
 
 def test_sixteen_bit_pillow_images():
     deep = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
-    picture = from_pillow(PIL.Image.fromarray(deep))
-    assert np.abs(picture[..., 0].astype(int) - np.rint(deep / 257)).max() == 0
+    image = from_pillow(PIL.Image.fromarray(deep))
+    assert np.abs(image[..., 0].astype(int) - np.rint(deep / 257)).max() == 0
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"])
 def test_every_pillow_mode_becomes_colour(mode):
     values = PIL.Image.new("L", (8, 6), 255)
-    picture = PIL.Image.new("F", (8, 6), 1.0) if mode == "F" else values.convert(mode)
+    image = PIL.Image.new("F", (8, 6), 1.0) if mode == "F" else values.convert(mode)
     if mode == "I":
-        picture = PIL.Image.new("I", (8, 6), 65535)
-    found = from_pillow(picture)
+        image = PIL.Image.new("I", (8, 6), 65535)
+    found = from_pillow(image)
     assert found.shape == (6, 8, 3)
     assert found.dtype == np.uint8
     assert found.min() >= 250
 
 
 def test_a_palette_with_transparency_keeps_its_colours():
-    picture = PIL.Image.fromarray(quarters()[..., ::-1].copy()).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
+    image = PIL.Image.fromarray(quarters()[..., ::-1].copy()).convert("P", palette=PIL.Image.Palette.ADAPTIVE)
     out = io.BytesIO()
-    picture.save(out, "PNG", transparency=bytes([0, 128]))
+    image.save(out, "PNG", transparency=bytes([0, 128]))
     assert_alike(from_pillow(PIL.Image.open(io.BytesIO(out.getvalue()))), quarters(), within=8)
 
 
@@ -134,10 +134,10 @@ def test_a_palette_with_transparency_keeps_its_colours():
     ],
 )
 def test_arrays_of_other_types(array, expected):
-    picture = from_array(array)
-    assert picture.shape == (4, 5, 3)
-    assert picture.dtype == np.uint8
-    assert (picture == expected).all()
+    image = from_array(array)
+    assert image.shape == (4, 5, 3)
+    assert image.dtype == np.uint8
+    assert (image == expected).all()
 
 
 def test_an_array_that_fits_is_copied_only_when_asked_for():
@@ -173,7 +173,7 @@ def test_an_array_is_read_by_what_it_means(make):
     assert np.abs(make().astype(int) - GREY_RAMP[..., None]).max() == 0
 
 
-def test_an_array_that_is_nearly_black_is_told(caplog):
+def test_an_array_that_is_nearly_black_is_reported(caplog):
     _tell_dark.cache_clear()
     with caplog.at_level(logging.WARNING, "segx"):
         from_array(GREY_RAMP.astype(np.uint16) * 257)
@@ -196,12 +196,12 @@ def test_floats_out_of_range_are_refused(value):
 
 @pytest.mark.parametrize("shape", [(4,), (3, 20, 30), (4, 4, 2), (0, 5, 3), (2, 4, 4, 3)])
 def test_arrays_of_other_shapes_are_refused(shape):
-    with pytest.raises(UsageError, match="is not a picture"):
+    with pytest.raises(UsageError, match="is not an image"):
         from_array(np.zeros(shape, np.uint8))
 
 
 def test_arrays_of_text_are_refused():
-    with pytest.raises(UsageError, match="is not a picture"):
+    with pytest.raises(UsageError, match="is not an image"):
         from_array(np.array([["a", "b"]]))
 
 
@@ -210,55 +210,55 @@ def test_cut_off_files_are_refused_with_a_reason(suffix, capfd):
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     whole = encoded(noise, suffix)
     with pytest.raises(DataError) as caught:
-        decode_picture(whole[: len(whole) // 2])
+        decode_image(whole[: len(whole) // 2])
     assert len(caught.value.message) > 5
     assert "\n" not in caught.value.message
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "empty"), (b"not a picture at all", "no picture"), (b"\0" * 50, "no picture")]
+    ("data", "reason"), [(b"", "empty"), (b"not an image at all", "no image"), (b"\0" * 50, "no image")]
 )
-def test_what_is_no_picture_is_refused(data, reason):
+def test_what_is_no_image_is_refused(data, reason):
     with pytest.raises(DataError, match=reason):
-        decode_picture(data)
+        decode_image(data)
 
 
 def test_heic_says_what_to_install():
     with pytest.raises(DataError, match="pillow-heif"):
-        decode_picture(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+        decode_image(b"\0\0\0\x18ftypheic" + b"\0" * 40)
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path):
     with pytest.raises(DataError, match="directory"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
 def test_formats_only_pillow_knows(tmp_path):
     out = io.BytesIO()
     PIL.Image.fromarray(quarters()[..., ::-1].copy()).save(out, "TGA")
-    assert (decode_picture(out.getvalue()) == quarters()).all()
+    assert (decode_image(out.getvalue()) == quarters()).all()
 
 
 def sample_of(path, data: bytes, shape: tuple[int, int]) -> Sample:
     path.write_bytes(data)
-    return Sample(path=path, id=0, shape=shape, truths=())
+    return Sample(path=path, id=0, shape=shape, annotations=())
 
 
 @pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_a_picture_is_as_its_ground_truth_is_stated_for(tmp_path, kind, turned):
+def test_an_image_is_as_its_ground_annotation_is_stated_for(tmp_path, kind, turned):
     if kind == "AVIF" and not PIL.features.check("avif"):
         pytest.skip("this Pillow writes no AVIF")
-    found = picture_of(sample_of(tmp_path / "a", with_orientation(6, kind), (60, 40) if turned else (40, 60)))
+    found = image_of(sample_of(tmp_path / "a", with_orientation(6, kind), (60, 40) if turned else (40, 60)))
     expected = quarters() if turned else as_stored(quarters(), 6)
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected.astype(int)).mean() < 12
 
 
-def test_a_picture_of_another_size_than_stated_is_refused(tmp_path):
+def test_an_image_of_another_size_than_stated_is_refused(tmp_path):
     with pytest.raises(DataError, match="it is 60x40, its ground truth is for 61x40"):
-        picture_of(sample_of(tmp_path / "a", with_orientation(1, "PNG"), (61, 40)))
+        image_of(sample_of(tmp_path / "a", with_orientation(1, "PNG"), (61, 40)))
 
 
 @pytest.mark.parametrize("shape", [(401, 600), (600, 401), (399, 400), (400, 399), (800, 800)])
@@ -266,15 +266,15 @@ def test_a_picture_of_another_size_than_stated_is_refused(tmp_path):
 @pytest.mark.parametrize("stated_turned", [True, False])
 def test_a_large_jpeg_is_read_at_a_part_of_its_size(tmp_path, shape, orientation, stated_turned):
     ramp = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape).astype(np.uint8)
-    picture = np.stack([ramp, np.full_like(ramp, 90), ramp[::-1]], axis=-1)
+    image = np.stack([ramp, np.full_like(ramp, 90), ramp[::-1]], axis=-1)
     exif, out = PIL.Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
-    PIL.Image.fromarray(as_stored(picture, orientation)).save(out, "JPEG", exif=exif, quality=98, subsampling=0)
-    expected = picture if stated_turned else as_stored(picture, orientation)
+    PIL.Image.fromarray(as_stored(image, orientation)).save(out, "JPEG", exif=exif, quality=98, subsampling=0)
+    expected = image if stated_turned else as_stored(image, orientation)
     if shape[0] == shape[1]:
-        expected = picture  # nothing tells which of the two is meant: as it is shown
+        expected = image  # nothing tells which of the two is meant: as it is shown
     sample = sample_of(tmp_path / "a.jpg", out.getvalue(), expected.shape[:2])
-    found, whole = picture_of(sample, least=150), picture_of(sample)
+    found, whole = image_of(sample, least=150), image_of(sample)
     assert whole.shape == expected.shape
     step = round(whole.shape[0] / found.shape[0])
     assert step == (2 if abs(shape[0] - shape[1]) == 1 else 4)
@@ -287,12 +287,12 @@ def test_a_large_jpeg_is_read_at_a_part_of_its_size(tmp_path, shape, orientation
 
 @pytest.mark.parametrize("least", [0, 10])
 def test_half_a_jpeg_is_refused_at_any_size(tmp_path, least):
-    picture = np.random.default_rng(0).integers(0, 255, (80, 120, 3)).astype(np.uint8)
-    data = encoded(picture, ".jpg")
+    image = np.random.default_rng(0).integers(0, 255, (80, 120, 3)).astype(np.uint8)
+    data = encoded(image, ".jpg")
     with pytest.raises(DataError, match="truncated"):
-        picture_of(sample_of(tmp_path / "a.jpg", data[: len(data) // 2], (80, 120)), least=least)
+        image_of(sample_of(tmp_path / "a.jpg", data[: len(data) // 2], (80, 120)), least=least)
 
 
-def test_a_picture_that_is_not_there_says_so(tmp_path):
+def test_an_image_that_is_not_there_says_so(tmp_path):
     with pytest.raises(DataError, match="No such file"):
-        picture_of(Sample(path=tmp_path / "a.jpg", id=0, shape=(4, 4), truths=()))
+        image_of(Sample(path=tmp_path / "a.jpg", id=0, shape=(4, 4), annotations=()))

@@ -159,11 +159,11 @@ def test_degenerate_polygons_are_empty() -> None:
         assert Masks.from_polygons([parts], (10, 10)).area.tolist() == [0]
 
 
-def test_points_of_network_masks_are_in_the_picture() -> None:
-    """Masks in a 64 x 64 input that shows a 20 x 40 picture at gain 1.6, 16 pixels down."""
+def test_points_of_network_masks_are_in_the_image() -> None:
+    """Masks in a 64 x 64 input that shows a 20 x 40 image at gain 1.6, 16 pixels down."""
     dense = np.zeros((1, 64, 64), np.bool_)
     dense[0, 16:48, 0:32] = True
-    masks = dataclasses.replace(Masks.from_dense(dense), orig_shape=(20, 40), picture=(0, 16, 64, 32))
+    masks = dataclasses.replace(Masks.from_dense(dense), orig_shape=(20, 40), image=(0, 16, 64, 32))
     (parts,) = masks.polygons
     np.testing.assert_allclose(parts[0].exterior.max(axis=0), [20, 20])
     np.testing.assert_allclose(parts[0].exterior.min(axis=0), [0, 0])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_what_cannot_fit_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_fit_is_reported_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "available", lambda: 8_000_000_000)
     check_fits(1280, 1280, 16)
     with pytest.raises(UsageError, match=r"imgsz=20000,20000 takes 51\.2 GB of memory at least, 8\.0 GB are there"):

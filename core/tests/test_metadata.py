@@ -82,13 +82,13 @@ def _within(document: dict[str, Any], chance: random.Random) -> Any:
 @pytest.mark.parametrize("start", [INFO.to_metadata(), FOREIGN, {**FOREIGN, "args": "{'half': True, 'nms': False}"}])
 def test_whatever_is_changed_is_read_or_refused_in_one_line(start: dict[str, str]) -> None:
     chance = random.Random(7)
-    read, told = 0, []
+    read, reported = 0, []
     for _ in range(1500):
         metadata = mutated(start, chance)
         try:
             info = ArtifactInfo.from_metadata(metadata, where="x.onnx")
         except ModelError as error:
-            told.append(error.message)
+            reported.append(error.message)
             continue
         read += 1
         assert info.names == dict(enumerate(info.names.values()))
@@ -99,8 +99,8 @@ def test_whatever_is_changed_is_read_or_refused_in_one_line(start: dict[str, str
         again = ArtifactInfo.from_metadata(info.to_metadata())  # what is read can be written, and read again
         assert repr(again) == repr(info)  # not ==, for the settings may hold what is no number
     assert read > 100
-    assert len(told) > 300
-    assert [line for line in told if not line.startswith("x.onnx: ") or "\n" in line or len(line) > 500] == []
+    assert len(reported) > 300
+    assert [line for line in reported if not line.startswith("x.onnx: ") or "\n" in line or len(line) > 500] == []
 
 
 def test_a_document_survives_the_way_there_and_back() -> None:
@@ -128,7 +128,7 @@ def test_what_other_tools_say_of_their_files(said: dict[str, Any], expected: tup
     assert (info.precision, info.head, info.dynamic) == expected
 
 
-def test_arguments_that_cannot_be_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_arguments_that_cannot_be_read_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert ArtifactInfo.from_metadata({**FOREIGN, "args": "{'data': PosixPath('x')}"}).precision == "fp32"
     assert "args cannot be read" in caplog.text
 
@@ -139,11 +139,11 @@ def test_our_own_document_goes_before_what_other_tools_said() -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.97])
-def test_metadata_cut_short_are_told(tmp_path: Path, share: float) -> None:
+def test_metadata_cut_short_are_reported(tmp_path: Path, share: float) -> None:
     text = sidecar.write(tmp_path, INFO).read_text(encoding="utf-8")
     cut = text[: int(len(text) * share)].rpartition("\n")[0]
     assert isinstance(yaml.safe_load(cut), dict), "still YAML"
-    sidecar.inside(tmp_path).write_text(cut, encoding="utf-8")
+    sidecar.folder_sidecar_path(tmp_path).write_text(cut, encoding="utf-8")
     with pytest.raises(ModelError, match="cut short"):
         sidecar.read(tmp_path)
 
@@ -161,7 +161,7 @@ BOMB = "\n".join(
     [BOMB, "a: " + "[" * 3000, f"stride: {'9' * 10_000}", "names: !!int ''", "? {a: b}\n: c", "x: !!bool y", "- 1"],
 )
 def test_yaml_of_any_kind_ends_in_one_line(tmp_path: Path, text: str) -> None:
-    sidecar.inside(tmp_path).write_text(text, encoding="utf-8")
+    sidecar.folder_sidecar_path(tmp_path).write_text(text, encoding="utf-8")
     with pytest.raises(ModelError) as caught:
         sidecar.read(tmp_path)
     assert "metadata.yaml" in caught.value.message
@@ -170,7 +170,7 @@ def test_yaml_of_any_kind_ends_in_one_line(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(sidecar.beside(tmp_path / "x.onnx"))
+    os.mkfifo(sidecar.sidecar_path(tmp_path / "x.onnx"))
     with pytest.raises(ModelError, match="no regular file"):
         sidecar.read(tmp_path / "x.onnx")
 

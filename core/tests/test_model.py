@@ -14,7 +14,7 @@ from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import TINY_YOLOV8
-from segx.testing.scenes import draw_scene, noise
+from segx.testing.scenes import draw_scene, noise_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def tiny(tmp_path) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
+def image(tmp_path) -> Path:
     path = tmp_path / "drawn.png"
     cv2.imwrite(str(path), draw_scene(64, 96).image)
     return path
@@ -57,29 +57,29 @@ def boxes(results):
 
 def raw(model):
     """What the network itself says: results of random weights are too much alike."""
-    return model._model_session("test").run(noise((1, 3, 64, 64)))[1]
+    return model._model_session("test").run(noise_images((1, 3, 64, 64)))[1]
 
 
-def test_a_new_model_predicts_saves_and_comes_back(tiny, picture, tmp_path):
+def test_a_new_model_predicts_saves_and_comes_back(tiny, image, tmp_path):
     model = YOLO(tiny)
     assert model.path is None
     assert model.task == "segment"
     assert list(model.names) == [0, 1, 2]
     assert model.device is None
-    found = model(picture, **FIND_ALL)
+    found = model(image, **FIND_ALL)
     assert model.device == "cpu"
     assert len(found) == 1
     path = model.save(tmp_path / "saved.pt")
     again = YOLO(str(path))
     assert again.path == path
-    np.testing.assert_allclose(boxes(again(picture, **FIND_ALL)), boxes(found), atol=1e-3)
+    np.testing.assert_allclose(boxes(again(image, **FIND_ALL)), boxes(found), atol=1e-3)
     assert again.info().parameters == model.info().parameters
 
 
-def test_results_and_models_are_copied_and_sent_to_other_processes(tiny, picture, tmp_path):
+def test_results_and_models_are_copied_and_sent_to_other_processes(tiny, image, tmp_path):
     path = YOLO(tiny).save(tmp_path / "saved.pt")
     model = YOLO(path)
-    (found,) = model(picture, **FIND_ALL)
+    (found,) = model(image, **FIND_ALL)
     for copied in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         other = copied(found)
         np.testing.assert_array_equal(other.boxes.data, found.boxes.data)
@@ -88,7 +88,7 @@ def test_results_and_models_are_copied_and_sent_to_other_processes(tiny, picture
         again = copied(model)
         assert repr(again) == repr(model)
         assert again.names == model.names
-        np.testing.assert_allclose(boxes(again(picture, **FIND_ALL)), boxes([found]), atol=1e-3)
+        np.testing.assert_allclose(boxes(again(image, **FIND_ALL)), boxes([found]), atol=1e-3)
 
 
 def test_a_model_in_memory_only_refuses_to_be_copied(tiny, tmp_path):
@@ -131,22 +131,22 @@ def test_load_moves_weights_and_says_what_it_skipped(tiny, tmp_path, caplog):
     assert "has shape" in caplog.text
 
 
-def test_loaded_weights_reach_sessions_opened_for_other_wishes(tiny, picture, tmp_path):
+def test_loaded_weights_reach_sessions_opened_for_other_requests(tiny, image, tmp_path):
     path = YOLO(tiny).save(tmp_path / "source.pt")
     model = YOLO(tiny).load(path)
-    alone = boxes(YOLO(path)(picture, **FIND_ALL))
-    np.testing.assert_allclose(boxes(model(picture, threads=1, device="cpu", **FIND_ALL)), alone, atol=1e-3)
+    alone = boxes(YOLO(path)(image, **FIND_ALL))
+    np.testing.assert_allclose(boxes(model(image, threads=1, device="cpu", **FIND_ALL)), alone, atol=1e-3)
 
 
-def test_sessions_are_kept(tiny, picture, monkeypatch):
+def test_sessions_are_kept(tiny, image, monkeypatch):
     model = YOLO(tiny)
     opened = []
     original = YOLO._open
     monkeypatch.setattr(YOLO, "_open", lambda self, *how: opened.append(how) or original(self, *how))
     for _ in range(3):
-        model(picture, **FIND_ALL)
-    model(picture, device="cpu", **FIND_ALL)
-    model(picture, device="cpu", **FIND_ALL)
+        model(image, **FIND_ALL)
+    model(image, device="cpu", **FIND_ALL)
+    model(image, device="cpu", **FIND_ALL)
     assert len(opened) == 2
 
 
@@ -154,8 +154,8 @@ def test_sessions_are_kept(tiny, picture, monkeypatch):
     "case",
     [(3, {}, (1, None)), (4, {}, (4, 2)), (9, {"threads": 2}, (2, 1)), (9, {"batch": 3}, (1, None))],
 )
-def test_many_pictures_share_the_cores(tiny, picture, monkeypatch, case):
-    pictures, wishes, expected = case
+def test_many_images_share_the_cores(tiny, image, monkeypatch, case):
+    images, requests, expected = case
     import segx.flows.predict
     import segx.runtime
 
@@ -163,23 +163,25 @@ def test_many_pictures_share_the_cores(tiny, picture, monkeypatch, case):
     seen = []
     original = segx.flows.predict.predict
     monkeypatch.setattr(
-        segx.flows.predict, "predict", lambda *a, lanes, **k: seen.append(lanes) or original(*a, lanes=lanes, **k)
+        segx.flows.predict,
+        "predict",
+        lambda *a, streams, **k: seen.append(streams) or original(*a, streams=streams, **k),
     )
     model = YOLO(tiny)
-    assert len(model([picture] * pictures, **FIND_ALL, **wishes)) == pictures
+    assert len(model([image] * images, **FIND_ALL, **requests)) == images
     ((how, _),) = model._sessions
     assert (seen[0], how.threads) == expected
 
 
-def test_a_list_or_an_iterator(tiny, picture):
+def test_a_list_or_an_iterator(tiny, image):
     model = YOLO(tiny)
-    assert isinstance(model.predict([picture, picture], **FIND_ALL), list)
-    results = model.predict([picture, picture], stream=True, **FIND_ALL)
-    assert next(results).path == str(picture)
+    assert isinstance(model.predict([image, image], **FIND_ALL), list)
+    results = model.predict([image, image], stream=True, **FIND_ALL)
+    assert next(results).path == str(image)
     results.close()
 
 
-def test_what_is_missing_is_told_when_it_is_asked_for(tiny, tmp_path):
+def test_what_is_missing_is_reported_when_it_is_asked_for(tiny, tmp_path):
     model = YOLO(tiny)
     with pytest.raises(DataError, match="does not exist"):
         model(tmp_path / "missing.jpg", stream=True)
@@ -187,13 +189,13 @@ def test_what_is_missing_is_told_when_it_is_asked_for(tiny, tmp_path):
         model(tmp_path, cnf=0.5)
 
 
-def test_failures_are_kept(tiny, picture, tmp_path):
+def test_failures_are_kept(tiny, image, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"x")
     model = YOLO(tiny)
-    model([picture, broken], **FIND_ALL)
+    model([image, broken], **FIND_ALL)
     assert [failure.path for failure in model.failures] == [str(broken)]
-    model(picture, **FIND_ALL)
+    model(image, **FIND_ALL)
     assert model.failures == []
 
 
@@ -239,7 +241,7 @@ def test_the_task_has_to_be_the_models(tiny):
         YOLO(tiny, task="pose")
 
 
-def test_an_exported_model_predicts_and_cannot_be_changed(tiny, picture, tmp_path):
+def test_an_exported_model_predicts_and_cannot_be_changed(tiny, image, tmp_path):
     pytest.importorskip("segx_export_onnx")
     pytest.importorskip("segx_backend_onnxruntime")
     model = YOLO(tiny)
@@ -247,11 +249,11 @@ def test_an_exported_model_predicts_and_cannot_be_changed(tiny, picture, tmp_pat
     exported = YOLO(path)
     assert exported.names == model.names
     every = {**FIND_ALL, "iou": 1.0}  # with random weights many are alike: NMS would keep now one, now another
-    (expected,), (found,) = model(picture, rect=False, **every), exported(picture, **every)
+    (expected,), (found,) = model(image, rect=False, **every), exported(image, **every)
     assert len(found) == 20
     np.testing.assert_allclose(found.boxes.conf, expected.boxes.conf, atol=1e-4)
     with pytest.raises(UsageError, match="takes 64x64 only"):
-        exported(picture, imgsz=96)
+        exported(image, imgsz=96)
     for attempt in (exported.info, lambda: exported.load(path), lambda: exported.save(tmp_path / "x.pt")):
         with pytest.raises(UsageError, match="is 'onnx'"):
             attempt()

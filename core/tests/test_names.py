@@ -27,7 +27,7 @@ ALIKE = st.text("aA-_1\uff122.é\u0301\u200b", max_size=6)
 
 
 def same_file(one: str, other: str) -> bool:
-    """Say whether some file system takes two names for one, said otherwise than segx.io.names says it."""
+    """Return True if some file system takes two names for one, said otherwise than segx.io.names says it."""
     return any(
         unicodedata.normalize(form, one).casefold() == unicodedata.normalize(form, other).casefold()
         for form in ("NFC", "NFD", "NFKC", "NFKD")

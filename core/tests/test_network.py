@@ -162,7 +162,7 @@ def test_what_comes_in_drops_has_an_end(
     monkeypatch.setattr(images, "DOWNLOAD_SECONDS", 0.5)
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"0\.5 s"):
-        images.fetch_picture(f"{server.address}/a.png")
+        images.fetch_image(f"{server.address}/a.png")
     assert time.monotonic() - begun < 5
 
 

@@ -22,7 +22,7 @@ def test_any_other_number_is_no_switch(written: object) -> None:
         TrainOptions.parse({"lr0": written})
 
 
-def test_names_that_are_no_options_are_told_together() -> None:
+def test_names_that_are_no_options_are_reported_together() -> None:
     with pytest.raises(UsageError, match="options 'dropout', 'pose' are not known"):
         TrainOptions.parse({"dropout": 0.0, "epochs": 3, "pose": 12.0})
     with pytest.raises(UsageError, match="option 'epoch' is not known; did you mean 'epochs'"):

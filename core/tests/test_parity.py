@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from segx.artifact import ArtifactInfo
-from segx.flows.parity import TELLING_SCORE, choose_threshold, describe, drawn_pictures, prove
+from segx.flows.parity import MEANINGFUL_SCORE, choose_threshold, describe, prove, synthetic_images
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
-from segx.testing.scenes import NAMES, SeeingSession, draw_scene
+from segx.testing.scenes import NAMES, ColorSession, draw_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ OPEN = frozenset({"batch", "height", "width"})
 STATIC = ArtifactInfo(names=NAMES, imgsz=(320, 320))
 
 
-class Changed(SeeingSession):
+class Changed(ColorSession):
     """The seeing model with its outputs changed in one way."""
 
     def __init__(self, change: Callable | None = None, info: ArtifactInfo = STATIC) -> None:
@@ -37,10 +37,10 @@ class Changed(SeeingSession):
         return self.change(*outputs) if self.change else outputs
 
 
-def proof(other: SeeingSession, **kwargs):
+def proof(other: ColorSession, **kwargs):
     scenes = [draw_scene(240, 320, objects=6).source, draw_scene(300, 300, objects=4).source]
     return prove(
-        SeeingSession(), other, task=get_registry().load_task("segment"), tolerance=STRICT, pictures=scenes, **kwargs
+        ColorSession(), other, task=get_registry().load_task("segment"), tolerance=STRICT, images=scenes, **kwargs
     )
 
 
@@ -48,12 +48,12 @@ def test_the_same_model_is_proven_exactly():
     found = proof(Changed())
     parity = found.parity
     assert found.holds
-    assert found.told_by_objects
+    assert found.has_detections
     assert parity.images == 6
     assert parity.objects >= 10
     assert (parity.box, parity.score, parity.mask_iou, parity.matched) == (0, 0, 1, 1)
     assert parity.raw == {"output0": 0, "output1": 0}
-    assert "6 pictures" in describe(parity)
+    assert "6 images" in describe(parity)
 
 
 def shifted(rows, prototypes):
@@ -85,7 +85,7 @@ def no_numbers(rows, prototypes):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (shifted, "boxes differ by 3"),
         (less_sure, "scores differ by"),
@@ -94,13 +94,13 @@ def no_numbers(rows, prototypes):
         (no_numbers, "no numbers"),
     ],
 )
-def test_every_difference_is_told(change, told):
+def test_every_difference_is_reported(change, reported):
     found = proof(Changed(change))
     assert not found.holds
-    assert any(told in problem for problem in found.problems), found.problems
+    assert any(reported in problem for problem in found.problems), found.problems
 
 
-def test_another_shape_is_told():
+def test_another_shape_is_reported():
     found = proof(Changed(lambda rows, prototypes: (rows[:, :, :400], prototypes)))
     assert "output0 has another shape than the source's" in found.problems
 
@@ -116,7 +116,7 @@ def test_raw_outputs_count_where_nothing_is_found():
     task = get_registry().load_task("segment")
     same = prove(Changed(unsure), Changed(unsure), task=task, tolerance=STRICT)
     assert same.holds
-    assert not same.told_by_objects
+    assert not same.has_detections
     assert same.parity.objects > 0
     wrong = prove(Changed(unsure), Changed(lambda *o: shifted(*unsure(*o))), task=task, tolerance=STRICT)
     assert [problem.partition(" ")[0] for problem in wrong.problems] == ["output0"]
@@ -149,14 +149,14 @@ def test_ties_are_no_damage():
     task, scenes = get_registry().load_task("segment"), [draw_scene(300, 300, objects=3).source]
     loose = Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=0.97, raw=0.01)
     first, second = Changed(with_neighbour(1e-5)), Changed(with_neighbour(-1e-5))
-    found = prove(first, second, task=task, tolerance=loose, pictures=scenes)
+    found = prove(first, second, task=task, tolerance=loose, images=scenes)
     assert found.holds, found.problems
     assert found.ties
     assert found.parity.box < 0.1
     assert not proof(Changed()).ties
 
 
-def test_damage_beside_ties_is_told():
+def test_damage_beside_ties_is_reported():
     """One object in the wrong place by more than is allowed has no counterpart, kept or suppressed."""
 
     def moved(rows, prototypes):
@@ -166,7 +166,7 @@ def test_damage_beside_ties_is_told():
 
     task, scenes = get_registry().load_task("segment"), [draw_scene(300, 300, objects=3).source]
     loose = Tolerance(box=0.1, score=0.001, mask_iou=0.9, matched=0.97, raw=0.5)
-    found = prove(Changed(with_neighbour(1e-5)), Changed(moved), task=task, tolerance=loose, pictures=scenes)
+    found = prove(Changed(with_neighbour(1e-5)), Changed(moved), task=task, tolerance=loose, images=scenes)
     assert not found.holds
     assert any("boxes differ by" in problem for problem in found.problems)
 
@@ -176,11 +176,11 @@ def test_typical_figures_judge_where_extremes_are_left_open():
     open_ = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf)
     typical = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf, typical_box=1.0, typical_mask_iou=0.9)
     scenes = [draw_scene(240, 320, objects=6).source]
-    for change, told in ((shifted, "median box differs by 3"), (thinner, "every 20th mask's IoU is below")):
-        sessions = SeeingSession(), Changed(change)
-        assert prove(*sessions, task=task, tolerance=open_, pictures=scenes).holds
-        found = prove(*sessions, task=task, tolerance=typical, pictures=scenes)
-        assert any(told in problem for problem in found.problems), found.problems
+    for change, reported in ((shifted, "median box differs by 3"), (thinner, "every 20th mask's IoU is below")):
+        sessions = ColorSession(), Changed(change)
+        assert prove(*sessions, task=task, tolerance=open_, images=scenes).holds
+        found = prove(*sessions, task=task, tolerance=typical, images=scenes)
+        assert any(reported in problem for problem in found.problems), found.problems
 
 
 def test_nothing_comparable_proves_nothing():
@@ -197,12 +197,12 @@ def test_nothing_comparable_proves_nothing():
     assert prove(Changed(blind), Changed(blind), task=task, tolerance=STRICT).comparable
 
 
-def test_another_head_that_finds_nothing_is_told(monkeypatch):
+def test_another_head_that_finds_nothing_is_reported(monkeypatch):
     task = get_registry().load_task("segment")
     monkeypatch.setattr(type(task), "heads", (*task.heads, "other/1"))
     other = Changed(lambda rows, prototypes: (np.zeros_like(rows), prototypes), STATIC.replace(head="other/1"))
     scenes = [draw_scene(240, 320, objects=6).source]
-    found = prove(SeeingSession(), other, task=task, tolerance=STRICT, pictures=scenes)
+    found = prove(ColorSession(), other, task=task, tolerance=STRICT, images=scenes)
     assert found.comparable
     assert any("only 0.0% of the objects" in problem for problem in found.problems)
 
@@ -221,13 +221,13 @@ def test_a_fixed_batch_is_filled():
     assert found.parity.images == 8
 
 
-def test_drawn_pictures_are_the_same_every_time():
-    first, second = drawn_pictures((320, 640)), drawn_pictures((320, 640))
-    assert [picture.image.shape[:2] for picture in first] == [(320, 640), (240, 640), (320, 400), (160, 320)]
+def test_drawn_images_are_the_same_every_time():
+    first, second = synthetic_images((320, 640)), synthetic_images((320, 640))
+    assert [image.image.shape[:2] for image in first] == [(320, 640), (240, 640), (320, 400), (160, 320)]
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
         assert one.image.std() > 10
-    assert all(picture.image.shape[0] >= 32 for picture in drawn_pictures((32, 32)))
+    assert all(image.image.shape[0] >= 32 for image in synthetic_images((32, 32)))
 
 
 def test_threshold_lies_in_the_widest_gap():
@@ -240,7 +240,7 @@ def test_threshold_goes_down_to_where_objects_are_but_not_into_noise():
     assert 1e-5 < choose_threshold(low) < 0.03
     noise = np.linspace(1e-6, 2e-6, 400, dtype=np.float32)
     assert (noise > choose_threshold(noise)).sum() >= 5
-    assert noise.max() < TELLING_SCORE
+    assert noise.max() < MEANINGFUL_SCORE
 
 
 @pytest.mark.parametrize("scores", [[], [0.9], [0.5, 0.5, 0.5], [0.9] * 50])

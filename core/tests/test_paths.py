@@ -17,9 +17,9 @@ def test_without_a_home_folder_another_is_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "home", nowhere)
     for name in (CACHE_VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="no home folder") as told:
+    with pytest.raises(UsageError, match="no home folder") as reported:
         cache_folder()
-    assert CACHE_VARIABLE in told.value.hint
+    assert CACHE_VARIABLE in reported.value.hint
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     assert cache_folder() == tmp_path
 

@@ -21,14 +21,14 @@ from segx.io.sources import open_source
 from segx.options.verbs import PredictOptions
 from segx.plugin.registry import get_registry
 from segx.testing.interpreter import run_fresh
-from segx.testing.scenes import HEAD, NAMES, SeeingSession, draw_scene
+from segx.testing.scenes import HEAD, NAMES, ColorSession, draw_scene
 
 pytest.importorskip("segx_task_segment")
 
 FREE = frozenset({"batch", "height", "width"})
 
 
-class Watched(SeeingSession):
+class Watched(ColorSession):
     """A session that remembers what it was given."""
 
     def __init__(self, *, imgsz=(320, 320), batch=1, dynamic=FREE, seconds=0.0, fails=None):
@@ -43,8 +43,8 @@ class Watched(SeeingSession):
         return super().run(images)
 
 
-class Told:
-    """Hears what plugins hear."""
+class Listener:
+    """Records the events that listeners get."""
 
     def __init__(self):
         self.events = []
@@ -57,16 +57,16 @@ class Told:
         return [event for event, _ in self.events]
 
 
-def start(source, session=None, told=None, failures=None, lanes=1, **options):
+def start(source, session=None, reported=None, failures=None, streams=1, **options):
     chosen = PredictOptions.parse(options)
     return predict(
         session or Watched(),
         source if hasattr(source, "loaders") else open_source(source, vid_stride=chosen.vid_stride),
         chosen,
         task=get_registry().load_task("segment"),
-        tell=told or Told(),
+        notify=reported or Listener(),
         failures=failures,
-        lanes=lanes,
+        streams=streams,
     )
 
 
@@ -86,7 +86,7 @@ def no_thread_stays():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Nine drawn pictures of three shapes, in changing order, with one to six objects."""
+    """Nine drawn images of three shapes, in changing order, with one to six objects."""
     shapes = [
         (240, 320),
         (240, 320),
@@ -98,12 +98,12 @@ def folder(tmp_path):
         (320, 240),
         (240, 320),
     ]
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "photos"
+    images.mkdir()
     for number, shape in enumerate(shapes):
         scene = draw_scene(*shape, objects=1 + number % 6)
-        cv2.imwrite(str(pictures / f"{number}.png"), scene.image)
-    return pictures
+        cv2.imwrite(str(images / f"{number}.png"), scene.image)
+    return images
 
 
 def assert_same(one, other):
@@ -132,7 +132,7 @@ def test_results_do_not_depend_on_the_batch(folder, batch):
     assert max(shape[0] for shape in session.shapes) == min(batch, 3)
 
 
-def test_pictures_of_one_shape_share_a_batch_and_a_change_ends_it(folder):
+def test_images_of_one_shape_share_a_batch_and_a_change_ends_it(folder):
     session = Watched()
     list(start(folder, session, batch=16))
     assert session.shapes == [
@@ -153,7 +153,7 @@ def test_without_rect_all_are_square(folder):
 
 
 @pytest.mark.parametrize(("device", "cores", "most"), [("cpu", 2, 1), ("cpu", 16, 2), ("cuda:0", 2, 3)])
-def test_a_cpu_takes_no_more_pictures_at_once_than_fill_it(folder, monkeypatch, device, cores, most):
+def test_a_cpu_takes_no_more_images_at_once_than_fill_it(folder, monkeypatch, device, cores, most):
     monkeypatch.setattr("segx.flows.inputs.cores", lambda: cores)
     session = Watched(imgsz=(640, 640))
     session.device = device
@@ -172,10 +172,10 @@ def test_a_fixed_file_says_which_shape_it_uses(folder, caplog):
     caplog.set_level(logging.INFO, logger="segx")
     list(start(folder, Watched(dynamic=frozenset({"batch"}))))
     notes = [record.getMessage() for record in caplog.records if record.getMessage().startswith("input")]
-    assert notes == ["input 320x320: the only one the file takes; rect is off, a .pt would pad this picture to 256x320"]
+    assert notes == ["input 320x320: the only one the file takes; rect is off, a .pt would pad this image to 256x320"]
 
 
-def test_every_input_shape_is_told_once(folder, caplog):
+def test_every_input_shape_is_reported_once(folder, caplog):
     caplog.set_level(logging.INFO, logger="segx")
     list(start(folder))
     notes = [record.getMessage().split(":")[0] for record in caplog.records if "(rect)" in record.getMessage()]
@@ -201,7 +201,7 @@ def test_one_axis_may_be_free(folder):
         start(folder, session, imgsz=(352, 640))
 
 
-def test_a_size_that_is_no_multiple_is_rounded_up_and_told(folder, caplog):
+def test_a_size_that_is_no_multiple_is_rounded_up_and_reported(folder, caplog):
     session = Watched()
     list(start(folder, session, imgsz=330, rect=False))
     assert {shape[2:] for shape in session.shapes} == {(352, 352)}
@@ -228,7 +228,7 @@ def test_speed_of_every_stage(folder):
         assert all(value > 0 for value in result.speed.values())
 
 
-def test_what_cannot_be_read_is_told_of_and_the_run_goes_on(folder, caplog):
+def test_what_cannot_be_read_is_reported_and_the_run_goes_on(folder, caplog):
     (folder / "4.png").write_bytes(b"broken")
     (folder / "20.jpg").write_bytes(b"")
     failures = []
@@ -242,28 +242,28 @@ def test_what_cannot_be_read_is_told_of_and_the_run_goes_on(folder, caplog):
 def test_a_source_of_which_nothing_can_be_read_is_an_error(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.jpg").write_bytes(b"broken")
-    told = Told()
+    reported = Listener()
     with pytest.raises(DataError, match=r"nothing of the source could be read: .*a\.jpg: .*\(and 1 more\)"):
-        list(start(tmp_path, told=told))
-    assert told.names == ["run_started", "run_failed"]
+        list(start(tmp_path, reported=reported))
+    assert reported.names == ["run_started", "run_failed"]
 
 
 def test_an_empty_iterator_has_no_results():
     assert list(start(iter([]))) == []
 
 
-def test_plugins_are_told(folder):
-    told = Told()
-    list(start(folder, told=told, batch=3, rect=False))
-    assert told.names == ["run_started", *["step_ended"] * 3, "run_ended"]
-    run = told.events[0][1]["run"]
+def test_plugins_are_reported(folder):
+    reported = Listener()
+    list(start(folder, reported=reported, batch=3, rect=False))
+    assert reported.names == ["run_started", *["step_ended"] * 3, "run_ended"]
+    run = reported.events[0][1]["run"]
     assert (run.mode, run.folder, run.options["batch"]) == ("predict", None, 3)
-    assert [facts["step"].index for name, facts in told.events if name == "step_ended"] == [0, 1, 2]
-    assert told.events[-1][1]["metrics"]["images"] == 9
-    assert told.events[-1][1]["metrics"]["objects"] == sum(1 + number % 6 for number in range(9))
+    assert [facts["step"].index for name, facts in reported.events if name == "step_ended"] == [0, 1, 2]
+    assert reported.events[-1][1]["metrics"]["images"] == 9
+    assert reported.events[-1][1]["metrics"]["objects"] == sum(1 + number % 6 for number in range(9))
 
 
-def test_a_line_for_each_picture(folder, caplog):
+def test_a_line_for_each_image(folder, caplog):
     caplog.set_level(logging.INFO, logger="segx")
     list(start(folder))
     lines = [record.getMessage() for record in caplog.records]
@@ -291,14 +291,14 @@ def test_only_what_is_asked_for_is_done(folder):
 
 
 def test_who_stops_early_ends_the_run_well(folder):
-    told = Told()
+    reported = Listener()
     source = open_source(folder)
     closed = []
     source.close = lambda: closed.append(True)
-    results = start(source, told=told)
+    results = start(source, reported=reported)
     next(results)
     results.close()
-    assert told.names[-1] == "run_ended"
+    assert reported.names[-1] == "run_ended"
     assert closed
 
 
@@ -310,19 +310,19 @@ def test_a_forgotten_run_ends(folder):
     assert segx_threads() == []
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("error", [RuntimeError("network"), KeyboardInterrupt(), MemoryError()])
-def test_a_failure_of_the_network_ends_all_threads(folder, error, lanes):
-    told = Told()
+def test_a_failure_of_the_network_ends_all_threads(folder, error, streams):
+    reported = Listener()
     with pytest.raises(type(error)):
-        list(start(folder, Watched(fails=error), told, lanes=lanes))
+        list(start(folder, Watched(fails=error), reported, streams=streams))
     assert segx_threads() == []
-    assert told.names[-1] == "run_failed"
-    assert told.events[-1][1]["error"] is error
+    assert reported.names[-1] == "run_failed"
+    assert reported.events[-1][1]["error"] is error
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_pictures_go_side_by_side_through_a_network_that_allows_it(folder, tmp_path, batch):
+def test_images_go_side_by_side_through_a_network_that_allows_it(folder, tmp_path, batch):
     class Crowded(Watched):
         inside = most = 0
         door = threading.Lock()
@@ -338,8 +338,8 @@ def test_pictures_go_side_by_side_through_a_network_that_allows_it(folder, tmp_p
             return outputs
 
     session = Crowded()
-    wishes = {"save_json": True, "project": tmp_path / "runs", "batch": batch}
-    results = list(start(folder, session, lanes=3, **wishes))
+    requests = {"save_json": True, "project": tmp_path / "runs", "batch": batch}
+    results = list(start(folder, session, streams=3, **requests))
     assert session.most == 3
     assert_same(results, list(start(folder)))
     rows = json.loads((tmp_path / "runs/predict/predictions.json").read_text())
@@ -347,7 +347,7 @@ def test_pictures_go_side_by_side_through_a_network_that_allows_it(folder, tmp_p
 
 
 class Stumbling:
-    """A task that fails at one step for one picture."""
+    """A task that fails at one step for one image."""
 
     name = "segment"
     heads = (HEAD,)
@@ -366,16 +366,16 @@ class Stumbling:
         return call
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("streams", [1, 2])
 @pytest.mark.parametrize("step", ["input_shape", "preprocess", "decode"])
-def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step, lanes):
-    told, got = Told(), []
+def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step, streams):
+    reported, got = Listener(), []
     task = Stumbling(step, at=4)
-    results = predict(Watched(), open_source(folder), PredictOptions(), task=task, tell=told, lanes=lanes)
+    results = predict(Watched(), open_source(folder), PredictOptions(), task=task, notify=reported, streams=streams)
     with pytest.raises(ZeroDivisionError):
         got.extend(results)
-    assert len(got) <= 2 + lanes  # lanes may overtake each other before they are put in order
-    assert told.names[-1] == "run_failed"
+    assert len(got) <= 2 + streams  # streams may overtake each other before they are put in order
+    assert reported.names[-1] == "run_failed"
     assert segx_threads() == []
 
 
@@ -395,7 +395,7 @@ def test_the_stages_work_side_by_side():
     began = time.perf_counter()
     session = Watched(imgsz=(64, 64), seconds=pause)
     task = SlowTask("none", at=0)
-    assert len(list(predict(session, open_source(slowly()), PredictOptions(), task=task, tell=Told()))) == count
+    assert len(list(predict(session, open_source(slowly()), PredictOptions(), task=task, notify=Listener()))) == count
     taken = time.perf_counter() - began
     assert taken < 0.75 * 3 * count * pause
 
@@ -411,48 +411,48 @@ class Kept(np.ndarray):
         return copied
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_memory_does_not_grow_with_the_source(lanes):
+@pytest.mark.parametrize("streams", [1, 2])
+def test_memory_does_not_grow_with_the_source(streams):
     begun, most = [], 0
     ended = Kept.ended = []
 
-    def pictures():
+    def images():
         for number in range(60):
             image = draw_scene(64, 96, objects=1).image.view(Kept)
             begun.append(number)
             yield image
             del image
 
-    for _ in start(pictures(), Watched(imgsz=(64, 96)), batch=2, lanes=lanes):
+    for _ in start(images(), Watched(imgsz=(64, 96)), batch=2, streams=streams):
         most = max(most, len(begun) - len(ended))
     assert len(begun) == 60
-    assert 2 <= most <= 12 + 4 * lanes
+    assert 2 <= most <= 12 + 4 * streams
 
 
 def test_ctrl_c_ends_a_run_at_once(tmp_path):
-    """Even while a picture is waited for that never comes, and the network is busy."""
+    """Even while an image is waited for that never comes, and the network is busy."""
     code = """
         import os, signal, sys, threading, time
         from segx.flows.predict import predict
         from segx.io.sources import open_source
         from segx.options.verbs import PredictOptions
         from segx.plugin.registry import get_registry
-        from segx.testing.scenes import SeeingSession, draw_scene
+        from segx.testing.scenes import ColorSession, draw_scene
 
-        def pictures():
+        def images():
             yield draw_scene(64, 64).image
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             time.sleep(60)
 
-        told = []
+        reported = []
         task = get_registry().load_task("segment")
         options = PredictOptions(save_json=True, project=sys.argv[1])
-        tell = lambda event, **facts: told.append(event)
+        notify = lambda event, **facts: reported.append(event)
         began = time.monotonic()
         try:
-            list(predict(SeeingSession(), open_source(pictures()), options, task=task, tell=tell))
+            list(predict(ColorSession(), open_source(images()), options, task=task, notify=notify))
         except KeyboardInterrupt:
-            print(f'{{"seconds": {time.monotonic() - began}, "told": "{told[-1]}"}}')
+            print(f'{{"seconds": {time.monotonic() - began}, "told": "{reported[-1]}"}}')
     """
     began = time.monotonic()
     found = run_fresh(code, str(tmp_path))
@@ -466,8 +466,8 @@ def test_ctrl_c_ends_a_run_at_once(tmp_path):
 
 def test_a_live_stream_is_predicted_and_written(camera, tmp_path):
     camera.sessions, camera.pause = [40], 0.03
-    told, session = Told(), Watched(imgsz=(64, 64), seconds=0.02)
-    results = start(camera.address, session, told, lanes=4, save=True, save_txt=True, project=tmp_path)
+    reported, session = Listener(), Watched(imgsz=(64, 64), seconds=0.02)
+    results = start(camera.address, session, reported, streams=4, save=True, save_txt=True, project=tmp_path)
     seen = [next(results) for _ in range(5)]
     results.close()
     assert [result.frame for result in seen] == sorted({result.frame for result in seen})
@@ -475,7 +475,7 @@ def test_a_live_stream_is_predicted_and_written(camera, tmp_path):
     assert len(session.shapes) == 5  # nothing is done ahead of a stream that does not wait
     assert files(tmp_path / "predict")[-1] == "live.mp4"
     assert len(read_video(tmp_path / "predict" / "live.mp4")[0]) == 5
-    assert told.names[-1] == "run_ended"
+    assert reported.names[-1] == "run_ended"
 
 
 def test_the_streams_of_a_file_side_by_side(camera, tmp_path):
@@ -501,10 +501,10 @@ def files(folder):
 def test_nothing_is_written_unless_asked(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert {result.save_dir for result in start(folder)} == {None}
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_pictures_keep_their_suffix_and_namesakes_their_own_file(tmp_path):
+def test_images_keep_their_suffix_and_namesakes_their_own_file(tmp_path):
     scene = draw_scene(64, 96).image
     sources = []
     for name in ("a/x.jpg", "b/x.jpg", "b/x.png", "X.webp", "größe 写真.tif", "c/x-2.jpg"):
@@ -536,8 +536,8 @@ def test_no_two_files_of_a_run_share_a_name(tmp_path):
         path.write_bytes(cv2.imencode(path.suffix if path.suffix != ".001" else ".png", scene)[1].tobytes())
         sources.append(path)
     sources.append(write_video(tmp_path / "clip.avi", frames=3))
-    wishes = options_for(tmp_path, save=True, save_txt=True, save_crop=True, save_json=True)
-    results = list(start(sources, Watched(imgsz=(64, 96)), **wishes))
+    requests = options_for(tmp_path, save=True, save_txt=True, save_crop=True, save_json=True)
+    results = list(start(sources, Watched(imgsz=(64, 96)), **requests))
     saved = tmp_path / "runs" / "predict"
     written = files(saved)
     assert len(written) == len({name.casefold() for name in written})
@@ -549,7 +549,7 @@ def test_no_two_files_of_a_run_share_a_name(tmp_path):
     assert {result.stem for result in results} >= {"a", "a-2", "a-2-2", "clip_1", "clip-2_1", "pill#1", "scan.001"}
     for result in results:
         assert result.save(labels=False).parent == saved
-    assert len(files(saved)) == len(written) + 3, "only frames are new: pictures were saved under the same name"
+    assert len(files(saved)) == len(written) + 3, "only frames are new: images were saved under the same name"
 
 
 def test_a_source_is_never_drawn_over(folder, tmp_path):
@@ -560,13 +560,13 @@ def test_a_source_is_never_drawn_over(folder, tmp_path):
 
 
 def test_run_folders_are_numbered(folder, tmp_path):
-    picture = folder / "0.png"
+    image = folder / "0.png"
     for expected in ("predict", "predict2", "predict3"):
-        (result,) = start(picture, **options_for(tmp_path, save_txt=True))
+        (result,) = start(image, **options_for(tmp_path, save_txt=True))
         assert result.save_dir.name == expected
-    (result,) = start(picture, **options_for(tmp_path, save_txt=True, name="mine"))
+    (result,) = start(image, **options_for(tmp_path, save_txt=True, name="mine"))
     assert result.save_dir.name == "mine"
-    (result,) = start(picture, **options_for(tmp_path, save_txt=True, name="mine", exist_ok=True))
+    (result,) = start(image, **options_for(tmp_path, save_txt=True, name="mine", exist_ok=True))
     assert result.save_dir.name == "mine"
     assert len((result.save_dir / "labels" / "0.txt").read_text().splitlines()) == 1
 
@@ -575,12 +575,12 @@ def test_run_folders_are_numbered(folder, tmp_path):
 def test_a_run_stays_in_its_project(folder, tmp_path, name):
     with pytest.raises(UsageError, match="lies in its project's"):
         list(start(folder, save_txt=True, project=tmp_path / "runs", name=name))
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     (result, *_) = start(folder, save_txt=True, project=tmp_path / "runs", name="a/b")
     assert result.save_dir == tmp_path / "runs" / "a" / "b"
 
 
-def test_a_folder_that_cannot_be_made_is_told(folder, tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(folder, tmp_path):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(DataError, match=r"run folder .* cannot be made"):
         list(start(folder, **options_for(tmp_path, save=True)))
@@ -607,7 +607,7 @@ def test_coco_json_of_a_run_that_failed_is_not_left(folder, tmp_path):
     task = Stumbling("decode", at=4)
     options = PredictOptions.parse(options_for(tmp_path, save_json=True))
     with pytest.raises(ZeroDivisionError):
-        list(predict(Watched(), open_source(folder), options, task=task, tell=Told()))
+        list(predict(Watched(), open_source(folder), options, task=task, notify=Listener()))
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -620,17 +620,17 @@ def test_crops(folder, tmp_path, mode):
     assert channels == (3 if mode == "box" else 4)
 
 
-def test_wishes_that_contradict_each_other_are_refused_at_once(folder, monkeypatch):
+def test_requests_that_contradict_each_other_are_refused_at_once(folder, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
-    for wishes, reason in (
+    for requests, reason in (
         ({"save_crop": True, "retina_masks": False}, "save_crop"),
         ({"save_conf": True}, "save_txt"),
         ({"show": True}, "display"),
     ):
         with pytest.raises(UsageError, match=reason):
-            start(folder, **wishes)
+            start(folder, **requests)
 
 
 def write_video(path, frames=8, size=(96, 64), fps=12.0):
@@ -654,8 +654,8 @@ def read_video(path):
 @pytest.mark.parametrize("stride", [1, 3])
 def test_videos_are_written_playable(tmp_path, stride):
     clip = write_video(tmp_path / "clip.avi")
-    wishes = options_for(tmp_path, save=True, save_txt=True, vid_stride=stride)
-    results = list(start(clip, Watched(imgsz=(64, 96)), **wishes))
+    requests = options_for(tmp_path, save=True, save_txt=True, vid_stride=stride)
+    results = list(start(clip, Watched(imgsz=(64, 96)), **requests))
     expected = list(range(0, 8, stride))
     assert [result.frame for result in results] == expected
     saved = tmp_path / "runs" / "predict"
@@ -743,7 +743,7 @@ def test_a_run_that_is_stopped_leaves_a_whole_json(tmp_path, ending, kept):
         assert len({row["image_id"] for row in json.loads((folder / "predictions.json").read_text())}) >= 5
 
 
-def test_videos_and_pictures_side_by_side(tmp_path):
+def test_videos_and_images_side_by_side(tmp_path):
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     write_video(mixed / "a.avi", frames=3)
@@ -762,9 +762,9 @@ def test_classes_the_model_does_not_have_are_refused(folder):
         start(folder, classes=[0, last + 1])
 
 
-def test_a_batch_that_has_no_effect_is_told(folder, caplog):
+def test_a_batch_that_has_no_effect_is_reported(folder, caplog):
     list(start(folder, Watched(dynamic=frozenset()), batch=4))
-    assert "takes 1 picture a run: batch=4 has no effect" in caplog.text
+    assert "takes 1 image a run: batch=4 has no effect" in caplog.text
 
 
 def test_a_model_that_ends_in_another_head_is_refused_by_name_before_anything_runs(folder):
@@ -772,7 +772,7 @@ def test_a_model_that_ends_in_another_head_is_refused_by_name_before_anything_ru
     session.info = session.info.replace(head="yolov8-seg-final/1")
     task = get_registry().load_task("segment")
     with pytest.raises(ModelError, match=r"nms\.onnx: ends in head 'yolov8-seg-final/1'") as caught:
-        predict(session, open_source(folder), PredictOptions(), task=task, tell=Told(), model="nms.onnx")
+        predict(session, open_source(folder), PredictOptions(), task=task, notify=Listener(), model="nms.onnx")
     assert "it suppresses (NMS) by itself" in caught.value.hint
     assert session.shapes == []
 
@@ -784,4 +784,4 @@ def test_an_answer_of_another_kind_ends_in_one_line(folder):
 
     task = get_registry().load_task("segment")
     with pytest.raises(ModelError, match="gave 1 outputs; its metadata name 2: output0, output1"):
-        list(predict(Answering(), open_source(folder), PredictOptions(), task=task, tell=Told()))
+        list(predict(Answering(), open_source(folder), PredictOptions(), task=task, notify=Listener()))

@@ -76,7 +76,7 @@ def test_one_of_several_alternatives_is_enough(install) -> None:
     assert reasons(either) == []
 
 
-def test_what_is_no_requirement_is_told() -> None:
+def test_what_is_no_requirement_is_reported() -> None:
     assert len(reasons("what is this")) == 1
     assert "'what is this', which is no requirement" in reasons("what is this")[0]
 
@@ -106,7 +106,7 @@ def test_modules_of_a_requirement(requirement: str, wanted: list[str]) -> None:
     assert modules(requirement) == wanted
 
 
-def test_metadata_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_that_cannot_be_read_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "odd_thing-1.dist-info").mkdir()
     (tmp_path / "odd_thing-1.dist-info" / "METADATA").write_bytes(b"Name: odd-thing\nVersion: 1\nAuthor: caf\xe9\n")

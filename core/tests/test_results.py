@@ -1,4 +1,4 @@
-"""Results in every form: numbers, words, tables, labels, COCO, supervision, pictures on disk."""
+"""Results in every form: numbers, words, tables, labels, COCO, supervision, images on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as coco
 
 from segx.errors import DataError, MissingPluginError, UsageError
-from segx.io.files import write_picture
+from segx.io.files import write_image
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
@@ -213,10 +213,10 @@ def test_class_names_cannot_leave_the_folder(results: Results, tmp_path: Path) -
     assert files[1].parent.name == "wine_glass"
 
 
-def test_cut_outs_need_masks_of_the_picture(results: Results, tmp_path: Path) -> None:
+def test_cut_outs_need_masks_of_the_image(results: Results, tmp_path: Path) -> None:
     small = Masks.from_dense(np.ones((3, 32, 32)), (60, 80))
     for masks in (small, Masks.empty((60, 80))):
-        with pytest.raises(UsageError, match="masks at the picture's resolution"):
+        with pytest.raises(UsageError, match="masks at the image's resolution"):
             results.replace(masks=masks).save_crop(tmp_path)
     assert "segmentation" not in results.replace(masks=small).to_coco(1)[0]
 
@@ -235,15 +235,15 @@ def test_save_keeps_the_suffix(results: Results, tmp_path: Path, monkeypatch: py
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
+    image = np.zeros((4, 4, 3), np.uint8)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(DataError, match="cannot be written"):
-        write_picture(tmp_path / "folder.png", picture)
+        write_image(tmp_path / "folder.png", image)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        write_picture(tmp_path / "file" / "a.png", picture)
+        write_image(tmp_path / "file" / "a.png", image)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
-    assert write_picture(tmp_path / "alpha.jpg", np.zeros((4, 4, 4), np.uint8)).name == "alpha.png"
+    assert write_image(tmp_path / "alpha.jpg", np.zeros((4, 4, 4), np.uint8)).name == "alpha.png"
 
 
 def test_plot_is_the_tasks(results: Results, nothing: Results) -> None:

@@ -58,7 +58,7 @@ def test_a_run_in_its_own_folder_keeps_its_devices(tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("began", [{"epochs": "many"}, {"epochs": [[1]]}, {"lr0": float("nan")}, {"data": {"a": 1}}])
-def test_options_that_are_none_are_told_of_the_file(tmp_path: Path, began: object) -> None:
+def test_options_that_are_none_are_reported_the_file(tmp_path: Path, began: object) -> None:
     with pytest.raises(ModelError, match=r"last\.pt") as caught:
         resumed({}, tmp_path / "last.pt", info(began))
     assert "\n" not in caught.value.message

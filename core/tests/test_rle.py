@@ -52,6 +52,6 @@ def test_reads_text_and_plain_lists() -> None:
 
 
 @pytest.mark.parametrize("counts", [[9, 2], [30], [-1, 21], [], b"x\xff", b"P"])
-def test_damaged_run_lengths_are_told(counts: list[int] | bytes) -> None:
+def test_damaged_run_lengths_are_reported(counts: list[int] | bytes) -> None:
     with pytest.raises(ValueError, match="run lengths"):
         Masks.from_rle([{"size": [4, 5], "counts": counts}])

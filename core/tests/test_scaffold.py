@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("kind", scaffold.KINDS)
+@pytest.mark.parametrize("kind", scaffold.TEMPLATES)
 def test_everything_is_filled_in(kind: str, tmp_path: Path) -> None:
     made = scaffold.create(f"{kind}-foo-bar", tmp_path)
     assert made == tmp_path / f"segx-{kind}-foo-bar"

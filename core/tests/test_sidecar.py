@@ -58,7 +58,7 @@ def test_other_tools_find_their_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "{not json", '{"names": "what"}', "\x00"])
-def test_damage_is_told_with_the_file(tmp_path: Path, content: str) -> None:
-    sidecar.beside(tmp_path / "x.onnx").write_text(content, encoding="utf-8")
+def test_damage_is_reported_with_the_file(tmp_path: Path, content: str) -> None:
+    sidecar.sidecar_path(tmp_path / "x.onnx").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"x\.onnx\.segx\.json"):
         sidecar.read(tmp_path / "x.onnx")

@@ -22,7 +22,7 @@ def jpeg(value: int = 100, size: tuple[int, int] = (12, 16)) -> bytes:
     return cv2.imencode(".jpg", np.full((*size, 3), value, np.uint8))[1].tobytes()
 
 
-def write_picture(path: Path, value: int = 100) -> Path:
+def write_image(path: Path, value: int = 100) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(jpeg(value))
     return path
@@ -45,7 +45,7 @@ def names(source) -> list[str]:
 
 
 def test_a_file_as_text_and_as_path(tmp_path):
-    path = write_picture(tmp_path / "größe ünïcode 写真.jpg")
+    path = write_image(tmp_path / "größe ünïcode 写真.jpg")
     for given in (str(path), path):
         (item,) = open_source(given)
         assert isinstance(item, SourceImage)
@@ -57,7 +57,7 @@ def test_a_file_as_text_and_as_path(tmp_path):
 
 def test_a_folder_is_sorted_as_people_count(tmp_path):
     for name in ("10.jpg", "9.JPG", "b2.png", "B10.jpeg", "b1.bmp", ".hidden.jpg", "notes.md", "sub/1.jpg"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     write_video(tmp_path / "a.avi", frames=2)
     source = open_source(tmp_path)
     assert names(source) == ["9.JPG", "10.jpg", "a.avi", "a.avi", "b1.bmp", "b2.png", "B10.jpeg"]
@@ -66,18 +66,18 @@ def test_a_folder_is_sorted_as_people_count(tmp_path):
 
 def test_globs_reach_into_folders_when_asked(tmp_path):
     for name in ("a/1.jpg", "a/b/2.jpg", "a/b/c/10.jpg", "a/b/c/9.jpg", "a/note.txt"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     assert names(open_source(f"{tmp_path}/a/*")) == ["1.jpg"]
     assert names(open_source(f"{tmp_path}/**/*.*")) == ["1.jpg", "2.jpg", "9.jpg", "10.jpg"]
 
 
 def test_a_file_whose_name_looks_like_a_glob(tmp_path):
-    path = write_picture(tmp_path / "photo[1].jpg")
+    path = write_image(tmp_path / "photo[1].jpg")
     assert names(open_source(path)) == ["photo[1].jpg"]
 
 
 @pytest.mark.parametrize("given", ["nothing/*.jpg", "empty", "nothing.jpg", "only_text"])
-def test_what_is_missing_is_told_before_any_work(tmp_path, given):
+def test_what_is_missing_is_reported_before_any_work(tmp_path, given):
     (tmp_path / "empty").mkdir()
     (tmp_path / "only_text").mkdir()
     (tmp_path / "only_text" / "a.md").write_text("x")
@@ -86,22 +86,22 @@ def test_what_is_missing_is_told_before_any_work(tmp_path, given):
 
 
 def test_a_close_name_is_suggested(tmp_path):
-    write_picture(tmp_path / "street.jpg")
+    write_image(tmp_path / "street.jpg")
     with pytest.raises(DataError, match=r"did you mean .*street\.jpg"):
         open_source(tmp_path / "stret.jpg")
 
 
 def test_a_folder_of_folders_says_how_to_look_deeper(tmp_path):
-    write_picture(tmp_path / "sub" / "a.jpg")
+    write_image(tmp_path / "sub" / "a.jpg")
     with pytest.raises(DataError, match=r"sub-folders: source='.*\*\*"):
         open_source(tmp_path)
 
 
-def test_an_unreadable_picture_is_told_of_and_passed_over(tmp_path):
-    write_picture(tmp_path / "1.jpg")
+def test_an_unreadable_image_is_reported_and_passed_over(tmp_path):
+    write_image(tmp_path / "1.jpg")
     (tmp_path / "2.jpg").write_bytes(jpeg()[:200])
     (tmp_path / "3.jpg").write_bytes(b"")
-    write_picture(tmp_path / "4.jpg")
+    write_image(tmp_path / "4.jpg")
     (tmp_path / "5.mp4").write_bytes(b"no video")
     found = list(open_source(tmp_path))
     assert [type(item) for item in found] == [SourceImage, Unreadable, Unreadable, SourceImage, Unreadable]
@@ -112,8 +112,8 @@ def test_an_unreadable_picture_is_told_of_and_passed_over(tmp_path):
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
 @pytest.mark.parametrize("header", ["", "source\n"])
 def test_lists_are_relative_to_themselves(tmp_path, suffix, header, monkeypatch):
-    write_picture(tmp_path / "data" / "a b.jpg", 10)
-    outside = write_picture(tmp_path / "other" / "ü.jpg", 30)
+    write_image(tmp_path / "data" / "a b.jpg", 10)
+    outside = write_image(tmp_path / "other" / "ü.jpg", 30)
     listing = tmp_path / "data" / f"list{suffix}"
     listing.write_text(f"\ufeff{header}a b.jpg\n\n{outside}\n", encoding="utf-8")
     monkeypatch.chdir("/")
@@ -121,7 +121,7 @@ def test_lists_are_relative_to_themselves(tmp_path, suffix, header, monkeypatch)
 
 
 def test_a_table_names_its_column(tmp_path):
-    write_picture(tmp_path / "a.jpg", 10)
+    write_image(tmp_path / "a.jpg", 10)
     (tmp_path / "list.csv").write_text('id,source,note\n1,"a.jpg","x, y"\n2,,none\n')
     assert names(open_source(tmp_path / "list.csv")) == ["a.jpg"]
 
@@ -142,7 +142,7 @@ def test_lists_with_nothing_or_with_what_is_missing(tmp_path):
 
 
 def test_a_list_of_anything(tmp_path):
-    path = write_picture(tmp_path / "a.jpg", 10)
+    path = write_image(tmp_path / "a.jpg", 10)
     video = write_video(tmp_path / "v.avi", frames=2)
     sources = [
         path,
@@ -172,7 +172,7 @@ def test_a_list_of_anything(tmp_path):
 
 
 def test_files_that_are_already_open(tmp_path):
-    path = write_picture(tmp_path / "a.jpg", 70)
+    path = write_image(tmp_path / "a.jpg", 70)
     with path.open("rb") as file:
         (item,) = open_source(file)
     assert item.path == str(path)
@@ -182,7 +182,7 @@ def test_files_that_are_already_open(tmp_path):
 
 def test_whether_there_are_many(tmp_path):
     for name in "abc":
-        write_picture(tmp_path / f"{name}.jpg")
+        write_image(tmp_path / f"{name}.jpg")
     source = open_source(tmp_path)
     assert source.holds(3)
     assert not source.holds(4)
@@ -300,15 +300,15 @@ def test_a_video_and_its_stride(tmp_path):
     assert next(iter(source)).clip.fps == pytest.approx(10 / 3)
 
 
-def test_an_animation_is_a_video_and_a_still_gif_a_picture(tmp_path):
-    pictures = [PIL.Image.new("RGB", (32, 24), (shade, 0, 0)) for shade in (10, 120, 240)]
-    pictures[0].save(tmp_path / "many.gif", save_all=True, append_images=pictures[1:])
-    pictures[0].save(tmp_path / "one.gif")
+def test_an_animation_is_a_video_and_a_still_gif_an_image(tmp_path):
+    images = [PIL.Image.new("RGB", (32, 24), (shade, 0, 0)) for shade in (10, 120, 240)]
+    images[0].save(tmp_path / "many.gif", save_all=True, append_images=images[1:])
+    images[0].save(tmp_path / "one.gif")
     assert [item.frame for item in open_source(tmp_path / "many.gif")] == [0, 1, 2]
     assert [item.frame for item in open_source(tmp_path / "one.gif")] == [None]
 
 
-def test_a_camera_that_is_not_there_is_told_at_once():
+def test_a_camera_that_is_not_there_is_reported_at_once():
     for given in (97, "97"):
         with pytest.raises(DataError, match="camera 97 cannot be opened"):
             open_source(given)
@@ -379,7 +379,7 @@ def web():
 
 
 @pytest.mark.parametrize("path", ["/a.jpg", "/a.jpg?width=3&x=.png", "/picture", "/moved.jpg"])
-def test_pictures_from_the_web(web, path):
+def test_images_from_the_web(web, path):
     (item,) = open_source(web + path)
     assert isinstance(item, SourceImage)
     assert item.path == web + path
@@ -390,7 +390,7 @@ def test_pictures_from_the_web(web, path):
     ("path", "reason"),
     [("/gone.jpg", "404 Not Found"), ("/short.jpg", "broke after"), ("/huge.jpg", "MiB"), ("/page", "text/html")],
 )
-def test_bad_answers_are_told_of_and_passed_over(web, path, reason):
+def test_bad_answers_are_reported_and_passed_over(web, path, reason):
     found = list(open_source([web + path, web + "/a.jpg"]))
     assert [type(item) for item in found] == [Unreadable, SourceImage]
     assert reason in found[0].reason
@@ -416,7 +416,7 @@ def test_nobody_listens_there():
 
 
 def test_reading_sources_imports_neither_torch_nor_pillow(tmp_path):
-    path = write_picture(tmp_path / "a.jpg")
+    path = write_image(tmp_path / "a.jpg")
     code = (
         "import sys; from segx.io.sources import open_source; list(open_source(sys.argv[1]));"
         "sys.exit(bool({'torch', 'PIL'} & set(sys.modules)))"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Pictures:
+class Images:
     """Draws by noting what it was given."""
 
     def __init__(self) -> None:
@@ -67,49 +67,49 @@ class Loader:
 
 
 @pytest.fixture
-def pictures() -> Pictures:
-    return Pictures()
+def images() -> Images:
+    return Images()
 
 
 @pytest.fixture
-def drawings(pictures: Pictures, tmp_path: Path) -> Drawings:
-    return Drawings(pictures, tmp_path)
+def drawings(images: Images, tmp_path: Path) -> Drawings:
+    return Drawings(images, tmp_path)
 
 
 def made(drawings: Drawings, rank: int = 0) -> Any:
     return watched(lambda **_: Loader(), lambda: drawings)(rank=rank, world=2, batch=1)
 
 
-def test_the_first_batches_are_drawn_and_the_first_without_mosaic(drawings: Drawings, pictures: Pictures) -> None:
+def test_the_first_batches_are_drawn_and_the_first_without_mosaic(drawings: Drawings, images: Images) -> None:
     loader = made(drawings)
     for number in range(5):
         batches = list(loader.epoch(number, closed=number >= 3))
         assert [batch.paths[0].split()[0] for batch in batches] == [f"{number}.{index}" for index in range(4)]
     drawings.close()
-    assert [name for name, _ in pictures.seen] == [f"train_batch{number}.jpg" for number in (0, 1, 2, 12, 13, 14)]
-    assert [what for _, what in pictures.seen][3:] == ["3.0 closed", "3.1 closed", "3.2 closed"]
+    assert [name for name, _ in images.seen] == [f"train_batch{number}.jpg" for number in (0, 1, 2, 12, 13, 14)]
+    assert [what for _, what in images.seen][3:] == ["3.0 closed", "3.1 closed", "3.2 closed"]
 
 
-def test_a_run_that_goes_on_draws_what_it_does_anew(drawings: Drawings, pictures: Pictures) -> None:
+def test_a_run_that_goes_on_draws_what_it_does_anew(drawings: Drawings, images: Images) -> None:
     loader = made(drawings)
     list(loader.epoch(0, start=2))
     list(loader.epoch(1))
     drawings.close()
-    assert [name for name, _ in pictures.seen] == ["train_batch2.jpg"]
+    assert [name for name, _ in images.seen] == ["train_batch2.jpg"]
 
 
 def test_other_processes_draw_nothing(drawings: Drawings) -> None:
     assert isinstance(made(drawings, rank=1), Loader)
 
 
-def test_nothing_waits_for_a_drawing(drawings: Drawings, pictures: Pictures) -> None:
-    pictures.hold.clear()
+def test_nothing_waits_for_a_drawing(drawings: Drawings, images: Images) -> None:
+    images.hold.clear()
     began = time.monotonic()
     list(made(drawings).epoch(0))
     drawings.labels(range(10), range(10))
     assert drawings.done() == ()
     assert time.monotonic() - began < 1
-    pictures.hold.set()
+    images.hold.set()
     finished = drawings.close()
     assert [path.name for path in finished] == [
         "train_batch0.jpg",
@@ -117,22 +117,22 @@ def test_nothing_waits_for_a_drawing(drawings: Drawings, pictures: Pictures) -> 
         "train_batch2.jpg",
         "labels.png",
     ]
-    assert threading.current_thread().name not in pictures.threads
-    assert len(pictures.threads) == 1
+    assert threading.current_thread().name not in images.threads
+    assert len(images.threads) == 1
     assert drawings.done() == (), "each is told once"
 
 
-def test_a_drawing_that_fails_is_told_once_and_stops_nothing(
-    drawings: Drawings, pictures: Pictures, caplog: pytest.LogCaptureFixture
+def test_a_drawing_that_fails_is_reported_once_and_stops_nothing(
+    drawings: Drawings, images: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pictures.fail = ValueError("no ink")
+    images.fail = ValueError("no ink")
     list(made(drawings).epoch(0))
     assert drawings.close() == ()
-    assert [record.message for record in caplog.records] == ["a picture of the run could not be drawn: no ink"]
+    assert [record.message for record in caplog.records] == ["an image of the run could not be drawn: no ink"]
 
 
 def test_curves_are_drawn_now_and_then_and_at_the_end(
-    drawings: Drawings, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    drawings: Drawings, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[dict[str, float]] = [{"epoch": 1.0}]
     drawings.curves(rows)
@@ -141,29 +141,29 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(
     rows.append({"epoch": 2.0})
     drawings.curves(rows, last=True)
     drawings.close()
-    assert pictures.seen == [("results.png", 1), ("results.png", 2)]
+    assert images.seen == [("results.png", 1), ("results.png", 2)]
 
 
-def test_without_an_epoch_there_are_no_curves(drawings: Drawings, pictures: Pictures) -> None:
+def test_without_an_epoch_there_are_no_curves(drawings: Drawings, images: Images) -> None:
     drawings.curves([], last=True)
     drawings.close()
-    assert pictures.seen == []
+    assert images.seen == []
 
 
 def test_labels_of_a_large_data_set_are_counted_in_part(
-    drawings: Drawings, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    drawings: Drawings, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_drawings, "_SAMPLES", 4)
     drawings.labels(range(100), range(2, 12))
     drawings.close()
-    assert pictures.seen == [("labels.png", [2, 5, 8, 11])]
+    assert images.seen == [("labels.png", [2, 5, 8, 11])]
 
 
-def test_a_run_that_is_stopped_does_not_wait_long(drawings: Drawings, pictures: Pictures) -> None:
-    pictures.hold.clear()
+def test_a_run_that_is_stopped_does_not_wait_long(drawings: Drawings, images: Images) -> None:
+    images.hold.clear()
     for number in range(5):
         drawings.batch(number, next(Loader().epoch(number)))
     began = time.monotonic()
     drawings.close(wait=False)
     assert time.monotonic() - began < 5
-    pictures.hold.set()
+    images.hold.set()

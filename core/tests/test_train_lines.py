@@ -45,7 +45,7 @@ def test_nothing_is_shown_where_nobody_can_watch(monkeypatch: pytest.MonkeyPatch
         advance(1)
     batch = Step(kind="batch", index=0, total=2, name="64x64", metrics={"instances": 7.0})
     lines = EpochLines(epochs=5)
-    lines.hear(batch, epoch=0)
+    lines.on_step(batch, epoch=0)
     lines.close()
     download = object.__new__(_Download)
     download.progress = None
@@ -73,20 +73,20 @@ def epoch(number: int) -> Step:
     return Step(kind="epoch", index=number - 1, total=50, metrics=metrics)
 
 
-@pytest.mark.parametrize(("heard", "told"), [((), "- -"), ((2,), "- 64x96"), ((0, 1, 2), "21 64x96")])
-def test_objects_of_an_epoch_are_told_only_where_all_were_counted(
-    caplog: pytest.LogCaptureFixture, heard: tuple[int, ...], told: str
+@pytest.mark.parametrize(("received", "reported"), [((), "- -"), ((2,), "- 64x96"), ((0, 1, 2), "21 64x96")])
+def test_objects_of_an_epoch_are_reported_only_where_all_were_counted(
+    caplog: pytest.LogCaptureFixture, received: tuple[int, ...], reported: str
 ) -> None:
     caplog.set_level(logging.INFO, "segx")
     lines = EpochLines(epochs=50)
-    for index in heard:  # a run that goes on hears only of what is left of its epoch
-        lines.hear(batch(index), epoch=0)
-    lines.hear(epoch(1), epoch=0)
+    for index in received:  # a run that goes on hears only of what is left of its epoch
+        lines.on_step(batch(index), epoch=0)
+    lines.on_step(epoch(1), epoch=0)
     for index in range(3):
-        lines.hear(batch(index), epoch=1)
-    lines.hear(epoch(2), epoch=1)
+        lines.on_step(batch(index), epoch=1)
+    lines.on_step(epoch(2), epoch=1)
     _, first, second = (" ".join(record.message.split()) for record in caplog.records)
-    assert first == f"1/50 1.25 {told} - - 0:01:00 0:49:00"
+    assert first == f"1/50 1.25 {reported} - - 0:01:00 0:49:00"
     assert second == "2/50 1.25 21 64x96 - - 0:01:00 0:48:00"
 
 

@@ -116,7 +116,7 @@ def test_several_streams_take_turns(camera):
     assert changes >= len(names) // 4
 
 
-def test_a_stream_that_is_not_there_is_told_at_once(camera, capfd):
+def test_a_stream_that_is_not_there_is_reported_at_once(camera, capfd):
     with pytest.raises(DataError, match="cannot be opened"):
         LiveStreams((camera.address,))
     assert capfd.readouterr().err == ""

@@ -34,7 +34,7 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
         pass
 
 
-def test_text_that_is_not_utf8_is_told_in_a_line(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_reported_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt: cannot be written: 'b\\udcff' in it is not UTF-8"):
         write_text(tmp_path / "a.txt", "b\udcff")
 

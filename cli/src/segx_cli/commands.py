@@ -37,7 +37,7 @@ class Command:
 COMMANDS = {
     command.name: command
     for command in (
-        Command(name="predict", summary="find objects in pictures, videos, streams", verb=True),
+        Command(name="predict", summary="find objects in images, videos, streams", verb=True),
         Command(name="train", summary="teach a model your own classes", verb=True),
         Command(name="val", summary="measure a model on a data set", verb=True),
         Command(name="export", summary="write a model in another format, and prove it", verb=True),

@@ -113,7 +113,7 @@ def _check(options: DataCheckOptions, output: Output) -> int:
     from segx.plugin.registry import get_registry
 
     report = check(options, get_registry())
-    output.result(report.rows(most=options.most), report.to_dict())
+    output.result(report.to_table(most=options.most), report.to_dict())
     return DataError.exit_code if options.strict and report.findings else 0
 
 
@@ -122,7 +122,7 @@ def _convert(options: DataConvertOptions, output: Output) -> int:
     from segx.plugin.registry import get_registry
 
     done = convert(options, get_registry())
-    output.result(done.rows(), done.to_dict())
+    output.result(done.to_table(), done.to_dict())
     return 0
 
 
@@ -131,7 +131,7 @@ def _split(options: DataSplitOptions, output: Output) -> int:
     from segx.plugin.registry import get_registry
 
     done = split(options, get_registry())
-    output.result(done.rows(), done.to_dict())
+    output.result(done.to_table(), done.to_dict())
     return 0
 
 
@@ -140,7 +140,7 @@ def _show(options: DataShowOptions, output: Output) -> int:
     from segx.plugin.registry import get_registry
 
     path = show(options, get_registry())
-    output.result(str(path), {"picture": path})
+    output.result(str(path), {"image": path})
     return 0
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 APP = app("Check this installation: what it runs on, what is installed, whether each plugin loads.")
 
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 """Seconds a plugin may take to load."""
 
 
@@ -102,11 +102,11 @@ def _folders() -> Iterator[Check]:
 
     cache = cache_folder()
     problem = _unwritable(cache)
-    cure = f"; set {CACHE_VARIABLE} to a folder that can be written"
+    fix = f"; set {CACHE_VARIABLE} to a folder that can be written"
     yield Check(
         subject="cache folder",
         state="wrong" if problem else "ok",
-        words=f"{cache}{f': {problem}{cure}' if problem else ''}",
+        words=f"{cache}{f': {problem}{fix}' if problem else ''}",
     )
     here = Path.cwd()
     problem = _unwritable(here)
@@ -148,19 +148,19 @@ def _plugins(registry: Registry) -> Iterator[Check]:
 def _loads(registry: Registry) -> Iterator[Check]:
     """Load each usable declaration in a process of its own; list those that cannot be used with the reason."""
     specs = [(kind, spec) for kind, declared in registry.declared.items() if kind != "command" for spec in declared]
-    usable = [(kind, spec) for kind, spec in specs if registry.unusable(spec) is None]
+    usable = [(kind, spec) for kind, spec in specs if registry.unavailable(spec) is None]
     # The processes need not wait for what is known to be broken: it may hang.
     broken = ",".join(item.distribution for item in registry.broken)
     environment = {**os.environ, DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
     with ThreadPoolExecutor(2) as pool:
         yield from pool.map(lambda item: _load(item[0], item[1], environment), usable)
     for kind, spec in specs:
-        if problem := registry.unusable(spec):
-            yield Check(subject=_subject(kind, spec), state="note", words=problem.line)
+        if problem := registry.unavailable(spec):
+            yield Check(subject=_subject(kind, spec), state="note", words=problem.message)
         elif isinstance(spec, ExporterSpec):
             for precision in spec.requires_for:
-                if problem := registry.unusable(spec, precision=precision):
-                    yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", words=problem.line)
+                if problem := registry.unavailable(spec, precision=precision):
+                    yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", words=problem.message)
 
 
 def _load(kind: str, spec: Spec, environment: Mapping[str, str] = os.environ) -> Check:
@@ -174,10 +174,10 @@ def _load(kind: str, spec: Spec, environment: Mapping[str, str] = os.environ) ->
             encoding="utf-8",
             errors="replace",
             env=environment,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return Check(subject=subject, state="wrong", words=f"did not load within {_PATIENCE:g} s")
+        return Check(subject=subject, state="wrong", words=f"did not load within {_TIMEOUT:g} s")
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
         how = f"signal {-ended.returncode}" if ended.returncode < 0 else "an error"

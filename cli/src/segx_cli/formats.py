@@ -54,7 +54,7 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
 
     known = FORMATS.get(name)
     exporter = registry.exporters.get(name)
-    problem = registry.unusable(exporter) if exporter else None
+    problem = registry.unavailable(exporter) if exporter else None
     backends = registry.backends_for(name.partition("@")[0])
     suffixes = sorted({suffix for spec in registry.backends.values() for suffix in spec.formats.get(name, ())})
     return {
@@ -63,13 +63,13 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
         "summary": exporter.summary if exporter else "",
         "exporter": exporter.provider if exporter else (known.exporter if known else ""),
         "made_from": exporter.source if exporter else "",
-        "export": "not installed" if exporter is None else (problem.line if problem else "ready"),
+        "export": "not installed" if exporter is None else (problem.message if problem else "ready"),
         "precisions": list(exporter.precisions) if exporter else [],
         "missing": _missing(registry, exporter) if exporter and problem is None else {},
         "options": [info.name for info in own_options(exporter.options)] if exporter else [],
         "backends": {
             **{spec.name: "ready" for spec in backends.usable},
-            **{item.spec.name: item.line for item in backends.unusable},
+            **{item.spec.name: item.message for item in backends.unavailable},
         },
         "known_backends": list(known.backends) if known else [],
         "planned": exporter is None and known is not None and known.exporter in PLANNED and not backends.usable,
@@ -78,8 +78,8 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
 
 def _missing(registry: Registry, exporter: ExporterSpec) -> dict[str, str]:
     """Return the precisions that cannot be written here, with the reason."""
-    problems = {precision: registry.unusable(exporter, precision=precision) for precision in exporter.precisions}
-    return {precision: problem.line for precision, problem in problems.items() if problem is not None}
+    problems = {precision: registry.unavailable(exporter, precision=precision) for precision in exporter.precisions}
+    return {precision: problem.message for precision, problem in problems.items() if problem is not None}
 
 
 def _proven(row: dict[str, Any]) -> str:

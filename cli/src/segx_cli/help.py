@@ -124,7 +124,7 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
 
 
 def _own(name: str) -> bool:
-    """Say whether a plugin's command stands for itself; ``data-NAME`` is listed by ``segx data``."""
+    """Return True if a plugin's command stands for itself; ``data-NAME`` is listed by ``segx data``."""
     return not name.startswith("data-")
 
 

@@ -129,7 +129,7 @@ def _parity(parity: Parity | None) -> str:
     if parity is None:
         return ""
     return (
-        f"on {parity.images} pictures with {parity.objects} objects: {parity.matched:.1%} found again, boxes within "
+        f"on {parity.images} images with {parity.objects} objects: {parity.matched:.1%} found again, boxes within "
         f"{parity.box:.3g} px, scores within {parity.score:.2g}, mask IoU at least {parity.mask_iou:.4f}"
     )
 

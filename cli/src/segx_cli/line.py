@@ -1,4 +1,4 @@
-"""What was typed, taken apart: switches, ``name=value`` pairs and bare words, before any of it is given a meaning."""
+"""Tokenises the command line: switches, ``name=value`` pairs and bare words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UnknownOptionError(UsageError):
 _NAME = re.compile(r"(?:--)?[A-Za-z][\w-]*")
 _PAIR = re.compile(r"(?:--)?([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _NUMBER = re.compile(r"-[\d.]")
-_TRUTH = {"true", "false", "yes", "no", "on", "off"}
+_BOOLEAN = {"true", "false", "yes", "no", "on", "off"}
 _SWITCHES = {
     "--json": "json",
     "--quiet": "quiet",
@@ -71,7 +71,7 @@ def take_switches(tokens: Sequence[str]) -> tuple[Switches, list[str]]:
 
 
 def join(tokens: Sequence[str]) -> list[str]:
-    """Put together what the shell took apart: ``conf = 0.5``, ``conf= 0.5`` and ``classes=[0, 2]``.
+    """Join tokens that the shell has split: ``conf = 0.5``, ``conf= 0.5`` and ``classes=[0, 2]``.
 
     Raises:
         UsageError: A bracket is not closed.
@@ -111,7 +111,7 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
 
     def take(name: str, value: Value) -> None:
         if values.setdefault(name, value) != value:
-            raise UsageError(f"{name} is given twice: {_told(values[name])}, then {_told(value)}")
+            raise UsageError(f"{name} is given twice: {_quoted(values[name])}, then {_quoted(value)}")
 
     while rest:
         token = rest.pop(0)
@@ -131,12 +131,12 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
     return values, words
 
 
-def _told(value: Value) -> str:
+def _quoted(value: Value) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def is_pair(token: str) -> bool:
-    """Say whether a joined token is ``name=value``."""
+    """Return True if a joined token is ``name=value``."""
     return _PAIR.fullmatch(token) is not None
 
 
@@ -183,7 +183,7 @@ def _dashed(token: str, rest: list[str], known: Mapping[str, OptionInfo], comman
     name = _known(token[2:], known, command)
     following = rest[0] if rest else "--"
     if known[name].switch:
-        takes = following.lower() in _TRUTH or following in known[name].choices
+        takes = following.lower() in _BOOLEAN or following in known[name].choices
         return name, (_text(name, rest.pop(0)) if takes else True)
     if following.startswith("--"):
         return name, _bare(name, known)

@@ -1,4 +1,4 @@
-"""Lets what the library logs be heard by people, on standard error."""
+"""Send the library's log to standard error."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say("stopped")
             return INTERRUPTED
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends in words and an exit code
-            return _tell(error, output)
+            return _notify(error, output)
         return code
 
 
@@ -78,7 +78,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _run(tokens: list[str], switches: Switches, output: Output) -> int:
-    """Do what the line says."""
+    """Run the parsed command line."""
     from segx_cli import help as pages
 
     _, words = take_switches(tokens)
@@ -172,7 +172,7 @@ def _run_tool(name: str, tokens: list[str], rest: list[str], switches: Switches,
     return tools.run_plugin(name, tokens[tokens.index(name) + 1 :], output)
 
 
-def _tell(error: BaseException, output: Output) -> int:
+def _notify(error: BaseException, output: Output) -> int:
     """Say what went wrong, and return the exit code."""
     if output.debug:
         _print_traceback(error)
@@ -192,7 +192,7 @@ def _tell(error: BaseException, output: Output) -> int:
 
 
 def _is_typers(error: BaseException) -> bool:
-    """Say whether Typer raised it; when Typer was not imported it did not."""
+    """Return True if Typer raised it; when Typer was not imported it did not."""
     typer: Any = sys.modules.get("typer")
     return typer is not None and isinstance(error, (typer.exceptions.TyperException, typer.Exit, typer.Abort))
 

@@ -1,4 +1,4 @@
-"""Where words go: results to standard output, words for people to standard error, or one JSON document."""
+"""Output of the command line: results to standard output, messages to standard error, or one JSON document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud8
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """How this call of the command line speaks.
+    """Output settings of this call: text, JSON, quiet.
 
     Attributes:
         json: Print one JSON document instead of text.
@@ -48,7 +48,7 @@ class Output:
         print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", said), file=self.stream)
 
     def say(self, text: str) -> None:
-        """Tell people something."""
+        """Print a message to standard error."""
         if not self.quiet:
             print(visible(text), file=sys.stderr)
 

@@ -94,14 +94,14 @@ def _declared(registry: Registry, distribution: str) -> dict[str, list[dict[str,
     for word, attribute in _KINDS.items():
         for name, spec in getattr(registry, attribute).items():
             if spec.provider == distribution:
-                problem = registry.unusable(spec)
-                record = {"name": name, "summary": spec.summary, "problem": problem.line if problem else ""}
+                problem = registry.unavailable(spec)
+                record = {"name": name, "summary": spec.summary, "problem": problem.message if problem else ""}
                 found.setdefault(word, []).append(record)
     return found
 
 
 def _hooks(registry: Registry, name: str, distribution: str) -> list[str]:
-    """Return the telling hooks a plugin listens to."""
+    """Return the event hooks that a plugin implements."""
     module = registry.manager.get_plugin(f"{name}@{distribution}")
     callers = registry.manager.get_hookcallers(module) or [] if module is not None else []
     return sorted(caller.name for caller in callers if caller.name.startswith(("segx_run_", "segx_step_")))

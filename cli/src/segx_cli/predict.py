@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS = (
     MODEL,
-    argument("source", "picture, folder, pattern, list file, video, camera number, or address", type_name="path"),
+    argument("source", "image, folder, pattern, list file, video, camera number, or address", type_name="path"),
 )
 DEFAULTS: Mapping[str, Any] = {"save": True}
 EXAMPLE = "segx predict model=yolov8n-seg.pt source=photo.jpg"
@@ -37,23 +37,23 @@ def options_type(arguments: Mapping[str, Any]) -> type[PredictOptions]:  # noqa:
 
 
 def run(call: Call, output: Output) -> int:
-    """Predict, and say where the results are; without a folder, what was found in each picture."""
+    """Predict, and say where the results are; without a folder, what was found in each image."""
     from segx import YOLO
 
     model = YOLO(str(call.arguments["model"]), task=call.task)
     options = call.options.as_dict() | {"stream": True}
     if output.quiet or not call.options.as_dict()["save"]:
         options["verbose"] = False
-    pictures: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     folder: Path | None = None
     for result in model.predict(_source(call.arguments["source"]), **options):
         folder = result.save_dir
         if output.json:
-            pictures.append(_describe(result))
+            images.append(_describe(result))
         elif folder is None:
             output.result(visible(f"{_place(result)}: {result.verbose().rstrip(', ')}", lines=False), None)
     failed = [{"path": item.path, "reason": item.reason} for item in model.failures]
-    document = {"model": str(call.arguments["model"]), "folder": folder, "pictures": pictures, "failed": failed}
+    document = {"model": str(call.arguments["model"]), "folder": folder, "images": images, "failed": failed}
     if output.json or folder is not None:
         output.result(str(folder), document)
     return DataError.exit_code if failed else 0

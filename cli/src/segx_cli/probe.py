@@ -37,8 +37,8 @@ def import_requirements(requires: Sequence[str]) -> None:
 
 def devices(loaded: Any) -> list[str]:
     """Return the devices of what is loaded now: a backend that can tell is asked, torch is asked if it is imported."""
-    if callable(tell := getattr(loaded, "devices", None)):
-        return list(tell())
+    if callable(listed := getattr(loaded, "devices", None)):
+        return list(listed())
     torch = sys.modules.get("torch")
     if torch is None:
         return []

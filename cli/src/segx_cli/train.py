@@ -49,7 +49,7 @@ def run(call: Call, output: Output) -> int:
         "best": trained.best,
         "last": trained.last,
         "exported": trained.exported,
-        "epochs": len(trained.rows),
+        "epochs": len(trained.history),
         "metrics": metrics.to_dict(),
     }
     output.result(str(trained.best or trained.last), document)

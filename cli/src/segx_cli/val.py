@@ -37,5 +37,5 @@ def run(call: Call, output: Output) -> int:
     model = YOLO(str(call.arguments["model"]), task=call.task)
     options = call.options.as_dict()
     metrics = model.val(show=False, **options)
-    output.result(metrics.rows(verbose=options["verbose"]), metrics.to_dict())
+    output.result(metrics.to_table(verbose=options["verbose"]), metrics.to_dict())
     return DataError.exit_code if metrics.problems else 0

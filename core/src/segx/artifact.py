@@ -225,7 +225,7 @@ def _parity(table: Mapping[str, Any]) -> Parity:
 def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     """Return an info with what another tool says: of how it was asked (``args``), and of where its graph ends."""
     said = {**_arguments(metadata.get("args", {})), **metadata}
-    ends = [end for key, end in _MARKS.items() if read.truth(said.get(key), key)]
+    ends = [end for key, end in _MARKS.items() if read.annotation(said.get(key), key)]
     head = read.words(said["head"], "head") if said.get("head") is not None else info.head
     if ends:
         family, _, version = head.partition("/")
@@ -233,7 +233,7 @@ def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     return info.replace(
         head=head,
         precision=_foreign_precision(said),
-        dynamic=AXES if read.truth(said.get("dynamic"), "dynamic") else frozenset(),
+        dynamic=AXES if read.annotation(said.get("dynamic"), "dynamic") else frozenset(),
     )
 
 
@@ -252,9 +252,9 @@ def _foreign_precision(said: Mapping[str, Any]) -> str:
     if quantised is not None and quantised is not False:
         word = read.words(quantised, "quantize").lower()
         return _PRECISIONS.get(word, word)
-    if read.truth(said.get("int8"), "int8"):
+    if read.annotation(said.get("int8"), "int8"):
         return "int8"
-    return "fp16" if read.truth(said.get("half"), "half") else "fp32"
+    return "fp16" if read.annotation(said.get("half"), "half") else "fp32"
 
 
 def _as_text(value: Any, what: str) -> str:

@@ -18,7 +18,7 @@ def plural(noun: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: 1 picture, 2 pictures."""
+    """Return a number with its noun: 1 image, 2 images."""
     return f"{number:,} {noun if number == 1 else plural(noun)}"
 
 
@@ -46,7 +46,7 @@ def _written(match: re.Match[str]) -> str:
 
 
 def watched() -> bool:
-    """Say whether standard error is a terminal; a program that was started with it closed (``2>&-``) has none."""
+    """Return True if standard error is a terminal; a program that was started with it closed (``2>&-``) has none."""
     stream = sys.stderr
     try:
         return stream is not None and stream.isatty()
@@ -56,7 +56,7 @@ def watched() -> bool:
 
 @contextlib.contextmanager
 def progress(
-    total: int | None, name: str, *, shown: bool = True, unit: str = " pictures"
+    total: int | None, name: str, *, shown: bool = True, unit: str = " images"
 ) -> Iterator[Callable[[int], object]]:
     """Show a bar on standard error where that is a terminal; yields what moves it on by a number.
 

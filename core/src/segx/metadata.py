@@ -60,7 +60,7 @@ def real(value: Any, what: str) -> float:
 
 
 def words(value: Any, what: str) -> str:
-    """Return a text of one value: what YAML took for a number, a date or a truth is text again."""
+    """Return a text of one value: what YAML took for a number, a date or a ground truth is text again."""
     if value is None or isinstance(value, Mapping | list | tuple | set | bytes):
         raise ValueError(f"{what} is {shown(value)}, not a text")
     if isinstance(value, int) and abs(value) > 1 << 62:
@@ -73,7 +73,7 @@ def words(value: Any, what: str) -> str:
     return text
 
 
-def truth(value: Any, what: str) -> bool:
+def annotation(value: Any, what: str) -> bool:
     """Return yes or no, as tools write it."""
     text = str(value).strip().lower() if isinstance(value, str | bool | int | None) else ""
     if text in _TRUE:

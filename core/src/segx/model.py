@@ -41,7 +41,7 @@ _MODEL_FORMAT = "pt"
 """The format whose backends build, change and save models."""
 
 
-class Design(NamedTuple):
+class ModelDefinition(NamedTuple):
     """A model that has no weights yet: its configuration, and who builds it."""
 
     config: ModelConfig
@@ -182,7 +182,7 @@ class YOLO:
     def predict(self, source: Any, *, stream: Literal[True], **options: Any) -> Iterator[Results]: ...
 
     def predict(self, source: Any, *, stream: bool = False, **options: Any) -> list[Results] | Iterator[Results]:
-        """Find the objects in pictures.
+        """Find the objects in images.
 
         Args:
             source: See :func:`segx.io.sources.open_source`: a file, folder, glob, list, address, video, camera number,
@@ -191,7 +191,7 @@ class YOLO:
             options: See :class:`segx.options.verbs.PredictOptions`.
 
         Returns:
-            One :class:`~segx.structures.results.Results` for each picture, in order. What cannot be read is logged,
+            One :class:`~segx.structures.results.Results` for each image, in order. What cannot be read is logged,
             passed over and kept in :attr:`failures`.
 
         Raises:
@@ -211,16 +211,16 @@ class YOLO:
         self.failures = []
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
-            session, lanes = self._session_for(opened, options)
+            session, streams = self._session_for(opened, options)
             return predict(
                 session,
                 opened,
                 options,
                 task=self._registry.load_task(self.task),
-                tell=self._registry.tell,
+                notify=self._registry.notify,
                 model=self._given,
                 failures=self.failures,
-                lanes=lanes,
+                streams=streams,
             )
         except BaseException:
             opened.close()
@@ -305,10 +305,10 @@ class YOLO:
 
         chosen = ValOptions.parse(options)
         how = chosen.session()
-        session, lanes = self._session_and_lanes(how, chosen.backend)
-        metrics = val(session, chosen, model=self._given, registry=self._registry, lanes=lanes)
+        session, streams = self._session_and_streams(how, chosen.backend)
+        metrics = val(session, chosen, model=self._given, registry=self._registry, streams=streams)
         if show:
-            for line in metrics.rows(verbose=chosen.verbose).splitlines():
+            for line in metrics.to_table(verbose=chosen.verbose).splitlines():
                 logger.info("%s", line)
         return metrics
 
@@ -345,13 +345,13 @@ class YOLO:
         self._sessions.clear()
 
     def _read_info(self) -> ArtifactInfo:
-        if isinstance(self._origin, Design):
+        if isinstance(self._origin, ModelDefinition):
             return self._origin.architecture.info(self._origin.config)
         spec = self._registry.backend_for(self._origin.format)
         return self._registry.load_backend(spec).read_info(self._origin)
 
     def _session(self, how: SessionOptions, backend: str | None = None) -> Session:
-        """Return an open model, the same one for the same wishes."""
+        """Return an open model, the same one for the same options."""
         key = (how, backend)
         with self._opening:
             session = self._sessions.get(key)
@@ -361,26 +361,26 @@ class YOLO:
         return session
 
     def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
-        """Return an open model, and how many pictures of the source are to go through it side by side."""
+        """Return an open model, and how many images of the source are to go through it side by side."""
         how = options.session()
         if source.live or not source.holds(_MANY * options.batch):
             return self._session(how, options.backend), 1
-        return self._session_and_lanes(how, options.backend)
+        return self._session_and_streams(how, options.backend)
 
-    def _session_and_lanes(self, how: SessionOptions, backend: str | None) -> tuple[Session, int]:
-        """Return an open model, and how many of many pictures should go through it side by side."""
-        from segx.runtime import lanes_and_threads
+    def _session_and_streams(self, how: SessionOptions, backend: str | None) -> tuple[Session, int]:
+        """Return an open model, and how many of many images should go through it side by side."""
+        from segx.runtime import streams_and_threads
 
         known = self._sessions.get((how, backend))
         on_cpu = known is None or known.device == "cpu"
         if not (on_cpu and self._backend_spec(how, backend).concurrent):
             return self._session(how, backend), 1
-        lanes, threads = lanes_and_threads(how.threads)
+        streams, threads = streams_and_threads(how.threads)
         session = self._session(how.replace(threads=threads), backend)
         if session.device != "cpu":  # where threads do not matter
             self._sessions[how, backend] = session
             return session, 1
-        return session, lanes
+        return session, streams
 
     def _backend_spec(self, how: SessionOptions, backend: str | None) -> BackendSpec:
         kind = self._origin.format if isinstance(self._origin, Artifact) else _MODEL_FORMAT
@@ -393,7 +393,7 @@ class YOLO:
             _warn_once(f"{self.path} {spec.caution}")
         if isinstance(self._origin, Artifact) and not self._changed:
             return runtime.open(self._origin, how)
-        if isinstance(self._origin, Design) and not self._sessions:
+        if isinstance(self._origin, ModelDefinition) and not self._sessions:
             return cast("ModelBackend", runtime).build(self._origin.config, self._origin.architecture, how)
         # The weights are in memory only: the sessions that run elsewhere get a copy.
         with tempfile.TemporaryDirectory(prefix="segx-") as folder:
@@ -437,7 +437,7 @@ def _reopen(path: str, given: str) -> YOLO:
     return model
 
 
-def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | Design:
+def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | ModelDefinition:
     """Return what a name means: a model on disk, downloaded if need be, or the design of a new one.
 
     Raises:
@@ -449,7 +449,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     text = os.fspath(model)
     path = expanded(text)
     if path.suffix.lower() in {".yaml", ".yml"}:
-        return _find_design(text, path, registry)
+        return _find_definition(text, path, registry)
     if path.exists():
         if not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
             raise ModelError(f"{path} is no file")
@@ -476,7 +476,7 @@ def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
     return source
 
 
-def _find_design(text: str, path: Path, registry: Registry) -> Design:
+def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefinition:
     """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
     if path.exists() and not path.is_dir():
         from segx.io.files import read_mapping
@@ -486,11 +486,11 @@ def _find_design(text: str, path: Path, registry: Registry) -> Design:
                 path, error=ModelError, what="a model", hint="a model's YAML has the keys nc, scales, backbone, head"
             )
         )
-        return Design(architecture.read_config(path), architecture)
+        return ModelDefinition(architecture.read_config(path), architecture)
     shipped = registry.variant(text)
     if shipped is not None:
         architecture = registry.load_architecture(shipped.name)
-        return Design(architecture.read_config(path.stem), architecture)
+        return ModelDefinition(architecture.read_config(path.stem), architecture)
     known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
     hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
     raise ModelError(

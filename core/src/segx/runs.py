@@ -1,4 +1,4 @@
-"""What the telling hooks are told: a run of one of the verbs and the steps it takes."""
+"""What listeners get: the run of a verb, and its steps."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Step:
         kind: ``"batch"``, ``"epoch"`` or ``"stage"``.
         index: Zero-based count within its kind.
         total: How many there will be, when known.
-        name: What was done, for stages; for batches of a training the size of their pictures, ``"640x640"``.
+        name: What was done, for stages; for batches of a training the size of their images, ``"640x640"``.
         metrics: Figures of this step: for an epoch its row of ``results.csv``, for a batch of a training its
             ``instances`` and the mean losses of the epoch so far.
-        files: Pictures and tables this step has written.
+        files: Images and tables this step has written.
     """
 
     kind: Literal["batch", "epoch", "stage"]

@@ -42,8 +42,8 @@ def choose_device(name: str | None, available: Sequence[str], *, why_no_gpu: str
     raise UsageError(f"device={name} is not there{reason}", hint=hint)
 
 
-_LANES = 4
-"""Most pictures that go through the network side by side; more would take memory and gain little."""
+_STREAMS = 4
+"""Most images that go through the network side by side; more would take memory and gain little."""
 
 
 def cores() -> int:
@@ -56,18 +56,18 @@ def helpers(most: int = 4) -> int:
     return max(1, min(most, cores() // 2))
 
 
-def lanes_and_threads(threads: int | None = None) -> tuple[int, int]:
-    """Return how many pictures should go through a CPU side by side, and the threads of the network for each.
+def streams_and_threads(threads: int | None = None) -> tuple[int, int]:
+    """Return how many images should go through a CPU side by side, and the threads of the network for each.
 
-    Two pictures on a core each are done sooner than one after the other on two cores: nobody waits for the other at
-    the end of every layer, and reading and decoding take their time from one picture only.
+    Two images on a core each are done sooner than one after the other on two cores: nobody waits for the other at
+    the end of every layer, and reading and decoding take their time from one image only.
 
     Args:
         threads: All threads there may be; default: the cores.
     """
     total = threads or cores()
-    lanes = min(_LANES, total)
-    return lanes, total // lanes
+    streams = min(_STREAMS, total)
+    return streams, total // streams
 
 
 _BYTES_ON_CPU = 128
@@ -170,5 +170,5 @@ def guard_forks(library: str, go_alone: Callable[[], object]) -> None:
 
 
 def forked_from_a_user_of(library: str) -> bool:
-    """Say whether a guarded library was in use in the process that this one was forked from."""
+    """Return True if a guarded library was in use in the process that this one was forked from."""
     return library in _forked

@@ -46,13 +46,13 @@ FOREIGN = {
 }
 
 
-def pictures(*shape: int) -> np.ndarray:
+def random_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).random(shape, dtype=np.float32)
 
 
 def test_outputs_are_the_models(make_model: Callable[..., Artifact]) -> None:
     session = BACKEND.open(make_model(), CPU)
-    images = pictures(1, 3, 64, 96)
+    images = random_images(1, 3, 64, 96)
     doubled, mean = session.run(images)
     np.testing.assert_array_equal(doubled, images * 2)
     np.testing.assert_allclose(mean, images.mean(1, keepdims=True), rtol=1e-6)
@@ -95,7 +95,7 @@ def test_half_precision_file_of_another_tool_is_fed_halves(make_model: Callable[
     artifact = make_model(metadata=FOREIGN, element=TensorProto.FLOAT16)
     session = BACKEND.open(artifact, SessionOptions(device="cpu", half=True))
     assert session.info.precision == "fp16"
-    images = pictures(1, 3, 64, 96)
+    images = random_images(1, 3, 64, 96)
     doubled, _ = session.run(images)
     assert doubled.dtype == np.float32
     np.testing.assert_allclose(doubled, images * 2, atol=2e-3)
@@ -115,17 +115,17 @@ def test_half_of_a_full_precision_file_is_refused(make_model: Callable[..., Arti
 def test_wrong_size_names_both(make_model: Callable[..., Artifact]) -> None:
     session = BACKEND.open(make_model(), CPU)
     with pytest.raises(ModelError, match="takes images 1x3x64x96, got 1x3x64x64") as caught:
-        session.run(pictures(1, 3, 64, 64))
+        session.run(random_images(1, 3, 64, 64))
     assert "imgsz=64,96" in caught.value.hint
     with pytest.raises(ModelError, match="got 2x3x64x96"):
-        session.run(pictures(2, 3, 64, 96))
+        session.run(random_images(2, 3, 64, 96))
 
 
 def test_sides_of_an_open_file_are_multiples_of_the_stride(make_model: Callable[..., Artifact]) -> None:
     session = BACKEND.open(make_model(("batch", 3, "height", "width")), CPU)
-    assert session.run(pictures(3, 3, 32, 64))[0].shape == (3, 3, 32, 64)
+    assert session.run(random_images(3, 3, 32, 64))[0].shape == (3, 3, 32, 64)
     with pytest.raises(ModelError, match="multiples of 32, got 33x64"):
-        session.run(pictures(1, 3, 33, 64))
+        session.run(random_images(1, 3, 33, 64))
 
 
 def test_reading_a_header_imports_no_runtime(make_model: Callable[..., Artifact]) -> None:
@@ -140,7 +140,7 @@ def test_reading_a_header_imports_no_runtime(make_model: Callable[..., Artifact]
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_every_cut_of_a_file_is_told_as_damage(make_model: Callable[..., Artifact], tmp_path: Path) -> None:
+def test_every_cut_of_a_file_is_reported_as_damage(make_model: Callable[..., Artifact], tmp_path: Path) -> None:
     whole = make_model().path.read_bytes()
     cut = tmp_path / "cut.onnx"
     for length in [0, *range(1, len(whole), 37)]:
@@ -165,7 +165,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             BACKEND.read_info(Artifact(path=path, format="onnx"))
 
 
-def test_damage_inside_the_graph_is_told_at_opening(make_model: Callable[..., Artifact]) -> None:
+def test_damage_inside_the_graph_is_reported_at_opening(make_model: Callable[..., Artifact]) -> None:
     artifact = make_model()
     artifact.path.write_bytes(artifact.path.read_bytes().replace(b"ReduceMean", b"ReduceMxxx"))
     with pytest.raises(ModelError, match="cannot open it") as caught:
@@ -173,7 +173,7 @@ def test_damage_inside_the_graph_is_told_at_opening(make_model: Callable[..., Ar
     assert "\n" not in caught.value.message
 
 
-def test_newer_opset_is_told(make_model: Callable[..., Artifact]) -> None:
+def test_newer_opset_is_reported(make_model: Callable[..., Artifact]) -> None:
     with pytest.raises(ModelError, match="cannot open it"):
         BACKEND.open(make_model(opset=99), CPU)
 
@@ -189,7 +189,7 @@ def test_file_without_metadata_is_described_by_what_lies_beside(make_model: Call
     with pytest.raises(ModelError, match="no metadata") as caught:
         BACKEND.read_info(artifact)
     assert "m.onnx.segx.json" in caught.value.hint
-    sidecar.beside(artifact.path).write_text(json.dumps({"task": "segment", "names": {"0": "cat"}}))
+    sidecar.sidecar_path(artifact.path).write_text(json.dumps({"task": "segment", "names": {"0": "cat"}}))
     assert BACKEND.read_info(artifact).names == {0: "cat"}
 
 

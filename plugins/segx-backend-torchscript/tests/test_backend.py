@@ -20,7 +20,7 @@ from segx.options.verbs import SessionOptions
 from segx.plugin.registry import get_registry
 from segx.testing.models import run_module, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs
-from segx.testing.scenes import noise
+from segx.testing.scenes import noise_images
 from segx_backend_torchscript.backend import TorchScriptBackend
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ FOREIGN = {
 def test_gives_what_the_source_gives(write_torchscript: Any, tmp_path: Path) -> None:
     info = tiny_info()
     session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info), CPU)
-    images = noise((1, 3, 64, 96))
+    images = noise_images((1, 3, 64, 96))
     wanted = run_module(tiny_module(info), images)
     assert_same_outputs(session.run(images), wanted, names=info.outputs)
     assert session.info == info
@@ -56,17 +56,17 @@ def test_file_of_another_tool_opens(write_torchscript: Any, tmp_path: Path) -> N
     assert session.info.imgsz == (64, 96)
     assert session.info.dynamic == frozenset()
     assert session.info.extra["version"] == "8.1.0"
-    assert len(session.run(noise((1, 3, 64, 96)))) == 2
+    assert len(session.run(noise_images((1, 3, 64, 96)))) == 2
     with pytest.raises(ModelError, match=r"the model takes \(1, 3, 64, 96\)"):
-        session.run(noise((1, 3, 96, 96)))
+        session.run(noise_images((1, 3, 96, 96)))
 
 
 def test_dynamic_file_of_another_tool(write_torchscript: Any, tmp_path: Path) -> None:
     metadata = {**FOREIGN, "args": {"dynamic": True}}
     session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", tiny_info(), metadata), CPU)
-    assert len(session.run(noise((2, 3, 96, 128)))) == 2
+    assert len(session.run(noise_images((2, 3, 96, 128)))) == 2
     with pytest.raises(ModelError, match="multiples of 32"):
-        session.run(noise((1, 3, 65, 96)))
+        session.run(noise_images((1, 3, 65, 96)))
 
 
 def test_nested_outputs_are_taken_in_order(write_torchscript: Any, tmp_path: Path) -> None:
@@ -76,21 +76,21 @@ def test_nested_outputs_are_taken_in_order(write_torchscript: Any, tmp_path: Pat
 
     info = tiny_info().replace(outputs=("a", "b", "c"))
     session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info, module=Nested()), CPU)
-    assert [output.shape[1] for output in session.run(noise((1, 3, 64, 96)))] == [1, 2, 2]
+    assert [output.shape[1] for output in session.run(noise_images((1, 3, 64, 96)))] == [1, 2, 2]
 
 
-def test_other_outputs_than_promised_are_told(write_torchscript: Any, tmp_path: Path) -> None:
+def test_other_outputs_than_promised_are_reported(write_torchscript: Any, tmp_path: Path) -> None:
     info = tiny_info().replace(outputs=("output0",))
     session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info), CPU)
     with pytest.raises(ModelError, match="gave 2 outputs"):
-        session.run(noise((1, 3, 64, 96)))
+        session.run(noise_images((1, 3, 64, 96)))
 
 
-def test_file_without_metadata_is_told(write_torchscript: Any, tmp_path: Path) -> None:
+def test_file_without_metadata_is_reported(write_torchscript: Any, tmp_path: Path) -> None:
     artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), {})
     with pytest.raises(ModelError, match="carries no metadata") as refusal:
         TorchScriptBackend().read_info(artifact)
-    assert sidecar.beside(artifact.path).name in refusal.value.hint
+    assert sidecar.sidecar_path(artifact.path).name in refusal.value.hint
 
 
 def test_metadata_beside_the_file_are_taken(write_torchscript: Any, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_metadata_beside_the_file_are_taken(write_torchscript: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("metadata", ["text", ["a"], {"task": "segment", "names": "__import__('os')"}])
-def test_broken_metadata_are_told(write_torchscript: Any, tmp_path: Path, metadata: Any) -> None:
+def test_broken_metadata_are_reported(write_torchscript: Any, tmp_path: Path, metadata: Any) -> None:
     artifact = write_torchscript(tmp_path / "m.torchscript", tiny_info(), metadata)
     with pytest.raises(ModelError, match=r"m\.torchscript"):
         TorchScriptBackend().read_info(artifact)
@@ -138,7 +138,7 @@ def test_what_other_tools_say_in_args(write_torchscript: Any, tmp_path: Path, sa
     assert (info.precision, info.dynamic) == (precision, {"batch", "height", "width"})
 
 
-def test_checkpoint_under_this_suffix_is_told(tmp_path: Path) -> None:
+def test_checkpoint_under_this_suffix_is_reported(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3)}, tmp_path / "m.torchscript")
     with pytest.raises(ModelError, match="not a TorchScript model") as refusal:
         TorchScriptBackend().read_info(Artifact(path=tmp_path / "m.torchscript", format="torchscript"))
@@ -168,7 +168,7 @@ def test_half_precision_is_the_files_own(write_torchscript: Any, tmp_path: Path)
 
 def test_outputs_of_half_models_are_float(write_torchscript: Any, tmp_path: Path) -> None:
     session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", tiny_info()), CPU)
-    assert {output.dtype for output in session.run(noise((1, 3, 64, 96)))} == {np.dtype(np.float32)}
+    assert {output.dtype for output in session.run(noise_images((1, 3, 64, 96)))} == {np.dtype(np.float32)}
 
 
 def test_that_the_file_is_a_program_is_said_where_it_is_opened(

@@ -26,7 +26,7 @@ class TestCoco(DatasetContract):
 
     @classmethod
     def write(cls, folder: Path, scenes: list[Scene]) -> DatasetSource:
-        """Write PNG pictures and one JSON; categories have COCO-like ids with gaps."""
+        """Write PNG images and one JSON; categories have COCO-like ids with gaps."""
         (folder / "images").mkdir(parents=True)
         content: dict[str, list[object]] = {
             "images": [],

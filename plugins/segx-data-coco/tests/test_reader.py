@@ -64,9 +64,9 @@ def read(path: Path, names: dict[int, str] | None = None, images: Path | None = 
 def test_polygons_keep_their_parts_and_every_digit(tmp_path: Path) -> None:
     parts = [[10.13, 10.27, 30.5, 10, 30, 30.01], [40, 5, 50, 5, 50, 12.3, 40, 12]]
     dataset = read(write(tmp_path, [annotation(segmentation=parts, area=7.5, bbox=[10, 5, 40, 25])]))
-    (truth,) = dataset[0].truths
-    assert [ring.ravel().tolist() for ring in truth.polygons] == parts
-    assert (truth.category, truth.box, truth.area, truth.crowd, truth.id) == (0, (10, 5, 40, 25), 7.5, False, 1)
+    (found,) = dataset[0].annotations
+    assert [ring.ravel().tolist() for ring in found.polygons] == parts
+    assert (found.category, found.box, found.area, found.crowd, found.id) == (0, (10, 5, 40, 25), 7.5, False, 1)
     assert (dataset.names, dataset.category_ids) == ({0: "cat", 1: "dog"}, {0: 3, 1: 90})
 
 
@@ -74,15 +74,15 @@ def test_polygons_keep_their_parts_and_every_digit(tmp_path: Path) -> None:
 def test_rle_is_read_plain_and_compressed(tmp_path: Path, counts: Any) -> None:
     rle = {"size": [40, 60], "counts": counts}
     dataset = read(write(tmp_path, [annotation(segmentation=rle, iscrowd=1)]))
-    (truth,) = dataset[0].truths
-    assert truth.crowd
-    assert truth.polygons == ()
-    assert truth.rle == {"size": [40, 60], "counts": b"X6T3dQ2"}
+    (found,) = dataset[0].annotations
+    assert found.crowd
+    assert found.polygons == ()
+    assert found.rle == {"size": [40, 60], "counts": b"X6T3dQ2"}
 
 
 def test_a_box_alone_has_no_mask(tmp_path: Path) -> None:
     dataset = read(write(tmp_path, [annotation(segmentation=[]), annotation(2, segmentation=...)]))
-    assert [truth.has_mask for truth in dataset[0].truths] == [False, False]
+    assert [found.has_mask for found in dataset[0].annotations] == [False, False]
     assert not dataset.problems
 
 
@@ -96,7 +96,7 @@ def test_missing_box_and_area_come_from_the_mask(tmp_path: Path) -> None:
             ],
         )
     )
-    first, second = dataset[0].truths
+    first, second = dataset[0].annotations
     assert (first.box, first.area) == ((10, 10, 20, 20), None)
     assert second.box == (5, 0, 3, 40)
 
@@ -113,7 +113,7 @@ BAD = {
     "part 1: holds something that is no number": annotation(2, segmentation=[["a", 2, 3, 4, 5, 6]]),
     "its polygon has no area": annotation(2, segmentation=[[1, 1, 5, 5, 9, 9]]),
     "its RLE does not fill 40 x 60 pixels": annotation(2, segmentation={"size": [40, 60], "counts": [5, 5]}),
-    "its RLE is of 60 x 40 pixels, its picture of 40 x 60": annotation(
+    "its RLE is of 60 x 40 pixels, its image of 40 x 60": annotation(
         2, segmentation={"size": [60, 40], "counts": [2400]}
     ),
     "its RLE has no size": annotation(2, segmentation={"counts": [2400]}),
@@ -122,7 +122,7 @@ BAD = {
     "its RLE cannot be read (compressed run lengths are damaged)": annotation(
         2, segmentation={"size": [40, 60], "counts": "\u00e9"}
     ),
-    "its RLE has a run longer than any picture": annotation(2, segmentation={"size": [40, 60], "counts": [10**30]}),
+    "its RLE has a run longer than any image": annotation(2, segmentation={"size": [40, 60], "counts": [10**30]}),
     "its RLE is empty": annotation(2, segmentation={"size": [40, 60], "counts": [2400]}),
     "its RLE cannot be read": annotation(2, segmentation={"size": [40, 60], "counts": "\x01"}),
     "has no bbox, polygon or RLE": annotation(2, bbox=..., segmentation=[[1, 2]]),
@@ -131,8 +131,8 @@ BAD = {
     "image [1] is not among the images": annotation(2, image_id=[1]),
     "image True is not among the images": annotation(2, image_id=True),
     "category {} is not among the categories": annotation(2, category_id={}),
-    "its bbox holds a number that is in no picture": annotation(2, bbox=[1, 2, 10**400, 4]),
-    "part 1: holds a number that is in no picture": annotation(2, segmentation=[[1, 2, 1e300, 4, 5, 6]]),
+    "its bbox holds a number that is in no image": annotation(2, bbox=[1, 2, 10**400, 4]),
+    "part 1: holds a number that is in no image": annotation(2, segmentation=[[1, 2, 1e300, 4, 5, 6]]),
     "its RLE cannot be read (counts are 5)": annotation(2, segmentation={"size": [40, 60], "counts": 5}),
     "its iscrowd 'no' is neither 0 nor 1": annotation(2, iscrowd="no"),
     "its area -1 cannot be one": annotation(2, area=-1),
@@ -143,16 +143,16 @@ BAD = {
 def test_a_bad_annotation_is_named_and_only_it_is_left_out(tmp_path: Path, reason: str) -> None:
     path = write(tmp_path, [annotation(1), BAD[reason], annotation(3)])
     for dataset in (read(path), read(path)):  # from the file, and from the cache
-        assert {1, 3} <= {truth.id for truth in dataset[0].truths}
-        told = [*dataset.problems, *(line for _, line in dataset.notes)]
-        (problem,) = [line for line in told if reason in line]
+        assert {1, 3} <= {found.id for found in dataset[0].annotations}
+        reported = [*dataset.problems, *(line for _, line in dataset.notes)]
+        (problem,) = [line for line in reported if reason in line]
         assert problem.startswith(f"{path}: annotation {'no. 2' if 'mapping' in reason else '2'}: ")
 
 
 def test_an_annotation_keeps_its_good_parts(tmp_path: Path) -> None:
     dataset = read(write(tmp_path, [annotation(segmentation=[[1, 2, 3, 4], *SQUARE])]))
-    (truth,) = dataset[0].truths
-    assert [ring.ravel().tolist() for ring in truth.polygons] == SQUARE
+    (found,) = dataset[0].annotations
+    assert [ring.ravel().tolist() for ring in found.polygons] == SQUARE
     assert (len(dataset.problems), len(dataset.notes)) == (0, 1)
 
 
@@ -161,16 +161,16 @@ def test_what_is_kept_otherwise_than_written_is_no_problem(tmp_path: Path) -> No
     path = write(tmp_path, [annotation(1, area="big"), annotation(2, segmentation=[[1, 1, 5, 5]])], images=images)
     few = "4 numbers are no polygon: it takes three points or more"
     for dataset in (read(path), read(path)):
-        assert [truth.has_mask for truth in dataset[0].truths] == [True, False]
+        assert [found.has_mask for found in dataset[0].annotations] == [True, False]
         assert dataset.problems == ()
         assert dataset.notes == (
-            ("mended", f"{path}: image 1: height 0 and width 60 are no size: it is taken from the picture"),
+            ("mended", f"{path}: image 1: height 0 and width 60 are no size: it is taken from the image"),
             ("mended", f"{path}: annotation 1: its area 'big' cannot be one: it is measured instead"),
             ("mended", f"{path}: annotation 2: part 1: {few}; the part is left out"),
         )
 
 
-def test_ids_written_as_text_are_read_and_told_of_once(tmp_path: Path) -> None:
+def test_ids_written_as_text_are_read_and_reported_of_once(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         [
@@ -182,7 +182,7 @@ def test_ids_written_as_text_are_read_and_told_of_once(tmp_path: Path) -> None:
         categories=[{"id": "3", "name": "cat"}, {"id": "90", "name": "dog"}],
     )
     dataset = read(path)
-    assert [(truth.id, truth.category) for truth in dataset[0].truths] == [(10, 0), (-2, 0), (3, 1)]
+    assert [(found.id, found.category) for found in dataset[0].annotations] == [(10, 0), (-2, 0), (3, 1)]
     assert dataset.category_ids == {0: 3, 1: 90}
     assert dataset.problems == (f"{path}: annotation 4: image '01' is not among the images",)
     assert [line for _, line in dataset.notes] == [
@@ -197,11 +197,11 @@ def test_ids_written_as_text_are_read_and_told_of_once(tmp_path: Path) -> None:
 def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
     categories = [{"id": 3, "name": "cat"}, {"id": 90, "name": "cat"}]
     path = write(tmp_path, [annotation(1), annotation(2, category_id=90)], categories=categories)
-    assert [truth.category for truth in read(path, names={0: "dog", 1: "cat", 2: "cat"})[0].truths] == [1, 2]
-    assert [truth.category for truth in read(path, names={0: "cat"})[0].truths] == [0, 0]
+    assert [found.category for found in read(path, names={0: "dog", 1: "cat", 2: "cat"})[0].annotations] == [1, 2]
+    assert [found.category for found in read(path, names={0: "cat"})[0].annotations] == [0, 0]
 
 
-def test_a_picture_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_an_image_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     images = [
         {"id": 1, "file_name": "one.png", "height": 40, "width": 60},
         {"id": 2, "file_name": "pipe.png"},
@@ -220,7 +220,7 @@ def test_a_picture_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         ('{"images": [], "annotations": []}', "has no list 'categories'"),
         ('{"images": [], "annotations": null, "categories": []}', "'annotations' is null, not a list"),
         ('{"images": ["\udce9"], "annotations": []}', "is not UTF-8 text"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "names no pictures"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "names no images"),
         ('{"images": [], "annotations": [], "categories": []}', "names no category"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "has no id or no name"),
     ],
@@ -233,12 +233,12 @@ def test_what_is_no_data_set_is_refused_in_one_line(tmp_path: Path, text: str, m
     assert "\n" not in error.value.message
 
 
-def test_pictures_are_found_where_coco_keeps_them(tmp_path: Path) -> None:
+def test_images_are_found_where_coco_keeps_them(tmp_path: Path) -> None:
     path = write(tmp_path / "annotations", [annotation()])
-    picture = tmp_path / "images" / "val" / "one.png"
-    picture.parent.mkdir(parents=True)
-    (tmp_path / "annotations" / "one.png").rename(picture)
-    assert read(path)[0].path == picture
+    image = tmp_path / "images" / "val" / "one.png"
+    image.parent.mkdir(parents=True)
+    (tmp_path / "annotations" / "one.png").rename(image)
+    assert read(path)[0].path == image
 
 
 TOLD = "1 image found by the end of the name alone"
@@ -287,17 +287,17 @@ def test_every_folder_tried_is_listed(tmp_path: Path) -> None:
     assert read(path, images=elsewhere)[0].path == elsewhere / "one.png"
 
 
-def test_a_missing_picture_is_named_and_left_out(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_and_left_out(tmp_path: Path) -> None:
     images = [
         {"id": 2, "file_name": "two.png", "height": 9, "width": 9},
         {"id": 1, "file_name": "one.png", "height": 40, "width": 60},
     ]
     dataset = read(write(tmp_path, [annotation(), annotation(2, image_id=2)], images=images))
-    assert [(sample.id, [truth.id for truth in sample.truths]) for sample in dataset] == [(1, [1])]
+    assert [(sample.id, [found.id for found in sample.annotations]) for sample in dataset] == [(1, [1])]
     assert dataset.problems == (f"{tmp_path / 'instances_val.json'}: {tmp_path / 'two.png'}: not there",)
 
 
-def test_sizes_that_the_json_leaves_out_come_from_the_pictures(tmp_path: Path) -> None:
+def test_sizes_that_the_json_leaves_out_come_from_the_images(tmp_path: Path) -> None:
     dataset = read(write(tmp_path, [annotation()], images=[{"id": "x", "file_name": "one.png"}]))
     assert dataset[0].shape == (40, 60)
 
@@ -305,7 +305,7 @@ def test_sizes_that_the_json_leaves_out_come_from_the_pictures(tmp_path: Path) -
 def test_names_of_a_yaml_number_the_categories(tmp_path: Path) -> None:
     path = write(tmp_path, [annotation(), annotation(2, category_id=90)])
     dataset = read(path, names={0: "dog", 1: "bird", 2: "cat"})
-    assert [truth.category for truth in dataset[0].truths] == [2, 0]
+    assert [found.category for found in dataset[0].annotations] == [2, 0]
     assert (dataset.category_ids[0], dataset.category_ids[2]) == (90, 3)
     assert len(set(dataset.category_ids.values())) == 3
     with pytest.raises(DataError, match="has objects of dog"):
@@ -318,7 +318,7 @@ def test_several_files_are_one_split(tmp_path: Path) -> None:
     second = write(tmp_path / "b", [annotation(7, image_id=2)], images=other)
     source = DatasetSource(origin=tmp_path / "x.yaml", split="val", entries=(first, second))
     dataset = CocoReader().read(source)
-    assert [(sample.id, sample.truths[0].id) for sample in dataset] == [(1, 1), (2, 7)]
+    assert [(sample.id, sample.annotations[0].id) for sample in dataset] == [(1, 1), (2, 7)]
 
 
 def test_files_that_number_images_and_classes_alike_stay_apart(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_files_that_number_images_and_classes_alike_stay_apart(tmp_path: Path) -
     second = write(tmp_path / "b", [annotation(), annotation(2, category_id=4)], categories=swapped)
     dataset = CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, second)))
     assert dataset.names == {0: "cat", 1: "dog", 2: "emu"}
-    assert [(sample.id, [(t.id, t.category) for t in sample.truths]) for sample in dataset] == [
+    assert [(sample.id, [(t.id, t.category) for t in sample.annotations]) for sample in dataset] == [
         (1, [(1, 0)]),
         (2, [(3, 1), (2, 2)]),
     ]
@@ -340,7 +340,7 @@ def test_files_that_annotate_the_same_image_are_brought_together(tmp_path: Path)
     second = first.with_name("dogs.json")
     second.write_text(first.read_text().replace('"category_id": 3', '"category_id": 90'))
     (sample,) = CocoReader().read(DatasetSource(origin=tmp_path, split="val", entries=(first, second)))
-    assert [truth.category for truth in sample.truths] == [0, 1]
+    assert [found.category for found in sample.annotations] == [0, 1]
 
 
 def test_an_id_of_several_images_costs_them_and_no_other(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_an_id_of_several_images_costs_them_and_no_other(tmp_path: Path) -> None
     for name in ("two.png", "three.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((40, 60, 3), np.uint8))
     dataset = read(path)
-    assert [(sample.path.name, len(sample.truths)) for sample in dataset] == [("three.png", 1)]
+    assert [(sample.path.name, len(sample.annotations)) for sample in dataset] == [("three.png", 1)]
     assert "image 1: 2 images have this id (one.png, two.png)" in dataset.problems[0]
     assert "image 2: it is there twice" in dataset.notes[0][1]
 
@@ -358,21 +358,21 @@ def test_an_id_of_several_images_costs_them_and_no_other(tmp_path: Path) -> None
 def test_a_changed_file_is_read_again_even_with_its_old_time(tmp_path: Path) -> None:
     path = write(tmp_path, [annotation(area=400)])
     os.utime(path, ns=(1, 1))
-    assert read(path)[0].truths[0].area == 400
-    assert read(path)[0].truths[0].area == 400
+    assert read(path)[0].annotations[0].area == 400
+    assert read(path)[0].annotations[0].area == 400
     path.write_text(path.read_text().replace("400", "500"))  # same length, newer time
-    assert read(path)[0].truths[0].area == 500
+    assert read(path)[0].annotations[0].area == 500
 
 
 def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_cache, "_FRESH_NS", 0)  # as if it were written long ago
     path = write(tmp_path, [annotation(area=400)])
     time.sleep(0.02)
-    assert read(path)[0].truths[0].area == 400
+    assert read(path)[0].annotations[0].area == 400
     state = path.stat()
     path.write_text(path.read_text().replace("400", "500"))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert read(path)[0].truths[0].area == 500
+    assert read(path)[0].annotations[0].area == 500
 
 
 def test_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path) -> None:
@@ -380,13 +380,13 @@ def test_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path) -> None:
     read(path)
     (index,) = own_cache.rglob("*.npz")
     index.write_bytes(b"PK damaged")
-    assert len(read(path)[0].truths) == 1
+    assert len(read(path)[0].annotations) == 1
 
 
 @pytest.mark.parametrize("number", [10**30, 2.5, True, None, [1], ..., 1])
 def test_an_annotation_without_an_id_of_its_own_gets_one(tmp_path: Path, number: Any) -> None:
     dataset = read(write(tmp_path, [annotation(1), annotation(id=number), annotation(3)]))
-    assert [truth.id for truth in dataset[0].truths] == [1, 4, 3]
+    assert [found.id for found in dataset[0].annotations] == [1, 4, 3]
     assert not dataset.problems
     (note,) = dataset.notes
     assert "1 annotation without an id, or with one that is there twice: numbered anew" in note[1]
@@ -394,9 +394,9 @@ def test_an_annotation_without_an_id_of_its_own_gets_one(tmp_path: Path, number:
 
 def test_ids_that_are_all_zero_or_fractions_cost_nothing(tmp_path: Path) -> None:
     dataset = read(write(tmp_path, [annotation(0), annotation(0), annotation(0)]))
-    assert [truth.id for truth in dataset[0].truths] == [0, 1, 2]
+    assert [found.id for found in dataset[0].annotations] == [0, 1, 2]
     dataset = read(write(tmp_path, [annotation(id=2.0), annotation(id=7.0)]))
-    assert [truth.id for truth in dataset[0].truths] == [2, 7]
+    assert [found.id for found in dataset[0].annotations] == [2, 7]
     assert "2 annotation ids written as fractions" in dataset.notes[0][1]
 
 
@@ -404,14 +404,14 @@ def test_ids_of_images_and_categories_may_be_written_as_fractions(tmp_path: Path
     images = [{"id": 1.0, "file_name": "one.png", "height": 40, "width": 60}]
     path = write(tmp_path, [annotation(image_id=1)], images=images, categories=[{"id": 3.0, "name": "cat"}])
     (sample,) = read(path)
-    assert (sample.id, len(sample.truths)) == (1, 1)
+    assert (sample.id, len(sample.annotations)) == (1, 1)
 
 
 def test_an_rle_may_lie_in_a_list(tmp_path: Path) -> None:
     dataset = read(
         write(tmp_path, [annotation(segmentation=[{"size": [40, 60], "counts": [410, 20, 1970]}], bbox=...)])
     )
-    assert dataset[0].truths[0].box == (10, 10, 1, 20)
+    assert dataset[0].annotations[0].box == (10, 10, 1, 20)
 
 
 MENDED = {
@@ -432,10 +432,10 @@ MENDED = {
 def test_only_the_outline_and_the_class_matter(tmp_path: Path, note: str) -> None:
     path = write(tmp_path, [annotation(**MENDED[note])])
     for dataset in (read(path), read(path)):  # from the file, and from the cache
-        (truth,) = dataset[0].truths
-        assert truth.has_mask
-        assert not truth.crowd
-        assert truth.box == ((10, 10, 1, 20) if "fractions" in note else (10, 10, 20, 20))
+        (found,) = dataset[0].annotations
+        assert found.has_mask
+        assert not found.crowd
+        assert found.box == ((10, 10, 1, 20) if "fractions" in note else (10, 10, 20, 20))
         assert not dataset.problems
         assert [line for kind, line in dataset.notes if kind == "mended" and note in line]
 
@@ -443,7 +443,7 @@ def test_only_the_outline_and_the_class_matter(tmp_path: Path, note: str) -> Non
 def test_boxes_alone_are_mended_as_far_as_they_say_anything(tmp_path: Path) -> None:
     boxes = [["10", "10", "20", "20"], [30, 30, -20, -20]]
     dataset = read(write(tmp_path, [annotation(n, segmentation=[], bbox=box) for n, box in enumerate(boxes)]))
-    assert [truth.box for truth in dataset[0].truths] == [(10, 10, 20, 20)] * 2
+    assert [found.box for found in dataset[0].annotations] == [(10, 10, 20, 20)] * 2
 
 
 def test_a_box_that_is_cut_or_rounded_stays_as_it_is_stated(tmp_path: Path) -> None:
@@ -451,41 +451,41 @@ def test_a_box_that_is_cut_or_rounded_stays_as_it_is_stated(tmp_path: Path) -> N
     boxes = {(0, 10, 20, 20): out, (11.5, 8, 22, 20): SQUARE}
     rows = [annotation(n, bbox=list(box), segmentation=ring) for n, (box, ring) in enumerate(boxes.items())]
     dataset = read(write(tmp_path, rows))
-    assert [truth.box for truth in dataset[0].truths] == list(boxes)
+    assert [found.box for found in dataset[0].annotations] == list(boxes)
     assert not dataset.notes
 
 
 def test_an_outline_of_equal_lobes_is_an_object(tmp_path: Path) -> None:
     dataset = read(write(tmp_path, [annotation(segmentation=[[10, 10, 30, 10, 10, 30, 30, 30]], area=...)]))
-    assert len(dataset[0].truths) == 1
+    assert len(dataset[0].annotations) == 1
     assert not dataset.problems
 
 
 @pytest.mark.parametrize("size", [(10**12, 60), (40, -1), ("40", "60"), (None, 60), (1 << 20, 1 << 20)])
-def test_a_size_that_is_none_is_told_and_taken_from_the_picture(tmp_path: Path, size: tuple[Any, Any]) -> None:
+def test_a_size_that_is_none_is_reported_and_taken_from_the_image(tmp_path: Path, size: tuple[Any, Any]) -> None:
     image = {"id": 1, "file_name": "one.png", "height": size[0], "width": size[1]}
     dataset = read(write(tmp_path, [annotation()], images=[image]))
     assert dataset[0].shape == (40, 60)
     assert "image 1: height" in dataset.notes[0][1]
 
 
-def test_a_picture_of_unknown_size_that_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
+def test_an_image_of_unknown_size_that_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     images = [{"id": number, "file_name": name} for number, name in enumerate(("one.png", "two.png"), start=1)]
     path = write(tmp_path, [annotation(1), annotation(2, image_id=2)], images=images)
-    (tmp_path / "two.png").write_text("no picture")
+    (tmp_path / "two.png").write_text("no image")
     dataset = read(path)
-    assert [(sample.id, [truth.id for truth in sample.truths]) for sample in dataset] == [(1, [1])]
-    assert "two.png: the size of the picture cannot be read" in dataset.problems[0]
-    (tmp_path / "one.png").write_text("no picture")
-    with pytest.raises(DataError, match="none of its pictures can be read"):
+    assert [(sample.id, [found.id for found in sample.annotations]) for sample in dataset] == [(1, [1])]
+    assert "two.png: the size of the image cannot be read" in dataset.problems[0]
+    (tmp_path / "one.png").write_text("no image")
+    with pytest.raises(DataError, match="none of its images can be read"):
         read(path)
 
 
-def test_rle_that_does_not_fill_a_picture_of_unknown_size_is_left_out(tmp_path: Path) -> None:
+def test_rle_that_does_not_fill_an_image_of_unknown_size_is_left_out(tmp_path: Path) -> None:
     frames = [{"size": [40, 60], "counts": [200, 100, 2100]}, {"size": [40, 61], "counts": [200, 100, 2140]}]
     annotations = [annotation(n, segmentation=frame, bbox=...) for n, frame in enumerate(frames, start=1)]
     dataset = read(write(tmp_path, annotations, images=[{"id": 1, "file_name": "one.png"}]))
-    assert [(truth.id, truth.box) for truth in dataset[0].truths] == [(1, (5, 0, 3, 40))]
+    assert [(found.id, found.box) for found in dataset[0].annotations] == [(1, (5, 0, 3, 40))]
     assert "annotation 2: its RLE does not fill 40 x 60 pixels" in dataset.problems[0]
 
 
@@ -514,7 +514,7 @@ def test_no_value_whatever_breaks_more_than_its_row(tmp_path: Path, monkeypatch:
     cv2.imwrite(str(tmp_path / "two.png"), np.zeros((40, 60, 3), np.uint8))
     whole = json.loads(path.read_text())
     monkeypatch.setattr(index_cache, "store", lambda *_: None)  # a thousand files to read once
-    tried = refused = told = kept = 0
+    tried = refused = reported = kept = 0
     for place in places(whole)[1:]:
         for odd in ODD:
             content = copy.deepcopy(whole)
@@ -529,14 +529,14 @@ def test_no_value_whatever_breaks_more_than_its_row(tmp_path: Path, monkeypatch:
             except DataError as error:
                 refused += error.message.count("\n") == 0
                 continue
-            boxes = [truth.box for sample in dataset for truth in sample.truths]
+            boxes = [found.box for sample in dataset for found in sample.annotations]
             assert np.isfinite(boxes).all()
             assert len(boxes) == 3 or dataset.problems or dataset.notes or (place, odd) == (("annotations",), []), (
                 place,
                 odd,
             )
-            told += bool(dataset.problems or dataset.notes)
+            reported += bool(dataset.problems or dataset.notes)
             kept += not (dataset.problems or dataset.notes)
-    assert refused + told + kept == tried
+    assert refused + reported + kept == tried
     assert refused > 100
-    assert told > 500
+    assert reported > 500

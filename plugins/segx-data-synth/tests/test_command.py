@@ -48,7 +48,7 @@ def test_json_says_where_it_is(segx: Callable[..., int], tmp_path: Path, capsys:
         (["folder=taken"], 3, "holds something already"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(
+def test_what_cannot_be_is_reported_in_a_line(
     words: list[str],
     code: int,
     said: str,

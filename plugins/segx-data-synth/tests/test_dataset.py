@@ -14,7 +14,7 @@ from segx.data.definition import open_dataset, read_definition
 from segx.errors import DataError
 from segx.structures import rle
 from segx_data_synth import scene as painting
-from segx_data_synth.dataset import picture, write_dataset
+from segx_data_synth.dataset import image, write_dataset
 from segx_data_synth.scene import draw_scene
 from segx_data_synth.shapes import SHAPES
 
@@ -51,16 +51,16 @@ def test_the_same_seed_writes_the_same_files_however_many_processes_draw(written
     assert len(hashes(again.parent)) == 4 + 3 + 2 + 1
 
 
-def test_another_seed_draws_other_pictures(written: Path, tmp_path: Path) -> None:
+def test_another_seed_draws_other_images(written: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "shapes", images=4, val_images=3, imgsz=96, seed=6)
-    pictures = [
+    images = [
         {hash_ for name, hash_ in hashes(path.parent).items() if name.endswith(".jpg")} for path in (written, other)
     ]
-    assert pictures[0].isdisjoint(pictures[1])
-    assert len(pictures[0]) == 7, "pictures of one data set differ from one another, in and across splits"
+    assert images[0].isdisjoint(images[1])
+    assert len(images[0]) == 7, "images of one data set differ from one another, in and across splits"
 
 
-def test_a_longer_data_set_begins_with_the_pictures_of_a_shorter_one(written: Path, tmp_path: Path) -> None:
+def test_a_longer_data_set_begins_with_the_images_of_a_shorter_one(written: Path, tmp_path: Path) -> None:
     longer = hashes(write_dataset(tmp_path / "shapes", images=6, val_images=3, imgsz=96, seed=5).parent)
     assert all(longer[name] == own for name, own in hashes(written.parent).items() if name.startswith("images"))
 
@@ -72,17 +72,17 @@ def test_the_coco_reader_finds_pixel_for_pixel_what_was_drawn(written: Path, spl
     assert dict(samples.names) == dict(enumerate(NAMES))
     assert not samples.problems
     for index in range(count):
-        drawn, sample = picture(5, split, index, 96), samples[index]
+        drawn, sample = image(5, split, index, 96), samples[index]
         assert sample.shape == drawn.image.shape[:2] == cv2.imread(str(sample.path)).shape[:2]
-        assert [truth.category for truth in sample.truths] == [item.category for item in drawn.objects]
-        for truth, item in zip(sample.truths, drawn.objects, strict=True):
-            assert truth.rle is not None
-            bitmap, (left, top) = rle.to_bitmap(rle.counts_of(truth.rle["counts"]), *sample.shape)
+        assert [annotation.category for annotation in sample.annotations] == [item.category for item in drawn.objects]
+        for annotation, item in zip(sample.annotations, drawn.objects, strict=True):
+            assert annotation.rle is not None
+            bitmap, (left, top) = rle.to_bitmap(rle.counts_of(annotation.rle["counts"]), *sample.shape)
             mask = np.zeros(sample.shape, np.bool_)
             mask[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
             assert np.array_equal(mask, item.mask)
-            assert truth.area == item.mask.sum()
-            assert truth.box == cv2.boundingRect(item.mask.view(np.uint8))
+            assert annotation.area == item.mask.sum()
+            assert annotation.box == cv2.boundingRect(item.mask.view(np.uint8))
 
 
 def test_the_definition_can_be_moved_with_its_folder(written: Path) -> None:
@@ -91,12 +91,12 @@ def test_the_definition_can_be_moved_with_its_folder(written: Path) -> None:
     assert dict(definition.names or {}) == dict(enumerate(NAMES))
 
 
-def test_progress_counts_the_pictures_of_both_splits(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+def test_progress_counts_the_images_of_both_splits(tmp_path: Path) -> None:
+    received: list[tuple[int, int]] = []
     write_dataset(
-        tmp_path / "s", images=2, val_images=1, imgsz=64, progress=lambda done, total: heard.append((done, total))
+        tmp_path / "s", images=2, val_images=1, imgsz=64, progress=lambda done, total: received.append((done, total))
     )
-    assert heard == [(1, 3), (2, 3), (3, 3)]
+    assert received == [(1, 3), (2, 3), (3, 3)]
 
 
 # What is refused
@@ -160,7 +160,7 @@ def test_nothing_is_left_of_a_data_set_that_could_not_be_finished(
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_mask_of_an_object_is_where_its_colour_is_seen(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every object gets a colour of its own, no shadow and no texture; then the picture itself says who is where."""
+    """Every object gets a colour of its own, no shadow and no texture; then the image itself says who is where."""
     levels = (20.0, 128.0, 235.0)
     colours: list[np.ndarray[Any, Any]] = []
 
@@ -217,8 +217,8 @@ def test_what_lies_in_front_cuts_what_lies_behind() -> None:
     pytest.fail("nothing hides anything")
 
 
-def test_pictures_are_varied() -> None:
-    drawn = [picture(0, "train", index, 96) for index in range(40)]
+def test_images_are_varied() -> None:
+    drawn = [image(0, "train", index, 96) for index in range(40)]
     assert {item.category for each in drawn for item in each.objects} == set(range(len(NAMES)))
     assert len({each.image.shape for each in drawn}) > 10
     assert all(max(each.image.shape) == 96 for each in drawn)

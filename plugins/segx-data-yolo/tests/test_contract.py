@@ -25,7 +25,7 @@ class TestYolo(DatasetContract):
 
     @classmethod
     def write(cls, folder: Path, scenes: list[Scene]) -> DatasetSource:
-        """Write PNG pictures and text files; a picture without objects has no file."""
+        """Write PNG images and text files; an image without objects has no file."""
         for name in ("images", "labels"):
             (folder / name).mkdir(parents=True)
         for number, scene in enumerate(scenes):

@@ -24,7 +24,7 @@ def test_polygons_and_boxes_in_one_file() -> None:
     table = labels.table
     assert table.category.tolist() == [2, 0]
     assert labels.line.tolist() == [1, 3]
-    polygon, box = table.truths(0, (100, 200))
+    polygon, box = table.annotations(0, (100, 200))
     np.testing.assert_allclose(polygon.polygons[0], np.array([[20, 10], [60, 10], [60, 30], [20, 30]]), atol=1e-4)
     np.testing.assert_allclose(polygon.box, (20, 10, 40, 20), atol=1e-4)
     np.testing.assert_allclose(box.box, (80, 30, 40, 40), atol=1e-4)
@@ -54,7 +54,7 @@ BAD = {
 def test_a_bad_row_is_named_and_only_it_is_left_out(reason: str, company: str) -> None:
     content = f"1 {SQUARE}\n{BAD[reason]}\n2 0.5 0.5 0.1 0.1"
     labels = parse([b"0 0.5 0.5 1 1", content.encode(), company.encode(), b""])
-    assert labels.table.rows.tolist() == [0, 1, 3, 3, 3]
+    assert labels.table.offsets.tolist() == [0, 1, 3, 3, 3]
     assert labels.table.category.tolist() == [0, 1, 2]
     assert [entry for entry in labels.bad if entry[0] == 1] == [(1, 2, reason)]
     assert len(labels.bad) == 1 + bool(company)
@@ -62,13 +62,13 @@ def test_a_bad_row_is_named_and_only_it_is_left_out(reason: str, company: str) -
 
 def test_rounding_past_the_edge_is_clipped() -> None:
     labels = parse([b"0 -0.004 0.1 1.005 0.1 0.5 0.9"])
-    (truth,) = labels.table.truths(0, (100, 100))
-    np.testing.assert_allclose(truth.box, (0, 10, 100, 80), atol=1e-4)
+    (annotation,) = labels.table.annotations(0, (100, 100))
+    np.testing.assert_allclose(annotation.box, (0, 10, 100, 80), atol=1e-4)
 
 
 def test_a_box_that_reaches_out_is_kept_as_written() -> None:
     labels = parse([b"0 0.1 0.1 0.5 0.5\n0 0.1 0.1 0.21 0.2"])
-    out, rounded = labels.table.truths(0, (100, 100))
+    out, rounded = labels.table.annotations(0, (100, 100))
     np.testing.assert_allclose(out.box, (-15, -15, 50, 50), atol=1e-4)
     np.testing.assert_allclose(rounded.box, (0, 0, 20.5, 20), atol=1e-4)
 
@@ -81,7 +81,7 @@ def test_byte_order_mark_and_endless_spaces() -> None:
 
 def test_nothing() -> None:
     assert len(parse([]).table) == 0
-    assert parse([b"", b"\n"]).table.rows.tolist() == [0, 0, 0]
+    assert parse([b"", b"\n"]).table.offsets.tolist() == [0, 0, 0]
 
 
 def test_a_file_too_long_for_labels_is_named_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_file_too_long_for_labels_is_named_and_not_read(tmp_path: Path, monkey
     os.truncate(tmp_path / "long.txt", LONGEST + 1)  # takes no room on the disk
     files = [str(tmp_path / f"{name}.txt") for name in ("a", "long", "z")]
     for index in (read_labels(files, "val"), read_labels(files, "val")):  # from the files, and from the cache
-        assert index.labels.table.rows.tolist() == [0, 1, 1, 2]
+        assert index.labels.table.offsets.tolist() == [0, 1, 1, 2]
         assert index.labels.bad == [(1, 0, "more than 64 MiB: no label file")]
 
 
@@ -132,8 +132,8 @@ def test_an_odd_value_costs_its_row_at_most(odd: bytes) -> None:
             content = b"\n".join([*rows[:line], b" ".join(words), *rows[line + 1 :]])
             labels = parse([rows[0], content, rows[1]])
             assert np.isfinite(labels.table.box).all()
-            assert np.diff(labels.table.rows)[[0, 2]].tolist() == [1, 1]
-            taken = labels.line[labels.table.rows[1] : labels.table.rows[2]].tolist()
+            assert np.diff(labels.table.offsets)[[0, 2]].tolist() == [1, 1]
+            taken = labels.line[labels.table.offsets[1] : labels.table.offsets[2]].tolist()
             assert sorted([*taken, *(bad for _, bad, _ in labels.bad)]) == [1, 2, 3]
             assert {bad for _, bad, _ in labels.bad} <= {line + 1}
 
@@ -151,15 +151,15 @@ ROW = st.one_of(
 def test_every_row_is_either_taken_or_named(files: list[list[tuple[int, list[float]]]]) -> None:
     contents = ["\n".join(f"{number} {' '.join(map(repr, row))}" for number, row in rows).encode() for rows in files]
     labels = parse(contents)
-    told = {(file, line) for file, line, _ in labels.bad}
+    reported = {(file, line) for file, line, _ in labels.bad}
     taken = [
         (file, int(line))
         for file in range(len(files))
-        for line in labels.line[labels.table.rows[file] : labels.table.rows[file + 1]]
+        for line in labels.line[labels.table.offsets[file] : labels.table.offsets[file + 1]]
     ]
     every = {(file, line) for file, rows in enumerate(files) for line in range(1, len(rows) + 1)}
-    assert told.isdisjoint(taken)
-    assert told | set(taken) == every
+    assert reported.isdisjoint(taken)
+    assert reported | set(taken) == every
     for row in range(len(labels.table)):
         x, y, width, height = labels.table.box[row].tolist()
         assert x < 1 < x + width + 1
@@ -170,7 +170,7 @@ def test_every_row_is_either_taken_or_named(files: list[list[tuple[int, list[flo
 
 def test_an_outline_a_little_over_the_edge_is_cut_where_it_crosses_it() -> None:
     labels = parse([b"0 -0.2 0 0.2 0.4 0.2 0.8 -0.2 0.8\n1 0.1 0.1 0.3 0.1 0.3 0.3\n", b"1 1.1 0.1 1.2 0.1 1.2 0.2"])
-    first, second = labels.table.truths(0, (100, 100))
+    first, second = labels.table.annotations(0, (100, 100))
     assert [0, 20] in np.round(first.polygons[0], 4).tolist()  # by coordinate it would have become 0, 0
     np.testing.assert_allclose(first.box, (0, 20, 20, 60), atol=1e-4)
     assert len(second.polygons[0]) == 3

@@ -150,7 +150,7 @@ def test_opset_newer_than_the_installed_onnx_is_refused(monkeypatch):
     assert "opset=20" in caught.value.hint
 
 
-def test_torch_that_cannot_is_told_in_one_line(module, tmp_path, monkeypatch):
+def test_torch_that_cannot_is_reported_in_one_line(module, tmp_path, monkeypatch):
     import torch
 
     def fail(*args, **kwargs):

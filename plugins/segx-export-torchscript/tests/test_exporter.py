@@ -139,7 +139,7 @@ def test_model_that_cannot_be_traced(module, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK nothing", b"\x00" * 100])
-def test_damage_is_told(tmp_path, content):
+def test_damage_is_reported(tmp_path, content):
     path = tmp_path / "m.torchscript"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="no TorchScript model"):

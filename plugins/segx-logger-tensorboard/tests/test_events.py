@@ -1,4 +1,4 @@
-"""What is told of a run can be read back from its folder, as TensorBoard reads it."""
+"""What is reported a run can be read back from its folder, as TensorBoard reads it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ def run(tmp_path: Path) -> Run:
     return Run(mode="train", model="tiny.yaml", options={"epochs": 3, "lr0": 0.01}, folder=tmp_path)
 
 
-def tell(run: Run, *steps: Step, end: bool = True) -> None:
+def notify(run: Run, *steps: Step, end: bool = True) -> None:
     registry = get_registry()
-    registry.tell("run_started", run=run)
+    registry.notify("run_started", run=run)
     for step in steps:
-        registry.tell("step_ended", run=run, step=step)
+        registry.notify("step_ended", run=run, step=step)
     if end:
-        registry.tell("run_ended", run=run, metrics={"metrics/mAP50(M)": 0.25, "fitness": 0.5, "coco/AP_small(B)": 0.1})
+        registry.notify(
+            "run_ended", run=run, metrics={"metrics/mAP50(M)": 0.25, "fitness": 0.5, "coco/AP_small(B)": 0.1}
+        )
     else:
-        registry.tell("run_failed", run=run, error=KeyboardInterrupt())
+        registry.notify("run_failed", run=run, error=KeyboardInterrupt())
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -53,7 +55,7 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def test_figures_of_each_epoch_and_of_the_best_weights(run: Run, tmp_path: Path) -> None:
-    tell(run, Step(kind="batch", index=0, metrics={"instances": 3.0}), epoch(1, 0.5), epoch(2, 0.25))
+    notify(run, Step(kind="batch", index=0, metrics={"instances": 3.0}), epoch(1, 0.5), epoch(2, 0.25))
     assert scalars(tmp_path, "train/box_loss") == [(1, 0.5), (2, 0.25)]
     assert scalars(tmp_path, "time") == [(1, 2.0), (2, 4.0)]
     assert scalars(tmp_path, "best/mAP50(M)") == [(2, 0.25)]
@@ -64,13 +66,13 @@ def test_figures_of_each_epoch_and_of_the_best_weights(run: Run, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_pictures_and_options(run: Run, tmp_path: Path) -> None:
-    picture = np.zeros((20, 30, 3), np.uint8)
+def test_images_and_options(run: Run, tmp_path: Path) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
     files = (tmp_path / "train_batch0.jpg", tmp_path / "labels.png", tmp_path / "results.csv")
     for path in files[:2]:
-        cv2.imwrite(str(path), picture)
+        cv2.imwrite(str(path), pixels)
     files[2].write_text("epoch\n")
-    tell(run, epoch(1, 0.5, files=files[:1]), Step(kind="stage", index=0, name="record", files=files[1:]))
+    notify(run, epoch(1, 0.5, files=files[:1]), Step(kind="stage", index=0, name="record", files=files[1:]))
     accumulator = read(tmp_path)
     assert sorted(accumulator.Tags()["images"]) == ["labels", "train_batch0"]
     (image,) = accumulator.Images("train_batch0")
@@ -81,35 +83,35 @@ def test_pictures_and_options(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_replaces_what_it_does_again(run: Run, tmp_path: Path) -> None:
-    tell(run, epoch(1, 0.5), epoch(2, 9.0), end=False)
-    tell(run, epoch(2, 0.25), epoch(3, 0.125))
+    notify(run, epoch(1, 0.5), epoch(2, 9.0), end=False)
+    notify(run, epoch(2, 0.25), epoch(3, 0.125))
     assert scalars(tmp_path, "train/box_loss") == [(1, 0.5), (2, 0.25), (3, 0.125)]
 
 
 def test_it_can_be_read_while_the_run_goes_on(run: Run, tmp_path: Path) -> None:
     registry = get_registry()
-    registry.tell("run_started", run=run)
-    registry.tell("step_ended", run=run, step=epoch(1, 0.5))
+    registry.notify("run_started", run=run)
+    registry.notify("step_ended", run=run, step=epoch(1, 0.5))
     assert scalars(tmp_path, "train/box_loss") == [(1, 0.5)]
-    registry.tell("run_failed", run=run, error=KeyboardInterrupt())
+    registry.notify("run_failed", run=run, error=KeyboardInterrupt())
 
 
 @pytest.mark.parametrize("mode", ["val", "predict", "export"])
 def test_other_runs_are_left_alone(mode: Any, tmp_path: Path) -> None:
-    tell(Run(mode=mode, model="m.pt", folder=tmp_path), epoch(1, 0.5))
-    tell(Run(mode="train", model="m.pt", folder=None), epoch(1, 0.5))
+    notify(Run(mode=mode, model="m.pt", folder=tmp_path), epoch(1, 0.5))
+    notify(Run(mode="train", model="m.pt", folder=None), epoch(1, 0.5))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_validation_at_the_end_does_not_close_it(run: Run, tmp_path: Path) -> None:
     """Its run has the same folder."""
     registry = get_registry()
-    registry.tell("run_started", run=run)
-    registry.tell("step_ended", run=run, step=epoch(1, 0.5))
+    registry.notify("run_started", run=run)
+    registry.notify("step_ended", run=run, step=epoch(1, 0.5))
     val = Run(mode="val", model="best.pt", folder=tmp_path)
-    registry.tell("run_started", run=val)
-    registry.tell("run_ended", run=val, metrics={"fitness": 0.1})
-    registry.tell("run_ended", run=run, metrics={"fitness": 0.5})
+    registry.notify("run_started", run=val)
+    registry.notify("run_ended", run=val, metrics={"fitness": 0.1})
+    registry.notify("run_ended", run=run, metrics={"fitness": 0.5})
     assert scalars(tmp_path, "best/fitness") == [(1, 0.5)]
 
 
@@ -120,9 +122,9 @@ _WITHOUT = """
     from segx.runs import Run, Step
     registry = get_registry()
     run = Run(mode="train", model="m", folder=pathlib.Path(sys.argv[1]))
-    registry.tell("run_started", run=run)
-    registry.tell("step_ended", run=run, step=Step(kind="epoch", index=0, metrics={"epoch": 1, "fitness": 0.5}))
-    registry.tell("run_ended", run=run, metrics={})
+    registry.notify("run_started", run=run)
+    registry.notify("step_ended", run=run, step=Step(kind="epoch", index=0, metrics={"epoch": 1, "fitness": 0.5}))
+    registry.notify("run_ended", run=run, metrics={})
     print(json.dumps(len(list(pathlib.Path(sys.argv[1]).iterdir()))))
 """
 

@@ -2,7 +2,7 @@
 
     python plugins/segx-model-yolov8/scripts/train_shapes.py --device 0
 
-The pictures are drawn by segx-data-synth, so there is nothing to download. On one core of 2026 it takes about half an
+The images are drawn by segx-data-synth, so there is nothing to download. On one core of 2026 it takes about half an
 hour.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     info = checkpoint.info.replace(settings=settings, variant="yolov8p-seg")
     given.output.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(given.output, replace(checkpoint, info=info, training=None), half=True)
-    best = max(trained.rows, key=lambda row: row.get("fitness", -1.0))
+    best = max(trained.history, key=lambda row: row.get("fitness", -1.0))
     given.output.with_suffix(".json").write_text(json.dumps({**settings, "figures": dict(best)}, indent=2) + "\n")
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from segx.errors import ModelError
 from segx.testing.models import TINY_YOLOV8
+from segx_model_yolov8.blocks import BLOCKS, Scale, strides
 from segx_model_yolov8.config import config_rows, make_config, read_config
 from segx_model_yolov8.layers import Conv
 from segx_model_yolov8.network import BUILDERS, SegmentationModel
-from segx_model_yolov8.rows import BLOCKS, Scale, strides
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ VALUES = st.one_of(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data())
-def test_whatever_a_row_says_it_builds_and_runs_or_is_told(data):
+def test_whatever_a_row_says_it_builds_and_runs_or_is_reported(data):
     """A mangled definition is a ModelError, or a model whose strides are as promised; never another error."""
     definition = yaml.safe_load(TINY_YOLOV8)
     section = data.draw(st.sampled_from(["backbone", "head"]))

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segx.options.verbs import TrainOptions
 from segx_model_yolov8 import mask_loss as mask_module
 from segx_model_yolov8.loss import Gains, SegmentationLoss
-from segx_model_yolov8.mask_loss import MaskTruth, mask_loss
+from segx_model_yolov8.mask_loss import MaskTarget, mask_loss
 
 
 @pytest.fixture
@@ -176,29 +176,29 @@ class TestMaskLoss:
 
     def test_box_between_pixels_is_nothing(self):
         case = list(_mask_case(overlap=True))
-        truth = case[3]
-        boxes = torch.tensor([[0.501, 0.501, 0.502, 0.502]]).expand_as(truth.boxes)
-        case[3] = truth._replace(boxes=boxes)
+        masks = case[3]
+        boxes = torch.tensor([[0.501, 0.501, 0.502, 0.502]]).expand_as(masks.boxes)
+        case[3] = masks._replace(boxes=boxes)
         loss, *gradients = _with_gradients(mask_loss, *case)
         assert loss == 0
         assert all(torch.all(gradient == 0) for gradient in gradients)
 
     def test_no_positives(self):
-        coefficients, prototypes, owner, truth = _mask_case(overlap=True)
-        loss, *gradients = _with_gradients(mask_loss, coefficients[:0], prototypes, owner[:0], truth)
+        coefficients, prototypes, owner, masks = _mask_case(overlap=True)
+        loss, *gradients = _with_gradients(mask_loss, coefficients[:0], prototypes, owner[:0], masks)
         assert loss == 0
         assert [gradient.shape for gradient in gradients] == [(0, 32), prototypes.shape]
 
     def test_without_gradients(self):
-        coefficients, prototypes, owner, truth = _mask_case(overlap=True)
+        coefficients, prototypes, owner, masks = _mask_case(overlap=True)
         with torch.inference_mode():
-            found = mask_loss(coefficients, prototypes, owner, truth)
-        torch.testing.assert_close(found, _plain_mask_loss(coefficients, prototypes, owner, truth))
+            found = mask_loss(coefficients, prototypes, owner, masks)
+        torch.testing.assert_close(found, _plain_mask_loss(coefficients, prototypes, owner, masks))
 
     def test_only_one_side_learns(self):
-        coefficients, prototypes, owner, truth = _mask_case(overlap=True)
+        coefficients, prototypes, owner, masks = _mask_case(overlap=True)
         coefficients = coefficients.requires_grad_()
-        mask_loss(coefficients, prototypes, owner, truth).backward()
+        mask_loss(coefficients, prototypes, owner, masks).backward()
         assert coefficients.grad.abs().sum() > 0
 
     def test_scaled_gradients(self):
@@ -239,9 +239,9 @@ def _memory(case):
         kept += tensor.numel()
         return tensor
 
-    coefficients, prototypes, owner, truth = case
+    coefficients, prototypes, owner, masks = case
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), Largest():
-        loss = mask_loss(coefficients.requires_grad_(), prototypes.requires_grad_(), owner, truth)
+        loss = mask_loss(coefficients.requires_grad_(), prototypes.requires_grad_(), owner, masks)
         loss.backward()
     return kept, largest
 
@@ -255,33 +255,33 @@ def _mask_case(*, overlap, scale=1.0, positives=60, objects=12, height=24, width
     shape = int(height * scale), int(width * scale)
     numbers = torch.stack([(image[: i + 1] == image[i]).sum() for i in range(objects)])
     if overlap:
-        truth = MaskTruth(image, boxes, torch.randint(0, objects, (2, *shape), dtype=torch.uint8), numbers)
+        masks = MaskTarget(image, boxes, torch.randint(0, objects, (2, *shape), dtype=torch.uint8), numbers)
     else:
-        truth = MaskTruth(image, boxes, torch.randint(0, 2, (objects, *shape), dtype=torch.uint8), None)
+        masks = MaskTarget(image, boxes, torch.randint(0, 2, (objects, *shape), dtype=torch.uint8), None)
     coefficients, prototypes = torch.randn(positives, 32), torch.randn(2, 32, height, width)
-    return coefficients, prototypes, torch.randint(0, objects, (positives,)), truth
+    return coefficients, prototypes, torch.randint(0, objects, (positives,)), masks
 
 
-def _with_gradients(loss, coefficients, prototypes, owner, truth):
+def _with_gradients(loss, coefficients, prototypes, owner, masks):
     inputs = [tensor.clone().requires_grad_() for tensor in (coefficients, prototypes)]
-    value = loss(*inputs, owner, truth)
+    value = loss(*inputs, owner, masks)
     value.backward()
     return value.detach(), *(tensor.grad for tensor in inputs)
 
 
-def _plain_mask_loss(coefficients, prototypes, owner, truth):
+def _plain_mask_loss(coefficients, prototypes, owner, masks):
     """Positives times the whole map: logits, cross-entropy, crop, mean, over the area of the box."""
     height, width = prototypes.shape[2:]
-    maps = interpolate(truth.maps[None].float(), (height, width), mode="nearest")[0]
+    maps = interpolate(masks.maps[None].float(), (height, width), mode="nearest")[0]
     x, y = torch.arange(width), torch.arange(height)
     limits = torch.tensor([width, height, width, height])
     total = torch.zeros(())
     for coefficient, o in zip(coefficients, owner.tolist(), strict=True):
-        logits = torch.einsum("m,mhw->hw", coefficient, prototypes[truth.image[o]])
-        target = maps[o] if truth.numbers is None else (maps[truth.image[o]] == truth.numbers[o])
-        x1, y1, x2, y2 = truth.boxes[o] * limits
+        logits = torch.einsum("m,mhw->hw", coefficient, prototypes[masks.image[o]])
+        target = maps[o] if masks.numbers is None else (maps[masks.image[o]] == masks.numbers[o])
+        x1, y1, x2, y2 = masks.boxes[o] * limits
         crop = ((x >= x1) & (x < x2))[None] & ((y >= y1) & (y < y2))[:, None]
-        area = (truth.boxes[o, 2:] - truth.boxes[o, :2]).prod()
+        area = (masks.boxes[o, 2:] - masks.boxes[o, :2]).prod()
         each = binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
         total = total + (each * crop).mean() / area
     return total / len(owner)

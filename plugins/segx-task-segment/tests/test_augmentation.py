@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segx.structures.annotations import Truth
+from segx.structures.annotations import Annotation
 from segx.structures.sample import Sample
 from segx_task_segment.training.augment import (
     Augmentation,
     Augmented,
-    Picture,
+    LabelledImage,
     _worth_keeping,
     augment,
     copy_paste,
     jitter_colour,
 )
-from segx_task_segment.training.instances import Placed, Shapes, fill, from_bitmap, place, trace, union
+from segx_task_segment.training.instances import Instance, Polygons, fill, from_bitmap, place, trace, union
 from segx_task_segment.training.loader import LoaderSettings, TrainLoader, collate, shrink
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def blob(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (field > np.quantile(field, 0.6)).view(np.uint8)
 
 
-def painted(seed: int, count: int = 4) -> Picture:
-    """Return a picture where each object has a colour of its own: colour tells where an object went."""
+def painted(seed: int, count: int = 4) -> LabelledImage:
+    """Return an image where each object has a colour of its own: colour tells where an object went."""
     rng = np.random.default_rng(seed)
     height, width = SIZE
     image = np.zeros((height, width, 3), np.uint8)
@@ -50,7 +50,7 @@ def painted(seed: int, count: int = 4) -> Picture:
         )
         rings.append([ring.astype(np.float32)])
         image[fill(rings[-1], 0, 0, width, height) > 0] = (0, 0, 60 * (index + 1))
-    return Picture(image=image, shapes=Shapes.from_rings(list(range(count)), rings))
+    return LabelledImage(image=image, shapes=Polygons.from_rings(list(range(count)), rings))
 
 
 @given(seed=st.integers(0, 10_000))
@@ -109,7 +109,7 @@ def test_boxes_enclose_masks_after_any_chain(seed, changes):
         )
 
 
-def coloured(seed: int) -> Picture:
+def coloured(seed: int) -> LabelledImage:
     """Return discs that do not touch on black, those of class c in full channel c: colour tells class and place."""
     rng = np.random.default_rng([7, seed])
     height, width = SIZE
@@ -124,7 +124,7 @@ def coloured(seed: int) -> Picture:
         classes.append(int(rng.integers(3)))
         rings.append([ring])
         image[fill([ring], 0, 0, width, height) > 0, classes[-1]] = 255
-    return Picture(image=image, shapes=Shapes.from_rings(classes, rings))
+    return LabelledImage(image=image, shapes=Polygons.from_rings(classes, rings))
 
 
 def any_chain(rng: np.random.Generator) -> Augmentation:
@@ -181,20 +181,20 @@ def test_masks_and_classes_lie_on_their_objects_after_any_chain():
     assert pixels > 100_000
 
 
-def flat(value: int, *, corner: int | None = None) -> Picture:
-    """Return a picture of one grey with, where asked for, one object at its upper left, in one channel."""
+def flat(value: int, *, corner: int | None = None) -> LabelledImage:
+    """Return an image of one grey with, where asked for, one object at its upper left, in one channel."""
     image, rings = np.full((64, 64, 3), value, np.uint8), []
     if corner is not None:
         image[4:20, 4:20, corner] = 200
         rings = [[np.array([[4, 4], [20, 4], [20, 20], [4, 20]], np.float32)]]
-    return Picture(image=image, shapes=Shapes.from_rings([corner] * len(rings), rings))
+    return LabelledImage(image=image, shapes=Polygons.from_rings([corner] * len(rings), rings))
 
 
 def still(**changes: float) -> Augmentation:
     return Augmentation(**{**vars(Augmentation.none()), **changes})
 
 
-def mixed(seed: int, first: Picture, second: Picture, **changes: float) -> Augmented:
+def mixed(seed: int, first: LabelledImage, second: LabelledImage, **changes: float) -> Augmented:
     rng = np.random.default_rng(seed)
     return augment(first, lambda: second, size=(64, 64), settings=still(mixup=1.0, **changes), rng=rng)
 
@@ -206,11 +206,11 @@ def test_mixup_blends_by_beta_32_32():
     assert abs(shares.std() - 0.062) < 0.008
 
 
-def test_a_mixed_picture_is_the_blend_with_the_objects_of_both():
+def test_a_mixed_image_is_the_blend_with_the_objects_of_both():
     rng = np.random.default_rng(0)
     one, two = (rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(2))
     shapes = flat(0, corner=0).shapes, flat(0, corner=2).shapes
-    result = mixed(3, Picture(image=one, shapes=shapes[0]), Picture(image=two, shapes=shapes[1]))
+    result = mixed(3, LabelledImage(image=one, shapes=shapes[0]), LabelledImage(image=two, shapes=shapes[1]))
     a, b, mix = (each.astype(np.float64) for each in (one, two, result.image))
     share = ((mix - b) * (a - b)).sum() / ((a - b) ** 2).sum()
     assert 0.3 < share < 0.7
@@ -218,7 +218,7 @@ def test_a_mixed_picture_is_the_blend_with_the_objects_of_both():
     assert [item.category for item in result.objects] == [0, 2]
 
 
-def test_both_pictures_of_a_mixup_are_flipped_alike():
+def test_both_images_of_a_mixup_are_flipped_alike():
     seen = set()
     for seed in range(40):
         result = mixed(seed, flat(0, corner=0), flat(0, corner=2), fliplr=0.5, flipud=0.5)
@@ -229,7 +229,7 @@ def test_both_pictures_of_a_mixup_are_flipped_alike():
 
 
 def jittered(colour: tuple[int, int, int], count: int, **gains: float) -> np.ndarray:
-    """Return float (count, 3): hue, saturation and value that a flat picture of this one comes to."""
+    """Return float (count, 3): hue, saturation and value that a flat image of this one comes to."""
     image = cv2.cvtColor(np.full((2, 2, 3), colour, np.uint8), cv2.COLOR_HSV2BGR)
     made = [jitter_colour(image, still(**gains), np.random.default_rng(seed)) for seed in range(count)]
     return np.array([cv2.cvtColor(each, cv2.COLOR_BGR2HSV)[0, 0] for each in made], np.float64)
@@ -290,7 +290,7 @@ def test_no_gain_leaves_colours_alone():
 )
 def test_which_rests_of_objects_are_kept(size, before, has_mask, kept):
     width, height = size
-    item = Placed(
+    item = Instance(
         category=0, box=(0, 0, width, height), left=0, top=0, bitmap=np.ones((1, 1), np.uint8), has_mask=has_mask
     )
     assert _worth_keeping(item, np.array(before, np.float64)) is kept
@@ -298,13 +298,13 @@ def test_which_rests_of_objects_are_kept(size, before, has_mask, kept):
 
 @pytest.mark.parametrize("has_mask", [True, False])
 def test_a_box_alone_is_dropped_where_a_mask_would_stay(has_mask):
-    """A twentieth of the object is left in the picture, which is moved to the left."""
+    """A twentieth of the object is left in the image, which is moved to the left."""
     ring = np.array([[0, 20], [40, 20], [40, 60], [0, 60]], np.float32)
-    picture = Picture(image=np.zeros((80, 80, 3), np.uint8), shapes=Shapes.from_rings([0], [[ring]], [has_mask]))
+    image = LabelledImage(image=np.zeros((80, 80, 3), np.uint8), shapes=Polygons.from_rings([0], [[ring]], [has_mask]))
     left = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        result = augment(picture, lambda: picture, size=(80, 80), settings=still(translate=0.49), rng=rng)
+        result = augment(image, lambda: image, size=(80, 80), settings=still(translate=0.49), rng=rng)
         left += [(item.box[2] - item.box[0]) * (item.box[3] - item.box[1]) / 1600 for item in result.objects]
     assert len(left) > 100
     assert (min(left) > 0.10) is not has_mask
@@ -323,10 +323,10 @@ def test_a_union_holds_what_any_of_its_rings_encloses(seed):
 
 
 def test_a_copy_hides_what_is_behind_it():
-    left = Placed(category=1, box=(10, 40, 30, 60), left=10, top=40, bitmap=np.ones((20, 20), np.uint8))
-    right = Placed(category=2, box=(65, 56, 85, 76), left=65, top=56, bitmap=np.ones((20, 20), np.uint8))
-    picture = Augmented(image=np.zeros((100, 100, 3), np.uint8), objects=(left, right))
-    result = copy_paste(picture, 1.0, np.random.default_rng(0))
+    left = Instance(category=1, box=(10, 40, 30, 60), left=10, top=40, bitmap=np.ones((20, 20), np.uint8))
+    right = Instance(category=2, box=(65, 56, 85, 76), left=65, top=56, bitmap=np.ones((20, 20), np.uint8))
+    image = Augmented(image=np.zeros((100, 100, 3), np.uint8), objects=(left, right))
+    result = copy_paste(image, 1.0, np.random.default_rng(0))
     frame = np.zeros((100, 100), int)
     for item in result.objects:
         frame[item.top : item.top + item.bitmap.shape[0], item.left : item.left + item.bitmap.shape[1]] += item.bitmap
@@ -334,7 +334,7 @@ def test_a_copy_hides_what_is_behind_it():
     assert frame.max() == 1
 
 
-def test_the_same_generator_gives_the_same_picture():
+def test_the_same_generator_gives_the_same_image():
     def once() -> Augmented:
         others = iter(range(1, 10))
         return augment(
@@ -371,20 +371,18 @@ def test_a_batch_is_rgb():
 
 
 def test_what_no_tile_covers_is_grey():
-    picture = Picture(image=np.zeros((32, 64, 3), np.uint8), shapes=Shapes.empty())
-    result = augment(
-        picture, lambda: picture, size=(64, 64), settings=Augmentation.none(), rng=np.random.default_rng(0)
-    )
+    image = LabelledImage(image=np.zeros((32, 64, 3), np.uint8), shapes=Polygons.empty())
+    result = augment(image, lambda: image, size=(64, 64), settings=Augmentation.none(), rng=np.random.default_rng(0))
     assert (result.image[:15] == 114).all()
     assert (result.image[18:46] == 0).all()
 
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_batch_holds_hidden_parts_only_without_overlap(overlap):
-    large = Placed(category=0, box=(0, 0, 32, 32), left=0, top=0, bitmap=np.ones((32, 32), np.uint8))
-    small = Placed(category=1, box=(8, 8, 16, 16), left=8, top=8, bitmap=np.ones((8, 8), np.uint8))
-    picture = Augmented(image=np.zeros((64, 64, 3), np.uint8), objects=(small, large))
-    batch = collate([picture], ("a.jpg",), mask_ratio=4, overlap=overlap)
+    large = Instance(category=0, box=(0, 0, 32, 32), left=0, top=0, bitmap=np.ones((32, 32), np.uint8))
+    small = Instance(category=1, box=(8, 8, 16, 16), left=8, top=8, bitmap=np.ones((8, 8), np.uint8))
+    image = Augmented(image=np.zeros((64, 64, 3), np.uint8), objects=(small, large))
+    batch = collate([image], ("a.jpg",), mask_ratio=4, overlap=overlap)
     assert batch.classes.tolist() == [0, 1]
     if overlap:
         assert np.count_nonzero(batch.masks == 1) == 8 * 8 - 2 * 2
@@ -414,11 +412,11 @@ class Drawn:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        truths = tuple(
-            Truth(category=0, box=(0, 0, 1, 1), polygons=(painted(index).shapes.rings(k)[0].astype(np.float64),))
+        annotations = tuple(
+            Annotation(category=0, box=(0, 0, 1, 1), polygons=(painted(index).shapes.rings(k)[0].astype(np.float64),))
             for k in range(4)
         )
-        return Sample(path=self.folder / f"{index}.png", id=index, shape=SIZE, truths=truths)
+        return Sample(path=self.folder / f"{index}.png", id=index, shape=SIZE, annotations=annotations)
 
     def __iter__(self):
         return (self[index] for index in range(self.count))
@@ -472,6 +470,6 @@ def test_processes_share_an_epoch(tmp_path):
     assert len(set(parts[0]) | set(parts[1])) == 7
 
 
-def test_objects_outside_the_picture_are_left_out():
+def test_objects_outside_the_image_are_left_out():
     far = np.array([[200, 200], [220, 200], [220, 220]], np.float32)
-    assert place(Shapes.from_rings([0], [[far]]), (96, 96)) == [None]
+    assert place(Polygons.from_rings([0], [[far]]), (96, 96)) == [None]

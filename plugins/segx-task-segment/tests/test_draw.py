@@ -1,4 +1,4 @@
-"""Drawing stays where the objects are, fits any picture, and takes every style it names."""
+"""Drawing stays where the objects are, fits any image, and takes every style it names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def disc_results(shape: tuple[int, int] = (200, 300), *, names: dict[int, str] |
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (40, 30), (200, 300), (1500, 2000)])
 @pytest.mark.parametrize("names", [{3: "disc"}, {3: ""}, {3: "a very long name of a thing " * 20}, {}, {3: "чаша"}])
-def test_any_picture_and_any_name(shape: tuple[int, int], names: dict[int, str]) -> None:
+def test_any_image_and_any_name(shape: tuple[int, int], names: dict[int, str]) -> None:
     drawn = draw(disc_results(shape, names=names))
     assert drawn.shape == (*shape, 3)
     assert drawn.dtype == np.uint8
@@ -47,7 +47,7 @@ def test_another_image_is_drawn_on_whatever_it_is_made_of() -> None:
     assert (grey == 60).all()
     with pytest.raises(UsageError, match="img is 300x100 pixels"):
         draw(results, img=grey[:100])
-    with pytest.raises(UsageError, match="is not a picture"):
+    with pytest.raises(UsageError, match="is not an image"):
         draw(results, img=np.zeros((200, 300, 7), np.uint8))
 
 
@@ -77,7 +77,7 @@ def test_holes_are_outlined() -> None:
     assert len(smooth_outlines(Masks.from_dense(ring[None]), 0, 2)) == 2
 
 
-def test_masks_of_the_network_input_are_drawn_in_the_picture() -> None:
+def test_masks_of_the_network_input_are_drawn_in_the_image() -> None:
     """``retina_masks=False``: the same object in the same place, padding taken off."""
     fine = disc_results((200, 300))
     coarse = np.zeros((1, 320, 320), np.uint8)
@@ -85,7 +85,7 @@ def test_masks_of_the_network_input_are_drawn_in_the_picture() -> None:
     coarse[0, 53:266] = inner
     masks = Masks.from_dense(coarse, (200, 300))
     masks = Masks(
-        frame=masks.frame, rects=masks.rects, words=masks.words, orig_shape=(200, 300), picture=(0, 53, 320, 213)
+        frame=masks.frame, rects=masks.rects, words=masks.words, orig_shape=(200, 300), image=(0, 53, 320, 213)
     )
     style = {"labels": False, "boxes": False}
     difference = np.abs(draw(fine.replace(masks=masks), **style).astype(int) - draw(fine, **style)).max(axis=2) > 60
@@ -128,7 +128,7 @@ def test_labels_do_not_cover_one_another() -> None:
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (600, 0), (0, 460), (600, 460)])
-def test_labels_stay_in_the_picture(corner: tuple[int, int]) -> None:
+def test_labels_stay_in_the_image(corner: tuple[int, int]) -> None:
     from segx_task_segment.draw import Labels
 
     labels = Labels(np.zeros((480, 640, 3), np.uint8), size=14, font=None)

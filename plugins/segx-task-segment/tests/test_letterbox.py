@@ -1,4 +1,4 @@
-"""Pictures go into the network where the golden numbers say, and boxes come back to where they were."""
+"""Images go into the network where the golden numbers say, and boxes come back to where they were."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segx_task_segment.letterbox import boxes_to_picture, letterbox, place, rect_shape
+from segx_task_segment.letterbox import boxes_to_image, letterbox, place, rect_shape
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "letterbox.json").read_text())
 
@@ -30,14 +30,14 @@ def test_golden_geometry(row: list) -> None:
 
 @given(sides, sides, st.integers(1, 40).map(lambda n: n * 32))
 def test_rect_and_square_scale_alike(height: int, width: int, side: int) -> None:
-    """A picture has the same size in the rectangle as in the square: only the padding differs."""
+    """An image has the same size in the rectangle as in the square: only the padding differs."""
     rect = place((height, width), rect_shape((height, width), (side, side), 32))
     square = place((height, width), (side, side))
     assert (rect.height, rect.width) == (square.height, square.width)
 
 
 @given(sides, sides, inputs)
-def test_picture_is_inside_and_centred(height: int, width: int, shape: tuple[int, int]) -> None:
+def test_image_is_inside_and_centred(height: int, width: int, shape: tuple[int, int]) -> None:
     geometry = place((height, width), shape)
     below, right = shape[0] - geometry.top - geometry.height, shape[1] - geometry.left - geometry.width
     assert 0 <= geometry.top <= below <= geometry.top + 1
@@ -49,18 +49,18 @@ def test_picture_is_inside_and_centred(height: int, width: int, shape: tuple[int
 def test_boxes_come_back(height: int, width: int, shape: tuple[int, int], parts: list[float]) -> None:
     geometry = place((height, width), shape)
     low, high = np.minimum(parts[:2], parts[2:]), np.maximum(parts[:2], parts[2:])
-    picture = np.concatenate([low, high]) * [width, height, width, height]
+    image = np.concatenate([low, high]) * [width, height, width, height]
     corner = np.array([geometry.left, geometry.top] * 2)
     gain = np.array([geometry.width / width, geometry.height / height] * 2)
-    network = (picture * gain + corner).astype(np.float32)
+    network = (image * gain + corner).astype(np.float32)
     tolerance = 1e-6 * max(shape) / gain.min() + 1e-3
-    np.testing.assert_allclose(boxes_to_picture(network[None], geometry)[0], picture, atol=tolerance)
+    np.testing.assert_allclose(boxes_to_image(network[None], geometry)[0], image, atol=tolerance)
 
 
-def test_boxes_outside_are_clipped_to_the_picture() -> None:
+def test_boxes_outside_are_clipped_to_the_image() -> None:
     geometry = place((480, 640), (640, 640))
     boxes = np.array([[-50, 0, 700, 640]], np.float32)
-    np.testing.assert_array_equal(boxes_to_picture(boxes, geometry), [[0, 0, 640, 480]])
+    np.testing.assert_array_equal(boxes_to_image(boxes, geometry), [[0, 0, 640, 480]])
 
 
 def test_pixels() -> None:
@@ -74,7 +74,7 @@ def test_pixels() -> None:
     np.testing.assert_array_equal(batch[0], (expected[..., ::-1].astype(np.float32) / 255).transpose(2, 0, 1))
 
 
-def test_small_pictures_are_enlarged_only_when_asked() -> None:
+def test_small_images_are_enlarged_only_when_asked() -> None:
     image = np.full((20, 30, 3), 255, np.uint8)
     enlarged, _ = letterbox([image], (64, 64))
     kept, _ = letterbox([image], (64, 64), scaleup=False)

@@ -1,4 +1,4 @@
-"""What is read for training: caches, options that decide what a batch holds, pictures that cannot be read."""
+"""What is read for training: caches, options that decide what a batch holds, images that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.io.images import picture_of
+from segx.io.images import image_of
 from segx.options.verbs import TrainOptions
-from segx.structures.annotations import Truth
+from segx.structures.annotations import Annotation
 from segx.structures.sample import Sample
 from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
-from segx_task_segment.training.augment import Picture
-from segx_task_segment.training.instances import Shapes
+from segx_task_segment.training.augment import LabelledImage
+from segx_task_segment.training.instances import Polygons
 from segx_task_segment.training.loader import (
+    Images,
     LoaderSettings,
-    Pictures,
     TrainLoader,
     make_loader,
     outline_of,
@@ -46,7 +46,7 @@ STILL = {
     "workers": 0,
     "imgsz": 64,
 }
-"""Options that leave pictures as they are."""
+"""Options that leave images as they are."""
 
 
 def square(x: float, y: float, side: float) -> np.ndarray:
@@ -55,7 +55,7 @@ def square(x: float, y: float, side: float) -> np.ndarray:
 
 @dataclass
 class Squares:
-    """Pictures of several shapes, each with a red square of class 0 and, over its corner, a green one of class 2."""
+    """Images of several shapes, each with a red square of class 0 and, over its corner, a green one of class 2."""
 
     folder: Path
     sides: tuple[tuple[int, int], ...] = ((64, 64), (64, 32), (32, 64), (64, 64))
@@ -72,11 +72,11 @@ class Squares:
         return len(self.sides)
 
     def __getitem__(self, index: int) -> Sample:
-        truths = (
-            Truth(category=0, box=(4, 4, 16, 16), polygons=(square(4, 4, 16),), id=1),
-            Truth(category=2, box=(16, 16, 12, 12), polygons=(square(16, 16, 12),), id=2),
+        annotations = (
+            Annotation(category=0, box=(4, 4, 16, 16), polygons=(square(4, 4, 16),), id=1),
+            Annotation(category=2, box=(16, 16, 12, 12), polygons=(square(16, 16, 12),), id=2),
         )
-        return Sample(path=self.folder / f"{index}.png", id=index, shape=self.sides[index], truths=truths)
+        return Sample(path=self.folder / f"{index}.png", id=index, shape=self.sides[index], annotations=annotations)
 
     def paths(self) -> list[Path]:
         return [self.folder / f"{index}.png" for index in range(len(self))]
@@ -108,7 +108,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Options
 
 
-def test_fraction_takes_the_first_pictures(squares: Squares) -> None:
+def test_fraction_takes_the_first_images(squares: Squares) -> None:
     (batch,) = batches(squares, indices=range(2))
     assert {path[-5:] for path in batch.paths} == {"0.png", "1.png"}
 
@@ -123,7 +123,7 @@ def test_single_cls_makes_all_objects_one_class(squares: Squares) -> None:
     assert batch.classes.tolist() == [0] * 8
 
 
-def test_rect_batches_pictures_of_like_shape_with_little_padding(squares: Squares) -> None:
+def test_rect_batches_images_of_like_shape_with_little_padding(squares: Squares) -> None:
     shapes = [batch.images.shape[2:] for batch in batches(squares, batch=1, rect=True, mosaic=1.0)]
     assert shapes == [(32, 64), (64, 64), (64, 64), (64, 32)]
     padding = [(batch.images == 114).all(axis=1).any() for batch in batches(squares, batch=1, rect=True)]
@@ -183,7 +183,7 @@ def test_any_mask_ratio_that_fits_gives_whole_masks(squares: Squares, ratio: int
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("imgsz", "sizes"), [(32, [3, 2]), (64, [3, 1])])
-def test_a_picture_alone_in_its_batch_gets_company_where_it_is_as_small_as_the_stride(
+def test_an_image_alone_in_its_batch_gets_company_where_it_is_as_small_as_the_stride(
     squares: Squares, imgsz: int, sizes: list[int], workers: int
 ) -> None:
     found = [len(batch.images) for batch in batches(squares, batch=3, imgsz=imgsz, workers=workers)]
@@ -193,9 +193,9 @@ def test_a_picture_alone_in_its_batch_gets_company_where_it_is_as_small_as_the_s
 def test_objects_without_a_mask_are_not_enough_to_train_on(squares: Squares) -> None:
     options = TrainOptions(data="boxes.yaml")
     require_masks(squares, options)
-    bare = [replace(truth, polygons=()) for truth in squares[0].truths]
-    crowd = replace(squares[0].truths[0], crowd=True)
-    sample = replace(squares[0], truths=(*bare, crowd))
+    bare = [replace(annotation, polygons=()) for annotation in squares[0].annotations]
+    crowd = replace(squares[0].annotations[0], crowd=True)
+    sample = replace(squares[0], annotations=(*bare, crowd))
     with pytest.raises(DataError, match=r"boxes\.yaml: no object to train on has a mask"):
         require_masks([sample], options)  # type: ignore[arg-type]  # no more of a data set is looked at
 
@@ -245,9 +245,7 @@ def test_processes_share_what_memory_is_free(
     assert "cache=ram would take" in caplog.text
 
 
-def test_threads_that_meet_a_bad_picture_at_once_tell_it_once(
-    squares: Squares, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_threads_that_meet_a_bad_image_at_once_tell_it_once(squares: Squares, caplog: pytest.LogCaptureFixture) -> None:
     class Slow(set[int]):
         """Gives other threads time between looking and adding."""
 
@@ -256,9 +254,9 @@ def test_threads_that_meet_a_bad_picture_at_once_tell_it_once(
             time.sleep(0.05)
             return there
 
-    pictures = loader(squares)._pictures
-    pictures._bad = Slow()
-    threads = [threading.Thread(target=pictures._leave_out, args=(0, DataError("bad"))) for _ in range(4)]
+    images = loader(squares)._images
+    images._bad = Slow()
+    threads = [threading.Thread(target=images._leave_out, args=(0, DataError("bad"))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -269,24 +267,24 @@ def test_threads_that_meet_a_bad_picture_at_once_tell_it_once(
 # Caches
 
 
-def test_objects_are_kept_no_longer_than_their_pictures(squares: Squares) -> None:
-    pictures = Pictures(squares, range(4), LoaderSettings(imgsz=64, batch=1, cache_bytes=1))
-    shapes = [weakref.ref(pictures[index].shapes) for index in range(4)]
+def test_objects_are_kept_no_longer_than_their_images(squares: Squares) -> None:
+    images = Images(squares, range(4), LoaderSettings(imgsz=64, batch=1, cache_bytes=1))
+    shapes = [weakref.ref(images[index].shapes) for index in range(4)]
     gc.collect()
     assert [each() is not None for each in shapes] == [False, False, False, True]
 
 
 def test_the_limit_of_memory_counts_objects_too() -> None:
     rings = [[np.zeros((1000, 2), np.float32)]]
-    picture = Picture(image=np.zeros((1, 1, 3), np.uint8), shapes=Shapes.from_rings([0], rings))
-    assert 8000 < picture.nbytes < 8200
+    image = LabelledImage(image=np.zeros((1, 1, 3), np.uint8), shapes=Polygons.from_rings([0], rings))
+    assert 8000 < image.nbytes < 8200
 
 
 def test_parts_that_meet_are_filled_where_they_are_only() -> None:
     parts = tuple(square(5000 + 20 * number, 3000, 30) for number in range(4))
-    truth = Truth(category=0, box=(5000, 3000, 90, 30), polygons=parts)
+    annotation = Annotation(category=0, box=(5000, 3000, 90, 30), polygons=parts)
     tracemalloc.start()
-    (ring,) = outline_of(truth, (6000, 8000))
+    (ring,) = outline_of(annotation, (6000, 8000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     np.testing.assert_allclose([*ring.min(0), *ring.max(0)], [5000, 3000, 5090, 3030], atol=0.5)
@@ -297,13 +295,13 @@ def test_parts_that_meet_are_filled_where_they_are_only() -> None:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded, in order."""
     seen: list[str] = []
-    real = reading.picture_of
+    real = reading.image_of
 
-    def picture_of(sample: Sample, *, least: int) -> Any:
+    def image_of(sample: Sample, *, least: int) -> Any:
         seen.append(sample.path.name)
         return real(sample, least=least)
 
-    monkeypatch.setattr(reading, "picture_of", picture_of)
+    monkeypatch.setattr(reading, "image_of", image_of)
     return seen
 
 
@@ -329,7 +327,7 @@ def test_cache_disk_decodes_once_for_all_runs_and_never_writes_beside_the_data(
     assert same(plain, first)
     assert same(first, second)
     assert contents(squares.folder) == before
-    assert len(list((cache / "pictures").rglob("*.npy"))) == 4
+    assert len(list((cache / "images").rglob("*.npy"))) == 4
 
 
 def test_cache_disk_goes_by_content(squares: Squares, reads: list[str], cache: Path) -> None:
@@ -343,7 +341,7 @@ def test_cache_disk_goes_by_content(squares: Squares, reads: list[str], cache: P
 
 def test_a_damaged_entry_is_made_anew(squares: Squares, cache: Path) -> None:
     plain = batches(squares, cache="disk")
-    for path in (cache / "pictures").rglob("*.npy"):
+    for path in (cache / "images").rglob("*.npy"):
         path.write_bytes(path.read_bytes()[:100])
     assert same(plain, batches(squares, cache="disk"))
     assert same(plain, batches(squares, cache="disk"))
@@ -362,12 +360,12 @@ def test_a_full_disk_is_no_reason_to_stop(
     assert "going on without" in caplog.text
 
 
-def test_no_room_on_the_disk_is_told_before(
+def test_no_room_on_the_disk_is_reported_before(
     squares: Squares, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     batches(squares, cache="disk")
-    assert not (cache / "pictures").exists()
+    assert not (cache / "images").exists()
     assert "cache=disk may take" in caplog.text
 
 
@@ -382,7 +380,7 @@ def test_cache_ram_keeps_all_and_says_when_that_is_too_much(
     assert "cache=ram would take 10.7 GB of 5.4 GB" in caplog.text
 
 
-def test_needed_bytes_is_what_pictures_take(squares: Squares) -> None:
+def test_needed_bytes_is_what_images_take(squares: Squares) -> None:
     taken = sum(read_for_training(squares[index], 64).nbytes for index in range(4))
     assert needed_bytes(squares.shapes(), 64) == taken
 
@@ -395,7 +393,7 @@ def test_the_memory_cache_stays_within_its_limit() -> None:
     assert [memory.get(index) is not None for index in range(4)] == [True, False, False, True]
 
 
-def test_a_run_reads_each_picture_once(squares: Squares, reads: list[str]) -> None:
+def test_a_run_reads_each_image_once(squares: Squares, reads: list[str]) -> None:
     made = loader(squares)
     for epoch in range(3):
         list(made.epoch(epoch))
@@ -405,7 +403,7 @@ def test_a_run_reads_each_picture_once(squares: Squares, reads: list[str]) -> No
 # What cannot be read
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_told_once(
+def test_images_that_cannot_be_read_are_left_out_and_reported_once(
     squares: Squares, caplog: pytest.LogCaptureFixture
 ) -> None:
     (squares.folder / "0.png").unlink()
@@ -414,21 +412,21 @@ def test_pictures_that_cannot_be_read_are_left_out_and_told_once(
     for epoch in range(2):
         (batch,) = made.epoch(epoch)
         assert batch.images.shape[0] == 4
-    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert sorted(message.partition(": ")[2] for message in told) == [
+    reported = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert sorted(message.partition(": ")[2] for message in reported) == [
         "No such file or directory; it is left out",
         "image file is truncated; it is left out",
     ]
 
 
-def test_no_picture_at_all_is_an_error(squares: Squares) -> None:
+def test_no_image_at_all_is_an_error(squares: Squares) -> None:
     for path in squares.paths():
         path.unlink()
-    with pytest.raises(DataError, match="none of the training pictures can be read"):
+    with pytest.raises(DataError, match="none of the training images can be read"):
         batches(squares)
 
 
-def test_a_picture_of_another_size_than_its_labels_is_left_out(
+def test_an_image_of_another_size_than_its_labels_is_left_out(
     squares: Squares, caplog: pytest.LogCaptureFixture
 ) -> None:
     cv2.imwrite(str(squares.folder / "0.png"), np.zeros((20, 90, 3), np.uint8))
@@ -437,7 +435,7 @@ def test_a_picture_of_another_size_than_its_labels_is_left_out(
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_labels_may_be_for_the_picture_before_or_after_it_is_turned(tmp_path: Path, *, turned: bool) -> None:
+def test_labels_may_be_for_the_image_before_or_after_it_is_turned(tmp_path: Path, *, turned: bool) -> None:
     from PIL import Image
 
     image = np.zeros((40, 80, 3), np.uint8)
@@ -446,39 +444,39 @@ def test_labels_may_be_for_the_picture_before_or_after_it_is_turned(tmp_path: Pa
     exif[0x0112] = 6  # shown turned to the right
     Image.fromarray(image).save(tmp_path / "0.jpg", exif=exif, quality=100)
     shape = (80, 40) if turned else (40, 80)
-    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=shape, truths=())
+    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=shape, annotations=())
     read = read_for_training(sample, 80)
     assert read.shape[:2] == shape
     assert (read[:10].mean() > 200) == turned
     assert (read[:, :10].mean() > 200) != turned
 
 
-def test_training_takes_the_pictures_that_validation_takes(tmp_path: Path) -> None:
+def test_training_takes_the_images_that_validation_takes(tmp_path: Path) -> None:
     ramp = np.linspace(0, 1, 20 * 30).reshape(20, 30).astype(np.float32)
     cv2.imwrite(str(tmp_path / "float.tiff"), ramp)
     path = tmp_path / "ümläut 图.png"
     path.write_bytes(cv2.imencode(".png", (ramp * 65535).astype(np.uint16))[1].tobytes())
     for file in (tmp_path / "float.tiff", path):
-        sample = Sample(path=file, id=0, shape=(20, 30), truths=())
+        sample = Sample(path=file, id=0, shape=(20, 30), annotations=())
         read = read_for_training(sample, 30)
-        np.testing.assert_array_equal(read, picture_of(sample))
+        np.testing.assert_array_equal(read, image_of(sample))
         assert np.abs(read[..., 0] - 255 * ramp).max() < 1
 
 
 def test_half_a_jpeg_is_left_out(tmp_path: Path) -> None:
     data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (300, 400, 3)).astype(np.uint8))[1].tobytes()
     (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2])
-    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=(300, 400), truths=())
+    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=(300, 400), annotations=())
     for imgsz in (64, 400):
         with pytest.raises(DataError, match=r"0\.jpg: .*truncated"):
             read_for_training(sample, imgsz)
 
 
 @pytest.mark.parametrize("imgsz", [16, 32, 64, 100])
-def test_large_pictures_are_read_small(tmp_path: Path, imgsz: int) -> None:
+def test_large_images_are_read_small(tmp_path: Path, imgsz: int) -> None:
     ramp = np.tile(np.linspace(0, 255, 400).astype(np.uint8)[None, :, None], (301, 1, 3))
     cv2.imwrite(str(tmp_path / "0.jpg"), ramp)
-    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=(301, 400), truths=())
+    sample = Sample(path=tmp_path / "0.jpg", id=0, shape=(301, 400), annotations=())
     read = read_for_training(sample, imgsz)
     assert read.shape == (round(301 * imgsz / 400), imgsz, 3)
     assert abs(read.mean() - 127.5) < 2
@@ -486,6 +484,6 @@ def test_large_pictures_are_read_small(tmp_path: Path, imgsz: int) -> None:
 
 def test_the_disk_cache_reads_what_it_wrote(tmp_path: Path, cache: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), np.arange(3 * 8 * 8, dtype=np.uint8).reshape(8, 8, 3))
-    sample = Sample(path=tmp_path / "0.png", id=0, shape=(8, 8), truths=())
+    sample = Sample(path=tmp_path / "0.png", id=0, shape=(8, 8), annotations=())
     one, two = DiskCache(8).read(sample), DiskCache(8).read(sample)
     assert np.array_equal(one, two)

@@ -9,7 +9,7 @@ import pytest
 
 from segx_task_segment import mask_assembly
 from segx_task_segment.letterbox import place
-from segx_task_segment.mask_assembly import input_masks, picture_masks
+from segx_task_segment.mask_assembly import image_masks, input_masks
 
 if TYPE_CHECKING:
     from segx.structures.batch import Letterbox
@@ -31,7 +31,7 @@ def dense_logits(prototypes: np.ndarray, coefficients: np.ndarray, place: Letter
     logits = np.tensordot(coefficients.astype(np.float64), prototypes.astype(np.float64), 1)
     rows, columns = logits.shape[1:]
     (in_height, in_width), (height, width) = place.input, place.original
-    if frame == "picture":
+    if frame == "image":
         y = place.top + (np.arange(height) + 0.5) * place.height / height
         x = place.left + (np.arange(width) + 0.5) * place.width / width
     else:
@@ -59,19 +59,19 @@ def random_boxes(rng: np.random.Generator, count: int, shape: tuple[int, int]) -
     return boxes
 
 
-@pytest.mark.parametrize("frame", ["picture", "input"])
+@pytest.mark.parametrize("frame", ["image", "input"])
 @pytest.mark.parametrize("seed", range(40))
 def test_equal_the_dense_definition(seed: int, frame: str) -> None:
-    """Any picture (up to 25 pixels a prototype, down to several prototypes a pixel), any padding, any box."""
+    """Any image (up to 25 pixels a prototype, down to several prototypes a pixel), any padding, any box."""
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, 7)) * 32, int(rng.integers(1, 7)) * 32)
     original = tuple(rng.integers(1, 40 if seed % 3 == 0 else 800, 2).tolist())
     geometry = place(original, shape)
     prototypes = rng.normal(size=(8, shape[0] // 4, shape[1] // 4)).astype(np.float32)
     coefficients = rng.normal(size=(6, 8)).astype(np.float32)
-    target = original if frame == "picture" else shape
+    target = original if frame == "image" else shape
     boxes = random_boxes(rng, 6, target)
-    form = picture_masks if frame == "picture" else input_masks
+    form = image_masks if frame == "image" else input_masks
     masks = form(prototypes, coefficients, boxes, geometry)
     logits = dense_logits(prototypes, coefficients, geometry, frame)
     different = masks.data.astype(bool) != ((logits > 0) & box_filter(boxes, target))
@@ -86,15 +86,15 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     prototypes = rng.normal(size=(8, 40, 40)).astype(np.float32)
     coefficients = rng.normal(size=(30, 8)).astype(np.float32)
     boxes = random_boxes(rng, 30, (300, 400))
-    whole = picture_masks(prototypes, coefficients, boxes, geometry)
+    whole = image_masks(prototypes, coefficients, boxes, geometry)
     monkeypatch.setattr(mask_assembly, "CHUNK", 1)
-    cut = picture_masks(prototypes, coefficients, boxes, geometry)
+    cut = image_masks(prototypes, coefficients, boxes, geometry)
     np.testing.assert_array_equal(whole.data, cut.data)
 
 
 def test_no_objects() -> None:
     prototypes = np.zeros((8, 40, 40), np.float32)
-    masks = picture_masks(
+    masks = image_masks(
         prototypes, np.zeros((0, 8), np.float32), np.zeros((0, 4), np.float32), place((9, 7), (160, 160))
     )
     assert masks.shape == (0, 9, 7)
@@ -107,7 +107,7 @@ def test_zero_is_off_and_extremes_are_on() -> None:
     weight = np.ones((1, 1), np.float32)
     for value, pixels in ((0.0, 0), (1e-30, 4096), (1e30, 4096), (-1e30, 0), (np.nan, 0)):
         prototypes = np.full((1, 16, 16), value, np.float32)
-        assert picture_masks(prototypes, weight, boxes, geometry).area[0] == pixels
+        assert image_masks(prototypes, weight, boxes, geometry).area[0] == pixels
 
 
 def test_memory_is_that_of_the_bits() -> None:
@@ -117,6 +117,6 @@ def test_memory_is_that_of_the_bits() -> None:
     prototypes = rng.normal(size=(4, 160, 160)).astype(np.float32)
     corner = rng.uniform(0, 1, (300, 2)) * (3600, 2600)
     boxes = np.concatenate([corner, corner + 400], axis=1).astype(np.float32)
-    masks = picture_masks(prototypes, rng.normal(size=(300, 4)).astype(np.float32), boxes, geometry)
+    masks = image_masks(prototypes, rng.normal(size=(300, 4)).astype(np.float32), boxes, geometry)
     assert masks.nbytes < 300 * 400 * 8 * 8
     assert masks.area.sum() > 0

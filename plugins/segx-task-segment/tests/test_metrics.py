@@ -17,8 +17,8 @@ import pytest
 
 from segx.errors import DataError, UsageError
 from segx.options.verbs import ValOptions
-from segx.plugin.jobs import Measurement
-from segx.structures.annotations import Truth
+from segx.plugin.jobs import EvalSpec
+from segx.structures.annotations import Annotation
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
@@ -26,13 +26,13 @@ from segx.structures.sample import Sample
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
+from segx_task_segment.metrics.arrays import mask_iou
 from segx_task_segment.metrics.average_precision import average_incumbent
 from segx_task_segment.metrics.matching import THRESHOLDS, box_iou, match, match_incumbent
-from segx_task_segment.metrics.objects import mask_iou
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
-from segx_task_segment.validation import Validation
+from segx_task_segment.validation import SegmentValidation
 
 if TYPE_CHECKING:
     from segx.structures.types import Image
@@ -41,13 +41,13 @@ NAMES = {0: "cat", 1: "dog"}
 SHAPE = (60, 80)
 
 
-def square(x: float, y: float, side: float, category: int = 0, *, number: int = 1, crowd: bool = False) -> Truth:
+def square(x: float, y: float, side: float, category: int = 0, *, number: int = 1, crowd: bool = False) -> Annotation:
     corners = np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
-    return Truth(category=category, box=(x, y, side, side), polygons=(corners,), id=number, crowd=crowd)
+    return Annotation(category=category, box=(x, y, side, side), polygons=(corners,), id=number, crowd=crowd)
 
 
-def sample(*truths: Truth, number: int = 1, name: str = "") -> Sample:
-    return Sample(path=Path(name or f"{number}.png"), id=number, shape=SHAPE, truths=truths)
+def sample(*annotations: Annotation, number: int = 1, name: str = "") -> Sample:
+    return Sample(path=Path(name or f"{number}.png"), id=number, shape=SHAPE, annotations=annotations)
 
 
 def blank(_: Sample) -> Image:
@@ -102,13 +102,13 @@ def test_nothing_at_all_is_not_a_number_but_no_error() -> None:
     metrics = evaluate()
     assert math.isnan(metrics.fitness)
     assert metrics.to_dict()["results"]["fitness"] is None
-    assert " - " in metrics.rows()
+    assert " - " in metrics.to_table()
 
 
 def test_fitness_is_what_was_chosen() -> None:
-    # The mask of this detection is its box, that of the truth two thirds of it.
+    # The mask of this detection is its box, that of the ground truth two thirds of it.
     corners = np.array([[10.0, 10.0], [30.0, 10.0], [30.0, 16.0], [10.0, 30.0]])
-    half = Truth(category=0, box=(10, 10, 20, 20), polygons=(corners,), id=1)
+    half = Annotation(category=0, box=(10, 10, 20, 20), polygons=(corners,), id=1)
     pair = (sample(half), found((10, 10, 20, 0, 0.9)))
     figures = {kind: evaluate(pair, fitness=kind).fitness for kind in ("mask", "box", "both")}
     assert figures["box"] == pytest.approx(1)
@@ -124,7 +124,7 @@ def test_crowds_are_neither_right_nor_wrong() -> None:
     assert metrics.crowds == 1
     assert "1 crowds neither right nor wrong" in metrics.protocol
     assert metrics.confusion_matrix.matrix.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
-    rows = [(row.verdict, row.truth_id) for row in metrics.matches if row.kind == "mask"]
+    rows = [(row.outcome, row.annotation_id) for row in metrics.matches if row.iou_type == "mask"]
     assert rows == [("ignored", 7), ("ignored", 7), ("TP", 8)]
 
 
@@ -156,7 +156,17 @@ def test_the_table_has_a_row_for_each_detection_and_each_object_missed() -> None
     two = sample(square(5, 5, 20, number=51), number=2, name="b.png")
     metrics = evaluate((one, found((5, 5, 20, 0, 0.9), (44, 10, 12, 1, 0.8))), (two, found((5, 5, 20, 0, 0.2))))
     table = [line.split(",") for line in metrics.matches.to_csv().splitlines()]
-    assert table[0] == ["image_id", "image", "kind", "verdict", "class", "score", "iou", "detection_id", "truth_id"]
+    assert table[0] == [
+        "image_id",
+        "image",
+        "iou_type",
+        "outcome",
+        "class",
+        "score",
+        "iou",
+        "detection_id",
+        "annotation_id",
+    ]
     masks = [row for row in table if row[2] == "mask"]
     assert masks == [
         ["1", "a.png", "mask", "TP", "cat", "0.90000", "1.0000", "1", "41"],
@@ -218,7 +228,7 @@ def test_every_figure_has_its_name_on_the_whole() -> None:
 
 
 def test_figures_of_masks_keep_the_order_of_all_classes_where_some_have_boxes_only() -> None:
-    boxed = Truth(category=0, box=(5, 5, 20, 20), id=1)
+    boxed = Annotation(category=0, box=(5, 5, 20, 20), id=1)
     metrics = evaluate((sample(boxed, square(40, 10, 12, 1, number=2)), found((40, 10, 12, 1, 0.8))))
     assert (metrics.ap_class_index.tolist(), metrics.seg.ap_class_index.tolist()) == ([0, 1], [1])
     for values in (metrics.p, metrics.r, metrics.f1):
@@ -229,10 +239,10 @@ def test_metrics_are_shown_in_few_words() -> None:
     one = sample(square(5, 5, 20), square(40, 10, 12, 1))
     metrics = evaluate((one, found((5, 5, 20, 0, 0.8)))).replace(save_dir=Path("runs/segment/val"))
     assert repr(metrics) == (
-        "SegmentMetrics(2 classes, 1 picture; box mAP50-95 0.500, mAP50 0.500; mask mAP50-95 0.500, mAP50 0.500; "
+        "SegmentMetrics(2 classes, 1 image; box mAP50-95 0.500, mAP50 0.500; mask mAP50-95 0.500, mAP50 0.500; "
         "runs/segment/val)"
     )
-    assert repr(metrics.seg) == "KindMetrics(mask mAP50-95 0.500, mAP50 0.500)"
+    assert repr(metrics.seg) == "IouTypeMetrics(mask mAP50-95 0.500, mAP50 0.500)"
     assert repr(metrics.confusion_matrix) == "ConfusionMatrix(2 classes, score 0.25, IoU 0.5)"
     assert repr(metrics.matches) == "MatchTable(4 rows)"
     assert "mAP50 -;" in repr(evaluate())
@@ -244,12 +254,12 @@ def test_the_report_rounds_as_the_console_does() -> None:
     twice = np.full((1, 1000), 0.20247)  # to four digits 0.2025, and that to three 0.203
     metrics = metrics.replace(seg=dataclasses.replace(metrics.seg, precision_curve=twice))
     report = write_report(metrics, charts={}, worst=[], sheets=[])
-    assert "0.202" in metrics.rows()
+    assert "0.202" in metrics.to_table()
     assert "<td>0.202</td>" in report
     assert "0.203" not in report
 
 
-def test_masks_are_needed_at_the_resolution_of_the_picture() -> None:
+def test_masks_are_needed_at_the_resolution_of_the_image() -> None:
     with pytest.raises(UsageError, match="own resolution"):
         evaluate((sample(square(5, 5, 20)), found((5, 5, 20, 0, 0.9), masks=False)))
 
@@ -271,7 +281,7 @@ def test_overlaps() -> None:
 
 def test_a_detection_takes_the_best_object_that_is_free_at_each_threshold() -> None:
     iou = np.array([[0.9, 0.6], [0.8, 0.7], [0.55, 0.0]])
-    matches = match(iou, crowd=np.zeros(2, bool), truth_areas=np.full(2, 50.0), found_areas=np.full(3, 50.0))
+    matches = match(iou, crowd=np.zeros(2, bool), annotation_areas=np.full(2, 50.0), found_areas=np.full(3, 50.0))
     at = {threshold: 1 << bit for bit, threshold in enumerate(np.round(THRESHOLDS, 2).tolist())}
     assert matches.hit[0, 0] == sum(bit for threshold, bit in at.items() if threshold <= 0.9)
     assert matches.hit[0, 1] == sum(bit for threshold, bit in at.items() if threshold <= 0.7)
@@ -298,8 +308,8 @@ def test_the_incumbents_integral_slopes_to_recall_one() -> None:
     metrics = evaluate(pair, compat=True)
     assert metrics.seg.map == pytest.approx(51 / 101)
     assert metrics.seg.incumbent_map == pytest.approx((0.75, 0.75), abs=0.001)
-    assert "compat mask: mAP50 0.7500" in metrics.rows()
-    assert "compat" not in evaluate(pair).rows()
+    assert "compat mask: mAP50 0.7500" in metrics.to_table()
+    assert "compat" not in evaluate(pair).to_table()
 
 
 def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
@@ -331,7 +341,7 @@ def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
     json.loads(metrics.to_json())
 
 
-def test_the_worst_pictures_are_kept_and_no_more() -> None:
+def test_the_worst_images_are_kept_and_no_more() -> None:
     evaluator, panels = SegmentEvaluator(NAMES), Panels(0.25, read=blank)
     wrong = np.random.default_rng(0).permutation(40).tolist()
     for number, count in enumerate(wrong):
@@ -341,10 +351,10 @@ def test_the_worst_pictures_are_kept_and_no_more() -> None:
     assert len(panels.sheets()) == 3
 
 
-def test_a_large_picture_is_drawn_on_a_small_copy() -> None:
-    picture = np.zeros((30, 40, 3), np.uint8)
+def test_a_large_image_is_drawn_on_a_small_copy() -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
     whole = found((8, 10, 20, 0, 0.9), (79, 59, 1, 1, 0.9), (0, 0, 80, 1, 0.9))
-    small = fitted(whole, picture)
+    small = fitted(whole, image)
     assert small.orig_shape == small.masks.frame == (30, 40)
     assert small.boxes.xyxy[0].tolist() == [4, 5, 14, 15]
     dense = small.masks.data
@@ -372,7 +382,7 @@ def test_predictions_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "empty.json"]
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = SegmentEvaluator(NAMES).update(sample(square(5, 5, 20)), found((5, 5, 20, 0, 0.9)))
     predictions = PredictionsFile(tmp_path / "a.json", {})
 
@@ -386,17 +396,17 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-def measured(folder: Path, **options: Any) -> tuple[Validation, Any]:
-    """A validation of one picture, and what ends it."""
+def measured(folder: Path, **options: Any) -> tuple[SegmentValidation, Any]:
+    """A validation of one image, and what ends it."""
     chosen = ValOptions.parse({"data": "d", **options})
-    validation = Validation(
-        Measurement(names=NAMES, category_ids={0: 1, 1: 2}, options=chosen, pictures=1, folder=folder)
+    validation = SegmentValidation(
+        EvalSpec(names=NAMES, category_ids={0: 1, 1: 2}, options=chosen, images=1, folder=folder)
     )
-    picture = folder / "1.png"
-    cv2.imwrite(str(picture), blank(sample()))
-    one = dataclasses.replace(sample(square(5, 5, 20)), path=picture)
+    image = folder / "1.png"
+    cv2.imwrite(str(image), blank(sample()))
+    one = dataclasses.replace(sample(square(5, 5, 20)), path=image)
     validation.update(one, found((5, 5, 20, 0, 0.9), (30, 30, 9, 1, 0.8)))
-    picture.unlink()
+    image.unlink()
     return validation, lambda: validation.finish(speed={"inference": 1.0}, problems=())
 
 
@@ -413,7 +423,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, *, fits: tuple[str, ...]) -> None
     monkeypatch.setattr(Path, "write_bytes", full)
 
 
-def test_a_full_disk_costs_pictures_and_no_figures(
+def test_a_full_disk_costs_images_and_no_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, finish = measured(tmp_path, save_json=True)
@@ -426,7 +436,7 @@ def test_a_full_disk_costs_pictures_and_no_figures(
     written = {"metrics.json", "matches.csv", "predictions.json"}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in metrics.files} == written
     assert {Path(path).name for path in json.loads((tmp_path / "metrics.json").read_text())["files"]} == written
-    assert metrics.problems == (), "a picture that is missing is no problem"
+    assert metrics.problems == (), "an image that is missing is no problem"
 
 
 def test_the_figures_are_returned_even_where_nothing_can_be_written(
@@ -508,8 +518,8 @@ def test_the_mean_of_all_classes_has_a_colour_of_its_own(figures: list[Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("truth", "words"), [(sample(square(5, 5, 20)), "nothing found"), (sample(), "nothing to find")]
+    ("annotation", "words"), [(sample(square(5, 5, 20)), "nothing found"), (sample(), "nothing to find")]
 )
-def test_empty_curves_say_why(figures: list[Any], truth: Sample, words: str) -> None:
-    draw_charts(evaluate((truth, found())))
+def test_empty_curves_say_why(figures: list[Any], annotation: Sample, words: str) -> None:
+    draw_charts(evaluate((annotation, found())))
     assert [[text.partition(":")[0] for text in texts] for _, texts in figures[:8]] == [[words]] * 8

@@ -1,4 +1,4 @@
-"""The figures must be pycocotools', on data made to hit every rule of the protocol and on real pictures."""
+"""The figures must be pycocotools', on data made to hit every rule of the protocol and on real images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pycocotools import mask as reference_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segx.structures.annotations import Truth
+from segx.structures.annotations import Annotation
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
 from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.objects import found_in, rasterise
+from segx_task_segment.metrics.arrays import found_in, rasterise
 
 NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")
@@ -36,7 +36,7 @@ def star(rng: np.random.Generator, centre: np.ndarray, radius: float) -> np.ndar
     return np.round(centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * lengths[:, None], 2)
 
 
-def make_truth(rng: np.random.Generator, shape: tuple[int, int], number: int) -> Truth:
+def make_annotation(rng: np.random.Generator, shape: tuple[int, int], number: int) -> Annotation:
     """An object: one part, several, a bitmap with a hole, or a crowd."""
     height, width = shape
     radius = float(rng.choice([6, 14, 25, 60, 120]))
@@ -55,8 +55,8 @@ def make_truth(rng: np.random.Generator, shape: tuple[int, int], number: int) ->
     parts = reference_mask.frPyObjects([ring.ravel().tolist() for ring in rings], height, width) if rings else [rle]
     whole = reference_mask.merge(parts)
     if reference_mask.area(whole) == 0:
-        return make_truth(rng, shape, number)
-    return Truth(
+        return make_annotation(rng, shape, number)
+    return Annotation(
         category=int(rng.integers(0, 3)),
         box=tuple(reference_mask.toBbox(whole).tolist()),
         polygons=tuple(rings),
@@ -67,28 +67,28 @@ def make_truth(rng: np.random.Generator, shape: tuple[int, int], number: int) ->
     )
 
 
-def make_samples(rng: np.random.Generator, pictures: int) -> list[Sample]:
+def make_samples(rng: np.random.Generator, images: int) -> list[Sample]:
     samples, number = [], 1
-    for picture in range(pictures):
+    for image in range(images):
         shape = (int(rng.integers(120, 300)), int(rng.integers(120, 300)))
         count = int(rng.integers(0, 9))
-        truths = tuple(make_truth(rng, shape, number + i) for i in range(count))
+        annotations = tuple(make_annotation(rng, shape, number + i) for i in range(count))
         number += count
-        samples.append(Sample(path=Path(f"{picture}.png"), id=1000 - 3 * picture, shape=shape, truths=truths))
+        samples.append(Sample(path=Path(f"{image}.png"), id=1000 - 3 * image, shape=shape, annotations=annotations))
     return samples
 
 
-def guess(rng: np.random.Generator, sample: Sample, *, per_truth: int = 3, noise: int = 6) -> Results:
-    """Detections as a mediocre model makes them: shifted copies of the truth, wrong classes, inventions, ties."""
+def guess(rng: np.random.Generator, sample: Sample, *, per_annotation: int = 3, noise: int = 6) -> Results:
+    """Detections as a mediocre model makes them: shifted copies of the labels, wrong classes, inventions, ties."""
     height, width = sample.shape
     dense, classes = [], []
-    for truth in sample.truths:
-        mask = reference_mask.decode(rasterise(truth, sample.shape))
-        for _ in range(rng.integers(0, per_truth + 1)):
+    for annotation in sample.annotations:
+        mask = reference_mask.decode(rasterise(annotation, sample.shape))
+        for _ in range(rng.integers(0, per_annotation + 1)):
             shift = rng.integers(-5, 6, 2)
             moved = np.roll(mask, shift.tolist(), (0, 1))
             dense.append(moved if rng.random() < 0.8 else mask)
-            classes.append(truth.category if rng.random() < 0.85 else int(rng.integers(0, 4)))
+            classes.append(annotation.category if rng.random() < 0.85 else int(rng.integers(0, 4)))
     for _ in range(rng.integers(0, noise)):
         mask = np.zeros((height, width), np.uint8)
         y, x = rng.integers(0, height - 10), rng.integers(0, width - 10)
@@ -109,19 +109,19 @@ def guess(rng: np.random.Generator, sample: Sample, *, per_truth: int = 3, noise
     )
 
 
-def coco_truth(samples: list[Sample], names: dict[int, str]) -> COCO:
+def coco_annotation(samples: list[Sample], names: dict[int, str]) -> COCO:
     annotations = [
         {
-            "id": truth.id,
+            "id": annotation.id,
             "image_id": sample.id,
-            "category_id": truth.category + 1,
-            "bbox": list(truth.box),
-            "area": truth.area,
-            "iscrowd": int(truth.crowd),
-            "segmentation": truth.rle or [ring.ravel().tolist() for ring in truth.polygons],
+            "category_id": annotation.category + 1,
+            "bbox": list(annotation.box),
+            "area": annotation.area,
+            "iscrowd": int(annotation.crowd),
+            "segmentation": annotation.rle or [ring.ravel().tolist() for ring in annotation.polygons],
         }
         for sample in samples
-        for truth in sample.truths
+        for annotation in sample.annotations
     ]
     api = COCO()
     api.dataset = {
@@ -134,7 +134,7 @@ def coco_truth(samples: list[Sample], names: dict[int, str]) -> COCO:
     return api
 
 
-def reference(truth: COCO, results: dict[int, Results], names: dict[int, str], kind: str) -> COCOeval:
+def reference(annotation: COCO, results: dict[int, Results], names: dict[int, str], kind: str) -> COCOeval:
     """pycocotools on the same detections; results for masks carry no bbox, or it would take areas from there."""
     rows = []
     for image, result in results.items():
@@ -146,7 +146,7 @@ def reference(truth: COCO, results: dict[int, Results], names: dict[int, str], k
                 | ({"bbox": found.box[i].tolist()} if kind == "bbox" else {"segmentation": dict(found.masks.rle[i])})
             )
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(truth, truth.loadRes(rows), kind)
+        judge = COCOeval(annotation, annotation.loadRes(rows), kind)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -159,14 +159,14 @@ def test_every_figure_is_that_of_pycocotools(seed: int) -> None:
     samples = make_samples(rng, 14)
     results = {sample.id: guess(rng, sample) for sample in samples}
     evaluator = SegmentEvaluator(NAMES)
-    for sample in rng.permutation(np.array(samples, object)):  # the order of pictures must not matter
+    for sample in rng.permutation(np.array(samples, object)):  # the order of images must not matter
         evaluator.update(sample, results[sample.id])
     metrics = evaluator.finish()
 
-    truth = coco_truth(samples, NAMES)
-    assert any(t.crowd for s in samples for t in s.truths)
+    annotation = coco_annotation(samples, NAMES)
+    assert any(t.crowd for s in samples for t in s.annotations)
     for kind, ours in (("bbox", metrics.box), ("segm", metrics.seg)):
-        judge = reference(truth, results, NAMES, kind)
+        judge = reference(annotation, results, NAMES, kind)
         theirs = np.where(judge.stats == -1, np.nan, judge.stats)
         np.testing.assert_allclose([ours.coco[name] for name in FIGURES], theirs, atol=1e-12, err_msg=kind)
         precision = judge.eval["precision"].transpose(2, 3, 0, 1, 4)[..., -1]  # classes, areas, thresholds, recalls
@@ -177,8 +177,8 @@ def test_every_figure_is_that_of_pycocotools(seed: int) -> None:
 
 def test_more_than_a_hundred_detections_of_a_class_are_cut_as_coco_cuts_them() -> None:
     rng = np.random.default_rng(0)
-    samples = [sample for sample in make_samples(rng, 6) if sample.truths]
-    results = {sample.id: guess(rng, sample, per_truth=60, noise=200) for sample in samples}
+    samples = [sample for sample in make_samples(rng, 6) if sample.annotations]
+    results = {sample.id: guess(rng, sample, per_annotation=60, noise=200) for sample in samples}
     evaluator = SegmentEvaluator({0: "any"}, single_cls=False)
     one = {
         sample.id: results[sample.id].replace(
@@ -191,7 +191,7 @@ def test_more_than_a_hundred_detections_of_a_class_are_cut_as_coco_cuts_them() -
             path=s.path,
             id=s.id,
             shape=s.shape,
-            truths=tuple(Truth(**{**t.__dict__, "category": 0}) for t in s.truths),
+            annotations=tuple(Annotation(**{**t.__dict__, "category": 0}) for t in s.annotations),
         )
         for s in samples
     ]
@@ -199,9 +199,9 @@ def test_more_than_a_hundred_detections_of_a_class_are_cut_as_coco_cuts_them() -
     for sample in single:
         evaluator.update(sample, one[sample.id])
     metrics = evaluator.finish()
-    truth = coco_truth(single, {0: "any"})
+    annotation = coco_annotation(single, {0: "any"})
     for kind, ours in (("bbox", metrics.box), ("segm", metrics.seg)):
-        judge = reference(truth, one, {0: "any"}, kind)
+        judge = reference(annotation, one, {0: "any"}, kind)
         np.testing.assert_allclose(
             [ours.coco[name] for name in FIGURES], np.where(judge.stats == -1, np.nan, judge.stats), atol=1e-12
         )

@@ -340,7 +340,7 @@ def test_killed_while_writing_leaves_a_whole_file(tmp_path: Path, delay: float) 
     assert (values == values[0]).all()
 
 
-def test_unreadable_path_is_told(tmp_path: Path) -> None:
+def test_unreadable_path_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         read_checkpoint(tmp_path)
     with pytest.raises(ModelError, match=r"absent\.pt"):

@@ -26,14 +26,14 @@ def test_best_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["cuda", "0", "cuda:7"])
-def test_absent_gpu_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_gpu_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=f"device={name} is not there") as refusal:
         resolve_device(name)
     assert "devices here: " in refusal.value.hint
 
 
-def test_build_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_without_cuda_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(UsageError, match="built without CUDA"):

@@ -15,7 +15,7 @@ from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
 from segx.options.verbs import ExportOptions, SessionOptions
 from segx.plugin.training import ModelSession
-from segx.testing.scenes import NAMES, noise
+from segx.testing.scenes import NAMES, noise_images
 from segx_torch.backend import TorchBackend
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.session import TorchSession
@@ -49,7 +49,7 @@ def _opened(path: Path) -> TorchSession:
 def test_runs_what_the_module_says(session: TorchSession, tiny: Any) -> None:
     """The fused copy gives what the model with its BatchNorm gives, for any batch and size."""
     for shape in ((1, 3, 64, 96), (3, 3, 32, 64)):
-        images = noise(shape)
+        images = noise_images(shape)
         with torch.inference_mode():
             wanted = tiny.module.eval()(torch.from_numpy(images))
         got = session.run(images)
@@ -60,14 +60,14 @@ def test_runs_what_the_module_says(session: TorchSession, tiny: Any) -> None:
 
 def test_running_leaves_the_model_as_it_was(session: TorchSession) -> None:
     before = {name: tensor.clone() for name, tensor in session.module.state_dict().items()}
-    session.run(noise((1, 3, 64, 96)))
+    session.run(noise_images((1, 3, 64, 96)))
     for name, tensor in session.module.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
     assert all(parameter.requires_grad for name, parameter in session.module.named_parameters() if "dfl" not in name)
 
 
 def test_saved_and_opened_again(session: TorchSession, tmp_path: Path) -> None:
-    images = noise((1, 3, 64, 96))
+    images = noise_images((1, 3, 64, 96))
     artifact = session.save(tmp_path / "deep" / "tiny.pt")
     assert artifact == Artifact(path=tmp_path / "deep" / "tiny.pt", format="pt")
     again = _opened(artifact.path)
@@ -163,7 +163,7 @@ def test_unknown_weights_are_refused(tmp_path: Path) -> None:
     assert "yolov8x-seg" in refusal.value.hint
 
 
-def test_detection_model_is_told_and_lends_its_weights(forge: Any, tmp_path: Path, session: TorchSession) -> None:
+def test_detection_model_is_reported_and_lends_its_weights(forge: Any, tmp_path: Path, session: TorchSession) -> None:
     weight = forge.parameter(forge.tensor(forge.storage("0", 4), (2, 2), (2, 1)))
     model = forge.module(("ultralytics.nn.tasks", "DetectionModel"), {"x": weight})
     path = forge.archive(tmp_path / "yolov8n.pt", forge.pickle(forge.dict({"model": model})))
@@ -182,7 +182,7 @@ def test_load_weights_moves_what_fits(session: TorchSession, tmp_path: Path) -> 
     other["model.99.weight"] = torch.zeros(1)
     torch.save(other, tmp_path / "other.pt")
     before = {key: tensor.clone() for key, tensor in session.module.state_dict().items()}
-    first = session.run(noise((1, 3, 64, 96)))
+    first = session.run(noise_images((1, 3, 64, 96)))
     report = session.load_weights(Artifact(path=tmp_path / "other.pt", format="pt"))
     assert report.skipped.keys() == {name, "model.99.weight"}
     assert "(1, 3, 3, 3)" in report.skipped[name]
@@ -192,7 +192,7 @@ def test_load_weights_moves_what_fits(session: TorchSession, tmp_path: Path) -> 
     for key, tensor in session.module.state_dict().items():
         moved = key in report.loaded
         torch.testing.assert_close(tensor, other[key] if moved else before[key], rtol=0, atol=0)
-    assert not np.array_equal(first[0], session.run(noise((1, 3, 64, 96)))[0]), "the copy that runs is made anew"
+    assert not np.array_equal(first[0], session.run(noise_images((1, 3, 64, 96)))[0]), "the copy that runs is made anew"
 
 
 def test_load_weights_brings_the_names(session: TorchSession, tiny: Any, tmp_path: Path) -> None:
@@ -208,13 +208,13 @@ def test_load_weights_brings_the_names(session: TorchSession, tiny: Any, tmp_pat
 def test_built_model_runs(tiny: Any) -> None:
     session = TorchBackend().build(tiny.config, tiny.architecture, CPU)
     assert isinstance(session, ModelSession)
-    outputs = session.run(noise((1, 3, 64, 96)))
+    outputs = session.run(noise_images((1, 3, 64, 96)))
     assert len(outputs) == len(session.info.outputs)
     assert session.describe().parameters == sum(parameter.numel() for parameter in tiny.module.parameters())
 
 
 def test_export_module_gives_what_runs(session: TorchSession) -> None:
-    images = noise((1, 3, 64, 96))
+    images = noise_images((1, 3, 64, 96))
     module = session.export_module(ExportOptions(), session.info.replace(dynamic=frozenset()))
     assert module.example.shape == (1, 3, 64, 96)
     with torch.inference_mode():
@@ -239,13 +239,13 @@ def test_threads_are_put_back(session: TorchSession, tmp_path: Path, monkeypatch
     assert isinstance(opened, TorchSession)
     fuse = opened.architecture.fuse
     monkeypatch.setattr(opened.architecture, "fuse", lambda m: (seen.append(torch.get_num_threads()), fuse(m))[1])
-    opened.run(noise((1, 3, 64, 96)))
+    opened.run(noise_images((1, 3, 64, 96)))
     assert seen == [wanted]
     assert torch.get_num_threads() == before
 
 
 def test_arrays_of_other_kinds_are_taken(session: TorchSession) -> None:
-    images = noise((1, 3, 64, 96))
+    images = noise_images((1, 3, 64, 96))
     wanted = session.run(images)
     for given in (images.astype(np.float64), torch.from_numpy(images).numpy()[:, :, ::-1][:, :, ::-1]):
         for ours, theirs in zip(session.run(given), wanted, strict=True):
@@ -266,7 +266,7 @@ def test_older_definition_opens(forge: Any, tmp_path: Path) -> None:
     session = _opened(path)
     assert session.config.scale == "s"
     assert session.info.names == {0: "a", 1: "b"}
-    assert len(session.run(noise((1, 3, 32, 32)))) == 2
+    assert len(session.run(noise_images((1, 3, 32, 32)))) == 2
 
 
 def _official_file(forge: Any, path: Path) -> Path:
@@ -329,12 +329,12 @@ def _official_file(forge: Any, path: Path) -> Path:
 
 @pytest.mark.real
 def test_real_checkpoints_open_and_agree(real_data: Path) -> None:
-    """The official container and the same weights as a plain state dict say the same of a picture."""
+    """The official container and the same weights as a plain state dict say the same of an image."""
     official = _opened(real_data / "weights" / "yolov8n-seg.pt")
     plain = _opened(real_data / "weights" / "yolov8n-seg.state_dict.pt")
     assert official.config.variant == plain.config.variant == "yolov8n-seg"
     assert official.describe().parameters == 3_409_968
-    images = noise((1, 3, 64, 96))
+    images = noise_images((1, 3, 64, 96))
     for ours, theirs in zip(official.run(images), plain.run(images), strict=True):
         assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
 
@@ -343,7 +343,7 @@ def test_real_checkpoints_open_and_agree(real_data: Path) -> None:
 def test_real_checkpoint_converts(real_data: Path, tmp_path: Path) -> None:
     """From the official container to segx's own and to safetensors: the same outputs, and no pickle of objects left."""
     official = _opened(real_data / "weights" / "yolov8n-seg.pt")
-    images = noise((1, 3, 64, 96))
+    images = noise_images((1, 3, 64, 96))
     wanted = official.run(images)
     for name in ("own.pt", "own.safetensors"):
         again = _opened(official.save(tmp_path / name).path)

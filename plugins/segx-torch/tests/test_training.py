@@ -20,9 +20,9 @@ from segx.testing.training import tiny_run
 from segx_torch.checkpoint import Checkpoint, write_checkpoint
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze
-from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
+from segx_torch.training.optimizer import OptimizerConfig, Schedule, build_optimizer, choose
 from segx_torch.training.run import read_snapshot
-from segx_torch.training.state import Progress, Snapshot
+from segx_torch.training.state import Snapshot, TrainerState
 from segx_torch.training.trainer import Trainer, _sound
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(straight, tmp_p
 
 def test_a_run_can_be_made_longer(tmp_path):
     short = tiny_run(tmp_path / "run", epochs=2)
-    assert len(short.rows) == 2
+    assert len(short.history) == 2
     longer = tiny_run(tmp_path / "run", epochs=4, resume=True)
-    assert [row["epoch"] for row in longer.rows] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in longer.history] == [1, 2, 3, 4]
 
 
 def test_a_finished_run_says_how_to_go_on(straight):
@@ -139,7 +139,7 @@ def test_a_finished_run_says_how_to_go_on(straight):
 
 def test_a_run_killed_after_its_last_epoch_is_still_to_be_measured(straight):
     before = straight.read_bytes()
-    assert len(tiny_run(straight.parents[1], resume=True, finished=False).rows) == 3
+    assert len(tiny_run(straight.parents[1], resume=True, finished=False).history) == 3
     assert straight.read_bytes() == before
 
 
@@ -147,7 +147,7 @@ def test_a_run_that_stood_still_says_how_to_go_on(tmp_path):
     tiny_run(tmp_path / "run", epochs=9, patience=2, fitness=0.5)
     with pytest.raises(UsageError, match=r"has finished, after 3 epochs[\s\S]*patience=4"):
         tiny_run(tmp_path / "run", epochs=9, patience=2, fitness=0.5, resume=True)
-    assert len(tiny_run(tmp_path / "run", epochs=9, patience=4, fitness=0.5, resume=True).rows) == 5
+    assert len(tiny_run(tmp_path / "run", epochs=9, patience=4, fitness=0.5, resume=True).history) == 5
 
 
 def test_another_optimiser_cannot_go_on(straight):
@@ -161,7 +161,7 @@ def test_the_best_checkpoint_is_no_run(straight):
 
 
 def test_losses_fall(tmp_path):
-    rows = tiny_run(tmp_path / "run", epochs=12, optimizer="AdamW", lr0=0.005, warmup_epochs=1, close_mosaic=0).rows
+    rows = tiny_run(tmp_path / "run", epochs=12, optimizer="AdamW", lr0=0.005, warmup_epochs=1, close_mosaic=0).history
     first, last = rows[0], rows[-1]
     total = [sum(row[f"train/{name}_loss"] for name in ("box", "seg", "cls", "dfl")) for row in (first, last)]
     assert total[1] < 0.8 * total[0]
@@ -220,7 +220,7 @@ def test_a_layer_that_is_not_there_cannot_be_frozen(tmp_path):
 
 def test_patience_ends_a_run(tmp_path):
     trained = tiny_run(tmp_path / "run", epochs=30, patience=2, fitness=0.5)
-    assert len(trained.rows) == 3
+    assert len(trained.history) == 3
 
 
 def test_checkpoints_are_kept_by_period(tmp_path):
@@ -242,7 +242,7 @@ def test_last_is_written_after_the_others_so_that_a_kill_between_them_loses_none
     assert names[-2:] == ["epoch2", "last"]
 
 
-def test_the_run_tells_of_batches_and_epochs(tmp_path):
+def test_the_run_reports_of_batches_and_epochs(tmp_path):
     steps: list = []
     tiny_run(tmp_path / "run", epochs=2, steps=steps)
     assert [step.kind for step in steps].count("batch") == 8
@@ -305,25 +305,32 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "name", "lr"), [(500, "AdamW", 0.000119), (1_000_000, "SGD", 0.01)], ids=["short", "long"]
+    ("images", "name", "lr"), [(500, "AdamW", 0.000119), (1_000_000, "SGD", 0.01)], ids=["short", "long"]
 )
-def test_auto_chooses_by_length(pictures, name, lr):
-    recipe = choose(TrainOptions(), batch=16, pictures=pictures, classes=80)
-    assert (recipe.name, recipe.lr, recipe.momentum, recipe.warmup_bias_lr) == (name, lr, 0.9, 0.0)
-    assert (recipe.accumulate, recipe.weight_decay) == (4, 0.0005)
+def test_auto_chooses_by_length(images, name, lr):
+    optimizer_config = choose(TrainOptions(), batch=16, images=images, classes=80)
+    assert (optimizer_config.name, optimizer_config.lr, optimizer_config.momentum, optimizer_config.warmup_bias_lr) == (
+        name,
+        lr,
+        0.9,
+        0.0,
+    )
+    assert (optimizer_config.accumulate, optimizer_config.weight_decay) == (4, 0.0005)
 
 
 @pytest.mark.parametrize(("began", "lr"), [("AdamW", 0.000119), ("SGD", 0.01)])
-@pytest.mark.parametrize("pictures", [500, 1_000_000])
-def test_a_run_that_is_made_longer_keeps_its_optimiser(pictures, began, lr):
-    recipe = choose(TrainOptions(), batch=16, pictures=pictures, classes=80, began=began)
-    assert (recipe.name, recipe.lr) == (began, lr)
+@pytest.mark.parametrize("images", [500, 1_000_000])
+def test_a_run_that_is_made_longer_keeps_its_optimiser(images, began, lr):
+    optimizer_config = choose(TrainOptions(), batch=16, images=images, classes=80, began=began)
+    assert (optimizer_config.name, optimizer_config.lr) == (began, lr)
 
 
 def test_only_weights_decay():
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-    recipe = Recipe(name="SGD", lr=0.1, momentum=0.9, warmup_bias_lr=0.0, accumulate=1, weight_decay=0.01)
-    groups = {group["role"]: group for group in build_optimizer(module, recipe).param_groups}
+    optimizer_config = OptimizerConfig(
+        name="SGD", lr=0.1, momentum=0.9, warmup_bias_lr=0.0, accumulate=1, weight_decay=0.01
+    )
+    groups = {group["role"]: group for group in build_optimizer(module, optimizer_config).param_groups}
     assert {role: (group["weight_decay"], len(group["params"])) for role, group in groups.items()} == {
         "bias": (0.0, 2),
         "weight": (0.01, 1),
@@ -332,9 +339,11 @@ def test_only_weights_decay():
 
 
 def test_the_warm_up_ramps_rates_momentum_and_accumulation():
-    recipe = Recipe(name="SGD", lr=0.01, momentum=0.937, warmup_bias_lr=0.1, accumulate=4, weight_decay=0.0)
-    schedule = Schedule.of(TrainOptions(epochs=100), recipe, steps_per_epoch=200)
-    optimizer = build_optimizer(torch.nn.Conv2d(1, 1, 1), recipe)
+    optimizer_config = OptimizerConfig(
+        name="SGD", lr=0.01, momentum=0.937, warmup_bias_lr=0.1, accumulate=4, weight_decay=0.0
+    )
+    schedule = Schedule.of(TrainOptions(epochs=100), optimizer_config, steps_per_epoch=200)
+    optimizer = build_optimizer(torch.nn.Conv2d(1, 1, 1), optimizer_config)
     rates = {}
     for step in (0, 300, 600, 700):
         schedule.apply(optimizer, step=step, epoch=0)
@@ -379,7 +388,7 @@ def test_freezing_leaves_no_gradient():
     ],
 )
 def test_where_a_strangers_run_stands_is_checked(wrong):
-    sound = dataclasses.asdict(Progress(epoch=2, rows=[{"loss": 1.0}], optimizer="SGD"))
-    assert Progress.read(sound) == Progress(**sound)
+    sound = dataclasses.asdict(TrainerState(epoch=2, rows=[{"loss": 1.0}], optimizer="SGD"))
+    assert TrainerState.read(sound) == TrainerState(**sound)
     with pytest.raises(ModelError, match="does not hold the state of a run"), _sound(Snapshot):
-        Progress.read({**sound, **wrong})
+        TrainerState.read({**sound, **wrong})

@@ -30,7 +30,7 @@ class Clock:
     def pace(self, hours: float) -> None:
         self._hours = hours
 
-    def hear(self, step: Step) -> None:
+    def on_step(self, step: Step) -> None:
         if step.kind == "batch":
             self._seconds += self._hours * 3600 / 4
 
@@ -54,7 +54,7 @@ class Steps(list["Step"]):
 
     def append(self, step: Step) -> None:
         super().append(step)
-        self._clock.hear(step)
+        self._clock.on_step(step)
 
 
 def closings(monkeypatch: pytest.MonkeyPatch, begin: Callable[[int], None] = lambda _: None) -> list[bool]:
@@ -75,25 +75,25 @@ def test_time_decides_how_many_epochs_there_are_and_the_schedule_fits(tmp_path: 
     steps = Steps(clock)
     given = {"epochs": 100, "optimizer": "SGD", "lr0": 0.01, "lrf": 0.1, "warmup_epochs": 0, "close_mosaic": 2}
     trained = tiny_run(tmp_path / "run", steps=steps, time=6.5, **given)
-    assert len(trained.rows) == 6
+    assert len(trained.history) == 6
     assert [step.total for step in steps if step.kind == "epoch"] == [6] * 6
-    rates = [row["lr/weight"] for row in trained.rows]
+    rates = [row["lr/weight"] for row in trained.history]
     assert rates[-1] == pytest.approx(0.01 * (1 - 5 / 6 * 0.9)), "the end of the schedule is the end of the run"
 
 
 def test_time_may_be_for_more_epochs_than_are_asked_for(tmp_path: Path, clock: Clock) -> None:
-    assert len(tiny_run(tmp_path / "run", steps=Steps(clock), epochs=2, time=4.1).rows) == 4
+    assert len(tiny_run(tmp_path / "run", steps=Steps(clock), epochs=2, time=4.1).history) == 4
 
 
 def test_at_least_one_epoch_is_done(tmp_path: Path, clock: Clock) -> None:
-    assert len(tiny_run(tmp_path / "run", steps=Steps(clock), time=0.1).rows) == 1
+    assert len(tiny_run(tmp_path / "run", steps=Steps(clock), time=0.1).history) == 1
 
 
 def test_time_goes_on_where_a_run_goes_on(tmp_path: Path, clock: Clock) -> None:
     tiny_run(tmp_path / "run", steps=Steps(clock), time=2.1)
     with pytest.raises(UsageError, match=r"has finished, after 2 epochs[\s\S]*time=4"):
         tiny_run(tmp_path / "run", steps=Steps(clock), time=2.0, resume=True)
-    assert len(tiny_run(tmp_path / "run", steps=Steps(clock), time=5.1, resume=True).rows) == 5
+    assert len(tiny_run(tmp_path / "run", steps=Steps(clock), time=5.1, resume=True).history) == 5
 
 
 def test_a_mosaic_that_is_closed_stays_closed_when_plans_grow(
@@ -125,7 +125,7 @@ def test_a_slow_beginning_does_not_decide_the_run(
 def test_a_real_clock_is_kept_to(tmp_path: Path) -> None:
     began = time.monotonic()
     trained = tiny_run(tmp_path / "run", epochs=100_000, time=2 / 3600)
-    assert trained.rows[-1]["time"] < 4
+    assert trained.history[-1]["time"] < 4
     assert time.monotonic() - began < 15
 
 
@@ -136,13 +136,13 @@ def test_without_save_only_the_last_weights_are_written(tmp_path: Path) -> None:
     assert [path.name for path in trained.last.parent.iterdir()] == ["last.pt"]
 
 
-def test_each_batch_tells_its_objects_and_the_losses_so_far(tmp_path: Path) -> None:
+def test_each_batch_reports_its_objects_and_the_losses_so_far(tmp_path: Path) -> None:
     steps: list[Step] = []
     trained = tiny_run(tmp_path / "run", epochs=1, steps=steps)
     batches = [step for step in steps if step.kind == "batch"]
     assert [step.metrics["instances"] for step in batches] == [2.0] * 4
     assert [(step.index, step.total, step.name) for step in batches] == [(n, 4, "64x64") for n in range(4)]
-    assert batches[-1].metrics["train/seg_loss"] == pytest.approx(trained.rows[0]["train/seg_loss"])
+    assert batches[-1].metrics["train/seg_loss"] == pytest.approx(trained.history[0]["train/seg_loss"])
 
 
 def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

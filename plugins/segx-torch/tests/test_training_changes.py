@@ -18,7 +18,7 @@ from segx.errors import UsageError
 from segx.options.verbs import TrainOptions
 from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.training import run
-from segx_torch.training.state import Progress
+from segx_torch.training.state import TrainerState
 from segx_torch.training.trainer import determinism
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_a_run_goes_on_in_another_precision(
         assert stopped(tmp_path / "run", **WAITING)["gradients"]
     if began == "half":
         mixed.undo()
-    rows = tiny_run(tmp_path / "run", resume=True, **WAITING).rows
+    rows = tiny_run(tmp_path / "run", resume=True, **WAITING).history
     assert len(rows) == 3
     assert all(math.isfinite(value) for value in rows[-1].values())
     assert "another amp than before: what 2 batches gave before the stop is dropped" in caplog.text
@@ -95,33 +95,33 @@ FULL = run.make_fabric
 
 
 @pytest.mark.parametrize(("size", "seen"), [(1, 8), (2, 8), (4, 8), (8, 8)])
-def test_another_batch_leaves_no_picture_out(
+def test_another_batch_leaves_no_image_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seen: int
 ) -> None:
     stopped(tmp_path / "run", after=2, epochs=1)  # two batches of two, of four
-    pictures: list[int] = []
+    images: list[int] = []
     epoch = DrawnLoader.epoch
 
     def watched(self: DrawnLoader, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
-        pictures.append(start * self.size)
+        images.append(start * self.size)
         for batch in epoch(DrawnLoader(size=self.size, batches=8 // self.size), number, start=start, closed=closed):
-            pictures.append(len(batch.images))
+            images.append(len(batch.images))
             yield batch
 
     monkeypatch.setattr(DrawnLoader, "epoch", watched)
     monkeypatch.setattr(DrawnLoader, "__len__", lambda self: 8 // self.size)
-    rows = tiny_run(tmp_path / "run", resume=True, epochs=1, batch=size).rows
-    assert sum(pictures) == seen
-    assert pictures[0] == (4 if size < 8 else 0)
+    rows = tiny_run(tmp_path / "run", resume=True, epochs=1, batch=size).history
+    assert sum(images) == seen
+    assert images[0] == (4 if size < 8 else 0)
     assert 0 < rows[0]["train/cls_loss"] < 1e4
 
 
 def test_losses_so_far_count_in_batches_of_the_new_size() -> None:
-    progress = Progress(size=2, batch=6, looked=6, sums={"box": 12.0})
-    progress.rebatch(4)
-    assert (progress.batch, progress.looked, progress.sums) == (3, 3, {"box": 6.0})
-    progress.rebatch(64)
-    assert (progress.batch, progress.looked, progress.sums) == (0, 0, {})
+    progress = TrainerState(size=2, batch=6, logged_at=6, sums={"box": 12.0})
+    progress.change_batch(4)
+    assert (progress.batch, progress.logged_at, progress.sums) == (3, 3, {"box": 6.0})
+    progress.change_batch(64)
+    assert (progress.batch, progress.logged_at, progress.sums) == (0, 0, {})
 
 
 def test_a_batch_that_was_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_what_a_run_cannot_go_on_with(tmp_path: Path, options: dict[str, Any], e
 def test_without_save_a_stop_still_writes_where_to_go_on(tmp_path: Path, after: int) -> None:
     stopped(tmp_path / "run", after=after, save=False)
     assert [path.name for path in (tmp_path / "run" / "weights").iterdir()] == ["last.pt"]
-    assert len(tiny_run(tmp_path / "run", resume=True, save=False).rows) == 3
+    assert len(tiny_run(tmp_path / "run", resume=True, save=False).history) == 3
 
 
 def test_torch_is_left_as_it_was() -> None:

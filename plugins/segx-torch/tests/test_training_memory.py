@@ -11,7 +11,7 @@ import torch
 
 from segx.testing.training import tiny_run
 from segx_torch.training import memory, trainer
-from segx_torch.training.memory import kept_memory
+from segx_torch.training.memory import retain_heap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def pages_asked_for(rounds: int = 8) -> int:
 @needs_glibc
 def test_the_memory_of_one_batch_serves_the_next():
     without = pages_asked_for()
-    with kept_memory():
+    with retain_heap():
         kept = pages_asked_for()
     after = pages_asked_for()
     assert kept < without / 4
@@ -51,7 +51,7 @@ def test_the_memory_of_one_batch_serves_the_next():
 def test_what_the_environment_sets_stays(monkeypatch, name, value, kept):
     without = pages_asked_for()
     monkeypatch.setenv(name, value)
-    with kept_memory():
+    with retain_heap():
         assert (pages_asked_for() < without / 2) == kept
 
 
@@ -60,7 +60,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(memory.ctypes, "CDLL", none)
-    with kept_memory():
+    with retain_heap():
         pass
 
 
@@ -77,7 +77,7 @@ def test_training_keeps_memory_until_it_ends(tmp_path: Path, monkeypatch):
         def append(self, step: object) -> None:
             super().append((step, kept[-1]))
 
-    monkeypatch.setattr(trainer, "kept_memory", watched)
+    monkeypatch.setattr(trainer, "retain_heap", watched)
     steps = Steps()
     tiny_run(tmp_path / "run", steps=steps, epochs=1)
     assert steps

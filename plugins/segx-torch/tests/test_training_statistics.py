@@ -82,4 +82,4 @@ def test_a_run_from_random_weights_is_left_alone_and_one_that_goes_on_too(
     tiny_run(tmp_path / "run", epochs=2, resume=True, finished=False)
     assert "no statistics" not in caplog.text
     tiny_run(tmp_path / "other", epochs=1)
-    assert "BatchNorm layers had no statistics, as in weights that were folded: taken from 8 pictures" in caplog.text
+    assert "BatchNorm layers had no statistics, as in weights that were folded: taken from 8 images" in caplog.text

@@ -1,4 +1,4 @@
-"""Looks through a data set for everything that spoils training quietly."""
+"""Check a data set for mistakes that spoil training without an error."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from segx.plugin.registry import Registry
     from segx.structures.sample import DatasetSource, Sample
 
-KINDS = {
-    "corrupt": "pictures that cannot be read whole",
+FINDINGS = {
+    "corrupt": "images that cannot be read whole",
     "missing": "splits that are named and not there",
     "classes": "splits that number their classes otherwise",
     "names": "names that several classes have",
     "yaml": "entries of the YAML that mean nothing",
     "refused": "what train or val would refuse",
     "crowds": "crowds that leave a visible share of the objects out",
-    "dropped": "rows and pictures that are left out",
+    "dropped": "rows and images that are left out",
     "mended": "rows that are kept, but not as they are written",
-    "shared": "label files that several pictures share",
-    "size": "pictures of another size than their ground truth is stated for",
-    "duplicate": "pictures that are there twice in a split",
-    "leaked": "pictures that are in several splits",
-    "outside": "objects that reach out of their picture",
+    "shared": "label files that several images share",
+    "size": "images of another size than their ground truth is stated for",
+    "duplicate": "images that are there twice in a split",
+    "leaked": "images that are in several splits",
+    "outside": "objects that reach out of their image",
     "tiny": "objects too small to learn from",
-    "stray": "files of labels that belong to no picture",
+    "stray": "files of labels that belong to no image",
     "unused": "classes without an object in any split",
     "unlearned": "classes that are validated but not trained on",
     "empty": "splits without objects",
@@ -49,14 +49,14 @@ KINDS = {
 """Kinds of findings, the gravest first."""
 
 _SLACK = 1.0
-"""Pixels that an object may reach out of its picture, as tools round."""
+"""Pixels that an object may reach out of its image, as tools round."""
 _AT_ONCE = 64
-"""Pictures read beside each other before their results are taken: the bound on memory."""
+"""Images read beside each other before their results are taken: the bound on memory."""
 
 
 @runtime_checkable
 class StrayFinder(Protocol):
-    """A reader that knows which files of ground truth belong to no picture."""
+    """A reader that knows which files of ground truth belong to no image."""
 
     def strays(self, source: DatasetSource) -> Sequence[Path]:
         """Return them."""
@@ -69,16 +69,16 @@ class Annotated(Protocol):
 
     @property
     def notes(self) -> Sequence[tuple[str, str]]:
-        """Return (one of :data:`KINDS`, line) of each."""
+        """Return (one of :data:`FINDINGS`, line) of each."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem found.
 
     Attributes:
-        kind: One of :data:`KINDS`.
+        kind: One of :data:`FINDINGS`.
         split: Where, or several.
         what: What and why, in one line.
     """
@@ -93,7 +93,7 @@ class SplitSummary:
     """What a split holds.
 
     Attributes:
-        pictures: Number of pictures.
+        images: Number of images.
         empty: Those of them without objects: background.
         objects: Number of objects.
         crowds: Those of them that are crowds.
@@ -105,7 +105,7 @@ class SplitSummary:
         fingerprint: Hash of the ground truth.
     """
 
-    pictures: int
+    images: int
     empty: int
     objects: int
     crowds: int
@@ -119,7 +119,7 @@ class SplitSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """What there is to say of a data set.
+    """The report of a data set check.
 
     Attributes:
         data: What the user named.
@@ -135,7 +135,7 @@ class DataReport:
     def counts(self) -> dict[str, int]:
         """How many findings there are of each kind."""
         found = Counter(finding.kind for finding in self.findings)
-        return {kind: found[kind] for kind in KINDS if found[kind]}
+        return {kind: found[kind] for kind in FINDINGS if found[kind]}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -146,11 +146,11 @@ class DataReport:
             "findings": [dict(vars(finding)) for finding in self.findings],
         }
 
-    def rows(self, *, most: int = 20) -> str:
+    def to_table(self, *, most: int = 20) -> str:
         """Return the report for people, with at most so many lines of each kind."""
         lines = []
         for name, split in self.splits.items():
-            parts = [f"{counted(split.pictures, 'picture')} ({split.empty} without objects)"]
+            parts = [f"{counted(split.images, 'image')} ({split.empty} without objects)"]
             parts += [counted(split.objects, "object")]
             parts += [counted(split.crowds, "crowd")] if split.crowds else []
             parts += [f"{split.boxes_only} without a mask"] if split.boxes_only else []
@@ -158,9 +158,9 @@ class DataReport:
             lines += [f"  {split.line}"] if split.line else []
         lines.extend(self._class_rows())
         for kind, count in self.counts.items():
-            lines.append(f"{kind} ({count:,}): {KINDS[kind]}")
-            told = [finding for finding in self.findings if finding.kind == kind]
-            lines.extend(f"  {finding.split}: {finding.what}" for finding in told[:most])
+            lines.append(f"{kind} ({count:,}): {FINDINGS[kind]}")
+            reported = [finding for finding in self.findings if finding.kind == kind]
+            lines.extend(f"  {finding.split}: {finding.what}" for finding in reported[:most])
             if count > most:
                 lines.append(f"  ... and {count - most} more")
         if not self.findings:
@@ -200,23 +200,23 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
     with progress(total, "check") as advance:
         for split, one in opened.items():
             looking.look_at_split(split, one)
-            for _ in looking.look_at_pictures(split, one.dataset):
+            for _ in looking.look_at_images(split, one.dataset):
                 advance(1)
     summaries = {split: summarise(one.dataset) for split, one in opened.items()}
     looking.compare(summaries)
     looking.look_at_names({split: one.dataset.names for split, one in opened.items()})
     for entry in found.mistyped:
         looking.find("yaml", "+".join(opened), entry)
-    order = list(KINDS)
+    order = list(FINDINGS)
     findings = sorted(looking.findings, key=lambda finding: order.index(finding.kind))
     return DataReport(data=options.data, splits=summaries, findings=findings)
 
 
 def summarise(dataset: Dataset, indices: Sequence[int] | None = None) -> SplitSummary:
-    """Return what a split holds, or some pictures of it."""
+    """Return what a split holds, or some images of it."""
     found = tally(dataset, indices)
     return SplitSummary(
-        pictures=found.images,
+        images=found.images,
         empty=found.empty,
         objects=found.objects,
         crowds=found.crowds,
@@ -237,7 +237,7 @@ def class_labels(names: Mapping[int, str]) -> dict[int, str]:
 
 @dataclass(kw_only=True)
 class _Seen:
-    """One picture, read.
+    """One image, read.
 
     Attributes:
         shape: (height, width), or None where it cannot be read.
@@ -253,7 +253,7 @@ class _Seen:
 
 
 class _Looking:
-    """Findings as they come."""
+    """Collector of findings."""
 
     def __init__(self, options: DataCheckOptions) -> None:
         self.findings: list[Finding] = []
@@ -261,7 +261,7 @@ class _Looking:
         self._places: defaultdict[str, list[tuple[str, Path]]] = defaultdict(list)
 
     def find(self, kind: str, split: str, what: str) -> None:
-        """Note something."""
+        """Add a finding."""
         self.findings.append(Finding(kind=kind, split=split, what=what))
 
     def look_at_split(self, split: str, one: OpenSplit) -> None:
@@ -270,35 +270,35 @@ class _Looking:
             self.find("dropped", split, problem)
         if isinstance(one.dataset, Annotated):
             for kind, line in one.dataset.notes:
-                self.find(kind if kind in KINDS else "mended", split, line)
+                self.find(kind if kind in FINDINGS else "mended", split, line)
         if isinstance(one.reader, StrayFinder):
             for path in one.reader.strays(one.source):
-                self.find("stray", split, f"{path}: no picture of this name")
+                self.find("stray", split, f"{path}: no image of this name")
         for sample in one.dataset:
-            self.look_at_truth(split, sample)
+            self.look_at_annotation(split, sample)
 
-    def look_at_truth(self, split: str, sample: Sample) -> None:
-        """Look at the objects of a picture."""
+    def look_at_annotation(self, split: str, sample: Sample) -> None:
+        """Look at the objects of an image."""
         height, width = sample.shape
-        for truth in sample.truths:
-            x, y, w, h = truth.box
-            name = f"{sample.path}: object {truth.id}"
+        for annotation in sample.annotations:
+            x, y, w, h = annotation.box
+            name = f"{sample.path}: object {annotation.id}"
             over = max(-x, -y, x + w - width, y + h - height)
             if over > _SLACK:
-                self.find("outside", split, f"{name} reaches {over:.1f} pixels out of the picture")
+                self.find("outside", split, f"{name} reaches {over:.1f} pixels out of the image")
             if min(w, h) < self._options.tiny:
                 self.find("tiny", split, f"{name} is {w:.1f} x {h:.1f} pixels")
 
-    def look_at_pictures(self, split: str, dataset: Dataset) -> Iterator[None]:
-        """Read every picture of a split, several beside each other."""
+    def look_at_images(self, split: str, dataset: Dataset) -> Iterator[None]:
+        """Read every image of a split, several beside each other."""
         paths, shapes = dataset.paths(), dataset.shapes().tolist()
-        with ThreadPoolExecutor(thread_name_prefix="segx-check") as crew:
+        with ThreadPoolExecutor(thread_name_prefix="segx-check") as pool:
             for start in range(0, len(paths), _AT_ONCE):
                 group = paths[start : start + _AT_ONCE]
                 for path, shape, seen in zip(
                     group,
                     shapes[start:],
-                    crew.map(lambda path: _see(path, whole=self._options.decode), group),
+                    pool.map(lambda path: _see(path, whole=self._options.decode), group),
                     strict=False,
                 ):
                     self._note(split, path, (shape[0], shape[1]), seen)
@@ -314,7 +314,7 @@ class _Looking:
             self._places[seen.digest].append((split, path))
 
     def look_at_names(self, names: Mapping[str, Mapping[int, str]]) -> None:
-        """Look for names that several classes have; splits with the same are told of together."""
+        """Look for names that several classes have; splits with the same are reported together."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for split, own in names.items():
             for name, count in Counter(own.values()).items():
@@ -340,7 +340,7 @@ class _Looking:
     def _compare_classes(self, splits: Mapping[str, SplitSummary]) -> None:
         for split, summary in splits.items():
             if not summary.objects:
-                self.find("empty", split, f"{counted(summary.pictures, 'picture')}, no object")
+                self.find("empty", split, f"{counted(summary.images, 'image')}, no object")
             elif summary.objects == summary.crowds:
                 self.find("refused", split, "all objects are crowds: there is none to learn or to measure")
             elif not summary.masked and split in {"train", ONLY}:
@@ -358,7 +358,7 @@ class _Looking:
 
 
 def _see(path: Path, *, whole: bool) -> _Seen:
-    """Read a picture to its last pixel, or its header, and hash its file."""
+    """Read an image to its last pixel, or its header, and hash its file."""
     try:
         data, header = read_encoded(path)
     except DataError as error:

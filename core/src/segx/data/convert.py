@@ -15,9 +15,9 @@ import yaml
 
 from segx.console import counted, progress
 from segx.data.definition import ONLY, open_splits
-from segx.data.show import truth_masks
+from segx.data.show import annotation_masks
 from segx.data.splits import open_data
-from segx.data.tally import tell
+from segx.data.tally import notify
 from segx.errors import DataError
 from segx.io.files import copy_new, new_folder, replacing, write_text
 from segx.io.names import file_names, image_ids, safe, stems
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from segx.options.verbs import DataConvertOptions
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry
-    from segx.structures.annotations import Truth
+    from segx.structures.annotations import Annotation
     from segx.structures.masks import Masks
     from segx.structures.sample import Sample
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 _FEWEST = 3
 """Corners of an outline."""
 _CLOSE = 0.95
-"""IoU with the original below which a joined outline is told of by name."""
+"""IoU with the original below which a joined outline is reported by name."""
 
 _SAME = 1e-2
 """Pixels that corners may move by rounding: the mask is the same then."""
@@ -62,11 +62,11 @@ LOSSES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What became of a data set.
+    """The result of a conversion.
 
     Attributes:
         yaml: The YAML that names the new one.
-        pictures: Pictures of each split.
+        images: Images of each split.
         objects: Objects of each split.
         losses: What the format could not hold as it was, by :data:`LOSSES`.
         worst: Smallest IoU of a mask with its original; 1 where nothing had to be redrawn.
@@ -74,17 +74,17 @@ class Conversion:
     """
 
     yaml: Path
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     objects: Mapping[str, int]
     losses: Mapping[str, int]
     worst: float
     named: Sequence[str]
 
-    def rows(self) -> str:
+    def to_table(self) -> str:
         """Return it for people."""
         lines = [
-            f"{split}: {counted(count, 'picture')}, {counted(self.objects[split], 'object')}"
-            for split, count in self.pictures.items()
+            f"{split}: {counted(count, 'image')}, {counted(self.objects[split], 'object')}"
+            for split, count in self.images.items()
         ]
         lines += [f"{counted(count, LOSSES[kind][0])} {LOSSES[kind][1]}" for kind, count in self.losses.items()]
         if self.worst < 1:
@@ -101,7 +101,7 @@ class Conversion:
 
 @dataclass(kw_only=True)
 class _Losses:
-    """What could not be held as it was."""
+    """Counts of what the target format cannot hold."""
 
     counts: Counter[str] = field(default_factory=Counter)
     worst: float = 1.0
@@ -135,10 +135,10 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
     total = 2 * sum(map(len, opened.values()))
     with new_folder(options.output) as folder, progress(total, "convert") as advance:
         for split, dataset in opened.items():
-            tell(split, dataset)
+            notify(split, dataset)
             losses.counts["unread"] += len(dataset.problems)
             write = _write_yolo if options.to == "yolo" else _write_coco
-            for entry in write(dataset, folder, split, losses, link=options.pictures == "link"):
+            for entry in write(dataset, folder, split, losses, link=options.image_files == "link"):
                 written[split].append(entry)
                 advance(1)
         names = next(iter(opened.values())).names
@@ -150,7 +150,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
                 advance(1)
     return Conversion(
         yaml=expanded(options.output) / yaml_name(options.output),
-        pictures={split: len(dataset) for split, dataset in opened.items()},
+        images={split: len(dataset) for split, dataset in opened.items()},
         objects={split: sum(len(kept) for _, kept in entries) for split, entries in written.items()},
         losses={kind: losses.counts[kind] for kind in LOSSES if losses.counts[kind]},
         worst=losses.worst,
@@ -170,8 +170,8 @@ def write_yaml(path: Path, places: Mapping[str, str], names: Mapping[int, str]) 
     return write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def place_picture(source: Path, target: Path, *, link: bool) -> None:
-    """Link to a picture, or copy it, to where nothing is yet; where links cannot be made it is copied.
+def place_image(source: Path, target: Path, *, link: bool) -> None:
+    """Link to an image, or copy it, to where nothing is yet; where links cannot be made it is copied.
 
     Raises:
         DataError: It cannot be written.
@@ -200,12 +200,12 @@ def _read_back(before: Dataset, after: Dataset, written: Written, losses: _Losse
     """Compare what is read of the new files with the original, object by object; yields once for each image."""
     places = {os.path.normpath(path): index for index, path in enumerate(after.paths())}
     for sample, (path, kept) in zip(before, written, strict=True):
-        ours = [sample.truths[index] for index in kept]
+        ours = [sample.annotations[index] for index in kept]
         place = places.get(os.path.normpath(path))
         found = None if place is None else after[place]
-        theirs = list(found.truths) if found is not None and found.shape == sample.shape else []
-        named = [before.names[truth.category] for truth in ours]
-        if named != [after.names[truth.category] for truth in theirs]:
+        theirs = list(found.annotations) if found is not None and found.shape == sample.shape else []
+        named = [before.names[annotation.category] for annotation in ours]
+        if named != [after.names[annotation.category] for annotation in theirs]:
             losses.counts["missing"] += max(len(ours) - len(theirs), 1)
             losses.named.append(f"{path.name}: {counted(len(ours), 'object')} written, {len(theirs)} read back")
         else:
@@ -216,7 +216,7 @@ def _read_back(before: Dataset, after: Dataset, written: Written, losses: _Losse
         yield
 
 
-def _same_outline(one: Truth, other: Truth) -> bool:
+def _same_outline(one: Annotation, other: Annotation) -> bool:
     """Say quickly whether two objects have the same corners, or the same bits."""
     if one.rle is not None or other.rle is not None:
         return one.rle == other.rle
@@ -226,56 +226,58 @@ def _same_outline(one: Truth, other: Truth) -> bool:
     )
 
 
-def _mask(truth: Truth, sample: Sample) -> Masks:
-    return truth_masks(type(sample)(path=sample.path, id=sample.id, shape=sample.shape, truths=(truth,)))
+def _mask(annotation: Annotation, sample: Sample) -> Masks:
+    return annotation_masks(type(sample)(path=sample.path, id=sample.id, shape=sample.shape, annotations=(annotation,)))
 
 
 def _write_yolo(
     dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool
 ) -> Iterator[tuple[Path, list[int]]]:
-    """Write pictures and label files; yields of each its new file and which objects were written."""
+    """Write images and label files; yields of each its new file and which objects were written."""
     paths = dataset.paths()
     for sample, stem, file in zip(dataset, stems(paths), file_names(paths), strict=True):
         target = folder / "images" / split / file
-        place_picture(sample.path, target, link=link)
-        rows = {i: row for i, truth in enumerate(sample.truths) if (row := _yolo_row(truth, sample, losses))}
+        place_image(sample.path, target, link=link)
+        rows = {
+            i: row for i, annotation in enumerate(sample.annotations) if (row := _yolo_row(annotation, sample, losses))
+        }
         write_text(folder / "labels" / split / f"{stem}.txt", "".join(f"{row}\n" for row in rows.values()))
         yield target, list(rows)
 
 
-def _yolo_row(truth: Truth, sample: Sample, losses: _Losses) -> str | None:
+def _yolo_row(annotation: Annotation, sample: Sample, losses: _Losses) -> str | None:
     """Return the row of an object, or None for what the format cannot hold."""
-    if truth.crowd:
+    if annotation.crowd:
         losses.counts["crowds"] += 1
         return None
     size = np.array(sample.shape[::-1], np.float64)
     ring: NDArray[np.float64] | None
-    if not truth.has_mask:
+    if not annotation.has_mask:
         losses.counts["boxes"] += 1
-        x, y, width, height = truth.box
+        x, y, width, height = annotation.box
         low, high = (np.clip(corner / size, 0, 1) for corner in (np.array([x, y]), np.array([x + width, y + height])))
         values = np.concatenate([(low + high) / 2, high - low])
     else:
-        if truth.rle is None and len(truth.polygons) == 1:
-            ring = clip(truth.polygons[0], float(size[0]), float(size[1]))
+        if annotation.rle is None and len(annotation.polygons) == 1:
+            ring = clip(annotation.polygons[0], float(size[0]), float(size[1]))
         else:
-            ring = _single_ring(truth, sample, losses)
+            ring = _single_ring(annotation, sample, losses)
         if ring is None or len(ring) < _FEWEST:
             losses.counts["lost"] += 1
-            losses.named.append(f"{sample.path.name}: object {truth.id} is left out")
+            losses.named.append(f"{sample.path.name}: object {annotation.id} is left out")
             return None
         values = (ring / size).ravel()
-    return f"{truth.category} " + " ".join(f"{value:.6g}" for value in values.clip(0, 1).tolist())
+    return f"{annotation.category} " + " ".join(f"{value:.6g}" for value in values.clip(0, 1).tolist())
 
 
-def _single_ring(truth: Truth, sample: Sample, losses: _Losses) -> NDArray[np.float64] | None:
+def _single_ring(annotation: Annotation, sample: Sample, losses: _Losses) -> NDArray[np.float64] | None:
     """Return the one ring that an object of several parts, with holes or as a bitmap becomes; None where none is."""
-    (parts,) = _mask(truth, sample).polygons
+    (parts,) = _mask(annotation, sample).polygons
     if not parts:
         return None
-    if truth.rle is not None:
+    if annotation.rle is not None:
         losses.counts["traced"] += 1
-    if len(parts) > 1 or parts[0].holes or len(truth.polygons) > 1:
+    if len(parts) > 1 or parts[0].holes or len(annotation.polygons) > 1:
         losses.counts["joined"] += 1
     return one_ring(parts)
 
@@ -283,26 +285,26 @@ def _single_ring(truth: Truth, sample: Sample, losses: _Losses) -> NDArray[np.fl
 def _write_coco(
     dataset: Dataset, folder: Path, split: str, losses: _Losses, *, link: bool
 ) -> Iterator[tuple[Path, list[int]]]:
-    """Write pictures and one JSON, which holds everything; yields of each its new file and its objects."""
+    """Write images and one JSON, which holds everything; yields of each its new file and its objects."""
     files, targets = file_names(dataset.paths()), deque[Path]()
 
     def place(sample: Sample, index: int) -> str:
         targets.append(folder / "images" / split / files[index])
-        place_picture(sample.path, targets[-1], link=link)
+        place_image(sample.path, targets[-1], link=link)
         return files[index]
 
     for sample in write_coco_json(folder / "annotations" / f"{split}.json", dataset, range(len(dataset)), place):
-        losses.counts["boxes"] += sum(not truth.has_mask for truth in sample.truths)
-        yield targets.popleft(), list(range(len(sample.truths)))
+        losses.counts["boxes"] += sum(not annotation.has_mask for annotation in sample.annotations)
+        yield targets.popleft(), list(range(len(sample.annotations)))
 
 
 def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place: Any) -> Iterator[Sample]:
-    """Write some pictures of a data set as COCO JSON, one row a line; yields each picture when it is written.
+    """Write some images of a data set as COCO JSON, one row a line; yields each image when it is written.
 
     Args:
         path: Where to.
         dataset: The data set.
-        indices: Its pictures to write.
+        indices: Its images to write.
         place: Returns the ``file_name`` of a sample, given the sample and its index.
     """
     ids = dataset.category_ids
@@ -321,11 +323,11 @@ def write_coco_json(path: Path, dataset: Dataset, indices: Sequence[int], place:
         top, first = 0, True
         for index in indices:
             sample = dataset[index]
-            for truth in sample.truths:
-                number = truth.id if truth.id > 0 and truth.id not in used else top + 1
+            for annotation in sample.annotations:
+                number = annotation.id if annotation.id > 0 and annotation.id not in used else top + 1
                 used.add(number)
                 top = max(top, number)
-                _write_row(file, _annotation(truth, sample, number, image_id[index], ids), first=first)
+                _write_row(file, _annotation(annotation, sample, number, image_id[index], ids), first=first)
                 first = False
             yield sample
         file.write("\n]}\n")
@@ -336,23 +338,23 @@ def _write_row(file: TextIO, row: Mapping[str, Any], *, first: bool) -> None:
 
 
 def _annotation(
-    truth: Truth, sample: Sample, number: int, image: int | str, category_ids: Mapping[int, int]
+    annotation: Annotation, sample: Sample, number: int, image: int | str, category_ids: Mapping[int, int]
 ) -> dict[str, Any]:
-    segmentation: Any = [ring.round(4).ravel().tolist() for ring in truth.polygons]
-    if truth.rle is not None:
-        segmentation = {"size": list(sample.shape), "counts": truth.rle["counts"].decode("ascii")}
-    area = truth.area
+    segmentation: Any = [ring.round(4).ravel().tolist() for ring in annotation.polygons]
+    if annotation.rle is not None:
+        segmentation = {"size": list(sample.shape), "counts": annotation.rle["counts"].decode("ascii")}
+    area = annotation.area
     if area is None:
-        area = truth.box[2] * truth.box[3]
-        if truth.has_mask:
-            area = float(_mask(truth, sample).area[0])
+        area = annotation.box[2] * annotation.box[3]
+        if annotation.has_mask:
+            area = float(_mask(annotation, sample).area[0])
     return {
         "id": number,
         "image_id": image,
-        "category_id": category_ids[truth.category],
-        "bbox": [round(value, 4) for value in truth.box],
+        "category_id": category_ids[annotation.category],
+        "bbox": [round(value, 4) for value in annotation.box],
         "area": round(area, 4),
-        "iscrowd": int(truth.crowd),
+        "iscrowd": int(annotation.crowd),
         "segmentation": segmentation,
     }
 

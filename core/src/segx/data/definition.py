@@ -1,7 +1,7 @@
 """Data sets as users name them: a YAML, a COCO JSON, a folder, or a name that is shipped.
 
 A data set YAML says ``path`` (relative to the YAML itself, always), ``train``, ``val``, ``test`` (a folder, a ``.txt``
-list of pictures, a COCO ``.json``, or a list of these, relative to ``path``), ``names``, ``nc`` and ``download``.
+list of images, a COCO ``.json``, or a list of these, relative to ``path``), ``names``, ``nc`` and ``download``.
 Which format holds a split is found for each split, so that one YAML may train on polygons and validate on JSON.
 """
 
@@ -66,7 +66,7 @@ _RECORD = ".segx-downloads.json"
 
 
 class Formats(Protocol):
-    """Who knows the formats of data sets: the registry."""
+    """The part of the registry that knows data set formats."""
 
     def dataset_format_for(self, path: Path, /) -> DatasetFormatSpec:
         """Return the one installed format that recognises a path."""
@@ -95,7 +95,7 @@ class Archive:
 
     @property
     def key(self) -> str:
-        """What tells its address from others, in a few letters."""
+        """A short hash of its address."""
         return hashlib.blake2b(self.file.url.encode(), digest_size=4).hexdigest()
 
 
@@ -169,7 +169,7 @@ def open_dataset(
     Args:
         data: A data set YAML or its shipped name, a COCO JSON, or a folder.
         split: Which part of it.
-        images: Folder of the pictures, when a COCO JSON's cannot be found beside it.
+        images: Folder of the images, when a COCO JSON's cannot be found beside it.
         registry: Where formats are looked up; default: the installed plugins.
         fetch: Download what is not there; False where nobody named the data set.
 
@@ -323,12 +323,12 @@ def _classes_together(
                 found.append(name)
                 more[name] -= 1
     together = dict(enumerate(found))
-    told = [
+    reported = [
         f"{split} numbers its classes {_few(own.values())}; all splits together have {_few(found)}: paired by name"
         for split, own in names.items()
         if own != together
     ]
-    return together, told
+    return together, reported
 
 
 def _few(names: Iterable[str]) -> str:
@@ -359,7 +359,7 @@ def _look_at(entry: Path) -> None:
     """Refuse what is neither a file nor a folder with something in it; raise OSError for what cannot be read."""
     if entry.is_dir():
         if not any(entry.iterdir()):
-            raise DataError(f"{entry} is an empty folder: it holds no pictures")
+            raise DataError(f"{entry} is an empty folder: it holds no images")
     elif entry.is_file():
         with entry.open("rb"):
             pass
@@ -369,7 +369,7 @@ def _look_at(entry: Path) -> None:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say of what cannot be read which and why."""
+    """Raise a DataError that names what cannot be read and why."""
     try:
         yield
     except OSError as error:
@@ -427,7 +427,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _names_splits(path: Path) -> bool:
-    """Say whether a YAML is a data set's."""
+    """Return True if a YAML is a data set's."""
     try:
         content = _read_yaml(path)
     except DataError:
@@ -455,7 +455,7 @@ def _annotated(folder: Path) -> Path:
 
 
 def _has_annotations(path: Path) -> bool:
-    """Say whether a JSON begins or ends like a COCO data set's."""
+    """Return True if a JSON begins or ends like a COCO data set's."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -523,7 +523,7 @@ def read_definition(path: Path) -> DatasetDefinition:
 
 
 def _mistyped(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Tell of entries spelt almost like one that is missing; all others are the user's own and stay unread."""
+    """Report entries that look like a typing mistake of a missing one; other unknown entries are left alone."""
     missing = [key for key in _KEYS if key not in content]
     found = []
     for key in content.keys() - _KEYS:
@@ -649,10 +649,10 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool, alone: b
     """Return the folders and files of a split, fetched if they can be and may be."""
     if split not in definition.splits:
         there = ", ".join(definition.splits)
-        cure = f"try split={there}" if alone else f"segx data split data={definition.file} output=FOLDER makes one"
+        fix = f"try split={there}" if alone else f"segx data split data={definition.file} output=FOLDER makes one"
         raise DataError(
             f"{definition.file} has no split {split!r}; it has {there}",
-            hint="; ".join([cure, *definition.mistyped]),
+            hint="; ".join([fix, *definition.mistyped]),
         )
     found, tried = _present(definition, split)
     if lacking := _lacking(definition, split, tried):

@@ -1,4 +1,4 @@
-"""Draws the ground truth of some pictures on one sheet, to look at before training."""
+"""Draws the ground truth of some images on one sheet, to look at before training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from segx.console import counted
 from segx.data.splits import open_data
 from segx.errors import DataError
-from segx.io.files import write_picture
-from segx.io.images import picture_of
+from segx.io.files import write_image
+from segx.io.images import image_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
@@ -34,58 +34,62 @@ _PAPER = 245
 
 
 def show(options: DataShowOptions, registry: Registry, *, task: str = "segment") -> Path:
-    """Write a sheet of pictures with their ground truth drawn in, and return its path.
+    """Write a sheet of images with their ground truth drawn in, and return its path.
 
     Raises:
         UsageError: No data set is named.
-        DataError: It is missing, or has no picture to show.
+        DataError: It is missing, or has no image to show.
     """
     (opened,) = open_data(options, registry, only=options.split).splits.values()
     dataset = opened.dataset
     chosen = _choose(dataset, options)
     if not chosen:
-        raise DataError("no picture of the split has an object of these classes")
+        raise DataError("no image of the split has an object of these classes")
     draw = registry.load_task(task).draw
     tiles = []
     for index in sorted(chosen):
         try:
-            results = truth_results(dataset[index], dataset.names)
+            results = annotation_results(dataset[index], dataset.names)
         except DataError as error:
             logger.warning("%s: it is not shown", error.message)
             continue
         tiles.append(_tile(draw(results, conf=False), options.side))
     if not tiles:
-        raise DataError(f"none of {counted(len(chosen), 'picture')} can be read", hint="segx data check tells why")
-    return write_picture(options.output, _sheet(tiles, options.columns))
+        raise DataError(f"none of {counted(len(chosen), 'image')} can be read", hint="segx data check tells why")
+    return write_image(options.output, _sheet(tiles, options.columns))
 
 
-def truth_results(sample: Sample, names: Mapping[int, str]) -> Results:
-    """Return the ground truth of a picture as results, to be drawn.
+def annotation_results(sample: Sample, names: Mapping[int, str]) -> Results:
+    """Return the ground truth of an image as results, to be drawn.
 
     Raises:
-        DataError: The picture cannot be read.
+        DataError: The image cannot be read.
     """
     try:
-        image = picture_of(sample)
+        image = image_of(sample)
     except DataError as error:
         raise DataError(f"{sample.path}: {error.message}") from error
-    data = [(x, y, x + w, y + h, 1.0, truth.category) for truth in sample.truths for x, y, w, h in [truth.box]]
+    data = [
+        (x, y, x + w, y + h, 1.0, annotation.category)
+        for annotation in sample.annotations
+        for x, y, w, h in [annotation.box]
+    ]
     return Results(
         orig_img=image,
         path=str(sample.path),
         names=names,
         boxes=Boxes(np.array(data, np.float32).reshape(-1, 6), sample.shape),
-        masks=truth_masks(sample),
+        masks=annotation_masks(sample),
     )
 
 
-def truth_masks(sample: Sample) -> Masks:
-    """Return the masks of a picture's objects; that of a box is empty."""
+def annotation_masks(sample: Sample) -> Masks:
+    """Return the masks of an image's objects; that of a box is empty."""
     single = [
-        Masks.from_rle([truth.rle], sample.shape)
-        if truth.rle is not None
-        else Masks.from_polygons([truth.polygons], sample.shape)
-        for truth in sample.truths
+        Masks.from_rle([annotation.rle], sample.shape)
+        if annotation.rle is not None
+        else Masks.from_polygons([annotation.polygons], sample.shape)
+        for annotation in sample.annotations
     ]
     bitmaps = [masks.bitmap(0) for masks in single]
     offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
@@ -93,14 +97,14 @@ def truth_masks(sample: Sample) -> Masks:
 
 
 def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:
-    """Return which pictures to show: those with objects first, then any."""
+    """Return which images to show: those with objects first, then any."""
     order = random.Random(options.seed).sample(range(len(dataset)), len(dataset))  # noqa: S311 - no secret
     wanted = None if options.classes is None else set(options.classes)
     with_objects: list[int] = []
     others: list[int] = []
     for index in order:
-        truths = dataset[index].truths
-        if any(wanted is None or truth.category in wanted for truth in truths):
+        annotations = dataset[index].annotations
+        if any(wanted is None or annotation.category in wanted for annotation in annotations):
             with_objects.append(index)
         elif wanted is None:
             others.append(index)
@@ -110,7 +114,7 @@ def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:
 
 
 def _tile(image: Image, side: int) -> Image:
-    """Return a picture in the middle of a square."""
+    """Return an image in the middle of a square."""
     tile = np.full((side, side, 3), _PAPER, np.uint8)
     gain = side / max(image.shape[:2])
     width, height = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)

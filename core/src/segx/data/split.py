@@ -1,4 +1,4 @@
-"""Divides one split into several, without copying pictures and without a picture ending up on both sides."""
+"""Divides one split into several, without copying images and without an image ending up on both sides."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class Division:
 
     Attributes:
         yaml: The YAML that names the parts.
-        pictures: Pictures of each part.
+        images: Images of each part.
         missing: For each part the classes it has no object of, though another part has.
-        kept_together: Pictures that are the same and were therefore kept on one side.
+        kept_together: Images that are the same and were therefore kept on one side.
     """
 
     yaml: Path
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     missing: Mapping[str, Sequence[str]]
     kept_together: int
 
-    def rows(self) -> str:
+    def to_table(self) -> str:
         """Return it for people."""
-        lines = [f"{name}: {counted(count, 'picture')}" for name, count in self.pictures.items()]
+        lines = [f"{name}: {counted(count, 'image')}" for name, count in self.images.items()]
         lines += [f"{name} has no: {', '.join(classes)}" for name, classes in self.missing.items() if classes]
         if self.kept_together:
-            again = f"{counted(self.kept_together, 'picture')} {'is' if self.kept_together == 1 else 'are'} there twice"
+            again = f"{counted(self.kept_together, 'image')} {'is' if self.kept_together == 1 else 'are'} there twice"
             lines.append(f"{again}; twins were kept on one side")
         return "\n".join([*lines, str(self.yaml)])
 
@@ -74,7 +74,7 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
     dataset, source = opened.dataset, opened.source
     groups, twins = _groups(dataset)
     if len(groups) < len(shares):
-        raise DataError(f"{counted(len(groups), 'picture')} cannot be divided into {len(shares)} parts")
+        raise DataError(f"{counted(len(groups), 'image')} cannot be divided into {len(shares)} parts")
     parts = dict(zip(NAMES, _divide(groups, shares, options.seed), strict=False))
     suffix = ".json" if any(entry.suffix.lower() == ".json" for entry in source.entries) else ".txt"
     output = expanded(options.output)
@@ -84,14 +84,14 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
         write_yaml(folder / yaml_name(output), {name: f"{name}{suffix}" for name in parts}, dataset.names)
     return Division(
         yaml=output / yaml_name(output),
-        pictures={name: len(indices) for name, indices in parts.items()},
+        images={name: len(indices) for name, indices in parts.items()},
         missing=_missing(dataset, parts),
         kept_together=twins,
     )
 
 
 def _groups(dataset: Dataset) -> tuple[list[list[int]], int]:
-    """Return pictures with the same content together, and how many have a twin."""
+    """Return images with the same content together, and how many have a twin."""
     by_content: defaultdict[str, list[int]] = defaultdict(list)
     for index, path in enumerate(dataset.paths()):
         try:
@@ -103,7 +103,7 @@ def _groups(dataset: Dataset) -> tuple[list[list[int]], int]:
 
 
 def _divide(groups: Sequence[list[int]], shares: Sequence[float], seed: int) -> list[list[int]]:
-    """Return the pictures of each part, in their original order; no part is empty."""
+    """Return the images of each part, in their original order; no part is empty."""
     order = list(groups)
     random.Random(seed).shuffle(order)  # noqa: S311 - no secret
     bounds = [round(sum(shares[: part + 1]) * len(order)) for part in range(len(shares))]
@@ -119,7 +119,7 @@ def _divide(groups: Sequence[list[int]], shares: Sequence[float], seed: int) -> 
 
 
 def _write(dataset: Dataset, indices: Sequence[int], path: Path, folder: Path) -> None:
-    """Write a part as a list of pictures, or as COCO JSON, with pictures named as from the folder it will lie in."""
+    """Write a part as a list of images, or as COCO JSON, with images named as from the folder it will lie in."""
     if path.suffix == ".txt":
         paths = dataset.paths()
         write_text(path, "".join(f"{relative(paths[index], folder)}\n" for index in indices))

@@ -23,9 +23,9 @@ logger = logging.getLogger("segx.data")
 _FIRST = 10
 """Problems that are told one by one; the others are counted."""
 _VISIBLE = 0.05
-"""Share of crowds in a split from which they are told of; COCO's own is 0.01."""
+"""Share of crowds in a split from which they are reported; COCO's own is 0.01."""
 _MOST_OF_CLASS = 0.5
-"""Share of crowds in a class from which the class is told of."""
+"""Share of crowds in a class from which the class is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,13 @@ class Tally:
         parts = [f"{self.left_out:,} that do not hold"] if self.left_out else []
         parts += [counted(self.crowds, "crowd")] if self.crowds else []
         parts += [f"the masks of {counted(self.boxes_only, 'object')} known by a box only"] if self.boxes_only else []
-        told = [f"left out: {', '.join(parts)}"] if parts else []
-        told += [f"mended: {self.mended:,}, segx data check says how"] if self.mended else []
-        return "; ".join([f"{counted(self.objects, 'object')}, {self.masked:,} with a mask", *told]) if told else ""
+        reported = [f"left out: {', '.join(parts)}"] if parts else []
+        reported += [f"mended: {self.mended:,}, segx data check says how"] if self.mended else []
+        return (
+            "; ".join([f"{counted(self.objects, 'object')}, {self.masked:,} with a mask", *reported])
+            if reported
+            else ""
+        )
 
 
 def tally(dataset: Dataset, indices: Sequence[int] | None = None) -> Tally:
@@ -98,9 +102,9 @@ def tally(dataset: Dataset, indices: Sequence[int] | None = None) -> Tally:
     )
 
 
-def tell(split: str, dataset: Dataset) -> None:
-    """Tell of the first problems of a split, and in one line what takes no part in it."""
-    tell_problems(dataset.problems)
+def notify(split: str, dataset: Dataset) -> None:
+    """Report the first problems of a split, and in one line what takes no part in it."""
+    log_problems(dataset.problems)
     found = tally(dataset)
     if found.line():
         grave = found.left_out or found.boxes_only or found.visible_crowds
@@ -109,8 +113,8 @@ def tell(split: str, dataset: Dataset) -> None:
         logger.warning("%s: %s", split, found.visible_crowds)
 
 
-def tell_problems(problems: Sequence[str]) -> None:
-    """Tell of the first problems of the data one by one, and how many more there are."""
+def log_problems(problems: Sequence[str]) -> None:
+    """Log the first problems of the data one by one, and how many more there are."""
     for problem in problems[:_FIRST]:
         logger.warning("%s", problem)
     if len(problems) > _FIRST:
@@ -122,9 +126,18 @@ def _columns(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return objects of each image, and of each object its class, whether it is a crowd, and whether it has a mask."""
     if isinstance(dataset, TableDataset):
-        table = dataset.table if indices is None else dataset.table.keep_pictures(list(indices))
-        return np.diff(table.rows), table.category.astype(np.int64), table.crowd, table.with_mask()
-    samples = [dataset[index].truths for index in (range(len(dataset)) if indices is None else indices)]
-    rows = [(truth.category, truth.crowd, truth.has_mask) for truths in samples for truth in truths]
+        table = dataset.table if indices is None else dataset.table.keep_images(list(indices))
+        return np.diff(table.offsets), table.category.astype(np.int64), table.crowd, table.with_mask()
+    samples = [dataset[index].annotations for index in (range(len(dataset)) if indices is None else indices)]
+    rows = [
+        (annotation.category, annotation.crowd, annotation.has_mask)
+        for annotations in samples
+        for annotation in annotations
+    ]
     columns = np.array(rows, np.int64).reshape(-1, 3)
-    return np.array([len(truths) for truths in samples], np.int64), columns[:, 0], columns[:, 1] > 0, columns[:, 2] > 0
+    return (
+        np.array([len(annotations) for annotations in samples], np.int64),
+        columns[:, 0],
+        columns[:, 1] > 0,
+        columns[:, 2] > 0,
+    )

@@ -84,7 +84,7 @@ def export(
     options: Mapping[str, Any] | ExportOptions | None = None,
     *,
     name: str = "",
-    pictures: Sequence[SourceImage] = (),
+    images: Sequence[SourceImage] = (),
     registry: Registry | None = None,
 ) -> ExportResult:
     """Write a model in another format and prove it.
@@ -94,7 +94,7 @@ def export(
         format: The format, bare or ``name@distribution``.
         options: The format's own options.
         name: What the user named as model, for an open one; its stem names the result.
-        pictures: Pictures to prove it on, besides the drawn ones.
+        images: Images to prove it on, besides the drawn ones.
         registry: Where to look things up; default: the installed plugins.
 
     Raises:
@@ -105,13 +105,13 @@ def export(
     """
     job = _plan(model, format, options, name=name, registry=registry or get_registry())
     run = Run(mode="export", model=job.name, options={"format": format, **job.options.as_dict()})
-    job.registry.tell("run_started", run=run)
+    job.registry.notify("run_started", run=run)
     try:
-        result = _carry_out(job, run, pictures)
+        result = _carry_out(job, run, images)
     except BaseException as error:
-        job.registry.tell("run_failed", run=run, error=error)
+        job.registry.notify("run_failed", run=run, error=error)
         raise
-    job.registry.tell("run_ended", run=run, metrics=_metrics(result))
+    job.registry.notify("run_ended", run=run, metrics=_metrics(result))
     return result
 
 
@@ -136,7 +136,7 @@ def verify(
     artifact: Artifact,
     reference: Artifact | Session,
     *,
-    pictures: Sequence[SourceImage] = (),
+    images: Sequence[SourceImage] = (),
     tolerance: Tolerance | None = None,
     device: str | None = None,
     registry: Registry | None = None,
@@ -146,7 +146,7 @@ def verify(
     Args:
         artifact: The model to prove.
         reference: Its source.
-        pictures: Pictures to prove it on, besides the drawn ones.
+        images: Images to prove it on, besides the drawn ones.
         tolerance: How far they may be apart; default: what the format allows for the file's precision.
         device: Where both run; default: on the CPU where the runtime has one.
         registry: Where to look things up; default: the installed plugins.
@@ -163,7 +163,7 @@ def verify(
         made = _opened(stack, artifact, registry, device)
         allowed = tolerance or _tolerance(registry.exporters.get(artifact.format), made.info.precision)
         task = registry.load_task(source.info.task)
-        return prove(source, made, task=task, tolerance=allowed, pictures=pictures)
+        return prove(source, made, task=task, tolerance=allowed, images=images)
 
 
 def default_destination(
@@ -187,7 +187,7 @@ def default_destination(
 
 
 def _kept_by_segx(model: Path, registry: Registry) -> bool:
-    """Say whether a model lies in the cache, or came with a plugin: places that are not for results."""
+    """Return True if a model lies in the cache, or came with a plugin: places that are not for results."""
     try:
         place = model.resolve()
         return place.is_relative_to(weights_folder().resolve()) or any(
@@ -221,7 +221,7 @@ class _Link:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A checked export: nothing is left that the options alone could make fail.
+    """A checked export: exporters, options and destination.
 
     ``finished``: it begins at a finished graph, whose size, batch, axes, precision and head are what they are.
     """
@@ -486,7 +486,7 @@ def _foreign_files(folder: Path, spec: ExporterSpec, registry: Registry) -> list
             info = registry.load_backend(registry.backend_for(spec.name)).read_info(artifact)
         else:
             info = sidecar.read(folder)
-    own = {sidecar.inside(folder).name, *info.files} if info is not None else set()
+    own = {sidecar.folder_sidecar_path(folder).name, *info.files} if info is not None else set()
     return [name for name in _files(folder) if name not in own]
 
 
@@ -502,7 +502,7 @@ def _files(folder: Path) -> list[str]:
 # The work
 
 
-def _carry_out(job: _Job, run: Run, pictures: Sequence[SourceImage]) -> ExportResult:
+def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResult:
     started = time.perf_counter()
     stages = [link.spec.name for link in job.links] + (["verify"] if job.options.verify else [])
     with contextlib.ExitStack() as stack:
@@ -515,10 +515,10 @@ def _carry_out(job: _Job, run: Run, pictures: Sequence[SourceImage]) -> ExportRe
         proof, unproven = None, "verify=False"
         if job.options.verify:
             with _kept_aside(job, made, info):
-                proof, unproven = _prove(job, made, info, source, pictures)
+                proof, unproven = _prove(job, made, info, source, images)
         if proof is not None:
             info = info.replace(parity=proof.parity)
-            job.registry.tell(
+            job.registry.notify(
                 "step_ended",
                 run=run,
                 step=Step(kind="stage", index=len(stages) - 1, total=len(stages), name="verify"),
@@ -581,12 +581,12 @@ def _make(
         current = Artifact(path=path, format=link.spec.name)
         made.append((current, info))
         step = Step(kind="stage", index=index, total=len(stages), name=link.spec.name)
-        job.registry.tell("step_ended", run=run, step=step)
+        job.registry.notify("step_ended", run=run, step=step)
     return made
 
 
 def _prove(
-    job: _Job, made: Artifact, info: ArtifactInfo, source: Session, pictures: Sequence[SourceImage]
+    job: _Job, made: Artifact, info: ArtifactInfo, source: Session, images: Sequence[SourceImage]
 ) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
     from segx.flows.parity import describe, prove
@@ -601,7 +601,7 @@ def _prove(
             return None, str(error)
         task = job.registry.load_task(source.info.task)
         allowed = _tolerance(job.spec, job.options.precision)
-        proof = prove(source, other, task=task, tolerance=allowed, pictures=pictures)
+        proof = prove(source, other, task=task, tolerance=allowed, images=images)
         heads = f"{source.info.head} and {other.info.head}"
     if not proof.comparable and not proof.problems:
         return None, f"nothing could be compared: no objects are found, and raw outputs of {heads} share too little"
@@ -610,7 +610,7 @@ def _prove(
         logger.info(
             "the two keep different ones of boxes that score alike: compared with what there was to choose from"
         )
-    if not proof.told_by_objects:
+    if not proof.has_detections:
         logger.info("the model finds nothing that scores enough to compare, as untrained ones do: raw outputs decide")
     return proof, ""
 
@@ -754,12 +754,12 @@ def _move(job: _Job, made: Artifact, destination: Path) -> None:
 
 
 def _rename(made: Path, destination: Path) -> None:
-    before, beside = made.parent / "before", sidecar.beside(made)
+    before, beside = made.parent / "before", sidecar.sidecar_path(made)
     if destination.is_dir():
         destination.replace(before)
     try:
         if beside.exists():
-            beside.replace(sidecar.beside(destination))
+            beside.replace(sidecar.sidecar_path(destination))
         made.replace(destination)
     except OSError:
         if before.exists():
@@ -798,7 +798,7 @@ def _put_aside(job: _Job, made: Artifact) -> Path:
 
 
 def _rejected(job: _Job, made: Artifact, problems: Sequence[str]) -> SegxError:
-    """Put a result that was not proven aside, and return the error."""
+    """Rename a result that failed verification, and return the error."""
     aside = _put_aside(job, made)
     msg = f"{job.spec.name} differs from {job.name}: {'; '.join(problems)}"
     return ExportError(msg, hint=f"the result is left as {aside.name} to look into; verify=False skips the proof")

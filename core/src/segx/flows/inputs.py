@@ -1,4 +1,4 @@
-"""From pictures to raw outputs: which input a picture gets, and the network run on it; shared by predict and val."""
+"""From images to raw outputs: which input an image gets, and the network run on it; shared by predict and val."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 _CPU_PIXELS = 640 * 640
 """Input pixels that eight cores take at once. More are no faster there, and what a network holds between its layers
-grows with them: validating at 16 pictures of 640x640 a run took 2.0 GB with YOLOv8n-seg, at one 0.8 GB."""
+grows with them: validating at 16 images of 640x640 a run took 2.0 GB with YOLOv8n-seg, at one 0.8 GB."""
 
 
-class Wish(NamedTuple):
-    """What is asked of the input, by whoever has no options of a verb."""
+class InputRequest(NamedTuple):
+    """Requested input size, batch size and padding."""
 
     imgsz: ImageSize | None
     batch: int
@@ -49,7 +49,7 @@ class InputOptions(Protocol):
 
     @property
     def batch(self) -> int:
-        """Pictures per run."""
+        """Images per run."""
         ...
 
     @property
@@ -60,15 +60,15 @@ class InputOptions(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class InputPlan:
-    """Which network input a picture gets.
+    """Which network input an image gets.
 
     Attributes:
         size: (height, width) asked for, or what the file is fixed to.
         stride: What sides are multiples of.
-        rect: Pictures are padded only to the stride.
+        rect: Images are padded only to the stride.
         free: The model takes any height and width.
-        batch: Pictures per run.
-        fixed_batch: The model takes exactly ``batch`` pictures, so fewer are filled up.
+        batch: Images per run.
+        fixed_batch: The model takes exactly ``batch`` images, so fewer are filled up.
     """
 
     size: tuple[int, int]
@@ -82,7 +82,7 @@ class InputPlan:
     def make(cls, session: Session, options: InputOptions, *, model: str) -> InputPlan:
         """Return the plan for an open model and options.
 
-        On a CPU, pictures of a batch that are large enough to fill it go through one after the other: what is found is
+        On a CPU, images of a batch that are large enough to fill it go through one after the other: what is found is
         the same, in less memory.
 
         Raises:
@@ -93,7 +93,7 @@ class InputPlan:
         free = {"height", "width"} <= info.dynamic
         fixed_batch = "batch" not in info.dynamic
         if fixed_batch and options.batch > info.batch:
-            takes = counted(info.batch, "picture")
+            takes = counted(info.batch, "image")
             logger.warning("%s takes %s a run: batch=%d has no effect", model, takes, options.batch)
         batch = info.batch if fixed_batch else options.batch
         if session.device == "cpu" and not fixed_batch:
@@ -109,7 +109,7 @@ class InputPlan:
         )
 
     def shape(self, task: Task, source: SourceImage) -> tuple[int, int]:
-        """Return the (height, width) of the input for a picture.
+        """Return the (height, width) of the input for an image.
 
         Raises:
             UsageError: It is a tensor of a size that the model does not take.
@@ -120,7 +120,7 @@ class InputPlan:
         if not self.free and (height, width) != self.size:
             raise UsageError(f"a tensor of {by(height, width)}: the model takes {by(*self.size)} only")
         if height % self.stride or width % self.stride:
-            hint = "pad it, or give the picture as an array (H, W, 3) BGR: it is then fitted"
+            hint = "pad it, or give the image as an array (H, W, 3) BGR: it is then fitted"
             raise UsageError(f"a tensor of {by(height, width)}: sides have to be multiples of {self.stride}", hint=hint)
         return height, width
 
@@ -133,14 +133,12 @@ class InputPlan:
             return f"{said}: padded to multiples of {self.stride} (rect)"
         free_shape = task.input_shape(_shape(source), self.size, stride=self.stride, rect=True)
         if asked_rect and not self.free and free_shape != shape:
-            return (
-                f"{said}: the only one the file takes; rect is off, a .pt would pad this picture to {by(*free_shape)}"
-            )
+            return f"{said}: the only one the file takes; rect is off, a .pt would pad this image to {by(*free_shape)}"
         return f"{said}: padded to the whole size"
 
 
 class Inferred(NamedTuple):
-    """The raw outputs of a batch, and the milliseconds that each picture took."""
+    """The raw outputs of a batch, and the milliseconds that each image took."""
 
     outputs: tuple[Array, ...]
     milliseconds: float

@@ -1,7 +1,7 @@
-"""Proves that two models are the same one: the same pictures through both, raw outputs and found objects compared.
+"""Proves that two models are the same one: the same images through both, raw outputs and found objects compared.
 
 A model that was exported is judged by its format's :class:`~segx.plugin.specs.Tolerance`. Raw outputs always count.
-Objects count too, at a score low enough that there are some, for a picture in which nothing is found proves nothing.
+Objects count too, at a score low enough that there are some, for an image in which nothing is found proves nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from segx.structures.results import Results
     from segx.structures.types import Image
 
-PICTURES = 4
-"""Drawn pictures at the export size; an open axis adds a run at another size and batch."""
+IMAGES = 4
+"""Drawn images at the export size; an open axis adds a run at another size and batch."""
 
 USUAL_SCORE = 0.25
 FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
-"""How many objects all pictures of a run should have together."""
+"""How many objects all images of a run should have together."""
 
 MOST_CHOICES = 1000
 """Boxes, kept and suppressed, that an object of the other side is looked for among."""
@@ -43,7 +43,7 @@ MOST_CHOICES = 1000
 SLACK = 4
 """How many more may be taken to reach a gap between scores."""
 
-TELLING_SCORE = 0.01
+MEANINGFUL_SCORE = 0.01
 """Objects that score less are noise, as all of an untrained model's are: their order and outlines mean nothing."""
 
 SMALLEST_RANGE = 1e-3
@@ -58,7 +58,7 @@ class Proof:
         parity: The figures.
         relative: For each raw output, the largest difference as a fraction of the largest value in its channel.
         problems: What is outside the tolerance, in words; empty when nothing is.
-        told_by_objects: Whether the source found objects that mean something, so that they count.
+        has_detections: Whether the source found objects that mean something, so that they count.
         comparable: Whether there was anything to compare: objects, or raw outputs that both sides have. Where there
             was not, nothing is proven, whatever the figures.
         ties: Whether the two kept different ones of boxes that score alike, so that objects were compared with what
@@ -68,7 +68,7 @@ class Proof:
     parity: Parity
     relative: dict[str, float]
     problems: tuple[str, ...]
-    told_by_objects: bool
+    has_detections: bool
     comparable: bool = True
     ties: bool = False
 
@@ -80,7 +80,7 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """The same pictures through both models."""
+    """The same images through both models."""
 
     batch: Batch
     reference: tuple[NDArray[np.float32], ...]
@@ -93,29 +93,29 @@ def prove(
     *,
     task: Task,
     tolerance: Tolerance,
-    pictures: Sequence[SourceImage] = (),
+    images: Sequence[SourceImage] = (),
 ) -> Proof:
-    """Run the same pictures through two models and compare.
+    """Run the same images through two models and compare.
 
     Args:
         reference: The source; it takes every shape that ``other`` takes.
         other: The model to prove.
         task: The task of both.
         tolerance: How far they may be apart.
-        pictures: Pictures to add to the drawn ones.
+        images: Images to add to the drawn ones.
 
     Raises:
         ModelError: One of them cannot run, or their outputs cannot be read.
     """
-    runs = [_run(reference, other, batch) for batch in _batches(task, other.info, pictures)]
+    runs = [_run(reference, other, batch) for batch in _batches(task, other.info, images)]
     absolute, relative = _compare_raw(runs, reference.info, other.info)
     readable = {reference.info.head, other.info.head} <= set(task.heads)
     found = [_find_objects(task, each, reference.info, other.info) for each in runs] if readable else []
-    telling = any(item.telling for item in found)
-    counted = [item for item in found if item.telling == telling]
+    meaningful = any(item.meaningful for item in found)
+    counted = [item for item in found if item.meaningful == meaningful]
     parity = task.parity(*_both(counted))
     problems = tuple(_raw_problems(runs, relative, tolerance))
-    wrong = tuple(_object_problems(parity, tolerance)) if telling else ()
+    wrong = tuple(_object_problems(parity, tolerance)) if meaningful else ()
     ties = False
     if wrong and not problems:
         settled = _settle(task, counted, tolerance)
@@ -126,8 +126,8 @@ def prove(
         parity=dataclasses.replace(parity, images=sum(len(each.batch.sources) for each in runs), raw=absolute),
         relative=relative,
         problems=(*problems, *wrong),
-        told_by_objects=telling,
-        comparable=telling or set(reference.info.outputs) <= relative.keys(),
+        has_detections=meaningful,
+        comparable=meaningful or set(reference.info.outputs) <= relative.keys(),
         ties=ties,
     )
 
@@ -136,14 +136,14 @@ def describe(parity: Parity) -> str:
     """Return the figures in one line for people."""
     raw = ", ".join(f"{name} {value:.2g}" for name, value in parity.raw.items())
     return (
-        f"{parity.images} pictures, {parity.objects} objects, {parity.matched:.1%} matched: "
+        f"{parity.images} images, {parity.objects} objects, {parity.matched:.1%} matched: "
         f"boxes within {parity.box:.2g} px (median {parity.typical_box:.2g}), scores within {parity.score:.2g}, "
         f"mask IoU at least {parity.mask_iou:.4f}; raw outputs within {raw or 'nothing comparable'}"
     )
 
 
-def drawn_pictures(shape: tuple[int, int], count: int = PICTURES) -> list[SourceImage]:
-    """Return pictures of shaded grounds with bright shapes in several sizes and proportions, the same every time.
+def synthetic_images(shape: tuple[int, int], count: int = IMAGES) -> list[SourceImage]:
+    """Return images of shaded grounds with bright shapes in several sizes and proportions, the same every time.
 
     Args:
         shape: (height, width) they are drawn for; every other one is narrower or lower.
@@ -164,23 +164,23 @@ def _draw(height: int, width: int, seed: int) -> Image:
     corners = random.integers(40, 200, (2, 2, 3)).astype(np.float32)
     ground = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
     grain = cv2.resize(random.normal(0, 12, (height // 4, width // 4, 3)).astype(np.float32), (width, height))
-    picture = np.clip(ground + grain, 0, 255).astype(np.uint8)
+    image = np.clip(ground + grain, 0, 255).astype(np.uint8)
     for index in range(8):
         centre = int(random.integers(0, width)), int(random.integers(0, height))
         size = max(4, int(random.uniform(0.05, 0.25) * min(height, width)))
         colour = [int(value) for value in random.permutation([250, int(random.integers(0, 90)), 20])]
         if index % 2:
-            cv2.circle(picture, centre, size, colour, -1, cv2.LINE_AA)
+            cv2.circle(image, centre, size, colour, -1, cv2.LINE_AA)
         else:
             angle = float(random.uniform(0, 180))
             corners_of = cv2.boxPoints((centre, (size * 2.5, size * 1.2), angle)).round().astype(np.int32)
-            cv2.fillPoly(picture, [corners_of], colour, cv2.LINE_AA)
-    return np.asarray(cv2.GaussianBlur(picture, (3, 3), 0), dtype=np.uint8)
+            cv2.fillPoly(image, [corners_of], colour, cv2.LINE_AA)
+    return np.asarray(cv2.GaussianBlur(image, (3, 3), 0), dtype=np.uint8)
 
 
-def _batches(task: Task, info: ArtifactInfo, pictures: Sequence[SourceImage]) -> Iterator[Batch]:
+def _batches(task: Task, info: ArtifactInfo, images: Sequence[SourceImage]) -> Iterator[Batch]:
     """Yield the runs: the size and batch the model is for, and where axes are open, others."""
-    chosen = [*drawn_pictures(info.imgsz), *pictures]
+    chosen = [*synthetic_images(info.imgsz), *images]
     filled = -(-len(chosen) // info.batch) * info.batch
     chosen = list(islice(cycle(chosen), filled))
     for first in range(0, filled, info.batch):
@@ -188,7 +188,7 @@ def _batches(task: Task, info: ArtifactInfo, pictures: Sequence[SourceImage]) ->
     if info.dynamic:
         count = info.batch + 1 if "batch" in info.dynamic else info.batch
         shape = _another_shape(info)
-        yield task.preprocess(drawn_pictures(shape, count), shape)
+        yield task.preprocess(synthetic_images(shape, count), shape)
 
 
 def _another_shape(info: ArtifactInfo) -> tuple[int, int]:
@@ -234,14 +234,14 @@ def _compare_raw(
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What both models find in the pictures of a run, and whether it means something.
+    """What both models find in the images of a run, and whether it means something.
 
     ``choices`` returns, for both, everything that their suppression had to choose from.
     """
 
     reference: list[Results]
     other: list[Results]
-    telling: bool
+    meaningful: bool
     choices: Callable[[float], tuple[list[Results], list[Results]]]
 
 
@@ -265,8 +265,8 @@ def _find_objects(task: Task, same: _Run, ours: ArtifactInfo, theirs: ArtifactIn
         return both(DecodeOptions(conf=conf, iou=1.0, multi_label=True, max_det=MOST_CHOICES))
 
     reference, other = both(DecodeOptions(conf=threshold, max_det=MOST_OBJECTS))
-    telling = bool((scores > TELLING_SCORE).any())
-    return _Found(reference=reference, other=other, telling=telling, choices=choices)
+    meaningful = bool((scores > MEANINGFUL_SCORE).any())
+    return _Found(reference=reference, other=other, meaningful=meaningful, choices=choices)
 
 
 def _settle(task: Task, found: Sequence[_Found], tolerance: Tolerance) -> Parity:
@@ -317,8 +317,8 @@ def choose_threshold(scores: NDArray[np.float32]) -> float:
     """
     descending = np.sort(scores.astype(np.float64))[::-1]
     wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
-    telling = int((descending > TELLING_SCORE).sum())
-    wanted = min(wanted, telling or wanted)
+    meaningful = int((descending > MEANINGFUL_SCORE).sum())
+    wanted = min(wanted, meaningful or wanted)
     first, last = wanted, min(len(descending) - 1, wanted + SLACK)
     if last < first:
         return 0.0  # fewer objects than wanted: all of them

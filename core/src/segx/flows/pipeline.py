@@ -1,4 +1,4 @@
-"""Work that goes on beside the network: begun early, ended in order, bounded in memory, stopped cleanly."""
+"""Thread helpers around the network: prefetching, ordered execution, sequencing; bounded memory, clean stop."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 """Seconds to wait, when stopping, for a thread that a device or a network may hold up."""
 
 
-class Crew:
-    """Threads that do jobs in the order they come.
+class DaemonPool:
+    """A pool of daemon threads that run jobs in order of submission.
 
     Unlike those of ``concurrent.futures`` they do not keep the interpreter from ending, so that Ctrl-C works while one
     of them waits for a network.
@@ -34,13 +34,13 @@ class Crew:
             thread.start()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Hand over a job."""
+        """Submit a job."""
         future: Future[T] = Future()
         self._jobs.put((future, job))
         return future
 
-    def stop(self, *, patience: float | None) -> None:
-        """Let the jobs that are begun end, drop the others, and wait; at most ``patience`` seconds a thread."""
+    def stop(self, *, timeout: float | None) -> None:
+        """Drop the jobs that wait, and join each thread for at most ``timeout`` seconds."""
         try:
             while (waiting := self._jobs.get_nowait()) is not None:
                 waiting[0].cancel()
@@ -49,7 +49,7 @@ class Crew:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(patience)
+            thread.join(timeout)
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
@@ -59,11 +59,11 @@ class Crew:
                     future.set_result(job())
                 except BaseException as error:  # noqa: BLE001 - raised to who asks for the result
                     future.set_exception(error)
-            del item, future, job  # else they would keep their pictures alive while the next job is waited for
+            del item, future, job  # else they would keep their images alive while the next job is waited for
 
 
-class Ahead(Generic[T]):
-    """Runs jobs in threads before their results are asked for, and gives the results in the order of the jobs.
+class Prefetcher(Generic[T]):
+    """Run jobs in threads ahead of their consumer; results come in the order of the jobs.
 
     Args:
         jobs: Functions to call; the iterator itself may take its time, as it does for the frames of a video.
@@ -77,7 +77,7 @@ class Ahead(Generic[T]):
         self._room = threading.Semaphore(ahead)
         self._stopped = threading.Event()
         self._results: queue.SimpleQueue[Future[T] | None] = queue.SimpleQueue()
-        self._crew = Crew(threads, "ahead")
+        self._pool = DaemonPool(threads, "ahead")
         self._feeder = threading.Thread(target=self._feed, name="segx-feeder", daemon=True)
 
     def __enter__(self) -> Self:
@@ -89,8 +89,8 @@ class Ahead(Generic[T]):
     ) -> None:
         self._stopped.set()
         self._room.release()
-        self._feeder.join(_PATIENCE)
-        self._crew.stop(patience=_PATIENCE)
+        self._feeder.join(_TIMEOUT)
+        self._pool.stop(timeout=_TIMEOUT)
 
     def __iter__(self) -> Iterator[T]:
         """Yield results; what a job raises is raised here, in its place."""
@@ -108,7 +108,7 @@ class Ahead(Generic[T]):
                 job = None if self._stopped.is_set() else next(self._jobs, None)
                 if job is None or self._stopped.is_set():
                     break
-                self._results.put(self._crew.submit(job))
+                self._results.put(self._pool.submit(job))
                 del job
         except BaseException as error:  # noqa: BLE001 - raised to who takes the results
             failed: Future[T] = Future()
@@ -121,8 +121,8 @@ class Ahead(Generic[T]):
                 close()
 
 
-class Behind(Generic[T]):
-    """Runs jobs in threads after they are handed over, and gives the results in the order of the jobs.
+class OrderedExecutor(Generic[T]):
+    """Run submitted jobs in threads; results come in the order of submission.
 
     Args:
         threads: How many jobs run at once.
@@ -130,7 +130,7 @@ class Behind(Generic[T]):
     """
 
     def __init__(self, *, threads: int = 1, waiting: int = 1) -> None:
-        self._crew = Crew(threads, "behind")
+        self._pool = DaemonPool(threads, "behind")
         self._futures: deque[Future[T]] = deque()
         self._waiting = waiting
 
@@ -140,11 +140,11 @@ class Behind(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._crew.stop(patience=None)
+        self._pool.stop(timeout=None)
 
     def submit(self, job: Callable[[], T]) -> Iterator[T]:
-        """Hand over a job; yields the results that have to be taken, or are there anyway."""
-        self._futures.append(self._crew.submit(job))
+        """Submit a job; yield the results that are ready, waiting only while the queue is full."""
+        self._futures.append(self._pool.submit(job))
         while len(self._futures) > self._waiting or (self._futures and self._futures[0].done()):
             yield self._futures.popleft().result()
 
@@ -154,8 +154,8 @@ class Behind(Generic[T]):
             yield self._futures.popleft().result()
 
 
-class Turns:
-    """Lets jobs that run side by side do one part of their work in order."""
+class Sequencer:
+    """Let concurrent jobs run one step in order of their numbers."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -163,7 +163,7 @@ class Turns:
         self._broken = False
 
     def take(self, number: int, job: Callable[[], None]) -> None:
-        """Call ``job`` once all lower numbers have had their turn; nothing is done when that cannot come any more."""
+        """Call ``job`` once all lower numbers are done; do nothing after :meth:`abort`."""
         with self._changed:
             self._changed.wait_for(lambda: self._next == number or self._broken)
             if self._broken:
@@ -173,8 +173,8 @@ class Turns:
             self._next += 1
             self._changed.notify_all()
 
-    def give_up(self) -> None:
-        """Let nobody wait any longer: a turn will not come."""
+    def abort(self) -> None:
+        """Abort: wake all waiters; the jobs that wait are skipped."""
         with self._changed:
             self._broken = True
             self._changed.notify_all()

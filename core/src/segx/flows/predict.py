@@ -1,4 +1,4 @@
-"""Predict: source -> preprocess -> network -> decode -> results -> sinks, each beside the others."""
+"""Predict: source -> preprocess -> network -> decode -> results -> writers; the stages run concurrently."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from segx.console import counted, progress
 from segx.errors import DataError
 from segx.flows.inputs import InputPlan, by, check_classes, check_head, infer, merged, milliseconds_since
-from segx.flows.pipeline import Ahead, Behind, Turns
+from segx.flows.pipeline import OrderedExecutor, Prefetcher, Sequencer
 from segx.io.sources import Unreadable
-from segx.io.writers import Sinks, Window, check, drawing_style, saves
+from segx.io.writers import ResultWriters, Window, check, drawing_style, saves
 from segx.runs import Run, Step, make_run_folder
 from segx.runtime import helpers
 from segx.structures.batch import Batch, Letterbox
@@ -36,7 +36,7 @@ _STAGES = ("preprocess", "inference", "postprocess")
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture as network input, and how long that took."""
+    """An image as network input, and how long that took."""
 
     batch: Batch
     preprocess: float
@@ -62,14 +62,14 @@ class _Tally:
     """What has happened in a run so far."""
 
     began: float = field(default_factory=time.perf_counter)
-    pictures: int = 0
+    images: int = 0
     batches: int = 0
     objects: int = 0
     milliseconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
     def add(self, results: Sequence[Results]) -> None:
         self.batches += 1
-        self.pictures += len(results)
+        self.images += len(results)
         self.objects += sum(len(result) for result in results)
         for result in results:
             for stage in _STAGES:
@@ -77,9 +77,9 @@ class _Tally:
 
     def figures(self) -> dict[str, float]:
         """Return what plugins are told at the end."""
-        means = {f"{stage}_ms": total / max(self.pictures, 1) for stage, total in self.milliseconds.items()}
+        means = {f"{stage}_ms": total / max(self.images, 1) for stage, total in self.milliseconds.items()}
         seconds = time.perf_counter() - self.began
-        return {"images": float(self.pictures), "objects": float(self.objects), "seconds": seconds, **means}
+        return {"images": float(self.images), "objects": float(self.objects), "seconds": seconds, **means}
 
 
 def predict(
@@ -88,25 +88,25 @@ def predict(
     options: PredictOptions,
     *,
     task: Task,
-    tell: Callable[..., None],
+    notify: Callable[..., None],
     model: str = "model",
     failures: list[Unreadable] | None = None,
-    lanes: int = 1,
+    streams: int = 1,
 ) -> Iterator[Results]:
-    """Return what a model finds in each picture of a source, in order, as it is found.
+    """Return what a model finds in each image of a source, in order, as it is found.
 
     What does not fit is refused at once; the work begins when the first result is asked for and goes on only as far
     as results are taken. Closing the iterator ends the run.
 
     Args:
         session: The open model.
-        source: The pictures; it is closed at the end.
+        source: The images; it is closed at the end.
         options: What was asked for.
         task: What the model's outputs mean.
-        tell: Tells plugins what happens: :meth:`segx.plugin.registry.Registry.tell`.
+        notify: Tells plugins what happens: :meth:`segx.plugin.registry.Registry.tell`.
         model: What the user named as model.
         failures: Gets what could not be read.
-        lanes: How many batches go through the network side by side; above 1 the session has to be one that may be
+        streams: How many batches go through the network side by side; above 1 the session has to be one that may be
             run from several threads at once.
 
     Raises:
@@ -123,11 +123,11 @@ def predict(
         source=source,
         options=options,
         task=task,
-        tell=tell,
+        notify=notify,
         model=model,
         plan=plan,
         failures=[] if failures is None else failures,
-        lanes=1 if source.live else lanes,
+        streams=1 if source.live else streams,
     )
     return run.run()
 
@@ -140,67 +140,69 @@ class _Prediction:
     source: Source
     options: PredictOptions
     task: Task
-    tell: Callable[..., None]
+    notify: Callable[..., None]
     model: str
     plan: InputPlan
     failures: list[Unreadable]
-    lanes: int
+    streams: int
 
     def __post_init__(self) -> None:
         self.decoding = self.options.decode()
         self.tally = _Tally()
-        self.told_shapes: set[tuple[int, int]] = set()
-        self.turns = Turns()
+        self.reported_shapes: set[tuple[int, int]] = set()
+        self.sequencer = Sequencer()
 
     def run(self) -> Iterator[Results]:
-        """Run to the end, telling of beginning, steps and end."""
+        """Run to the end, and notify listeners of start, steps and end."""
         folder = self._make_folder()
         run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
-        self.tell("run_started", run=run)
+        self.notify("run_started", run=run)
         self.tally = _Tally()  # the clock runs from here
-        sinks = Sinks(self.options, folder)
+        writers = ResultWriters(self.options, folder)
         try:
-            yield from self._results(run, sinks)
+            yield from self._results(run, writers)
             self._judge()
-            sinks.close(complete=True)
+            writers.close(complete=True)
         except GeneratorExit:  # whoever asked has seen enough: the run has ended well
-            sinks.close(complete=True)
+            writers.close(complete=True)
             self._end(run)
             raise
         except BaseException as error:
-            sinks.close(complete=isinstance(error, KeyboardInterrupt))  # who stops a run keeps what it has found
+            writers.close(complete=isinstance(error, KeyboardInterrupt))  # who stops a run keeps what it has found
             self._leave_no_empty(folder)
-            self.tell("run_failed", run=run, error=error)
+            self.notify("run_failed", run=run, error=error)
             raise
         self._end(run)
 
-    def _results(self, run: Run, sinks: Sinks) -> Iterator[Results]:
-        live, helping, lanes = self.source.live, helpers(), self.lanes
+    def _results(self, run: Run, writers: ResultWriters) -> Iterator[Results]:
+        live, helping, streams = self.source.live, helpers(), self.streams
         total = self._total()
         jobs = (partial(self._prepare, load) for load in self.source.loaders())
         with contextlib.ExitStack() as stack:
-            finishing = helping if lanes == 1 else lanes
-            behind = stack.enter_context(Behind[list["Results"]](threads=finishing, waiting=0 if live else finishing))
-            stack.callback(self.turns.give_up)
-            ahead = 1 if live else (1 + lanes) * self.plan.batch + helping
-            ready = stack.enter_context(Ahead(jobs, threads=helping, ahead=ahead))
+            finishing = helping if streams == 1 else streams
+            executor = stack.enter_context(
+                OrderedExecutor[list["Results"]](threads=finishing, waiting=0 if live else finishing)
+            )
+            stack.callback(self.sequencer.abort)
+            ahead = 1 if live else (1 + streams) * self.plan.batch + helping
+            ready = stack.enter_context(Prefetcher(jobs, threads=helping, ahead=ahead))
             stack.callback(self.source.close)  # first of all, so that a camera holds nobody up
             bar = stack.enter_context(progress(total, "predict", shown=self._shows_bar()))
             window = Window(drawing_style(self.options)) if self.options.show else None
             if window is not None:
                 stack.callback(window.close)
-            for results in self._through(self._batches(iter(ready)), behind, sinks):
+            for results in self._through(self._batches(iter(ready)), executor, writers):
                 self.tally.add(results)
-                self._tell_step(run, results, total)
+                self._notify_step(run, results, total)
                 bar(len(results))
-                for number, result in enumerate(results, start=self.tally.pictures - len(results) + 1):
+                for number, result in enumerate(results, start=self.tally.images - len(results) + 1):
                     self._say(result, number, total)
                     yield result
                     if window is not None and not window.show(result):
                         return
 
     def _prepare(self, load: Callable[[], Item]) -> _Ready | Unreadable:
-        """Read a picture and make it network input; runs ahead of the network, in threads."""
+        """Read an image and make it network input; runs ahead of the network, in threads."""
         item = load()
         if isinstance(item, Unreadable):
             return item
@@ -214,7 +216,7 @@ class _Prediction:
         return _Ready(batch, milliseconds_since(start))
 
     def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
-        """Gather pictures of one input shape, one after the other, into batches."""
+        """Gather images of one input shape, one after the other, into batches."""
         gathered: list[_Ready] = []
         for item in ready:
             if isinstance(item, Unreadable):
@@ -233,19 +235,19 @@ class _Prediction:
             yield gathered
 
     def _through(
-        self, batches: Iterator[list[_Ready]], behind: Behind[list[Results]], sinks: Sinks
+        self, batches: Iterator[list[_Ready]], executor: OrderedExecutor[list[Results]], writers: ResultWriters
     ) -> Iterator[list[Results]]:
-        """Run the network here, and the rest beside it; or with several lanes, all of it side by side."""
+        """Run the network in this thread and the rest in others; with several streams, all of it in others."""
         for number, gathered in enumerate(batches):
             batch = merged([item.batch for item in gathered])
-            names = [sinks.claim(source) for source in batch.sources]
+            names = [writers.claim(source) for source in batch.sources]
             work = _Work(number=number, batch=batch, preprocess=[item.preprocess for item in gathered], names=names)
-            inferred = infer(self.session, self.plan, batch) if self.lanes == 1 else None
-            yield from behind.submit(partial(self._finish, work, inferred, sinks))
+            inferred = infer(self.session, self.plan, batch) if self.streams == 1 else None
+            yield from executor.submit(partial(self._finish, work, inferred, writers))
             del gathered, batch, work, inferred  # else they would outlive the wait for the next
-        yield from behind.drain()
+        yield from executor.drain()
 
-    def _finish(self, work: _Work, inferred: Inferred | None, sinks: Sinks) -> list[Results]:
+    def _finish(self, work: _Work, inferred: Inferred | None, writers: ResultWriters) -> list[Results]:
         """Run the network if that is still to be done, decode a batch and write its results; runs in threads."""
         try:
             outputs, inference = inferred or infer(self.session, self.plan, work.batch)
@@ -256,14 +258,14 @@ class _Prediction:
                 result.replace(speed={"preprocess": preprocess, **rest})
                 for result, preprocess in zip(decoded, work.preprocess, strict=True)
             ]
-            shots = [sinks.shot(*parts) for parts in zip(work.batch.sources, results, work.names, strict=True)]
-            for shot in shots:
-                sinks.write(shot)
-            self.turns.take(work.number, partial(sinks.append, shots))
+            frames = [writers.frame(*parts) for parts in zip(work.batch.sources, results, work.names, strict=True)]
+            for frame in frames:
+                writers.write(frame)
+            self.sequencer.take(work.number, partial(writers.append, frames))
         except BaseException:
-            self.turns.give_up()
+            self.sequencer.abort()
             raise
-        return [shot.results for shot in shots]
+        return [frame.results for frame in frames]
 
     def _make_folder(self) -> Path | None:
         options = self.options
@@ -280,42 +282,42 @@ class _Prediction:
                 folder.rmdir()
 
     def _total(self) -> int | None:
-        """Return how many pictures there will be, where somebody wants to know and it can be known."""
+        """Return how many images there will be, where somebody wants to know and it can be known."""
         return None if self.source.live or not logger.isEnabledFor(logging.INFO) else self.source.length()
 
     def _shows_bar(self) -> bool:
-        """Say whether a bar is wanted: where there are no lines for each picture."""
+        """Return True if a bar is wanted: where there are no lines for each image."""
         return not self.options.verbose and logger.isEnabledFor(logging.INFO)
 
     def _judge(self) -> None:
-        """Refuse to call a run a success of which nothing could be read."""
-        if self.failures and not self.tally.pictures:
+        """Raise if nothing of the source could be read."""
+        if self.failures and not self.tally.images:
             others = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
             raise DataError(f"nothing of the source could be read: {self.failures[0]}{others}")
 
     def _end(self, run: Run) -> None:
-        """Say and tell how the run has ended."""
+        """Log the summary, and notify listeners of the end."""
         tally = self.tally
         figures = tally.figures()
         if self.failures:
             logger.warning("%d of the source could not be read and were passed over", len(self.failures))
-        if tally.pictures > 1:
+        if tally.images > 1:
             logger.info(
-                "%d pictures in %.1f s (%.1f a second), %s; the way of a picture: %s",
-                tally.pictures,
+                "%d images in %.1f s (%.1f a second), %s; the way of an image: %s",
+                tally.images,
                 figures["seconds"],
-                tally.pictures / figures["seconds"],
+                tally.images / figures["seconds"],
                 counted(tally.objects, "object"),
                 ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES),
             )
         if run.folder is not None:
             logger.info("results are in %s", run.folder)
-        self.tell("run_ended", run=run, metrics=figures)
+        self.notify("run_ended", run=run, metrics=figures)
 
-    def _tell_step(self, run: Run, results: Sequence[Results], total: int | None) -> None:
+    def _notify_step(self, run: Run, results: Sequence[Results], total: int | None) -> None:
         metrics = {"images": float(len(results)), "inference_ms": results[0].speed["inference"]}
         batches = total if self.plan.batch == 1 else None
-        self.tell(
+        self.notify(
             "step_ended", run=run, step=Step(kind="batch", index=self.tally.batches - 1, total=batches, metrics=metrics)
         )
 
@@ -324,13 +326,13 @@ class _Prediction:
         logger.warning("passed over %s", item)
 
     def _say_shape(self, item: _Ready) -> None:
-        if item.shape not in self.told_shapes:
-            self.told_shapes.add(item.shape)
+        if item.shape not in self.reported_shapes:
+            self.reported_shapes.add(item.shape)
             source = item.batch.sources[0]
             logger.info("%s", self.plan.note(self.task, source, item.shape, asked_rect=self.options.rect))
 
     def _say(self, result: Results, number: int, total: int | None) -> None:
-        """Say what was found in a picture."""
+        """Log what was found in an image."""
         if not (self.options.verbose and logger.isEnabledFor(logging.INFO)):
             return
         height, width = result.orig_shape

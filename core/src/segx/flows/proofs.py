@@ -66,7 +66,7 @@ def read_proofs() -> Mapping[str, dict[str, Any]]:
 
 
 def _is_sound(proof: Mapping[str, Any]) -> bool:
-    """Say whether a proof is one that segx wrote; any other is no proof."""
+    """Return True if a proof is one that segx wrote; any other is no proof."""
     figures = [proof.get(name) for name in ("box", "score", "mask_iou", "matched")]
     sound = all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures)
     return sound and isinstance(proof.get("date"), str)

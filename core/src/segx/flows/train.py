@@ -1,4 +1,4 @@
-"""Train: from what a user typed to a folder with weights, figures and a manifest; no mathematics."""
+"""Train: from options to a run folder with weights, metrics and a manifest; the backend does the mathematics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from segx.artifact import Artifact
 from segx.console import counted
 from segx.data.definition import open_splits, shared_images
-from segx.data.tally import tell
+from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.export import check, export
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain, run_folder
-from segx.flows.val import measure, measure_into
+from segx.flows.val import validate_into, validation_metrics
 from segx.io.paths import expanded
 from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
@@ -51,7 +51,7 @@ _LESSON = ("classes", "single_cls", "crowds")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What training came to.
+    """The result of a training run.
 
     Attributes:
         trained: The weights, and a row of figures for each epoch.
@@ -105,7 +105,7 @@ def train(
     if weights is not None and not options.resume:
         report = session.load_weights(weights)
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
-    _tell_transfer(report, splits.names)
+    _log_transfer(report, splits.names)
     task: Any = registry.load_task(session.info.task)
     loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
     record = Record(
@@ -113,14 +113,14 @@ def train(
         model=model,
         task=session.info.task,
         splits=splits,
-        pictures=task.train_pictures(splits.names, options) if options.plots else None,
+        images=task.train_drawings(splits.names, options) if options.plots else None,
         registry=registry,
     )
     backend: Any = registry.load_backend(registry.backend_for("pt"))
     job = make_job(session, options, splits, record, registry, loader=loader)
-    with _told(record):
+    with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
-        record.trained(trained.rows)
+        record.trained(trained.history)
         result = finish(trained, options, splits, backend=backend, registry=registry)
         record.ended(trained.metrics, result.metrics.results_dict)
     return result
@@ -197,7 +197,7 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
     train, val = (opened.splits[split].dataset for split in ("train", "val"))
     if not len(train) or not len(val):
         which = "training" if not len(train) else "validation"
-        raise DataError(f"{data}: the {which} split holds no pictures")
+        raise DataError(f"{data}: the {which} split holds no images")
     for note in opened.notes:
         logger.warning("%s", note)
     names = {0: "object"} if options.single_cls else dict(train.names)
@@ -206,8 +206,8 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
         raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
     count = max(math.ceil(options.fraction * len(train)), 1)
     indices = [index * len(train) // count for index in range(count)]
-    tell("train", train)
-    tell("val", val)
+    notify("train", train)
+    notify("val", val)
     same = len(shared_images(train, val))
     if same:
         them = "the" if same == len(val) else f"{same} of the {len(val)}"
@@ -217,7 +217,7 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
         if not any(_counts(split, index, wanted) for index in used):
             of = "" if wanted is None else f" of classes {sorted(wanted)}"
             raise DataError(
-                f"{data}: none of the {len(used)} {which} pictures has a labelled object{of}",
+                f"{data}: none of the {len(used)} {which} images has a labelled object{of}",
                 hint=f"see what is wrong with: segx data check data={data}",
             )
     return Splits(train=train, val=val, names=names, indices=indices)
@@ -249,17 +249,17 @@ def make_job(
     settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:
-        return measure(measured, splits.val, settings, registry=registry)
+        return validation_metrics(measured, splits.val, settings, registry=registry)
 
     return TrainJob(
         options=options,
         names=splits.names,
-        pictures=len(splits.indices),
+        images=len(splits.indices),
         folder=record.folder,
         loader=watched(loader, lambda: record.drawings),
         criterion=lambda module: architecture.criterion(module, options),
         validate=validate,
-        tell=record.tell,
+        notify=record.notify,
         settings={"data": str(options.data), REMEMBERED: plain(options), _FINGERPRINT: splits.fingerprint},
         finished=record.finished,
     )
@@ -281,7 +281,7 @@ def val_options(options: TrainOptions) -> ValOptions:
 def finish(
     trained: Trained, options: TrainOptions, splits: Splits, *, backend: ModelBackend, registry: Registry
 ) -> TrainResult:
-    """Measure the best weights, with pictures in the run's folder, and export them when that was asked for.
+    """Measure the best weights, with images in the run's folder, and export them when that was asked for.
 
     Raises:
         ExportError: The export failed; the weights are safe.
@@ -292,13 +292,13 @@ def finish(
     device = (options.device or options.accelerator or "").strip("[]() ").split(",")[0].strip() or None
     session = backend.open(Artifact(path=weights, format="pt"), SessionOptions(device=device))
     try:
-        metrics = measure_into(
+        metrics = validate_into(
             trained.folder, session, splits.val, val_options(options), model=str(weights), registry=registry
         )
     finally:
         session.close()
     if options.verbose:
-        for line in metrics.rows(verbose=True).splitlines():
+        for line in metrics.to_table(verbose=True).splitlines():
             say(line)
     exported = None if options.export is None else _export(weights, options.export, registry)
     if exported is not None:
@@ -315,8 +315,8 @@ def _export(weights: Path, name: str, registry: Registry) -> Path:
 
 
 @contextlib.contextmanager
-def _told(record: Record) -> Iterator[None]:
-    """Tell the hooks when the run fails."""
+def _notifying(record: Record) -> Iterator[None]:
+    """Notify listeners when the run fails."""
     try:
         yield
     except BaseException as error:
@@ -343,11 +343,14 @@ def _for_data(session: ModelSession, splits: Splits, options: TrainOptions) -> t
 
 
 def _counts(dataset: Dataset, index: int, wanted: set[int] | None) -> bool:
-    """Say whether a picture has an object to learn from."""
-    return any(not truth.crowd and (wanted is None or truth.category in wanted) for truth in dataset[index].truths)
+    """Return True if an image has an object to learn from."""
+    return any(
+        not annotation.crowd and (wanted is None or annotation.category in wanted)
+        for annotation in dataset[index].annotations
+    )
 
 
-def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
+def _log_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
     if report is not None:
         logger.info(
             "%s: %s moved over, %d begin anew",
@@ -359,7 +362,7 @@ def _tell_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Let a part of segx tell only of errors for a while."""
+    """Silence a logger of segx below ERROR for a while."""
     part = logging.getLogger(name)
     level = part.level
     part.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Pictures of a training run, drawn beside it in a thread of their own: nothing waits for them but the end."""
+"""Plots of a training run, drawn in a thread; only the end of the run waits for them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
-from segx.flows.pipeline import Crew
+from segx.flows.pipeline import DaemonPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
-    from segx.plugin.interfaces import Dataset, LoaderMaker, TrainLoader, TrainPictures
+    from segx.plugin.interfaces import Dataset, LoaderMaker, TrainDrawings, TrainLoader
     from segx.structures.batch import TrainBatch
 
 logger = logging.getLogger("segx.train")
@@ -23,39 +23,39 @@ logger = logging.getLogger("segx.train")
 _BATCHES = 3
 """Batches that are drawn at the beginning, and again when mosaic closes."""
 _SAMPLES = 5000
-"""Pictures, evenly spaced, whose labels are counted at most."""
+"""Images, evenly spaced, whose labels are counted at most."""
 _SECONDS = 30.0
 """Between one drawing of the curves and the next."""
 
 
 class Drawings:
-    """Has pictures of a run drawn, and knows which are done.
+    """Queue of the plots of a run.
 
-    A picture that cannot be drawn is told of once, and stops nothing.
+    An image that cannot be drawn is reported once, and stops nothing.
 
     Args:
-        pictures: The task's way of drawing.
+        images: The task's way of drawing.
         folder: The run's folder.
     """
 
-    def __init__(self, pictures: TrainPictures, folder: Path) -> None:
-        self._pictures = pictures
+    def __init__(self, images: TrainDrawings, folder: Path) -> None:
+        self._images = images
         self._folder = folder
-        self._crew = Crew(1, "drawings")
+        self._pool = DaemonPool(1, "drawings")
         self._pending: list[Future[Path]] = []
         self._curves: Future[Path] | None = None
         self._curves_at = time.monotonic()
-        self._told = False
+        self._reported = False
 
     def batch(self, number: int, batch: TrainBatch) -> None:
         """Draw a batch as it is trained on."""
-        self._submit(lambda: self._pictures.batch(batch, self._folder / f"train_batch{number}.jpg"))
+        self._submit(lambda: self._images.batch(batch, self._folder / f"train_batch{number}.jpg"))
 
     def labels(self, dataset: Dataset, indices: Sequence[int]) -> None:
         """Draw how classes, sizes and places of the objects are spread."""
         some = indices[:: -(-len(indices) // _SAMPLES)]
         samples = (dataset[index] for index in some)
-        self._submit(lambda: self._pictures.labels(samples, self._folder / "labels.png"))
+        self._submit(lambda: self._images.labels(samples, self._folder / "labels.png"))
 
     def curves(self, rows: Sequence[Mapping[str, float]], *, last: bool = False) -> None:
         """Draw losses and figures over the epochs: now and then, and at the end."""
@@ -63,7 +63,7 @@ class Drawings:
         due = idle and time.monotonic() - self._curves_at > _SECONDS
         if rows and (last or due):
             kept = list(rows)
-            self._curves = self._submit(lambda: self._pictures.curves(kept, self._folder / "results.png"))
+            self._curves = self._submit(lambda: self._images.curves(kept, self._folder / "results.png"))
             self._curves_at = time.monotonic()
 
     def done(self) -> tuple[Path, ...]:
@@ -78,11 +78,11 @@ class Drawings:
             for future in self._pending:
                 with contextlib.suppress(Exception):
                     future.result()
-        self._crew.stop(patience=None if wait else 2.0)
+        self._pool.stop(timeout=None if wait else 2.0)
         return self.done()
 
     def _submit(self, job: Callable[[], Path]) -> Future[Path]:
-        future = self._crew.submit(job)
+        future = self._pool.submit(job)
         self._pending.append(future)
         return future
 
@@ -92,10 +92,10 @@ class Drawings:
         except CancelledError:
             return None
         except Exception as error:
-            if not self._told:
-                logger.warning("a picture of the run could not be drawn: %s", error)
-                logger.debug("a picture of the run could not be drawn", exc_info=True)
-            self._told = True
+            if not self._reported:
+                logger.warning("an image of the run could not be drawn: %s", error)
+                logger.debug("an image of the run could not be drawn", exc_info=True)
+            self._reported = True
             return None
 
 
@@ -111,7 +111,7 @@ def watched(maker: LoaderMaker, drawings: Callable[[], Drawings | None]) -> Load
 
 
 class _Watched:
-    """A loader some of whose batches are drawn: the first ones, and the first ones without mosaic."""
+    """A loader that has its first batches drawn, and the first ones without mosaic."""
 
     def __init__(self, loader: TrainLoader, drawings: Drawings) -> None:
         self._loader = loader

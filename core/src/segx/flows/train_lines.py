@@ -1,4 +1,4 @@
-"""What people see of a training run: a bar within an epoch, one line after it."""
+"""Console output of a training run: a progress bar within an epoch, one line after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEADER_EVERY = 20
 
 
 class EpochLines:
-    """Tells of each batch on a terminal's bar, and of each epoch in one line.
+    """Show each batch on a progress bar, and each epoch in one line.
 
     Args:
         epochs: How many there are to be.
@@ -39,18 +39,18 @@ class EpochLines:
         self._shown = shown
         self._bar: Any = None
         self._instances: int | None = None
-        self._heard = False
+        self._seen = False
         self._size = "-"
         self._lines = 0
         self._seconds: list[float] = []
         self._clock = 0.0
 
     def begin(self, seconds: float) -> None:
-        """Say how long the run has taken already, when it is one that goes on."""
+        """Take the time that a resumed run has spent already."""
         self._clock = seconds
 
-    def hear(self, step: Step, *, epoch: int) -> None:
-        """Hear of a batch or an epoch.
+    def on_step(self, step: Step, *, epoch: int) -> None:
+        """Show a batch or an epoch.
 
         Args:
             step: What was done.
@@ -64,7 +64,7 @@ class EpochLines:
             self._epoch(step)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Close the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -78,20 +78,20 @@ class EpochLines:
             self._bar.set_description(f"{epoch + 1}/{self._epochs}")
         if self._bar is not None:
             losses = {_loss(name): f"{value:.3f}" for name, value in step.metrics.items() if _is_loss(name)}
-            self._bar.set_postfix({**losses, "instances": self._told, "size": self._size}, refresh=False)
+            self._bar.set_postfix({**losses, "instances": self._instances_text, "size": self._size}, refresh=False)
             self._bar.update(1)
 
     def _count(self, step: Step) -> None:
         """Count the objects of an epoch; of one that was begun by a run before this one they are not known."""
-        if not self._heard:
+        if not self._seen:
             self._instances = 0 if step.index == 0 else None
-        self._heard = True
+        self._seen = True
         if self._instances is not None:
             self._instances += int(step.metrics.get("instances", 0))
         self._size = step.name
 
     @property
-    def _told(self) -> str:
+    def _instances_text(self) -> str:
         return "-" if self._instances is None else f"{self._instances}"
 
     def _epoch(self, step: Step) -> None:
@@ -106,14 +106,14 @@ class EpochLines:
             say("  ".join(title.rjust(len(value)) for title, value in cells))
         say("  ".join(value for _, value in cells))
         self._lines += 1
-        self._instances, self._heard = None, False
+        self._instances, self._seen = None, False
 
     def _cells(self, row: Mapping[str, float], left: float) -> list[tuple[str, str]]:
         """Return title and value of each column; values are as wide as they will ever be."""
         width = max(len(f"{self._epochs}/{self._epochs}"), len("Epoch"))
         cells = [("Epoch", f"{int(row['epoch'])}/{self._epochs}".rjust(width))]
         cells += [(_loss(name), f"{value:.4g}".rjust(7)) for name, value in row.items() if _is_loss(name)]
-        cells += [("Instances", self._told.rjust(9)), ("Size", self._size.rjust(9))]
+        cells += [("Instances", self._instances_text.rjust(9)), ("Size", self._size.rjust(9))]
         cells += [
             (title, (f"{row[name]:.4f}" if name in row else "-").rjust(10))
             for name, title in _TITLES.items()
@@ -138,7 +138,7 @@ def clock(seconds: float) -> str:
 
 
 def _unheard() -> bool:
-    """Say whether no one has set up logging: then its words for people go nowhere."""
+    """Return True if no one has set up logging: then its words for people go nowhere."""
     return not logger.hasHandlers()
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves beside its weights: options, manifest, a row of figures for each epoch; and who hears."""
+"""Record of a training run: options, manifest, metrics of each epoch; and the notification of listeners."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from segx.options.verbs import TrainOptions
-    from segx.plugin.interfaces import Dataset, TrainPictures
+    from segx.plugin.interfaces import Dataset, TrainDrawings
     from segx.plugin.registry import Registry
 
 logger = logging.getLogger("segx.train")
@@ -57,7 +57,7 @@ class Splits:
         train: The training split.
         val: The split it is validated on.
         names: Class number to class name.
-        indices: The pictures of the training split that are used.
+        indices: The images of the training split that are used.
     """
 
     train: Dataset
@@ -72,14 +72,14 @@ class Splits:
 
 
 class Record:
-    """Writes down what a run does, has it drawn, and tells people and hooks. Lives on the first process only.
+    """Write the record of a run, have it drawn, and notify people and hooks. On the first process only.
 
     Args:
         options: What was asked for.
         model: What the user named as model.
         task: The task of the model.
         splits: The data.
-        pictures: Draws batches, labels and curves; None: nothing is drawn.
+        images: Draws batches, labels and curves; None: nothing is drawn.
         registry: Whom to tell.
     """
 
@@ -90,11 +90,11 @@ class Record:
         model: str,
         task: str,
         splits: Splits,
-        pictures: TrainPictures | None,
+        images: TrainDrawings | None,
         registry: Registry,
     ) -> None:
         self._options, self._model, self._task = options, model, task
-        self._splits, self._pictures, self._registry = splits, pictures, registry
+        self._splits, self._images, self._registry = splits, images, registry
         self._rows: list[Mapping[str, float]] = []
         self._lines = EpochLines(epochs=options.epochs, shown=options.verbose)
         self._epoch = 0
@@ -105,7 +105,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether the run that goes on was measured at its end; of a checkpoint that was moved it is not known."""
+        """Whether the resumed run was validated at its end; unknown for a checkpoint that was moved."""
         folder = self._resumed_folder()
         if folder is None:
             return True
@@ -139,27 +139,27 @@ class Record:
         files.write_text(folder / _OPTIONS, yaml.safe_dump(named, sort_keys=False))
         _write_manifest(folder, self._manifest(folder))
         train, val = self._counts()
-        logger.info("%s to train on, %d to validate; %s", counted(train, "picture"), val, folder)
-        self._registry.tell("run_started", run=self._run)
-        if self._pictures is not None:
-            self.drawings = Drawings(self._pictures, folder)
+        logger.info("%s to train on, %d to validate; %s", counted(train, "image"), val, folder)
+        self._registry.notify("run_started", run=self._run)
+        if self._images is not None:
+            self.drawings = Drawings(self._images, folder)
             self.drawings.labels(self._splits.train, self._splits.indices)
         return folder
 
-    def tell(self, step: Step) -> None:
-        """Hear of a batch or an epoch, write the row of an epoch, and pass it on with the pictures drawn meanwhile."""
+    def notify(self, step: Step) -> None:
+        """Write the metrics of an epoch, and pass a step on to the hooks with the plots drawn meanwhile."""
         if self._run is None or self._run.folder is None:
             return
         self._begun = True
-        self._lines.hear(step, epoch=self._epoch)
+        self._lines.on_step(step, epoch=self._epoch)
         written = () if self.drawings is None else self.drawings.done()
         if step.kind == "epoch":
             self._epoch = step.index + 1
             written = (*written, *self._write_row(self._run.folder, step.metrics))
-        self._registry.tell("step_ended", run=self._run, step=_with_files(step, written))
+        self._registry.notify("step_ended", run=self._run, step=_with_files(step, written))
 
     def trained(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Complete the table, draw the last pictures, and tell of them.
+        """Complete the table, draw the last plots, and notify the hooks.
 
         Args:
             rows: One for each epoch; one may be missing in the table when the run was killed before it was written.
@@ -172,10 +172,10 @@ class Record:
             self.drawings.curves(rows, last=True)
             written = (*written, *self.drawings.close())
         step = Step(kind="stage", index=0, name="record", files=written)
-        self._registry.tell("step_ended", run=self._run, step=step)
+        self._registry.notify("step_ended", run=self._run, step=step)
 
     def ended(self, metrics: Mapping[str, float], best: Mapping[str, float]) -> None:
-        """Write down and tell that the run has ended well.
+        """Write the manifest, and notify the hooks that the run has succeeded.
 
         Args:
             metrics: The figures of the last epoch.
@@ -184,18 +184,18 @@ class Record:
         if self._run is not None and self._run.folder is not None:
             done = {"time": _now(), "metrics": {k: v if math.isfinite(v) else None for k, v in best.items()}}
             _write_manifest(self._run.folder, {**(_read_manifest(self._run.folder) or {}), _FINISHED: done})
-            self._registry.tell("run_ended", run=self._run, metrics={**metrics, **best})
+            self._registry.notify("run_ended", run=self._run, metrics={**metrics, **best})
         self._lock.close()
 
     def failed(self, error: BaseException) -> None:
-        """Tell that the run has failed; a folder made for a run that never began goes."""
+        """Notify the hooks that the run has failed; remove the folder of a run that never began."""
         self._lines.close()
         if self.drawings is not None:
             self.drawings.close(wait=self._begun)
         self._lock.close()
         if self._run is None or self._run.folder is None:
             return
-        self._registry.tell("run_failed", run=self._run, error=error)
+        self._registry.notify("run_failed", run=self._run, error=error)
         if not self._begun and self._resumed_folder() is None and not self._options.exist_ok:
             shutil.rmtree(self._run.folder, ignore_errors=True)
 
@@ -206,7 +206,7 @@ class Record:
         return run_folder(self._options.resume)
 
     def _write_row(self, folder: Path, row: Mapping[str, float]) -> tuple[Path, ...]:
-        """Add the row of an epoch to the table; what an interrupted run had written of later epochs goes."""
+        """Append the metrics of an epoch to the table; remove later epochs that an interrupted run has left."""
         self._rows = [*(kept for kept in self._rows if kept["epoch"] < row["epoch"]), row]
         if self.drawings is not None:
             self.drawings.curves(self._rows)
@@ -245,8 +245,8 @@ class Record:
         hashes = self._splits.fingerprint
         return {
             "name": str(self._options.data),
-            "train": {"pictures": train, "fingerprint": hashes["train"]},
-            "val": {"pictures": val, "fingerprint": hashes["val"]},
+            "train": {"images": train, "fingerprint": hashes["train"]},
+            "val": {"images": val, "fingerprint": hashes["val"]},
         }
 
 

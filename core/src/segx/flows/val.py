@@ -1,4 +1,4 @@
-"""Val: data set -> pictures -> the same three steps as predict -> figures; for a model of any format."""
+"""Val: data set -> images -> preprocess, network, decode as in predict -> metrics; for a model of any format."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 from segx.console import counted, progress
 from segx.data.definition import open_splits
-from segx.data.tally import tell, tell_problems
+from segx.data.tally import log_problems, notify
 from segx.errors import DataError, ModelError, UsageError
-from segx.flows.inputs import InputPlan, Wish, by, check_head, infer, merged, milliseconds_since
-from segx.flows.pipeline import Ahead, Behind, Turns
-from segx.io.images import picture_of
+from segx.flows.inputs import InputPlan, InputRequest, by, check_head, infer, merged, milliseconds_since
+from segx.flows.pipeline import OrderedExecutor, Prefetcher, Sequencer
+from segx.io.images import image_of
 from segx.io.names import file_names, image_ids, stems
 from segx.io.sources import Unreadable
-from segx.plugin.jobs import Measurement
+from segx.plugin.jobs import EvalSpec
 from segx.runs import Run, Step, make_run_folder
 from segx.runtime import helpers
 from segx.structures.batch import SourceImage
@@ -47,15 +47,15 @@ _FIRST = 10
 """Classes that are told one by one."""
 
 
-def val(session: Session, options: ValOptions, *, model: str, registry: Registry, lanes: int = 1) -> Metrics:
-    """Measure a model on a data set, write what was asked for into a run folder, and return the figures.
+def val(session: Session, options: ValOptions, *, model: str, registry: Registry, streams: int = 1) -> Metrics:
+    """Validate a model on a data set, write what was asked for into a run folder, and return the metrics.
 
     Args:
         session: The open model.
         options: What was asked for; without ``data``, the data set that the model remembers.
         model: What the user named as model.
         registry: The plugins.
-        lanes: How many batches go through the network side by side; above 1 the session has to be one that may be
+        streams: How many batches go through the network side by side; above 1 the session has to be one that may be
             run from several threads at once.
 
     Raises:
@@ -73,14 +73,14 @@ def val(session: Session, options: ValOptions, *, model: str, registry: Registry
         crowds=options.crowds == "objects",
     )
     dataset = opened.splits[options.split].dataset
-    tell(options.split, dataset)
+    notify(options.split, dataset)
     writes = options.plots or options.save_json or options.save_txt
     folder = None
     if writes:
         folder = make_run_folder(
             "val", task=session.info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
         )
-    return measure_into(folder, session, dataset, options, model=model, registry=registry, lanes=lanes)
+    return validate_into(folder, session, dataset, options, model=model, registry=registry, streams=streams)
 
 
 def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOptions:
@@ -110,7 +110,7 @@ def with_remembered(options: ValOptions, settings: Mapping[str, Any]) -> ValOpti
         raise ModelError(f"what the model remembers of its training makes no sense: {error.message}") from error
 
 
-def measure_into(
+def validate_into(
     folder: Path | None,
     session: Session,
     dataset: Dataset,
@@ -118,9 +118,9 @@ def measure_into(
     *,
     model: str,
     registry: Registry,
-    lanes: int = 1,
+    streams: int = 1,
 ) -> Metrics:
-    """Measure a model on an open data set, tell the hooks, write what was asked for, and return the figures.
+    """Validate a model on an open data set, notify the hooks, write what was asked for, and return the metrics.
 
     Args:
         folder: Where to write; None: nowhere.
@@ -129,35 +129,37 @@ def measure_into(
         options: What was asked for.
         model: What the user named as model.
         registry: The plugins.
-        lanes: How many batches go through the network side by side.
+        streams: How many batches go through the network side by side.
 
     Raises:
         UsageError: An option does not go with the model.
         DataError: The data hold nothing to measure.
     """
     run = Run(mode="val", model=model, options=options.as_dict(), folder=folder)
-    registry.tell("run_started", run=run)
+    registry.notify("run_started", run=run)
     try:
-        metrics = evaluate(session, dataset, options, registry=registry, model=model, run=run, lanes=lanes)
+        metrics = validate(session, dataset, options, registry=registry, model=model, run=run, streams=streams)
     except BaseException as error:
-        registry.tell("run_failed", run=run, error=error)
+        registry.notify("run_failed", run=run, error=error)
         raise
     if folder is not None:
         logger.info("results are in %s", folder)
-    registry.tell("run_ended", run=run, metrics=metrics.results_dict)
+    registry.notify("run_ended", run=run, metrics=metrics.results_dict)
     return metrics
 
 
-def measure(session: Session, dataset: Dataset, options: ValOptions, *, registry: Registry) -> Mapping[str, float]:
+def validation_metrics(
+    session: Session, dataset: Dataset, options: ValOptions, *, registry: Registry
+) -> Mapping[str, float]:
     """Return the figures of a model on an open data set; nothing is written. What training asks after an epoch.
 
     Raises:
         DataError: The data hold nothing to measure.
     """
-    return evaluate(session, dataset, options, registry=registry).results_dict
+    return validate(session, dataset, options, registry=registry).results_dict
 
 
-def evaluate(
+def validate(
     session: Session,
     dataset: Dataset,
     options: ValOptions,
@@ -165,44 +167,44 @@ def evaluate(
     registry: Registry,
     model: str = "model",
     run: Run | None = None,
-    lanes: int = 1,
+    streams: int = 1,
 ) -> Metrics:
     """Run a model over a data set and return what its task measures.
 
     Raises:
         UsageError: The model is fixed to another input than the one asked for, or knows none of the classes.
         ModelError: The model ends in something that the task does not read.
-        DataError: There are no objects to measure, or no picture can be read.
+        DataError: There are no objects to measure, or no image can be read.
     """
     task = registry.load_task(session.info.task)
     check_head(session.info, task, model=model)
     batch = options.batch or (_BATCH if "batch" in session.info.dynamic else session.info.batch)
-    plan = InputPlan.make(session, Wish(options.imgsz, batch, rect=options.rect), model=model)
+    plan = InputPlan.make(session, InputRequest(options.imgsz, batch, rect=options.rect), model=model)
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
     settings = _settings(session, plan, options, dataset, model)
     folder = None if run is None else run.folder
     ids = None if folder is None else image_ids([sample.id for sample in dataset])
     files = file_names(dataset.paths()) if ids is not None and options.save_json else ()
-    measurement = Measurement(
+    spec = EvalSpec(
         names=dataset.names,
         category_ids=dataset.category_ids,
         options=options,
-        pictures=len(dataset),
+        images=len(dataset),
         folder=folder,
         settings=settings,
         file_names=dict(zip(ids or (), files, strict=False)),
     )
-    evaluator = task.evaluator(measurement)
+    evaluator = task.evaluator(spec)
     validation = _Validation(
         session=session,
         dataset=dataset,
         options=options,
         task=task,
         plan=plan,
-        lanes=lanes,
+        streams=streams,
         classes=classes,
         evaluator=evaluator,
-        tell=partial(registry.tell, "step_ended", run=run) if run is not None else None,
+        notify=partial(registry.notify, "step_ended", run=run) if run is not None else None,
         folder=folder,
         ids=ids,
     )
@@ -247,7 +249,7 @@ def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture of the data set as network input, the name of its files, and how long that took."""
+    """An image of the data set as network input, the name of its files, and how long that took."""
 
     sample: Sample
     stem: str
@@ -268,10 +270,10 @@ class _Validation:
     options: ValOptions
     task: Task
     plan: InputPlan
-    lanes: int
+    streams: int
     classes: NDArray[np.int64] | None
     evaluator: Evaluator
-    tell: Callable[..., object] | None
+    notify: Callable[..., object] | None
     folder: Path | None
     ids: Sequence[int | str] | None = None
     problems: list[str] = field(default_factory=list)
@@ -280,7 +282,7 @@ class _Validation:
         self.decoding = self._decoding()
         self.milliseconds = dict.fromkeys(_STAGES, 0.0)
         self.measured = self.batches = 0
-        self.turns = Turns()
+        self.sequencer = Sequencer()
         written = self.options.save_txt and self.folder is not None
         self.stems = stems(self.dataset.paths()) if written else None
 
@@ -292,23 +294,23 @@ class _Validation:
                 hint=f"see what is wrong with: segx data check data={self.options.data or 'DATA'}",
             )
         threads = self.options.workers or helpers()
-        finishing = threads if self.lanes == 1 else self.lanes
+        finishing = threads if self.streams == 1 else self.streams
         jobs = (partial(self._prepare, index) for index in self._order())
         with contextlib.ExitStack() as stack:
-            behind = stack.enter_context(Behind[list["Sample"]](threads=finishing, waiting=finishing))
-            stack.callback(self.turns.give_up)
+            executor = stack.enter_context(OrderedExecutor[list["Sample"]](threads=finishing, waiting=finishing))
+            stack.callback(self.sequencer.abort)
             ready = stack.enter_context(
-                Ahead(jobs, threads=threads, ahead=(1 + self.lanes) * self.plan.batch + threads)
+                Prefetcher(jobs, threads=threads, ahead=(1 + self.streams) * self.plan.batch + threads)
             )
-            shown = self.tell is not None and logger.isEnabledFor(logging.INFO)
+            shown = self.notify is not None and logger.isEnabledFor(logging.INFO)
             bar = stack.enter_context(progress(len(self.dataset), "val", shown=shown))
-            for samples in self._through(self._batches(iter(ready)), behind):
+            for samples in self._through(self._batches(iter(ready)), executor):
                 self._count(samples)
                 bar(len(samples))
         if not self.measured:
-            raise DataError(f"no picture of the data set can be read: {self.problems[0]}")
+            raise DataError(f"no image of the data set can be read: {self.problems[0]}")
         speed = {stage: total / self.measured for stage, total in self.milliseconds.items()}
-        tell_problems(self.problems)
+        log_problems(self.problems)
         return self.evaluator.finish(speed=speed, problems=self.problems)
 
     def _decoding(self) -> Any:
@@ -327,10 +329,13 @@ class _Validation:
 
     def _counts(self, sample: Sample) -> bool:
         wanted = self.options.classes
-        return any(not truth.crowd and (wanted is None or truth.category in wanted) for truth in sample.truths)
+        return any(
+            not annotation.crowd and (wanted is None or annotation.category in wanted)
+            for annotation in sample.annotations
+        )
 
     def _order(self) -> list[int]:
-        """Return the pictures, those of one input shape together, widest first."""
+        """Return the images, those of one input shape together, widest first."""
         if not self.plan.rect:
             return list(range(len(self.dataset)))
         shapes = [
@@ -340,15 +345,15 @@ class _Validation:
         return sorted(range(len(shapes)), key=lambda index: shapes[index])
 
     def _prepare(self, index: int) -> _Ready | Unreadable:
-        """Read a picture and make it network input; runs ahead of the network, in threads.
+        """Read an image and make it network input; runs ahead of the network, in threads.
 
-        The picture itself goes no further: only its size matters from here on, and 12 megapixels are 36 MB each.
+        The image itself goes no further: only its size matters from here on, and 12 megapixels are 36 MB each.
         """
         sample = self.dataset[index]
         if self.ids is not None:
             sample = replace(sample, id=self.ids[index])
         try:
-            image = picture_of(sample)
+            image = image_of(sample)
         except DataError as error:
             return Unreadable(path=str(sample.path), reason=error.message)
         start = time.perf_counter()
@@ -359,7 +364,7 @@ class _Validation:
         return _Ready(sample, stem, replace(batch, sources=(blank,)), milliseconds_since(start))
 
     def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
-        """Gather pictures of one input shape, one after the other, into batches."""
+        """Gather images of one input shape, one after the other, into batches."""
         gathered: list[_Ready] = []
         for item in ready:
             if isinstance(item, Unreadable):
@@ -373,16 +378,18 @@ class _Validation:
         if gathered:
             yield gathered
 
-    def _through(self, batches: Iterator[list[_Ready]], behind: Behind[list[Sample]]) -> Iterator[list[Sample]]:
-        """Run the network here, and the rest beside it; or with several lanes, all of it side by side."""
+    def _through(
+        self, batches: Iterator[list[_Ready]], executor: OrderedExecutor[list[Sample]]
+    ) -> Iterator[list[Sample]]:
+        """Run the network in this thread and the rest in others; with several streams, all of it in others."""
         for number, gathered in enumerate(batches):
             batch = merged([item.batch for item in gathered])
             samples = [(item.sample, item.stem) for item in gathered]
             self.milliseconds["preprocess"] += sum(item.preprocess for item in gathered)
-            inferred = infer(self.session, self.plan, batch) if self.lanes == 1 else None
-            yield from behind.submit(partial(self._finish, number, samples, batch, inferred))
+            inferred = infer(self.session, self.plan, batch) if self.streams == 1 else None
+            yield from executor.submit(partial(self._finish, number, samples, batch, inferred))
             del gathered, batch, inferred  # else they would outlive the wait for the next
-        yield from behind.drain()
+        yield from executor.drain()
 
     def _finish(
         self, number: int, samples: list[tuple[Sample, str]], batch: Batch, inferred: Inferred | None
@@ -393,9 +400,9 @@ class _Validation:
             start = time.perf_counter()
             results = self.task.decode(outputs, batch, self.session.info, self.decoding)
             taken = {"inference": inference * len(samples), "postprocess": milliseconds_since(start)}
-            self.turns.take(number, partial(self._measure, samples, results, taken))
+            self.sequencer.take(number, partial(self._measure, samples, results, taken))
         except BaseException:
-            self.turns.give_up()
+            self.sequencer.abort()
             raise
         return [sample for sample, _ in samples]
 
@@ -425,8 +432,8 @@ class _Validation:
 
     def _count(self, samples: Sequence[Sample]) -> None:
         self.measured += len(samples)
-        if self.tell is not None:
-            self.tell(step=Step(kind="batch", index=self.batches, metrics={"images": float(len(samples))}))
+        if self.notify is not None:
+            self.notify(step=Step(kind="batch", index=self.batches, metrics={"images": float(len(samples))}))
         self.batches += 1
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "QT_QPA_PLATFORM", "QT_PLUGIN_PATH")
 _TRIAL = "import cv2; cv2.namedWindow('segx', 0); cv2.destroyAllWindows()"
-_PATIENCE = 20.0
+_TIMEOUT = 20.0
 """Seconds to wait for a display that does not answer."""
 
 
@@ -47,7 +47,7 @@ def _can_open_windows(_environment: tuple[str | None, ...]) -> bool:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         trial = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", _TRIAL], env=environment, capture_output=True, timeout=_PATIENCE, check=False
+            [sys.executable, "-c", _TRIAL], env=environment, capture_output=True, timeout=_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -71,7 +71,7 @@ def show_image(image: Image, title: str, *, milliseconds: int) -> int:
         cv2.imshow(window_name(title), image)
         return cv2.waitKey(milliseconds)
     except cv2.error as error:
-        raise UsageError("there is no display to show a picture on", hint="use save instead") from error
+        raise UsageError("there is no display to show an image on", hint="use save instead") from error
 
 
 def close_window(title: str) -> None:

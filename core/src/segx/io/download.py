@@ -46,8 +46,8 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to try.
+class RetryPolicy:
+    """Timeouts, retries and pauses of a download.
 
     Attributes:
         timeout: Seconds without a byte, or with hardly any, after which a connection is given up.
@@ -67,7 +67,7 @@ class Patience:
 
 
 class _Interrupted(Exception):  # noqa: N818 - never leaves this module
-    """The connection ended early; what has arrived is kept, and asking again may help."""
+    """The connection ended early; what has arrived is kept, and a retry may help."""
 
     def __init__(self, reason: str, *, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -75,14 +75,14 @@ class _Interrupted(Exception):  # noqa: N818 - never leaves this module
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """Asking again cannot help."""
+    """An answer that retrying cannot change."""
 
 
 def fetch(
     file: WeightsFile,
     destination: Path,
     *,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     error: type[SegxError] = ModelError,
     progress: bool | None = None,
     advice: str = "",
@@ -93,12 +93,12 @@ def fetch(
         file: Address, and size and SHA-256 where they are known. Without a hash, the integrity of a zip archive
             (which ``.pt`` files are) or of a safetensors file is checked instead.
         destination: Where the file is to be; its folder is made.
-        patience: How long to try.
+        retry: Timeouts, retries and pauses of a download.
         error: What to raise when the file cannot be had.
         progress: Show a bar on standard error; default: when that is a terminal.
         advice: What else helps when the file cannot be had; for the error.
     """
-    patience = patience or Patience()
+    retry = retry or RetryPolicy()
     try:
         if _is_there(file, destination):
             return destination
@@ -112,9 +112,9 @@ def fetch(
         )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(destination, patience):
+        with _only_one(destination, retry):
             if not _is_there(file, destination):
-                _Download(file, destination, patience, progress=progress).run()
+                _Download(file, destination, retry, progress=progress).run()
     except (_Refused, _Interrupted, OSError) as reason:
         raise error(
             f"cannot download {network.shown(file.url)}: {network.reason_of(reason)}",
@@ -124,7 +124,7 @@ def fetch(
 
 
 def _is_there(file: WeightsFile, destination: Path) -> bool:
-    """Say whether the file is there; one of another size than the published one is a stranger's, not ours to trust."""
+    """Return True if the file is there with the published size; a file of another size is not trusted."""
     if not destination.is_file():
         return False
     if file.size is not None and destination.stat().st_size != file.size:
@@ -135,11 +135,11 @@ def _is_there(file: WeightsFile, destination: Path) -> bool:
 
 @dataclass
 class _Download:
-    """One file on its way."""
+    """The download of one file."""
 
     file: WeightsFile
     destination: Path
-    patience: Patience
+    retry: RetryPolicy
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -167,34 +167,34 @@ class _Download:
         self.note.unlink(missing_ok=True)
 
     def _fetch_all(self) -> bool:
-        """Ask until all bytes are in the part file; say whether any came from an earlier connection."""
-        fruitless, pause, resumed = 0, self.patience.pause, False
-        for _ in range(self.patience.connections):
+        """Request until all bytes are in the part file; return True if the download was resumed."""
+        fruitless, pause, resumed = 0, self.retry.pause, False
+        for _ in range(self.retry.connections):
             before = self._length()
             resumed = resumed or before > 0
             try:
                 self._connect()
             except _Interrupted as interruption:
                 came = self._length() > before
-                fruitless, pause = (0, self.patience.pause) if came else (fruitless + 1, pause)
-                if fruitless >= self.patience.attempts:
+                fruitless, pause = (0, self.retry.pause) if came else (fruitless + 1, pause)
+                if fruitless >= self.retry.attempts:
                     raise
                 logger.info("%s: %s; asking again", network.shown(self.file.url), interruption)
-                time.sleep(min(max(pause, interruption.wait), self.patience.longest))
+                time.sleep(min(max(pause, interruption.wait), self.retry.longest))
                 pause *= 2
             else:
                 return resumed
-        msg = f"the connection broke {self.patience.connections} times"
+        msg = f"the connection broke {self.retry.connections} times"
         raise _Refused(msg)
 
     def _length(self) -> int:
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def _connect(self) -> None:
-        """Open one connection and take what it gives."""
+        """Open one connection and append its body to the part file."""
         headers = {"Accept-Encoding": "identity", **self._resume_headers()}
         try:
-            with network.opened(self.file.url, timeout=self.patience.timeout, headers=headers) as response:
+            with network.opened(self.file.url, timeout=self.retry.timeout, headers=headers) as response:
                 self._take(response)
         except network.NotAllowed as refusal:
             raise _Refused(refusal.message) from refusal
@@ -257,7 +257,7 @@ class _Download:
             raise _Interrupted(msg)
 
     def _copy(self, response: http.client.HTTPResponse, start: int, total: int | None) -> int:
-        """Move bytes from the connection to the part file; return how many it holds then."""
+        """Copy bytes from the connection to the part file; return the size of the part file."""
         limit = total if total is not None else (self.file.size or _UNKNOWN_SIZE_LIMIT)
         received, since, mark = start, time.monotonic(), start
         with self.part.open("ab" if start else "wb") as out, self._bar(limit, start) as advance:
@@ -266,9 +266,9 @@ class _Download:
                 advance(len(chunk))
                 received += len(chunk)
                 now = time.monotonic()
-                if now - since > self.patience.timeout:
+                if now - since > self.retry.timeout:
                     if received - mark < _CRAWL:
-                        msg = f"hardly a byte came for {self.patience.timeout:g} s"
+                        msg = f"hardly a byte came for {self.retry.timeout:g} s"
                         raise _Interrupted(msg)
                     since, mark = now, received
             out.flush()
@@ -277,7 +277,7 @@ class _Download:
 
     @contextmanager
     def _bar(self, total: int, start: int) -> Iterator[Callable[[int], object]]:
-        """Show a progress bar where it is wanted; yields what moves it on."""
+        """Show a progress bar if asked for; yield its update function."""
         if not (watched() if self.progress is None else self.progress and sys.stderr is not None):
             yield lambda _: None
             return
@@ -319,32 +319,32 @@ class _Download:
 
 
 @contextmanager
-def only_one(path: Path, *, patience: Patience | None = None, error: type[SegxError] = ModelError) -> Iterator[None]:
+def only_one(path: Path, *, retry: RetryPolicy | None = None, error: type[SegxError] = ModelError) -> Iterator[None]:
     """Hold the lock of ``path``, so that of several processes one at a time makes what belongs there.
 
     Args:
         path: What is made; its lock lies in the cache folder, not beside it.
-        patience: How long to wait for another process.
+        retry: How long to wait for another process.
         error: What to raise when that was too short, or the lock cannot be had at all.
     """
     try:
-        with _only_one(path, patience or Patience()):
+        with _only_one(path, retry or RetryPolicy()):
             yield
     except (_Refused, OSError) as reason:
         raise error(f"{path}: {network.reason_of(reason)}") from reason
 
 
 @contextmanager
-def _only_one(destination: Path, patience: Patience) -> Iterator[None]:
+def _only_one(destination: Path, retry: RetryPolicy) -> Iterator[None]:
     """Hold the file's lock, so that two processes do not fetch it at once."""
     path = lock_of(destination)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         waiting = f"{destination.name} is being fetched by another process: waiting"
-        with holding(path, wait=patience.lock, waiting=waiting):
+        with holding(path, wait=retry.lock, waiting=waiting):
             yield
     except Busy as busy:
-        msg = f"another process has been fetching it for {patience.lock:g} s (it holds {path})"
+        msg = f"another process has been fetching it for {retry.lock:g} s (it holds {path})"
         raise _Refused(msg) from busy
 
 

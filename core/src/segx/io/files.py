@@ -190,7 +190,7 @@ _LARGEST = 1_000_000
 
 
 def _is_bounded(content: object) -> bool:
-    """Say whether a value can be walked and shown: aliases make a small file large, or endless."""
+    """Return True if a value can be walked and shown: aliases make a small file large, or endless."""
     waiting, seen = [(content, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -374,13 +374,13 @@ def _move_new(source: Path, target: Path) -> None:
     source.unlink()
 
 
-def write_picture(path: Path, picture: Image) -> Path:
-    """Write a BGR or BGRA picture in the format its suffix says, atomically.
+def write_image(path: Path, image: Image) -> Path:
+    """Write a BGR or BGRA image in the format its suffix says, atomically.
 
     Args:
-        path: Where to. A format that OpenCV cannot write, or that cannot hold the picture's alpha, becomes ``.png``;
+        path: Where to. A format that OpenCV cannot write, or that cannot hold the image's alpha, becomes ``.png``;
             what is no suffix of an image stays part of the name.
-        picture: uint8 (H, W, 3) or (H, W, 4).
+        image: uint8 (H, W, 3) or (H, W, 4).
 
     Returns:
         The file as it was written.
@@ -395,14 +395,14 @@ def write_picture(path: Path, picture: Image) -> Path:
     writable = {".bmp", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm"}
     with_alpha = {".png", ".tif", ".tiff", ".webp"}
     suffix = image_suffix(path.name, otherwise="")
-    fits = suffix in (with_alpha if picture.shape[2] == 4 else writable)
+    fits = suffix in (with_alpha if image.shape[2] == 4 else writable)
     if fits and cv2.haveImageWriter(f"image{suffix}"):  # never the name itself
         target = path
     else:
         target, suffix = path.with_name(f"{path.stem if suffix else path.name}.png"), ".png"
-    done, data = cv2.imencode(suffix, picture, _QUALITY.get(suffix, []))
+    done, data = cv2.imencode(suffix, image, _QUALITY.get(suffix, []))
     if not done:
-        raise DataError(f"{target}: a picture of {picture.shape} cannot be encoded")
+        raise DataError(f"{target}: an image of {image.shape} cannot be encoded")
     return write_bytes(target, data.tobytes())
 
 

@@ -123,7 +123,7 @@ def image_shape(path: Path) -> tuple[int, int]:
             return read_header(file).shape
     except (OSError, DataError) as error:
         reason = error.message if isinstance(error, DataError) else error.strerror or str(error)
-        raise DataError(f"{path}: the size of the picture cannot be read ({reason})") from error
+        raise DataError(f"{path}: the size of the image cannot be read ({reason})") from error
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -148,7 +148,7 @@ def read_header(file: BinaryIO) -> Header:
         else:
             header = _other(file, begin)
     except (struct.error, ValueError, EOFError, OverflowError) as error:
-        raise DataError("it is damaged, or no picture of a known format") from error
+        raise DataError("it is damaged, or no image of a known format") from error
     if min(header.stored) < 1:
         raise DataError("it is damaged: it states a size without pixels")
     return header
@@ -172,7 +172,7 @@ def open_with_pillow(file: BinaryIO) -> Any:
             file.seek(0)
             return PIL.Image.open(file, formats=formats)
         except PIL.UnidentifiedImageError as error:
-            raise DataError("it is damaged, or no picture of a known format") from error
+            raise DataError("it is damaged, or no image of a known format") from error
         except Exception as error:
             raise DataError(f"it is damaged ({one_line(error)})") from error
         finally:
@@ -340,7 +340,7 @@ def _other(file: BinaryIO, begin: bytes) -> Header:
         image = open_with_pillow(file)
     except DataError as error:
         if _HEIC.match(begin, 4):
-            raise DataError("HEIC pictures need: pip install pillow-heif") from error
+            raise DataError("HEIC images need: pip install pillow-heif") from error
         known = (name for start, name in _OTHERS.items() if begin.lower().startswith(start.lower()))
         if (name := next(known, None)) is not None:
             raise DataError(f"it is {name}, which is not read as an image") from error

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".dng", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"}
     | {".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".ras", ".sr", ".tga", ".tif", ".tiff", ".webp"}
 )
 DOWNLOAD_LIMIT = 256 << 20
-"""Most bytes a picture fetched from an address may have."""
+"""Most bytes an image fetched from an address may have."""
 DOWNLOAD_SECONDS = 120.0
 """Longest time that one may take, however steadily it drips."""
 
@@ -70,7 +70,7 @@ _LARGE = 64_000_000
 _large = threading.Lock()
 
 
-def read_picture(path: Path) -> Image:
+def read_image(path: Path) -> Image:
     """Return the image of a file.
 
     Raises:
@@ -98,7 +98,7 @@ def read_encoded(path: Path) -> tuple[bytes, Header]:
         raise DataError(error.strerror or str(error)) from error
 
 
-def picture_of(sample: Sample, *, least: int = 0) -> Image:
+def image_of(sample: Sample, *, least: int = 0) -> Image:
     """Return the image of a sample as uint8 (H, W, 3) BGR, of the size its annotations are stated for.
 
     Where that is the size before an Exif orientation was applied, the orientation is left aside.
@@ -119,7 +119,7 @@ def picture_of(sample: Sample, *, least: int = 0) -> Image:
     return _decode(data, header, orientation, least=least)
 
 
-def decode_picture(data: bytes) -> Image:
+def decode_image(data: bytes) -> Image:
     """Return the image that encoded bytes hold: OpenCV's formats, and for the others Pillow's.
 
     Raises:
@@ -168,22 +168,22 @@ def check_size(shape: tuple[int, int], *, heavy: bool = False) -> None:
         )
 
 
-def fetch_picture(address: str) -> Image:
-    """Return the picture at an http(s) address; proxies of the environment are used.
+def fetch_image(address: str) -> Image:
+    """Return the image at an http(s) address; proxies of the environment are used.
 
     Raises:
         DataError: With the reason alone, without the address.
     """
     data, kind = network.fetch(address, most=DOWNLOAD_LIMIT, within=DOWNLOAD_SECONDS)
     try:
-        return decode_picture(data)
+        return decode_image(data)
     except DataError as error:
         if kind.startswith("image/"):
             raise
-        raise DataError(f"the answer is {kind or 'of no stated kind'}, not a picture") from error
+        raise DataError(f"the answer is {kind or 'of no stated kind'}, not an image") from error
 
 
-def from_pillow(picture: Any) -> Image:
+def from_pillow(image: Any) -> Image:
     """Return a ``PIL.Image.Image`` with its EXIF orientation applied.
 
     Raises:
@@ -191,11 +191,11 @@ def from_pillow(picture: Any) -> Image:
     """
     from PIL import ImageOps
 
-    check_size(picture.size[::-1])
+    check_size(image.size[::-1])
     try:
-        if picture.getexif().get(_ORIENTATION, 1) != 1:
-            picture = ImageOps.exif_transpose(picture)
-        return _pillow_to_bgr(picture)
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return _pillow_to_bgr(image)
     except (DataError, MemoryError):
         raise
     except Exception as error:
@@ -223,7 +223,7 @@ def from_array(array: Any, *, copy: bool = False) -> Image:
 
 
 def check_array(values: Any, *, batch: bool = False) -> None:
-    """Refuse an array that cannot be a picture, or a batch of pictures (N, H, W, C).
+    """Refuse an array that cannot be an image, or a batch of images (N, H, W, C).
 
     Raises:
         UsageError: With the shape or the type that it has and those that can be.
@@ -231,9 +231,9 @@ def check_array(values: Any, *, batch: bool = False) -> None:
     shape = values.shape[1:] if batch else values.shape
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in {1, 3, 4})) or 0 in values.shape:
         hint = "an array is (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, or (N, H, W, C) for several"
-        raise UsageError(f"an array of shape {values.shape} is not a picture", hint=hint)
+        raise UsageError(f"an array of shape {values.shape} is not an image", hint=hint)
     if values.dtype.kind not in "buif":
-        raise UsageError(f"an array of type {values.dtype} is not a picture", hint="use uint8, uint16, or float 0..1")
+        raise UsageError(f"an array of type {values.dtype} is not an image", hint="use uint8, uint16, or float 0..1")
     height, width = shape[:2]
     check_size((height, width))
 
@@ -315,31 +315,31 @@ def quiet() -> Iterator[None]:
 def _decode_opencv(data: bytes, flags: int) -> Image | None:
     try:
         with quiet():
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    return None if picture is None else _to_colour(_to_uint8(picture))
+    return None if image is None else _to_colour(_to_uint8(image))
 
 
 def _decode_pillow(data: bytes) -> Image:
-    with open_with_pillow(io.BytesIO(data)) as picture:
+    with open_with_pillow(io.BytesIO(data)) as image:
         try:
-            return _pillow_to_bgr(picture)
+            return _pillow_to_bgr(image)
         except (DataError, MemoryError):
             raise
         except Exception as error:
             raise DataError(one_line(error)) from error
 
 
-def _pillow_to_bgr(picture: Any) -> Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture)
-        return from_array(values.astype(np.uint16) if picture.mode.startswith("I;16") else values, copy=True)
-    if picture.mode in {"P", "PA"}:
-        picture = picture.convert("RGBA")  # the way to the right colours when the palette holds transparency
-    if picture.mode in {"RGBa", "La"}:
-        picture = picture.convert({"RGBa": "RGBA", "La": "LA"}[picture.mode])
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+def _pillow_to_bgr(image: Any) -> Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        return from_array(values.astype(np.uint16) if image.mode.startswith("I;16") else values, copy=True)
+    if image.mode in {"P", "PA"}:
+        image = image.convert("RGBA")  # the way to the right colours when the palette holds transparency
+    if image.mode in {"RGBa", "La"}:
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
 
 
 def _to_uint8(values: Any) -> Any:
@@ -350,11 +350,11 @@ def _to_uint8(values: Any) -> Any:
     if kind == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if kind.kind == "f":
-        unit = unit_of(values, "float pictures")
+        unit = unit_of(values, "float images")
         return np.rint(np.clip(values, 0, unit) * (255 / unit)).astype(np.uint8)
     lowest, highest = int(values.min()), int(values.max())
     if not 0 <= lowest <= highest <= 65535:
-        raise DataError(f"values of {kind} pictures lie in 0..255 or 0..65535, here {lowest}..{highest}")
+        raise DataError(f"values of {kind} images lie in 0..255 or 0..65535, here {lowest}..{highest}")
     if highest <= 255 and kind.newbyteorder("=") != np.uint16:
         return values.astype(np.uint8)
     if highest < 4096:

@@ -64,10 +64,10 @@ def split_name(source: str) -> tuple[str, str]:
 
 def image_suffix(source: str, *, otherwise: str) -> str:
     """Return the suffix of an image's path or address in small letters."""
-    from segx.io.images import PICTURE_SUFFIXES
+    from segx.io.images import IMAGE_SUFFIXES
 
     suffix = split_name(source)[1].lower()
-    return suffix if suffix in PICTURE_SUFFIXES else otherwise
+    return suffix if suffix in IMAGE_SUFFIXES else otherwise
 
 
 class Names:
@@ -98,7 +98,7 @@ class Names:
         return name
 
     def is_free(self, name: str, *, frames: bool = False) -> bool:
-        """Say whether nobody has a name, nor may a frame of a video have it."""
+        """Return True if nobody has a name, nor may a frame of a video have it."""
         like = _FRAME.fullmatch(key(name))
         return not (
             key(name) in self._taken
@@ -172,10 +172,10 @@ def _class_folders(names: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str],
 
 @functools.cache
 def _known_suffixes() -> frozenset[str]:
-    from segx.io.images import PICTURE_SUFFIXES
+    from segx.io.images import IMAGE_SUFFIXES
     from segx.io.video import STREAM_SUFFIXES, VIDEO_SUFFIXES
 
-    return PICTURE_SUFFIXES | VIDEO_SUFFIXES | STREAM_SUFFIXES
+    return IMAGE_SUFFIXES | VIDEO_SUFFIXES | STREAM_SUFFIXES
 
 
 def _address_name(address: str) -> str:

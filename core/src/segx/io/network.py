@@ -127,7 +127,7 @@ def fetch(address: str, *, most: int, within: float, timeout: float = 30.0) -> t
     Raises:
         DataError: With the reason alone, without the address.
     """
-    with told(), opened(address, timeout=timeout, within=within) as response:
+    with reported(), opened(address, timeout=timeout, within=within) as response:
         announced = response.headers.get("Content-Length", "")
         length = int(announced) if announced.isdecimal() and len(announced) < 20 else None
         if length is not None and length > most:
@@ -151,12 +151,12 @@ def content_type(address: str, *, timeout: float = 30.0) -> str:
     Raises:
         DataError: With the reason alone, without the address.
     """
-    with told(), opened(address, timeout=timeout, within=timeout) as response:
+    with reported(), opened(address, timeout=timeout, within=timeout) as response:
         return _kind(response)
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Turn what goes wrong on the network into a DataError with the reason alone."""
     try:
         yield

@@ -22,19 +22,19 @@ FOLDER_FILE = "metadata.yaml"
 FILE_SUFFIX = ".segx.json"
 
 
-def inside(folder: Path) -> Path:
+def folder_sidecar_path(folder: Path) -> Path:
     """Return where the info of a folder lies."""
     return folder / FOLDER_FILE
 
 
-def beside(file: Path) -> Path:
+def sidecar_path(file: Path) -> Path:
     """Return where the info of a single file lies."""
     return file.with_name(file.name + FILE_SUFFIX)
 
 
 def location(model: Path) -> Path:
     """Return where the info of a model lies: inside a folder, beside a file."""
-    return inside(model) if model.is_dir() else beside(model)
+    return folder_sidecar_path(model) if model.is_dir() else sidecar_path(model)
 
 
 def read(model: Path) -> ArtifactInfo | None:

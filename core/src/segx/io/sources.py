@@ -22,14 +22,14 @@ from segx.io import network
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
 from segx.io.images import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     check_array,
     check_size,
-    decode_picture,
-    fetch_picture,
+    decode_image,
+    fetch_image,
     from_array,
     from_pillow,
-    read_picture,
+    read_image,
     unit_of,
 )
 from segx.io.paths import expanded
@@ -53,7 +53,7 @@ _STREAM_KINDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A picture, a video or a stream that is told of and passed over.
+    """An image, a video or a stream that is reported and passed over.
 
     Attributes:
         path: The file, URL or name.
@@ -80,22 +80,22 @@ class Part(Protocol):
     live: bool
 
     def length(self) -> int | None:
-        """Return how many pictures it has, or None when nobody knows."""
+        """Return how many images it has, or None when nobody knows."""
         ...
 
     def loaders(self) -> Iterator[Callable[[], Item]]:
-        """Yield what loads each picture; these may be called in any thread and at the same time."""
+        """Yield what loads each image; these may be called in any thread and at the same time."""
         ...
 
     def close(self) -> None:
-        """Let go of devices."""
+        """Release devices."""
         ...
 
 
 class Source:
-    """Pictures in order, from whatever they come.
+    """Images in order, from whatever they come.
 
-    Iterating gives a :class:`SourceImage` for each picture, and an :class:`Unreadable` for each that cannot be read.
+    Iterating gives a :class:`SourceImage` for each image, and an :class:`Unreadable` for each that cannot be read.
 
     Attributes:
         live: A part of it is a camera or a stream, which does not wait.
@@ -118,7 +118,7 @@ class Source:
         self.close()
 
     def length(self) -> int | None:
-        """Return how many pictures there are, or None when nobody knows; opens videos to ask them."""
+        """Return how many images there are, or None when nobody knows; opens videos to ask them."""
         total = 0
         for part in self._parts:
             length = part.length()
@@ -128,7 +128,7 @@ class Source:
         return total
 
     def holds(self, count: int) -> bool:
-        """Say whether there are so many pictures, as far as is known; what is not known counts as many."""
+        """Return True if there are at least so many images; an unknown number counts as many."""
         total = 0
         for part in self._parts:
             length = part.length()
@@ -138,21 +138,21 @@ class Source:
         return False
 
     def loaders(self) -> Iterator[Callable[[], Item]]:
-        """Yield what loads each picture; these may be called in any thread and at the same time."""
+        """Yield what loads each image; these may be called in any thread and at the same time."""
         for part in self._parts:
             yield from part.loaders()
 
     def close(self) -> None:
-        """Let go of cameras and streams."""
+        """Release cameras and streams."""
         for part in self._parts:
             part.close()
 
 
 def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False) -> Source:
-    """Return the pictures of a source.
+    """Return the images of a source.
 
     Args:
-        source: A picture or video file, a folder, a glob (``**`` reaches into sub-folders), a ``.txt`` or ``.csv``
+        source: An image or video file, a folder, a glob (``**`` reaches into sub-folders), a ``.txt`` or ``.csv``
             list, a ``.streams`` file, an http(s), rtsp, rtmp, tcp or udp address, a camera number (``0`` or ``"0"``),
             a ``PIL.Image``, a NumPy array (H, W[, 1|3|4]) BGR or a batch of them, a torch tensor (3, H, W) or
             (N, 3, H, W) RGB in 0..1, encoded bytes or a file object, or a list, tuple or iterator of any of these.
@@ -168,7 +168,7 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
 
 @dataclass(frozen=True)
 class _Still:
-    """One picture."""
+    """One image."""
 
     name: str
     load: Callable[[], Image]
@@ -189,12 +189,12 @@ class _Still:
             return Unreadable(path=self.name, reason="it does not fit into memory")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 @dataclass(frozen=True)
 class _NetworkInput:
-    """One picture that is already what the network takes."""
+    """One image that is already what the network takes."""
 
     name: str
     values: Any
@@ -211,11 +211,11 @@ class _NetworkInput:
             values = np.clip(self.values / np.float32(unit_of(self.values, "a tensor")), 0, 1, dtype=np.float32)
         except DataError as error:
             return Unreadable(path=self.name, reason=error.message)
-        picture = np.rint(values.transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8)
-        return SourceImage(image=np.ascontiguousarray(picture), path=self.name, network=values)
+        image = np.rint(values.transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8)
+        return SourceImage(image=np.ascontiguousarray(image), path=self.name, network=values)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class _Live:
 
 @dataclass(frozen=True)
 class _Lazy:
-    """What an iterator will give."""
+    """The images of an iterator."""
 
     items: Iterator[Any]
     reader: _Reader
@@ -315,7 +315,7 @@ class _Reader:
         if isinstance(source, str | os.PathLike):
             return self._read_text(os.fsdecode(source), alone=alone)
         if isinstance(source, bytes | bytearray | memoryview):
-            return iter([_Still(self._name(), partial(decode_picture, bytes(source)))])
+            return iter([_Still(self._name(), partial(decode_image, bytes(source)))])
         if isinstance(source, int | np.integer) and not isinstance(source, bool):
             return iter([self._live((int(source),))])
         if _comes_from(source, "PIL"):
@@ -363,7 +363,7 @@ class _Reader:
         if not isinstance(content, bytes):
             raise UsageError("a source opened as text cannot be read", hint='open it with mode "rb"')
         name = getattr(file, "name", None)
-        return iter([_Still(name if isinstance(name, str) else self._name(), partial(decode_picture, content))])
+        return iter([_Still(name if isinstance(name, str) else self._name(), partial(decode_image, content))])
 
     def _read_array(self, array: Any) -> Iterator[Part]:
         several = array.ndim == 4
@@ -371,22 +371,22 @@ class _Reader:
         if self.passing:
             array = array.copy()
         copy = not self.passing  # what somebody else can change is never what results hold
-        pictures = array if several else array[None]
-        return iter([_Still(self._name(), partial(from_array, picture, copy=copy)) for picture in pictures])
+        images = array if several else array[None]
+        return iter([_Still(self._name(), partial(from_array, image, copy=copy)) for image in images])
 
     def _read_tensor(self, tensor: Any) -> Iterator[Part]:
         shape = tuple(tensor.shape)
         whole = str(tensor.dtype) == "torch.uint8"
         if len(shape) not in {3, 4} or shape[-3] != 3 or 0 in shape or not (whole or tensor.is_floating_point()):
             hint = "a tensor is the network's own input: float (3, H, W) or (N, 3, H, W), RGB in 0..1; or uint8, 0..255"
-            raise UsageError(f"a tensor of shape {shape} and type {tensor.dtype} is not a picture", hint=hint)
+            raise UsageError(f"a tensor of shape {shape} and type {tensor.dtype} is not an image", hint=hint)
         check_size(shape[-2:])
         values = (tensor.detach() if whole else tensor.detach().float()).cpu().numpy().reshape(-1, *shape[-3:])
         if self.passing:
             values = values.copy()
         if whole:  # an image in another order, to be fitted as every image is
             return self._read_array(values.transpose(0, 2, 3, 1)[..., ::-1])
-        return iter([_NetworkInput(self._name(), picture) for picture in values])
+        return iter([_NetworkInput(self._name(), image) for image in values])
 
     def _read_text(self, text: str, *, alone: bool) -> Iterator[Part]:
         if not text.strip():
@@ -416,7 +416,7 @@ class _Reader:
             return self._video(address)
         if suffix in STREAM_SUFFIXES:
             return self._live((address,))
-        if suffix not in PICTURE_SUFFIXES and alone:
+        if suffix not in IMAGE_SUFFIXES and alone:
             try:
                 kind = network.content_type(address)
             except DataError as error:
@@ -425,7 +425,7 @@ class _Reader:
                 return self._live((address,))
             if kind.startswith("video/"):
                 return self._video(address)
-        return _Still(network.shown(address), partial(fetch_picture, address))
+        return _Still(network.shown(address), partial(fetch_image, address))
 
     def _read_path(self, path: Path) -> Iterator[Part]:
         if path.is_dir():
@@ -444,13 +444,13 @@ class _Reader:
         suffix = path.suffix.lower()
         if suffix in VIDEO_SUFFIXES or (suffix == ".gif" and _is_animated(path)):
             return self._video(str(path))
-        return _Still(str(path), partial(read_picture, path))
+        return _Still(str(path), partial(read_image, path))
 
     def _read_files(self, files: Iterable[Path], otherwise: str) -> Iterator[Part]:
-        known = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES]
+        known = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
         if not known:
             suffixes = "jpg, png, webp, tif, bmp, avif, heic, mp4, avi, mkv, mov, webm"
-            raise DataError(otherwise, hint=f"pictures and videos have suffixes such as {suffixes}")
+            raise DataError(otherwise, hint=f"images and videos have suffixes such as {suffixes}")
         return iter([self._read_file(path) for path in sorted(known, key=natural_order)])
 
     def _read_folder(self, folder: Path) -> Iterator[Part]:
@@ -459,7 +459,7 @@ class _Reader:
         except OSError as error:
             raise DataError(f"folder {folder} cannot be read: {error.strerror}") from error
         deeper = "; to look into sub-folders: source='" + str(folder / "**" / "*.*") + "'"
-        otherwise = f"folder {folder} holds no picture and no video"
+        otherwise = f"folder {folder} holds no image and no video"
         otherwise += deeper if any(entry.is_dir() for entry in entries) else ""
         return self._read_files([entry for entry in entries if not entry.name.startswith(".")], otherwise)
 
@@ -493,7 +493,7 @@ def natural_order(path: Path) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def _comes_from(value: Any, package: str) -> bool:
-    """Say whether a value is of a class of a package, without importing it."""
+    """Return True if a value is of a class of a package, without importing it."""
     return any(kind.__module__.partition(".")[0] == package for kind in type(value).__mro__)
 
 
@@ -538,7 +538,7 @@ def _text(path: Path) -> str:
 
 
 def _is_animated(path: Path) -> bool:
-    """Say whether a file is to be read as a video; what cannot be read at all is refused as an image."""
+    """Return True if a file is to be read as a video; what cannot be read at all is refused as an image."""
     try:
         with open_regular(path) as file:
             header = read_header(file)

@@ -68,7 +68,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A stream that has ended before its time.
+    """A stream that was lost.
 
     Attributes:
         name: Its address.
@@ -147,7 +147,7 @@ class _Clock:
         return passed
 
     def has_reached(self, duration: float, rate: float) -> bool:
-        """Say whether no more is missing until the stated end than frames that are shown for long explain."""
+        """Return True if no more is missing until the stated end than frames that are shown for long explain."""
         return duration - self._last <= max(2 / rate, 0.02 * duration, 2 * self._longest)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes: pictures, videos, labels, crops, COCO JSON; each file whole, none over another."""
+"""What a run writes: images, videos, labels, crops, COCO JSON; each file whole, none over another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cv2
 
 from segx.errors import DataError, UsageError
 from segx.io.display import close_window, require_display, show_image
-from segx.io.files import GrowingFile, replacing, utf8_name, write_picture
+from segx.io.files import GrowingFile, replacing, utf8_name, write_image
 from segx.io.images import quiet
 from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
@@ -39,13 +39,13 @@ _LOOK = 500
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One picture with what was found in it, ready to be written.
+class Frame:
+    """One image with what was found in it, ready to be written.
 
     Attributes:
-        source: The picture.
+        source: The image.
         results: What was found; its ``stem`` is the name of its files.
-        video: The name of the video that it is a frame of, else that of the picture.
+        video: The name of the video that it is a frame of, else that of the image.
         style: How it is drawn.
     """
 
@@ -56,30 +56,30 @@ class Shot:
 
     @cached_property
     def drawn(self) -> Image:
-        """The picture with the results drawn in, made once."""
+        """The image with the results drawn in, made once."""
         return self.results.plot(**self.style)
 
 
-class Sink(Protocol):
-    """Somewhere results go.
+class ResultWriter(Protocol):
+    """Writes the results of a run in one form.
 
     Attributes:
-        ordered: It has to be given its shots one by one and in order.
+        ordered: Whether frames must be written one by one and in order.
     """
 
     ordered: bool
 
-    def write(self, shot: Shot) -> None:
-        """Write one picture's results."""
+    def write(self, frame: Frame) -> None:
+        """Write one image's results."""
         ...
 
     def close(self, *, complete: bool) -> None:
-        """End what was begun; ``complete`` unless the run has failed."""
+        """Finish the files; ``complete`` is False when the run has failed."""
         ...
 
 
-class Sinks:
-    """All that a run writes.
+class ResultWriters:
+    """All result writers of a run.
 
     Args:
         options: What is to be written, and how it looks.
@@ -91,13 +91,13 @@ class Sinks:
         self._style = drawing_style(options)
         self._names = _SourceNames()
         self._may_hold_sources = options.save and options.exist_ok
-        self._sinks: list[Sink] = [] if folder is None else list(_chosen(options, folder))
+        self._writers: list[ResultWriter] = [] if folder is None else list(_chosen(options, folder))
 
     def claim(self, source: SourceImage) -> str:
-        """Return the name that a picture or its video has in this run; to be called once for each picture, in order.
+        """Return the name that an image or its video has in this run; to be called once for each image, in order.
 
         Raises:
-            UsageError: The picture lies where its drawing would go.
+            UsageError: The image lies where its drawing would go.
         """
         if self._may_hold_sources and self.folder is not None and _lies_in(source.path, self.folder):
             raise UsageError(
@@ -106,34 +106,34 @@ class Sinks:
             )
         return self._names.new(source)
 
-    def shot(self, source: SourceImage, results: Results, name: str) -> Shot:
-        """Return a picture with its results, ready to be written."""
+    def frame(self, source: SourceImage, results: Results, name: str) -> Frame:
+        """Return an image with its results, ready to be written."""
         stem = name if source.frame is None else f"{name}_{source.frame}"
         results = results.replace(save_dir=self.folder, stem=stem)
-        return Shot(source=source, results=results, video=name, style=self._style)
+        return Frame(source=source, results=results, video=name, style=self._style)
 
-    def write(self, shot: Shot) -> None:
+    def write(self, frame: Frame) -> None:
         """Write what may be written in any order, from any thread."""
-        for sink in self._sinks:
-            if not sink.ordered:
-                sink.write(shot)
+        for writer in self._writers:
+            if not writer.ordered:
+                writer.write(frame)
 
-    def append(self, shots: Sequence[Shot]) -> None:
+    def append(self, frames: Sequence[Frame]) -> None:
         """Write what has to be written in order."""
-        for sink in self._sinks:
-            if sink.ordered:
-                for shot in shots:
-                    sink.write(shot)
+        for writer in self._writers:
+            if writer.ordered:
+                for frame in frames:
+                    writer.write(frame)
 
     def close(self, *, complete: bool) -> None:
         """End all files that were begun, each whatever becomes of the others."""
         with contextlib.ExitStack() as closing:
-            for sink in self._sinks:
-                closing.callback(sink.close, complete=complete)
+            for writer in self._writers:
+                closing.callback(writer.close, complete=complete)
 
 
 def saves(options: PredictOptions) -> bool:
-    """Say whether a run with these options writes anything."""
+    """Return True if a run with these options writes anything."""
     return bool(options.save or options.save_txt or options.save_crop or options.save_json)
 
 
@@ -141,11 +141,11 @@ def check(options: PredictOptions) -> None:
     """Refuse what cannot be written or shown, before any work.
 
     Raises:
-        UsageError: Cut-outs are asked for without masks at the picture's resolution, or a window without a display.
+        UsageError: Cut-outs are asked for without masks at the image's resolution, or a window without a display.
     """
     if options.save_crop in {True, "mask"} and not options.retina_masks:
         raise UsageError(
-            "save_crop=mask cuts along masks at the picture's resolution, which retina_masks=false does not make",
+            "save_crop=mask cuts along masks at the image's resolution, which retina_masks=false does not make",
             hint="use save_crop=box, or leave retina_masks out",
         )
     if options.save_conf and not options.save_txt:
@@ -172,7 +172,7 @@ class Window:
         self._open = False
 
     def show(self, results: Results) -> bool:
-        """Show one picture; False when the user wants to see no more (q, Esc).
+        """Show one image; False when the user wants to see no more (q, Esc).
 
         Raises:
             UsageError: OpenCV was installed without windows.
@@ -188,7 +188,7 @@ class Window:
 
 
 class _SourceNames:
-    """Gives every picture and every video of a run a name of its own."""
+    """Gives every image and every video of a run a name of its own."""
 
     def __init__(self) -> None:
         self._names = Names()
@@ -206,60 +206,60 @@ class _SourceNames:
 
 
 def _lies_in(path: str, folder: Path) -> bool:
-    """Say whether a source is a file in a folder."""
+    """Return True if a source is a file in a folder."""
     try:
         return Path(path).parent.samefile(folder) and Path(path).is_file()
     except (OSError, ValueError):  # an address, a name too long
         return False
 
 
-def _chosen(options: PredictOptions, folder: Path) -> list[Sink]:
-    sinks: list[Sink] = []
+def _chosen(options: PredictOptions, folder: Path) -> list[ResultWriter]:
+    writers: list[ResultWriter] = []
     if options.save:
-        sinks += [_Pictures(folder), _Videos(folder)]
+        writers += [_ImageWriter(folder), _VideoWriter(folder)]
     if options.save_txt:
-        sinks.append(_Labels(folder / "labels", save_conf=options.save_conf))
+        writers.append(_LabelWriter(folder / "labels", save_conf=options.save_conf))
     if options.save_crop:
-        sinks.append(_Crops(folder / "crops", "box" if options.save_crop == "box" else "mask"))
+        writers.append(_CropWriter(folder / "crops", "box" if options.save_crop == "box" else "mask"))
     if options.save_json:
-        sinks.append(_CocoJson(folder / "predictions.json"))
-    return sinks
+        writers.append(_CocoJsonWriter(folder / "predictions.json"))
+    return writers
 
 
-class _Pictures:
-    """Pictures with the results drawn in, in the format they came in."""
+class _ImageWriter:
+    """Images with the results drawn in, in the format they came in."""
 
     ordered = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, shot: Shot) -> None:
-        if shot.source.frame is None:
-            suffix = image_suffix(shot.source.path, otherwise=".jpg")
-            write_picture(self._folder / f"{shot.results.stem}{suffix}", shot.drawn)
+    def write(self, frame: Frame) -> None:
+        if frame.source.frame is None:
+            suffix = image_suffix(frame.source.path, otherwise=".jpg")
+            write_image(self._folder / f"{frame.results.stem}{suffix}", frame.drawn)
 
     def close(self, *, complete: bool) -> None:
-        """Each file is ended when it is written."""
+        """Nothing to do: each file is complete when written."""
 
 
-class _Labels:
-    """One text file of polygons for each picture."""
+class _LabelWriter:
+    """One text file of polygons for each image."""
 
     ordered = False
 
     def __init__(self, folder: Path, *, save_conf: bool) -> None:
         self._folder, self._save_conf = folder, save_conf
 
-    def write(self, shot: Shot) -> None:
-        shot.results.save_txt(self._folder / f"{shot.results.stem}.txt", save_conf=self._save_conf)
+    def write(self, frame: Frame) -> None:
+        frame.results.save_txt(self._folder / f"{frame.results.stem}.txt", save_conf=self._save_conf)
 
     def close(self, *, complete: bool) -> None:
-        """Each file is ended when it is written."""
+        """Nothing to do: each file is complete when written."""
 
 
-class _Crops:
-    """One picture for each object."""
+class _CropWriter:
+    """One image for each object."""
 
     ordered = False
 
@@ -267,14 +267,14 @@ class _Crops:
         self._folder = folder
         self._mode: Literal["mask", "box"] = mode
 
-    def write(self, shot: Shot) -> None:
-        shot.results.save_crop(self._folder, mode=self._mode)
+    def write(self, frame: Frame) -> None:
+        frame.results.save_crop(self._folder, mode=self._mode)
 
     def close(self, *, complete: bool) -> None:
-        """Each file is ended when it is written."""
+        """Nothing to do: each file is complete when written."""
 
 
-class _CocoJson:
+class _CocoJsonWriter:
     """All objects of the run as COCO results; on disk as they come, in place when the run has ended."""
 
     ordered = True
@@ -284,10 +284,10 @@ class _CocoJson:
         self._ids = ImageIds()
         self._separator = "[\n"
 
-    def write(self, shot: Shot) -> None:
-        image_id = self._ids.new(shot.results.stem)
-        for row in shot.results.to_coco(image_id):
-            self._file.write(self._separator + json.dumps({**row, "file_name": shot.source.path}))
+    def write(self, frame: Frame) -> None:
+        image_id = self._ids.new(frame.results.stem)
+        for row in frame.results.to_coco(image_id):
+            self._file.write(self._separator + json.dumps({**row, "file_name": frame.source.path}))
             self._separator = ",\n"
 
     def close(self, *, complete: bool) -> None:
@@ -299,7 +299,7 @@ class _CocoJson:
             self._file.discard()
 
 
-class _Videos:
+class _VideoWriter:
     """Videos with the results drawn in, at the rate at which their frames were taken."""
 
     ordered = True
@@ -308,15 +308,15 @@ class _Videos:
         self._folder = folder
         self._open: dict[str, _VideoFile] = {}
 
-    def write(self, shot: Shot) -> None:
-        clip = shot.source.clip
+    def write(self, frame: Frame) -> None:
+        clip = frame.source.clip
         if clip is None:
             return
-        if shot.video not in self._open:
+        if frame.video not in self._open:
             if not clip.live:  # files come one after the other: those before this one have ended
                 self.close(complete=True)
-            self._open[shot.video] = _VideoFile(self._folder / f"{shot.video}.mp4", clip, shot.drawn)
-        self._open[shot.video].write(shot.drawn, shot.source.seconds)
+            self._open[frame.video] = _VideoFile(self._folder / f"{frame.video}.mp4", clip, frame.drawn)
+        self._open[frame.video].write(frame.drawn, frame.source.seconds)
 
     def close(self, *, complete: bool) -> None:
         """End the videos; one that was broken off is kept, for what is in it can be played."""

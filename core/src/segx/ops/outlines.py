@@ -22,7 +22,7 @@ def area(ring: NDArray[np.floating[Any]]) -> float:
 
 
 def encloses(ring: NDArray[np.floating[Any]]) -> bool:
-    """Say whether a ring (points, 2) encloses anything, even-odd: equal lobes do, a line there and back does not."""
+    """Return True if a ring (points, 2) encloses anything, even-odd: equal lobes do, a line there and back does not."""
     points = np.asarray(ring, np.float64)
     width, height = np.ptp(points, axis=0).tolist()
     least = 1e-9 * width * height

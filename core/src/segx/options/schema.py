@@ -200,8 +200,8 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     return converted
 
 
-def _is_truth(value: str, kind: Any) -> bool:
-    """Say whether a text means True or False: for an option that takes either that or a text."""
+def _is_boolean(value: str, kind: Any) -> bool:
+    """Return True if a text means True or False: for an option that takes either that or a text."""
     return bool in _alternatives(kind) and value.strip().lower() in {"true", "false"}
 
 

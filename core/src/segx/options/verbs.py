@@ -51,7 +51,7 @@ class SessionOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions(SessionOptions, RunFolderOptions):
-    """What the verbs that run a model on pictures share."""
+    """What the verbs that run a model on images share."""
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
@@ -90,9 +90,9 @@ class PredictOptions(InferenceOptions):
     stream: bool = option(False, "return results one by one instead of a list (Python)")
     vid_stride: int = option(1, "take every n-th frame of a video", ge=1, le=1_000_000)
     stream_buffer: bool = option(False, "keep every frame of a live stream; False: only the newest")
-    save: bool = option(False, "write pictures and videos with the results drawn in")
+    save: bool = option(False, "write images and videos with the results drawn in")
     save_crop: Literal["mask", "box"] | bool = option(
-        False, "write one picture per object: mask (cut out, transparent) or box"
+        False, "write one image per object: mask (cut out, transparent) or box"
     )
     save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
     show: bool = option(False, "show results in a window")
@@ -131,10 +131,10 @@ class ValOptions(InferenceOptions):
 
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
     split: str = option("val", "which part of the data set: train, val or test")
-    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     batch: int | None = option(
         None,
-        "most pictures per run of the network; a CPU takes fewer when they are large; default: 16",
+        "most images per run of the network; a CPU takes fewer when they are large; default: 16",
         ge=1,
         le=MOST_IMAGES,
     )
@@ -144,11 +144,11 @@ class ValOptions(InferenceOptions):
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(
-        None, "threads that read pictures and decode; default: half of the cores", ge=1, le=MOST_WORKERS
+        None, "threads that read images and decode; default: half of the cores", ge=1, le=MOST_WORKERS
     )
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
     compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
-    plots: bool = option(True, "draw curves, confusion matrices and pictures, and write the HTML report")
+    plots: bool = option(True, "draw curves, confusion matrices and images, and write the HTML report")
     save_json: bool = option(False, "write predictions.json in COCO's format, masks as RLE")
     verbose: bool = option(True, "a row for each class")
 
@@ -184,25 +184,25 @@ class TrainOptions(RunFolderOptions):
     }
 
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
-    epochs: int = option(100, "passes over the training pictures", ge=1, le=1_000_000)
+    epochs: int = option(100, "passes over the training images", ge=1, le=1_000_000)
     time: float | None = option(
         None, "train for this many hours instead of epochs; the schedule is fitted to them", gt=0, le=100_000
     )
     patience: int = option(
         100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0, le=1_000_000
     )
-    batch: int = option(16, "pictures per step on all devices together; -1: as many as fit", ge=-1, le=MOST_IMAGES)
-    imgsz: int = option(640, "side of the training pictures", ge=32, le=8192)
+    batch: int = option(16, "images per step on all devices together; -1: as many as fit", ge=-1, le=MOST_IMAGES)
+    imgsz: int = option(640, "side of the training images", ge=32, le=8192)
     save: bool = option(True, "write last.pt and best.pt")
     save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1, le=1_000_000)
     cache: Literal["ram", "disk"] | bool = option(
-        False, "keep all read pictures at training size: ram (or true), or disk, in the cache folder"
+        False, "keep all read images at training size: ram (or true), or disk, in the cache folder"
     )
     device: str | None = option(None, "where to train: cpu, 0, 0,1, mps; default: the best there is")
     devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1, le=MOST_WORKERS)
     accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
     num_nodes: int = option(1, "machines, under torchrun", ge=1, le=MOST_WORKERS)
-    workers: int = option(8, "threads that prepare pictures, per device", ge=0, le=MOST_WORKERS)
+    workers: int = option(8, "threads that prepare images, per device", ge=0, le=MOST_WORKERS)
     pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
         "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"
@@ -212,14 +212,14 @@ class TrainOptions(RunFolderOptions):
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
-    rect: bool = option(False, "batches of like-shaped pictures, padded as little as possible, without mosaic")
+    rect: bool = option(False, "batches of like-shaped images, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
     close_mosaic: int = option(
         10, "no mosaic, mix-up or copy-paste in the last n epochs, at most half of them", ge=0, le=1_000_000
     )
     resume: Path | bool = option(False, "go on with a run: True, or its last.pt")
     amp: bool = option(True, "mixed precision, on GPUs")
-    fraction: float = option(1.0, "part of the training pictures to use, spread over all", gt=0, le=1)
+    fraction: float = option(1.0, "part of the training images to use, spread over all", gt=0, le=1)
     freeze: int | tuple[int, ...] | None = option(
         None, "layers to leave as they are: their numbers, or how many", le=100_000
     )
@@ -227,9 +227,9 @@ class TrainOptions(RunFolderOptions):
         0.0, "each batch up to this fraction smaller or larger; true: by half", ge=0, le=0.9, true=0.5
     )
     overlap_mask: bool = option(
-        True, "masks as one map per picture, hidden parts missing; False: every object's full mask"
+        True, "masks as one map per image, hidden parts missing; False: every object's full mask"
     )
-    mask_ratio: int = option(4, "training masks are this much smaller than pictures: a divisor of 32", ge=1, le=32)
+    mask_ratio: int = option(4, "training masks are this much smaller than images: a divisor of 32", ge=1, le=32)
     val: bool = option(True, "validate after each epoch; False: only after the last")
     plots: bool = option(True, "draw curves, batches and label statistics")
     export: str | None = option(None, "format to export to at the end; checked before the first epoch")
@@ -249,14 +249,14 @@ class TrainOptions(RunFolderOptions):
     hsv_s: float = option(0.7, "change of saturation", ge=0, le=1)
     hsv_v: float = option(0.4, "change of value", ge=0, le=1)
     degrees: float = option(0.0, "rotation in degrees", ge=0, le=180)
-    translate: float = option(0.1, "shift, as a fraction of the picture", ge=0, le=1)
+    translate: float = option(0.1, "shift, as a fraction of the image", ge=0, le=1)
     scale: float = option(0.5, "change of size", ge=0, le=0.95)
     shear: float = option(0.0, "shear in degrees", ge=0, le=89)
     perspective: float = option(0.0, "perspective coefficient", ge=0, le=0.001)
     flipud: float = option(0.0, "probability of turning upside down", ge=0, le=1)
     fliplr: float = option(0.5, "probability of mirroring", ge=0, le=1)
-    mosaic: float = option(1.0, "probability of four pictures in one", ge=0, le=1)
-    mixup: float = option(0.0, "probability of blending two pictures", ge=0, le=1)
+    mosaic: float = option(1.0, "probability of four images in one", ge=0, le=1)
+    mixup: float = option(0.0, "probability of blending two images", ge=0, le=1)
     copy_paste: float = option(0.0, "fraction of objects copied to their mirrored place", ge=0, le=1)
 
 
@@ -265,11 +265,11 @@ class DataCheckOptions(Options):
     """Options of data check."""
 
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
-    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
     strict: bool = option(False, "end with exit code 3 when anything is wrong")
     tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0, le=1_000_000)
-    decode: bool = option(True, "read every picture whole; False: headers only")
+    decode: bool = option(True, "read every image whole; False: headers only")
     most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1, le=1_000_000)
 
 
@@ -280,9 +280,9 @@ class DataConvertOptions(Options):
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     to: Literal["yolo", "coco"] = option("coco", "format to write")
     output: Path = option(Path(), "folder to write; must not hold anything yet")
-    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
-    pictures: Literal["link", "copy"] = option("link", "link to the pictures, or copy them")
+    image_files: Literal["link", "copy"] = option("link", "link to the images, or copy them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +293,7 @@ class DataSplitOptions(Options):
     split: str = option("train", "the split to divide")
     fractions: tuple[float, ...] = option((0.8, 0.2), "shares of train, val and, with a third, test", gt=0, le=1)
     output: Path = option(Path(), "folder to write lists and a YAML into; must not hold anything yet")
-    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
     seed: int = option(0, "another seed, another division", ge=0, le=2_000_000_000)
 
@@ -304,14 +304,14 @@ class DataShowOptions(Options):
 
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     split: str = option("train", "the split to draw")
-    output: Path = option(Path("ground-truth.png"), "picture to write")
-    images: Path | None = option(None, "folder of the pictures, when a COCO JSON's are not found beside it")
+    output: Path = option(Path("ground-truth.png"), "image to write")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
-    count: int = option(16, "pictures on the sheet", ge=1, le=1000)
-    columns: int = option(4, "pictures in a row", ge=1, le=100)
-    side: int = option(480, "width and height of a picture on the sheet, in pixels", ge=32, le=4096)
-    classes: tuple[int, ...] | None = option(None, "only pictures with objects of these class numbers")
-    seed: int = option(0, "another seed, other pictures", ge=0, le=2_000_000_000)
+    count: int = option(16, "images on the sheet", ge=1, le=1000)
+    columns: int = option(4, "images in a row", ge=1, le=100)
+    side: int = option(480, "width and height of an image on the sheet, in pixels", ge=32, le=4096)
+    classes: tuple[int, ...] | None = option(None, "only images with objects of these class numbers")
+    seed: int = option(0, "another seed, other images", ge=0, le=2_000_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Finds plugins, shakes hands with them and collects what they declare, so that none can break another."""
+"""Discover plugins, check their API version and collect their declarations; a broken one does not affect others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP = "segx"
 DISABLE = "SEGX_DISABLE_PLUGINS"
 """Environment variable: distributions or plugin names to leave out, with commas between, or ``all``."""
 
-KINDS: Mapping[str, tuple[str, type[specs.Spec]]] = {
+PLUGIN_TYPES: Mapping[str, tuple[str, type[specs.Spec]]] = {
     "task": ("segx_tasks", specs.TaskSpec),
     "architecture": ("segx_architectures", specs.ArchitectureSpec),
     "exporter": ("segx_exporters", specs.ExporterSpec),
@@ -117,16 +117,18 @@ class _Loader:
     plugins: list[Plugin] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     disabled: list[Disabled] = field(default_factory=list)
-    declared: dict[str, list[specs.Spec]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    declared: dict[str, list[specs.Spec]] = field(default_factory=lambda: {kind: [] for kind in PLUGIN_TYPES})
 
     def add(self, entry: metadata.EntryPoint, distribution: str, version: str) -> None:
-        """Load one plugin; whatever goes wrong ends in a record."""
+        """Load one plugin; any error becomes a record of a broken plugin."""
         module: Any = None
         try:
             module = within(PATIENCE, entry.load)
             _shake_hands(module)
             self._register(module, f"{entry.name}@{distribution}")
-            declared = within(PATIENCE, lambda: {kind: self._collect(kind, module, distribution) for kind in KINDS})
+            declared = within(
+                PATIENCE, lambda: {kind: self._collect(kind, module, distribution) for kind in PLUGIN_TYPES}
+            )
         except BaseException as error:
             if was_interrupted(error):
                 raise
@@ -165,7 +167,7 @@ class _Loader:
 
     def _collect(self, kind: str, module: Any, distribution: str) -> list[specs.Spec]:
         """Call one declaring hook of one plugin and check what it returns."""
-        hook, spec_type = KINDS[kind]
+        hook, spec_type = PLUGIN_TYPES[kind]
         found: list[specs.Spec] = []
         for impl in getattr(self.manager.hook, hook).get_hookimpls():
             if impl.plugin is not module:
@@ -248,7 +250,7 @@ def _folder_name(distribution: metadata.Distribution) -> tuple[str, str]:
 
 
 def _has_nothing_for_us(distribution: metadata.Distribution) -> bool:
-    """Say whether a distribution whose metadata cannot be read names no plugin of segx."""
+    """Return True if a distribution whose metadata cannot be read names no plugin of segx."""
     folder = getattr(distribution, "_path", None)
     try:
         return f"[{GROUP}]".encode() not in folder.joinpath("entry_points.txt").read_bytes()  # type: ignore[union-attr]
@@ -266,7 +268,7 @@ def _normal(name: str) -> str:
 
 
 def _shake_hands(module: Any) -> None:
-    """Refuse a plugin that was written for another API."""
+    """Raise if a plugin was written for another version of the API."""
     stated = getattr(module, "SEGX_API", None)
     major, minor = specs.API
     if stated is None:
@@ -277,8 +279,8 @@ def _shake_hands(module: Any) -> None:
         raise _RefusedError(msg)
     if stated[0] != major or stated[1] > minor:
         newer = stated > specs.API
-        cure = "update segx-core" if newer else "update the plugin"
-        msg = f"speaks API {stated[0]}.{stated[1]}, this segx speaks {major}.{minor}: {cure}"
+        fix = "update segx-core" if newer else "update the plugin"
+        msg = f"speaks API {stated[0]}.{stated[1]}, this segx speaks {major}.{minor}: {fix}"
         raise _RefusedError(msg)
 
 
@@ -320,7 +322,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _name_texts(value: Any) -> bool:
-    """Say whether names lead to tuples of texts, and no name to an empty one."""
+    """Return True if names lead to tuples of texts, and no name to an empty one."""
     return _is_named(value) and all(_are_texts(texts) and texts for texts in value.values())
 
 

@@ -80,7 +80,7 @@ def watched(what: str, *, patience: float | None = None) -> Iterator[None]:
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """Say whether an error is the user's Ctrl-C, and not raised by the code that was called.
+    """Return True if an error is the user's Ctrl-C, and not raised by the code that was called.
 
     A signal arrives between two instructions, or has a handler that raises; other code raises with an instruction.
     """

@@ -52,19 +52,19 @@ def segx_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
 
 @hookspec
 def segx_run_started(run: Run) -> None:
-    """Hear that a verb has begun; ``run.mode`` is train, val, predict, export or benchmark."""
+    """Called when a run starts; ``run.mode`` is train, val, predict, export or benchmark."""
 
 
 @hookspec
 def segx_step_ended(run: Run, step: Step) -> None:
-    """Hear that a batch, an epoch or a stage is done."""
+    """Called when a batch, an epoch or a stage is done."""
 
 
 @hookspec
 def segx_run_ended(run: Run, metrics: Mapping[str, float]) -> None:
-    """Hear that a verb has ended well, with its figures."""
+    """Called when a run has succeeded, with its metrics."""
 
 
 @hookspec
 def segx_run_failed(run: Run, error: BaseException) -> None:
-    """Hear that a verb has failed; the error is raised to the caller afterwards."""
+    """Called when a run has failed; the error is raised to the caller afterwards."""

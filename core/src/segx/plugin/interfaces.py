@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import Artifact, ArtifactInfo, Parity
     from segx.options.verbs import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
-    from segx.plugin.jobs import ExportModule, Measurement, ModelConfig, ModelSummary
+    from segx.plugin.jobs import EvalSpec, ExportModule, ModelConfig, ModelSummary
     from segx.structures.batch import Batch, SourceImage, TrainBatch
     from segx.structures.results import Results
     from segx.structures.sample import DatasetSource, Sample
@@ -75,7 +75,7 @@ class Architecture(Protocol):
     name: str
 
     def detects(self, definition: Mapping[str, Any]) -> bool:
-        """Say whether a YAML's content is a model of this family; must not raise."""
+        """Return True if a YAML's content is a model of this family; must not raise."""
         ...
 
     def read_config(self, source: str | Path, *, nc: int | None = None) -> ModelConfig:
@@ -154,7 +154,7 @@ class Exporter(Protocol):
 
 
 class Task(Protocol):
-    """What raw outputs mean."""
+    """A task: preprocessing, decoding, drawing, comparison and evaluation."""
 
     name: str
     heads: tuple[str, ...]
@@ -162,28 +162,28 @@ class Task(Protocol):
     def input_shape(
         self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
     ) -> tuple[int, int]:
-        """Return the (height, width) of the network input for a picture of this (height, width)."""
+        """Return the (height, width) of the network input for an image of this (height, width)."""
         ...
 
     def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int]) -> Batch:
-        """Return pictures, resized and padded to one (height, width), as network input."""
+        """Return images, resized and padded to one (height, width), as network input."""
         ...
 
     def decode(
         self, outputs: Sequence[Array], batch: Batch, info: ArtifactInfo, options: DecodeOptions
     ) -> list[Results]:
-        """Return what was found in each picture."""
+        """Return what was found in each image."""
         ...
 
     def draw(self, results: Results, **style: Any) -> Image:
-        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in."""
+        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in."""
         ...
 
     def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
-        """Compare what two models found in the same pictures; ``raw`` is filled by core."""
+        """Compare what two models found in the same images; ``raw`` is filled by core."""
         ...
 
-    def evaluator(self, measurement: Measurement) -> Evaluator:
+    def evaluator(self, spec: EvalSpec) -> Evaluator:
         """Return what measures a model on a data set."""
         ...
 
@@ -193,7 +193,7 @@ class Task(Protocol):
         """Return what makes the loader of augmented batches once the number of processes is known."""
         ...
 
-    def train_pictures(self, names: Mapping[int, str], options: TrainOptions) -> TrainPictures:
+    def train_drawings(self, names: Mapping[int, str], options: TrainOptions) -> TrainDrawings:
         """Return what draws the batches, the labels and the curves of a training run."""
         ...
 
@@ -240,16 +240,16 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
     def paths(self) -> Sequence[Path]:
-        """Return the picture files, in order, without reading anything."""
+        """Return the image files, in order, without reading anything."""
         ...
 
     def shapes(self) -> NDArray[np.int32]:
-        """Return int32 (samples, 2): height and width of each picture, orientation applied."""
+        """Return int32 (samples, 2): height and width of each image, orientation applied."""
         ...
 
 
 class TrainLoader(Protocol):
-    """Gives the batches of any epoch, from any batch on."""
+    """Yields the batches of an epoch, from any batch on."""
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch on this process."""
@@ -270,11 +270,11 @@ class LoaderMaker(Protocol):
     """Makes the loader once the number of processes is known."""
 
     def __call__(self, *, rank: int, world: int, batch: int) -> TrainLoader:
-        """Return the loader of one process; ``batch`` is its own share of pictures."""
+        """Return the loader of one process; ``batch`` is its own share of images."""
         ...
 
 
-class TrainPictures(Protocol):
+class TrainDrawings(Protocol):
     """Draws what a training run sees and how it goes.
 
     Each method writes one file, whole or not at all, and returns it. They are called one after the other, in a thread
@@ -282,7 +282,7 @@ class TrainPictures(Protocol):
     """
 
     def batch(self, batch: TrainBatch, path: Path) -> Path:
-        """Draw pictures as they are trained on, with their objects."""
+        """Draw images as they are trained on, with their objects."""
         ...
 
     def labels(self, samples: Iterable[Sample], path: Path) -> Path:
@@ -298,7 +298,7 @@ class Criterion(Protocol):
     """The loss of an architecture."""
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-        """Return the mean loss of a picture, to be multiplied by the batch, and its parts by name.
+        """Return the mean loss of an image, to be multiplied by the batch, and its parts by name.
 
         Args:
             outputs: What the module returns in training mode.
@@ -308,7 +308,7 @@ class Criterion(Protocol):
 
 
 class Metrics(Protocol):
-    """What a validation found out."""
+    """The metrics of a validation."""
 
     @property
     def results_dict(self) -> Mapping[str, float]:
@@ -332,10 +332,10 @@ class Metrics(Protocol):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Pictures that could not be measured, and why."""
+        """Images that could not be measured, and why."""
         ...
 
-    def rows(self, *, verbose: bool = True) -> str:
+    def to_table(self, *, verbose: bool = True) -> str:
         """Return the table for people; a row for each class when ``verbose``."""
         ...
 
@@ -345,12 +345,12 @@ class Metrics(Protocol):
 
 
 class Evaluator(Protocol):
-    """Measures what was found against the truth, picture by picture."""
+    """Accumulates detections and ground truth image by image, and computes the metrics."""
 
     def update(self, sample: Sample, results: Results) -> None:
-        """Take what was found in one picture; called in order, one picture at a time.
+        """Add the results of one image; called in order, one image at a time.
 
-        The results carry no picture, ``orig_img`` is black: ``segx.io.images.picture_of(sample)`` reads it, for whoever
+        The results carry no image, ``orig_img`` is black: ``segx.io.images.image_of(sample)`` reads it, for whoever
         draws.
         """
         ...
@@ -359,11 +359,11 @@ class Evaluator(Protocol):
         """Return the figures, and write what was asked for.
 
         Args:
-            speed: Milliseconds a picture for each stage.
-            problems: Pictures that could not be measured, and why.
+            speed: Milliseconds an image for each stage.
+            problems: Images that could not be measured, and why.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files; what was not finished is not left behind."""
+        """Close files, and remove unfinished ones."""
         ...

@@ -87,14 +87,14 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What is measured, and where what is written goes.
+class EvalSpec:
+    """Request of an evaluation: classes, options and output folder.
 
     Attributes:
         names: Class number to class name of the data set.
         category_ids: Class number to the id the data set itself uses.
         options: What was asked for.
-        pictures: How many pictures there will be.
+        images: How many images there will be.
         folder: The run's folder; None: nothing is written.
         settings: What the figures are made with, told beside them.
         file_names: Id of each image to its ``file_name`` in COCO's JSON, where that is written.
@@ -103,7 +103,7 @@ class Measurement:
     names: Mapping[int, str]
     category_ids: Mapping[int, int]
     options: ValOptions
-    pictures: int
+    images: int
     folder: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     file_names: Mapping[int | str, str] = field(default_factory=dict)

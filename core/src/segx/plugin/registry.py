@@ -1,4 +1,4 @@
-"""Looks things up: names, conflicts, export chains, backends; every wrong name ends in a line that helps."""
+"""Look up declarations: names, conflicts, export chains, backends."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusable:
-    """Something that is declared and cannot be used here.
+class Unavailable:
+    """A declaration that cannot be used on this machine, and why.
 
     Attributes:
         spec: What was declared.
         reason: Why it cannot be used: ``"needs tensorrt>=10, found none"``.
-        cure: What to type, or an empty string.
+        fix: What to type, or an empty string.
     """
 
     spec: Spec
     reason: str
-    cure: str = ""
+    fix: str = ""
 
     @property
-    def line(self) -> str:
-        """The reason with the cure behind it."""
-        return f"{self.reason}: {self.cure}" if self.cure else self.reason
+    def message(self) -> str:
+        """The reason with the fix behind it."""
+        return f"{self.reason}: {self.fix}" if self.fix else self.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +71,14 @@ class Backends:
 
     Attributes:
         usable: Those that can be used here, best first.
-        unusable: Those that cannot, with the reason.
+        unavailable: Those that cannot, with the reason.
     """
 
     usable: tuple[BackendSpec, ...]
-    unusable: tuple[Unusable, ...]
+    unavailable: tuple[Unavailable, ...]
 
 
-class _Shelf(Generic[S]):
+class _Catalog(Generic[S]):
     """All declarations of one kind.
 
     Args:
@@ -137,16 +137,16 @@ class Registry:
         self._instances: dict[tuple[str, str, str], Any] = {}
         self._unprepared: dict[str, str] | None = None
         declared = discovery.declared
-        self._tasks = _Shelf("task", "task", cast("tuple[TaskSpec, ...]", declared["task"]))
-        self._architectures = _Shelf(
+        self._tasks = _Catalog("task", "task", cast("tuple[TaskSpec, ...]", declared["task"]))
+        self._architectures = _Catalog(
             "architecture", "architecture", cast("tuple[ArchitectureSpec, ...]", declared["architecture"])
         )
-        self._exporters = _Shelf("exporter", "format", cast("tuple[ExporterSpec, ...]", declared["exporter"]))
-        self._backends = _Shelf("backend", "backend", cast("tuple[BackendSpec, ...]", declared["backend"]))
-        self._dataset_formats = _Shelf(
+        self._exporters = _Catalog("exporter", "format", cast("tuple[ExporterSpec, ...]", declared["exporter"]))
+        self._backends = _Catalog("backend", "backend", cast("tuple[BackendSpec, ...]", declared["backend"]))
+        self._dataset_formats = _Catalog(
             "dataset_format", "dataset format", cast("tuple[DatasetFormatSpec, ...]", declared["dataset_format"])
         )
-        self._commands = _Shelf("command", "command", cast("tuple[CommandSpec, ...]", declared["command"]))
+        self._commands = _Catalog("command", "command", cast("tuple[CommandSpec, ...]", declared["command"]))
 
     # What there is
 
@@ -167,7 +167,7 @@ class Registry:
 
     @property
     def manager(self) -> pluggy.PluginManager:
-        """The plugin manager; a listener to the telling hooks may be registered with it."""
+        """The plugin manager; listeners may be registered with it."""
         return self._discovery.manager
 
     @property
@@ -270,7 +270,7 @@ class Registry:
 
     def load(self, kind: str, spec: Spec) -> Any:
         """Return what any declaration of a kind loads; the loaders above say of which type it is."""
-        return self._load(next(shelf for shelf in self._shelves() if shelf.kind == kind), spec)
+        return self._load(next(catalog for catalog in self._catalogs() if catalog.kind == kind), spec)
 
     def prepare(self) -> None:
         """Have every plugin keep its libraries from reporting by themselves; done once, before the first is imported.
@@ -292,7 +292,7 @@ class Registry:
                         raise
                     self._unprepared[full_name(spec)] = one_line(error)
 
-    def unusable(self, spec: Spec, *, precision: str | None = None) -> Unusable | None:
+    def unavailable(self, spec: Spec, *, precision: str | None = None) -> Unavailable | None:
         """Return why a declaration cannot be used here, None if it can; imports nothing.
 
         Args:
@@ -300,15 +300,15 @@ class Registry:
             precision: Of an exporter, the precision that is to be written.
         """
         if _elsewhere(spec):
-            return Unusable(spec=spec, reason=f"works on {', '.join(spec.platforms)}, this is {sys.platform}")
+            return Unavailable(spec=spec, reason=f"works on {', '.join(spec.platforms)}, this is {sys.platform}")
         more = spec.requires_for.get(precision, ()) if precision and isinstance(spec, ExporterSpec) else ()
         missing = unmet((*spec.requires, *more))
         if not missing:
             problem = _problem(spec)
-            return Unusable(spec=spec, reason=problem) if problem else None
+            return Unavailable(spec=spec, reason=problem) if problem else None
         reasons = "; ".join(problem.reason for problem in missing)
         wanted = " ".join(f'"{problem.requirement}"' for problem in missing if not problem.problem)
-        return Unusable(spec=spec, reason=f"needs {reasons}", cure=f"pip install {wanted}" if wanted else "")
+        return Unavailable(spec=spec, reason=f"needs {reasons}", fix=f"pip install {wanted}" if wanted else "")
 
     def require(self, spec: Spec, *, precision: str | None = None) -> None:
         """Refuse a declaration that cannot be used here.
@@ -317,12 +317,12 @@ class Registry:
             MissingPluginError: Something it requires, or needs besides, is not there.
             UsageError: This is not a platform it works on.
         """
-        problem = self.unusable(spec, precision=precision)
+        problem = self.unavailable(spec, precision=precision)
         if problem is None:
             return
         error = UsageError if _elsewhere(spec) else MissingPluginError
         name = f"{spec.name!r} in {precision}" if precision else repr(spec.name)
-        raise error(f"{self._word(spec)} {name} ({self._signature(spec.provider)}) {problem.line}")
+        raise error(f"{self._word(spec)} {name} ({self._signature(spec.provider)}) {problem.message}")
 
     # Models
 
@@ -333,12 +333,14 @@ class Registry:
             ModelError: None does.
         """
         for spec in self._architectures.specs:
-            if self.unusable(spec) is None:
+            if self.unavailable(spec) is None:
                 architecture = cast("Architecture", self._load(self._architectures, spec))
                 if architecture.detects(definition):
                     return architecture
         skipped = [
-            f"{spec.name} {problem.line}" for spec in self._architectures.specs if (problem := self.unusable(spec))
+            f"{spec.name} {problem.message}"
+            for spec in self._architectures.specs
+            if (problem := self.unavailable(spec))
         ]
         known = ", ".join(self.architectures) or "none"
         hint = "; ".join([f"architectures: {known}", *skipped])
@@ -418,15 +420,15 @@ class Registry:
 
     def backends_for(self, kind: str) -> Backends:
         """Return the backends that run a format: the usable ones, best first, and the others with the reason."""
-        usable, unusable = [], []
+        usable, unavailable = [], []
         for spec in sorted(self._backends.specs, key=_order):
             if kind in spec.formats:
-                problem = self.unusable(spec)
+                problem = self.unavailable(spec)
                 if problem is None:
                     usable.append(spec)
                 else:
-                    unusable.append(problem)
-        return Backends(usable=tuple(usable), unusable=tuple(unusable))
+                    unavailable.append(problem)
+        return Backends(usable=tuple(usable), unavailable=tuple(unavailable))
 
     def backend_for(self, kind: str, *, name: str | None = None, device: str | None = None) -> BackendSpec:
         """Return the best usable backend for a format.
@@ -448,12 +450,12 @@ class Registry:
             return fitting[0]
         if found.usable:
             offers = "; ".join(f"{spec.name} runs on {', '.join(spec.devices)}" for spec in found.usable)
-            lines = "".join(f"\n  {problem.spec.name} {problem.line}" for problem in found.unusable)
+            lines = "".join(f"\n  {problem.spec.name} {problem.message}" for problem in found.unavailable)
             raise UsageError(f"no installed backend runs format {kind!r} on device {device!r}", hint=offers + lines)
-        if found.unusable:
+        if found.unavailable:
             lines = "\n  ".join(
-                f"{problem.spec.name} ({self._signature(problem.spec.provider)}) {problem.line}"
-                for problem in found.unusable
+                f"{problem.spec.name} ({self._signature(problem.spec.provider)}) {problem.message}"
+                for problem in found.unavailable
             )
             raise MissingPluginError(f"no backend that can run format {kind!r} is usable", hint=lines)
         raise self._no_backend(kind)
@@ -487,11 +489,11 @@ class Registry:
 
     # Telling
 
-    def tell(self, event: Event, **facts: Any) -> None:
-        """Tell all listeners of an event; one that fails is logged and breaks nothing.
+    def notify(self, event: Event, **facts: Any) -> None:
+        """Notify all listeners of an event; a listener that fails is logged, and the run goes on.
 
         Args:
-            event: Which telling hook, without ``segx_``.
+            event: Name of the event hook, without ``segx_``.
             **facts: What the hook is told.
         """
         caller = getattr(self.manager.hook, f"segx_{event}")
@@ -507,7 +509,7 @@ class Registry:
 
     # How
 
-    def _shelves(self) -> tuple[_Shelf[Any], ...]:
+    def _catalogs(self) -> tuple[_Catalog[Any], ...]:
         return (
             self._tasks,
             self._architectures,
@@ -517,37 +519,37 @@ class Registry:
             self._commands,
         )
 
-    def _look_up(self, shelf: _Shelf[S], name: str) -> S:
-        spec = shelf.get(name)
+    def _look_up(self, catalog: _Catalog[S], name: str) -> S:
+        spec = catalog.get(name)
         if spec is not None:
             return spec
-        raise self._not_found(shelf, name)
+        raise self._not_found(catalog, name)
 
-    def _not_found(self, shelf: _Shelf[Any], name: str) -> SegxError:
+    def _not_found(self, catalog: _Catalog[Any], name: str) -> SegxError:
         """Return the error for a name that nothing installed provides."""
-        installed = f"installed {shelf.word}s: {', '.join(shelf.mapping) or 'none'}"
+        installed = f"installed {catalog.word}s: {', '.join(catalog.mapping) or 'none'}"
         bare, _, asked = name.partition("@")
-        if asked and bare in shelf.claims:
-            choices = ", ".join(full_name(spec) for spec in shelf.claims[bare])
-            return UsageError(f"{shelf.word} {bare!r} is not provided by {asked!r}", hint=f"it is by {choices}")
-        distribution = asked or known_plugins.PROVIDERS.get((shelf.kind, bare), "")
-        told = self._told_of(distribution, f"{shelf.word} {bare!r}")
-        if told is not None:
-            return told
+        if asked and bare in catalog.claims:
+            choices = ", ".join(full_name(spec) for spec in catalog.claims[bare])
+            return UsageError(f"{catalog.word} {bare!r} is not provided by {asked!r}", hint=f"it is by {choices}")
+        distribution = asked or known_plugins.PROVIDERS.get((catalog.kind, bare), "")
+        reported = self._error_about(distribution, f"{catalog.word} {bare!r}")
+        if reported is not None:
+            return reported
         if not asked and distribution:
             return MissingPluginError(
-                f"{shelf.word} {name!r} needs: pip install {distribution}",
+                f"{catalog.word} {name!r} needs: pip install {distribution}",
                 hint=_join(installed, _planned(distribution)),
             )
-        known = {known_name for kind, known_name in known_plugins.PROVIDERS if kind == shelf.kind}
-        closest = did_you_mean(name, {*shelf.mapping, *known})
+        known = {known_name for kind, known_name in known_plugins.PROVIDERS if kind == catalog.kind}
+        closest = did_you_mean(name, {*catalog.mapping, *known})
         broken = "; ".join(f"{item.distribution} {item.version} {item.reason}" for item in self.broken)
         return UsageError(
-            f"{shelf.word} {name!r} is not known{closest}",
+            f"{catalog.word} {name!r} is not known{closest}",
             hint=_join(installed, f"broken plugins: {broken}" if broken else ""),
         )
 
-    def _told_of(self, distribution: str, subject: str) -> SegxError | None:
+    def _error_about(self, distribution: str, subject: str) -> SegxError | None:
         """Return the error for something of a distribution that is installed and broken or left out."""
         for broken in self.broken:
             if broken.distribution == distribution:
@@ -560,16 +562,16 @@ class Registry:
             return PluginError(f"{subject} is provided by {distribution}, which {DISABLE} leaves out")
         return None
 
-    def _load(self, shelf: _Shelf[Any], spec: Spec) -> Any:
-        key = (shelf.kind, spec.name, spec.provider)
+    def _load(self, catalog: _Catalog[Any], spec: Spec) -> Any:
+        key = (catalog.kind, spec.name, spec.provider)
         with self._lock:
             if key not in self._instances:
                 self.require(spec)
-                self._instances[key] = self._import(shelf, spec)
+                self._instances[key] = self._import(catalog, spec)
             return self._instances[key]
 
-    def _import(self, shelf: _Shelf[Any], spec: Spec) -> Any:
-        what = f"{shelf.word} {spec.name!r} ({self._signature(spec.provider)})"
+    def _import(self, catalog: _Catalog[Any], spec: Spec) -> Any:
+        what = f"{catalog.word} {spec.name!r} ({self._signature(spec.provider)})"
         self.prepare()
         if reason := (self._unprepared or {}).get(full_name(spec)):
             raise PluginError(f"{what} cannot be prepared: {reason}")
@@ -600,9 +602,9 @@ class Registry:
         """Return the error for a format that no installed backend declares."""
         known = known_plugins.FORMATS.get(kind)
         for distribution in known.backends if known else ():
-            told = self._told_of(distribution, f"the backend for format {kind!r}")
-            if told is not None:
-                return told
+            reported = self._error_about(distribution, f"the backend for format {kind!r}")
+            if reported is not None:
+                return reported
         if known and known.backends:
             return MissingPluginError(
                 f"running format {kind!r} needs: pip install {known.backends[0]}", hint=_planned(known.backends[0])
@@ -635,7 +637,7 @@ class Registry:
         return f"{distribution} {version}".strip()
 
     def _word(self, spec: Spec) -> str:
-        return next(shelf.word for shelf in self._shelves() if any(item is spec for item in shelf.specs))
+        return next(catalog.word for catalog in self._catalogs() if any(item is spec for item in catalog.specs))
 
 
 @functools.cache

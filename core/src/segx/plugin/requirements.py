@@ -1,4 +1,4 @@
-"""Is a requirement met, without importing what it names."""
+"""Check requirements without importing what they name."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from segx.plugin.known import PLANNED, PROVIDERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class PluginTemplate:
     """A kind of plugin that there is a template for.
 
     Attributes:
@@ -29,8 +29,8 @@ class Kind:
     files: tuple[tuple[str, str], ...]
 
 
-KINDS: dict[str, Kind] = {
-    "export": Kind(
+TEMPLATES: dict[str, PluginTemplate] = {
+    "export": PluginTemplate(
         summary="Export to the format $name",
         dependencies=("numpy>=1.26", "torch>=2.6"),
         files=(
@@ -39,21 +39,21 @@ KINDS: dict[str, Kind] = {
             ("backend.py", "the running, by which every export is proven"),
         ),
     ),
-    "backend": Kind(
+    "backend": PluginTemplate(
         summary="The runtime $name",
         dependencies=("numpy>=1.26", "onnx>=1.17"),
         files=(("backend.py", "opening and running: here ONNX in plain Python, replace it with your runtime"),),
     ),
-    "task": Kind(
+    "task": PluginTemplate(
         summary="The task $name",
         dependencies=("numpy>=1.26", "opencv-python>=4.10"),
         files=(
             ("task.py", "what raw outputs mean: here boxes, classes and masks of yolov8-seg/1"),
-            ("geometry.py", "how pictures become network input, and boxes come back"),
+            ("geometry.py", "how images become network input, and boxes come back"),
             ("matching.py", "suppression of doubles, and the comparison of two models"),
         ),
     ),
-    "model": Kind(
+    "model": PluginTemplate(
         summary="The family of models $name",
         dependencies=("numpy>=1.26", "pyyaml>=6.0.1", "torch>=2.6"),
         files=(
@@ -64,17 +64,17 @@ KINDS: dict[str, Kind] = {
             ("architecture.py", "the family as segx sees it"),
         ),
     ),
-    "data": Kind(
+    "data": PluginTemplate(
         summary="The dataset format $name",
         dependencies=("numpy>=1.26",),
         files=(("reader.py", "the reading: here lines of JSON, replace it with your format"),),
     ),
-    "command": Kind(
+    "command": PluginTemplate(
         summary="The command segx $dashed",
         dependencies=("typer>=0.15",),
         files=(("command.py", "what it does"),),
     ),
-    "logger": Kind(
+    "logger": PluginTemplate(
         summary="A listener to runs that writes $name.jsonl",
         dependencies=(),
         files=(("listener.py", "what is done with what is heard"),),
@@ -90,7 +90,7 @@ def create(name: str, folder: Path) -> Path:
 
     Args:
         name: Kind and name, ``"export-foo"``; ``"segx-export-foo"`` means the same. The kinds are those of
-            :data:`KINDS`.
+            :data:`TEMPLATES`.
         folder: Where the plugin's folder is made.
 
     Raises:
@@ -118,12 +118,12 @@ def create(name: str, folder: Path) -> Path:
 def _parse(name: str) -> tuple[str, str]:
     plain = name.removeprefix("segx-")
     match = _NAME.fullmatch(plain)
-    kinds = ", ".join(f"{kind}-foo" for kind in KINDS)
+    kinds = ", ".join(f"{kind}-foo" for kind in TEMPLATES)
     if match is None:
         raise UsageError(f"name {name!r} is not a kind and a name in small letters", hint=f"write one of: {kinds}")
     kind, rest = match["kind"], match["rest"]
-    if kind not in KINDS:
-        raise UsageError(f"kind {kind!r} is not known{did_you_mean(kind, KINDS)}", hint=f"write one of: {kinds}")
+    if kind not in TEMPLATES:
+        raise UsageError(f"kind {kind!r} is not known{did_you_mean(kind, TEMPLATES)}", hint=f"write one of: {kinds}")
     distribution = f"segx-{plain}"
     if distribution in set(PROVIDERS.values()) - PLANNED:
         raise UsageError(f"{distribution} is an official plugin of segx", hint=f"pip install {distribution}")
@@ -132,7 +132,7 @@ def _parse(name: str) -> tuple[str, str]:
 
 def _values(kind: str, rest: str, distribution: str) -> dict[str, str]:
     """Return what the templates' placeholders stand for."""
-    template = KINDS[kind]
+    template = TEMPLATES[kind]
     names = {"name": rest.replace("-", "_"), "dashed": rest}
     dependencies = (f"segx-core>={__version__}", *template.dependencies)
     package = distribution.replace("-", "_")

@@ -85,7 +85,7 @@ class ArchitectureSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How far an exported model may be from its source before the export fails.
+    """Tolerances of the comparison of an export with its source.
 
     Attributes:
         box: Largest difference of a box side of a matched object, in input pixels.
@@ -141,7 +141,7 @@ class BackendSpec(Spec):
         devices: Kinds of device it can run on: ``"cpu"``, ``"cuda"``, ``"mps"``.
         priority: Of several usable backends for a format the highest is taken.
         concurrent: Its sessions may be run from several threads at once. On a CPU that is how folders and videos go
-            through the network: a few pictures side by side, each on its share of the cores.
+            through the network: a few images side by side, each on its share of the cores.
         caution: What whoever opens a stranger's file of these formats should know, a clause after its name: said by
             ``segx info`` and when the first one is opened.
     """

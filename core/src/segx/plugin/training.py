@@ -67,43 +67,43 @@ class ModelBackend(Backend, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What a trainer needs of the rest of segx.
+    """What the trainer gets from core: options, loader, loss, validation, events.
 
     Attributes:
         options: What was asked for.
         names: Class number to class name.
-        pictures: Number of training pictures.
+        images: Number of training images.
         folder: Returns the run's folder; called on the first process only.
         loader: Makes the loader.
         criterion: Returns the loss for a module.
         validate: Measures a session; called on the first process only. The figures hold ``"fitness"``.
-        tell: Hears of each batch and epoch; called on the first process only.
+        notify: Hears of each batch and epoch; called on the first process only.
         settings: What a checkpoint is to remember: data, settings, versions.
         finished: The run that goes on had come to its end and was measured; only more epochs can make it go on.
     """
 
     options: TrainOptions
     names: Mapping[int, str]
-    pictures: int
+    images: int
     folder: Callable[[], Path]
     loader: LoaderMaker
     criterion: Callable[[Any], Criterion]
     validate: Callable[[Session], Mapping[str, float]]
-    tell: Callable[[Step], None]
+    notify: Callable[[Step], None]
     settings: Mapping[str, Any]
     finished: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training run leaves.
+    """The result of a training run.
 
     Attributes:
         folder: The run's folder.
         best: The checkpoint of the best epoch, if any was written.
         last: The checkpoint of the last epoch.
         metrics: The figures of the last epoch.
-        rows: One row of figures for each epoch.
+        history: One row of figures for each epoch.
         exported: What the best checkpoint was exported to, when that was asked for.
     """
 
@@ -111,5 +111,5 @@ class Trained:
     best: Path | None
     last: Path | None
     metrics: Mapping[str, float]
-    rows: Sequence[Mapping[str, float]]
+    history: Sequence[Mapping[str, float]]
     exported: Path | None = None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import WeightsFile
-    from segx.io.download import Patience
+    from segx.io.download import RetryPolicy
     from segx.plugin.specs import ArchitectureSpec
 
 
@@ -27,7 +27,7 @@ class Catalogue(Protocol):
         ...
 
 
-def resolve_weights(name: str, registry: Catalogue, *, patience: Patience | None = None) -> Path:
+def resolve_weights(name: str, registry: Catalogue, *, retry: RetryPolicy | None = None) -> Path:
     """Return the file of a known name, ``"yolov8n-seg.pt"``, downloaded into the cache on first use.
 
     Raises:
@@ -42,7 +42,7 @@ def resolve_weights(name: str, registry: Catalogue, *, patience: Patience | None
     if shipped is not None:
         return shipped
     advice = f"set {MIRROR_VARIABLE} to a mirror"
-    return fetch(known[name], weights_folder() / name, patience=patience, advice=advice)
+    return fetch(known[name], weights_folder() / name, retry=retry, advice=advice)
 
 
 def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:

@@ -1,6 +1,6 @@
 """Ground truth: one object, and all objects of a split as a few long arrays.
 
-So a split of a hundred thousand pictures loads in a second and shares its memory.
+So a split of a hundred thousand images loads in a second and shares its memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Truth:
+class Annotation:
     """One object of the ground truth.
 
     Attributes:
         category: Class number, 0-based.
-        box: (x, y, width, height) in pixels of the original picture.
+        box: (x, y, width, height) in pixels of the original image.
         polygons: Its parts, each float64 (points, 2) x, y in pixels; the object is their union.
         rle: COCO RLE at the original resolution, ``{"size": [h, w], "counts": bytes}``, where the data set gives a
             bitmap instead of polygons: holes, crowds. With neither, the object is known by its box only.
@@ -48,11 +48,11 @@ class Truth:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TruthTable:
-    """All objects of a split, column by column; object ``i`` of picture ``p`` lies at ``rows[p] <= i < rows[p + 1]``.
+class AnnotationTable:
+    """All objects of a split, column by column; object ``i`` of image ``p`` lies in ``offsets[p]:offsets[p + 1]``.
 
     Attributes:
-        rows: int64 (pictures + 1), first object of each picture.
+        offsets: int64 (images + 1), first object of each image.
         category: int32 (objects), class number.
         crowd: bool (objects).
         area: float64 (objects), NaN where the data set gives none.
@@ -63,10 +63,10 @@ class TruthTable:
         xy: float (points, 2).
         runs: int64 (objects + 1), first byte in ``counts`` of each object's compressed RLE; empty where it has none.
         counts: uint8, compressed RLE one after another.
-        relative: Whether ``box`` and ``xy`` are fractions of the picture's width and height instead of pixels.
+        relative: Whether ``box`` and ``xy`` are fractions of the image's width and height instead of pixels.
     """
 
-    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
     category: NDArray[np.int32]
     crowd: NDArray[np.bool_]
     area: NDArray[np.float64]
@@ -93,18 +93,18 @@ class TruthTable:
         """Return the number of objects."""
         return len(self.category)
 
-    def truths(self, picture: int, shape: tuple[int, int]) -> tuple[Truth, ...]:
-        """Return the objects of one picture of this (height, width)."""
-        return tuple(self._truth(row, shape) for row in range(self.rows[picture], self.rows[picture + 1]))
+    def annotations(self, image: int, shape: tuple[int, int]) -> tuple[Annotation, ...]:
+        """Return the objects of one image of this (height, width)."""
+        return tuple(self._annotation(row, shape) for row in range(self.offsets[image], self.offsets[image + 1]))
 
-    def _truth(self, row: int, shape: tuple[int, int]) -> Truth:
+    def _annotation(self, row: int, shape: tuple[int, int]) -> Annotation:
         scale = np.array(shape[::-1], np.float64) if self.relative else np.ones(2)
         first, last = self.parts[row : row + 2].tolist()
         bounds = self.points[first : last + 1].tolist()
         x, y, width, height = (self.box[row].astype(np.float64) * np.tile(scale, 2)).tolist()
         begin, end = self.runs[row : row + 2].tolist()
         area = float(self.area[row])
-        return Truth(
+        return Annotation(
             category=int(self.category[row]),
             box=(x, y, width, height),
             polygons=tuple(
@@ -117,8 +117,8 @@ class TruthTable:
         )
 
     @classmethod
-    def joined(cls, tables: Sequence[TruthTable]) -> TruthTable:
-        """Return the pictures of several tables one after another."""
+    def joined(cls, tables: Sequence[AnnotationTable]) -> AnnotationTable:
+        """Return the images of several tables one after another."""
         if len(tables) == 1:
             return tables[0]
         kinds = {table.relative for table in tables}
@@ -127,7 +127,7 @@ class TruthTable:
             raise ValueError(msg)
         starts: dict[str, Any] = {
             name: starts_of(np.concatenate([np.diff(getattr(table, name)) for table in tables]))
-            for name in ("rows", "parts", "points", "runs")
+            for name in ("offsets", "parts", "points", "runs")
         }
         rest = ("category", "crowd", "area", "id", "box", "xy", "counts")
         columns: dict[str, Any] = {name: np.concatenate([getattr(table, name) for table in tables]) for name in rest}
@@ -137,24 +137,24 @@ class TruthTable:
         """Return bool (objects): more than the box is known."""
         return (np.diff(self.parts) > 0) | (np.diff(self.runs) > 0)
 
-    def keep_objects(self, keep: NDArray[np.bool_]) -> TruthTable:
-        """Return the table without the objects that are False in bool (objects); pictures stay, if need be empty."""
+    def keep_objects(self, keep: NDArray[np.bool_]) -> AnnotationTable:
+        """Return the table without the objects that are False in bool (objects); images stay, if need be empty."""
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])
-        return self.in_order(np.flatnonzero(keep), before[self.rows])
+        return self.in_order(np.flatnonzero(keep), before[self.offsets])
 
-    def keep_pictures(self, pictures: Sequence[int] | NDArray[np.int64]) -> TruthTable:
-        """Return the table of some pictures, in the order given."""
-        objects, rows = _gather(self.rows, np.asarray(pictures, np.int64))
-        return self.in_order(objects, rows)
+    def keep_images(self, images: Sequence[int] | NDArray[np.int64]) -> AnnotationTable:
+        """Return the table of some images, in the order given."""
+        objects, offsets = _gather(self.offsets, np.asarray(images, np.int64))
+        return self.in_order(objects, offsets)
 
-    def in_order(self, objects: NDArray[np.int64], rows: NDArray[np.int64]) -> TruthTable:
-        """Return the table of these objects in this order, divided into pictures at ``rows``."""
+    def in_order(self, objects: NDArray[np.int64], offsets: NDArray[np.int64]) -> AnnotationTable:
+        """Return the table of these objects in this order, divided into images at ``offsets``."""
         part_index, parts = _gather(self.parts, objects)
         point_index, points = _gather(self.points, part_index)
         byte_index, runs = _gather(self.runs, objects)
         return dataclasses.replace(
             self,
-            rows=rows,
+            offsets=offsets,
             **{name: getattr(self, name)[objects] for name in ("category", "crowd", "area", "id", "box")},
             parts=parts,
             points=points,

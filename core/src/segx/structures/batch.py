@@ -1,4 +1,4 @@
-"""Pictures on their way to and through the network."""
+"""Images on their way to and through the network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """Where a picture lies inside the network input.
+    """Placement of an image in the network input (letterbox).
 
     Attributes:
-        original: (height, width) of the picture.
+        original: (height, width) of the image.
         input: (height, width) of the network input.
-        left: First column of the picture in the input.
-        top: First row of the picture in the input.
-        width: Columns of the picture in the input.
-        height: Rows of the picture in the input.
+        left: First column of the image in the input.
+        top: First row of the image in the input.
+        width: Columns of the image in the input.
+        height: Rows of the image in the input.
     """
 
     original: tuple[int, int]
@@ -35,10 +35,10 @@ class Letterbox:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pictures on their way through the network.
+    """A batch of preprocessed images.
 
     Attributes:
-        sources: The pictures as they were read.
+        sources: The images as they were read.
         geometry: Where each lies in the input.
         images: float32 (N, 3, H, W) in 0..1, RGB.
     """
@@ -54,14 +54,14 @@ class TrainBatch:
 
     Attributes:
         images: uint8 (B, 3, H, W), RGB.
-        batch_idx: int64 (N,), the picture each object is in.
+        batch_idx: int64 (N,), the image each object is in.
         classes: int64 (N,).
-        boxes: float32 (N, 4), centre x, centre y, width, height as fractions of the picture.
-        masks: With ``overlap`` one map per picture, uint8 or int32 (B, h, w): 0 for background, k for the k-th of its
+        boxes: float32 (N, 4), centre x, centre y, width, height as fractions of the image.
+        masks: With ``overlap`` one map per image, uint8 or int32 (B, h, w): 0 for background, k for the k-th of its
             objects, smaller ones over larger ones. Otherwise uint8 (N, h, w), each object's own pixels.
         overlap: Which of the two ``masks`` holds.
         has_mask: bool (N,), False for objects known by their box only.
-        paths: The file of each picture.
+        paths: The file of each image.
     """
 
     images: NDArray[np.uint8]
@@ -76,7 +76,7 @@ class TrainBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceImage:
-    """One picture of a source.
+    """One image of a source.
 
     Attributes:
         image: uint8 (H, W, 3), BGR, orientation applied.

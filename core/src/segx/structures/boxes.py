@@ -1,4 +1,4 @@
-"""The boxes of the objects in one picture."""
+"""The boxes of the objects in one image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """The boxes of the objects in one picture, best first.
+    """The boxes of the objects in one image, best first.
 
     Attributes:
-        data: float32 (N, 6): x1, y1, x2, y2 in pixels of the picture, score, class number.
-        orig_shape: (height, width) of the picture.
+        data: float32 (N, 6): x1, y1, x2, y2 in pixels of the image, score, class number.
+        orig_shape: (height, width) of the image.
     """
 
     data: NDArray[np.float32]
@@ -49,12 +49,12 @@ class Boxes:
 
     @property
     def xyxyn(self) -> NDArray[np.float32]:
-        """:attr:`xyxy` divided by the width and height of the picture."""
+        """:attr:`xyxy` divided by the width and height of the image."""
         return self.xyxy / self._size
 
     @property
     def xywhn(self) -> NDArray[np.float32]:
-        """:attr:`xywh` divided by the width and height of the picture."""
+        """:attr:`xywh` divided by the width and height of the image."""
         return self.xywh / self._size
 
     @property

@@ -39,7 +39,7 @@ class RLE(TypedDict):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Masks:
-    """The masks of the objects in one picture.
+    """The masks of the objects in one image.
 
     An empty result is an empty ``Masks``, never None. Made by a task, or by :meth:`from_dense`, :meth:`from_rle`,
     :meth:`from_polygons` and :meth:`empty`.
@@ -49,15 +49,15 @@ class Masks:
         rects: int32 (N, 4), the rectangle x0, y0, x1, y1 of each bitmap in the frame; x1 and y1 are exclusive.
         words: For each object its bitmap, one bit per pixel: (height, width // 64 + 1) of :data:`WORD`, lowest bit
             leftmost, bits beyond the width zero.
-        orig_shape: (height, width) of the picture; differs from ``frame`` for masks in the network's input.
-        picture: Where the picture lies in the frame: left, top, width, height.
+        orig_shape: (height, width) of the image; differs from ``frame`` for masks in the network's input.
+        image: Where the image lies in the frame: left, top, width, height.
     """
 
     frame: tuple[int, int]
     rects: NDArray[np.int32]
     words: tuple[NDArray[np.uint64], ...]
     orig_shape: tuple[int, int]
-    picture: tuple[int, int, int, int]
+    image: tuple[int, int, int, int]
 
     def __post_init__(self) -> None:
         if self.rects.shape != (len(self.words), 4):
@@ -97,7 +97,7 @@ class Masks:
             rects=np.concatenate([corners, corners + sizes], axis=1),
             words=tuple(pack(bitmap) for bitmap in bitmaps),
             orig_shape=shape,
-            picture=(0, 0, shape[1], shape[0]),
+            image=(0, 0, shape[1], shape[0]),
         )
 
     @classmethod
@@ -205,7 +205,7 @@ class Masks:
 
     @cached_property
     def xy(self) -> list[NDArray[np.float32]]:
-        """For each object float32 (M, 2): the outline of its largest part, in pixels of the original picture.
+        """For each object float32 (M, 2): the outline of its largest part, in pixels of the original image.
 
         The points are the centres of the outermost pixels, numbered as OpenCV numbers them. One ring cannot tell
         holes or several parts; :attr:`polygons` does.
@@ -214,27 +214,27 @@ class Masks:
         for i, (x0, y0, _, _) in enumerate(self.rects.tolist()):
             found, _ = cv2.findContours(self.bitmap(i).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
             ring = max(found, key=cv2.contourArea).reshape(-1, 2) if found else np.zeros((0, 2))
-            rings.append(self._to_picture(ring, (x0, y0), centre=0.5))
+            rings.append(self._to_image(ring, (x0, y0), centre=0.5))
         return rings
 
     @property
     def xyn(self) -> list[NDArray[np.float32]]:
-        """:attr:`xy` divided by the width and height of the original picture."""
+        """:attr:`xy` divided by the width and height of the original image."""
         size = np.array(self.orig_shape[::-1], np.float32)
         return [ring / size for ring in self.xy]
 
     @cached_property
     def polygons(self) -> list[list[Polygon]]:
-        """For each object its connected parts with their holes, in continuous pixels of the original picture.
+        """For each object its connected parts with their holes, in continuous pixels of the original image.
 
         Outlines run midway between the pixels that are on and those that are off, so that in a frame of the
-        picture's size :meth:`from_polygons` gives back exactly these masks.
+        image's size :meth:`from_polygons` gives back exactly these masks.
         """
         return [
             [
                 Polygon(
-                    exterior=self._to_picture(part.exterior, (x0, y0), centre=0.0),
-                    holes=tuple(self._to_picture(hole, (x0, y0), centre=0.0) for hole in part.holes),
+                    exterior=self._to_image(part.exterior, (x0, y0), centre=0.0),
+                    holes=tuple(self._to_image(hole, (x0, y0), centre=0.0) for hole in part.holes),
                 )
                 for part in trace(self.bitmap(i))
             ]
@@ -286,7 +286,7 @@ class Masks:
         windows = np.concatenate([low, high], axis=1)
         bitmaps = [_window(self.bitmap(i), self.rects[i], windows[i].tolist()) for i in range(len(self))]
         cut = Masks.from_bitmaps(bitmaps, low, self.frame)
-        return dataclasses.replace(cut, orig_shape=self.orig_shape, picture=self.picture)
+        return dataclasses.replace(cut, orig_shape=self.orig_shape, image=self.image)
 
     def cpu(self) -> Masks:
         """Return these masks: they are NumPy arrays already."""
@@ -298,12 +298,12 @@ class Masks:
         """Return these masks: they are NumPy arrays already."""
         return self
 
-    def _to_picture(self, points: NDArray[Any], corner: tuple[int, int], *, centre: float) -> NDArray[np.float32]:
-        """Move points from a bitmap at ``corner`` of the frame to the original picture.
+    def _to_image(self, points: NDArray[Any], corner: tuple[int, int], *, centre: float) -> NDArray[np.float32]:
+        """Move points from a bitmap at ``corner`` of the frame to the original image.
 
         ``centre`` is where the centre of a pixel lies from its number: 0.5 where points number pixels, else 0.
         """
-        left, top, width, height = self.picture
+        left, top, width, height = self.image
         size = np.array(self.orig_shape[::-1], np.float64)
         moved = (points + np.subtract(corner, (left, top)) + centre) * (size / (width, height)) - centre
         return np.asarray(np.clip(moved, 0, size - 2 * centre), np.float32)

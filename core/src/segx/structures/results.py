@@ -1,4 +1,4 @@
-"""``Results``: what was found in one picture, and every form it is wanted in."""
+"""``Results``: what was found in one image, and every form it is wanted in."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ NO_OBJECTS = "(no detections)"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Results:
-    """What was found in one picture. Boxes and masks go together: the i-th of each is the i-th object, best first.
+    """What was found in one image. Boxes and masks go together: the i-th of each is the i-th object, best first.
 
     Attributes:
-        orig_img: uint8 (H, W, 3), BGR, the picture.
+        orig_img: uint8 (H, W, 3), BGR, the image.
         path: The file, URL or name it came from.
         names: Class number to class name.
         boxes: Never None; empty when nothing was found.
@@ -44,7 +44,7 @@ class Results:
         stem: What its files are called, different for each image and frame of a run; empty: made of ``path`` and
             ``frame``.
         frame: Zero-based frame number for video and streams, else None.
-        gain: Pixels of the network input per pixel of the picture, across and down.
+        gain: Pixels of the network input per pixel of the image, across and down.
         task: The task that made them; its drawing is what :meth:`plot` uses.
     """
 
@@ -72,7 +72,7 @@ class Results:
 
     @property
     def orig_shape(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
+        """(height, width) of the image."""
         height, width = self.orig_img.shape[:2]
         return height, width
 
@@ -118,7 +118,7 @@ class Results:
         """Return one dictionary for each object: name, class, confidence, box and the outline of its largest part.
 
         Args:
-            normalize: Coordinates as fractions of the picture's width and height.
+            normalize: Coordinates as fractions of the image's width and height.
             decimals: Digits after the point.
         """
         height, width = self.orig_shape if normalize else (1, 1)
@@ -158,10 +158,10 @@ class Results:
     def to_coco(self, image_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
         """Return what COCO's results file holds: one dictionary for each object, its mask as compressed RLE text.
 
-        Masks must be at the picture's own resolution; those of ``retina_masks=False`` are left out.
+        Masks must be at the image's own resolution; those of ``retina_masks=False`` are left out.
 
         Args:
-            image_id: The picture's id in its data set.
+            image_id: The image's id in its data set.
             category_ids: Class number to the data set's own id; default: the class number itself.
         """
         whole = self.masks.frame == self.orig_shape and len(self.masks) > 0
@@ -180,7 +180,7 @@ class Results:
         return rows
 
     def to_supervision(self) -> Any:
-        """Return a ``supervision.Detections``; its dense masks take N times the picture in memory.
+        """Return a ``supervision.Detections``; its dense masks take N times the image in memory.
 
         Raises:
             MissingPluginError: supervision is not installed.
@@ -201,10 +201,10 @@ class Results:
             data={"class_name": np.array([self._name(number) for number in numbers.tolist()])},
         )
 
-    # On pictures and disk
+    # On images and disk
 
     def plot(self, **style: Any) -> Image:
-        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in.
+        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
 
         Args:
             style: What the task's drawing takes; for ``segment``: ``conf line_width font_size labels boxes masks
@@ -212,8 +212,8 @@ class Results:
         """
         from segx.plugin.registry import get_registry
 
-        picture: Image = get_registry().load_task(self.task).draw(self, **style)
-        return picture
+        image: Image = get_registry().load_task(self.task).draw(self, **style)
+        return image
 
     def show(self, **style: Any) -> None:
         """Show :meth:`plot` in a window until a key is pressed.
@@ -239,13 +239,13 @@ class Results:
         Returns:
             The file as it was written.
         """
-        from segx.io.files import write_picture
+        from segx.io.files import write_image
 
         if filename is None:
             name = f"{self._stem}{image_suffix(self.path, otherwise='.jpg')}"
             own = self.save_dir is not None and self.save_dir.absolute() != Path(self.path).absolute().parent
             filename = (self.save_dir or Path()) / (name if own else f"results_{name}")
-        return write_picture(Path(filename), self.plot(**style))
+        return write_image(Path(filename), self.plot(**style))
 
     def save_txt(self, txt_file: str | Path, *, save_conf: bool = False) -> Path:
         """Write the objects as YOLO labels: ``class x1 y1 x2 y2 ... [score]``, fractions of width and height.
@@ -272,7 +272,7 @@ class Results:
         *,
         mode: Literal["mask", "box"] = "mask",
     ) -> list[Path]:
-        """Write one picture for each object, in a folder for each class.
+        """Write one image for each object, in a folder for each class.
 
         Args:
             save_dir: Where the class folders go.
@@ -281,7 +281,7 @@ class Results:
             mode: ``"mask"`` cuts the object out, transparent around it (PNG); ``"box"`` writes the box with its
                 surroundings.
         """
-        from segx.io.files import write_picture
+        from segx.io.files import write_image
 
         stem = self._stem if file_name is None else split_name(str(file_name))[0]
         suffix = ".png" if mode == "mask" else image_suffix(self.path, otherwise=".png")
@@ -295,18 +295,18 @@ class Results:
                 continue
             seen[number] += 1
             path = Path(save_dir) / folders[number] / f"{crop_stem(stem, seen[number])}{suffix}"
-            written.append(write_picture(path, cut))
+            written.append(write_image(path, cut))
         return written
 
     def cut_out(self, index: int) -> Image:
         """Return one object cut out along its mask: uint8 (h, w, 4) BGRA, transparent around it.
 
         Raises:
-            UsageError: There are no masks at the picture's resolution.
+            UsageError: There are no masks at the image's resolution.
         """
         if self.masks.frame != self.orig_shape or len(self.masks) == 0:
             raise UsageError(
-                "cutting out needs masks at the picture's resolution", hint="use retina_masks=true, or the box"
+                "cutting out needs masks at the image's resolution", hint="use retina_masks=true, or the box"
             )
         x0, y0, x1, y1 = self.masks.bounds[index].tolist()
         left, top = self.masks.rects[index, :2].tolist()
@@ -324,7 +324,7 @@ class Results:
 
     @cached_property
     def _largest_rings(self) -> list[NDArray[np.float32]]:
-        """The exterior of each object's largest part, in continuous pixels of the picture."""
+        """The exterior of each object's largest part, in continuous pixels of the image."""
         return [
             max((part.exterior for part in parts), key=ring_area, default=np.zeros((0, 2), np.float32))
             for parts in self.masks.polygons

@@ -1,4 +1,4 @@
-"""Pictures of a data set with their ground truth."""
+"""Images of a data set with their ground truth."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segx.structures.annotations import Truth, TruthTable
+    from segx.structures.annotations import Annotation, AnnotationTable
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableDataset:
-    """One split of a data set on a :class:`TruthTable`; what the readers return.
+    """One split of a data set on a :class:`AnnotationTable`; what the readers return.
 
     Attributes:
-        files: The pictures.
-        ids: For each picture its id in the data set.
-        sizes: int32 (pictures, 2), height and width of each, orientation applied.
+        files: The images.
+        ids: For each image its id in the data set.
+        sizes: int32 (images, 2), height and width of each, orientation applied.
         table: The objects.
         names: Class number to class name.
         category_ids: Class number to the id the data set itself uses.
@@ -34,7 +34,7 @@ class TableDataset:
     files: Sequence[Path]
     ids: Sequence[int | str]
     sizes: NDArray[np.int32]
-    table: TruthTable
+    table: AnnotationTable
     names: Mapping[int, str]
     category_ids: Mapping[int, int]
     problems: Sequence[str] = field(default_factory=tuple)
@@ -47,18 +47,18 @@ class TableDataset:
     def __getitem__(self, index: int) -> Sample:
         position = range(len(self))[index]
         height, width = self.sizes[position].tolist()
-        truths = self.table.truths(position, (height, width))
-        return Sample(path=self.files[position], id=self.ids[position], shape=(height, width), truths=truths)
+        annotations = self.table.annotations(position, (height, width))
+        return Sample(path=self.files[position], id=self.ids[position], shape=(height, width), annotations=annotations)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
     def paths(self) -> Sequence[Path]:
-        """Return the picture files, in order."""
+        """Return the image files, in order."""
         return self.files
 
     def shapes(self) -> NDArray[np.int32]:
-        """Return int32 (samples, 2): height and width of each picture."""
+        """Return int32 (samples, 2): height and width of each image."""
         return self.sizes
 
 
@@ -71,7 +71,7 @@ class DatasetSource:
         split: Name of the split: ``"train"``, ``"val"``, ``"test"``.
         entries: The folders, lists and files that hold it; all exist.
         names: Class number to class name, where the definition says so; else the data set's own names hold.
-        images: Folder of the pictures, where the user says so.
+        images: Folder of the images, where the user says so.
     """
 
     origin: Path
@@ -83,16 +83,16 @@ class DatasetSource:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """A picture of a data set with its ground truth.
+    """An image of a data set with its ground truth.
 
     Attributes:
-        path: The picture's file.
+        path: The image's file.
         id: Its id in the data set: a number in COCO, the file's stem in YOLO sets.
         shape: (height, width) in pixels, orientation applied.
-        truths: The objects in it.
+        annotations: The objects in it.
     """
 
     path: Path
     id: int | str
     shape: tuple[int, int]
-    truths: tuple[Truth, ...]
+    annotations: tuple[Annotation, ...]

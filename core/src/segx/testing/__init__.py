@@ -1,4 +1,4 @@
-"""The contracts that plugins inherit, and tiny pictures and models to test with.
+"""The contracts that plugins inherit, and tiny images and models to test with.
 
 A plugin's ``tests/test_contract.py``::
 
@@ -10,7 +10,7 @@ A plugin's ``tests/test_contract.py``::
         name = "foo"
 
 The tests of a contract are the same for everybody: they may not be overridden. One that is known to fail is named with
-the reason in ``xfail = {"test_batch": "foo has no batches, see issue 7"}``; when it passes again, that is told.
+the reason in ``xfail = {"test_batch": "foo has no batches, see issue 7"}``; when it passes again, that is reported.
 Needs pytest: ``pip install "segx-core[testing]"``.
 """
 

@@ -13,7 +13,7 @@ from segx.errors import ModelError
 from segx.testing.models import TINY_YOLOV8, run_module, tiny_info
 from segx.testing.parity import assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
-from segx.testing.scenes import NAMES, noise
+from segx.testing.scenes import NAMES, noise_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,14 +155,14 @@ class ArchitectureContract(PluginContract, standard=True):
         assert self.block in known, "the blocks that are known are listed"
 
     @pytest.mark.parametrize("content", ["", "[]", "nc: three", "nc: 3\nhead: []", "{", "\0", "import os"])
-    def test_wrong_definition_is_told(self, architecture: Architecture, tmp_path: Path, content: str) -> None:
+    def test_wrong_definition_is_reported(self, architecture: Architecture, tmp_path: Path, content: str) -> None:
         """With the file's name; nothing in it is executed."""
         path = tmp_path / "wrong.yaml"
         path.write_text(content, encoding="utf-8")
         with pytest.raises(ModelError, match="wrong"):
             architecture.read_config(path)
 
-    def test_missing_definition_is_told(self, architecture: Architecture, tmp_path: Path) -> None:
+    def test_missing_definition_is_reported(self, architecture: Architecture, tmp_path: Path) -> None:
         """With its name."""
         with pytest.raises(ModelError, match="absent"):
             architecture.read_config(tmp_path / "absent.yaml")
@@ -230,7 +230,7 @@ class ArchitectureContract(PluginContract, standard=True):
         everything = frozenset({"batch", "height", "width"})
         dynamic = architecture.export_module(module, info.replace(dynamic=everything))
         assert_same_outputs(run_module(dynamic, _images()), run_module(fixed, _images()), names=info.outputs)
-        outputs = run_module(dynamic, noise((2, 3, 96, 64)))
+        outputs = run_module(dynamic, noise_images((2, 3, 96, 64)))
         assert all(output.shape[0] == 2 for output in outputs)
         for output, axes, small in zip(outputs, dynamic.output_axes, run_module(fixed, _images()), strict=True):
             changed = {axis for axis, (a, b) in enumerate(zip(output.shape, small.shape, strict=True)) if a != b}
@@ -251,7 +251,7 @@ def _info(architecture: Architecture, config: ModelConfig) -> ArtifactInfo:
 
 
 def _images() -> Any:
-    return noise((1, 3, *tiny_info().imgsz))
+    return noise_images((1, 3, *tiny_info().imgsz))
 
 
 def _shapes(module: Any) -> dict[str, tuple[int, ...]]:

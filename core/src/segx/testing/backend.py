@@ -22,7 +22,7 @@ from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs, run_twice
 from segx.testing.plugin import PluginContract, load_or_skip
-from segx.testing.scenes import noise
+from segx.testing.scenes import noise_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +102,7 @@ class BackendContract(PluginContract, standard=True):
     @pytest.fixture(scope="class")
     @classmethod
     def artifact(cls, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-        """A model of one image of 64x96 that says all there is to say of itcls."""
+        """A model of one image of 64x96 that says all there is to say of itself."""
         return _written(registry, cls.format, tmp_path_factory.mktemp("model"), dynamic=False)
 
     @pytest.fixture(scope="class")
@@ -156,7 +156,7 @@ class BackendContract(PluginContract, standard=True):
         """One array for each named output, finite floats, the batch in front."""
         info = session.info
         assert session.device == "cpu"
-        images = noise((info.batch, 3, *info.imgsz))
+        images = noise_images((info.batch, 3, *info.imgsz))
         before = images.copy()
         outputs = [to_numpy(output) for output in session.run(images)]
         assert len(outputs) == len(info.outputs)
@@ -170,7 +170,7 @@ class BackendContract(PluginContract, standard=True):
     def test_outputs_depend_on_the_images_alone(self, session: Session) -> None:
         """The same images give the same outputs, others give others, and no output is overwritten by the next run."""
         info = session.info
-        images, others = noise((info.batch, 3, *info.imgsz)), noise((info.batch, 3, *info.imgsz), seed=1)
+        images, others = noise_images((info.batch, 3, *info.imgsz)), noise_images((info.batch, 3, *info.imgsz), seed=1)
         kept = session.run(images)
         copies = [to_numpy(output).copy() for output in kept]
         different = [to_numpy(output).copy() for output in session.run(others)]
@@ -187,7 +187,7 @@ class BackendContract(PluginContract, standard=True):
         if not spec.concurrent:
             pytest.skip(f"backend {spec.name} runs one batch at a time")
         info = session.info
-        batches = [noise((info.batch, 3, *info.imgsz), seed=seed) for seed in range(12)]
+        batches = [noise_images((info.batch, 3, *info.imgsz), seed=seed) for seed in range(12)]
         alone = [[to_numpy(output).copy() for output in session.run(images)] for images in batches]
         with ThreadPoolExecutor(max_workers=4) as pool:
             together = list(pool.map(session.run, batches))
@@ -198,7 +198,7 @@ class BackendContract(PluginContract, standard=True):
     def test_takes_images_however_they_lie_in_memory(self, session: Session) -> None:
         """A view with other strides, and one that may not be written to, give what a plain array gives."""
         info = session.info
-        images = noise((info.batch, 3, *info.imgsz))
+        images = noise_images((info.batch, 3, *info.imgsz))
         plain = [to_numpy(output).copy() for output in session.run(images)]
         view = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         view.flags.writeable = False
@@ -209,7 +209,7 @@ class BackendContract(PluginContract, standard=True):
     def test_refuses_images_of_another_shape(self, session: Session, shape: tuple[int, ...]) -> None:
         """An error that says what came and what is taken, not a wrong answer or a crash."""
         with pytest.raises(ModelError) as refusal:
-            session.run(noise(shape))
+            session.run(noise_images(shape))
         assert str(shape[-1]) in str(refusal.value)
         session.close()
 
@@ -226,23 +226,29 @@ class BackendContract(PluginContract, standard=True):
             wrong.append((info.batch, 3, height, width + info.stride))
         for shape in wrong:
             with pytest.raises(ModelError):
-                session.run(noise(shape))
+                session.run(noise_images(shape))
         session.close()
 
     def test_takes_any_size_where_it_is_dynamic(self, backend: Backend, dynamic_artifact: Artifact | None) -> None:
-        """A dynamic model runs other batches and sizes, and each picture's result is its own."""
+        """A dynamic model runs other batches and sizes, and each image's result is its own."""
         if dynamic_artifact is None:
             pytest.skip(f"format {self.format} has no dynamic axes")
         session = backend.open(dynamic_artifact, SessionOptions(device="cpu"))
         info = session.info
         height, width = info.imgsz
-        batch = noise((3, 3, height, width)) if "batch" in info.dynamic else noise((info.batch, 3, height, width))
+        batch = (
+            noise_images((3, 3, height, width))
+            if "batch" in info.dynamic
+            else noise_images((info.batch, 3, height, width))
+        )
         together = [to_numpy(output) for output in session.run(batch)]
         if "batch" in info.dynamic:
             alone = [to_numpy(output) for output in session.run(batch[1:2])]
             assert_same_outputs([output[1:2] for output in together], alone, names=info.outputs)
         if {"height", "width"} <= info.dynamic:
-            larger = [to_numpy(o) for o in session.run(noise((1, 3, height + 2 * info.stride, width + info.stride)))]
+            larger = [
+                to_numpy(o) for o in session.run(noise_images((1, 3, height + 2 * info.stride, width + info.stride)))
+            ]
             assert any(a.shape[1:] != b.shape[1:] for a, b in zip(larger, together, strict=True))
         session.close()
 
@@ -272,7 +278,7 @@ class BackendContract(PluginContract, standard=True):
             backend.open(artifact, SessionOptions(device=device))
         assert device in str(refusal.value)
 
-    def test_missing_file_is_told(self, backend: Backend, artifact: Artifact, tmp_path: Path) -> None:
+    def test_missing_file_is_reported(self, backend: Backend, artifact: Artifact, tmp_path: Path) -> None:
         """With its name, by both ways in."""
         absent = Artifact(path=tmp_path / f"absent{artifact.path.suffix}", format=artifact.format)
         for look in (backend.read_info, lambda a: backend.open(a, SessionOptions(device="cpu"))):
@@ -280,7 +286,7 @@ class BackendContract(PluginContract, standard=True):
                 look(absent)
 
     @pytest.mark.parametrize("damage", ["empty", "text", "half", "zeros"])
-    def test_damaged_file_is_told(self, backend: Backend, artifact: Artifact, tmp_path: Path, damage: str) -> None:
+    def test_damaged_file_is_reported(self, backend: Backend, artifact: Artifact, tmp_path: Path, damage: str) -> None:
         """Opening never crashes and never gives a session of half a model; the error names the file."""
         if artifact.path.is_dir():
             pytest.skip("folder formats damage their files in their own tests")
@@ -293,8 +299,8 @@ class BackendContract(PluginContract, standard=True):
         }[damage]
         path = tmp_path / f"damaged{artifact.path.suffix}"
         path.write_bytes(content)
-        if sidecar.beside(artifact.path).exists():
-            sidecar.beside(path).write_bytes(sidecar.beside(artifact.path).read_bytes())
+        if sidecar.sidecar_path(artifact.path).exists():
+            sidecar.sidecar_path(path).write_bytes(sidecar.sidecar_path(artifact.path).read_bytes())
         with pytest.raises(ModelError, match="damaged"):
             backend.open(Artifact(path=path, format=artifact.format), SessionOptions(device="cpu"))
 
@@ -333,7 +339,7 @@ def _written(registry: Registry, kind: str, folder: Path, *, dynamic: bool) -> A
 
 
 def _images(session: Session) -> Images:
-    return noise((session.info.batch, 3, *session.info.imgsz))
+    return noise_images((session.info.batch, 3, *session.info.imgsz))
 
 
 def _listing(folder: Path) -> dict[str, str]:

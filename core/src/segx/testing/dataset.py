@@ -1,4 +1,4 @@
-"""What every dataset format keeps: truth in pixels of the picture, ids of its own, and files left as they are."""
+"""What every dataset format keeps: ground truth in pixels of the image, ids of its own, and files left as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError
-from segx.io.images import read_picture
+from segx.io.images import read_image
 from segx.plugin.registry import full_name
 from segx.structures.masks import Masks
 from segx.structures.sample import DatasetSource
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segx.plugin.interfaces import Dataset, DatasetReader
     from segx.plugin.registry import Registry
     from segx.plugin.specs import DatasetFormatSpec
-    from segx.structures.annotations import Truth
+    from segx.structures.annotations import Annotation
     from segx.testing.scenes import Scene
 
 _READS = """
@@ -40,7 +40,7 @@ _READS = """
 
 
 class DatasetContract(PluginContract, standard=True):
-    """Tests of a dataset format, with drawn pictures written in it.
+    """Tests of a dataset format, with drawn images written in it.
 
     A subclass overrides the class method ``write``.
 
@@ -54,7 +54,7 @@ class DatasetContract(PluginContract, standard=True):
 
     @classmethod
     def write(cls, folder: Path, scenes: list[Scene]) -> DatasetSource:
-        """Write pictures and their truth into a folder in this format, and return the split they are.
+        """Write images and their ground truth into a folder in this format, and return the split they are.
 
         The classes are :data:`segx.testing.scenes.NAMES`. The first entry of the split is what ``detects`` is shown.
         """
@@ -75,20 +75,20 @@ class DatasetContract(PluginContract, standard=True):
     @pytest.fixture(scope="class")
     @classmethod
     def scenes(cls) -> list[Scene]:
-        """Three pictures of different sizes, the last with nothing in it."""
+        """Three images of different sizes, the last with nothing in it."""
         return [draw_scene(120, 160), draw_scene(200, 90, objects=2), draw_scene(64, 64, objects=0)]
 
     @pytest.fixture(scope="class")
     @classmethod
     def source(cls, tmp_path_factory: pytest.TempPathFactory, scenes: list[Scene]) -> DatasetSource:
-        """The pictures, written."""
+        """The images, written."""
         return cls.write(tmp_path_factory.mktemp("data"), scenes)
 
     @pytest.fixture
     def dataset(
         self, reader: DatasetReader, source: DatasetSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Dataset:
-        """The pictures, read."""
+        """The images, read."""
         monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
         return reader.read(source)
 
@@ -116,7 +116,7 @@ class DatasetContract(PluginContract, standard=True):
         assert not spec.detects(tmp_path / "e.bin")
         assert not spec.detects(tmp_path / "absent")
 
-    def test_holds_every_picture(self, dataset: Dataset, scenes: list[Scene]) -> None:
+    def test_holds_every_image(self, dataset: Dataset, scenes: list[Scene]) -> None:
         """All of them, those without objects too, in the order of ``paths``, with the size they are read with."""
         assert len(dataset) == len(scenes)
         assert not list(dataset.problems)
@@ -125,33 +125,35 @@ class DatasetContract(PluginContract, standard=True):
         assert len({sample.id for sample in samples}) == len(samples)
         np.testing.assert_array_equal(dataset.shapes(), [sample.shape for sample in samples])
         for sample in samples:
-            assert read_picture(sample.path).shape[:2] == sample.shape
+            assert read_image(sample.path).shape[:2] == sample.shape
         assert sorted(sample.shape for sample in samples) == sorted(scene.image.shape[:2] for scene in scenes)
 
-    def test_truth_is_what_was_drawn(self, dataset: Dataset, scenes: list[Scene]) -> None:
+    def test_ground_annotation_is_what_was_drawn(self, dataset: Dataset, scenes: list[Scene]) -> None:
         """Each object once: its class, its box in pixels, its mask, its area."""
         by_shape = {scene.image.shape[:2]: scene for scene in scenes}
         for sample in dataset:
             drawn = by_shape[sample.shape].objects
-            assert sorted(truth.category for truth in sample.truths) == sorted(item.category for item in drawn)
-            for truth in sample.truths:
-                item = next(item for item in drawn if item.category == truth.category)
-                x, y, width, height = truth.box
+            assert sorted(annotation.category for annotation in sample.annotations) == sorted(
+                item.category for item in drawn
+            )
+            for annotation in sample.annotations:
+                item = next(item for item in drawn if item.category == annotation.category)
+                x, y, width, height = annotation.box
                 np.testing.assert_allclose((x, y, x + width, y + height), item.box, atol=1.5)
-                assert truth.has_mask
-                assert not truth.crowd
-                mask = _mask(truth, sample.shape)
+                assert annotation.has_mask
+                assert not annotation.crowd
+                mask = _mask(annotation, sample.shape)
                 overlap = (mask & item.mask).sum() / (mask | item.mask).sum()
                 assert overlap > (0.95 if self.holes else 0.8), (
-                    f"{sample.path}: class {truth.category}: mask IoU {overlap:.3f}"
+                    f"{sample.path}: class {annotation.category}: mask IoU {overlap:.3f}"
                 )
 
     def test_index_and_order_agree(self, dataset: Dataset) -> None:
         """``dataset[i]`` is the i-th sample; beyond the end is an IndexError."""
         by_index = [dataset[index] for index in range(len(dataset))]
         assert [sample.path for sample in by_index] == [sample.path for sample in dataset]
-        assert [[truth.box for truth in sample.truths] for sample in by_index] == [
-            [truth.box for truth in sample.truths] for sample in dataset
+        assert [[annotation.box for annotation in sample.annotations] for sample in by_index] == [
+            [annotation.box for annotation in sample.annotations] for sample in dataset
         ]
         with pytest.raises(IndexError):
             dataset[len(dataset)]
@@ -163,17 +165,17 @@ class DatasetContract(PluginContract, standard=True):
         assert set(dataset.category_ids) == set(dataset.names)
         assert len(set(dataset.category_ids.values())) == len(dataset.names)
         for sample in dataset:
-            assert len({truth.id for truth in sample.truths}) == len(sample.truths)
+            assert len({annotation.id for annotation in sample.annotations}) == len(sample.annotations)
 
     def test_reads_the_same_twice(self, reader: DatasetReader, source: DatasetSource, dataset: Dataset) -> None:
-        """From the files and from the cache: the same truth, the same fingerprint."""
+        """From the files and from the cache: the same ground truth, the same fingerprint."""
         again = reader.read(source)
         assert again.fingerprint == dataset.fingerprint != ""
-        assert [[truth.box for truth in sample.truths] for sample in again] == [
-            [truth.box for truth in sample.truths] for sample in dataset
+        assert [[annotation.box for annotation in sample.annotations] for sample in again] == [
+            [annotation.box for annotation in sample.annotations] for sample in dataset
         ]
 
-    def test_fingerprint_tells_other_data(
+    def test_fingerprint_reports_other_data(
         self, reader: DatasetReader, dataset: Dataset, scenes: list[Scene], tmp_path: Path
     ) -> None:
         """Other objects, another fingerprint."""
@@ -188,16 +190,20 @@ class DatasetContract(PluginContract, standard=True):
             assert sample.path.exists()
         assert _listing(tmp_path) == before
 
-    def test_missing_data_are_told(self, reader: DatasetReader, source: DatasetSource, tmp_path: Path) -> None:
+    def test_missing_data_are_reported(self, reader: DatasetReader, source: DatasetSource, tmp_path: Path) -> None:
         """With the path that was tried."""
         absent = tmp_path / f"absent{source.entries[0].suffix}"
         with pytest.raises(DataError, match="absent"):
             list(reader.read(DatasetSource(origin=absent, split="val", entries=(absent,), names=source.names)))
 
 
-def _mask(truth: Truth, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def _mask(annotation: Annotation, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return an object's mask, bool (H, W), from whichever form it has."""
-    masks = Masks.from_polygons([truth.polygons], shape) if truth.rle is None else Masks.from_rle([truth.rle], shape)
+    masks = (
+        Masks.from_polygons([annotation.polygons], shape)
+        if annotation.rle is None
+        else Masks.from_rle([annotation.rle], shape)
+    )
     dense: NDArray[np.bool_] = masks.data[0].astype(bool)
     return dense
 

@@ -20,7 +20,7 @@ from segx.plugin.specs import ExporterSpec, Tolerance
 from segx.testing.models import export_file, export_options, real_module, run_module, tiny_info, tiny_module
 from segx.testing.parity import RAW_TOLERANCE, assert_follows, assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
-from segx.testing.scenes import noise
+from segx.testing.scenes import noise_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,7 +159,7 @@ class ExporterContract(PluginContract, standard=True):
         assert time.perf_counter() - started < 2
         assert any(option in str(refusal.value) for option in wrong), "the error names the option"
 
-    def test_writes_only_where_it_is_told(
+    def test_writes_only_where_it_is_reported(
         self, exporter: Exporter, spec: ExporterSpec, module: ExportModule, tmp_path: Path, monkeypatch: Any
     ) -> None:
         """The destination is there afterwards, nothing else is, and the source is as it was."""
@@ -233,7 +233,8 @@ class ExporterContract(PluginContract, standard=True):
         try:
             if precision not in RAW_TOLERANCE:
                 images = [
-                    noise((info.batch, 3, *info.imgsz), seed=seed) * np.float32((seed + 1) / 4) for seed in range(4)
+                    noise_images((info.batch, 3, *info.imgsz), seed=seed) * np.float32((seed + 1) / 4)
+                    for seed in range(4)
                 ]
                 got = [[to_numpy(output).copy() for output in session.run(one)] for one in images]
                 assert_follows(got, [run_module(module, one) for one in images], names=info.outputs)
@@ -256,7 +257,7 @@ class ExporterContract(PluginContract, standard=True):
         exporter.check(module.info, spec.options())
         artifact, info = export_file(full_name(spec), tmp_path, module)
         session = _open(registry, artifact)
-        images = noise((1, 3, *info.imgsz), seed=3)
+        images = noise_images((1, 3, *info.imgsz), seed=3)
         assert_same_outputs(session.run(images), run_module(module, images), names=info.outputs)
         session.close()
 
@@ -299,7 +300,7 @@ def _run_once(session: Session, images: Any) -> list[Any]:
 
 
 def _images(info: ArtifactInfo) -> Any:
-    return noise((info.batch, 3, *info.imgsz), seed=1)
+    return noise_images((info.batch, 3, *info.imgsz), seed=1)
 
 
 def _shapes(info: ArtifactInfo) -> list[Any]:
@@ -310,7 +311,7 @@ def _shapes(info: ArtifactInfo) -> list[Any]:
         sizes.append((3, height, width))
     if {"height", "width"} <= info.dynamic:
         sizes += [(1, width, height), (2, height + info.stride, width + 2 * info.stride)]
-    return [noise((count, 3, h, w), seed=index) for index, (count, h, w) in enumerate(sizes)]
+    return [noise_images((count, 3, h, w), seed=index) for index, (count, h, w) in enumerate(sizes)]
 
 
 def _state(source: ExportModule | Artifact) -> str:

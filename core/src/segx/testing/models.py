@@ -11,7 +11,7 @@ from segx.artifact import Artifact, ArtifactInfo
 from segx.io import sidecar
 from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import get_registry
-from segx.testing.scenes import HEAD, NAMES, noise
+from segx.testing.scenes import HEAD, NAMES, noise_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ def tiny_module(info: ArtifactInfo) -> ExportModule:
             drawn = generator.normal(0, 0.3, tuple(parameter.shape)).astype(np.float32)
             parameter.copy_(torch.from_numpy(drawn))
             parameter.requires_grad_(False)
-    example = noise((info.batch, 3, *info.imgsz))
+    example = noise_images((info.batch, 3, *info.imgsz))
     return ExportModule(module=module, example=example, info=info, output_axes=OUTPUT_AXES)
 
 

@@ -73,7 +73,7 @@ def assert_follows(
 def predict(
     task: Task, session: Session, scenes: Sequence[Scene], *, shape: tuple[int, int], options: DecodeOptions
 ) -> list[Results]:
-    """Return what a session finds in pictures: the three steps that every verb takes."""
+    """Return what a session finds in images: the three steps that every verb takes."""
     batch = task.preprocess([scene.source for scene in scenes], shape)
     return task.decode(run(session, batch.images), batch, session.info, options)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from packaging.requirements import Requirement
 
-from segx.plugin.discovery import GROUP, KINDS
+from segx.plugin.discovery import GROUP, PLUGIN_TYPES
 from segx.plugin.registry import Registry, get_registry
 from segx.plugin.requirements import ALTERNATIVE
 from segx.plugin.specs import API, Spec
@@ -49,7 +49,7 @@ _LOADS_ALL = """
                 pass  # what it requires is not installed
     for kind, specs in registry.declared.items():
         for spec in specs:
-            if spec.provider == sys.argv[1] and registry.unusable(spec) is None:
+            if spec.provider == sys.argv[1] and registry.unavailable(spec) is None:
                 registry.load(kind, spec)
                 for name in [name for entry in spec.requires for name in modules(entry)]:
                     importlib.import_module(name)
@@ -83,7 +83,7 @@ class PluginContract(Contract, standard=True):
     def declared(cls, registry: Registry) -> dict[str, tuple[Spec, ...]]:
         """Kind to what the distribution declares."""
         every = registry.declared
-        return {kind: tuple(s for s in every[kind] if s.provider == cls.distribution) for kind in KINDS}
+        return {kind: tuple(s for s in every[kind] if s.provider == cls.distribution) for kind in PLUGIN_TYPES}
 
     def test_is_found_by_its_entry_point(self, entries: tuple[metadata.EntryPoint, ...], registry: Registry) -> None:
         """One entry point in the group ``segx``, named as the distribution, leading to ``<package>.plugin``."""
@@ -110,13 +110,13 @@ class PluginContract(Contract, standard=True):
 
     def test_plugin_module_imports_nothing_heavy(self, entries: tuple[metadata.EntryPoint, ...]) -> None:
         """``plugin.py`` and what its declaring hooks import: the standard library, segx and the plugin itself."""
-        hooks = json.dumps([hook for hook, _ in KINDS.values()])
+        hooks = json.dumps([hook for hook, _ in PLUGIN_TYPES.values()])
         imported = set(run_fresh(_LIGHT, entries[0].value, hooks))
         heavy = {name for name in imported if not _is_standard_library(name)}
         assert not heavy - {"segx", self.distribution.replace("-", "_")}, "import these inside load()"
 
     def test_declares_something(self, declared: dict[str, tuple[Spec, ...]], registry: Registry) -> None:
-        """At least one spec, or a listener to the telling hooks."""
+        """At least one spec, or a listener."""
         telling = ("segx_run_started", "segx_step_ended", "segx_run_ended", "segx_run_failed")
         listeners = {
             impl.plugin_name.rpartition("@")[2]
@@ -148,7 +148,7 @@ class PluginContract(Contract, standard=True):
         """A spec whose requirements are met loads; one whose are not says which and what to type."""
         for kind, specs in declared.items():
             for spec in specs:
-                problem = registry.unusable(spec)
+                problem = registry.unavailable(spec)
                 if problem is None:
                     assert registry.load(kind, spec) is not None
                     assert registry.load(kind, spec) is registry.load(kind, spec), "loaded once"
@@ -222,7 +222,7 @@ def _is_standard_library(name: str) -> bool:
 
 def load_or_skip(registry: Registry, kind: str, spec: Spec) -> Any:
     """Return what a spec loads, or skip the test with the reason why it cannot be used here."""
-    problem = registry.unusable(spec)
+    problem = registry.unavailable(spec)
     if problem is not None:
-        pytest.skip(f"{spec.name} {problem.line}")
+        pytest.skip(f"{spec.name} {problem.message}")
     return registry.load(kind, spec)

@@ -1,4 +1,4 @@
-"""Drawn pictures whose truth is known, and a model in NumPy that sees what is drawn in them."""
+"""Synthetic images with known ground truth, and a NumPy model that finds coloured shapes in them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Drawn:
 
     Attributes:
         category: Class number: of :data:`NAMES`.
-        box: (x1, y1, x2, y2) in pixels of the picture.
+        box: (x1, y1, x2, y2) in pixels of the image.
         mask: bool (H, W), every pixel of it.
     """
 
@@ -47,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """A drawn picture and what is in it.
+    """A drawn image and what is in it.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
@@ -59,12 +59,12 @@ class Scene:
 
     @property
     def source(self) -> SourceImage:
-        """The picture as a source gives it."""
+        """The image as a source gives it."""
         return SourceImage(image=self.image, path="drawn.png")
 
 
 def draw_scene(height: int = 240, width: int = 320, *, objects: int = 3) -> Scene:
-    """Return a grey picture with up to nine objects: discs, bars and rings in red, green and blue by turns."""
+    """Return a grey image with up to nine objects: discs, bars and rings in red, green and blue by turns."""
     image = np.full((height, width, 3), BACKGROUND, np.uint8)
     found = []
     for index in range(objects):
@@ -95,11 +95,11 @@ def _shape(
     return ring & (distance >= 0.15) if kind == 2 else ring
 
 
-class SeeingSession:
-    """A model in NumPy that finds the red, green and blue objects of a picture; its head is ``yolov8-seg/1``.
+class ColorSession:
+    """A model in NumPy that finds the red, green and blue objects of an image; its head is ``yolov8-seg/1``.
 
-    It looks at its input and nothing else, so that a picture that is wrongly resized, padded or ordered gives wrong
-    results. Objects of one colour that do not touch are found apart, up to 32 in a picture.
+    It looks at its input and nothing else, so that an image that is wrongly resized, padded or ordered gives wrong
+    results. Objects of one colour that do not touch are found apart, up to 32 in an image.
 
     Attributes:
         info: What is known of it.
@@ -119,7 +119,7 @@ class SeeingSession:
         return tuple(np.stack(parts) for parts in zip(*outputs, strict=True))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def _see(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -147,6 +147,6 @@ def _see(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.fl
     return rows, prototypes
 
 
-def noise(shape: Sequence[int], *, seed: int = 0) -> NDArray[np.float32]:
+def noise_images(shape: Sequence[int], *, seed: int = 0) -> NDArray[np.float32]:
     """Return float32 images in 0..1 of this shape, the same on every machine."""
     return np.random.default_rng(seed).random(tuple(shape), dtype=np.float32)

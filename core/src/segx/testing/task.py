@@ -1,4 +1,4 @@
-"""What every task keeps: pictures go in undistorted, results come back in their own pixels, nothing is nothing."""
+"""What every task keeps: images go in undistorted, results are in image pixels, an empty image has an empty result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segx.structures.results import Results
 from segx.testing.interpreter import run_fresh
 from segx.testing.parity import predict
 from segx.testing.plugin import PluginContract, load_or_skip
-from segx.testing.scenes import HEAD, SeeingSession, draw_scene
+from segx.testing.scenes import HEAD, ColorSession, draw_scene
 
 if TYPE_CHECKING:
     from segx.plugin.interfaces import Session, Task
@@ -30,9 +30,9 @@ _WITHOUT_TORCH = """
     from segx.options.verbs import DecodeOptions
     from segx.plugin.registry import get_registry
     from segx.testing.parity import predict
-    from segx.testing.scenes import SeeingSession, draw_scene
+    from segx.testing.scenes import ColorSession, draw_scene
     task = get_registry().load_task(sys.argv[1])
-    found = predict(task, SeeingSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
+    found = predict(task, ColorSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
     task.draw(found[0])
     print(json.dumps([len(results) for results in found]))
 """
@@ -40,15 +40,15 @@ _WITHOUT_TORCH = """
 _FINDS_AND_DRAWS = """
     from segx.options.verbs import DecodeOptions
     from segx.testing.parity import predict
-    from segx.testing.scenes import SeeingSession, draw_scene
+    from segx.testing.scenes import ColorSession, draw_scene
     task = registry.load_task(sys.argv[2])
-    found = predict(task, SeeingSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
+    found = predict(task, ColorSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
     task.draw(found[0])
 """
 
 
 class TaskContract(PluginContract, standard=True):
-    """Tests of a task, with drawn pictures and a model in NumPy that sees them.
+    """Tests of a task, with drawn images and a model in NumPy that sees them.
 
     A task with heads other than ``yolov8-seg/1`` overrides the fixture ``session`` with a model that finds the red,
     green and blue objects of :func:`segx.testing.scenes.draw_scene`, classes 0, 1 and 2.
@@ -77,7 +77,7 @@ class TaskContract(PluginContract, standard=True):
         """A model that finds what is drawn."""
         if HEAD not in task.heads:
             pytest.fail(f"override the fixture 'session': no head of {task.heads} is known here")
-        return SeeingSession()
+        return ColorSession()
 
     @pytest.fixture
     def work(self, spec: TaskSpec, task: Task) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
@@ -93,17 +93,17 @@ class TaskContract(PluginContract, standard=True):
     @pytest.mark.parametrize("image", _SHAPES)
     @pytest.mark.parametrize("imgsz", [(320, 320), (320, 416)])
     def test_input_shape_follows_the_stride(self, task: Task, image: tuple[int, int], imgsz: tuple[int, int]) -> None:
-        """Square where it is asked, else the smallest multiple of the stride that holds the picture."""
+        """Square where it is asked, else the smallest multiple of the stride that holds the image."""
         assert task.input_shape(image, imgsz, stride=32, rect=False) == imgsz
         shape = task.input_shape(image, imgsz, stride=32, rect=True)
         assert all(side % 32 == 0 and 0 < side <= limit for side, limit in zip(shape, imgsz, strict=True))
         scale = min(imgsz[0] / image[0], imgsz[1] / image[1])
-        assert all(side >= inner * scale - 1 for side, inner in zip(shape, image, strict=True)), "the picture fits"
+        assert all(side >= inner * scale - 1 for side, inner in zip(shape, image, strict=True)), "the image fits"
         assert any(side - inner * scale < 32 + 1 for side, inner in zip(shape, image, strict=True)), "and no more"
 
     @pytest.mark.parametrize("image", _SHAPES)
-    def test_picture_lies_in_the_input_undistorted(self, task: Task, image: tuple[int, int]) -> None:
-        """The geometry that is told is where the picture is: all of it, same proportions, the rest is padding."""
+    def test_image_lies_in_the_input_undistorted(self, task: Task, image: tuple[int, int]) -> None:
+        """The geometry that is told is where the image is: all of it, same proportions, the rest is padding."""
         white = SourceImage(image=np.full((*image, 3), 255, np.uint8), path="white.png")
         batch = task.preprocess([white], (320, 416))
         place = batch.geometry[0]
@@ -119,14 +119,14 @@ class TaskContract(PluginContract, standard=True):
         assert seen.sum() == place.width * place.height, "nothing white outside"
 
     def test_input_is_red_green_blue_from_0_to_1(self, task: Task) -> None:
-        """Pictures are BGR, the network's input is RGB."""
+        """Images are BGR, the network's input is RGB."""
         image = np.zeros((64, 64, 3), np.uint8)
         image[:] = (0, 51, 255)
         images = task.preprocess([SourceImage(image=image, path="a.png")], (64, 64)).images
         np.testing.assert_allclose(images[0, :, 32, 32], [1.0, 0.2, 0.0], atol=1e-6)
 
-    def test_pictures_of_a_batch_do_not_mix(self, task: Task) -> None:
-        """Pictures of different sizes in one batch are what they are alone, and are not changed."""
+    def test_images_of_a_batch_do_not_mix(self, task: Task) -> None:
+        """Images of different sizes in one batch are what they are alone, and are not changed."""
         scenes = [draw_scene(240, 320), draw_scene(333, 100), draw_scene(64, 64)]
         before = [scene.image.copy() for scene in scenes]
         together = task.preprocess([scene.source for scene in scenes], (320, 320))
@@ -141,7 +141,7 @@ class TaskContract(PluginContract, standard=True):
     def test_finds_what_is_there(
         self, task: Task, session: Session, image: tuple[int, int], shape: tuple[int, int]
     ) -> None:
-        """Class, box and mask of each object, in pixels of the picture, through any resizing and padding."""
+        """Class, box and mask of each object, in pixels of the image, through any resizing and padding."""
         scene = draw_scene(*image)
         results = predict(task, session, [scene], shape=shape, options=DecodeOptions())[0]
         assert isinstance(results, Results)
@@ -157,8 +157,8 @@ class TaskContract(PluginContract, standard=True):
             overlap = (mask & drawn.mask).sum() / (mask | drawn.mask).sum()
             assert overlap > 0.85, f"object of class {category}: mask IoU {overlap:.3f}"
 
-    def test_results_keep_their_picture(self, task: Task, session: Session) -> None:
-        """Results of a batch come in its order, each with its own picture, path and the model's names."""
+    def test_results_keep_their_image(self, task: Task, session: Session) -> None:
+        """Results of a batch come in its order, each with its own image, path and the model's names."""
         scenes = [draw_scene(240, 320), draw_scene(333, 200)]
         found = predict(task, session, scenes, shape=(320, 320), options=DecodeOptions())
         assert len(found) == 2
@@ -168,7 +168,7 @@ class TaskContract(PluginContract, standard=True):
             assert dict(results.names) == dict(session.info.names)
 
     def test_nothing_is_an_empty_result(self, task: Task, session: Session) -> None:
-        """A grey picture gives empty boxes and masks, never None; the picture is still drawn and described."""
+        """A grey image gives empty boxes and masks, never None; the image is still drawn and described."""
         scene = draw_scene(240, 320, objects=0)
         results = predict(task, session, [scene], shape=(320, 320), options=DecodeOptions())[0]
         assert len(results) == 0
@@ -192,7 +192,7 @@ class TaskContract(PluginContract, standard=True):
     ) -> None:
         """``conf``, ``classes`` and ``max_det``, for a model that scores red over green over blue."""
         results = predict(task, session, [draw_scene()], shape=(320, 320), options=DecodeOptions.parse(options))[0]
-        if isinstance(session, SeeingSession):
+        if isinstance(session, ColorSession):
             assert {int(number) for number in results.boxes.cls} == classes
         assert len(results.masks) == len(results.boxes)
 
@@ -211,7 +211,7 @@ class TaskContract(PluginContract, standard=True):
         assert (parity.matched, parity.mask_iou) == (1, 1)
         assert (parity.box, parity.score) == (0, 0)
 
-    def test_parity_tells_differences(self, task: Task, session: Session) -> None:
+    def test_parity_reports_differences(self, task: Task, session: Session) -> None:
         """A lost object, moved boxes, changed scores and smaller masks are each seen."""
         found = predict(task, session, [draw_scene()], shape=(320, 320), options=DecodeOptions())
         assert task.parity(found, [found[0][:2]]).matched < 1
@@ -237,7 +237,7 @@ class TaskContract(PluginContract, standard=True):
         assert (parity.objects, parity.matched, parity.mask_iou, parity.box) == (0, 1, 1, 0)
 
     def test_draws_on_a_copy(self, task: Task, session: Session) -> None:
-        """A picture of the same size with something in it, and the original as it was."""
+        """An image of the same size with something in it, and the original as it was."""
         scene = draw_scene()
         before = scene.image.copy()
         results = predict(task, session, [scene], shape=(320, 320), options=DecodeOptions())[0]

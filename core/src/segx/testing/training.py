@@ -1,4 +1,4 @@
-"""A training run on a few drawn pictures, small enough for tests: it runs, is killed, and goes on."""
+"""A training run on a few drawn images, small enough for tests: it runs, is killed, and goes on."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class DrawnLoader:
     """Batches that depend on seed, epoch and batch alone.
 
     Attributes:
-        seed: Another seed draws other pictures.
+        seed: Another seed draws other images.
         rank: Number of this process.
-        size: Pictures per batch.
+        size: Images per batch.
         batches: Batches per epoch.
     """
 
@@ -73,7 +73,7 @@ class DrawnLoader:
 
 
 def tiny_session(folder: Path, *, seed: int = 0) -> Any:
-    """Return the tiny model for the drawn pictures, its weights drawn from a seed; its YAML is left in the folder."""
+    """Return the tiny model for the drawn images, its weights drawn from a seed; its YAML is left in the folder."""
     registry = get_registry()
     architecture = registry.load_architecture("yolov8-seg")
     definition = folder / "yolov8n-tiny.yaml"
@@ -111,7 +111,7 @@ def tiny_run(
     session = tiny_session(folder.parent, seed=chosen.seed)
     done = 0
 
-    def tell(step: Step) -> None:
+    def notify(step: Step) -> None:
         nonlocal done
         if steps is not None:
             steps.append(step)
@@ -126,12 +126,12 @@ def tiny_run(
     job = TrainJob(
         options=chosen,
         names=NAMES,
-        pictures=8,
+        images=8,
         folder=lambda: folder,
         loader=loader,
         criterion=lambda module: architecture.criterion(module, chosen),
         validate=_validate if fitness is None else lambda _: {"fitness": fitness},
-        tell=tell,
+        notify=notify,
         settings={"data": "drawn"},
         finished=finished,
     )

@@ -80,7 +80,7 @@ def _describe(header: ModelHeader, source: ValueHeader, path: Path) -> ArtifactI
         metadata = sidecar.read_metadata(path) or {}
     if "task" not in metadata:
         msg = f"{path}: carries no metadata: task, names, stride and head (NMS inside?) are unknown"
-        raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.beside(path).name}")
+        raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.sidecar_path(path).name}")
     info = ArtifactInfo.from_metadata(metadata, where=str(path))
     halved = "segx" not in metadata and source.element_type == FLOAT16
     graph = info.replace(

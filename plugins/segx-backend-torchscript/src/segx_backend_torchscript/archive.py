@@ -40,7 +40,7 @@ def read_info(path: Path) -> ArtifactInfo:
     metadata = _parse(text, path) if text is not None else sidecar.read_metadata(path)
     if not metadata or "task" not in metadata:
         msg = f"{path}: carries no metadata: task, names, stride and head (NMS inside?) are unknown"
-        raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.beside(path).name}")
+        raise ModelError(msg, hint=f"export it with segx, or write them as JSON into {sidecar.sidecar_path(path).name}")
     return ArtifactInfo.from_metadata(metadata, where=str(path))
 
 

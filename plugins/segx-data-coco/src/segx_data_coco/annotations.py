@@ -14,7 +14,7 @@ import numpy as np
 from segx.console import counted
 from segx.ops.outlines import encloses
 from segx.structures import rle
-from segx.structures.annotations import TruthTable, starts_of
+from segx.structures.annotations import AnnotationTable, starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _FEWEST_NUMBERS = 6
 """Three points."""
 _FURTHEST = 1e9
-"""Coordinates and sides beyond this, in pixels, are no picture's."""
+"""Coordinates and sides beyond this, in pixels, are no image's."""
 MOST_PIXELS = 1 << 31
-"""A picture with more could not be read."""
+"""An image with more could not be read."""
 _NUMBERS = frozenset({int, float})
-_TRUTHS = {"0": 0, "1": 1, "false": 0, "true": 1}
+_ANNOTATIONS = {"0": 0, "1": 1, "false": 0, "true": 1}
 _ROUNDED = 3.0
 """Pixels that the edges of a box may lie beside those of its outline, whatever its size."""
 _AGREE = 0.5
@@ -44,7 +44,7 @@ class _BadError(ValueError):
 class _Object:
     """One annotation, checked, every value as it is kept."""
 
-    picture: int
+    image: int
     category: int
     crowd: bool
     area: float
@@ -57,9 +57,9 @@ class AnnotationColumns:
     """Annotations as columns.
 
     Args:
-        pictures: Id to position of each picture.
+        images: Id to position of each image.
         categories: Id to position of each category.
-        sizes: int32 (pictures, 2), height and width; 0 where unknown.
+        sizes: int32 (images, 2), height and width; 0 where unknown.
 
     Attributes:
         problems: What was left out: the annotation and the reason.
@@ -71,18 +71,18 @@ class AnnotationColumns:
     def __init__(
         self,
         *,
-        pictures: Mapping[int | str, int],
+        images: Mapping[int | str, int],
         categories: Mapping[int, int],
         sizes: NDArray[np.int32],
     ) -> None:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.texts = self.fractions = 0
-        self._pictures, self._categories = pictures, categories
+        self._images, self._categories = images, categories
         self._sizes = sizes.tolist()
         self._seen: set[int] = set()
         self._unnumbered: list[int] = []
-        self._picture, self._category, self._crowd = array("q"), array("i"), array("b")
+        self._image, self._category, self._crowd = array("q"), array("i"), array("b")
         self._area, self._id, self._box = array("d"), array("q"), array("d")
         self._parts, self._points, self._xy = array("q"), array("q"), array("d")
         self._runs, self._counts = array("q"), bytearray()
@@ -118,7 +118,7 @@ class AnnotationColumns:
         if not isinstance(annotation, dict):
             msg = "is not a mapping"
             raise _BadError(msg)
-        picture = self._position(self._pictures, annotation, "image_id", "image", "images")
+        image = self._position(self._images, annotation, "image_id", "image", "images")
         category = self._position(self._categories, annotation, "category_id", "category", "categories")
         segmentation = annotation.get("segmentation") or []
         if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
@@ -126,7 +126,7 @@ class AnnotationColumns:
         parts: Sequence[array[float]] = ()
         counts, frame = b"", (0, 0)
         if isinstance(segmentation, dict):
-            counts, frame, rounded = _counts(segmentation, self._sizes[picture])
+            counts, frame, rounded = _counts(segmentation, self._sizes[image])
             if rounded:
                 self.notes.append(f"{called}: its run lengths are fractions: read as whole numbers")
         elif isinstance(segmentation, list):
@@ -135,11 +135,11 @@ class AnnotationColumns:
             msg = f"its segmentation is a {type(segmentation).__name__}"
             raise _BadError(msg)
         return _Object(
-            picture=picture,
+            image=image,
             category=category,
             crowd=self._crowd_of(annotation.get("iscrowd"), called),
             area=self._area_of(annotation.get("area"), called, outlined=bool(parts or counts)),
-            box=self._box_of(annotation.get("bbox"), _box_around(parts, counts, frame), self._sizes[picture], called),
+            box=self._box_of(annotation.get("bbox"), _box_around(parts, counts, frame), self._sizes[image], called),
             parts=parts,
             counts=counts,
         )
@@ -150,7 +150,7 @@ class AnnotationColumns:
             number = 0
         else:
             self._seen.add(number)
-        self._picture.append(item.picture)
+        self._image.append(item.image)
         self._category.append(item.category)
         self._crowd.append(item.crowd)
         self._area.append(item.area)
@@ -191,9 +191,11 @@ class AnnotationColumns:
     def _crowd_of(self, value: Any, called: str) -> bool:
         if value is None or (isinstance(value, int | float) and value in {0, 1}):
             return bool(value)
-        if isinstance(value, str) and value.strip().lower() in _TRUTHS:
-            self.notes.append(f"{called}: its iscrowd {shown(value)} is text: read as {_TRUTHS[value.strip().lower()]}")
-            return bool(_TRUTHS[value.strip().lower()])
+        if isinstance(value, str) and value.strip().lower() in _ANNOTATIONS:
+            self.notes.append(
+                f"{called}: its iscrowd {shown(value)} is text: read as {_ANNOTATIONS[value.strip().lower()]}"
+            )
+            return bool(_ANNOTATIONS[value.strip().lower()])
         self.notes.append(f"{called}: its iscrowd {shown(value)} is neither 0 nor 1: taken for 0")
         return False
 
@@ -223,7 +225,7 @@ class AnnotationColumns:
         return box
 
     def _position(self, known: Mapping[Any, int], annotation: dict[str, Any], key: str, what: str, those: str) -> int:
-        """Return the position of the picture or the category that an annotation names, as a number or as text."""
+        """Return the position of the image or the category that an annotation names, as a number or as text."""
         value = annotation.get(key)
         position = known.get(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
         if position is None and (is_id(value) or isinstance(value, str)):
@@ -246,11 +248,11 @@ class AnnotationColumns:
             number[self._unnumbered] = top + 1 + np.arange(len(self._unnumbered))
         return number
 
-    def table(self) -> TruthTable:
-        """Return the annotations taken, grouped by picture, in the order they came."""
-        picture = np.array(self._picture, np.int64)
-        table = TruthTable(
-            rows=np.array([0, len(picture)], np.int64),
+    def table(self) -> AnnotationTable:
+        """Return the annotations taken, grouped by image, in the order they came."""
+        image = np.array(self._image, np.int64)
+        table = AnnotationTable(
+            offsets=np.array([0, len(image)], np.int64),
             category=np.array(self._category, np.int32),
             crowd=np.array(self._crowd, np.bool_),
             area=np.array(self._area, np.float64),
@@ -262,8 +264,8 @@ class AnnotationColumns:
             runs=starts_of(np.array(self._runs, np.int64)),
             counts=np.frombuffer(bytes(self._counts), np.uint8),
         )
-        per_picture = np.bincount(picture, minlength=len(self._sizes))
-        return table.in_order(np.argsort(picture, kind="stable"), starts_of(per_picture))
+        per_image = np.bincount(image, minlength=len(self._sizes))
+        return table.in_order(np.argsort(image, kind="stable"), starts_of(per_image))
 
 
 def shown(value: Any) -> str:
@@ -280,7 +282,7 @@ def number_in(text: str) -> int | None:
 
 
 def is_id(value: Any) -> TypeGuard[int]:
-    """Say whether a value is a whole number of 64 bits."""
+    """Return True if a value is a whole number of 64 bits."""
     return type(value) is int and value in _IDS
 
 
@@ -299,7 +301,7 @@ def _rings(polygons: list[Any]) -> tuple[list[Any], bool]:
 
 
 def _is_pairs(ring: Any) -> bool:
-    """Say whether a ring is three pairs of numbers or more."""
+    """Return True if a ring is three pairs of numbers or more."""
     return (
         isinstance(ring, list)
         and len(ring) > _FEWEST_NUMBERS // 2 - 1
@@ -324,7 +326,7 @@ def _check_range(values: Sequence[float]) -> None:
     """Refuse what is not finite, and what is so far out that areas would not be."""
     if not all(-_FURTHEST <= value <= _FURTHEST for value in values):
         far = all(isinstance(value, int) or math.isfinite(value) for value in values)
-        msg = "holds a number that is in no picture" if far else "holds NaN or infinity"
+        msg = "holds a number that is in no image" if far else "holds NaN or infinity"
         raise _BadError(msg)
 
 
@@ -366,7 +368,7 @@ def _plain_number(value: Any) -> float | None:
 
 
 def _agree(box: tuple[float, float, float, float], outline: tuple[float, float, float, float], size: list[int]) -> bool:
-    """Say whether a stated box may be that of an outline, as far as tools round and cut at the picture's edges."""
+    """Return True if a stated box may be that of an outline, as far as tools round and cut at the image's edges."""
     one, other = _edges(box), _edges(outline)
     if size[0]:
         limits = (size[1], size[0]) * 2
@@ -384,7 +386,7 @@ def _edges(box: tuple[float, float, float, float]) -> tuple[float, ...]:
 
 
 def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple[int, int], bool]:
-    """Return the compressed counts of an RLE, compressed or plain, that fills its picture; its height and width.
+    """Return the compressed counts of an RLE, compressed or plain, that fills its image; its height and width.
 
     The last says whether its run lengths are written as fractions.
     """
@@ -397,13 +399,13 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple
         runs = _run_lengths(segmentation["counts"])
         counts = rle.counts_of(runs)
     except OverflowError as error:
-        msg = "its RLE has a run longer than any picture"
+        msg = "its RLE has a run longer than any image"
         raise _BadError(msg) from error
     except ValueError as error:
         msg = f"its RLE cannot be read ({error})"
         raise _BadError(msg) from error
     if size[0] and [height, width] != size:
-        msg = f"its RLE is of {height} x {width} pixels, its picture of {size[0]} x {size[1]}"
+        msg = f"its RLE is of {height} x {width} pixels, its image of {size[0]} x {size[1]}"
         raise _BadError(msg)
     whole = height * width
     if (

@@ -21,7 +21,7 @@ _KEYS = (b'"images"', b'"annotations"', b'"categories"', b'"image_id"')
 
 
 def _detects(path: Path) -> bool:
-    """Say whether a JSON begins or ends like one of COCO's; its predictions too, so that the reader can say so."""
+    """Return True if a JSON begins or ends like one of COCO's; its predictions too, so that the reader can say so."""
     from segx.io.files import open_regular
 
     if path.suffix.lower() != ".json":

@@ -1,6 +1,6 @@
 """Reads COCO JSON as it is: nothing is simplified, joined or rewritten.
 
-Format: https://cocodataset.org/#format-data. Pictures are looked for where COCO keeps them and beside the JSON;
+Format: https://cocodataset.org/#format-data. Images are looked for where COCO keeps them and beside the JSON;
 annotations are checked one by one, a bad one is named and only it is left out.
 """
 
@@ -24,7 +24,7 @@ from segx.io import index_cache
 from segx.io.files import open_regular
 from segx.io.image_header import image_shape
 from segx.structures import rle
-from segx.structures.annotations import TruthTable, starts_of
+from segx.structures.annotations import AnnotationTable, starts_of
 from segx.structures.sample import TableDataset
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "coco/5"
+_LAYOUT = "coco/5a"
 """Part of every key in the cache; changed whenever what is stored changes."""
 _LARGEST_CATEGORY = 1 << 31
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -51,9 +51,9 @@ class CocoFile:
     Attributes:
         path: The file.
         digest: Hash of its content.
-        files: ``file_name`` of each picture.
-        ids: Id of each picture.
-        sizes: int32 (pictures, 2), height and width; 0 where the JSON does not say.
+        files: ``file_name`` of each image.
+        ids: Id of each image.
+        sizes: int32 (images, 2), height and width; 0 where the JSON does not say.
         table: The objects; ``category`` counts ``category_names``.
         category_names: Names of the categories, in the order of their ids.
         category_ids: The ids.
@@ -66,7 +66,7 @@ class CocoFile:
     files: Sequence[str]
     ids: Sequence[int | str]
     sizes: NDArray[np.int32]
-    table: TruthTable
+    table: AnnotationTable
     category_names: Sequence[str]
     category_ids: Sequence[int]
     problems: Sequence[str]
@@ -80,7 +80,7 @@ class CocoReader:
         """Return a split that one or several COCO JSON files hold.
 
         Raises:
-            DataError: A file is no COCO data set, or its pictures are not to be found.
+            DataError: A file is no COCO data set, or its images are not to be found.
         """
         files = [read_file(path) for path in source.entries]
         if source.names is None and len(files) > 1:
@@ -88,7 +88,7 @@ class CocoReader:
         parts = [_dataset(file, source) for file in files]
         whole = _with_images_once(parts[0] if len(parts) == 1 else _join(parts))
         if not len(whole):
-            raise DataError(f"{source.split} of {source.origin} holds no pictures")
+            raise DataError(f"{source.split} of {source.origin} holds no images")
         return whole
 
 
@@ -138,7 +138,7 @@ def find_images(path: Path, file_names: Sequence[str], images: Path | None = Non
     by_tail = {name: place for name, place in by_tail.items() if taken[place] == 1}  # else it may be another image's
     if folder is None and not by_tail:
         listed = "\n    ".join(str(folder / file_names[0]) for folder in tried)
-        raise DataError(f"the pictures of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
+        raise DataError(f"the images of {path} are not to be found", hint=f"give images=FOLDER; tried:\n    {listed}")
     return _Places(
         files=[place or by_tail.get(name) for name, place in zip(file_names, found, strict=True)],
         by_tail=list(by_tail.items()),
@@ -152,7 +152,7 @@ class _Folders:
         self._listings: dict[str, set[str]] = {}
 
     def hold(self, path: Path) -> bool:
-        """Say whether there is such a file."""
+        """Return True if there is such a file."""
         parent, name = os.path.split(path)
         if parent not in self._listings:
             try:
@@ -178,7 +178,7 @@ def _found_by_tail(names: Sequence[str], folders: Sequence[Path], listed: _Folde
 
 
 def image_folders(path: Path) -> list[Path]:
-    """Return the folders where the pictures of a COCO JSON usually lie, the likeliest first."""
+    """Return the folders where the images of a COCO JSON usually lie, the likeliest first."""
     folder = path.absolute().parent
     split = path.stem.removeprefix("instances_")
     return [
@@ -197,9 +197,9 @@ def _parse(path: Path, digest: str) -> CocoFile:
     content = _load_json(path)
     notes: list[str] = []
     category_ids, category_names = _categories(content["categories"], path, notes)
-    files, ids, sizes, problems = _pictures(content["images"], path, notes)
+    files, ids, sizes, problems = _images(content["images"], path, notes)
     columns = AnnotationColumns(
-        pictures={number: index for index, number in enumerate(ids)},
+        images={number: index for index, number in enumerate(ids)},
         categories={number: index for index, number in enumerate(category_ids)},
         sizes=sizes,
     )
@@ -272,10 +272,10 @@ def _categories(categories: list[Any], path: Path, notes: list[str]) -> tuple[li
     return sorted(found), [found[number] for number in sorted(found)]
 
 
-def _pictures(
+def _images(
     images: list[Any], path: Path, notes: list[str]
 ) -> tuple[list[str], list[int | str], NDArray[np.int32], list[str]]:
-    """Return file names, ids and sizes (0 where unknown) of the pictures that can be told apart, and what was wrong."""
+    """Return file names, ids and sizes (0 where unknown) of the images that can be told apart, and what was wrong."""
     files: list[str] = []
     ids: dict[int | str, None] = {}
     sizes: list[tuple[int, int]] = []
@@ -291,13 +291,13 @@ def _pictures(
             if not _is_size(height, width):
                 if (height, width) != (None, None):
                     stated = f"height {shown(height)} and width {shown(width)}"
-                    notes.append(f"image {number}: {stated} are no size: it is taken from the picture")
+                    notes.append(f"image {number}: {stated} are no size: it is taken from the image")
                 height = width = 0
             ids[number] = None
             files.append(name)
             sizes.append((height, width))
     if not files:
-        raise DataError(f"{path} names no pictures")
+        raise DataError(f"{path} names no images")
     return files, list(ids), np.array(sizes, np.int32).reshape(-1, 2), problems
 
 
@@ -315,15 +315,15 @@ def _several_images(images: list[Any]) -> tuple[list[str], set[int | str]]:
         if (is_id(number) or _is_text(number)) and _is_text(name):
             names[number][name] = None
     several = {number: list(files) for number, files in names.items() if len(files) > 1}
-    told = [
+    reported = [
         f"image {number}: {len(files)} images have this id ({', '.join(files[:3])}): left out with its annotations"
         for number, files in several.items()
     ]
-    return told, set(several)
+    return reported, set(several)
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Say whether a value is a text that can name a file and be written down: JSON can hold halves of characters."""
+    """Return True if a value is a text that can name a file and be written down: JSON can hold halves of characters."""
     return isinstance(value, str) and bool(value) and "\0" not in value and not _HALVES.search(value)
 
 
@@ -333,7 +333,7 @@ def _is_size(height: Any, width: Any) -> bool:
 
 
 def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
-    """Return a JSON as a data set: pictures found, categories numbered as the definition numbers them."""
+    """Return a JSON as a data set: images found, categories numbered as the definition numbers them."""
     places = find_images(read.path, read.files, source.images)
     found = {index: place for index, place in enumerate(places.files) if place is not None}
     sizes, unreadable = _known_sizes(read, found)
@@ -347,10 +347,10 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
         *(f"{read.path}: {reason}" for reason in unreadable.values()),
     ]
     if len(there) < len(read.files):
-        table = table.keep_pictures(there)
+        table = table.keep_images(there)
         ids, sizes = [ids[i] for i in there], sizes[there]
     if not there:
-        raise DataError(f"{read.path}: none of its pictures can be read", hint=problems[-1])
+        raise DataError(f"{read.path}: none of its images can be read", hint=problems[-1])
     table, wrong = _with_fitting_masks(table, sizes, read.sizes[there, 0] == 0)
     problems += [f"{read.path}: {reason}" for reason in wrong]
     paths = [found[index] for index in there]
@@ -370,7 +370,7 @@ def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:
         files=paths,
         ids=ids,
         sizes=sizes,
-        table=TruthTable.from_columns({**table.columns(), "category": category.astype(np.int32)}),
+        table=AnnotationTable.from_columns({**table.columns(), "category": category.astype(np.int32)}),
         names=names,
         category_ids=category_ids,
         problems=tuple(problems),
@@ -387,7 +387,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _known_sizes(read: CocoFile, found: Mapping[int, Path]) -> tuple[NDArray[np.int32], dict[int, str]]:
-    """Return the sizes with those that the JSON leaves out taken from the pictures, and why some cannot be."""
+    """Return the sizes with those that the JSON leaves out taken from the images, and why some cannot be."""
     unknown = [index for index in found if not read.sizes[index, 0]]
     if not unknown:
         return read.sizes, {}
@@ -401,13 +401,13 @@ def _known_sizes(read: CocoFile, found: Mapping[int, Path]) -> tuple[NDArray[np.
 
 
 def _with_fitting_masks(
-    table: TruthTable, sizes: NDArray[np.int32], unsaid: NDArray[np.bool_]
-) -> tuple[TruthTable, list[str]]:
-    """Leave out RLE that does not fill its picture: known only now where the JSON does not say the picture's size."""
-    picture = np.repeat(np.arange(len(sizes)), np.diff(table.rows))
+    table: AnnotationTable, sizes: NDArray[np.int32], unsaid: NDArray[np.bool_]
+) -> tuple[AnnotationTable, list[str]]:
+    """Leave out RLE that does not fill its image: known only now where the JSON does not say the image's size."""
+    image = np.repeat(np.arange(len(sizes)), np.diff(table.offsets))
     keep, wrong = np.ones(len(table), np.bool_), []
-    for row in np.flatnonzero((np.diff(table.runs) > 0) & unsaid[picture]).tolist():
-        height, width = sizes[picture[row]].tolist()
+    for row in np.flatnonzero((np.diff(table.runs) > 0) & unsaid[image]).tolist():
+        height, width = sizes[image[row]].tolist()
         counts = rle.counts_of(table.counts[table.runs[row] : table.runs[row + 1]].tobytes())
         if counts.sum() != height * width:
             keep[row] = False
@@ -457,12 +457,12 @@ def _join(parts: Sequence[TableDataset]) -> TableDataset:
     first = parts[0]
     files = [path for part in parts for path in part.files]
     ids, anew = _unique([number for part in parts for number in part.ids])
-    table = TruthTable.joined([part.table for part in parts])
+    table = AnnotationTable.joined([part.table for part in parts])
     numbers, again = _unique(table.id.tolist())
     notes = [note for part in parts for note in part.notes]
     if anew or again:
-        told = f"{counted(anew, 'image id')} and {counted(again, 'annotation id')} of several files are given anew"
-        notes.append(("mended", told))
+        reported = f"{counted(anew, 'image id')} and {counted(again, 'annotation id')} of several files are given anew"
+        notes.append(("mended", reported))
     return TableDataset(
         files=files,
         ids=ids,
@@ -504,7 +504,7 @@ def _with_images_once(dataset: TableDataset) -> TableDataset:
     places = {path: place for place, path in enumerate(dict.fromkeys(dataset.files))}
     if len(places) == len(dataset.files):
         return dataset
-    image = np.repeat([places[path] for path in dataset.files], np.diff(dataset.table.rows))
+    image = np.repeat([places[path] for path in dataset.files], np.diff(dataset.table.offsets))
     first = sorted({path: index for index, path in reversed(list(enumerate(dataset.files)))}.values())
     again = counted(len(dataset.files) - len(places), "entry")
     return dataclasses.replace(
@@ -540,7 +540,7 @@ def _from_arrays(path: Path, digest: str, arrays: Mapping[str, NDArray[Any]]) ->
         files=index_cache.untexts(arrays["files"]),
         ids=json.loads(arrays["ids"].tobytes()),
         sizes=arrays["sizes"],
-        table=TruthTable.from_columns(columns),
+        table=AnnotationTable.from_columns(columns),
         category_names=index_cache.untexts(arrays["names"]),
         category_ids=arrays["numbers"].tolist(),
         problems=[f"{path}: {problem}" for problem in index_cache.untexts(arrays["problems"])],

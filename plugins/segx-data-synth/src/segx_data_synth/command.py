@@ -12,17 +12,17 @@ from segx.console import progress
 from segx_data_synth.dataset import write_dataset
 
 _WORTH_A_PROCESS = 100
-"""Pictures; a further process takes about a second to start."""
+"""Images; a further process takes about a second to start."""
 
 
 def synth(
     ctx: typer.Context,
     *,
     folder: Annotated[Path, typer.Option(help="where to write; must not exist yet, or be empty")],
-    images: Annotated[int, typer.Option(min=1, help="pictures to train on")] = 200,
-    val_images: Annotated[int, typer.Option(min=1, help="pictures to validate on")] = 40,
-    imgsz: Annotated[int, typer.Option(min=32, max=8192, help="longer side of the pictures in pixels")] = 320,
-    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same pictures")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="images to train on")] = 200,
+    val_images: Annotated[int, typer.Option(min=1, help="images to validate on")] = 40,
+    imgsz: Annotated[int, typer.Option(min=32, max=8192, help="longer side of the images in pixels")] = 320,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same images")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="processes that draw; default: as is worth it")] = None,
 ) -> None:
     """Draw balls, boxes, stars, rings, gears and moons that hide one another, with exact masks, as COCO JSON."""

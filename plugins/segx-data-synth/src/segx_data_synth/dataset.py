@@ -1,4 +1,4 @@
-"""Writes drawn pictures as a data set: pictures, COCO JSON and the YAML that names them."""
+"""Writes drawn images as a data set: images, COCO JSON and the YAML that names them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def write_dataset(
 
     Args:
         folder: Where to write; must not exist yet, or be empty. Nothing is in it before everything is.
-        images: Pictures of the training split.
-        val_images: Pictures of the validation split.
-        imgsz: Longer side of the pictures in pixels; the shorter one is between two thirds of it and all of it.
-        seed: The same seed draws the same pictures.
+        images: Images of the training split.
+        val_images: Images of the validation split.
+        imgsz: Longer side of the images in pixels; the shorter one is between two thirds of it and all of it.
+        seed: The same seed draws the same images.
         workers: Processes that draw.
-        progress: Hears how many pictures of how many are drawn.
+        progress: Hears how many images of how many are drawn.
 
     Raises:
         DataError: The folder holds something already, or cannot be written.
@@ -70,8 +70,8 @@ def write_dataset(
 
 
 def _draw(folder: Path, seed: int, split: str, imgsz: int, index: int) -> Row:
-    """Write one picture and return what the JSON says of it."""
-    scene = picture(seed, split, index, imgsz)
+    """Write one image and return what the JSON says of it."""
+    scene = image(seed, split, index, imgsz)
     name = f"{split}_{index:05d}.jpg"
     _, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
     (folder / name).write_bytes(data.tobytes())  # never by OpenCV: a name that is not UTF-8 ends its process
@@ -88,8 +88,8 @@ def _mapper(workers: int) -> Iterator[Callable[[Callable[[int], Row], Iterable[i
         yield partial(pool.map, chunksize=8)
 
 
-def picture(seed: int, split: str, index: int, imgsz: int) -> Scene:
-    """Return one picture of a data set, always the same for the same arguments."""
+def image(seed: int, split: str, index: int, imgsz: int) -> Scene:
+    """Return one image of a data set, always the same for the same arguments."""
     rng = np.random.default_rng([seed, _SPLITS.index(split), index])
     short = int(round(imgsz * rng.uniform(2 / 3, 1) / 2) * 2)
     height, width = (imgsz, short) if rng.random() < 0.3 else (short, imgsz)

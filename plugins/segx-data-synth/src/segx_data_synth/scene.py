@@ -1,4 +1,4 @@
-"""One picture: a background, and objects painted over it from back to front with light, texture and shadow."""
+"""One image: a background, and objects painted over it from back to front with light, texture and shadow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A drawn picture.
+    """A drawn image.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
@@ -46,7 +46,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, *, height: int, width: int, most: int = 12) -> Scene:
-    """Return a picture with one to ``most`` objects; one that is nearly all hidden is not counted."""
+    """Return an image with one to ``most`` objects; one that is nearly all hidden is not counted."""
     canvas = _background(rng, height, width)
     light = rng.uniform(0, 2 * np.pi)
     masks: list[NDArray[np.bool_]] = []

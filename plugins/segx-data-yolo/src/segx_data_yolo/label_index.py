@@ -13,7 +13,7 @@ import numpy as np
 
 from segx.io import index_cache
 from segx.io.index_cache import Stamps
-from segx.structures.annotations import TruthTable
+from segx.structures.annotations import AnnotationTable
 from segx_data_yolo.labels import LONGEST, Labels, parse
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LAYOUT = "yolo-labels/5"
+_LAYOUT = "yolo-labels/5a"
 _TOGETHER = 16 << 20
 """Bytes of label files that are parsed in one go."""
 
@@ -135,13 +135,13 @@ def _read(file: str, size: int) -> tuple[bytes | None, str]:
         return None, f"more than {LONGEST >> 20} MiB: no label file"
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116 - a hundred thousand Path objects cost seconds
-            return None, "it is not a file: its picture has no labels"
+            return None, "it is not a file: its image has no labels"
         with open(file, "rb") as stream:  # noqa: PTH123 - as above
             return stream.read(), ""
     except FileNotFoundError:
         return None, ""
     except OSError as error:
-        return None, f"cannot be read ({error.strerror or error}): its picture has no labels"
+        return None, f"cannot be read ({error.strerror or error}): its image has no labels"
 
 
 def _merge(
@@ -153,22 +153,22 @@ def _merge(
 ) -> Labels:
     """Return what was stored of the unchanged files and what was parsed of the others, in the order of the files."""
     parts = ([stored.labels] if stored is not None else []) + list(parsed)
-    table = TruthTable.joined([part.table for part in parts]) if parts else parse([]).table
+    table = AnnotationTable.joined([part.table for part in parts]) if parts else parse([]).table
     line = np.concatenate([np.zeros(0, np.int32), *(part.line for part in parts)])
     before = len(stored.files) if stored is not None else 0
     place = known.copy()
     place[fresh] = before + np.arange(len(fresh))
     objects = np.concatenate(
-        [np.zeros(0, np.int64), *(np.arange(table.rows[p], table.rows[p + 1]) for p in place.tolist())]
+        [np.zeros(0, np.int64), *(np.arange(table.offsets[p], table.offsets[p + 1]) for p in place.tolist())]
     )
     now_at = {old: new for new, old in enumerate(place.tolist())}
     bad, cut, offset = [], [], 0
     for part in parts:
         bad += [(now_at[f + offset], row, reason) for f, row, reason in part.bad if f + offset in now_at]
         cut += [(now_at[f + offset], row, what) for f, row, what in part.cut if f + offset in now_at]
-        offset += len(part.table.rows) - 1
+        offset += len(part.table.offsets) - 1
     assert len(place) == count  # noqa: S101 - what everything above stands on
-    return Labels(table=table.keep_pictures(place), line=line[objects], bad=sorted(bad), cut=sorted(cut))
+    return Labels(table=table.keep_images(place), line=line[objects], bad=sorted(bad), cut=sorted(cut))
 
 
 def _load(key: str) -> LabelIndex | None:
@@ -180,7 +180,7 @@ def _load(key: str) -> LabelIndex | None:
             files=index_cache.untexts(arrays["files"]),
             stamps=Stamps(size=arrays["size"], changed=arrays["changed"], digest=arrays["digest"]),
             labels=Labels(
-                table=TruthTable.from_columns(_below("table.", arrays)),
+                table=AnnotationTable.from_columns(_below("table.", arrays)),
                 line=arrays["line"],
                 bad=_lines(arrays["bad"], arrays["reasons"]),
                 cut=_lines(arrays["cut"], arrays["cuts"]),

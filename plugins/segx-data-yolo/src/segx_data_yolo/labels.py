@@ -1,7 +1,7 @@
 """Parses label files by the thousand and checks every row: a bad one is named and only it is left out.
 
 A row is ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon) or ``class cx cy width height`` (a box), in fractions of the
-picture's width and height. A file may mix both.
+image's width and height. A file may mix both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.ops.outlines import clip, encloses
-from segx.structures.annotations import TruthTable, starts_of
+from segx.structures.annotations import AnnotationTable, starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,13 +45,13 @@ class Labels:
     """What some label files hold.
 
     Attributes:
-        table: The objects, in fractions; one "picture" for each file. A box may reach out of it.
+        table: The objects, in fractions; one "image" for each file. A box may reach out of it.
         line: int32 (objects), line of each in its file, from 1.
         bad: (file, line, reason) of each row left out; line 0 is the whole file.
         cut: (file, line, what) of each row that is kept, but not as it is written.
     """
 
-    table: TruthTable
+    table: AnnotationTable
     line: NDArray[np.int32]
     bad: Sequence[tuple[int, int, str]]
     cut: Sequence[tuple[int, int, str]] = ()
@@ -195,8 +195,8 @@ def _check(rows: _Rows, files: int, bad: list[tuple[int, int, str]]) -> Labels:
     bad = sorted([*bad, *((int(rows.file[i]), int(rows.line[i]), str(reasons[i])) for i in dropped)])
     line = rows.line[kept].astype(np.int32)
     polygons = kept[is_polygon[kept]]
-    table = TruthTable(
-        rows=starts_of(np.bincount(rows.file[kept], minlength=files)),
+    table = AnnotationTable(
+        offsets=starts_of(np.bincount(rows.file[kept], minlength=files)),
         category=number[kept].astype(np.int32),
         crowd=np.zeros(len(kept), np.bool_),
         area=np.full(len(kept), np.nan),
@@ -275,7 +275,7 @@ def _boxes(
 
 
 def _rounded(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return edges with those clipped that leave the picture by no more than tools round; others stay as written."""
+    """Return edges with those clipped that leave the image by no more than tools round; others stay as written."""
     inside = np.clip(edges, 0.0, 1.0)
     return np.where(np.abs(edges - inside) <= SLACK, inside, edges)
 

@@ -19,18 +19,18 @@ SEGX_API = (1, 0)
 
 
 _LOOKED_AT = 1000
-"""Files of a folder that are looked at to find a picture."""
+"""Files of a folder that are looked at to find an image."""
 
 
 def _detects(path: Path) -> bool:
-    """Say whether a path is a ``.txt`` list, or a folder with pictures in it."""
-    from segx.io.images import PICTURE_SUFFIXES
+    """Return True if a path is a ``.txt`` list, or a folder with images in it."""
+    from segx.io.images import IMAGE_SUFFIXES
     from segx_data_yolo.folders import walk
 
     if path.is_file():
         return path.suffix.lower() == ".txt"
     files = itertools.islice(walk(str(path)), _LOOKED_AT)
-    return any(os.path.splitext(file.name)[1].lower() in PICTURE_SUFFIXES for file in files)  # noqa: PTH122 - a text
+    return any(os.path.splitext(file.name)[1].lower() in IMAGE_SUFFIXES for file in files)  # noqa: PTH122 - a text
 
 
 def _load() -> DatasetReader:
@@ -45,7 +45,7 @@ def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
     return [
         DatasetFormatSpec(
             name="yolo",
-            summary="YOLO text labels: one polygon or box a row, one file a picture",
+            summary="YOLO text labels: one polygon or box a row, one file an image",
             load=_load,
             detects=_detects,
             requires=("numpy>=1.26",),

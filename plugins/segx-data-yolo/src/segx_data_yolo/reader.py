@@ -1,4 +1,4 @@
-"""Reads YOLO data sets: pictures in folders or lists, one text file of labels beside each."""
+"""Reads YOLO data sets: images in folders or lists, one text file of labels beside each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segx.errors import DataError
 from segx.io import index_cache
 from segx.io.files import read_text
 from segx.io.image_header import image_shape
-from segx.io.images import PICTURE_SUFFIXES
+from segx.io.images import IMAGE_SUFFIXES
 from segx.io.index_cache import Stamps
 from segx.structures.sample import TableDataset
 from segx_data_yolo.folders import walk
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.annotations import TruthTable
+    from segx.structures.annotations import AnnotationTable
     from segx.structures.sample import DatasetSource
 
 _SIZES = "yolo-sizes/2"  # of 1, sizes of turned PNG and TIFF were those of the pixels as stored
@@ -36,35 +36,35 @@ _NAMES = ("classes.txt", "obj.names")
 
 
 class YoloReader:
-    """Reads folders and lists of pictures with YOLO labels."""
+    """Reads folders and lists of images with YOLO labels."""
 
     def read(self, source: DatasetSource) -> TableDataset:
         """Return a split.
 
         Raises:
-            DataError: There are no pictures; what was looked at is listed.
+            DataError: There are no images; what was looked at is listed.
         """
-        pictures, problems, moved = find_pictures(source)
-        source = _named(source, pictures)
+        images, problems, moved = find_images(source)
+        source = _named(source, images)
         name = "\n".join(str(entry.absolute()) for entry in source.entries)
-        index = read_labels([label_file(picture) for picture in pictures], name)
-        sizes, unreadable = _sizes(pictures, name)
-        problems += [f"{pictures[i]}: {reason}" for i, reason in unreadable.items()]
-        problems += _told(index)
-        problems += _beside(pictures, index)
+        index = read_labels([label_file(image) for image in images], name)
+        sizes, unreadable = _sizes(images, name)
+        problems += [f"{images[i]}: {reason}" for i, reason in unreadable.items()]
+        problems += _reported(index)
+        problems += _beside(images, index)
         names, keep, unknown = _classes(index, source)
         problems += unknown
-        notes = [*moved, *_sharing(pictures, index)]
+        notes = [*moved, *_sharing(images, index)]
         table, cut = _cut_at_edges(index, keep)
         notes += cut
         if unreadable:
-            there = [i for i in range(len(pictures)) if i not in unreadable]
-            table, sizes, pictures = table.keep_pictures(there), sizes[there], [pictures[i] for i in there]
-        if not pictures:
-            raise DataError(f"{source.split} of {source.origin}: none of its pictures can be read")
+            there = [i for i in range(len(images)) if i not in unreadable]
+            table, sizes, images = table.keep_images(there), sizes[there], [images[i] for i in there]
+        if not images:
+            raise DataError(f"{source.split} of {source.origin}: none of its images can be read")
         return TableDataset(
-            files=[Path(picture) for picture in pictures],
-            ids=picture_ids(pictures),
+            files=[Path(image) for image in images],
+            ids=image_ids(images),
             sizes=sizes,
             table=table,
             names=names,
@@ -75,23 +75,23 @@ class YoloReader:
         )
 
     def strays(self, source: DatasetSource) -> list[Path]:
-        """Return the label files beside a split's folders that belong to no picture."""
-        pictures, _, _ = find_pictures(source)
-        if any(entry.is_file() for entry in source.entries):  # a list names some pictures of a folder
+        """Return the label files beside a split's folders that belong to no image."""
+        images, _, _ = find_images(source)
+        if any(entry.is_file() for entry in source.entries):  # a list names some images of a folder
             return []
-        known = {label_file(picture) for picture in pictures}
+        known = {label_file(image) for image in images}
         folders = sorted({os.path.dirname(label) for label in known})  # noqa: PTH120 - speed
         found = [path for folder in folders for path in sorted(Path(folder).glob("*.txt"))]
         return [path for path in found if str(path) not in known and path.name not in _NAMES]
 
 
-def _named(source: DatasetSource, pictures: Sequence[str]) -> DatasetSource:
-    """Return a source with the class names that a list beside pictures or labels gives, where nothing else does."""
+def _named(source: DatasetSource, images: Sequence[str]) -> DatasetSource:
+    """Return a source with the class names that a list beside images or labels gives, where nothing else does."""
     if source.names is not None:
         return source
     origin = source.origin if source.origin.is_dir() else source.origin.parent
     places = [origin, *(entry if entry.is_dir() else entry.parent for entry in source.entries)]
-    places.append(Path(label_file(pictures[0])).parent)
+    places.append(Path(label_file(images[0])).parent)
     for path in (place / name for place in dict.fromkeys([*places, places[-1].parent]) for name in _NAMES):
         if path.is_file():
             try:
@@ -104,52 +104,52 @@ def _named(source: DatasetSource, pictures: Sequence[str]) -> DatasetSource:
     return source
 
 
-def find_pictures(source: DatasetSource) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Return the pictures of a split in order, a line for each that is named and cannot be had, and what is to note.
+def find_images(source: DatasetSource) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Return the images of a split in order, a line for each that is named and cannot be had, and what is to note.
 
     Raises:
         DataError: There are none.
     """
-    pictures: dict[str, None] = {}
+    images: dict[str, None] = {}
     missing: list[str] = []
     unread: list[str] = []
     notes: list[tuple[str, str]] = []
     for entry in source.entries:
         found = _listed(entry, missing, notes) if entry.is_file() else _walk(str(entry.absolute()), unread)
-        pictures.update(dict.fromkeys(found))
-    if pictures:
-        return list(pictures), missing + unread, notes
+        images.update(dict.fromkeys(found))
+    if images:
+        return list(images), missing + unread, notes
     if unread:
-        raise DataError(f"{source.split} of {source.origin} has no picture that can be read", hint=unread[0])
+        raise DataError(f"{source.split} of {source.origin} has no image that can be read", hint=unread[0])
     if missing:
         tried = "\n    ".join(line.partition(": ")[2].removesuffix(" is not there") for line in missing[:5])
-        raise DataError(f"none of the pictures that {source.entries[0]} lists is there", hint=f"tried:\n    {tried}")
+        raise DataError(f"none of the images that {source.entries[0]} lists is there", hint=f"tried:\n    {tried}")
     looked = ", ".join(str(entry) for entry in source.entries)
-    raise DataError(f"{source.split} of {source.origin} holds no pictures", hint=f"looked in {looked}")
+    raise DataError(f"{source.split} of {source.origin} holds no images", hint=f"looked in {looked}")
 
 
-def label_file(picture: str) -> str:
-    """Return the label file of a picture: ``images`` becomes ``labels`` where the path says so last, ``.txt``."""
-    stem = os.path.splitext(picture)[0]  # noqa: PTH122 - a hundred thousand Path objects cost seconds
+def label_file(image: str) -> str:
+    """Return the label file of an image: ``images`` becomes ``labels`` where the path says so last, ``.txt``."""
+    stem = os.path.splitext(image)[0]  # noqa: PTH122 - a hundred thousand Path objects cost seconds
     head, found, tail = stem.rpartition(f"{os.sep}images{os.sep}")
     return f"{head}{os.sep}labels{os.sep}{tail}.txt" if found else f"{stem}.txt"
 
 
-def picture_ids(pictures: Sequence[str]) -> list[int | str]:
-    """Return an id for each picture: its stem, a number where that is one; with its folders where stems repeat."""
-    stems = [os.path.splitext(os.path.basename(picture))[0] for picture in pictures]  # noqa: PTH119, PTH122 - speed
+def image_ids(images: Sequence[str]) -> list[int | str]:
+    """Return an id for each image: its stem, a number where that is one; with its folders where stems repeat."""
+    stems = [os.path.splitext(os.path.basename(image))[0] for image in images]  # noqa: PTH119, PTH122 - speed
     ids: list[int | str] = [int(stem) if stem.isascii() and stem.isdecimal() else stem for stem in stems]
     if len(set(ids)) == len(ids):
         return ids
-    common = os.path.commonpath([os.path.dirname(picture) for picture in pictures])  # noqa: PTH120 - speed
-    return [os.path.relpath(picture, common).replace(os.sep, "/") for picture in pictures]
+    common = os.path.commonpath([os.path.dirname(image) for image in images])  # noqa: PTH120 - speed
+    return [os.path.relpath(image, common).replace(os.sep, "/") for image in images]
 
 
 def _walk(folder: str, unread: list[str]) -> list[str]:
-    """Return the pictures below a folder; what is called like one and is no file is named, as what cannot be read."""
+    """Return the images below a folder; what is called like one and is no file is named, as what cannot be read."""
     found = []
     for entry in walk(folder, unread):
-        if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
+        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 - speed
             if _is_file(entry):
                 found.append(entry.path)
             else:
@@ -165,7 +165,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _listed(path: Path, missing: list[str], notes: list[tuple[str, str]]) -> list[str]:
-    """Return the pictures a ``.txt`` list names, relative to the list; those of another machine by their end."""
+    """Return the images a ``.txt`` list names, relative to the list; those of another machine by their end."""
     try:
         lines = read_text(path, encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -175,18 +175,18 @@ def _listed(path: Path, missing: list[str], notes: list[tuple[str, str]]) -> lis
     for number, line in enumerate(lines, start=1):
         if line.strip():
             written = os.path.join(base, line.strip())  # noqa: PTH118 - speed
-            picture = os.path.normpath(written)
-            if os.path.isfile(picture):  # noqa: PTH113 - speed
-                found.append(picture)
+            image = os.path.normpath(written)
+            if os.path.isfile(image):  # noqa: PTH113 - speed
+                found.append(image)
             elif os.path.isfile(written):  # noqa: PTH113 - ".." after a link
                 found.append(written)
             elif (near := _by_tail(base, line.strip())) is not None:
                 moved.append(line.strip())
                 found.append(near)
             else:
-                missing.append(f"{path}, line {number}: {picture} is not there")
+                missing.append(f"{path}, line {number}: {image} is not there")
     if moved:
-        count = counted(len(moved), "picture")
+        count = counted(len(moved), "image")
         notes.append(("mended", f"{path}: {count} found by the end of the name alone: {moved[0]!r}"))
     return found
 
@@ -198,43 +198,43 @@ def _by_tail(base: str, written: str) -> str | None:
     return next((tail for tail in tails if os.path.isfile(tail)), None)  # noqa: PTH113 - speed
 
 
-def _sizes(pictures: Sequence[str], name: str) -> tuple[NDArray[np.int32], dict[int, str]]:
-    """Return int32 (pictures, 2), height and width, from headers or the cache; and why some cannot be read."""
+def _sizes(images: Sequence[str], name: str) -> tuple[NDArray[np.int32], dict[int, str]]:
+    """Return int32 (images, 2), height and width, from headers or the cache; and why some cannot be read."""
     key = index_cache.key_of(_SIZES, name)
     stored = index_cache.load(key) or {}
-    now = Stamps.take(pictures)
-    sizes = np.zeros((len(pictures), 2), np.int32)
+    now = Stamps.take(images)
+    sizes = np.zeros((len(images), 2), np.int32)
     if stored.keys() >= {"files", "size", "changed", "shapes"}:
         places = {file: place for place, file in enumerate(index_cache.untexts(stored["files"]))}
-        known = np.array([places.get(picture, -1) for picture in pictures], np.int64)
+        known = np.array([places.get(image, -1) for image in images], np.int64)
         same = (known >= 0) & (stored["size"][known] == now.size) & (stored["changed"][known] == now.changed)
         sizes[same] = stored["shapes"][known[same]]
     unreadable: dict[int, str] = {}
     unknown = np.flatnonzero(sizes[:, 0] == 0).tolist()
     for place in unknown:
         try:
-            sizes[place] = image_shape(Path(pictures[place]))
+            sizes[place] = image_shape(Path(images[place]))
         except DataError as error:
             unreadable[place] = error.message.partition(": ")[2]
     if unknown:
-        files = index_cache.texts(pictures)
+        files = index_cache.texts(images)
         index_cache.store(key, {"files": files, "size": now.size, "changed": now.trusted(), "shapes": sizes})
     return sizes, unreadable
 
 
-def _told(index: LabelIndex) -> list[str]:
+def _reported(index: LabelIndex) -> list[str]:
     return [
         f"{index.files[file]}, line {line}: {reason}" if line else f"{index.files[file]}: {reason}"
         for file, line, reason in index.labels.bad
     ]
 
 
-def _beside(pictures: Sequence[str], index: LabelIndex) -> list[str]:
-    """Tell of labels that lie beside the pictures, where they are not looked for, of pictures that have no others."""
+def _beside(images: Sequence[str], index: LabelIndex) -> list[str]:
+    """Report labels that lie beside the images, where they are not looked for, of images that have no others."""
     listings: dict[str, set[str]] = {}
     found: list[tuple[str, str]] = []
     for place in np.flatnonzero(~index.there).tolist():
-        beside = os.path.splitext(pictures[place])[0] + ".txt"  # noqa: PTH122 - speed
+        beside = os.path.splitext(images[place])[0] + ".txt"  # noqa: PTH122 - speed
         folder, name = os.path.split(beside)
         if folder not in listings:
             listings[folder] = {file for file in os.listdir(folder) if file.endswith(".txt")}  # noqa: PTH208 - speed
@@ -243,41 +243,41 @@ def _beside(pictures: Sequence[str], index: LabelIndex) -> list[str]:
     if not found:
         return []
     beside, label = found[0]
-    count = f"labels of {counted(len(found), 'picture')} lie beside them and are not read"
+    count = f"labels of {counted(len(found), 'image')} lie beside them and are not read"
     return [f"{beside}: {count}: this one belongs to {label}"]
 
 
-def _sharing(pictures: Sequence[str], index: LabelIndex) -> list[tuple[str, str]]:
-    """Tell of pictures that have one label file together."""
+def _sharing(images: Sequence[str], index: LabelIndex) -> list[tuple[str, str]]:
+    """Report images that share a label file."""
     if len(set(index.files)) == len(index.files):
         return []
     by_label: defaultdict[str, list[str]] = defaultdict(list)
-    for picture, label in zip(pictures, index.files, strict=True):
-        by_label[label].append(picture)
+    for image, label in zip(images, index.files, strict=True):
+        by_label[label].append(image)
     return [("shared", f"{label} is read for {' and '.join(p)}") for label, p in by_label.items() if len(p) > 1]
 
 
-def _cut_at_edges(index: LabelIndex, keep: NDArray[np.bool_]) -> tuple[TruthTable, list[tuple[str, str]]]:
-    """Return the objects that are kept, boxes cut where they leave their picture, and a line for each that is cut."""
+def _cut_at_edges(index: LabelIndex, keep: NDArray[np.bool_]) -> tuple[AnnotationTable, list[tuple[str, str]]]:
+    """Return the objects that are kept, boxes cut where they leave their image, and a line for each that is cut."""
     table = index.labels.table if keep.all() else index.labels.table.keep_objects(keep)
     low, high = table.box[:, :2], table.box[:, :2] + table.box[:, 2:]
     over = np.maximum(-low, high - 1).max(axis=1, initial=0)
     far = np.flatnonzero(over > SLACK).tolist()
-    told = [
+    reported = [
         ("outside", f"{index.files[file]}, line {line}: {what} and is cut") for file, line, what in index.labels.cut
     ]
     if not far:
-        return table, told
-    file, line = np.repeat(np.arange(len(index.files)), np.diff(table.rows)), index.labels.line[keep]
+        return table, reported
+    file, line = np.repeat(np.arange(len(index.files)), np.diff(table.offsets)), index.labels.line[keep]
     cut = low.clip(0, 1)
-    told += [
+    reported += [
         (
             "outside",
             f"{index.files[file[i]]}, line {line[i]}: the box reaches {over[i]:.2g} out of 0..1 and is cut",
         )
         for i in far
     ]
-    return dataclasses.replace(table, box=np.concatenate([cut, high.clip(0, 1) - cut], axis=1)), told
+    return dataclasses.replace(table, box=np.concatenate([cut, high.clip(0, 1) - cut], axis=1)), reported
 
 
 def _classes(index: LabelIndex, source: DatasetSource) -> tuple[Mapping[int, str], NDArray[np.bool_], list[str]]:
@@ -287,7 +287,7 @@ def _classes(index: LabelIndex, source: DatasetSource) -> tuple[Mapping[int, str
         count = int(category.max(initial=-1)) + 1
         return {number: f"class{number}" for number in range(count)}, np.ones(len(category), np.bool_), []
     keep = category < len(source.names)
-    file = np.repeat(np.arange(len(index.files)), np.diff(index.labels.table.rows))
+    file = np.repeat(np.arange(len(index.files)), np.diff(index.labels.table.offsets))
     last = len(source.names) - 1
     wrong = [
         f"{index.files[file[i]]}, line {index.labels.line[i]}: class {category[i]} is outside 0..{last}"

@@ -42,7 +42,7 @@ def trace(source: ExportModule, *, half: bool, freeze: bool) -> io.BytesIO:
     archive = io.BytesIO()
     try:
         with _quiet(), torch.no_grad():
-            # Outputs are proven later, on pictures; tracing a second time to compare would prove less.
+            # Outputs are proven later, on images; tracing a second time to compare would prove less.
             script: Any = torch.jit.trace(module, example, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
             script = torch.jit.freeze(script) if freeze else script
             torch.jit.save(script, archive)

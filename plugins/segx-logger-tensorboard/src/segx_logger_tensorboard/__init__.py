@@ -1,1 +1,1 @@
-"""TensorBoard for segx: figures and pictures of training runs."""
+"""TensorBoard for segx: figures and images of training runs."""

@@ -1,4 +1,4 @@
-"""An event file as TensorBoard reads it: scalars, pictures and text, written as they come."""
+"""An event file as TensorBoard reads it: scalars, images and text, written as they come."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from segx.runs import Step
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
+_IMAGES = {".jpg", ".jpeg", ".png"}
 _COUNT = itertools.count()
 
 
@@ -45,14 +45,14 @@ class RunEvents:
         self._epoch = 0
         self._waiting: list[Path] = []
 
-    def hear(self, step: Step) -> None:
-        """Write the figures of an epoch under their own names, and every picture under its file's."""
-        self._waiting += [path for path in step.files if path.suffix.lower() in _PICTURES]
+    def on_step(self, step: Step) -> None:
+        """Write the figures of an epoch under their own names, and every image under its file's."""
+        self._waiting += [path for path in step.files if path.suffix.lower() in _IMAGES]
         if step.kind == "epoch":
             self._epoch = int(step.metrics.get("epoch", step.index + 1))
             self._write(_scalars(step.metrics))
         if self._waiting and self._writer is not None:
-            self._write([_picture(path) for path in self._waiting])
+            self._write([_image(path) for path in self._waiting])
             self._waiting = []
 
     def end(self, metrics: Mapping[str, float]) -> None:
@@ -98,7 +98,7 @@ def _best(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(name, value) for name, value in metrics.items() if name == "fitness" or name.startswith("metrics/")]
 
 
-def _picture(path: Path) -> Summary.Value:
+def _image(path: Path) -> Summary.Value:
     height, width = image_shape(path)
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
     return Summary.Value(tag=path.stem, image=image)

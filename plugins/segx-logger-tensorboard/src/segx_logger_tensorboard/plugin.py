@@ -1,4 +1,4 @@
-"""Listens to training runs and hands on what it hears to an event file in the run's folder."""
+"""Listener that writes training runs to an event file in the run's folder."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def segx_run_started(run: Run) -> None:
 
 @hookimpl
 def segx_step_ended(run: Run, step: Step) -> None:
-    """Write the figures of an epoch, and the pictures drawn meanwhile."""
+    """Write the figures of an epoch, and the images drawn meanwhile."""
     events = _events(run)
     if events is not None:
-        events.hear(step)
+        events.on_step(step)
 
 
 @hookimpl

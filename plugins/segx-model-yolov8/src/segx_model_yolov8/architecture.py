@@ -9,10 +9,10 @@ import torch
 from segx.artifact import ArtifactInfo
 from segx_model_yolov8 import config as configs
 from segx_model_yolov8 import weights
+from segx_model_yolov8.blocks import strides
 from segx_model_yolov8.export import make_export_module
 from segx_model_yolov8.loss import Gains, SegmentationLoss
 from segx_model_yolov8.network import SegmentationModel
-from segx_model_yolov8.rows import strides
 from segx_model_yolov8.summary import summarise
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class YOLOv8Seg:
     name = configs.ARCHITECTURE
 
     def detects(self, definition: Mapping[str, Any]) -> bool:
-        """Say whether a YAML's content has a backbone, and a head that ends in Segment."""
+        """Return True if a YAML's content has a backbone, and a head that ends in Segment."""
         return configs.is_segmentation_definition(definition)
 
     def read_config(self, source: str | Path, *, nc: int | None = None) -> ModelConfig:

@@ -13,8 +13,8 @@ import yaml
 from segx.errors import ModelError, did_you_mean
 from segx.io.files import read_text
 from segx.plugin.jobs import ModelConfig
-from segx_model_yolov8 import rows
-from segx_model_yolov8.rows import IMAGE_CHANNELS, MOST_CHANNELS, Row, Scale, is_positive, is_whole, show
+from segx_model_yolov8 import blocks
+from segx_model_yolov8.blocks import IMAGE_CHANNELS, MOST_CHANNELS, Row, Scale, is_positive, is_whole, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +81,7 @@ def make_config(definition: Mapping[str, Any], *, variant: str, nc: int | None =
     }
     if definition.get("activation") is not None:
         checked["activation"] = _read_activation(definition["activation"], where)
-    rows.read_rows(checked, scale=Scale(*scales[scale]), nc=classes, where=where)
+    blocks.read_rows(checked, scale=Scale(*scales[scale]), nc=classes, where=where)
     variant = _NAME.sub(rf"\g<family>{scale}", variant) if len(scale) == 1 else variant
     return ModelConfig(architecture=ARCHITECTURE, variant=variant, scale=scale, nc=classes, definition=checked)
 
@@ -89,13 +89,13 @@ def make_config(definition: Mapping[str, Any], *, variant: str, nc: int | None =
 def config_rows(config: ModelConfig) -> tuple[Row, ...]:
     """Return the rows of a configuration."""
     scale = Scale(*config.definition["scales"][config.scale])
-    return rows.read_rows(config.definition, scale=scale, nc=config.nc, where=config.variant)
+    return blocks.read_rows(config.definition, scale=scale, nc=config.nc, where=config.variant)
 
 
 def is_segmentation_definition(definition: Mapping[str, Any]) -> bool:
-    """Say whether a YAML's content has this family's shape: backbone, head, and a Segment row at the end."""
+    """Return True if a YAML's content has this family's shape: backbone, head, and a Segment row at the end."""
     try:
-        return isinstance(definition["backbone"], list) and definition["head"][-1][2] == rows.HEAD
+        return isinstance(definition["backbone"], list) and definition["head"][-1][2] == blocks.HEAD
     except (KeyError, IndexError, TypeError):
         return False
 

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot, softplus
 from segx_model_yolov8.assignment import Assignment, Objects, assign
 from segx_model_yolov8.boxes import complete_iou
 from segx_model_yolov8.head import REG_MAX, Anchors, RawMaps
-from segx_model_yolov8.mask_loss import MaskTruth, mask_loss
+from segx_model_yolov8.mask_loss import MaskTarget, mask_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,8 +137,8 @@ def _mask_loss(
     kept = slice(None) if has_mask is None else has_mask[owner]
     numbers = _numbers(objects.image, len(raw.boxes)) if batch.get("overlap", True) else None
     coefficients = raw.coefficients.transpose(1, 2)[positives.image[kept], positives.anchor[kept]]
-    truth = MaskTruth(objects.image, fractions, batch["masks"], numbers)
-    return mask_loss(coefficients, raw.prototypes, owner[kept], truth)
+    masks = MaskTarget(objects.image, fractions, batch["masks"], numbers)
+    return mask_loss(coefficients, raw.prototypes, owner[kept], masks)
 
 
 def _numbers(image: Tensor, images: int) -> Tensor:

@@ -21,7 +21,7 @@ SMALLEST_CROP = 8
 """Side of the smallest window, in prototype pixels; windows double from there."""
 
 
-class MaskTruth(NamedTuple):
+class MaskTarget(NamedTuple):
     """The masks of a batch of N objects.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Window:
     weights: Tensor
 
 
-def mask_loss(coefficients: Tensor, prototypes: Tensor, owner: Tensor, truth: MaskTruth) -> Tensor:
+def mask_loss(coefficients: Tensor, prototypes: Tensor, owner: Tensor, masks: MaskTarget) -> Tensor:
     """Return the mean over positives of the binary cross-entropy of their masks.
 
     A mask's logits are its coefficients times the prototypes of its image. Its loss is the sum over the prototype
@@ -73,26 +73,26 @@ def mask_loss(coefficients: Tensor, prototypes: Tensor, owner: Tensor, truth: Ma
         coefficients: (P, M), of each positive.
         prototypes: (B, M, H, W).
         owner: int64 (P,), the object each positive is to predict.
-        truth: Boxes and masks of the objects.
+        masks: Boxes and masks of the objects.
     """
     with torch.autocast(prototypes.device.type, enabled=False):
         apply: Callable[..., Tensor] = _MaskLoss.apply
-        return apply(coefficients.float(), prototypes.float(), owner, truth)
+        return apply(coefficients.float(), prototypes.float(), owner, masks)
 
 
 class _MaskLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, prototypes: Tensor, owner: Tensor, truth: MaskTruth) -> Tensor:
+    def forward(ctx: Any, coefficients: Tensor, prototypes: Tensor, owner: Tensor, masks: MaskTarget) -> Tensor:
         batch, channels, height, width = prototypes.shape
         pixels = prototypes.permute(0, 2, 3, 1).reshape(-1, channels)
         want_gradients = any(ctx.needs_input_grad[:2])
         d_coefficients = torch.zeros_like(coefficients) if want_gradients else None
         d_pixels = torch.zeros_like(pixels).view(batch, height, width, channels) if want_gradients else None
         loss = prototypes.new_zeros(())
-        for window in _windows(owner, truth, height, width, channels):
-            index, inside = _window_pixels(window, truth.boxes, height, width)
-            target = _targets(window, truth, index, height, width)
-            image = truth.image[window.objects]
+        for window in _windows(owner, masks, height, width, channels):
+            index, inside = _window_pixels(window, masks.boxes, height, width)
+            target = _targets(window, masks, index, height, width)
+            image = masks.image[window.objects]
             crops = pixels[(image[:, None] * height * width + index).flatten()].view(*index.shape, channels)
             theirs = coefficients[window.positives]
             logits = theirs @ crops.transpose(1, 2)
@@ -122,16 +122,16 @@ def _add_windows(d_pixels: Tensor, d_crops: Tensor, window: _Window) -> None:
         place += values.view_as(place)
 
 
-def _windows(owner: Tensor, truth: MaskTruth, height: int, width: int, channels: int) -> Iterator[_Window]:
+def _windows(owner: Tensor, masks: MaskTarget, height: int, width: int, channels: int) -> Iterator[_Window]:
     """Sort the objects that have positives into windows of few sizes, none larger than memory allows."""
     objects, counts = torch.unique(owner, return_counts=True)  # sorted
     order = owner.argsort(stable=True)
     first = counts.cumsum(0) - counts
-    edges = _edges(truth.boxes[objects], height, width)
+    edges = _edges(masks.boxes[objects], height, width)
     scale = 1.0 / (height * width * max(len(owner), 1))
-    area = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1)
+    area = (masks.boxes[:, 2:] - masks.boxes[:, :2]).prod(1)
     groups: dict[tuple[int, int], list[tuple[int, int, int, int, int]]] = defaultdict(list)
-    listed = torch.cat((truth.image[objects, None], edges, counts[:, None]), 1).tolist()
+    listed = torch.cat((masks.image[objects, None], edges, counts[:, None]), 1).tolist()
     for position, (image, left, top, right, bottom, count) in enumerate(listed):
         size = _side(bottom - top, height), _side(right - left, width)
         groups[size].append((position, count, image, min(top, height - size[0]), min(left, width - size[1])))
@@ -181,12 +181,12 @@ def _window_pixels(window: _Window, boxes: Tensor, height: int, width: int) -> t
     return index.flatten(1), (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
 
-def _targets(window: _Window, truth: MaskTruth, index: Tensor, height: int, width: int) -> Tensor:
+def _targets(window: _Window, masks: MaskTarget, index: Tensor, height: int, width: int) -> Tensor:
     """Return what the masks are at a window's pixels, float (G, pixels)."""
-    rows, columns = truth.maps.shape[1:]
+    rows, columns = masks.maps.shape[1:]
     y = index.div(width, rounding_mode="floor") * rows // height
     x = index % width * columns // width
-    if truth.numbers is None:
-        return (truth.maps[window.objects[:, None], y, x] > 0).float()
-    seen = truth.maps[truth.image[window.objects, None], y, x]
-    return (seen == truth.numbers[window.objects, None]).float()
+    if masks.numbers is None:
+        return (masks.maps[window.objects[:, None], y, x] > 0).float()
+    seen = masks.maps[masks.image[window.objects, None], y, x]
+    return (seen == masks.numbers[window.objects, None]).float()

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Self, cast
 
 from torch import Tensor, nn
 
+from segx_model_yolov8.blocks import BLOCKS, Row, strides
 from segx_model_yolov8.config import config_rows
 from segx_model_yolov8.head import Anchors, Predictions, RawMaps, Segment, anchors_for
 from segx_model_yolov8.layers import SPPF, Bottleneck, C2f, Concat, Conv
-from segx_model_yolov8.rows import BLOCKS, Row, strides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

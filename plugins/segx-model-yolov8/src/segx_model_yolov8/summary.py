@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from segx.plugin.jobs import ModelSummary
+from segx_model_yolov8.blocks import IMAGE_CHANNELS
 from segx_model_yolov8.layers import Conv
-from segx_model_yolov8.rows import IMAGE_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,9 +14,9 @@ from segx_task_segment.plotting import load_matplotlib
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from segx_task_segment.metrics import KindMetrics, SegmentMetrics
+    from segx_task_segment.metrics import IouTypeMetrics, SegmentMetrics
     from segx_task_segment.metrics.confusion import ConfusionMatrix
-    from segx_task_segment.metrics.figures import Curve
+    from segx_task_segment.metrics.metrics import Curve
 
 _NAMED = 20
 """Up to this many classes each curve is named; with more only the mean is."""
@@ -32,32 +32,32 @@ _FILES = ("PR_curve", "F1_curve", "P_curve", "R_curve")
 
 
 def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
-    """Return PNG pictures by file name: four curves of boxes, four of masks, two confusion matrices.
+    """Return PNG images by file name: four curves of boxes, four of masks, two confusion matrices.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     mpl = load_matplotlib()
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     # Names are text: a dollar in one begins no formula.
     style: dict[Any, Any] = {"text.parse_math": False, "font.size": 10, "axes.spines.top": False}
     with warnings.catch_warnings(), mpl.rc_context(style):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
         for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
             for stem, curve in zip(_FILES, kind.curves_results, strict=True):
-                pictures[f"{title}{stem}.png"] = _curve(kind, curve, title, with_area=stem == "PR_curve")
+                images[f"{title}{stem}.png"] = _curve(kind, curve, title, with_area=stem == "PR_curve")
         matrix = metrics.confusion_matrix
-        pictures["confusion_matrix.png"] = _matrix(matrix, normalized=False)
-        pictures["confusion_matrix_normalized.png"] = _matrix(matrix, normalized=True)
-    return pictures
+        images["confusion_matrix.png"] = _matrix(matrix, normalized=False)
+        images["confusion_matrix_normalized.png"] = _matrix(matrix, normalized=True)
+    return images
 
 
 def tint(category: int) -> tuple[float, ...]:
-    """Return the colour that a class has in pictures, as matplotlib takes it."""
+    """Return the colour that a class has in images, as matplotlib takes it."""
     return tuple(channel / 255 for channel in reversed(color(category)))
 
 
-def _curve(kind: KindMetrics, curve: Curve, title: str, *, with_area: bool) -> bytes:
+def _curve(kind: IouTypeMetrics, curve: Curve, title: str, *, with_area: bool) -> bytes:
     x, classes, x_name, y_name = curve
     figure, axes = _axes((8, 5.5))
     few = len(classes) <= _NAMED
@@ -100,9 +100,9 @@ def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
     small = 9 if len(labels) <= _NUMBERED else 5
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=small)
     axes.set_yticks(range(len(labels)), labels, fontsize=small)
-    axes.set(xlabel="truth", ylabel="found as")
+    axes.set(xlabel="ground truth", ylabel="found as")
     at = f"score {confusion.score:g}, mask IoU {confusion.iou:g}"
-    axes.set_title(f"confusion matrix, {'share of each truth' if normalized else 'counts'} ({at})")
+    axes.set_title(f"confusion matrix, {'share of each ground truth' if normalized else 'counts'} ({at})")
     if not values.any():
         _say(axes, _NOTHING_THERE)
     if len(labels) <= _NUMBERED:
@@ -122,7 +122,7 @@ def number_whole(axis: Any) -> None:
 
 
 def _say(axes: Any, text: str) -> None:
-    """Write into the middle of an empty picture why it is empty."""
+    """Write into the middle of an empty image why it is empty."""
     axes.text(0.5, 0.5, text, ha="center", va="center", color="0.35", fontsize=12, transform=axes.transAxes)
 
 

@@ -1,4 +1,4 @@
-"""Raw outputs of the head ``yolov8-seg/1`` into scored boxes with mask coefficients, one picture at a time.
+"""Raw outputs of the head ``yolov8-seg/1`` into scored boxes with mask coefficients, one image at a time.
 
 ``output0`` (B, 4 + nc + nm, A): for each anchor centre x, centre y, width, height in input pixels, nc class scores in
 0..1, nm mask coefficients. ``output1`` (B, nm, h, w): prototypes. Formats that come by way of TensorFlow give the two
@@ -51,7 +51,7 @@ class RawOutputs:
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, best first.
+    """What was found in one image, best first.
 
     Attributes:
         boxes: float32 (N, 4), x1, y1, x2, y2 in pixels of the network input.
@@ -138,7 +138,7 @@ def _levels(anchors: int, height: int, width: int) -> int:
 
 
 def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) -> Detections:
-    """Return the objects of one picture.
+    """Return the objects of one image.
 
     Args:
         predictions: float32 (4 + nc + nm, A).

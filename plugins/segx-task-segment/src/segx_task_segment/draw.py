@@ -1,4 +1,4 @@
-"""Results drawn into the picture: translucent masks, smooth outlines, labels that stay legible at any resolution."""
+"""Results drawn into the image: translucent masks, smooth outlines, labels that stay legible at any resolution."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def draw(
     opacity: float = 0.36,
     img: Image | None = None,
 ) -> Image:
-    """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in.
+    """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
 
     Args:
         results: What was found.
@@ -50,10 +50,10 @@ def draw(
         labels: Class names.
         boxes: Boxes.
         masks: Masks: a translucent fill and an outline.
-        line_width: Width of outlines in pixels; default: from the size of the picture.
-        font_size: Height of labels in pixels; default: from the size of the picture.
+        line_width: Width of outlines in pixels; default: from the size of the image.
+        font_size: Height of labels in pixels; default: from the size of the image.
         font: A TrueType or OpenType file, for names the built-in Latin font lacks.
-        color_mode: One colour for each class, the same in every picture, or one for each object.
+        color_mode: One colour for each class, the same in every image, or one for each object.
         opacity: Of the fill, 0..1.
         img: Draw on this image, of the same size, instead of the one the results came from; grey, 16 bits and floats
             are read as a source is.
@@ -71,7 +71,7 @@ def draw(
     size = max(mean_side * 0.021, 12.0) if font_size is None else float(font_size)
     colors = [color(int(n) if color_mode == "class" else i) for i, n in enumerate(results.boxes.cls)]
     if masks and len(results.masks):
-        _draw_masks(canvas, _in_picture(results.masks, results.orig_shape), colors, opacity=opacity, line=line)
+        _draw_masks(canvas, _in_image(results.masks, results.orig_shape), colors, opacity=opacity, line=line)
     weakest_first = range(len(results) - 1, -1, -1)
     if boxes:
         for i in weakest_first:
@@ -91,8 +91,8 @@ def _label(results: Results, index: int, *, conf: bool) -> str:
     return f"{name} {results.boxes.conf[index]:.2f}" if conf else name
 
 
-def _in_picture(masks: Masks, shape: tuple[int, int]) -> Masks:
-    """Return masks at the resolution of the picture; those of the network's input are redrawn there."""
+def _in_image(masks: Masks, shape: tuple[int, int]) -> Masks:
+    """Return masks at the resolution of the image; those of the network's input are redrawn there."""
     return masks if masks.frame == shape else Masks.from_polygons(masks.polygons, shape)
 
 
@@ -163,7 +163,7 @@ class Chip:
 
     Attributes:
         text: What it says.
-        rect: x0, y0, x1, y1 in the picture.
+        rect: x0, y0, x1, y1 in the image.
         fill: Its background.
     """
 
@@ -173,7 +173,7 @@ class Chip:
 
 
 class Labels:
-    """Labels on rounded chips, each beside its box, inside the picture, and clear of those placed before it.
+    """Labels on rounded chips, each beside its box, inside the image, and clear of those placed before it.
 
     Args:
         canvas: What they are drawn on, uint8 (H, W, 3).
@@ -266,9 +266,9 @@ def _glyphs(text: str, size: float, font: str | None) -> NDArray[np.float32]:
     face = _font(size, font)
     left, _, right, _ = face.getbbox(text or " ")
     _, top, _, bottom = face.getbbox("Agjdy|")
-    picture = Pillow.new("L", (max(int(np.ceil(right - left)), 1), max(int(np.ceil(bottom - top)), 1)))
-    ImageDraw.Draw(picture).text((-left, -top), text, fill=255, font=face)
-    return np.asarray(picture).astype(np.float32) / np.float32(255)
+    image = Pillow.new("L", (max(int(np.ceil(right - left)), 1), max(int(np.ceil(bottom - top)), 1)))
+    ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=face)
+    return np.asarray(image).astype(np.float32) / np.float32(255)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""A picture into the network's input and back: resized to fit, padded evenly, nothing cut, nothing distorted."""
+"""An image into the network's input and back: resized to fit, padded evenly, nothing cut, nothing distorted."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ GREY = 114
 
 
 def rect_shape(image: tuple[int, int], imgsz: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Return the smallest input (height, width), in multiples of the stride, for a picture scaled to fit ``imgsz``."""
+    """Return the smallest input (height, width), in multiples of the stride, for an image scaled to fit ``imgsz``."""
     ratio = min(imgsz[0] / image[0], imgsz[1] / image[1])
     height, width = (max(round(side * ratio), 1) for side in image)
     return imgsz[0] - (imgsz[0] - height) // stride * stride, imgsz[1] - (imgsz[1] - width) // stride * stride
 
 
 def place(image: tuple[int, int], shape: tuple[int, int], *, scaleup: bool = True) -> Letterbox:
-    """Return where a picture of (height, width) lies in an input of (height, width).
+    """Return where an image of (height, width) lies in an input of (height, width).
 
-    The picture is scaled to the largest size that fits once sides are rounded, and centred; of an odd remainder the
+    The image is scaled to the largest size that fits once sides are rounded, and centred; of an odd remainder the
     smaller half goes to the left and the top.
 
     Args:
-        image: (height, width) of the picture.
+        image: (height, width) of the image.
         shape: (height, width) of the input.
-        scaleup: Whether a picture smaller than the input is enlarged.
+        scaleup: Whether an image smaller than the input is enlarged.
     """
     ratios = sorted((shape[0] / image[0], shape[1] / image[1]), reverse=True)
     limit = np.inf if scaleup else 1.0
@@ -47,7 +47,7 @@ def place(image: tuple[int, int], shape: tuple[int, int], *, scaleup: bool = Tru
 
 
 def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
-    """Write a picture into its place in the input.
+    """Write an image into its place in the input.
 
     Args:
         image: uint8 (H, W, 3), BGR.
@@ -66,7 +66,7 @@ def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
 
 
 def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = True) -> tuple[Images, list[Letterbox]]:
-    """Return pictures, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
+    """Return images, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
 
     Returns:
         float32 (N, 3, height, width) in 0..1, RGB; and one :class:`~segx.structures.batch.Letterbox` for each.
@@ -78,8 +78,8 @@ def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = Tr
     return batch, geometry
 
 
-def boxes_to_picture(boxes: NDArray[np.float32], geometry: Letterbox) -> NDArray[np.float32]:
-    """Return boxes (N, 4) of x1, y1, x2, y2 in pixels of the input as pixels of the picture, clipped to it."""
+def boxes_to_image(boxes: NDArray[np.float32], geometry: Letterbox) -> NDArray[np.float32]:
+    """Return boxes (N, 4) of x1, y1, x2, y2 in pixels of the input as pixels of the image, clipped to it."""
     height, width = geometry.original
     corner = np.array([geometry.left, geometry.top] * 2, np.float32)
     gain = np.array([width / geometry.width, height / geometry.height] * 2)

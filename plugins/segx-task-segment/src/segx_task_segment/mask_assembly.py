@@ -1,7 +1,7 @@
 """Masks from prototypes and coefficients: exact at any resolution, without ever touching every pixel.
 
 A mask is where ``coefficients . prototypes``, interpolated bilinearly with half-pixel centres, is above zero. Within
-one row of the picture that is a polyline with a corner at each prototype column, so it is enough to form the row at
+one row of the image that is a polyline with a corner at each prototype column, so it is enough to form the row at
 prototype width and to solve for where it crosses zero: each crossing gives the first pixel of a run. The runs are
 filled as bits, 64 pixels at a time. At 12 megapixels a prototype is 25 pixels wide, and the work is 25 times less than
 that of forming, comparing and writing each pixel.
@@ -101,19 +101,19 @@ class Window:
         return self.height * self.row_samples
 
 
-def picture_masks(
+def image_masks(
     prototypes: NDArray[np.float32],
     coefficients: NDArray[np.float32],
     boxes: NDArray[np.float32],
     geometry: Letterbox,
 ) -> Masks:
-    """Return masks at the resolution of the picture.
+    """Return masks at the resolution of the image.
 
     Args:
         prototypes: float32 (nm, h, w), covering the network input.
         coefficients: float32 (N, nm).
-        boxes: (N, 4), x1, y1, x2, y2 in pixels of the picture; pixels with x1 <= x < x2, y1 <= y < y2 are kept.
-        geometry: Where the picture lies in the network input.
+        boxes: (N, 4), x1, y1, x2, y2 in pixels of the image; pixels with x1 <= x < x2, y1 <= y < y2 are kept.
+        geometry: Where the image lies in the network input.
     """
     (height, width), (in_height, in_width) = geometry.original, geometry.input
     across = _axis(prototypes.shape[2] / in_width, prototypes.shape[2], width, geometry.left, geometry.width)
@@ -129,14 +129,14 @@ def input_masks(
 ) -> Masks:
     """Return masks at the resolution of the network input, padding included.
 
-    Arguments are those of :func:`picture_masks`, with boxes in pixels of the network input.
+    Arguments are those of :func:`image_masks`, with boxes in pixels of the network input.
     """
     height, width = geometry.input
     across = _axis(prototypes.shape[2] / width, prototypes.shape[2], width, 0, width)
     down = _axis(prototypes.shape[1] / height, prototypes.shape[1], height, 0, height)
     masks = _assemble(prototypes, coefficients, boxes, frame=geometry.input, across=across, down=down)
-    picture = (geometry.left, geometry.top, geometry.width, geometry.height)
-    return dataclasses.replace(masks, orig_shape=geometry.original, picture=picture)
+    image = (geometry.left, geometry.top, geometry.width, geometry.height)
+    return dataclasses.replace(masks, orig_shape=geometry.original, image=image)
 
 
 def _axis(density: float, prototypes: int, pixels: int, padding: int, extent: int) -> Axis:
@@ -173,7 +173,7 @@ def _assemble(
         rects=edges.astype(np.int32),
         words=tuple(words),
         orig_shape=frame,
-        picture=(0, 0, frame[1], frame[0]),
+        image=(0, 0, frame[1], frame[0]),
     )
 
 

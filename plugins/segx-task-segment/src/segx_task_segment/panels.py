@@ -1,4 +1,4 @@
-"""Pictures of truth beside prediction: the first batches, and those that went worst."""
+"""Images of ground truth beside prediction: the first batches, and those that went worst."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from segx.io.images import picture_of
+from segx.io.images import image_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.draw import draw
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from segx.structures.results import Results
     from segx.structures.sample import Sample
     from segx.structures.types import Image
-    from segx_task_segment.metrics.picture import PictureVerdict
+    from segx_task_segment.metrics.image_match import ImageMatches
 
 COLUMNS = 4
 BATCH = COLUMNS * COLUMNS
-"""Pictures in one sheet."""
+"""Images in one sheet."""
 
 _SHEETS = 3
 _TILE = 400
 _WORST = 12
 _PANEL = 560
 _DRAWN = 2 * _PANEL
-"""Most pixels of a long side that is drawn on: lines stay smooth, and large pictures cost no more than small ones."""
+"""Most pixels of a long side that is drawn on: lines stay smooth, and large images cost no more than small ones."""
 _PAPER = 245
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Tally:
-    """How a picture went at the working score, by masks at IoU 0.5; better ones are greater.
+    """How an image went at the working score, by masks at IoU 0.5; better ones are greater.
 
     Attributes:
         f1: Harmonic mean of precision and recall.
@@ -51,22 +51,22 @@ class Tally:
     errors: int
 
     @classmethod
-    def of(cls, verdict: PictureVerdict, score: float) -> tuple[Tally, tuple[int, int, int]]:
+    def of(cls, matches: ImageMatches, score: float) -> tuple[Tally, tuple[int, int, int]]:
         """Return it, with the numbers of right, wrong and missed objects it is made of."""
-        seg = verdict.seg
-        confident = np.flatnonzero((verdict.found.score >= score) & (seg.ignored[0] & 1 == 0))
+        seg = matches.seg
+        confident = np.flatnonzero((matches.found.score >= score) & (seg.ignored[0] & 1 == 0))
         right = int((seg.hit[0, confident] & 1).sum())
-        wrong, missed = len(confident) - right, int((~seg.neutral).sum()) - right
+        wrong, missed = len(confident) - right, int((~seg.ignored_objects).sum()) - right
         total = 2 * right + wrong + missed
         return cls(f1=2 * right / total if total else 1.0, errors=-(wrong + missed)), (right, wrong, missed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture, truth on the left and prediction on the right.
+    """One image, ground truth on the left and prediction on the right.
 
     Attributes:
-        name: The picture's file name.
+        name: The image's file name.
         jpeg: The drawing.
         right: Objects found.
         wrong: Detections of nothing.
@@ -94,51 +94,51 @@ class _Small(NamedTuple):
 
 
 class Panels:
-    """Draws pictures whose verdicts are at hand; keeps small JPEGs only.
+    """Draws images whose verdicts are at hand; keeps small JPEGs only.
 
     Args:
         score: Score from which a detection is drawn and counted.
-        read: Returns the picture of a sample; default: its file, as large as it is drawn. It is read again where it is
+        read: Returns the image of a sample; default: its file, as large as it is drawn. It is read again where it is
             drawn, as few are, so that none has to be kept on the way through the network.
     """
 
     def __init__(self, score: float, read: Callable[[Sample], Image] | None = None) -> None:
         self._score = score
-        self._read = read or partial(picture_of, least=_DRAWN)
+        self._read = read or partial(image_of, least=_DRAWN)
         self._tiles: list[tuple[Image, Image]] = []
         self._worst: list[tuple[Tally, int, Panel]] = []
         self._count = 0
 
-    def add(self, verdict: PictureVerdict) -> None:
-        """Look at one picture, and draw it if it belongs to the first or to the worst."""
+    def add(self, matches: ImageMatches) -> None:
+        """Look at one image, and draw it if it belongs to the first or to the worst."""
         self._count += 1
-        tally, (right, wrong, missed) = Tally.of(verdict, self._score)
+        tally, (right, wrong, missed) = Tally.of(matches, self._score)
         first = len(self._tiles) < _SHEETS * BATCH
         place = (_upside_down(tally), -self._count)
         bad = wrong + missed > 0 and (len(self._worst) < _WORST or place > self._worst[0][:2])
         if not (first or bad):
             return
-        picture = shrink(self._read(verdict.sample), _DRAWN)
-        truth = _Small.of(draw_truth(verdict, picture))  # one large drawing at a time
-        found = _Small.of(draw_found(verdict, self._score, picture))
+        image = shrink(self._read(matches.sample), _DRAWN)
+        annotations = _Small.of(draw_annotation(matches, image))  # one large drawing at a time
+        found = _Small.of(draw_found(matches, self._score, image))
         if first:
-            self._tiles.append((truth.tile, found.tile))
+            self._tiles.append((annotations.tile, found.tile))
         if bad:
-            jpeg = encode(np.hstack([truth.panel, found.panel]))
-            name = verdict.sample.path.name
+            jpeg = encode(np.hstack([annotations.panel, found.panel]))
+            name = matches.sample.path.name
             panel = Panel(name=name, jpeg=jpeg, right=right, wrong=wrong, missed=missed, f1=tally.f1)
             push = heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop
             push(self._worst, (*place, panel))
 
     def worst(self) -> list[Panel]:
-        """Return the pictures that went worst, the worst first."""
+        """Return the images that went worst, the worst first."""
         return [panel for _, _, panel in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
 
     def sheets(self) -> list[tuple[bytes, bytes]]:
-        """Return sheets of the first pictures as JPEG: truth, prediction."""
+        """Return sheets of the first images as JPEG: ground truth, prediction."""
         groups = [self._tiles[start : start + BATCH] for start in range(0, len(self._tiles), BATCH)]
         return [
-            (encode(sheet([truth for truth, _ in group])), encode(sheet([found for _, found in group])))
+            (encode(sheet([annotations for annotations, _ in group])), encode(sheet([found for _, found in group])))
             for group in groups
         ]
 
@@ -148,26 +148,26 @@ def _upside_down(tally: Tally) -> Tally:
     return Tally(f1=-tally.f1, errors=-tally.errors)
 
 
-def draw_truth(verdict: PictureVerdict, picture: Image) -> Image:
-    """Return the picture with its ground truth drawn in."""
-    truth, results = verdict.truth, verdict.found.results
-    boxes = np.concatenate([truth.box[:, :2], truth.box[:, :2] + truth.box[:, 2:]], axis=1)
-    data = np.column_stack([boxes, np.ones(len(truth)), truth.category]).astype(np.float32).reshape(-1, 6)
-    drawn = results.replace(boxes=Boxes(data, results.orig_shape), masks=truth.masks)
-    return draw(fitted(drawn, picture), conf=False)
+def draw_annotation(matches: ImageMatches, image: Image) -> Image:
+    """Return the image with its ground truth drawn in."""
+    annotations, results = matches.annotations, matches.found.results
+    boxes = np.concatenate([annotations.box[:, :2], annotations.box[:, :2] + annotations.box[:, 2:]], axis=1)
+    data = np.column_stack([boxes, np.ones(len(annotations)), annotations.category]).astype(np.float32).reshape(-1, 6)
+    drawn = results.replace(boxes=Boxes(data, results.orig_shape), masks=annotations.masks)
+    return draw(fitted(drawn, image), conf=False)
 
 
-def draw_found(verdict: PictureVerdict, score: float, picture: Image) -> Image:
-    """Return the picture with what was found drawn in, from a score on."""
-    results = verdict.found.results
-    return draw(fitted(results[np.flatnonzero(results.boxes.conf >= score)], picture))
+def draw_found(matches: ImageMatches, score: float, image: Image) -> Image:
+    """Return the image with what was found drawn in, from a score on."""
+    results = matches.found.results
+    return draw(fitted(results[np.flatnonzero(results.boxes.conf >= score)], image))
 
 
-def fitted(results: Results, picture: Image) -> Results:
-    """Return results on a smaller copy of their picture."""
-    frame, (height, width) = results.orig_shape, picture.shape[:2]
+def fitted(results: Results, image: Image) -> Results:
+    """Return results on a smaller copy of their image."""
+    frame, (height, width) = results.orig_shape, image.shape[:2]
     if frame == (height, width):
-        return results.replace(orig_img=picture)
+        return results.replace(orig_img=image)
     gain = np.array([width / frame[1], height / frame[0]] * 2)
     rects = np.round(results.masks.rects * gain).astype(int)
     sizes = np.maximum(rects[:, 2:] - rects[:, :2], 1).tolist()
@@ -175,7 +175,7 @@ def fitted(results: Results, picture: Image) -> Results:
     masks = Masks.from_bitmaps(bitmaps, np.minimum(rects[:, :2], [width - 1, height - 1]), (height, width))
     data = results.boxes.data.copy()
     data[:, :4] *= gain
-    return results.replace(orig_img=picture, boxes=Boxes(data, (height, width)), masks=masks)
+    return results.replace(orig_img=image, boxes=Boxes(data, (height, width)), masks=masks)
 
 
 def _resized(bitmap: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -186,7 +186,7 @@ def _resized(bitmap: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
 
 
 def shrink(image: Image, side: int) -> Image:
-    """Return a picture no higher or wider than ``side``."""
+    """Return an image no higher or wider than ``side``."""
     height, width = image.shape[:2]
     gain = min(side / max(height, width), 1.0)
     size = max(round(width * gain), 1), max(round(height * gain), 1)
@@ -194,7 +194,7 @@ def shrink(image: Image, side: int) -> Image:
 
 
 def fit(image: Image, height: int, width: int) -> Image:
-    """Return a picture in the middle of a tile of this size."""
+    """Return an image in the middle of a tile of this size."""
     tile = np.full((height, width, 3), _PAPER, np.uint8)
     gain = min(height / image.shape[0], width / image.shape[1])
     small = scale(image, round(max(image.shape[:2]) * gain))[:height, :width]
@@ -204,14 +204,14 @@ def fit(image: Image, height: int, width: int) -> Image:
 
 
 def scale(image: Image, side: int) -> Image:
-    """Return a picture whose longer side is ``side``."""
+    """Return an image whose longer side is ``side``."""
     gain = side / max(image.shape[:2])
     size = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR), np.uint8)
 
 
 def sheet(tiles: Sequence[Image], columns: int = COLUMNS) -> Image:
-    """Return pictures in rows, each in the middle of its place; a row is as high as its highest picture."""
+    """Return images in rows, each in the middle of its place; a row is as high as its highest image."""
     columns = min(columns, len(tiles))
     width = max(tile.shape[1] for tile in tiles)
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
@@ -227,6 +227,6 @@ def sheet(tiles: Sequence[Image], columns: int = COLUMNS) -> Image:
 
 
 def encode(image: Image, quality: int = 85) -> bytes:
-    """Return a picture as JPEG."""
+    """Return an image as JPEG."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()

@@ -1,4 +1,4 @@
-"""How close what two models found in the same pictures is: the figures an export is judged by."""
+"""How close what two models found in the same images is: the figures an export is judged by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compare(reference: Sequence[Results], other: Sequence[Results]) -> Parity:
     """Match objects by class and overlap, best overlap first, and return the largest differences.
 
     Box sides are compared in pixels of the network input. ``matched`` counts the objects of both sides, so that one
-    that either side alone has found lowers it; pictures in which neither found anything count as equal.
+    that either side alone has found lowers it; images in which neither found anything count as equal.
     """
     boxes, scores, overlaps = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
     objects, pairs = 0, 0

@@ -1,4 +1,4 @@
-"""``predictions.json``, written picture by picture: what any COCO evaluation can read."""
+"""``predictions.json``, written image by image: what any COCO evaluation can read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from segx_task_segment.metrics.picture import PictureVerdict
+    from segx_task_segment.metrics.image_match import ImageMatches
 
 
 class PredictionsFile:
@@ -38,21 +38,21 @@ class PredictionsFile:
         self._file = GrowingFile(path)
         self._between = "[\n"
 
-    def add(self, verdict: PictureVerdict) -> None:
-        """Write what was found in one picture.
+    def add(self, matches: ImageMatches) -> None:
+        """Write what was found in one image.
 
         Raises:
             DataError: The disk is full, or gone.
         """
-        found = verdict.found
+        found = matches.found
         rles = found.masks.rle if len(found) else []
         rows = zip(found.category.tolist(), found.score.tolist(), found.box.tolist(), strict=True)
-        name = self._file_names.get(verdict.sample.id)
+        name = self._file_names.get(matches.sample.id)
         file_name = {} if name is None else {"file_name": name}
         for i, (category, score, box) in enumerate(rows):
             row: dict[str, Any] = {
-                "id": verdict.first_id + i,
-                "image_id": verdict.sample.id,
+                "id": matches.first_id + i,
+                "image_id": matches.sample.id,
                 **file_name,
                 "category_id": self._ids.get(category, category),
                 "bbox": [round(value, 4) for value in box],

@@ -1,4 +1,4 @@
-"""One HTML file that holds a whole validation: figures, curves, the worst pictures, the settings."""
+"""One HTML file that holds a whole validation: figures, curves, the worst images, the settings."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def write_report(
 
     Args:
         metrics: The figures.
-        charts: PNG pictures by file name.
-        worst: The pictures that went worst.
-        sheets: JPEG sheets of the first pictures: truth, prediction.
+        charts: PNG images by file name.
+        worst: The images that went worst.
+        sheets: JPEG sheets of the first images: ground truth, prediction.
     """
     title = f"{metrics.settings.get('model', 'model')} on {metrics.settings.get('data') or 'data'}"
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -56,13 +56,13 @@ def write_report(
         f'<p class="protocol">{_text(metrics.protocol)}</p>',
         _section("COCO figures", _coco(metrics)),
         _section("Classes", f'<div class="wide">{_classes(metrics)}</div>'),
-        _section("Pictures that went worst", _worst(worst, metrics.confusion_matrix.score)),
-        _section("Curves", _pictures(charts, "curve")),
-        _section("What was taken for what", _pictures(charts, "confusion")),
-        _section("The first pictures: truth, then prediction", _sheets(sheets)),
+        _section("Images that went worst", _worst(worst, metrics.confusion_matrix.score)),
+        _section("Curves", _images(charts, "curve")),
+        _section("What was taken for what", _images(charts, "confusion")),
+        _section("The first images: ground truth, then prediction", _sheets(sheets)),
         _section("Left out", _items(metrics.problems)),
         _section("Settings", _table(("setting", "value"), metrics.settings.items())),
-        _section("Milliseconds a picture", _table(("stage", "ms"), _rounded(metrics.speed))),
+        _section("Milliseconds an image", _table(("stage", "ms"), _rounded(metrics.speed))),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -75,7 +75,7 @@ def write_report(
 
 def _counts(metrics: SegmentMetrics) -> str:
     objects = int(metrics.box.objects[:, 0].sum())
-    return f"{metrics.images} pictures, {objects} objects, {metrics.detections} detections"
+    return f"{metrics.images} images, {objects} objects, {metrics.detections} detections"
 
 
 def _tiles(metrics: SegmentMetrics) -> str:
@@ -116,19 +116,19 @@ def _worst(worst: Sequence[Panel], score: float) -> str:
         f"{panel.wrong} wrong, {panel.missed} missed (F1 {panel.f1:.2f})</figcaption></figure>"
         for panel in worst
     ]
-    note = f'<p class="muted">Truth on the left, prediction on the right; masks, score {score:g}, IoU 0.5.</p>'
+    note = f'<p class="muted">Ground truth on the left, prediction on the right; masks, score {score:g}, IoU 0.5.</p>'
     return note + "".join(figures)
 
 
 def _sheets(sheets: Sequence[tuple[bytes, bytes]]) -> str:
     pairs = [
-        f"<figure>{_image(truth, 'jpeg', 'truth')}</figure><figure>{_image(found, 'jpeg', 'prediction')}</figure>"
-        for truth, found in sheets[:1]
+        f"<figure>{_image(annotation, 'jpeg', 'labels')}</figure><figure>{_image(found, 'jpeg', 'prediction')}</figure>"
+        for annotation, found in sheets[:1]
     ]
     return f'<div class="two">{"".join(pairs)}</div>' if pairs else ""
 
 
-def _pictures(charts: Mapping[str, bytes], part: str) -> str:
+def _images(charts: Mapping[str, bytes], part: str) -> str:
     chosen = [_image(data, "png", name) for name, data in charts.items() if part in name]
     return f'<div class="two">{"".join(chosen)}</div>' if chosen else ""
 

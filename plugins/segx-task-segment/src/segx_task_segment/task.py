@@ -1,4 +1,4 @@
-"""The task ``segment``: pictures into network input, raw outputs into results, results into pictures."""
+"""The task ``segment``: images into network input, raw outputs into results, results into images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from segx.structures.masks import Masks
 from segx.structures.results import Results
 from segx_task_segment.decode import detect, read_outputs
 from segx_task_segment.draw import draw
-from segx_task_segment.letterbox import boxes_to_picture, letterbox, rect_shape
-from segx_task_segment.mask_assembly import input_masks, picture_masks
+from segx_task_segment.letterbox import boxes_to_image, letterbox, rect_shape
+from segx_task_segment.mask_assembly import image_masks, input_masks
 from segx_task_segment.parity import compare
+from segx_task_segment.training.drawings import SegmentDrawings
 from segx_task_segment.training.loader import make_loader, require_masks
-from segx_task_segment.training.pictures import SegmentPictures
-from segx_task_segment.validation import Validation
+from segx_task_segment.validation import SegmentValidation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo, Parity
     from segx.options.verbs import DecodeOptions, TrainOptions
     from segx.plugin.interfaces import Dataset, Evaluator, LoaderMaker
-    from segx.plugin.jobs import Measurement
+    from segx.plugin.jobs import EvalSpec
     from segx.structures.batch import Letterbox, SourceImage
     from segx.structures.types import Array, Image
     from segx_task_segment.decode import Detections
@@ -44,10 +44,10 @@ class SegmentTask:
     def input_shape(
         self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
     ) -> tuple[int, int]:
-        """Return the (height, width) of the network input for a picture of this (height, width).
+        """Return the (height, width) of the network input for an image of this (height, width).
 
         Args:
-            image: (height, width) of the picture.
+            image: (height, width) of the image.
             imgsz: (height, width) asked for, multiples of the stride.
             stride: What the input's sides are multiples of.
             rect: Pad only to the stride; otherwise the input is ``imgsz``.
@@ -55,12 +55,12 @@ class SegmentTask:
         return rect_shape(image, imgsz, stride) if rect else imgsz
 
     def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int], *, scaleup: bool = True) -> Batch:
-        """Return pictures, resized and padded to one (height, width), as network input.
+        """Return images, resized and padded to one (height, width), as network input.
 
         Args:
-            sources: The pictures.
+            sources: The images.
             shape: (height, width) of the input.
-            scaleup: Enlarge pictures that are smaller than the input.
+            scaleup: Enlarge images that are smaller than the input.
         """
         images, geometry = letterbox([source.image for source in sources], shape, scaleup=scaleup)
         return Batch(sources=tuple(sources), geometry=tuple(geometry), images=images)
@@ -68,7 +68,7 @@ class SegmentTask:
     def decode(
         self, outputs: Sequence[Array], batch: Batch, info: ArtifactInfo, options: DecodeOptions
     ) -> list[Results]:
-        """Return what was found in each picture of a batch.
+        """Return what was found in each image of a batch.
 
         Raises:
             ModelError: The head is not known, or the outputs are not its.
@@ -85,7 +85,7 @@ class SegmentTask:
         ]
 
     def draw(self, results: Results, **style: Any) -> Image:
-        """Return the picture, uint8 (H, W, 3) BGR, with the results drawn in.
+        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
 
         Args:
             results: What was found.
@@ -94,7 +94,7 @@ class SegmentTask:
         return draw(results, **style)
 
     def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
-        """Compare what two models found in the same pictures; ``raw`` is filled by core."""
+        """Compare what two models found in the same images; ``raw`` is filled by core."""
         return compare(reference, other)
 
     def train_loader(
@@ -114,18 +114,18 @@ class SegmentTask:
         require_masks(dataset, options, indices)
         return partial(make_loader, dataset, options, stride=stride, indices=indices)
 
-    def train_pictures(self, names: Mapping[int, str], options: TrainOptions) -> SegmentPictures:
+    def train_drawings(self, names: Mapping[int, str], options: TrainOptions) -> SegmentDrawings:
         """Return what draws the batches, the labels and the curves of a training run.
 
         Args:
             names: Class number to class name, as they are trained.
             options: Which classes are trained on, and whether as one.
         """
-        return SegmentPictures(names=names, classes=options.classes, single_class=options.single_cls)
+        return SegmentDrawings(names=names, classes=options.classes, single_class=options.single_cls)
 
-    def evaluator(self, measurement: Measurement) -> Evaluator:
+    def evaluator(self, spec: EvalSpec) -> Evaluator:
         """Return what measures a model on a data set by the COCO protocol."""
-        return Validation(measurement)
+        return SegmentValidation(spec)
 
 
 def _results(
@@ -137,11 +137,11 @@ def _results(
     names: Mapping[int, str],
     options: DecodeOptions,
 ) -> Results:
-    boxes = boxes_to_picture(found.boxes, geometry)
+    boxes = boxes_to_image(found.boxes, geometry)
     if not options.masks:
         masks = Masks.empty(geometry.original)
     elif options.retina_masks:
-        masks = picture_masks(prototypes, found.coefficients, boxes, geometry)
+        masks = image_masks(prototypes, found.coefficients, boxes, geometry)
     else:
         masks = input_masks(prototypes, found.coefficients, found.boxes, geometry)
     numbers = np.stack([found.scores, found.classes.astype(np.float32)], axis=1)

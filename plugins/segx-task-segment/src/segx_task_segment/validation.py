@@ -1,4 +1,4 @@
-"""One validation: measures each picture as it comes, and writes what was asked for."""
+"""One validation: measures each image as it comes, and writes what was asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from segx.plugin.jobs import Measurement
+    from segx.plugin.jobs import EvalSpec
     from segx.structures.results import Results
     from segx.structures.sample import Sample
     from segx_task_segment.metrics import SegmentMetrics
@@ -29,19 +29,19 @@ logger = logging.getLogger(__name__)
 _REPORT = "report.html"
 
 
-class Validation:
-    """Measures what was found against the truth.
+class SegmentValidation:
+    """Measures what was found against the ground truth.
 
     Args:
-        measurement: What is measured, and where what is written goes.
+        spec: Request of an evaluation: classes, options and output folder.
     """
 
-    def __init__(self, measurement: Measurement) -> None:
-        options = measurement.options
-        self._measurement = measurement
-        self._folder = measurement.folder
+    def __init__(self, spec: EvalSpec) -> None:
+        options = spec.options
+        self._spec = spec
+        self._folder = spec.folder
         self._evaluator = SegmentEvaluator(
-            measurement.names,
+            spec.names,
             classes=options.classes,
             single_cls=options.single_cls,
             compat=options.compat,
@@ -53,12 +53,10 @@ class Validation:
             self._panels = Panels(self._evaluator.working_score)
         self._written = _Written()
         if self._folder is not None and options.save_json:
-            self._predictions = PredictionsFile(
-                self._folder / "predictions.json", measurement.category_ids, measurement.file_names
-            )
+            self._predictions = PredictionsFile(self._folder / "predictions.json", spec.category_ids, spec.file_names)
 
     def update(self, sample: Sample, results: Results) -> None:
-        """Take what was found in one picture."""
+        """Add the results of one image."""
         verdict = self._evaluator.update(sample, results)
         if self._predictions is not None:
             try:
@@ -76,7 +74,7 @@ class Validation:
         What cannot be written, on a full disk for instance, is told in one line and costs no figure.
         """
         metrics = self._evaluator.finish(speed=speed).replace(
-            settings=self._measurement.settings, save_dir=self._folder, problems=tuple(problems)
+            settings=self._spec.settings, save_dir=self._folder, problems=tuple(problems)
         )
         return metrics if self._folder is None else self._write(self._folder, metrics)
 
@@ -88,7 +86,7 @@ class Validation:
     def _write(self, folder: Path, metrics: SegmentMetrics) -> SegmentMetrics:
         """Write everything, the figures first; return the metrics with what was written, the report first.
 
-        A table that could not be written is one of the problems; a picture is not.
+        A table that could not be written is one of the problems; an image is not.
         """
         written, figures = self._written, folder / "metrics.json"
         whole = written.attempt(lambda: write_text(figures, metrics.to_json()))
@@ -101,15 +99,15 @@ class Validation:
         metrics = metrics.replace(files=tuple(sorted(written.files, key=lambda path: path.name != _REPORT)))
         if whole:
             written.attempt(lambda: write_text(figures, metrics.to_json()), again=True)  # it names all files
-        written.tell()
+        written.log_problems()
         return metrics
 
     def _draw(self, folder: Path, metrics: SegmentMetrics, panels: Panels) -> None:
-        """Write pictures and the report."""
+        """Write images and the report."""
         charts, sheets = self._charts(metrics), panels.sheets()
         drawn = dict(charts)
-        for number, (truth, found) in enumerate(sheets):
-            drawn |= {f"val_batch{number}_labels.jpg": truth, f"val_batch{number}_pred.jpg": found}
+        for number, (annotation, found) in enumerate(sheets):
+            drawn |= {f"val_batch{number}_labels.jpg": annotation, f"val_batch{number}_pred.jpg": found}
         for name, data in drawn.items():
             self._written.attempt(partial(write_bytes, folder / name, data))
         report = write_report(metrics, charts=charts, worst=panels.worst(), sheets=sheets)
@@ -140,8 +138,8 @@ class _Written:
             self.files.append(path)
         return True
 
-    def tell(self) -> None:
-        """Tell of all that is missing in one line."""
+    def log_problems(self) -> None:
+        """Report all that is missing in one line."""
         if self.failed:
             more = f", nor can {len(self.failed) - 1} other files" if len(self.failed) > 1 else ""
             logger.warning("%s%s; no figure is lost", self.failed[0], more)

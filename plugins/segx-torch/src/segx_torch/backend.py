@@ -74,7 +74,7 @@ class TorchBackend:
 def _let_idle_threads_sleep() -> None:
     """Ask OpenMP not to spin while its threads wait for each other, unless the user has asked for something else.
 
-    On a machine where others want the cores too, a picture took ten times as long with spinning threads as without.
+    On a machine where others want the cores too, an image took ten times as long with spinning threads as without.
     OpenMP reads the variable when torch is imported, so later it has no effect.
     """
     if "torch" not in sys.modules:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
-    from segx_torch.container import Container, Kind, Numbers
+    from segx_torch.container import CheckpointType, Container, Numbers
 
 SAFETENSORS = ".safetensors"
 
@@ -49,7 +49,7 @@ class Checkpoint:
     definition: Mapping[str, Any] | None
     weights: Mapping[str, Tensor]
     training: Mapping[str, Any] | None = None
-    kind: Kind = "segx"
+    kind: CheckpointType = "segx"
 
 
 def read_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:

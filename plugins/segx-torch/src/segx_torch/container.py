@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-Kind = Literal["segx", "official", "weights", "safetensors"]
+CheckpointType = Literal["segx", "official", "weights", "safetensors"]
 
 FORMAT = 1
 """Version of segx's own layout, under the key ``segx``; a reader takes every version up to its own."""
@@ -88,7 +88,7 @@ class Container:
     """
 
     path: Path
-    kind: Kind
+    kind: CheckpointType
     info: ArtifactInfo
     definition: Mapping[str, Any] | None
     weights: Mapping[str, TensorRef]
@@ -122,7 +122,7 @@ def open_container(path: Path) -> Container:
         return _open_archive(path)
     if head[8:9] == b"{":
         return _open_safetensors(path)
-    raise ModelError(f"{path}: {_other_kind(head)}", hint=_cure(head))
+    raise ModelError(f"{path}: {_other_kind(head)}", hint=_fix(head))
 
 
 def _other_kind(head: bytes) -> str:
@@ -138,7 +138,7 @@ def _old_torch(head: bytes) -> bool:
     return head.startswith(_PICKLE) or head[257:262] == _TAR
 
 
-def _cure(head: bytes) -> str:
+def _fix(head: bytes) -> str:
     if _old_torch(head):
         return "whoever trusts it can convert it: torch.save(model.state_dict(), 'new.pt') with torch 1.6 or later"
     return "download or save the file again"

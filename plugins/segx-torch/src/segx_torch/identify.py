@@ -91,7 +91,7 @@ def _shapes(architecture: Architecture, config: ModelConfig) -> dict[str, tuple[
 
 
 def _misfits(own: Shapes, given: Shapes) -> bool:
-    """Say whether a convolution or anything else that both name differs, or either has a weight the other lacks.
+    """Return True if a convolution or anything else that both name differs, or either has a weight the other lacks.
 
     Weights with BatchNorm folded away are let through: the architecture adapts them.
     """

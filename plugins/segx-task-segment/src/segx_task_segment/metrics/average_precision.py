@@ -19,7 +19,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 """COCO's recall points."""
 
 LIMITS = (1, 10, 100)
-"""COCO's limits of detections of a class in a picture, for recall."""
+"""COCO's limits of detections of a class in an image, for recall."""
 
 _BITS = np.arange(len(THRESHOLDS), dtype=np.uint16)[:, None]
 
@@ -31,7 +31,7 @@ class Evidence:
     Attributes:
         category: int32 (detections), class number.
         score: float64 (detections).
-        rank: int32 (detections), place by score within its class and picture, from 0.
+        rank: int32 (detections), place by score within its class and image, from 0.
         hit: uint16 (areas, detections), bit per IoU threshold.
         ignored: uint16 (areas, detections), bit per IoU threshold.
         objects: int64 (classes, areas), objects that count.
@@ -75,7 +75,7 @@ def average(evidence: Evidence) -> Averages:
         order = by_score(evidence, category)
         for area in np.flatnonzero(evidence.objects[category]).tolist():
             count = int(evidence.objects[category, area])
-            right, wrong = _verdicts(evidence, order, area)
+            right, wrong = _outcomes(evidence, order, area)
             precision[category, area], recall[category, area] = _curve(right, wrong, count)
             if area == 0:
                 rank = evidence.rank[order]
@@ -90,7 +90,7 @@ def by_score(evidence: Evidence, category: int) -> NDArray[np.int64]:
     return chosen[np.argsort(-evidence.score[chosen], kind="stable")]
 
 
-def _verdicts(evidence: Evidence, order: NDArray[np.int64], area: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _outcomes(evidence: Evidence, order: NDArray[np.int64], area: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return bool (thresholds, detections) twice: right, wrong; both False for what is ignored."""
     hit, ignored = bits(evidence.hit[area, order]), bits(evidence.ignored[area, order])
     return hit & ~ignored, ~hit & ~ignored

@@ -9,14 +9,14 @@ import numpy as np
 
 from segx.console import counted
 from segx.errors import MissingPluginError
-from segx_task_segment.metrics.objects import mask_iou
+from segx_task_segment.metrics.arrays import mask_iou
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from segx_task_segment.metrics.picture import PictureVerdict
+    from segx_task_segment.metrics.image_match import ImageMatches
 
 BACKGROUND = "background"
 
@@ -29,7 +29,7 @@ class ConfusionMatrix:
     overlap whatever its class; what still is left over is background. Crowds take no part.
 
     Attributes:
-        matrix: int64 (classes + 1, classes + 1): row is what was found, column is the truth, last is background.
+        matrix: int64 (classes + 1, classes + 1): row is what was found, column is the ground truth, last is background.
         names: Class number to class name.
         score: Score from which a detection counts.
         iou: Overlap from which two are a pair.
@@ -49,27 +49,30 @@ class ConfusionMatrix:
         size = len(names) + 1
         return cls(matrix=np.zeros((size, size), np.int64), names=names, score=score)
 
-    def add(self, verdict: PictureVerdict) -> None:
-        """Count one picture."""
-        found, truth, seg = verdict.found, verdict.truth, verdict.seg
+    def add(self, matches: ImageMatches) -> None:
+        """Count one image."""
+        found, annotations, seg = matches.found, matches.annotations, matches.seg
         background = len(self.names)
         confident = np.flatnonzero((found.score >= self.score) & (seg.ignored[0] & 1 == 0))
         right = confident[seg.hit[0, confident] & 1 == 1]
         left = np.setdiff1d(confident, right)
-        missed = np.setdiff1d(np.flatnonzero(~seg.neutral), seg.partner[right])
-        np.add.at(self.matrix, (found.category[right], truth.category[seg.partner[right]]), 1)
-        for detection, item in self._pairs(verdict, left, missed):
-            self.matrix[found.category[detection], truth.category[item]] += 1
+        missed = np.setdiff1d(np.flatnonzero(~seg.ignored_objects), seg.partner[right])
+        np.add.at(self.matrix, (found.category[right], annotations.category[seg.partner[right]]), 1)
+        for detection, item in self._pairs(matches, left, missed):
+            self.matrix[found.category[detection], annotations.category[item]] += 1
             left, missed = left[left != detection], missed[missed != item]
         np.add.at(self.matrix, (found.category[left], background), 1)
-        np.add.at(self.matrix, (background, truth.category[missed]), 1)
+        np.add.at(self.matrix, (background, annotations.category[missed]), 1)
 
     def _pairs(
-        self, verdict: PictureVerdict, left: NDArray[np.int64], missed: NDArray[np.int64]
+        self, matches: ImageMatches, left: NDArray[np.int64], missed: NDArray[np.int64]
     ) -> list[tuple[int, int]]:
         """Return pairs of wrong class, the largest overlap first, each side used once."""
         overlaps = mask_iou(
-            verdict.found.masks[left], verdict.truth.masks[missed], np.zeros(len(missed), np.bool_), least=self.iou
+            matches.found.masks[left],
+            matches.annotations.masks[missed],
+            np.zeros(len(missed), np.bool_),
+            least=self.iou,
         )
         rows, columns = np.nonzero(overlaps >= self.iou)
         pairs: list[tuple[int, int]] = []
@@ -98,7 +101,7 @@ class ConfusionMatrix:
         return right, self.matrix[:-1].sum(axis=1) - right
 
     def to_df(self) -> Any:
-        """Return the matrix as a pandas ``DataFrame``: rows found, columns truth.
+        """Return the matrix as a pandas ``DataFrame``: rows found, columns ground truth.
 
         Raises:
             MissingPluginError: pandas is not installed.

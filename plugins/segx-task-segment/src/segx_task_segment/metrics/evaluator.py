@@ -1,4 +1,4 @@
-"""Measures picture by picture; of each detection a few bytes stay, of its pixels nothing."""
+"""Streaming COCO evaluation: masks are matched image by image and not kept."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from segx_task_segment.metrics.arrays import annotations_of, found_in
 from segx_task_segment.metrics.average_precision import Evidence
 from segx_task_segment.metrics.confusion import ConfusionMatrix
-from segx_task_segment.metrics.figures import KindMetrics, SegmentMetrics
+from segx_task_segment.metrics.image_match import ImageMatches, match_image
 from segx_task_segment.metrics.matching import AREAS
-from segx_task_segment.metrics.objects import found_in, truth_of
-from segx_task_segment.metrics.picture import PictureVerdict, match_picture
+from segx_task_segment.metrics.metrics import IouTypeMetrics, SegmentMetrics
 from segx_task_segment.metrics.table import MatchTable
 
 if TYPE_CHECKING:
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
     from segx.structures.results import Results
     from segx.structures.sample import Sample
-    from segx_task_segment.metrics.objects import TruthArrays
-    from segx_task_segment.metrics.picture import PictureMatches
+    from segx_task_segment.metrics.arrays import AnnotationArrays
+    from segx_task_segment.metrics.image_match import IouMatches
 
 Fitness = Literal["mask", "box", "both"]
 
 WORKING_SCORE = 0.25
-"""Score from which a detection counts in the confusion matrix, the match table and the ranking of pictures."""
+"""Score from which a detection counts in the confusion matrix, the match table and the ranking of images."""
 
 
 @dataclass(kw_only=True, eq=False)
-class _Kind:
+class _IouType:
     """What is gathered of one kind: boxes or masks."""
 
     name: str
     letter: str
     classes: int
     objects: NDArray[np.int64] = field(init=False)
-    neutral: int = 0
+    ignored_objects: int = 0
     hit: list[NDArray[np.uint16]] = field(default_factory=list)
     ignored: list[NDArray[np.uint16]] = field(default_factory=list)
     incumbent: list[NDArray[np.uint16]] = field(default_factory=list)
@@ -47,16 +47,16 @@ class _Kind:
     def __post_init__(self) -> None:
         self.objects = np.zeros((self.classes, len(AREAS)), np.int64)
 
-    def add(self, matches: PictureMatches, truth: TruthArrays) -> None:
-        """Take what became of one picture."""
+    def add(self, matches: IouMatches, annotations: AnnotationArrays) -> None:
+        """Add the matches of one image."""
         self.hit.append(matches.hit)
         self.ignored.append(matches.ignored)
         self.incumbent.append(matches.incumbent)
-        self.neutral += int((matches.neutral & ~truth.crowd).sum())
-        counted = np.flatnonzero(~matches.neutral)
+        self.ignored_objects += int((matches.ignored_objects & ~annotations.crowd).sum())
+        counted = np.flatnonzero(~matches.ignored_objects)
         for area, (low, high) in enumerate(AREAS.values()):
-            inside = counted[(truth.area[counted] >= low) & (truth.area[counted] <= high)]
-            np.add.at(self.objects[:, area], truth.category[inside], 1)
+            inside = counted[(annotations.area[counted] >= low) & (annotations.area[counted] <= high)]
+            np.add.at(self.objects[:, area], annotations.category[inside], 1)
 
 
 class SegmentEvaluator:
@@ -85,53 +85,55 @@ class SegmentEvaluator:
         self._data_names = dict(names)
         self._classes, self._single, self._compat, self._fitness = classes, single_cls, compat, fitness
         self.working_score = working_score
-        self.box = _Kind(name="box", letter="B", classes=len(self.names))
-        self.seg = _Kind(name="mask", letter="M", classes=len(self.names))
+        self.box = _IouType(name="box", letter="B", classes=len(self.names))
+        self.seg = _IouType(name="mask", letter="M", classes=len(self.names))
         self.confusion = ConfusionMatrix.empty(self.names, score=working_score)
         self.table = MatchTable(self.names)
-        self._pictures: list[tuple[int, int | str]] = []
+        self._images: list[tuple[int, int | str]] = []
         self._per_class = np.zeros(len(self.names), np.int64)
         self._category: list[NDArray[np.int64]] = []
         self._score: list[NDArray[np.float64]] = []
         self._rank: list[NDArray[np.int64]] = []
         self._count = self._crowds = 0
 
-    def update(self, sample: Sample, results: Results) -> PictureVerdict:
-        """Take what was found in one picture.
+    def update(self, sample: Sample, results: Results) -> ImageMatches:
+        """Add the results of one image.
 
         Returns:
             What became of it, for whoever writes or draws it.
 
         Raises:
-            UsageError: The masks are not at the picture's resolution.
+            UsageError: The masks are not at the image's resolution.
         """
         found = found_in(results, self._data_names, classes=self._classes, single=self._single)
-        truth = truth_of(sample, classes=self._classes, single=self._single)
-        box = match_picture(found, truth, "box", compat=self._compat)
-        seg = match_picture(found, truth, "mask", compat=self._compat)
-        self.box.add(box, truth)
-        self.seg.add(seg, truth)
-        self._crowds += int(truth.crowd.sum())
-        self._per_class[np.unique(truth.category[~truth.crowd])] += 1
-        self._pictures.append((len(found), sample.id))
+        annotations = annotations_of(sample, classes=self._classes, single=self._single)
+        box = match_image(found, annotations, "box", compat=self._compat)
+        seg = match_image(found, annotations, "mask", compat=self._compat)
+        self.box.add(box, annotations)
+        self.seg.add(seg, annotations)
+        self._crowds += int(annotations.crowd.sum())
+        self._per_class[np.unique(annotations.category[~annotations.crowd])] += 1
+        self._images.append((len(found), sample.id))
         self._category.append(found.category)
         self._score.append(found.score)
         self._rank.append(found.rank)
-        verdict = PictureVerdict(sample=sample, found=found, truth=truth, box=box, seg=seg, first_id=self._count + 1)
+        matches = ImageMatches(
+            sample=sample, found=found, annotations=annotations, box=box, seg=seg, first_id=self._count + 1
+        )
         self._count += len(found)
-        self.confusion.add(verdict)
-        self.table.add(verdict, self.working_score)
-        return verdict
+        self.confusion.add(matches)
+        self.table.add(matches, self.working_score)
+        return matches
 
     def finish(self, *, speed: Mapping[str, float] | None = None) -> SegmentMetrics:
-        """Return the figures of all pictures taken so far."""
+        """Return the figures of all images taken so far."""
         order = self._order()
-        kinds = {kind.name: self._figures(kind, order) for kind in (self.box, self.seg)}
+        iou_types = {iou_type.name: self._figures(iou_type, order) for iou_type in (self.box, self.seg)}
         return SegmentMetrics(
-            box=kinds["box"],
-            seg=kinds["mask"],
+            box=iou_types["box"],
+            seg=iou_types["mask"],
             names=self.names,
-            images=len(self._pictures),
+            images=len(self._images),
             images_per_class=self._per_class.copy(),
             detections=self._count,
             crowds=self._crowds,
@@ -142,15 +144,15 @@ class SegmentEvaluator:
         )
 
     def _order(self) -> NDArray[np.int64]:
-        """Return all detections, pictures by id as COCO takes them, whatever order they came in."""
-        ids = [number for _, number in self._pictures]
+        """Return all detections, images by id as COCO takes them, whatever order they came in."""
+        ids = [number for _, number in self._images]
         by_id = sorted(range(len(ids)), key=lambda i: (isinstance(ids[i], str), ids[i]))
-        sizes = np.array([size for size, _ in self._pictures], np.int64)
+        sizes = np.array([size for size, _ in self._images], np.int64)
         starts = np.cumsum(sizes) - sizes
         pieces = [np.arange(starts[i], starts[i] + sizes[i]) for i in by_id]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
 
-    def _figures(self, kind: _Kind, order: NDArray[np.int64]) -> KindMetrics:
+    def _figures(self, iou_type: _IouType, order: NDArray[np.int64]) -> IouTypeMetrics:
         def gathered(parts: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
             return np.concatenate(parts, axis=-1)[..., order] if parts else np.zeros((len(AREAS), 0), np.uint16)
 
@@ -160,15 +162,15 @@ class SegmentEvaluator:
             category=category,
             score=score,
             rank=np.concatenate([*self._rank, np.zeros(0, np.int64)])[order].astype(np.int32),
-            hit=gathered(kind.hit),
-            ignored=gathered(kind.ignored),
-            objects=kind.objects,
+            hit=gathered(iou_type.hit),
+            ignored=gathered(iou_type.ignored),
+            objects=iou_type.objects,
         )
-        return KindMetrics.of(
+        return IouTypeMetrics.of(
             evidence,
             names=self.names,
-            name=kind.name,
-            letter=kind.letter,
-            neutral=kind.neutral,
-            incumbent=gathered(kind.incumbent) if self._compat else None,
+            name=iou_type.name,
+            letter=iou_type.letter,
+            ignored_objects=iou_type.ignored_objects,
+            incumbent=gathered(iou_type.incumbent) if self._compat else None,
         )

@@ -1,4 +1,4 @@
-"""Which detection found which object: COCO's rule, and the incumbent's for comparison.
+"""Matching of detections to annotations: COCO's rule, and the incumbent's for comparison.
 
 COCO's rule (Lin et al., 2014; ``evaluateImg`` of the COCO API): detections of a class, best score first, each take the
 free object they overlap most; objects that are ignored (crowds, or outside the range of areas) come second and make
@@ -25,15 +25,15 @@ AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**
 """COCO's ranges of area, in pixels, both ends included."""
 
 MOST = 100
-"""COCO looks at this many detections of a class in a picture, the best scores first."""
+"""COCO looks at this many detections of a class in an image, the best scores first."""
 
 _ALL = (1 << len(THRESHOLDS)) - 1
 _LEAST = np.minimum(THRESHOLDS, 1 - 1e-10)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Matches:
-    """What became of the detections of one class in one picture.
+class ClassMatches:
+    """Matches of one class in one image.
 
     Attributes:
         hit: uint16 (areas, detections), bit per threshold: it found an object that counts.
@@ -46,13 +46,15 @@ class Matches:
     partner: NDArray[np.int64]
 
 
-def box_iou(found: NDArray[np.float64], truth: NDArray[np.float64], crowd: NDArray[np.bool_]) -> NDArray[np.float64]:
+def box_iou(
+    found: NDArray[np.float64], annotation: NDArray[np.float64], crowd: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """Return (detections, objects) overlaps of boxes x, y, width, height; over the detection's own area for crowds."""
-    low = np.maximum(found[:, None, :2], truth[None, :, :2])
-    high = np.minimum((found[:, :2] + found[:, 2:])[:, None], (truth[:, :2] + truth[:, 2:])[None])
+    low = np.maximum(found[:, None, :2], annotation[None, :, :2])
+    high = np.minimum((found[:, :2] + found[:, 2:])[:, None], (annotation[:, :2] + annotation[:, 2:])[None])
     sides = high - low
     common = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)
-    own, other = found[:, 2] * found[:, 3], truth[:, 2] * truth[:, 3]
+    own, other = found[:, 2] * found[:, 3], annotation[:, 2] * annotation[:, 3]
     union = np.where(crowd[None], own[:, None], own[:, None] + other[None] - common)
     return np.divide(common, union, out=np.zeros_like(common), where=common > 0)
 
@@ -61,21 +63,21 @@ def match(
     iou: NDArray[np.float64],
     *,
     crowd: NDArray[np.bool_],
-    truth_areas: NDArray[np.float64],
+    annotation_areas: NDArray[np.float64],
     found_areas: NDArray[np.float64],
-) -> Matches:
-    """Match the detections of one class in one picture by COCO's rule.
+) -> ClassMatches:
+    """Match the detections of one class in one image by COCO's rule.
 
     Args:
         iou: (detections, objects), detections by descending score.
         crowd: bool (objects).
-        truth_areas: (objects), as the data set gives them.
+        annotation_areas: (objects), as the data set gives them.
         found_areas: (detections).
     """
     ranges = np.array(list(AREAS.values()))
-    outside_truth = (truth_areas < ranges[:, :1]) | (truth_areas > ranges[:, 1:])
+    outside_annotation = (annotation_areas < ranges[:, :1]) | (annotation_areas > ranges[:, 1:])
     outside_found = (found_areas < ranges[:, :1]) | (found_areas > ranges[:, 1:])
-    skipped = (outside_truth | crowd).tolist()
+    skipped = (outside_annotation | crowd).tolist()
     hit = np.zeros((len(ranges), len(iou)), np.uint16)
     ignored = np.zeros_like(hit)
     partner = np.full(len(iou), -1, np.int64)
@@ -90,7 +92,7 @@ def match(
             if area == 0:
                 partner[detection] = best
     ignored |= np.where(outside_found, np.uint16(_ALL) & ~(hit | ignored), np.uint16(0))
-    return Matches(hit=hit, ignored=ignored, partner=partner)
+    return ClassMatches(hit=hit, ignored=ignored, partner=partner)
 
 
 def _candidates(iou: NDArray[np.float64], passed: NDArray[np.int64]) -> list[tuple[int, int]]:

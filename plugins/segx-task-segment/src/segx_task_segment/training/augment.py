@@ -1,12 +1,12 @@
 """Mosaic, affine and perspective warps, copy-paste, mix-up and colour: one random generator a sample.
 
 The order is: mosaic (or letterbox), warp and flips; objects that are hardly visible go; copy-paste; mix-up of two such
-pictures; colour. All geometry of a sample (tile placement, letterbox, random warp, flips) is one 3 x 3 matrix for each
-tile, so every picture is resampled once and the points of its objects are moved by the very same matrix.
+images; colour. All geometry of a sample (tile placement, letterbox, random warp, flips) is one 3 x 3 matrix for each
+tile, so every image is resampled once and the points of its objects are moved by the very same matrix.
 
 The recipe of YOLOv8 names another order: mosaic, copy-paste, warp, mix-up, colour, flips. Flips come to the same before
-mix-up as after it, as both pictures are flipped alike, and before colour as after it. Copy-paste, done here on the
-finished picture, mirrors objects about its middle instead of about the middle of the canvas, which the warp then moves
+mix-up as after it, as both images are flipped alike, and before colour as after it. Copy-paste, done here on the
+finished image, mirrors objects about its middle instead of about the middle of the canvas, which the warp then moves
 there, up to its random shift; what is not visible is not pasted, and mirrored copies stand as upright as their models.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from segx_task_segment.training.instances import Placed, Shapes, place
+from segx_task_segment.training.instances import Instance, Polygons, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ PAD = 114
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture as it is read for training.
+class LabelledImage:
+    """An image as it is read for training.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
@@ -42,7 +42,7 @@ class Picture:
     """
 
     image: Image
-    shapes: Shapes
+    shapes: Polygons
 
     @property
     def nbytes(self) -> int:
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """A picture as it is trained on.
+    """An image as it is trained on.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
@@ -60,26 +60,26 @@ class Augmented:
     """
 
     image: Image
-    objects: tuple[Placed, ...]
+    objects: tuple[Instance, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly pictures are changed; names, ranges and defaults of the documented recipe.
+    """How strongly images are changed; names, ranges and defaults of the documented recipe.
 
     Attributes:
         hsv_h: Largest relative change of hue, which goes round in a circle from red.
         hsv_s: Largest relative change of saturation.
         hsv_v: Largest relative change of value.
         degrees: Largest rotation either way.
-        translate: Largest shift, as a fraction of the picture.
+        translate: Largest shift, as a fraction of the image.
         scale: Largest relative change of size.
         shear: Largest shear in degrees.
         perspective: Largest perspective coefficient, 0..0.001.
         flipud: Probability of turning upside down.
         fliplr: Probability of mirroring.
-        mosaic: Probability of putting four pictures together.
-        mixup: Probability of blending with another picture.
+        mosaic: Probability of putting four images together.
+        mixup: Probability of blending with another image.
         copy_paste: Fraction of objects copied to their mirrored place.
     """
 
@@ -99,7 +99,7 @@ class Augmentation:
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Return the setting that leaves pictures as they are."""
+        """Return the setting that leaves images as they are."""
         zeros: dict[str, Any] = dict.fromkeys(cls.__dataclass_fields__, 0.0)
         return cls(**zeros)
 
@@ -109,21 +109,21 @@ class Augmentation:
 
 
 def augment(
-    first: Picture,
-    other: Callable[[], Picture],
+    first: LabelledImage,
+    other: Callable[[], LabelledImage],
     *,
     size: tuple[int, int],
     settings: Augmentation,
     rng: np.random.Generator,
 ) -> Augmented:
-    """Return one training picture.
+    """Return one training image.
 
     Args:
         first: The sample itself.
-        other: Gives a further picture each time, for mosaic and mix-up.
+        other: Gives a further image each time, for mosaic and mix-up.
         size: (height, width) of the result.
         settings: How strongly to change it.
-        rng: The sample's own generator: the same generator gives the same picture.
+        rng: The sample's own generator: the same generator gives the same image.
     """
     result, flip = _compose(first, other, size, settings, rng)
     if settings.mixup and rng.random() < settings.mixup:
@@ -135,8 +135,8 @@ def augment(
 
 
 def _compose(
-    first: Picture,
-    other: Callable[[], Picture],
+    first: LabelledImage,
+    other: Callable[[], LabelledImage],
     size: tuple[int, int],
     settings: Augmentation,
     rng: np.random.Generator,
@@ -154,14 +154,14 @@ def _compose(
     image = np.empty((*size, 3), np.uint8)
     image.fill(PAD)
     parts = []
-    for picture, matrix in tiles:
+    for tile, matrix in tiles:
         total = warp @ matrix
-        _warp_into(image, picture.image, total)
-        parts.append(picture.shapes.transform(total))
-    shapes = Shapes.concatenate(parts)
+        _warp_into(image, tile.image, total)
+        parts.append(tile.shapes.transform(total))
+    shapes = Polygons.concatenate(parts)
     growth = _growth(warp, [matrix for _, matrix in tiles])
-    before = np.concatenate([_sides(picture.shapes.boxes()) for picture, _ in tiles])
-    limits = np.repeat(growth, [len(picture.shapes) for picture, _ in tiles])
+    before = np.concatenate([_sides(tile.shapes.boxes()) for tile, _ in tiles])
+    limits = np.repeat(growth, [len(tile.shapes) for tile, _ in tiles])
     objects = tuple(
         item
         for item, sides, limit in zip(place(shapes, size), before, limits, strict=True)
@@ -174,33 +174,33 @@ def _compose(
 
 
 def _mosaic(
-    pictures: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator
-) -> tuple[list[tuple[Picture, Matrix]], tuple[int, int]]:
-    """Put four pictures around a random centre of a canvas of twice the size, each cut to its quarter."""
+    images: Sequence[LabelledImage], size: tuple[int, int], rng: np.random.Generator
+) -> tuple[list[tuple[LabelledImage, Matrix]], tuple[int, int]]:
+    """Put four images around a random centre of a canvas of twice the size, each cut to its quarter."""
     height, width = size
     centre_x, centre_y = rng.uniform(width / 2, width * 1.5), rng.uniform(height / 2, height * 1.5)
     cx, cy = int(centre_x), int(centre_y)
     tiles = []
-    for index, picture in enumerate(pictures):
-        h, w = picture.image.shape[:2]
+    for index, image in enumerate(images):
+        h, w = image.image.shape[:2]
         x = cx - w if index in {0, 2} else cx
         y = cy - h if index in {0, 1} else cy
-        cut = _cut(picture, max(-x, 0), max(-y, 0), min(w, 2 * width - x), min(h, 2 * height - y))
+        cut = _cut(image, max(-x, 0), max(-y, 0), min(w, 2 * width - x), min(h, 2 * height - y))
         tiles.append((cut, _translation(max(x, 0), max(y, 0))))
     return tiles, (2 * height, 2 * width)
 
 
-def _cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
-    """Return a window of a picture; the parts of objects outside it go when they are drawn."""
-    h, w = picture.image.shape[:2]
+def _cut(image: LabelledImage, left: int, top: int, right: int, bottom: int) -> LabelledImage:
+    """Return a window of an image; the parts of objects outside it go when they are drawn."""
+    h, w = image.image.shape[:2]
     if (left, top, right, bottom) == (0, 0, w, h):
-        return picture
-    shapes = clip(picture.shapes.transform(_translation(-left, -top)), (bottom - top, right - left))
-    return Picture(image=picture.image[top:bottom, left:right], shapes=shapes)
+        return image
+    shapes = clip(image.shapes.transform(_translation(-left, -top)), (bottom - top, right - left))
+    return LabelledImage(image=image.image[top:bottom, left:right], shapes=shapes)
 
 
-def clip(shapes: Shapes, size: tuple[int, int]) -> Shapes:
-    """Return the parts of objects inside a picture of this (height, width); objects outside it are left out.
+def clip(shapes: Polygons, size: tuple[int, int]) -> Polygons:
+    """Return the parts of objects inside an image of this (height, width); objects outside it are left out.
 
     Sutherland and Hodgman, Reentrant polygon clipping, 1974; degenerate edges along the border enclose no pixels.
     """
@@ -218,7 +218,7 @@ def clip(shapes: Shapes, size: tuple[int, int]) -> Shapes:
         if mine:
             kept.append(index)
             rings.append(mine)
-    return Shapes.from_rings(shapes.classes[kept].tolist(), rings, shapes.has_mask[kept].tolist())
+    return Polygons.from_rings(shapes.classes[kept].tolist(), rings, shapes.has_mask[kept].tolist())
 
 
 def _clip_ring(ring: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
@@ -239,7 +239,7 @@ def _clip_ring(ring: NDArray[np.float32], width: int, height: int) -> NDArray[np
 
 
 def letterbox_matrix(shape: tuple[int, ...], size: tuple[int, int]) -> Matrix:
-    """Return the matrix that fits a picture of (height, width) centred into another, growing it if needed."""
+    """Return the matrix that fits an image of (height, width) centred into another, growing it if needed."""
     h, w = shape[:2]
     gain = min(size[0] / h, size[1] / w)
     matrix = np.diag([gain, gain, 1.0])
@@ -250,7 +250,7 @@ def letterbox_matrix(shape: tuple[int, ...], size: tuple[int, int]) -> Matrix:
 def random_warp(
     canvas: tuple[int, int], size: tuple[int, int], settings: Augmentation, rng: np.random.Generator
 ) -> Matrix:
-    """Return the random matrix from canvas to picture: shift, shear, rotation with scale, perspective, centring."""
+    """Return the random matrix from canvas to image: shift, shear, rotation with scale, perspective, centring."""
     degrees, translate, scale, shear = settings.degrees, settings.translate, settings.scale, settings.shear
     centre = _translation(-canvas[1] / 2, -canvas[0] / 2)
     perspective = np.eye(3)
@@ -280,7 +280,7 @@ def _flip(size: tuple[int, int], settings: Augmentation, rng: np.random.Generato
 
 
 def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
-    """Resample a picture into the part of the target that it covers.
+    """Resample an image into the part of the target that it covers.
 
     The matrix speaks of continuous coordinates; OpenCV's are pixel centres, half a pixel off on both sides.
     """
@@ -314,7 +314,7 @@ def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
 
 
 def _growth(warp: Matrix, matrices: Sequence[Matrix]) -> NDArray[np.float64]:
-    """Return by how much each tile's lengths grow on the way to the picture."""
+    """Return by how much each tile's lengths grow on the way to the image."""
     return np.array([math.sqrt(abs(float(np.linalg.det((warp @ matrix)[:2, :2])))) for matrix in matrices])
 
 
@@ -323,7 +323,7 @@ def _sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return sides
 
 
-def _worth_keeping(item: Placed, before: NDArray[np.float64]) -> bool:
+def _worth_keeping(item: Instance, before: NDArray[np.float64]) -> bool:
     """Keep objects wider and higher than 2 px, no thinner than 1:100, with enough of their box still visible.
 
     Enough is over 1 %, or over 10 % where only the box is known: little of a box need not show any of the object.
@@ -334,31 +334,31 @@ def _worth_keeping(item: Placed, before: NDArray[np.float64]) -> bool:
     return width * height > (0.01 if item.has_mask else 0.10) * float(before[0]) * float(before[1])
 
 
-def copy_paste(picture: Augmented, fraction: float, rng: np.random.Generator) -> Augmented:
+def copy_paste(target: Augmented, fraction: float, rng: np.random.Generator) -> Augmented:
     """Copy a fraction of the objects to their mirrored place, where they would hide under 30 % of every other one.
 
     Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method, 2021; pixels that a copy hides are taken
     from the objects behind it.
     """
-    width = picture.image.shape[1]
-    objects = list(picture.objects)
-    candidates = [item.flipped(width) for item in picture.objects if item.has_mask]
-    free = [item for item in candidates if all(placed.covered_by(item) < 0.3 for placed in picture.objects)]
+    width = target.image.shape[1]
+    objects = list(target.objects)
+    candidates = [item.flipped(width) for item in target.objects if item.has_mask]
+    free = [item for item in candidates if all(placed.overlap_with(item) < 0.3 for placed in target.objects)]
     chosen = rng.permutation(len(free))[: round(fraction * len(free))].tolist()
     if not chosen:
-        return picture
-    mirrored, image = picture.image[:, ::-1], picture.image.copy()
+        return target
+    mirrored, image = target.image[:, ::-1], target.image.copy()
     for item in (free[index] for index in chosen):
         rows = slice(item.top, item.top + item.bitmap.shape[0])
         columns = slice(item.left, item.left + item.bitmap.shape[1])
         image[rows, columns] = np.where(item.bitmap[..., None] > 0, mirrored[rows, columns], image[rows, columns])
-        objects = [left for each in objects if (left := each.without(item)) is not None]
+        objects = [left for each in objects if (left := each.minus(item)) is not None]
         objects.append(item)
     return Augmented(image=image, objects=tuple(objects))
 
 
 def jitter_colour(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Return the picture with hue, saturation and value scaled at random."""
+    """Return the image with hue, saturation and value scaled at random."""
     gains = np.array([settings.hsv_h, settings.hsv_s, settings.hsv_v])
     factors = rng.uniform(-1, 1, 3) * gains + 1
     if not gains.any():

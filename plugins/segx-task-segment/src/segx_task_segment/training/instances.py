@@ -1,4 +1,4 @@
-"""Objects on their way through augmentation: rings of points while geometry changes, small bitmaps afterwards.
+"""Objects in augmentation: polygons while geometry changes, small bitmaps afterwards.
 
 Rings are in continuous coordinates: the pixel in column i spans i..i+1. A ring list is filled by the even-odd
 rule, so holes and several parts survive every transformation.
@@ -22,7 +22,7 @@ _SHIFT = 4  # fractional bits of OpenCV's polygon filling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shapes:
+class Polygons:
     """N objects as rings of points.
 
     Attributes:
@@ -43,14 +43,14 @@ class Shapes:
         return len(self.classes)
 
     @classmethod
-    def empty(cls) -> Shapes:
+    def empty(cls) -> Polygons:
         """Return no objects."""
         return cls.from_rings([], [])
 
     @classmethod
     def from_rings(
         cls, classes: Sequence[int], rings: Sequence[Sequence[Points]], has_mask: Sequence[bool] | None = None
-    ) -> Shapes:
+    ) -> Polygons:
         """Return objects from a list of rings, (M, 2) each, for every object."""
         flat = [ring for each in rings for ring in each]
         return cls(
@@ -66,7 +66,7 @@ class Shapes:
         """Bytes of memory."""
         return sum(each.nbytes for each in (self.classes, self.points, self.starts, self.owners, self.has_mask))
 
-    def transform(self, matrix: NDArray[np.float64]) -> Shapes:
+    def transform(self, matrix: NDArray[np.float64]) -> Polygons:
         """Return the objects moved by a 3 x 3 matrix (x right, y down, homogeneous)."""
         homogeneous = self.points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]
         moved = homogeneous[:, :2] / homogeneous[:, 2:]
@@ -87,14 +87,14 @@ class Shapes:
         return [self.points[self.starts[r] : self.starts[r + 1]] for r in range(first, last)]
 
     @staticmethod
-    def concatenate(parts: Sequence[Shapes]) -> Shapes:
+    def concatenate(parts: Sequence[Polygons]) -> Polygons:
         """Return the objects of several lists as one list."""
         if not parts:
-            return Shapes.empty()
+            return Polygons.empty()
         counts = np.cumsum([0, *(len(part) for part in parts)])
         sizes = np.cumsum([0, *(len(part.points) for part in parts)])
         starts = [part.starts[:-1] + size for part, size in zip(parts, sizes, strict=False)]
-        return Shapes(
+        return Polygons(
             classes=np.concatenate([part.classes for part in parts]),
             points=np.concatenate([part.points for part in parts]),
             starts=np.concatenate([*starts, sizes[-1:]]).astype(np.int64),
@@ -104,8 +104,8 @@ class Shapes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
-    """One object in the picture that is trained on.
+class Instance:
+    """One object in the image that is trained on.
 
     Attributes:
         category: Its class number.
@@ -128,7 +128,7 @@ class Placed:
         """Number of visible pixels."""
         return int(np.count_nonzero(self.bitmap))
 
-    def without(self, other: Placed) -> Placed | None:
+    def minus(self, other: Instance) -> Instance | None:
         """Return what is left of this object behind another one; None when nothing is."""
         window = _overlap(self, other)
         if window is None:
@@ -140,7 +140,7 @@ class Placed:
         visible[mine] &= 1 - other.bitmap[theirs]
         return from_bitmap(visible, self.left, self.top, self.category, has_mask=self.has_mask)
 
-    def covered_by(self, other: Placed) -> float:
+    def overlap_with(self, other: Instance) -> float:
         """Return the fraction of this object's pixels that another one covers."""
         window = _overlap(self, other)
         if window is None:
@@ -148,8 +148,8 @@ class Placed:
         mine, theirs = window
         return float(np.count_nonzero(self.bitmap[mine] & other.bitmap[theirs])) / max(self.area, 1)
 
-    def flipped(self, width: int) -> Placed:
-        """Return the object in the picture of this width, mirrored left to right."""
+    def flipped(self, width: int) -> Instance:
+        """Return the object in the image of this width, mirrored left to right."""
         x1, y1, x2, y2 = self.box
         bitmap = np.ascontiguousarray(self.bitmap[:, ::-1])
         left = width - self.left - self.bitmap.shape[1]
@@ -158,26 +158,26 @@ class Placed:
 
 def from_bitmap(
     bitmap: NDArray[np.uint8], left: int, top: int, category: int, *, has_mask: bool = True
-) -> Placed | None:
+) -> Instance | None:
     """Return an object cut to its visible pixels, its box their outer edges; None when there are none."""
     x, y, width, height = cv2.boundingRect(bitmap)
     if not width or not height:
         return None
     cut = np.ascontiguousarray(bitmap[y : y + height, x : x + width])
     box = (float(left + x), float(top + y), float(left + x + width), float(top + y + height))
-    return Placed(category=category, box=box, left=left + x, top=top + y, bitmap=cut, has_mask=has_mask)
+    return Instance(category=category, box=box, left=left + x, top=top + y, bitmap=cut, has_mask=has_mask)
 
 
-def place(shapes: Shapes, size: tuple[int, int]) -> list[Placed | None]:
-    """Draw each object into a picture of this (height, width); None for one that is not in it.
+def place(shapes: Polygons, size: tuple[int, int]) -> list[Instance | None]:
+    """Draw each object into an image of this (height, width); None for one that is not in it.
 
-    The box of an object inside the picture keeps its sub-pixel edges; that of one cut by the border is the box of
+    The box of an object inside the image keeps its sub-pixel edges; that of one cut by the border is the box of
     the part inside.
     """
     return [_place_one(shapes, index, box, size) for index, box in enumerate(shapes.boxes().tolist())]
 
 
-def _place_one(shapes: Shapes, index: int, box: list[float], size: tuple[int, int]) -> Placed | None:
+def _place_one(shapes: Polygons, index: int, box: list[float], size: tuple[int, int]) -> Instance | None:
     height, width = size
     x1, y1, x2, y2 = box
     left, top = max(int(np.floor(x1)), 0), max(int(np.floor(y1)), 0)
@@ -191,7 +191,7 @@ def _place_one(shapes: Shapes, index: int, box: list[float], size: tuple[int, in
         return from_bitmap(bitmap, left, top, category, has_mask=has_mask)
     if not bitmap.any():
         return None
-    return Placed(category=category, box=(x1, y1, x2, y2), left=left, top=top, bitmap=bitmap, has_mask=has_mask)
+    return Instance(category=category, box=(x1, y1, x2, y2), left=left, top=top, bitmap=bitmap, has_mask=has_mask)
 
 
 def fill(rings: Sequence[Points], left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -217,13 +217,13 @@ def union(rings: Sequence[Points], size: tuple[int, int]) -> tuple[NDArray[np.ui
 
     Args:
         rings: Each filled by itself: where two overlap, both hold.
-        size: (height, width) of the picture; what lies outside is cut off.
+        size: (height, width) of the image; what lies outside is cut off.
     """
     low = np.maximum(np.floor(np.min([ring.min(0) for ring in rings], axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(np.max([ring.max(0) for ring in rings], axis=0)), size[::-1]).astype(int)
     (left, top), (width, height) = low.tolist(), np.maximum(high - low, 0).tolist()
     bitmap = np.zeros((height, width), np.uint8)
-    for item in place(Shapes.from_rings([0] * len(rings), [[ring] for ring in rings]), size):
+    for item in place(Polygons.from_rings([0] * len(rings), [[ring] for ring in rings]), size):
         if item is not None:
             rows, columns = item.bitmap.shape
             window = bitmap[item.top - top : item.top - top + rows, item.left - left : item.left - left + columns]
@@ -243,14 +243,14 @@ def trace(bitmap: NDArray[np.uint8], left: int, top: int) -> list[Points]:
     return [np.float32(0.5) * (contour[:, 0] + np.float32(0.5)) + offset for contour in contours if len(contour) >= 3]
 
 
-def _overlap(one: Placed, other: Placed) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+def _overlap(one: Instance, other: Instance) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
     left, top = max(one.left, other.left), max(one.top, other.top)
     right = min(one.left + one.bitmap.shape[1], other.left + other.bitmap.shape[1])
     bottom = min(one.top + one.bitmap.shape[0], other.top + other.bitmap.shape[0])
     if right <= left or bottom <= top:
         return None
 
-    def window(item: Placed) -> tuple[slice, slice]:
+    def window(item: Instance) -> tuple[slice, slice]:
         return slice(top - item.top, bottom - item.top), slice(left - item.left, right - item.left)
 
     return window(one), window(other)

@@ -1,6 +1,6 @@
 """Batches for training: every sample seeded by itself, so that any batch can be made again without those before it.
 
-Pictures are read and changed by threads, not processes: nearly all the time is spent in OpenCV, which lets other
+Images are read and changed by threads, not processes: nearly all the time is spent in OpenCV, which lets other
 threads run; there is one cache for all, nothing to pickle, and nothing left behind when a run is killed.
 """
 
@@ -23,8 +23,8 @@ from segx.options.schema import image_size
 from segx.runtime import cores
 from segx.structures import rle
 from segx.structures.batch import TrainBatch
-from segx_task_segment.training.augment import Augmentation, Augmented, Picture, augment
-from segx_task_segment.training.instances import Placed, Shapes, trace, union
+from segx_task_segment.training.augment import Augmentation, Augmented, LabelledImage, augment
+from segx_task_segment.training.instances import Instance, Polygons, trace, union
 from segx_task_segment.training.reading import (
     DEFAULT_BYTES,
     DiskCache,
@@ -42,16 +42,14 @@ if TYPE_CHECKING:
 
     from segx.options.verbs import TrainOptions
     from segx.plugin.interfaces import Dataset
-    from segx.structures.annotations import Truth
+    from segx.structures.annotations import Annotation
     from segx.structures.sample import Sample
 
     Image = NDArray[np.uint8]
 
 logger = logging.getLogger("segx.train")
 
-_MOSAIC_WINDOW = (
-    1000  # mosaic partners come from this many preceding pictures at most, so that a small cache holds them
-)
+_MOSAIC_WINDOW = 1000  # mosaic partners come from this many preceding images at most, so that a small cache holds them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +57,20 @@ class LoaderSettings:
     """How batches are made.
 
     Attributes:
-        imgsz: Side of the square pictures, or the long side when ``rect``.
-        batch: Pictures per batch on this rank.
+        imgsz: Side of the square images, or the long side when ``rect``.
+        batch: Images per batch on this rank.
         stride: Sides are multiples of this.
-        augmentation: How strongly pictures are changed.
-        mask_ratio: Masks are this much smaller than pictures.
-        overlap: One map per picture instead of one mask per object.
+        augmentation: How strongly images are changed.
+        mask_ratio: Masks are this much smaller than images.
+        overlap: One map per image instead of one mask per object.
         seed: Governs the order and every random choice.
-        workers: Threads that prepare pictures; 0 prepares them when they are asked for.
-        rect: Pictures of like shape together, padded as little as possible, in a fixed order, without mosaic.
+        workers: Threads that prepare images; 0 prepares them when they are asked for.
+        rect: Images of like shape together, padded as little as possible, in a fixed order, without mosaic.
         multi_scale: Each batch gets its own size, this fraction smaller or larger at most.
         rank: Number of this process.
         world: Number of processes.
-        cache_bytes: How much memory read pictures may take.
-        cache_disk: Keep read pictures in the cache folder too.
+        cache_bytes: How much memory read images may take.
+        cache_disk: Keep read images in the cache folder too.
         single_class: Every object is of class 0.
         classes: Only objects of these classes, or all when None.
     """
@@ -98,100 +96,102 @@ class LoaderSettings:
         """Refuse settings that contradict each other.
 
         Raises:
-            UsageError: The sides of pictures, multiples of ``stride``, are no multiples of ``mask_ratio``, and masks
+            UsageError: The sides of images, multiples of ``stride``, are no multiples of ``mask_ratio``, and masks
                 would not cover them; or batches are to have two sizes.
         """
         if self.rect and self.multi_scale:
-            msg = "rect and multi_scale do not go together: with rect, a batch has the size of its pictures"
+            msg = "rect and multi_scale do not go together: with rect, a batch has the size of its images"
             raise UsageError(msg, hint="leave one of them out")
         if self.stride % self.mask_ratio:
             fitting = [str(ratio) for ratio in range(1, self.stride + 1) if not self.stride % ratio]
-            msg = f"mask_ratio={self.mask_ratio} does not divide the sides of pictures, multiples of {self.stride}"
+            msg = f"mask_ratio={self.mask_ratio} does not divide the sides of images, multiples of {self.stride}"
             raise UsageError(msg, hint=f"use one of {', '.join(fitting)}")
 
 
-class Pictures:
-    """The used part of a data set: each picture with its objects, by its position.
+class Images:
+    """The part of a data set in use: images with their objects, by position.
 
-    In the place of a picture that cannot be read comes the next one that can, and people are told once.
-    What was used last is kept, pictures and objects together, within the limit of memory.
+    In the place of an image that cannot be read comes the next one that can, and people are told once.
+    What was used last is kept, images and objects together, within the limit of memory.
     """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings) -> None:
         self._dataset = dataset
         self._indices = indices
         self._settings = settings
-        self._memory: MemoryCache[Picture] = MemoryCache(settings.cache_bytes)
+        self._memory: MemoryCache[LabelledImage] = MemoryCache(settings.cache_bytes)
         self._disk = DiskCache(settings.imgsz) if settings.cache_disk else None
         self._bad: set[int] = set()
-        self._telling = threading.Lock()
+        self._log_lock = threading.Lock()
 
-    def __getitem__(self, position: int) -> Picture:
-        """Return the picture at a position, its long side scaled to training size.
+    def __getitem__(self, position: int) -> LabelledImage:
+        """Return the image at a position, its long side scaled to training size.
 
         Raises:
-            DataError: No picture at all can be read.
+            DataError: No image at all can be read.
         """
         for step in range(len(self._indices)):
             index = self._indices[(position + step) % len(self._indices)]
             if index in self._bad:
                 continue
             try:
-                return self._picture(index)
+                return self._image(index)
             except DataError as error:
                 self._leave_out(index, error)
-        msg = "none of the training pictures can be read"
+        msg = "none of the training images can be read"
         raise DataError(msg, hint="segx data check lists every such file")
 
-    def _picture(self, index: int) -> Picture:
-        picture = self._memory.get(index)
-        if picture is None:
+    def _image(self, index: int) -> LabelledImage:
+        labelled = self._memory.get(index)
+        if labelled is None:
             sample = self._dataset[index]
             image = self._disk.read(sample) if self._disk else read_for_training(sample, self._settings.imgsz)
             one, classes = self._settings.single_class, self._settings.classes
-            picture = Picture(image=image, shapes=shapes_of(sample, image.shape[:2], classes, single_class=one))
-            self._memory.put(index, picture)
-        return picture
+            labelled = LabelledImage(
+                image=image, shapes=polygons_of(sample, image.shape[:2], classes, single_class=one)
+            )
+            self._memory.put(index, labelled)
+        return labelled
 
     def _leave_out(self, index: int, error: DataError) -> None:
-        with self._telling:
+        with self._log_lock:
             if index in self._bad:
                 return
             self._bad.add(index)
         logger.warning("%s; it is left out", error.message)
 
 
-def shapes_of(
+def polygons_of(
     sample: Sample, size: tuple[int, ...], classes: tuple[int, ...] | None = None, *, single_class: bool = False
-) -> Shapes:
-    """Return the objects of a sample in pixels of a picture of this (height, width); crowds are left out."""
+) -> Polygons:
+    """Return the objects of a sample in pixels of an image of this (height, width); crowds are left out."""
     height, width = sample.shape
     scale = np.array([size[1] / width, size[0] / height], np.float32)
     categories, rings, has_mask = [], [], []
-    for truth in sample.truths:
-        if truth.crowd or (classes is not None and truth.category not in classes):
+    for annotation in sample.annotations:
+        if annotation.crowd or (classes is not None and annotation.category not in classes):
             continue
-        outline = outline_of(truth, sample.shape)
+        outline = outline_of(annotation, sample.shape)
         if not outline:
-            x, y, w, h = truth.box
+            x, y, w, h = annotation.box
             outline = [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float32)]
-        categories.append(0 if single_class else truth.category)
+        categories.append(0 if single_class else annotation.category)
         rings.append([ring * scale for ring in outline])
-        has_mask.append(truth.has_mask)
-    return Shapes.from_rings(categories, rings, has_mask)
+        has_mask.append(annotation.has_mask)
+    return Polygons.from_rings(categories, rings, has_mask)
 
 
-def outline_of(truth: Truth, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
+def outline_of(annotation: Annotation, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
     """Return the rings, to be filled even-odd, that enclose an object; none for one known by its box only.
 
     Args:
-        truth: The object.
-        shape: (height, width) of its picture.
+        annotation: The object.
+        shape: (height, width) of its image.
     """
-    if truth.rle is not None:
-        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(truth.rle["counts"]), *shape)
+    if annotation.rle is not None:
+        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(annotation.rle["counts"]), *shape)
         return trace(bitmap.view(np.uint8), left, top) if bitmap.size else []
-    rings = [polygon.astype(np.float32) for polygon in truth.polygons]
+    rings = [polygon.astype(np.float32) for polygon in annotation.polygons]
     if len(rings) > 1 and _boxes_meet(rings):
         pixels, (left, top) = union(rings, shape)
         return trace(pixels, left, top) if pixels.size else []
@@ -199,14 +199,14 @@ def outline_of(truth: Truth, shape: tuple[int, int]) -> list[NDArray[np.float32]
 
 
 def _boxes_meet(rings: Sequence[NDArray[np.float32]]) -> bool:
-    """Say whether parts may overlap, where filling them even-odd would not give their union."""
+    """Return True if parts may overlap, where filling them even-odd would not give their union."""
     low, high = np.stack([ring.min(0) for ring in rings]), np.stack([ring.max(0) for ring in rings])
     meet = (low[:, None] < high[None]).all(-1) & (low[None] < high[:, None]).all(-1)
     return bool(meet.sum() > len(rings))
 
 
 class TrainLoader:
-    """Gives the batches of any epoch, from any batch on.
+    """Yields the batches of an epoch, from any batch on.
 
     Args:
         dataset: Where samples come from.
@@ -218,10 +218,10 @@ class TrainLoader:
         self.settings = settings
         self._indices = list(range(len(dataset)) if indices is None else indices)
         if not self._indices:
-            msg = "the training split holds no pictures"
+            msg = "the training split holds no images"
             raise DataError(msg)
         self._paths = dataset.paths()
-        self._pictures = Pictures(dataset, self._indices, settings)
+        self._images = Images(dataset, self._indices, settings)
         sides = dataset.shapes()[self._indices].astype(np.float64)
         self._ratios: NDArray[np.float64] = sides[:, 0] / sides[:, 1]
 
@@ -261,7 +261,7 @@ class TrainLoader:
         waiting: deque[tuple[list[int], list[Future[Augmented]]]] = deque()
         pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="segx-loader")
         before = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # a picture a thread; OpenCV's own threads would only get in their way
+        cv2.setNumThreads(1)  # an image a thread; OpenCV's own threads would only get in their way
         try:
             for places, size in batches:
                 waiting.append((places, [pool.submit(prepare, place, size) for place in places]))
@@ -291,7 +291,7 @@ class TrainLoader:
     def _batches(self, number: int, order: list[int], start: int) -> Iterator[tuple[list[int], tuple[int, int]]]:
         """Yield of each batch from ``start`` on its places in the order, and its (height, width).
 
-        A single picture as small as the stride gets company: its last feature map has one value per channel, and
+        A single image as small as the stride gets company: its last feature map has one value per channel, and
         batch normalisation needs two.
         """
         mine, batch = self._mine(order), self.settings.batch
@@ -326,26 +326,26 @@ class TrainLoader:
         if self.settings.rect:
             changes = changes.closed()
 
-        def other() -> Picture:
-            return self._pictures[order[place - int(rng.integers(window))]]
+        def other() -> LabelledImage:
+            return self._images[order[place - int(rng.integers(window))]]
 
-        return augment(self._pictures[order[place]], other, size=size, settings=changes, rng=rng)
+        return augment(self._images[order[place]], other, size=size, settings=changes, rng=rng)
 
-    def _collate(self, pictures: Sequence[Augmented], positions: Sequence[int]) -> TrainBatch:
+    def _collate(self, images: Sequence[Augmented], positions: Sequence[int]) -> TrainBatch:
         paths = tuple(str(self._paths[self._indices[position]]) for position in positions)
-        return collate(pictures, paths, mask_ratio=self.settings.mask_ratio, overlap=self.settings.overlap)
+        return collate(images, paths, mask_ratio=self.settings.mask_ratio, overlap=self.settings.overlap)
 
 
 def collate(
-    pictures: Sequence[Augmented], paths: tuple[str, ...], *, mask_ratio: int = 4, overlap: bool = True
+    samples: Sequence[Augmented], paths: tuple[str, ...], *, mask_ratio: int = 4, overlap: bool = True
 ) -> TrainBatch:
-    """Return pictures of one size as a batch; each picture's objects by visible area, largest first."""
-    height, width = pictures[0].image.shape[:2]
-    images = np.empty((len(pictures), 3, height, width), np.uint8)
-    ordered: list[tuple[int, Placed]] = []
-    for index, picture in enumerate(pictures):
-        cv2.split(picture.image, list(images[index, ::-1]))
-        ordered += [(index, item) for item in sorted(picture.objects, key=lambda item: -item.area)]
+    """Return images of one size as a batch; each image's objects by visible area, largest first."""
+    height, width = samples[0].image.shape[:2]
+    images = np.empty((len(samples), 3, height, width), np.uint8)
+    ordered: list[tuple[int, Instance]] = []
+    for index, sample in enumerate(samples):
+        cv2.split(sample.image, list(images[index, ::-1]))
+        ordered += [(index, item) for item in sorted(sample.objects, key=lambda item: -item.area)]
     boxes = np.array([item.box for _, item in ordered], np.float32).reshape(-1, 4)
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     extent = np.array([width, height], np.float32)
@@ -356,7 +356,7 @@ def collate(
         batch_idx=np.array([index for index, _ in ordered], np.int64),
         classes=np.array([item.category for _, item in ordered], np.int64),
         boxes=np.concatenate([centres / extent, sides / extent], axis=1).astype(np.float32),
-        masks=draw(ordered, len(pictures), shape, mask_ratio),
+        masks=draw(ordered, len(samples), shape, mask_ratio),
         overlap=overlap,
         has_mask=np.array([item.has_mask for _, item in ordered], bool),
         paths=paths,
@@ -364,9 +364,9 @@ def collate(
 
 
 def _index_maps(
-    ordered: Sequence[tuple[int, Placed]], count: int, shape: tuple[int, int], ratio: int
+    ordered: Sequence[tuple[int, Instance]], count: int, shape: tuple[int, int], ratio: int
 ) -> NDArray[np.uint8] | NDArray[np.int32]:
-    numbers = [sum(1 for index, _ in ordered if index == picture) for picture in range(count)]
+    numbers = [sum(1 for index, _ in ordered if index == image) for image in range(count)]
     maps = np.zeros((count, *shape), np.uint8 if max(numbers, default=0) <= 255 else np.int32)
     seen = [0] * count
     for index, item in ordered:
@@ -380,7 +380,7 @@ def _index_maps(
 
 
 def _own_masks(
-    ordered: Sequence[tuple[int, Placed]], _count: int, shape: tuple[int, int], ratio: int
+    ordered: Sequence[tuple[int, Instance]], _count: int, shape: tuple[int, int], ratio: int
 ) -> NDArray[np.uint8]:
     masks = np.zeros((len(ordered), *shape), np.uint8)
     for number, (_, item) in enumerate(ordered):
@@ -390,10 +390,10 @@ def _own_masks(
     return masks
 
 
-def shrink(item: Placed, shape: tuple[int, int], ratio: int) -> tuple[NDArray[np.uint8], int, int]:
+def shrink(item: Instance, shape: tuple[int, int], ratio: int) -> tuple[NDArray[np.uint8], int, int]:
     """Return an object's bitmap at mask resolution, of 0 and 1, with its first row and column there.
 
-    A mask pixel is set where at least half of the picture's pixels in it are, or, for an object too small for that
+    A mask pixel is set where at least half of the image's pixels in it are, or, for an object too small for that
     anywhere, the one it covers most.
     """
     left, top = item.left // ratio, item.top // ratio
@@ -456,8 +456,8 @@ def require_masks(dataset: Dataset, options: TrainOptions, indices: Sequence[int
     """
     classes = options.classes
     for index in range(len(dataset)) if indices is None else indices:
-        for truth in dataset[index].truths:
-            if truth.has_mask and not truth.crowd and (classes is None or truth.category in classes):
+        for annotation in dataset[index].annotations:
+            if annotation.has_mask and not annotation.crowd and (classes is None or annotation.category in classes):
                 return
     msg = f"{options.data}: no object to train on has a mask, they are boxes only: there are no masks to learn"
     raise DataError(msg, hint=f"see what became of the masks with: segx data check data={options.data}")

@@ -1,4 +1,4 @@
-"""Pictures at training size, read once: kept in memory within a limit, and on the disk where that is asked for."""
+"""Images at training size, read once: kept in memory within a limit, and on the disk where that is asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from segx.errors import DataError
 from segx.io.files import replacing
-from segx.io.images import picture_of
+from segx.io.images import image_of
 from segx.io.index_cache import file_digest
 from segx.io.paths import cache_folder
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segx.train")
 
 DEFAULT_BYTES = 1 << 30
-"""Memory that read pictures may take when nothing else is asked for."""
+"""Memory that read images may take when nothing else is asked for."""
 _MARGIN = 0.8
-"""Of what is free, on the disk or in memory, that pictures may take."""
+"""Of what is free, on the disk or in memory, that images may take."""
 
 
 def read_for_training(sample: Sample, imgsz: int) -> Image:
     """Return uint8 (H, W, 3) BGR as its ground truth is stated for, the long side scaled to ``imgsz``.
 
     Raises:
-        DataError: The file is missing, no whole picture, or of another size than its ground truth.
+        DataError: The file is missing, no whole image, or of another size than its ground truth.
     """
     try:
-        image = picture_of(sample, least=imgsz)
+        image = image_of(sample, least=imgsz)
     except DataError as error:
         raise DataError(f"{sample.path}: {error.message}", hint="segx data check lists every such file") from error
     height, width = sample.shape
@@ -98,9 +98,9 @@ class MemoryCache(Generic[Item]):
 
 
 class DiskCache:
-    """Keeps decoded pictures of training size in segx's cache folder, found by the content of their files.
+    """Keeps decoded images of training size in segx's cache folder, found by the content of their files.
 
-    The data folder is never written to. A picture that changes is found no more and read anew.
+    The data folder is never written to. An image that changes is found no more and read anew.
 
     Args:
         imgsz: The training size.
@@ -108,11 +108,11 @@ class DiskCache:
 
     def __init__(self, imgsz: int) -> None:
         self._imgsz = imgsz
-        self._folder = cache_folder() / "pictures"
+        self._folder = cache_folder() / "images"
         self._writes = True
 
     def read(self, sample: Sample) -> Image:
-        """Return a picture, from the disk if it was read before.
+        """Return an image, from the disk if it was read before.
 
         Raises:
             DataError: It cannot be read.
@@ -135,7 +135,7 @@ class DiskCache:
         return self._folder / digest[:2] / f"{digest}-{height}x{width}-{self._imgsz}.npy"
 
     def _store(self, path: Path, image: Image) -> None:
-        """Write a picture, whole or not at all; a disk that is full is no reason to stop."""
+        """Write an image, whole or not at all; a disk that is full is no reason to stop."""
         try:
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, image, allow_pickle=False)
@@ -153,37 +153,37 @@ def _load(path: Path) -> Image | None:
 
 
 def needed_bytes(shapes: NDArray[np.int32], imgsz: int) -> int:
-    """Return how much memory pictures of these heights and widths take at training size."""
+    """Return how much memory images of these heights and widths take at training size."""
     sides = shapes.astype(np.float64)
     return int((imgsz * imgsz * 3 * sides.min(axis=1) / sides.max(axis=1)).sum())
 
 
 def memory_limit(needed: int, *, sharing: int = 1) -> int:
-    """Return the limit of a cache for all pictures; where memory is short, the usual one, and say so.
+    """Return the limit of a cache for all images; where memory is short, the usual one, and say so.
 
     Args:
-        needed: Bytes of all pictures.
+        needed: Bytes of all images.
         sharing: Processes on this machine that keep as much each.
     """
     free = _free_memory()
     if free is None or needed * sharing <= _MARGIN * free:
         return max(2 * needed, DEFAULT_BYTES)
     logger.warning(
-        "cache=ram would take %s of %s that are free: only the pictures used last are kept; cache=disk keeps all",
+        "cache=ram would take %s of %s that are free: only the images used last are kept; cache=disk keeps all",
         *map(_size, (needed * sharing, free)),
     )
     return DEFAULT_BYTES
 
 
 def disk_has_room(needed: int) -> bool:
-    """Say whether the cache folder's disk has room for so many bytes more; where not, say it to people too."""
+    """Return True if the cache folder's disk has room for so many bytes more; where not, say it to people too."""
     folder = cache_folder()
     there: Sequence[Path] = [path for path in (folder, *folder.parents) if path.exists()]
     free = shutil.disk_usage(there[0]).free
     if needed <= _MARGIN * free:
         return True
     logger.warning(
-        "cache=disk may take %s of %s that are free in %s: pictures are read anew", _size(needed), _size(free), folder
+        "cache=disk may take %s of %s that are free in %s: images are read anew", _size(needed), _size(free), folder
     )
     return False
 

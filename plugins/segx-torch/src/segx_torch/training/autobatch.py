@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segx.train")
 
 _SHARE = 0.7  # of the memory that is free
-_OBJECTS = 12  # per picture, in the trial batches
+_OBJECTS = 12  # per image, in the trial batches
 
 
 def find_batch(module: nn.Module, job: TrainJob, device: torch.device) -> int:
-    """Return how many pictures of the largest training size take about 70 % of a GPU's free memory.
+    """Return how many images of the largest training size take about 70 % of a GPU's free memory.
 
     Two or more small batches are run forward and backward through a copy, whose statistics nobody needs, and their
     memory is extended along a line.
@@ -53,12 +53,12 @@ def find_batch(module: nn.Module, job: TrainJob, device: torch.device) -> int:
         return 1
     slope, base = np.polyfit(counts, used, 1)
     batch = int(max((_SHARE * free - base) / max(slope, 1.0), 1))
-    logger.info("batch=-1: %.2f GB free, %.0f MB a picture", free / 1e9, slope / 1e6)
-    return min(batch, job.pictures)
+    logger.info("batch=-1: %.2f GB free, %.0f MB an image", free / 1e9, slope / 1e6)
+    return min(batch, job.images)
 
 
 def _trial(count: int, job: TrainJob) -> TrainBatch:
-    """Return a batch of grey pictures with objects in them."""
+    """Return a batch of grey images with objects in them."""
     side, _ = image_size(int(job.options.imgsz * (1 + job.options.multi_scale)))
     ratio = job.options.mask_ratio
     total = count * _OBJECTS

@@ -19,7 +19,7 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20  # where glibc's own, which grows with use, e
 
 
 @contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
+def retain_heap() -> Iterator[None]:
     """Have glibc keep the memory that is freed, and hand it back to the system at the end.
 
     Activations of a batch are tens of megabytes each. glibc asks the system for each of them anew, which clears every

@@ -176,10 +176,10 @@ def _devices(options: TrainOptions) -> tuple[str, list[int] | int]:
 
 
 def _batch_size(module: nn.Module, job: TrainJob, fabric: Fabric, saved: Snapshot | None) -> int:
-    """Return pictures per step on all processes together; one that was found once is kept."""
+    """Return images per step on all processes together; one that was found once is kept."""
     batch = job.options.batch
     if batch == 0:
-        raise UsageError("batch=0: give a number of pictures, or -1 to find one")
+        raise UsageError("batch=0: give a number of images, or -1 to find one")
     if batch == -1 and saved is not None:
         batch = int(saved.progress.get("size", 0)) or -1
     if batch == -1:

@@ -1,4 +1,4 @@
-"""Where a run stands, and what a checkpoint holds of it."""
+"""State of a training run, and its form in a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Progress:
-    """Where a run stands; with the weights and the optimiser, all there is to go on from.
+class TrainerState:
+    """State of a training run; with weights and optimiser state, all that resuming needs.
 
     Attributes:
         epoch: The epoch under way, from 0.
-        size: Pictures of a batch, on all processes together.
+        size: Images of a batch, on all processes together.
         batch: Batches of it that are done.
         step: Batches done since the run began.
         pending: Batches whose gradients wait for a step of the optimiser.
         sums: Loss items summed over the epoch, as of the last look at them.
-        looked: Batches of the epoch that were done then.
+        logged_at: Batches of the epoch that were done then.
         best: The best fitness yet.
         best_epoch: When it was; -1 before the first validation.
         hours: Time spent.
-        closed: Whether the mosaic is closed.
+        mosaic_off: Whether the mosaic is closed.
         optimizer: The optimiser the run began with.
-        rows: One row of figures for each finished epoch.
+        history: One row of figures for each finished epoch.
     """
 
     epoch: int = 0
@@ -39,16 +39,16 @@ class Progress:
     step: int = 0
     pending: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    looked: int = 0
+    logged_at: int = 0
     best: float = -1.0
     best_epoch: int = -1
     hours: float = 0.0
-    closed: bool = False
+    mosaic_off: bool = False
     optimizer: str = ""
-    rows: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, saved: Mapping[str, Any]) -> Progress:
+    def read(cls, saved: Mapping[str, Any]) -> TrainerState:
         """Return what a checkpoint says, which anybody may have written.
 
         Raises:
@@ -62,18 +62,18 @@ class Progress:
             if not (isinstance(value, kind) or number) or (number and not (math.isfinite(value) and value >= -1)):
                 raise ValueError(item.name)
         read = cls(**{item.name: saved[item.name] for item in fields(cls) if item.name in saved})
-        table: list[Any] = [read.sums, *read.rows]
+        table: list[Any] = [read.sums, *read.history]
         if not all(isinstance(row, dict) and all(isinstance(x, int | float) for x in row.values()) for row in table):
             raise ValueError("rows")
         return read
 
-    def rebatch(self, size: int) -> None:
+    def change_batch(self, size: int) -> None:
         """Go on with batches of another size: what is done of the epoch counts in these, and nothing is left out."""
         done = self.batch
         if self.size and size != self.size and done:
             self.batch = done * self.size // size
             self.sums = {name: value * self.batch / done for name, value in self.sums.items() if self.batch}
-            self.looked = self.batch
+            self.logged_at = self.batch
         self.size = size
 
 

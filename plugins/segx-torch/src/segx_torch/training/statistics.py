@@ -38,7 +38,7 @@ def take_statistics(
     Args:
         module: The model they are part of.
         layers: Its layers, from :func:`without_statistics`.
-        batches: Pictures, float (N, 3, H, W) in 0..1, on the model's device.
+        batches: Images, float (N, 3, H, W) in 0..1, on the model's device.
         together: Returns the mean of a tensor over all processes.
     """
     sums = _measured(module, layers, batches)
@@ -53,7 +53,7 @@ def _unsettled(layer: torch.nn.BatchNorm2d) -> bool:
 
 
 def _fresh(layer: torch.nn.BatchNorm2d) -> bool:
-    """Say whether the layer is as it was made, random like what is before it."""
+    """Return True if the layer is as it was made, random like what is before it."""
     return bool((layer.weight == 1).all() and (layer.bias == 0).all())
 
 

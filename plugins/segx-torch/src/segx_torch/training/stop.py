@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish."""
+"""Stop on SIGINT between batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("segx.train")
 
 
 class Stop:
-    """Turns the first Ctrl-C, or a polite end of the process, into a wish heard between batches.
+    """Turns the first SIGINT or SIGTERM into a request to stop between batches.
 
     An exception in the middle of a step would leave weights and optimiser at odds. A second Ctrl-C does raise. A signal
     that the process ignores, as a job that a script has put into the background does, stays ignored.
@@ -26,15 +26,15 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._hear) for number in heard}
+            signals = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._on_signal) for number in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _hear(self, _number: int, _frame: object) -> None:
+    def _on_signal(self, _number: int, _frame: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

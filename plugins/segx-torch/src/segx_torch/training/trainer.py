@@ -22,9 +22,9 @@ from segx.runs import Step
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze, keep_frozen_statistics
-from segx_torch.training.memory import kept_memory
-from segx_torch.training.recipe import Recipe, Schedule, build_optimizer, choose
-from segx_torch.training.state import Progress, Snapshot
+from segx_torch.training.memory import retain_heap
+from segx_torch.training.optimizer import OptimizerConfig, Schedule, build_optimizer, choose
+from segx_torch.training.state import Snapshot, TrainerState
 from segx_torch.training.statistics import take_statistics, without_statistics
 from segx_torch.training.stop import Stop
 
@@ -41,7 +41,7 @@ logger = logging.getLogger("segx.train")
 _LOOK_EVERY = 50  # batches between looks at the loss; on a GPU each look waits for the device
 _CLIP = 10.0
 _FEW = 10  # steps of the optimiser
-_PICTURES = 64  # to take statistics from
+_IMAGES = 64  # to take statistics from
 _PACE = 5  # epochs whose median is the pace, with ``time``
 
 
@@ -51,7 +51,7 @@ class Trainer:
     Args:
         job: What to train, on what, and whom to tell.
         module: The model, in float32.
-        batch: Pictures per step on all processes together.
+        batch: Images per step on all processes together.
         fabric: Devices, precision and processes, launched.
         save: Writes a checkpoint, atomically.
         validate: Measures a module.
@@ -72,7 +72,7 @@ class Trainer:
         self.job, self.options, self.fabric, self.batch = job, job.options, fabric, batch
         self._save, self._measure = save, validate
         with _sound(resume):
-            self.progress = Progress() if resume is None else Progress.read(resume.progress)
+            self.progress = TrainerState() if resume is None else TrainerState.read(resume.progress)
         self._started = time.monotonic() - self.progress.hours * 3600
         self._refuse_finished()
         self._prepare(module, resume)
@@ -84,7 +84,7 @@ class Trainer:
             KeyboardInterrupt: The user stopped it; ``last.pt`` holds the state after the last whole batch.
         """
         try:
-            with Stop() as stop, kept_memory(), determinism(self.options.deterministic):
+            with Stop() as stop, retain_heap(), determinism(self.options.deterministic):
                 while not self._over():
                     losses = self._train_epoch(stop)
                     self._refuse_spoiled()
@@ -137,59 +137,59 @@ class Trainer:
         options, fabric = self.options, self.fabric
         self.folder = Path(fabric.broadcast(str(self.job.folder()) if fabric.is_global_zero else ""))
         freeze(module, options.freeze)
-        self.recipe: Recipe = choose(
+        self.optimizer_config: OptimizerConfig = choose(
             options,
             batch=self.batch,
-            pictures=self.job.pictures,
+            images=self.job.images,
             classes=len(self.job.names),
             began=self.progress.optimizer,
         )
         self._refuse_other_optimizer()
-        self.progress.optimizer = self.recipe.name
-        self.progress.rebatch(self.batch)
+        self.progress.optimizer = self.optimizer_config.name
+        self.progress.change_batch(self.batch)
         self.loader = self.job.loader(
             rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
         )
-        self.schedule = Schedule.of(options, self.recipe, steps_per_epoch=len(self.loader))
+        self.schedule = Schedule.of(options, self.optimizer_config, steps_per_epoch=len(self.loader))
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
         self.raw = module.to(fabric.device)
         if resume is None:
             self._fill_statistics()
         self.ema = ModelEMA(self.raw)
         self.criterion = self.job.criterion(self.raw)
-        self.model, self.optimizer = fabric.setup(self.raw, build_optimizer(self.raw, self.recipe))
+        self.model, self.optimizer = fabric.setup(self.raw, build_optimizer(self.raw, self.optimizer_config))
         if resume is not None:
             with _sound(resume):
                 self._restore(resume)
             self._fit_to_time()
         logger.info(
             "%s, lr %g, momentum %g; %s of %d an epoch, %d to a step; on %s",
-            self.recipe.name,
-            self.recipe.lr,
-            self.recipe.momentum,
+            self.optimizer_config.name,
+            self.optimizer_config.lr,
+            self.optimizer_config.momentum,
             counted(len(self.loader), "batch"),
             self.batch,
-            self.recipe.accumulate,
+            self.optimizer_config.accumulate,
             fabric.device if fabric.world_size == 1 else f"{fabric.world_size} processes, {fabric.device.type}",
         )
-        steps = math.ceil(len(self.loader) / self.recipe.accumulate) * options.epochs
+        steps = math.ceil(len(self.loader) / self.optimizer_config.accumulate) * options.epochs
         if steps < _FEW:
             few = counted(steps, "step")
             logger.warning("%s of the optimiser in all teach little: more epochs, or a smaller batch and nbs", few)
 
     def _fill_statistics(self) -> None:
-        """Give weights that were folded once the statistics that training needs, from some pictures of the data."""
+        """Give weights that were folded once the statistics that training needs, from some images of the data."""
         layers = without_statistics(self.raw)
         if not layers:
             return
-        count = min(math.ceil(_PICTURES / self.batch), len(self.loader))
+        count = min(math.ceil(_IMAGES / self.batch), len(self.loader))
         batches = islice(self.loader.epoch(self.options.epochs), count)  # of an epoch that is not trained on
         images = (to_device(batch, self.fabric.device)["images"] for batch in batches)
         take_statistics(self.raw, layers, images, together=self._shared_mean)
         logger.info(
             "%s had no statistics, as in weights that were folded: taken from %s",
             counted(len(layers), "BatchNorm layer"),
-            counted(min(count * self.batch, self.job.pictures), "picture"),
+            counted(min(count * self.batch, self.job.images), "image"),
         )
 
     def _refuse_other_optimizer(self) -> None:
@@ -199,8 +199,8 @@ class Trainer:
             UsageError: The run was begun with another.
         """
         began = self.progress.optimizer
-        if began not in {"", self.recipe.name}:
-            msg = f"this run was begun with {began}, and cannot go on with {self.recipe.name}"
+        if began not in {"", self.optimizer_config.name}:
+            msg = f"this run was begun with {began}, and cannot go on with {self.optimizer_config.name}"
             raise UsageError(
                 msg, hint=f"leave optimizer out to go on, or begin a new run: model={self._weights('last')}"
             )
@@ -213,35 +213,35 @@ class Trainer:
         self.model.train()
         keep_frozen_statistics(self.raw)
         sums = {name: torch.tensor(value, device=self.fabric.device) for name, value in progress.sums.items()}
-        progress.closed = self._closes()
-        for batch in self.loader.epoch(progress.epoch, start=progress.batch, closed=progress.closed):
+        progress.mosaic_off = self._closes()
+        for batch in self.loader.epoch(progress.epoch, start=progress.batch, closed=progress.mosaic_off):
             for name, value in self._train_batch(batch).items():
                 sums[name] = sums[name] + value if name in sums else value
             progress.batch += 1
             progress.step += 1
             if progress.batch % self._look_every == 0 or progress.batch == len(self.loader):
-                progress.sums, progress.looked = self._finite(sums), progress.batch
-            self._tell(self._step(batch))
+                progress.sums, progress.logged_at = self._finite(sums), progress.batch
+            self._notify(self._step(batch))
             if self._asked(stop):
                 self._interrupt(sums)
         return {name: value / progress.batch for name, value in progress.sums.items()}
 
     def _asked(self, stop: Stop) -> bool:
-        """Say whether to stop here; several processes ask each other only so often."""
+        """Return True if to stop here; several processes ask each other only so often."""
         together = self.progress.batch % _LOOK_EVERY == 0 or self.progress.batch == len(self.loader)
         return stop.asked if self.fabric.world_size == 1 else together and self._agreed(stop)
 
     def _closes(self) -> bool:
-        """Say whether the epoch is one of the last; plans change with ``time``: what late is closed stays so."""
+        """Return True if the epoch is one of the last; plans change with ``time``: what late is closed stays so."""
         progress, limit = self.progress, self.options.time
         last = min(self.options.close_mosaic, self.options.epochs // 2)
         near = progress.epoch >= self.options.epochs - last
-        return near or (progress.closed and limit is not None and progress.hours >= limit / 2)
+        return near or (progress.mosaic_off and limit is not None and progress.hours >= limit / 2)
 
     def _step(self, batch: TrainBatch) -> Step:
-        """Return what is told of a batch: its objects, and the mean losses as of the last look at them."""
+        """Return what is reported a batch: its objects, and the mean losses as of the last look at them."""
         progress = self.progress
-        means = {f"train/{name}_loss": value / progress.looked for name, value in progress.sums.items()}
+        means = {f"train/{name}_loss": value / progress.logged_at for name, value in progress.sums.items()}
         metrics = {"instances": float(len(batch.classes)), **means}
         return Step(kind="batch", index=progress.batch - 1, total=len(self.loader), name=_shape(batch), metrics=metrics)
 
@@ -264,7 +264,7 @@ class Trainer:
         return {name: value.detach() for name, value in items.items()}
 
     def _last_batch(self) -> bool:
-        """Say whether no batch comes after this one, and its gradients would be lost."""
+        """Return True if no batch comes after this one, and its gradients would be lost."""
         epochs, batches = self.options.epochs, len(self.loader)
         return self.progress.epoch + 1 >= epochs and self.progress.batch + 1 >= batches
 
@@ -272,7 +272,7 @@ class Trainer:
         """Keep what is done, in the middle of an epoch, and stop."""
         self._refuse_spoiled()
         self._share_waiting()
-        self.progress.sums, self.progress.looked = self._finite(sums), self.progress.batch
+        self.progress.sums, self.progress.logged_at = self._finite(sums), self.progress.batch
         self.progress.hours = self._hours()
         self._checkpoint("last")
         self._say_stopped()
@@ -283,7 +283,7 @@ class Trainer:
             logger.warning("stopped; to go on: segx segment train resume=%s", self._weights("last"))
 
     def _agreed(self, stop: Stop) -> bool:
-        """Say whether the first process was asked to stop; all processes hear the same."""
+        """Return True if the first process was asked to stop; all processes hear the same."""
         asked: bool = self.fabric.broadcast(stop.asked)
         stop.asked = asked
         return asked
@@ -322,7 +322,7 @@ class Trainer:
         return cast("torch.Tensor", self.fabric.all_reduce(value, reduce_op="mean"))
 
     def _not_a_number(self, what: str) -> ModelError:
-        hint = f"learn slower: optimizer={self.recipe.name} lr0={self.recipe.lr / 10:g}"
+        hint = f"learn slower: optimizer={self.optimizer_config.name} lr0={self.optimizer_config.lr / 10:g}"
         if self._half:
             hint += "; or set amp=false"
         if self._weights("last").exists():
@@ -355,11 +355,11 @@ class Trainer:
         train = {f"train/{name}_loss": value for name, value in losses.items()}
         rates = {f"lr/{group['role']}": group["lr"] for group in self.optimizer.param_groups}
         row = {"epoch": progress.epoch + 1, "time": progress.hours * 3600, **train, **metrics, **rates}
-        progress.rows.append({name: float(value) for name, value in row.items()})
+        progress.history.append({name: float(value) for name, value in row.items()})
         improved = metrics.get("fitness", -1.0) > progress.best
         if improved:
             progress.best, progress.best_epoch = float(metrics["fitness"]), progress.epoch
-        progress.epoch, progress.batch, progress.sums, progress.looked = progress.epoch + 1, 0, {}, 0
+        progress.epoch, progress.batch, progress.sums, progress.logged_at = progress.epoch + 1, 0, {}, 0
         self._fit_to_time()
         names = ["best"] if improved else []
         if self.options.save_period > 0 and progress.epoch % self.options.save_period == 0:
@@ -367,14 +367,16 @@ class Trainer:
         names.append("last")  # last: a run that is killed before does the epoch again, and writes the others again
         for name in names if self.options.save else ():
             self._checkpoint(name)
-        self._tell(Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.rows[-1]))
+        self._notify(
+            Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.history[-1])
+        )
 
     def _over(self) -> bool:
-        """Say whether all epochs are done, or more would be in vain."""
+        """Return True if all epochs are done, or more would be in vain."""
         return self.progress.epoch >= self.options.epochs or self._stands_still()
 
     def _stands_still(self) -> bool:
-        """Say whether the fitness has not risen for as long as patience lasts."""
+        """Return True if the fitness has not improved for ``patience`` epochs."""
         progress, patience = self.progress, self.options.patience
         return bool(patience) and progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= patience
 
@@ -383,26 +385,26 @@ class Trainer:
         done, hours, limit = self.progress.epoch, self.progress.hours, self.options.time
         if limit is None or not done:
             return
-        ends = [0.0, *(row["time"] / 3600 for row in self.progress.rows)]
+        ends = [0.0, *(row["time"] / 3600 for row in self.progress.history)]
         pace = statistics.median([end - begin for begin, end in pairwise(ends)][-_PACE:])
         room = max(int((limit - hours) / max(pace, 1e-9)), 0)
         self.options = self.options.replace(epochs=done + room)
-        self.schedule = Schedule.of(self.options, self.recipe, steps_per_epoch=len(self.loader))
+        self.schedule = Schedule.of(self.options, self.optimizer_config, steps_per_epoch=len(self.loader))
         if not room:
             logger.info("the %g hours are used: the run ends with epoch %d", limit, done)
 
     def _hours(self) -> float:
         return (time.monotonic() - self._started) / 3600
 
-    def _tell(self, step: Step) -> None:
+    def _notify(self, step: Step) -> None:
         if self.fabric.is_global_zero:
-            self.job.tell(step)
+            self.job.notify(step)
 
     def _result(self) -> Trained:
         files = {name: path if (path := self._weights(name)).exists() else None for name in ("best", "last")}
-        rows = self.progress.rows
+        rows = self.progress.history
         return Trained(
-            folder=self.folder, best=files["best"], last=files["last"], metrics=rows[-1] if rows else {}, rows=rows
+            folder=self.folder, best=files["best"], last=files["last"], metrics=rows[-1] if rows else {}, history=rows
         )
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
@@ -510,19 +512,19 @@ def determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is what th
 
 
 def lost_process(error: RuntimeError) -> bool:
-    """Say whether torch has lost the process it was exchanging gradients with."""
+    """Return True if torch has lost the process it was exchanging gradients with."""
     words = str(error).lower()
     return any(part in words for part in ("connection reset by peer", "connection closed by peer", "remote process"))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Say whether torch has run out of memory, on whatever device; only CUDA has an error of its own for it."""
+    """Return True if torch has run out of memory, on whatever device; only CUDA has an error of its own for it."""
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def to_device(batch: TrainBatch, device: torch.device) -> dict[str, Any]:
-    """Return a batch as tensors on the device; pictures in 0..1."""
+    """Return a batch as tensors on the device; images in 0..1."""
 
     def move(array: Any) -> torch.Tensor:
         tensor = torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""What became of the detections and the objects of one picture."""
+"""Matches between the detections and the annotations of one image."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from segx_task_segment.metrics.arrays import mask_iou
 from segx_task_segment.metrics.matching import AREAS, MOST, THRESHOLDS, box_iou, match, match_incumbent
-from segx_task_segment.metrics.objects import mask_iou
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.structures.sample import Sample
-    from segx_task_segment.metrics.objects import Found, TruthArrays
+    from segx_task_segment.metrics.arrays import AnnotationArrays, Found
 
-Kind = Literal["box", "mask"]
+IouType = Literal["box", "mask"]
 
 _ALL = np.uint16((1 << len(THRESHOLDS)) - 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PictureMatches:
-    """What became of the detections in one picture, of one kind.
+class IouMatches:
+    """Matches of one image by box or by mask IoU.
 
     Attributes:
         hit: uint16 (areas, detections), bit per threshold.
@@ -31,7 +31,7 @@ class PictureMatches:
         partner: int64 (detections), the object found at IoU 0.5; -1 for none.
         iou: (detections, objects); 0 between different classes.
         incumbent: uint16 (detections), bit per threshold, by the incumbent's rule; empty when not asked for.
-        neutral: bool (objects), crowds and what has no truth of this kind.
+        ignored_objects: bool (objects), crowds and what has no ground truth of this kind.
     """
 
     hit: NDArray[np.uint16]
@@ -39,17 +39,17 @@ class PictureMatches:
     partner: NDArray[np.int64]
     iou: NDArray[np.float64]
     incumbent: NDArray[np.uint16]
-    neutral: NDArray[np.bool_]
+    ignored_objects: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PictureVerdict:
-    """What became of one picture.
+class ImageMatches:
+    """Detections, annotations and matches of one image.
 
     Attributes:
-        sample: The picture and its truth.
+        sample: The image and its ground truth.
         found: What was found.
-        truth: The truth.
+        annotations: The ground truth.
         box: Matches by box.
         seg: Matches by mask.
         first_id: Number of the first detection in ``predictions.json``, counted from 1.
@@ -57,35 +57,42 @@ class PictureVerdict:
 
     sample: Sample
     found: Found
-    truth: TruthArrays
-    box: PictureMatches
-    seg: PictureMatches
+    annotations: AnnotationArrays
+    box: IouMatches
+    seg: IouMatches
     first_id: int
 
 
-def match_picture(found: Found, truth: TruthArrays, kind: Kind, *, compat: bool = False) -> PictureMatches:
-    """Match what was found in a picture with its truth, class by class."""
-    neutral = truth.crowd if kind == "box" else truth.crowd | ~truth.with_mask
-    areas = found.box_areas if kind == "box" else found.mask_areas
+def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType, *, compat: bool = False) -> IouMatches:
+    """Match what was found in an image with its ground truth, class by class."""
+    ignored_objects = annotations.crowd if iou_type == "box" else annotations.crowd | ~annotations.with_mask
+    areas = found.box_areas if iou_type == "box" else found.mask_areas
     ranges = np.array(list(AREAS.values()))
     outside = (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
     hit = np.zeros((len(AREAS), len(found)), np.uint16)
     ignored = np.where(outside, _ALL, np.uint16(0))
     partner = np.full(len(found), -1, np.int64)
-    overlaps = np.zeros((len(found), len(truth)))
+    overlaps = np.zeros((len(found), len(annotations)))
     incumbent = np.zeros(len(found) if compat else 0, np.uint16)
-    for category in np.intersect1d(truth.category, found.category).tolist():
-        objects = np.flatnonzero(truth.category == category)
+    for category in np.intersect1d(annotations.category, found.category).tolist():
+        objects = np.flatnonzero(annotations.category == category)
         rows = np.flatnonzero(found.category == category)
-        if kind == "box":
-            iou = box_iou(found.box[rows], truth.box[objects], neutral[objects])
+        if iou_type == "box":
+            iou = box_iou(found.box[rows], annotations.box[objects], ignored_objects[objects])
         else:
-            iou = mask_iou(found.masks[rows], truth.masks[objects], neutral[objects], areas=areas[rows])
+            iou = mask_iou(found.masks[rows], annotations.masks[objects], ignored_objects[objects], areas=areas[rows])
         overlaps[np.ix_(rows, objects)] = iou
         seen = rows[:MOST]
-        matches = match(iou[:MOST], crowd=neutral[objects], truth_areas=truth.area[objects], found_areas=areas[seen])
+        matches = match(
+            iou[:MOST],
+            crowd=ignored_objects[objects],
+            annotation_areas=annotations.area[objects],
+            found_areas=areas[seen],
+        )
         hit[:, seen], ignored[:, seen] = matches.hit, matches.ignored
         partner[seen] = np.where(matches.partner >= 0, objects[matches.partner], -1)
         if compat:
-            incumbent[rows] = match_incumbent(iou[:, ~neutral[objects]])
-    return PictureMatches(hit=hit, ignored=ignored, partner=partner, iou=overlaps, incumbent=incumbent, neutral=neutral)
+            incumbent[rows] = match_incumbent(iou[:, ~ignored_objects[objects]])
+    return IouMatches(
+        hit=hit, ignored=ignored, partner=partner, iou=overlaps, incumbent=incumbent, ignored_objects=ignored_objects
+    )

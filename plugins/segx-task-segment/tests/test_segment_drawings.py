@@ -1,4 +1,4 @@
-"""Pictures of a training run show what is trained on."""
+"""Images of a training run show what is trained on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from segx.errors import MissingPluginError
-from segx.structures.annotations import Truth
+from segx.structures.annotations import Annotation
 from segx.structures.batch import TrainBatch
 from segx.structures.sample import Sample
 from segx_task_segment.palette import color
-from segx_task_segment.training import pictures
-from segx_task_segment.training.pictures import SegmentPictures, _panels, _smooth
+from segx_task_segment.training import drawings
+from segx_task_segment.training.drawings import SegmentDrawings, _panels, _smooth
 
 NAMES = {0: "disc", 1: "bar"}
 
 
 def batch_of(count: int = 2, *, overlap: bool = True, side: int = 64, numbers: int = 2) -> TrainBatch:
-    """A batch whose first picture has a bar in the upper left quarter and a disc in the lower right one."""
+    """A batch whose first image has a bar in the upper left quarter and a disc in the lower right one."""
     images = np.full((count, 3, side, side), 100, np.uint8)
     small = side // 4
     half = small // 2
@@ -47,49 +47,49 @@ def batch_of(count: int = 2, *, overlap: bool = True, side: int = 64, numbers: i
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_batch_shows_each_object_where_it_is_in_the_colour_of_its_class(tmp_path: Path, *, overlap: bool) -> None:
-    path = SegmentPictures(names=NAMES).batch(batch_of(1, overlap=overlap), tmp_path / "train_batch0.jpg")
-    picture = cv2.imread(str(path)).astype(np.float64)
-    assert picture.shape[0] == picture.shape[1] >= 300, "small pictures are enlarged so that labels find room"
-    side = picture.shape[0]
+    path = SegmentDrawings(names=NAMES).batch(batch_of(1, overlap=overlap), tmp_path / "train_batch0.jpg")
+    image = cv2.imread(str(path)).astype(np.float64)
+    assert image.shape[0] == image.shape[1] >= 300, "small images are enlarged so that labels find room"
+    side = image.shape[0]
     quarter, three = side // 4 + side // 8, side * 3 // 4 + side // 8
     for where, category in (((quarter, quarter), 1), ((three, three), 0)):
         expected = 100 * (1 - 0.36) + 0.36 * np.array(color(category))
-        assert np.abs(picture[where] - expected).max() < 12
-    assert np.abs(picture[three, quarter // 2] - 100).max() < 12
+        assert np.abs(image[where] - expected).max() < 12
+    assert np.abs(image[three, quarter // 2] - 100).max() < 12
 
 
-def test_empty_pictures_and_many(tmp_path: Path) -> None:
-    picture = SegmentPictures(names=NAMES).batch(batch_of(20, numbers=0), tmp_path / "a.jpg")
-    assert cv2.imread(str(picture)).shape[:2] == (4 * 448, 4 * 448)
+def test_empty_images_and_many(tmp_path: Path) -> None:
+    image = SegmentDrawings(names=NAMES).batch(batch_of(20, numbers=0), tmp_path / "a.jpg")
+    assert cv2.imread(str(image)).shape[:2] == (4 * 448, 4 * 448)
 
 
 def test_the_channels_are_right(tmp_path: Path) -> None:
     batch = batch_of(1, numbers=0)
     batch.images[0, 0] = 250  # red
-    picture = cv2.imread(str(SegmentPictures(names=NAMES).batch(batch, tmp_path / "a.png")))
-    assert picture[100, 100].argmax() == 2
+    image = cv2.imread(str(SegmentDrawings(names=NAMES).batch(batch, tmp_path / "a.png")))
+    assert image[100, 100].argmax() == 2
 
 
 def sample(*categories: int) -> Sample:
-    truths = tuple(Truth(category=category, box=(10, 20, 40, 20)) for category in categories)
-    crowd = Truth(category=0, box=(0, 0, 100, 50), crowd=True)
-    return Sample(path=Path("a.png"), id=0, shape=(50, 100), truths=(*truths, crowd))
+    annotations = tuple(Annotation(category=category, box=(10, 20, 40, 20)) for category in categories)
+    crowd = Annotation(category=0, box=(0, 0, 100, 50), crowd=True)
+    return Sample(path=Path("a.png"), id=0, shape=(50, 100), annotations=(*annotations, crowd))
 
 
 def test_labels_are_counted_as_they_are_trained_on() -> None:
     samples = [sample(0, 1), sample(1), sample()]
-    rows, counts = SegmentPictures(names=NAMES)._rows(samples)
+    rows, counts = SegmentDrawings(names=NAMES)._rows(samples)
     assert counts == [2, 1, 0]
     assert rows[:, 0].tolist() == [0, 1, 1]
     np.testing.assert_allclose(rows[0, 1:], [0.3, 0.6, 0.4, 0.4])
-    assert SegmentPictures(names=NAMES, classes=(1,))._rows(samples)[1] == [1, 1, 0]
-    assert SegmentPictures(names={0: "object"}, single_class=True)._rows(samples)[0][:, 0].tolist() == [0, 0, 0]
+    assert SegmentDrawings(names=NAMES, classes=(1,))._rows(samples)[1] == [1, 1, 0]
+    assert SegmentDrawings(names={0: "object"}, single_class=True)._rows(samples)[0][:, 0].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_labels_are_drawn(tmp_path: Path, count: int) -> None:
-    pictures = SegmentPictures(names={**NAMES, 2: "\u9bea", 3: "coin_$1_$2"})
-    path = pictures.labels([sample(0, 1)] * count, tmp_path / "labels.png")
+    drawings = SegmentDrawings(names={**NAMES, 2: "\u9bea", 3: "coin_$1_$2"})
+    path = drawings.labels([sample(0, 1)] * count, tmp_path / "labels.png")
     assert min(cv2.imread(str(path)).shape[:2]) > 500
 
 
@@ -121,7 +121,7 @@ def test_curves_set_box_and_mask_side_by_side() -> None:
 @pytest.mark.parametrize("epochs", [1, 30])
 def test_curves_are_drawn_whatever_is_no_number(tmp_path: Path, epochs: int) -> None:
     rows = [row(number + 1, **({"metrics/mAP50(B)": np.nan} if number % 3 else {})) for number in range(epochs)]
-    path = SegmentPictures(names=NAMES).curves(rows, tmp_path / "results.png")
+    path = SegmentDrawings(names=NAMES).curves(rows, tmp_path / "results.png")
     assert min(cv2.imread(str(path)).shape[:2]) > 300
 
 
@@ -134,7 +134,7 @@ def test_smoothing_keeps_the_level() -> None:
 def test_they_can_be_drawn_in_a_thread(tmp_path: Path) -> None:
     drawn: list[Path] = []
     thread = threading.Thread(
-        target=lambda: drawn.append(SegmentPictures(names=NAMES).curves([row(1)], tmp_path / "results.png"))
+        target=lambda: drawn.append(SegmentDrawings(names=NAMES).curves([row(1)], tmp_path / "results.png"))
     )
     thread.start()
     thread.join()
@@ -146,9 +146,9 @@ def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg", *blocked):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingPluginError, match=r"need matplotlib[\s\S]*segx-task-segment\[charts\]"):
-        SegmentPictures(names=NAMES).curves([row(1)], tmp_path / "results.png")
+        SegmentDrawings(names=NAMES).curves([row(1)], tmp_path / "results.png")
     assert list(tmp_path.iterdir()) == []
-    assert SegmentPictures(names=NAMES).batch(batch_of(1), tmp_path / "a.jpg").exists(), "needs none"
+    assert SegmentDrawings(names=NAMES).batch(batch_of(1), tmp_path / "a.jpg").exists(), "needs none"
 
 
 def ticks(axis: Any) -> list[float]:
@@ -162,9 +162,9 @@ def test_what_is_counted_is_numbered_in_whole_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     seen: list[Any] = []
-    png = pictures._png
-    monkeypatch.setattr(pictures, "_png", lambda figure: seen.append(figure) or png(figure))
-    drawn = SegmentPictures(names=NAMES)
+    png = drawings._png
+    monkeypatch.setattr(drawings, "_png", lambda figure: seen.append(figure) or png(figure))
+    drawn = SegmentDrawings(names=NAMES)
     drawn.labels([sample(0, 1)] * count, tmp_path / "labels.png")
     drawn.curves([row(number + 1) for number in range(count)], tmp_path / "results.png")
     labels, curves = seen

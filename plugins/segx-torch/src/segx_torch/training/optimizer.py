@@ -17,7 +17,7 @@ _NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class OptimizerConfig:
     """What ``optimizer`` and its companions come to for a given data set.
 
     Attributes:
@@ -37,31 +37,31 @@ class Recipe:
     weight_decay: float
 
 
-def choose(options: TrainOptions, *, batch: int, pictures: int, classes: int, began: str = "") -> Recipe:
+def choose(options: TrainOptions, *, batch: int, images: int, classes: int, began: str = "") -> OptimizerConfig:
     """Return the recipe: for ``auto``, AdamW for up to 10,000 steps and SGD for more, or what the run began with.
 
     Args:
         options: What was asked for.
-        batch: Pictures per batch on all devices.
-        pictures: Pictures in the training split.
+        batch: Images per batch on all devices.
+        images: Images in the training split.
         classes: Number of classes; AdamW's learning rate falls with it.
         began: The optimiser of the run that goes on; its state fits no other.
     """
-    accumulate = max(min(round(options.nbs / batch), math.ceil(pictures / batch)), 1)  # a step in each epoch
+    accumulate = max(min(round(options.nbs / batch), math.ceil(images / batch)), 1)  # a step in each epoch
     decay = options.weight_decay * batch * accumulate / options.nbs
     name, lr, momentum, bias_lr = options.optimizer, options.lr0, options.momentum, options.warmup_bias_lr
     if name == "auto":
-        steps = math.ceil(pictures / max(batch, options.nbs)) * options.epochs
+        steps = math.ceil(images / max(batch, options.nbs)) * options.epochs
         long = began == "SGD" if began else steps > 10_000
         name = "SGD" if long else "AdamW"
         lr = 0.01 if long else round(0.002 * 5 / (4 + classes), 6)
         momentum, bias_lr = 0.9, 0.0
-    return Recipe(
+    return OptimizerConfig(
         name=name, lr=lr, momentum=momentum, warmup_bias_lr=bias_lr, accumulate=accumulate, weight_decay=decay
     )
 
 
-def build_optimizer(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(module: torch.nn.Module, optimizer_config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return the optimiser with three groups: biases, weights that decay, weights of normalisation layers."""
     biases, weights, norms = [], [], []
     for layer in module.modules():
@@ -76,21 +76,23 @@ def build_optimizer(module: torch.nn.Module, recipe: Recipe) -> torch.optim.Opti
                 weights.append(parameter)
     groups = [
         {"params": biases, "weight_decay": 0.0, "role": "bias"},
-        {"params": weights, "weight_decay": recipe.weight_decay, "role": "weight"},
+        {"params": weights, "weight_decay": optimizer_config.weight_decay, "role": "weight"},
         {"params": norms, "weight_decay": 0.0, "role": "norm"},
     ]
     groups = [group for group in groups if group["params"]]
-    beta = (recipe.momentum, 0.999)
+    beta = (optimizer_config.momentum, 0.999)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "SGD": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True),
-        "RMSprop": lambda: torch.optim.RMSprop(groups, lr=recipe.lr, momentum=recipe.momentum),
-        "Adam": lambda: torch.optim.Adam(groups, lr=recipe.lr, betas=beta),
-        "AdamW": lambda: torch.optim.AdamW(groups, lr=recipe.lr, betas=beta),
-        "Adamax": lambda: torch.optim.Adamax(groups, lr=recipe.lr, betas=beta),
-        "NAdam": lambda: torch.optim.NAdam(groups, lr=recipe.lr, betas=beta),
-        "RAdam": lambda: torch.optim.RAdam(groups, lr=recipe.lr, betas=beta),
+        "SGD": lambda: torch.optim.SGD(
+            groups, lr=optimizer_config.lr, momentum=optimizer_config.momentum, nesterov=True
+        ),
+        "RMSprop": lambda: torch.optim.RMSprop(groups, lr=optimizer_config.lr, momentum=optimizer_config.momentum),
+        "Adam": lambda: torch.optim.Adam(groups, lr=optimizer_config.lr, betas=beta),
+        "AdamW": lambda: torch.optim.AdamW(groups, lr=optimizer_config.lr, betas=beta),
+        "Adamax": lambda: torch.optim.Adamax(groups, lr=optimizer_config.lr, betas=beta),
+        "NAdam": lambda: torch.optim.NAdam(groups, lr=optimizer_config.lr, betas=beta),
+        "RAdam": lambda: torch.optim.RAdam(groups, lr=optimizer_config.lr, betas=beta),
     }
-    return makers[recipe.name]()
+    return makers[optimizer_config.name]()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class Schedule:
     """Learning rate, momentum and accumulation at any step: a pure function of step and epoch, so resuming is exact.
 
     Attributes:
-        recipe: Where the warm-up ends.
+        optimizer_config: Where the warm-up ends.
         epochs: Length of the run.
         steps_per_epoch: Batches of an epoch on this rank.
         lrf: Final learning rate as a fraction of the first.
@@ -107,7 +109,7 @@ class Schedule:
         warmup_momentum: Momentum at its start.
     """
 
-    recipe: Recipe
+    optimizer_config: OptimizerConfig
     epochs: int
     steps_per_epoch: int
     lrf: float
@@ -116,11 +118,11 @@ class Schedule:
     warmup_momentum: float
 
     @classmethod
-    def of(cls, options: TrainOptions, recipe: Recipe, *, steps_per_epoch: int) -> Schedule:
+    def of(cls, options: TrainOptions, optimizer_config: OptimizerConfig, *, steps_per_epoch: int) -> Schedule:
         """Return the schedule: warm-up of at least 100 batches, but never more than half of the run."""
         wanted = max(round(options.warmup_epochs * steps_per_epoch), 100) if options.warmup_epochs > 0 else 0
         return cls(
-            recipe=recipe,
+            optimizer_config=optimizer_config,
             epochs=options.epochs,
             steps_per_epoch=steps_per_epoch,
             lrf=options.lrf,
@@ -138,16 +140,16 @@ class Schedule:
     def accumulate(self, step: int) -> int:
         """Return how many batches make a step of the optimiser."""
         if step >= self.warmup:
-            return self.recipe.accumulate
-        return max(1, round(1 + (self.recipe.accumulate - 1) * step / self.warmup))
+            return self.optimizer_config.accumulate
+        return max(1, round(1 + (self.optimizer_config.accumulate - 1) * step / self.warmup))
 
     def apply(self, optimizer: torch.optim.Optimizer, *, step: int, epoch: int) -> None:
         """Set learning rates and momentum for a batch."""
-        target = self.recipe.lr * self.factor(epoch)
+        target = self.optimizer_config.lr * self.factor(epoch)
         share = min(step / self.warmup, 1.0) if self.warmup else 1.0
-        momentum = self.warmup_momentum + share * (self.recipe.momentum - self.warmup_momentum)
+        momentum = self.warmup_momentum + share * (self.optimizer_config.momentum - self.warmup_momentum)
         for group in optimizer.param_groups:
-            start = self.recipe.warmup_bias_lr if group["role"] == "bias" else 0.0
+            start = self.optimizer_config.warmup_bias_lr if group["role"] == "bias" else 0.0
             group["lr"] = start + share * (target - start)
             if "momentum" in group:
                 group["momentum"] = momentum

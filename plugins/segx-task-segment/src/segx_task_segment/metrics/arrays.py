@@ -1,4 +1,4 @@
-"""The two sides that are compared in a picture, as arrays: what was found, and the truth."""
+"""Detections and annotations of one image as arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.annotations import Truth
+    from segx.structures.annotations import Annotation
     from segx.structures.results import Results
     from segx.structures.sample import Sample
 
@@ -28,7 +28,7 @@ NEGLIGIBLE = 0.1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What was found in one picture, best score first.
+    """What was found in one image, best score first.
 
     Attributes:
         category: int64 (N).
@@ -66,8 +66,8 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TruthArrays:
-    """The objects of one picture.
+class AnnotationArrays:
+    """The objects of one image.
 
     Attributes:
         category: int64 (N).
@@ -97,11 +97,11 @@ def found_in(
     """Return what was found, of the classes that are measured.
 
     Raises:
-        UsageError: The masks are not at the picture's resolution.
+        UsageError: The masks are not at the image's resolution.
     """
     boxes = results.boxes.data.astype(np.float64)
     if len(boxes) and (not len(results.masks) or results.masks.frame != results.orig_shape):
-        raise UsageError("masks are measured at the picture's own resolution", hint="decode with retina_masks=true")
+        raise UsageError("masks are measured at the image's own resolution", hint="decode with retina_masks=true")
     category = boxes[:, 5].astype(np.int64)
     wanted = np.isin(category, list(names) if classes is None else list(classes))
     if single:
@@ -119,36 +119,36 @@ def found_in(
     )
 
 
-def truth_of(sample: Sample, *, classes: Sequence[int] | None = None, single: bool = False) -> TruthArrays:
-    """Return the objects of a picture, of the classes that are measured, rasterised as COCO does."""
-    truths = [truth for truth in sample.truths if classes is None or truth.category in classes]
-    masks = Masks.from_rle([rasterise(truth, sample.shape) for truth in truths], sample.shape)
+def annotations_of(sample: Sample, *, classes: Sequence[int] | None = None, single: bool = False) -> AnnotationArrays:
+    """Return the objects of an image, of the classes that are measured, rasterised as COCO does."""
+    annotations = [annotation for annotation in sample.annotations if classes is None or annotation.category in classes]
+    masks = Masks.from_rle([rasterise(annotation, sample.shape) for annotation in annotations], sample.shape)
     areas = masks.area.astype(np.float64)
-    for index, truth in enumerate(truths):
-        if truth.area is not None:
-            areas[index] = truth.area
-        elif not truth.has_mask:
-            areas[index] = truth.box[2] * truth.box[3]
-    return TruthArrays(
-        category=np.array([0 if single else truth.category for truth in truths], np.int64),
-        box=np.array([truth.box for truth in truths], np.float64).reshape(-1, 4),
-        crowd=np.array([truth.crowd for truth in truths], np.bool_),
-        with_mask=np.array([truth.has_mask for truth in truths], np.bool_),
+    for index, annotation in enumerate(annotations):
+        if annotation.area is not None:
+            areas[index] = annotation.area
+        elif not annotation.has_mask:
+            areas[index] = annotation.box[2] * annotation.box[3]
+    return AnnotationArrays(
+        category=np.array([0 if single else annotation.category for annotation in annotations], np.int64),
+        box=np.array([annotation.box for annotation in annotations], np.float64).reshape(-1, 4),
+        crowd=np.array([annotation.crowd for annotation in annotations], np.bool_),
+        with_mask=np.array([annotation.has_mask for annotation in annotations], np.bool_),
         area=areas,
-        id=np.array([truth.id for truth in truths], np.int64),
+        id=np.array([annotation.id for annotation in annotations], np.int64),
         masks=masks,
     )
 
 
-def rasterise(truth: Truth, shape: tuple[int, int]) -> RLE:
+def rasterise(annotation: Annotation, shape: tuple[int, int]) -> RLE:
     """Return an object's mask as COCO RLE, pixel for pixel as the COCO API fills polygons."""
     from faster_coco_eval.core import mask as coco_mask
 
-    if truth.rle is not None:
-        return dict(truth.rle)
-    x, y, width, height = truth.box
+    if annotation.rle is not None:
+        return dict(annotation.rle)
+    x, y, width, height = annotation.box
     corners = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
-    rings = [ring.ravel().tolist() for ring in truth.polygons] or [corners.ravel().tolist()]
+    rings = [ring.ravel().tolist() for ring in annotation.polygons] or [corners.ravel().tolist()]
     parts = coco_mask.frPyObjects(rings, *shape)
     whole: RLE = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
     return whole
@@ -156,30 +156,30 @@ def rasterise(truth: Truth, shape: tuple[int, int]) -> RLE:
 
 def mask_iou(
     found: Masks,
-    truth: Masks,
+    annotations: Masks,
     crowd: NDArray[np.bool_],
     *,
     least: float = NEGLIGIBLE,
     areas: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return (found, truth) overlaps of masks; over the found mask's own area for crowds.
+    """Return (found, ground truth) overlaps of masks; over the found mask's own area for crowds.
 
     Pixels are only counted where two masks can overlap by ``least``; the others get 0. ``areas`` are those of the
     found masks, where they are known already.
     """
     own = (found.area if areas is None else areas).astype(np.float64)[:, None]
-    other = truth.area[None].astype(np.float64)
-    low = np.maximum(found.rects[:, None, :2], truth.rects[None, :, :2])
-    high = np.minimum(found.rects[:, None, 2:], truth.rects[None, :, 2:])
+    other = annotations.area[None].astype(np.float64)
+    low = np.maximum(found.rects[:, None, :2], annotations.rects[None, :, :2])
+    high = np.minimum(found.rects[:, None, 2:], annotations.rects[None, :, 2:])
     most = np.minimum(np.clip(high - low, 0, None).prod(axis=2), np.minimum(own, other))
     possible = (most > 0) & (most >= least * np.where(crowd, own, own + other - most))
     shared = np.zeros(possible.shape)
-    truths: dict[int, NDArray[np.bool_]] = {}
+    bitmaps: dict[int, NDArray[np.bool_]] = {}
     for i in np.flatnonzero(possible.any(axis=1)).tolist():
         mine, x, y = found.bitmap(i), found.rects[i, 0], found.rects[i, 1]
         for j in np.flatnonzero(possible[i]).tolist():
-            theirs = truths[j] if j in truths else truths.setdefault(j, truth.bitmap(j))
-            left, top = truth.rects[j, :2]
+            theirs = bitmaps[j] if j in bitmaps else bitmaps.setdefault(j, annotations.bitmap(j))
+            left, top = annotations.rects[j, :2]
             (x0, y0), (x1, y1) = low[i, j], high[i, j]
             both = mine[y0 - y : y1 - y, x0 - x : x1 - x] & theirs[y0 - top : y1 - top, x0 - left : x1 - left]
             shared[i, j] = np.count_nonzero(both)

@@ -42,7 +42,7 @@ Curve = tuple["NDArray[np.float64]", "NDArray[np.float64]", str, str]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class KindMetrics:
+class IouTypeMetrics:
     """Figures of one kind of overlap: boxes, or masks. NaN where there was nothing to measure.
 
     Attributes:
@@ -51,7 +51,7 @@ class KindMetrics:
         names: Class number to class name.
         averages: COCO's precision and recall.
         objects: int64 (classes, areas), objects that count.
-        neutral: Objects without a truth of this kind (box-only labels), neither right nor wrong.
+        ignored_objects: Objects without a ground truth of this kind (box-only labels), neither right nor wrong.
         precision_curve: (classes with objects, 1000), precision at IoU 0.5 over :data:`CONFIDENCES`; 0 where nothing
             is detected.
         recall_curve: The same of recall.
@@ -63,7 +63,7 @@ class KindMetrics:
     names: Mapping[int, str]
     averages: Averages
     objects: NDArray[np.int64]
-    neutral: int
+    ignored_objects: int
     precision_curve: NDArray[np.float64]
     recall_curve: NDArray[np.float64]
     incumbent: NDArray[np.float64] | None = None
@@ -76,7 +76,7 @@ class KindMetrics:
         names: Mapping[int, str],
         name: str,
         letter: str,
-        neutral: int = 0,
+        ignored_objects: int = 0,
         incumbent: NDArray[np.uint16] | None = None,
     ) -> Self:
         """Return the figures of what became of all detections."""
@@ -92,7 +92,7 @@ class KindMetrics:
             names=names,
             averages=average(evidence),
             objects=evidence.objects,
-            neutral=neutral,
+            ignored_objects=ignored_objects,
             precision_curve=np.array([precision for precision, _ in curves]).reshape(shape),
             recall_curve=np.array([recall for _, recall in curves]).reshape(shape),
             incumbent=theirs,
@@ -235,28 +235,28 @@ class KindMetrics:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SegmentMetrics:
-    """What a validation found out.
+    """The metrics of a validation.
 
     Attributes:
         box: Figures of boxes.
         seg: Figures of masks.
         names: Class number to class name.
-        images: Pictures measured.
-        images_per_class: int64 (classes), pictures that hold an object of the class.
+        images: Images measured.
+        images_per_class: int64 (classes), images that hold an object of the class.
         detections: Detections measured.
         crowds: Objects that were neither right nor wrong, being crowds.
         confusion_matrix: What was taken for what.
         matches: One row for each detection above the working score and each object missed.
-        speed: Milliseconds a picture for ``preprocess``, ``inference`` and ``postprocess``.
+        speed: Milliseconds an image for ``preprocess``, ``inference`` and ``postprocess``.
         fitness_of: What :attr:`fitness` is made of.
         settings: Settings the predictions were made with.
         save_dir: The run's folder, when there is one.
         files: What was written.
-        problems: Pictures and labels that were left out, and tables that could not be written.
+        problems: Images and labels that were left out, and tables that could not be written.
     """
 
-    box: KindMetrics
-    seg: KindMetrics
+    box: IouTypeMetrics
+    seg: IouTypeMetrics
     names: Mapping[int, str]
     images: int
     images_per_class: NDArray[np.int64]
@@ -272,7 +272,7 @@ class SegmentMetrics:
     problems: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        counts = f"{counted(len(self.names), 'class')}, {counted(self.images, 'picture')}"
+        counts = f"{counted(len(self.names), 'class')}, {counted(self.images, 'image')}"
         folder = "" if self.save_dir is None else f"; {self.save_dir}"
         return f"{type(self).__name__}({counts}; {_first_figures(self.box)}; {_first_figures(self.seg)}{folder})"
 
@@ -375,12 +375,12 @@ class SegmentMetrics:
         thresholds = f"{THRESHOLDS[0]:.2f}:{THRESHOLDS[1] - THRESHOLDS[0]:.2f}:{THRESHOLDS[-1]:.2f}"
         words = [
             f"COCO protocol: AP over IoU {thresholds}, 101 points of recall, at most {MOST} detections per class",
-            "boxes and masks in pixels of the original pictures",
+            "boxes and masks in pixels of the original images",
         ]
         if self.crowds:
             words.append(f"{self.crowds} crowds neither right nor wrong")
-        if self.seg.neutral:
-            words.append(f"{self.seg.neutral} objects without a mask left out of the mask figures")
+        if self.seg.ignored_objects:
+            words.append(f"{self.seg.ignored_objects} objects without a mask left out of the mask figures")
         words.append(f"P and R at IoU 0.50 where the mean F1 is highest; fitness: {_FITNESS[self.fitness_of]}")
         if self.settings:
             words.append(", ".join(f"{name}={value}" for name, value in self.settings.items()))
@@ -434,7 +434,7 @@ class SegmentMetrics:
             raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
         return pd.DataFrame(self.summary(decimals=decimals))
 
-    def rows(self, *, verbose: bool = True) -> str:
+    def to_table(self, *, verbose: bool = True) -> str:
         """Return the table for people: one row for all, one for each class, the protocol, the speed."""
         width = max([5, *(len(name) for name in self.names.values())]) + 2
         head = f"{'Class':>{width}}{'Images':>8}{'Objects':>9}"
@@ -462,7 +462,7 @@ class SegmentMetrics:
                 )
         lines.append(self.protocol)
         if self.speed:
-            lines.append("ms a picture: " + ", ".join(f"{name} {value:.1f}" for name, value in self.speed.items()))
+            lines.append("ms an image: " + ", ".join(f"{name} {value:.1f}" for name, value in self.speed.items()))
         return "\n".join(lines)
 
 
@@ -477,11 +477,11 @@ def _row(name: str, images: int, objects: int, values: Sequence[float], width: i
     return line
 
 
-def _first_figures(kind: KindMetrics) -> str:
+def _first_figures(kind: IouTypeMetrics) -> str:
     return f"{kind.name} mAP50-95 {_number(kind.map)}, mAP50 {_number(kind.map50)}"
 
 
-def _coco_row(kind: KindMetrics) -> str:
+def _coco_row(kind: IouTypeMetrics) -> str:
     return f"COCO {kind.name}: " + "  ".join(f"{name} {_number(value)}" for name, value in kind.coco.items())
 
 

@@ -1,4 +1,4 @@
-"""Rows of a model YAML: which blocks there are, what a row may say of them, and what it comes to at a scale."""
+"""The rows of a model YAML: the known blocks, their arguments, and parsing at a scale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_CHANNELS: Final = 1 << 16
 REQUIRED: Final = object()
 
 
-class Kind(NamedTuple):
+class ArgumentType(NamedTuple):
     """What an argument may be, and how that is said."""
 
     fits: Callable[[Any], bool]
@@ -32,33 +32,33 @@ class Kind(NamedTuple):
 
 
 def is_whole(value: Any, least: int = 1) -> TypeGuard[int]:
-    """Say whether a value is a whole number, and not below ``least``."""
+    """Return True if a value is a whole number, and not below ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_positive(value: Any) -> bool:
-    """Say whether a value is a finite number above 0."""
+    """Return True if a value is a finite number above 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-COUNT: Final = Kind(is_whole, "a whole number from 1 up")
-CHANNELS: Final = Kind(is_whole, "a number of channels")
-SCALED: Final = Kind(is_whole, "a number of channels")  # multiplied by the width of the scale
-CLASSES: Final = Kind(is_whole, "nc or a number of classes")
-FLAG: Final = Kind(lambda v: isinstance(v, bool), "true or false")
-FRACTION: Final = Kind(lambda v: is_positive(v) and v <= 1, "a number above 0, up to 1")
-PADDING: Final = Kind(lambda v: v is None or is_whole(v, 0), "a whole number, or null for what keeps the size")
-NOTHING: Final = Kind(lambda v: v is None, "null")
-MODE: Final = Kind(lambda v: v in ("nearest", "bilinear"), "nearest or bilinear")
-MAP_AXIS: Final = Kind(lambda v: is_whole(v) and v == 1, "1, the channels")
-ODD: Final = Kind(lambda v: is_whole(v) and v % 2 == 1, "an odd number")
+COUNT: Final = ArgumentType(is_whole, "a whole number from 1 up")
+CHANNELS: Final = ArgumentType(is_whole, "a number of channels")
+SCALED: Final = ArgumentType(is_whole, "a number of channels")  # multiplied by the width of the scale
+CLASSES: Final = ArgumentType(is_whole, "nc or a number of classes")
+FLAG: Final = ArgumentType(lambda v: isinstance(v, bool), "true or false")
+FRACTION: Final = ArgumentType(lambda v: is_positive(v) and v <= 1, "a number above 0, up to 1")
+PADDING: Final = ArgumentType(lambda v: v is None or is_whole(v, 0), "a whole number, or null for what keeps the size")
+NOTHING: Final = ArgumentType(lambda v: v is None, "null")
+MODE: Final = ArgumentType(lambda v: v in ("nearest", "bilinear"), "nearest or bilinear")
+MAP_AXIS: Final = ArgumentType(lambda v: is_whole(v) and v == 1, "1, the channels")
+ODD: Final = ArgumentType(lambda v: is_whole(v) and v % 2 == 1, "an odd number")
 
 
 class Argument(NamedTuple):
     """One argument of a block: its name, what it may be, and its value when it is left out."""
 
     name: str
-    kind: Kind
+    kind: ArgumentType
     default: Any = REQUIRED
 
 
@@ -268,7 +268,7 @@ class _Reader:
             arguments[argument.name] = self.scaled(value) if argument.kind is SCALED else value
         return arguments
 
-    def plain(self, value: Any, kind: Kind) -> Any:
+    def plain(self, value: Any, kind: ArgumentType) -> Any:
         """Return a value with the words YAMLs of this schema use for numbers and for nothing replaced."""
         if kind is CLASSES:
             value = self.nc if value == "nc" else value

@@ -1,4 +1,4 @@
-"""Pictures of a training run: batches as they are trained on, the spread of the labels, curves over the epochs."""
+"""Images of a training run: batches as they are trained on, the spread of the labels, curves over the epochs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from segx.structures.types import Image
 
 _SHEET = 1920
-"""Longest side of a sheet of pictures."""
+"""Longest side of a sheet of images."""
 _LEGIBLE = 480
-"""Smaller pictures are enlarged to about this, so that labels find room."""
+"""Smaller images are enlarged to about this, so that labels find room."""
 _NAMED = 40
 """Up to this many classes are named; with more they are numbered."""
 _LETTERS = {"B": "box", "M": "mask"}
@@ -42,7 +42,7 @@ _SMOOTH_FROM = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentPictures:
+class SegmentDrawings:
     """Draws what a training run sees and how it goes.
 
     Attributes:
@@ -56,7 +56,7 @@ class SegmentPictures:
     single_class: bool = False
 
     def batch(self, batch: TrainBatch, path: Path) -> Path:
-        """Draw up to sixteen pictures as they are trained on: moved, cut and coloured, with boxes and masks."""
+        """Draw up to sixteen images as they are trained on: moved, cut and coloured, with boxes and masks."""
         count = min(len(batch.images), BATCH)
         columns = int(np.ceil(np.sqrt(count)))
         longest = max(batch.images.shape[2:])
@@ -71,14 +71,14 @@ class SegmentPictures:
         Raises:
             MissingPluginError: matplotlib is not installed.
         """
-        rows, per_picture = self._rows(samples)
+        rows, per_image = self._rows(samples)
         figure, axes = _grid(2, 2, (12, 9))
         self._draw_counts(axes[0], rows[:, 0].astype(np.int64))
-        _draw_objects_per_picture(axes[1], per_picture)
-        _draw_density(axes[2], rows[:, 1:3], names=("x", "y"), title="centres, as fractions of the picture")
+        _draw_objects_per_image(axes[1], per_image)
+        _draw_density(axes[2], rows[:, 1:3], names=("x", "y"), title="centres, as fractions of the image")
         axes[2].invert_yaxis()
-        _draw_density(axes[3], rows[:, 3:5], names=("width", "height"), title="sizes, as fractions of the picture")
-        figure.suptitle(f"{counted(len(rows), 'object')} in {counted(len(per_picture), 'picture')}")
+        _draw_density(axes[3], rows[:, 3:5], names=("width", "height"), title="sizes, as fractions of the image")
+        figure.suptitle(f"{counted(len(rows), 'object')} in {counted(len(per_image), 'image')}")
         return write_bytes(path, _png(figure))
 
     def curves(self, rows: Sequence[Mapping[str, float]], path: Path) -> Path:
@@ -106,7 +106,7 @@ class SegmentPictures:
         return write_bytes(path, _png(figure))
 
     def _drawn(self, batch: TrainBatch, index: int, gain: int) -> Image:
-        """Return one picture of a batch, enlarged, with its objects drawn in."""
+        """Return one image of a batch, enlarged, with its objects drawn in."""
         image = cv2.cvtColor(np.ascontiguousarray(batch.images[index].transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
         image = cv2.resize(image, None, fx=gain, fy=gain, interpolation=cv2.INTER_LINEAR)
         shape = image.shape[0], image.shape[1]
@@ -125,17 +125,17 @@ class SegmentPictures:
         return draw(found, conf=False)
 
     def _rows(self, samples: Iterable[Sample]) -> tuple[NDArray[np.float64], list[int]]:
-        """Return class, centre x and y, width and height of every object as fractions; and objects per picture."""
+        """Return class, centre x and y, width and height of every object as fractions; and objects per image."""
         rows: list[tuple[float, ...]] = []
         counts = []
         for sample in samples:
             height, width = sample.shape
             before = len(rows)
-            for truth in sample.truths:
-                if truth.crowd or (self.classes is not None and truth.category not in self.classes):
+            for annotation in sample.annotations:
+                if annotation.crowd or (self.classes is not None and annotation.category not in self.classes):
                     continue
-                x, y, w, h = truth.box
-                category = 0 if self.single_class else truth.category
+                x, y, w, h = annotation.box
+                category = 0 if self.single_class else annotation.category
                 rows.append((category, (x + w / 2) / width, (y + h / 2) / height, w / width, h / height))
             counts.append(len(rows) - before)
         return np.array(rows, np.float64).reshape(-1, 5), counts
@@ -153,7 +153,7 @@ class SegmentPictures:
 
 
 def _masks(batch: TrainBatch, index: int, mine: NDArray[np.intp], shape: tuple[int, int]) -> Masks:
-    """Return the masks of one picture's objects as the loss sees them, each pixel as large as it is there."""
+    """Return the masks of one image's objects as the loss sees them, each pixel as large as it is there."""
     if batch.overlap:
         small = batch.masks[index][None] == np.arange(1, len(mine) + 1)[:, None, None]
     else:
@@ -168,10 +168,10 @@ def _masks(batch: TrainBatch, index: int, mine: NDArray[np.intp], shape: tuple[i
     return Masks.from_bitmaps(bitmaps, np.array(corners, np.int32).reshape(-1, 2), shape)
 
 
-def _draw_objects_per_picture(axes: Any, counts: Sequence[int]) -> None:
+def _draw_objects_per_image(axes: Any, counts: Sequence[int]) -> None:
     most = max(counts, default=0)
     axes.hist(counts, bins=np.arange(-0.5, most + 1.5, max(most // 40, 1)), color="tab:blue")
-    axes.set(title="objects in a picture", xlabel="objects", ylabel="pictures")
+    axes.set(title="objects in an image", xlabel="objects", ylabel="images")
     number_whole(axes.xaxis)
     number_whole(axes.yaxis)
 
