@@ -171,7 +171,7 @@ def test_yaml_of_any_kind_ends_in_one_line(tmp_path: Path, text: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(sidecar.sidecar_path(tmp_path / "x.onnx"))
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         sidecar.read(tmp_path / "x.onnx")
 
 

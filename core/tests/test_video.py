@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError
-from segx.io.video import Frame, LiveStreams, Lost, VideoFile
+from segx.io.video import Frame, LiveStreams, Lost, VideoFile, silence_ffmpeg
 from segx.io.writers import _VideoFile
 from segx.structures.batch import Clip
+
+silence_ffmpeg()  # as segx does before its first video; the tests below write theirs with OpenCV alone
 
 
 def write_video(path, frames=10, size=(64, 48), fps=12.5, codec="MJPG"):

@@ -451,8 +451,6 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_definition(text, path, registry)
     if path.exists():
-        if not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
-            raise ModelError(f"{path} is no file")
         return registry.artifact(path)
     name = text if path.suffix or registry.format_of(text) else f"{text}.pt"
     if Path(name).exists():

@@ -33,10 +33,13 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path
 
     try:
-        return user_cache_path("segx", appauthor=False)
-    except RuntimeError as error:
-        hint = f"set {CACHE_VARIABLE} to a folder that can be written"
-        raise UsageError("this user has no home folder to keep downloads and indexes in", hint=hint) from error
+        folder = user_cache_path("segx", appauthor=False)
+        if folder.is_absolute():  # older versions of platformdirs leave "~" where nobody knows a home for it
+            return folder
+    except RuntimeError:
+        pass
+    hint = f"set {CACHE_VARIABLE} to a folder that can be written"
+    raise UsageError("this user has no home folder to keep downloads and indexes in", hint=hint)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
