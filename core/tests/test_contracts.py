@@ -147,10 +147,10 @@ def test_the_kit_makes_what_is_on_the_way_as_an_export_does(tmp_path: Path, monk
     class Seeing:
         def check(self, info: Any, options: Any) -> None: ...
 
-        def export(self, source: Any, info: Any, options: Any, destination: Path) -> Any:
-            seen.append((getattr(options, "half", None), info.precision))
-            destination.write_bytes(b"x")
-            return info
+        def export(self, source: Any, job: Any) -> Any:
+            seen.append((getattr(job.options, "half", None), job.info.precision))
+            job.destination.write_bytes(b"x")
+            return job.info
 
     first, second = (
         ExporterSpec(

@@ -93,17 +93,17 @@ class Toy:
         if options.error < 0:
             raise UsageError("error=-1 cannot be")
 
-    def export(self, source, info, options, destination):
+    def export(self, source, job):
         assert isinstance(source, ExportModule)
-        assert not getattr(options, "half", False) or info.precision == "fp16"
-        destination.write_text("half")
+        assert not getattr(job.options, "half", False) or job.info.precision == "fp16"
+        job.destination.write_text("half")
         if Toy.fails is not None:
             raise Toy.fails
         if not Toy.writes:
-            destination.unlink()
-            return info
-        destination.write_text(json.dumps({"error": options.error}))
-        return info.replace(versions={**info.versions, "toy": "1"})
+            job.destination.unlink()
+            return job.info
+        job.destination.write_text(json.dumps({"error": job.options.error}))
+        return job.info.replace(versions={**job.info.versions, "toy": "1"})
 
     def write_info(self, path, info):
         raise AssertionError("its info lies beside it")
@@ -115,11 +115,11 @@ class Box:
     def check(self, info, options):
         return
 
-    def export(self, source, info, options, destination):
+    def export(self, source, job):
         assert source.format == "toy"
-        destination.mkdir()
-        (destination / "toy.json").write_bytes(source.path.read_bytes())
-        return info
+        job.destination.mkdir()
+        (job.destination / "toy.json").write_bytes(source.path.read_bytes())
+        return job.info
 
     def write_info(self, path, info):
         raise AssertionError("its info lies inside it")
@@ -367,7 +367,9 @@ def test_a_way_that_begins_at_a_file_needs_only_what_is_still_to_do(model, regis
 def test_links_on_the_way_stay_in_full_precision_and_share_the_rest(model, registry, monkeypatch):
     seen = []
     original = Toy.export
-    monkeypatch.setattr(Toy, "export", lambda self, *a: seen.append(a[2]) or original(self, *a))
+    monkeypatch.setattr(
+        Toy, "export", lambda self, source, job: seen.append(job.options) or original(self, source, job)
+    )
     export(model, "box", {"batch": 2, "imgsz": 64, "error": 0.125, "verify": False}, registry=registry)
     assert (seen[0].batch, seen[0].imgsz, seen[0].error, seen[0].half) == (2, 64, 0.125, False)
 
@@ -515,8 +517,8 @@ def make_toys(exporter, backend=None, *, also=(), **changes):
 
 def test_the_proof_opens_with_the_info_that_was_returned(model):
     class OtherNames(Toy):
-        def export(self, source, info, options, destination):
-            done = super().export(source, info, options, destination)
+        def export(self, source, job):
+            done = super().export(source, job)
             return done.replace(outputs=("protos", "rows"), dynamic=frozenset({"batch"}))
 
     class ByName(ToyBackend):
@@ -545,8 +547,8 @@ def test_a_head_of_which_nothing_is_found_is_unproven(registry, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
 
     class Elsewhere(Toy):
-        def export(self, source, info, options, destination):
-            return super().export(source, info, options, destination).replace(head="toy-raw/1")
+        def export(self, source, job):
+            return super().export(source, job).replace(head="toy-raw/1")
 
     class Zeros(ToyBackend):
         def open(self, artifact, options):
@@ -595,10 +597,10 @@ def test_the_first_wrong_link_of_a_chain_is_named(model, registry, monkeypatch):
     with pytest.raises(ExportError, match="toy, which it is made from, differs already"):
         export(model, "box", {"error": 2.0}, registry=registry)
 
-    def bent(self, source, info, options, destination):
-        destination.mkdir()
-        (destination / "toy.json").write_text('{"error": 2.0}')
-        return info
+    def bent(self, source, job):
+        job.destination.mkdir()
+        (job.destination / "toy.json").write_text('{"error": 2.0}')
+        return job.info
 
     monkeypatch.setattr(Box, "export", bent)
     with pytest.raises(ExportError) as caught:
@@ -624,10 +626,10 @@ class Case:
         if options.dynamic and options.batch > 1:
             raise UsageError("batch fixes what dynamic leaves open")
 
-    def export(self, source, info, options, destination):
-        Case.seen.append((info, options))
-        destination.write_bytes(source.path.read_bytes())
-        return info
+    def export(self, source, job):
+        Case.seen.append((job.info, job.options))
+        job.destination.write_bytes(source.path.read_bytes())
+        return job.info
 
     def write_info(self, path, info):
         raise AssertionError("its info lies beside it")
@@ -828,8 +830,8 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import test_export as t
 class Slow(t.Toy):
-    def export(self, source, info, options, destination):
-        destination.write_text("half")
+    def export(self, source, job):
+        job.destination.write_text("half")
         print("working", flush=True)
         time.sleep(60)
 t.export(t.Artifact(path=t.Path({model!r}), format="pt"), "toy", registry=t.make_toys(Slow()))

@@ -30,6 +30,7 @@ from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size
 from segx.options.verbs import ExportOptions, SessionOptions
+from segx.plugin.jobs import ExportJob
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
 from segx.plugin.training import ModelSession
@@ -573,7 +574,13 @@ def _make(
         logger.info("%s: writing %s", job.name, link.spec.name)
         on_the_way = job.finished and link is not job.links[-1]
         precision = source.info.precision if on_the_way else link.options.precision
-        info = link.exporter.export(current, info.replace(precision=precision), link.options, path)
+        work = ExportJob(
+            info=info.replace(precision=precision),
+            options=link.options,
+            destination=path,
+            scratch=Path(tempfile.mkdtemp(prefix="scratch-", dir=folder)),
+        )
+        info = link.exporter.export(current, work)
         if not path.exists():
             raise ExportError(
                 f"format {link.spec.name!r} wrote nothing", hint=f"tell the authors of {link.spec.provider}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import Artifact, ArtifactInfo, Parity
     from segx.options.verbs import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
-    from segx.plugin.jobs import EvalSpec, ExportModule, ModelConfig, ModelSummary
+    from segx.plugin.jobs import EvalSpec, ExportJob, ExportModule, ModelConfig, ModelSummary
     from segx.structures.batch import Batch, SourceImage, TrainBatch
     from segx.structures.results import Results
     from segx.structures.sample import DatasetSource, Sample
@@ -135,16 +135,15 @@ class Exporter(Protocol):
         """
         ...
 
-    def export(
-        self, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
-    ) -> ArtifactInfo:
-        """Write ``destination`` and return the info that describes it.
+    def export(self, source: ExportModule | Artifact, job: ExportJob) -> ArtifactInfo:
+        """Write ``job.destination`` and return the info that describes it.
 
         Args:
             source: The module, or for a format made from another one that artefact.
-            info: What is to travel with the file.
-            options: This format's own options.
-            destination: A temporary name beside the final one; core renames it when all is proven.
+            job: What is asked for.
+
+        Raises:
+            ExportError: It cannot be made.
         """
         ...
 

@@ -29,6 +29,7 @@ from segx.plugin.specs import (
     TaskSpec,
     nothing,
 )
+from segx.runtime import device_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -649,12 +650,6 @@ def get_registry() -> Registry:
 def full_name(spec: Spec) -> str:
     """Return the name that is never ambiguous: ``"tflite@segx-export-tflite"``."""
     return f"{spec.name}@{spec.provider}"
-
-
-def device_kind(device: str) -> str:
-    """Return the kind of a device: ``"0"``, ``"0,1"`` and ``"cuda:1"`` are ``"cuda"``."""
-    kind = device.strip().lower().partition(":")[0]
-    return "cuda" if kind.replace(",", "").replace(" ", "").isdigit() else kind
 
 
 def _runs_on(spec: BackendSpec, device: str | None) -> bool:

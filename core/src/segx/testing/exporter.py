@@ -17,7 +17,15 @@ from segx.ops.arrays import to_numpy
 from segx.options.verbs import ExportOptions, SessionOptions
 from segx.plugin.registry import full_name, get_registry
 from segx.plugin.specs import ExporterSpec, Tolerance
-from segx.testing.models import export_file, export_options, real_module, run_module, tiny_info, tiny_module
+from segx.testing.models import (
+    export_file,
+    export_options,
+    export_with,
+    real_module,
+    run_module,
+    tiny_info,
+    tiny_module,
+)
 from segx.testing.parity import RAW_TOLERANCE, assert_follows, assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import noise_images
@@ -172,7 +180,7 @@ class ExporterContract(PluginContract, standard=True):
         before = _state(source)
         monkeypatch.chdir(elsewhere)
         destination = work / f".tiny.part{spec.suffix}"
-        exporter.export(source, module.info, export_options(spec, imgsz=module.info.imgsz), destination)
+        export_with(exporter, source, module.info, export_options(spec, imgsz=module.info.imgsz), destination)
         assert destination.exists()
         assert [item.name for item in work.iterdir()] == [destination.name], "nothing is left beside it"
         assert not list(elsewhere.iterdir()), "nothing is written into the working directory"
