@@ -678,7 +678,7 @@ def test_check_finds_whatever_train_reports_of_or_refuses(
     with caplog.at_level(logging.INFO, "segx"):
         try:
             splits = read_splits(options)
-            get_registry().load_task("segment").train_loader(splits.train, options, stride=32)
+            get_registry().tasks.load("segment").train_loader(splits.train, options, stride=32)
         except DataError:
             reported = True
     reported = reported or bool(caplog.messages)

@@ -260,8 +260,8 @@ def test_a_wrong_task_is_found_out(test: str, changes: dict[str, Any], arguments
 
         changes = {"decode": second}
     with pytest.raises((AssertionError, IndexError, KeyError, ValueError)):
-        getattr(contract, test)(Wrong(registry.load_task("segment"), changes), *given)
-    getattr(contract, test)(registry.load_task("segment"), *given)
+        getattr(contract, test)(Wrong(registry.tasks.load("segment"), changes), *given)
+    getattr(contract, test)(registry.tasks.load("segment"), *given)
 
 
 # A runtime that is wrong in one way fails the test that is about it

@@ -344,7 +344,7 @@ def test_precision_the_format_has_not(registry):
 
     only = replace(TOY, precisions=("fp32",))
     manager = make_registry()
-    manager._exporters.claims["toy"] = [only]
+    manager.exporters.claims["toy"] = [only]
     with pytest.raises(UsageError, match="no precision fp16") as caught:
         check(SOURCE, "toy", {"half": True}, registry=manager)
     assert caught.value.hint == "it has: fp32"
@@ -746,7 +746,7 @@ def test_a_model_that_came_with_a_plugin_is_exported_into_the_working_folder(tmp
         name="a", summary="s", load=object, task="segment", weights={"shapes.pt": WeightsFile(path=embedded)}
     )
     registry = make_registry()
-    registry._architectures.claims["a"] = [spec]
+    registry.architectures.claims["a"] = [spec]
     assert default_destination(embedded, TOY, registry=registry) == Path("shapes.toy")
     assert default_destination(link, TOY, registry=registry) == Path("link.toy")
     assert default_destination(tmp_path / "other.pt", TOY, registry=registry) == tmp_path / "other.toy"

@@ -47,7 +47,7 @@ def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
     """Return the options of the format."""
     from segx.plugin.registry import get_registry
 
-    return get_registry().exporter(str(arguments["format"])).options
+    return get_registry().exporters.get(str(arguments["format"])).options
 
 
 def run(call: Call, output: Output) -> int:

@@ -45,7 +45,7 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
     chosen = _choose(dataset, options)
     if not chosen:
         raise DataError("no image of the split has an object of these classes")
-    draw = registry.load_task(task).draw
+    draw = registry.tasks.load(task).draw
     tiles = []
     for index in sorted(chosen):
         try:

@@ -162,8 +162,8 @@ def verify(
     with contextlib.ExitStack() as stack:
         source = _opened(stack, reference, registry, device) if isinstance(reference, Artifact) else reference
         made = _opened(stack, artifact, registry, device)
-        allowed = tolerance or _tolerance(registry.exporters.get(artifact.format), made.info.precision)
-        task = registry.load_task(source.info.task)
+        allowed = tolerance or _tolerance(registry.exporters.find(artifact.format), made.info.precision)
+        task = registry.tasks.load(source.info.task)
         return prove(source, made, task=task, tolerance=allowed, images=images)
 
 
@@ -256,7 +256,7 @@ def _plan(
     if isinstance(model, Artifact):
         name = name or str(model.path)
         chain = _from_here(chain, model)
-        info = registry.load_backend(registry.backend_for(model.format)).read_info(model)
+        info = registry.backends.load(registry.backend_for(model.format)).read_info(model)
         if model.format not in MODEL_FORMATS:
             options = _as_its_source(chain[-1], options, info, name)
     else:
@@ -267,7 +267,7 @@ def _plan(
     if finished:
         from segx.flows.inputs import check_head
 
-        check_head(info, registry.load_task(info.task), model=name)
+        check_head(info, registry.tasks.load(info.task), model=name)
     path = model.path if isinstance(model, Artifact) else Path(name)
     return _Job(
         model=model,
@@ -314,7 +314,7 @@ def _links(
             msg = f"format {spec.name!r} has no precision {own.precision}"
             raise UsageError(msg, hint=f"it has: {', '.join(spec.precisions)}")
         registry.require(spec, precision=own.precision)
-        exporter = registry.load_exporter(spec)
+        exporter = registry.exporters.load(spec)
         exporter.check(info, own)
         links.append(_Link(spec=spec, exporter=exporter, options=own))
     return tuple(links)
@@ -484,7 +484,7 @@ def _foreign_files(folder: Path, spec: ExporterSpec, registry: Registry) -> list
     with contextlib.suppress(SegxError):
         if spec.metadata == "embedded":
             artifact = Artifact(path=folder, format=spec.name)
-            info = registry.load_backend(registry.backend_for(spec.name)).read_info(artifact)
+            info = registry.backends.load(registry.backend_for(spec.name)).read_info(artifact)
         else:
             info = sidecar.read(folder)
     own = {sidecar.folder_sidecar_path(folder).name, *info.files} if info is not None else set()
@@ -550,7 +550,7 @@ def _source(stack: contextlib.ExitStack, job: _Job) -> Session:
 
 def _opened(stack: contextlib.ExitStack, artifact: Artifact, registry: Registry, device: str | None) -> Session:
     spec = registry.backend_for(artifact.format, device=device)
-    session = registry.load_backend(spec).open(artifact, SessionOptions(device=device or _quiet_device(spec)))
+    session = registry.backends.load(spec).open(artifact, SessionOptions(device=device or _quiet_device(spec)))
     stack.callback(session.close)
     return session
 
@@ -606,7 +606,7 @@ def _prove(
             other = _opened_somewhere(stack, made, job)
         except (MissingPluginError, UsageError) as error:
             return None, str(error)
-        task = job.registry.load_task(source.info.task)
+        task = job.registry.tasks.load(source.info.task)
         allowed = _tolerance(job.spec, job.options.precision)
         proof = prove(source, other, task=task, tolerance=allowed, images=images)
         heads = f"{source.info.head} and {other.info.head}"
@@ -651,7 +651,7 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
     """
     from segx.flows.parity import prove
 
-    task = job.registry.load_task(source.info.task)
+    task = job.registry.tasks.load(source.info.task)
     for (made, info), link in zip(links, job.links, strict=False):
         with contextlib.suppress(SegxError), contextlib.ExitStack() as stack:
             if link.spec.metadata != "embedded":

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +65,9 @@ class Spec:
         provider: The distribution that declares it; filled in by the loader.
     """
 
+    word: ClassVar[str]
+    """What users call such a thing."""
+
     name: str
     summary: str
     load: Callable[[], Any]
@@ -83,6 +86,7 @@ class Spec:
 class TaskSpec(Spec):
     """A task: what a model's raw outputs mean."""
 
+    word: ClassVar[str] = "task"
     load: Callable[[], Task]
 
 
@@ -94,12 +98,16 @@ class ArchitectureSpec(Spec):
         task: The task its outputs belong to.
         variants: Names of the configurations it ships, without suffix: ``"yolov8n-seg"``.
         weights: File name to where it is published; first use of the name downloads it.
+        pickled: Module to the names of its classes that other tools' checkpoints of the family hold; they are read as
+            data and never imported.
     """
 
+    word: ClassVar[str] = "architecture"
     load: Callable[[], Architecture]
     task: str
     variants: tuple[str, ...] = ()
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
+    pickled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,7 @@ class ExporterSpec(Spec):
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
     """
 
+    word: ClassVar[str] = "format"
     load: Callable[[], Exporter]
     suffix: str
     options: type[ExportOptions]
@@ -183,6 +192,7 @@ class BackendSpec(Spec):
             ``segx info`` and when the first one is opened.
     """
 
+    word: ClassVar[str] = "backend"
     load: Callable[[], Backend]
     formats: Mapping[str, tuple[str, ...]]
     devices: tuple[str, ...] = ("cpu",)
@@ -199,6 +209,7 @@ class DatasetFormatSpec(Spec):
         detects: Says quickly whether a split's folder, list or file is of this format; must not raise.
     """
 
+    word: ClassVar[str] = "dataset format"
     load: Callable[[], DatasetReader]
     detects: Callable[[Path], bool]
 
@@ -209,3 +220,5 @@ class CommandSpec(Spec):
 
     One whose name begins with ``data-`` is listed and called as ``segx data NAME``, with ``name=value`` options.
     """
+
+    word: ClassVar[str] = "command"

@@ -16,7 +16,7 @@ from segx.errors import ModelError, SegxError, UsageError
 from segx.io import sidecar
 from segx.ops.arrays import to_numpy
 from segx.options.verbs import SessionOptions
-from segx.plugin.registry import full_name
+from segx.plugin.catalog import full_name
 from segx.plugin.requirements import ALTERNATIVE
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
@@ -44,7 +44,7 @@ _WITHOUT_TORCH = """
     from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
     registry = get_registry()
-    backend = registry.load_backend(registry.backend(name))
+    backend = registry.backends.load(name)
     session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
     images = np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32)
     print(json.dumps([list(np.asarray(output).shape) for output in session.run(images)]))
@@ -57,7 +57,7 @@ _INFO_WITHOUT_RUNTIME = """
     from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
     registry = get_registry()
-    info = registry.load_backend(registry.backend(name)).read_info(Artifact(path=Path(path), format=kind))
+    info = registry.backends.load(name).read_info(Artifact(path=Path(path), format=kind))
     print(json.dumps(info.variant))
 """
 
@@ -67,7 +67,7 @@ _OPENS_AND_RUNS = """
     from segx.artifact import Artifact
     from segx.options.verbs import SessionOptions
     _, name, kind, path = sys.argv[1:]
-    backend = registry.load_backend(registry.backend(name))
+    backend = registry.backends.load(name)
     session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
     session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
 """
@@ -91,13 +91,13 @@ class BackendContract(PluginContract, standard=True):
     @classmethod
     def spec(cls, registry: Registry) -> BackendSpec:
         """The backend's declaration."""
-        return registry.backend(f"{cls.name}@{cls.distribution}")
+        return registry.backends.get(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, registry: Registry, spec: BackendSpec) -> Backend:
         """The backend, loaded; skips where what it requires is not installed."""
-        return cast("Backend", load_or_skip(registry, "backend", spec))
+        return cast("Backend", load_or_skip(registry, spec))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -136,7 +136,7 @@ class BackendContract(PluginContract, standard=True):
         """Whoever names it gets it, for the formats it runs and no other."""
         name = full_name(spec)
         assert registry.backend_for(self.format, name=name) == spec
-        assert registry.load_backend(spec) is backend
+        assert registry.backends.load(spec) is backend
         with pytest.raises(UsageError, match="does not run"):
             registry.backend_for("no-such-format", name=name)
 

@@ -157,7 +157,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     chain = registry.export_chain(kind)
     chosen = export_options(chain[-1], **{"imgsz": info.imgsz, "batch": info.batch, **options})
     for spec in chain:
-        exporter = registry.load_exporter(spec)
+        exporter = registry.exporters.load(spec)
         settings = chosen if spec is chain[-1] else options_on_the_way(spec, chosen)
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
