@@ -30,7 +30,7 @@ from segx.plugin import hookspecs
 from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import Registry, get_registry
-from segx.plugin.specs import ArchitectureSpec, BackendSpec, ExporterSpec, Tolerance
+from segx.plugin.specs import ArchitectureSpec, BackendSpec, Demands, ExporterSpec, Tolerance
 from segx.testing.scenes import NAMES, ColorSession
 
 pytest.importorskip("segx_task_segment")
@@ -853,3 +853,93 @@ def test_a_signal_leaves_nothing_behind(model, number):
         child.communicate()
     assert names(model.path.parent) == ["seeing.pt"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# What a format demands of what comes before it
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeOptions(ExportOptions):
+    """Options of a format whose numbers are whole, made of a toy of half ones."""
+
+    int8: bool = option(False, "whole numbers")
+    dynamic: bool = option(False, "open axes")
+
+
+WHOLE = dataclasses.replace(
+    CASE,
+    name="whole",
+    suffix=".whole",
+    options=WholeOptions,
+    precisions=("fp32", "int8"),
+    tolerance={"fp32": Tolerance(), "int8": Tolerance()},
+    demands=lambda options: Demands(source={"half": options.int8, "error": 0.25}),
+    axes=frozenset({"batch"}),
+)
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """What the toy is asked for."""
+    seen = []
+    plain = Toy.export
+    monkeypatch.setattr(Case, "seen", [])
+    monkeypatch.setattr(Toy, "export", lambda self, source, job: seen.append(job) or plain(self, source, job))
+    return seen
+
+
+def test_a_format_decides_what_it_is_made_from(model, jobs):
+    registry = make_toys(Toy(), also=(WHOLE,))
+    export(model, "whole", {"int8": True, "dynamic": True, "verify": False}, registry=registry)
+    (job,) = jobs
+    assert (job.options.half, job.options.error, job.info.precision) == (True, 0.25, "fp16")
+    assert job.info.dynamic == {"batch"}, "only what every format of the chain can leave open"
+    assert job.scratch.parent == job.destination.parent
+    assert Case.seen[0][0].precision == "int8"
+    export(model, "whole", {"verify": False}, registry=registry)
+    assert (jobs[1].options.half, jobs[1].info.dynamic) == (False, frozenset())
+    middle = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match=r"is fp32: whole in int8 is made from toy in fp16"):
+        export(middle, "whole", {"int8": True}, registry=registry)
+
+
+def test_axes_that_no_format_leaves_open_are_refused(model, jobs):
+    closed = dataclasses.replace(WHOLE, axes=frozenset())
+    with pytest.raises(UsageError, match="dynamic=True: format whole leaves no axis open"):
+        export(model, "whole", {"dynamic": True}, registry=make_toys(Toy(), also=(closed,)))
+    assert not jobs
+
+
+def test_options_of_the_formats_on_the_way_may_be_given(model, jobs):
+    registry = make_toys(Toy(), also=(CASE,))
+    result = export(model, "case", {"error": 0.125, "verify": False}, registry=registry)
+    assert jobs[0].options.error == 0.125
+    assert result.info.settings["export"]["error"] == 0.125, "it is remembered"
+    assert {info.name for info in registry.export_options("case").describe()} >= {"half", "dynamic", "error"}
+    with pytest.raises(UsageError, match="option 'eror' is not known; did you mean 'error'"):
+        export(model, "case", {"eror": 1}, registry=registry)
+    middle = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match=r"error=0\.5: .*seeing\.toy is finished"):
+        export(middle, "case", {"error": 0.5}, registry=registry)
+    export(middle, "case", {"error": 0.0, "verify": False}, registry=registry)
+
+
+def test_a_form_is_the_head_that_the_architecture_has_for_it(model, jobs):
+    raw = dataclasses.replace(CASE, demands=lambda _: Demands(form="raw"))
+    registry = make_toys(Toy(), also=(raw,))
+    with pytest.raises(UsageError, match="format 'case' needs a model that ends in raw outputs") as refusal:
+        export(model, "case", registry=registry)
+    assert "has: decoded" in refusal.value.hint
+    family = ArchitectureSpec(
+        name=SOURCE.architecture, summary="s", load=object, task="segment", heads={"raw": "yolov8-seg/1"}
+    )
+    registry.architectures.claims[family.name] = [family]
+    export(model, "case", {"verify": False}, registry=registry)
+    assert jobs[0].info.head == "yolov8-seg/1"
+    family = dataclasses.replace(family, heads={"raw": "toy-raw/1"})
+    registry.architectures.claims[family.name] = [family]
+    export(model, "case", {"verify": False}, registry=registry)
+    assert jobs[1].info.head == Case.seen[-1][0].head == "toy-raw/1", "the whole chain carries it"
+    middle = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match="needs a graph that ends in toy-raw/1, not yolov8-seg/1"):
+        export(middle, "case", registry=registry)

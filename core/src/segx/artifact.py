@@ -73,6 +73,8 @@ class ArtifactInfo:
         batch: Images per run; for a dynamic batch, 1.
         dynamic: The axes that take any length.
         outputs: Names of the raw outputs, in the order ``Session.run`` returns them.
+        decoding: Numbers that whoever reads the outputs needs besides: of a raw head its strides and bins, of a final
+            one the scores and overlaps it kept.
         precision: ``"fp32"``, ``"fp16"``, ``"int8"``, ...
         settings: Options of the command that made it, and for a trained model the data and settings it remembers.
         versions: Versions of what made it.
@@ -92,6 +94,7 @@ class ArtifactInfo:
     batch: int = 1
     dynamic: frozenset[Axis] = frozenset()
     outputs: tuple[str, ...] = ("output0", "output1")
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -116,6 +119,7 @@ class ArtifactInfo:
             "variant": self.variant,
             "dynamic": sorted(self.dynamic),
             "outputs": list(self.outputs),
+            "decoding": dict(self.decoding),
             "precision": self.precision,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
@@ -202,6 +206,7 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
         variant=read.words(own.get("variant", ""), "variant"),
         dynamic=frozenset(dynamic),
         outputs=read.texts(own["outputs"], "outputs", most=read.MOST_OUTPUTS),
+        decoding=read.table(own.get("decoding", {}), "decoding"),
         precision=read.words(own["precision"], "precision"),
         settings=read.table(own.get("settings", {}), "settings"),
         versions={name: read.words(value, f"version of {name}") for name, value in versions.items()},

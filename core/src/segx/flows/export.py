@@ -28,8 +28,8 @@ from segx.errors import DataError, ExportError, MissingPluginError, SegxError, U
 from segx.flows.proofs import record_proof
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
-from segx.options.schema import image_size
-from segx.options.verbs import ExportOptions, SessionOptions
+from segx.options.schema import image_size, merged
+from segx.options.verbs import PRECISION_OPTIONS, ExportOptions, SessionOptions
 from segx.plugin.jobs import ExportJob
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
@@ -50,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_FORMATS = frozenset({"pt"})
 """Formats that hold a model as exporters take it."""
-
-_PRECISION_OPTIONS = {"half": "fp16", "int8": "int8"}
-"""Option to the precision it asks for, each lower than the one before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +127,8 @@ def check(
         MissingPluginError: The format, or something it needs, is not installed.
     """
     registry = registry or get_registry()
-    _links(registry.export_chain(format), info, options, registry)
+    chain = registry.export_chain(format)
+    _links(chain, info, _chosen(chain, options), registry)
 
 
 def verify(
@@ -252,18 +250,20 @@ def _plan(
     name: str,
     registry: Registry,
 ) -> _Job:
-    chain = registry.export_chain(kind)
+    whole = chain = registry.export_chain(kind)
+    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
     if isinstance(model, Artifact):
         name = name or str(model.path)
         chain = _from_here(chain, model)
         info = registry.backends.load(registry.backend_for(model.format)).read_info(model)
-        if model.format not in MODEL_FORMATS:
-            options = _as_its_source(chain[-1], options, info, name)
     else:
         info = model.info
         name = name or info.variant or "model"
-    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
-    links = _links(chain, info, options, registry)
+    chosen = _chosen(whole, options)
+    if finished:
+        chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, name)
+    links = _links(chain, info, chosen, registry)
+    info = _ending(info, chain, links, name, registry, finished=finished)
     if finished:
         from segx.flows.inputs import check_head
 
@@ -273,7 +273,7 @@ def _plan(
         model=model,
         name=name,
         links=links,
-        info=_travelling(info, kind, links[-1], finished=finished),
+        info=_travelling(info, kind, links, finished=finished),
         finished=finished,
         destination=_destination(path, links[-1], registry),
         registry=registry,
@@ -294,22 +294,22 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[Export
 
 
 def _links(
-    chain: tuple[ExporterSpec, ...],
-    info: ArtifactInfo,
-    options: Mapping[str, Any] | ExportOptions | None,
-    registry: Registry,
+    chain: tuple[ExporterSpec, ...], info: ArtifactInfo, chosen: ExportOptions, registry: Registry
 ) -> tuple[_Link, ...]:
     """Return the exporters with their options, each combination checked.
 
-    A format on the way takes those options of the last one that it has too, but for the precision: what is on the way
-    stays as it is, and the last exporter lowers it.
+    Options are settled from the last format back to the first. One on the way takes those that it has too, but for the
+    precision: what is on the way stays as it is, unless the format made from it demands otherwise.
     """
-    last = chain[-1]
-    chosen = _chosen(last, options)
+    settled: list[ExportOptions] = []
+    demanded: Mapping[str, Any] = {}
+    for spec in reversed(chain):
+        own = options_on_the_way(spec, chosen, demanded) if settled else chosen
+        demanded = spec.demands(own).source
+        settled.insert(0, own)
     links = []
-    for spec in chain:
+    for spec, own in zip(chain, settled, strict=True):
         registry.require(spec)
-        own = chosen if spec is last else options_on_the_way(spec, chosen)
         if own.precision not in spec.precisions:
             msg = f"format {spec.name!r} has no precision {own.precision}"
             raise UsageError(msg, hint=f"it has: {', '.join(spec.precisions)}")
@@ -320,31 +320,97 @@ def _links(
     return tuple(links)
 
 
-def _given(options: Mapping[str, Any] | ExportOptions | None) -> Mapping[str, Any]:
-    if options is None:
-        return {}
-    return options if isinstance(options, Mapping) else options.as_dict()
+def _chosen(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
+    """Return the options of the last format, with those of the formats on the way; what is not given has its default.
 
-
-def _chosen(last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
-    """Return the options of the last format; where no precision is asked for, its first one is meant."""
-    chosen = options if isinstance(options, last.options) else last.options.parse(_given(options))
-    if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in _PRECISION_OPTIONS):
+    Where no precision is asked for, the format's first one is meant.
+    """
+    last = chain[-1]
+    kind = _options_of(chain)
+    given = options.as_dict() if isinstance(options, ExportOptions) else options or {}
+    chosen = options if isinstance(options, kind) else kind.parse(given)
+    if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in PRECISION_OPTIONS):
         return chosen
     known = {field.name for field in dataclasses.fields(chosen)}
-    meant = {option: True for option, word in _PRECISION_OPTIONS.items() if word == last.precisions[0]}
+    meant = {option: True for option, word in PRECISION_OPTIONS.items() if word == last.precisions[0]}
     return chosen.replace(**meant) if known.issuperset(meant) else chosen
 
 
-def _as_its_source(
-    last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None, info: ArtifactInfo, name: str
-) -> ExportOptions:
+def _options_of(chain: tuple[ExporterSpec, ...]) -> type[ExportOptions]:
+    return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=PRECISION_OPTIONS)
+
+
+def _still_to_do(chosen: ExportOptions, chain: tuple[ExporterSpec, ...], name: str) -> ExportOptions:
+    """Return the options without those of formats that are behind already.
+
+    Raises:
+        UsageError: One of those was given.
+    """
+    kind = _options_of(chain)
+    known, plain = {field.name for field in dataclasses.fields(kind)}, type(chosen)().as_dict()
+    for option, value in chosen.as_dict().items():
+        if option not in known and value != plain[option]:
+            raise UsageError(f"{option}={value}: {name} is finished, that is settled in it", hint="leave it out")
+    return kind.parse({option: value for option, value in chosen.as_dict().items() if option in known})
+
+
+def _ending(
+    info: ArtifactInfo,
+    chain: tuple[ExporterSpec, ...],
+    links: tuple[_Link, ...],
+    name: str,
+    registry: Registry,
+    *,
+    finished: bool,
+) -> ArtifactInfo:
+    """Return the info with the head that the last format that asks for another form than the usual wants.
+
+    Raises:
+        UsageError: The architecture has no such form, or a finished graph ends elsewhere or is of another precision.
+    """
+    demands = [link.spec.demands(link.options) for link in links]
+    again = "export from the .pt it was made from"
+    if finished:
+        source = chain[0].source.partition("@")[0]
+        for option, word in PRECISION_OPTIONS.items():
+            if demands[0].source.get(option) and info.precision != word:
+                msg = f"{name} is {info.precision}: {chain[0].name} in {links[0].options.precision} is made from"
+                raise UsageError(f"{msg} {source} in {word}", hint=again)
+    forms = [(link.spec.name, wanted.form) for link, wanted in zip(links, demands, strict=True)]
+    wanting, form = next(((who, form) for who, form in reversed(forms) if form != "decoded"), ("", "decoded"))
+    if form == "decoded":
+        return info
+    architecture = registry.architectures.find(info.architecture)
+    heads = architecture.heads if architecture is not None else {}
+    if form not in heads:
+        has = ", ".join(("decoded", *(known for known in heads if known != "decoded")))
+        raise UsageError(f"format {wanting!r} needs a model that ends in {form} outputs", hint=f"{name} has: {has}")
+    if finished and info.head != heads[form]:
+        raise UsageError(f"format {wanting!r} needs a graph that ends in {heads[form]}, not {info.head}", hint=again)
+    return info.replace(head=heads[form])
+
+
+def _open_axes(links: Sequence[_Link], asked: Collection[str]) -> frozenset[str]:
+    """Return the axes asked for that all formats of the chain can leave open.
+
+    Raises:
+        UsageError: Some are asked for, and there are none.
+    """
+    left = frozenset(asked).intersection(*(link.spec.axes for link in links))
+    if asked and not left:
+        names = " or ".join(link.spec.name for link in links if not link.spec.axes.intersection(asked))
+        raise UsageError(
+            f"dynamic=True: format {names or links[-1].spec.name} leaves no axis open", hint="leave it out"
+        )
+    return left
+
+
+def _as_its_source(last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, name: str) -> ExportOptions:
     """Return the options of an export that begins at a finished graph: what is fixed there is taken over.
 
     Raises:
         UsageError: An option says otherwise, or the format cannot be what the graph is.
     """
-    chosen = _chosen(last, options)
     known = {field.name for field in dataclasses.fields(chosen)}
     changes: dict[str, Any] = {}
     again = "leave it out, or export from the .pt it was made from"
@@ -372,35 +438,44 @@ def _precision_of(
     last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, name: str, known: Collection[str]
 ) -> dict[str, Any]:
     """Return the option that keeps a graph's precision; one that is asked for may only be lower."""
-    order = ("fp32", *_PRECISION_OPTIONS.values())
+    order = ("fp32", *PRECISION_OPTIONS.values())
     lower = order[order.index(info.precision) + 1 :] if info.precision in order else ()
     of_its_own = info.precision == "fp32" and chosen.precision not in order  # such as w8a16
     if of_its_own or chosen.precision in lower:
         return {}
-    option = next((option for option, word in _PRECISION_OPTIONS.items() if word == info.precision), "")
-    asked = next((f"{option}=True: " for option in _PRECISION_OPTIONS if getattr(chosen, option, False)), "")
+    option = next((option for option, word in PRECISION_OPTIONS.items() if word == info.precision), "")
+    asked = next((f"{option}=True: " for option in PRECISION_OPTIONS if getattr(chosen, option, False)), "")
     if asked or option not in known or info.precision not in last.precisions:
         msg = f"{asked}{name} is {info.precision}, and {last.name} made from it cannot be {chosen.precision}"
         raise UsageError(msg, hint="export from a file in fp32, or from the .pt it was made from")
     return {option: True}
 
 
-def options_on_the_way(spec: ExporterSpec, chosen: ExportOptions) -> ExportOptions:
-    """Return the options of a format on the way to the one whose options are these."""
-    known = {field.name for field in dataclasses.fields(spec.options)} - set(_PRECISION_OPTIONS)
-    return spec.options.parse({name: value for name, value in chosen.as_dict().items() if name in known})
+def options_on_the_way(
+    spec: ExporterSpec, chosen: ExportOptions, demanded: Mapping[str, Any] | None = None
+) -> ExportOptions:
+    """Return the options of a format on the way to the one whose options are these.
+
+    Args:
+        spec: The format on the way.
+        chosen: The options of the last one.
+        demanded: What the format that is made from it demands.
+    """
+    known = {field.name for field in dataclasses.fields(spec.options)} - set(PRECISION_OPTIONS)
+    shared = {name: value for name, value in chosen.as_dict().items() if name in known}
+    return spec.options.parse({**shared, **(demanded or {})})
 
 
-def _travelling(info: ArtifactInfo, kind: str, link: _Link, *, finished: bool) -> ArtifactInfo:
+def _travelling(info: ArtifactInfo, kind: str, links: Sequence[_Link], *, finished: bool) -> ArtifactInfo:
     """Return what is to travel with the file; nothing in it says where on this machine anything lies.
 
     Args:
         info: What the source says.
         kind: The format.
-        link: The last exporter.
+        links: The exporters.
         finished: The source is a graph that is finished: its axes are what they are.
     """
-    options = link.options
+    options = links[-1].options
     asked = options.imgsz if options.imgsz is not None else info.imgsz
     imgsz = image_size(asked, info.stride)
     check_fits(*imgsz, options.batch, asked=options.imgsz is not None or options.batch > 1)
@@ -408,7 +483,7 @@ def _travelling(info: ArtifactInfo, kind: str, link: _Link, *, finished: bool) -
         logger.warning("imgsz is rounded up to %d,%d: sides are multiples of %d", *imgsz, info.stride)
     private = {"output", "device", "verify"}
     used = {key: value for key, value in options.as_dict().items() if key not in private}
-    dynamic = info.dynamic if finished else AXES if getattr(options, "dynamic", False) else frozenset()
+    dynamic = _open_axes(links, info.dynamic if finished else AXES if getattr(options, "dynamic", False) else ())
     return info.replace(
         imgsz=imgsz,
         batch=options.batch,

@@ -314,6 +314,10 @@ class DataShowOptions(Options):
     seed: int = option(0, "another seed, other images", ge=0, le=2_000_000_000)
 
 
+PRECISION_OPTIONS: Mapping[str, str] = {"half": "fp16", "int8": "int8"}
+"""Option of an export to the precision it asks for, each lower than the one before."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Options every export format has; a format adds its own by inheriting."""
@@ -330,7 +334,6 @@ class ExportOptions(Options):
 
     @property
     def precision(self) -> str:
-        """The precision asked for: the name of the first precision option that is set, else fp32."""
-        if getattr(self, "int8", False):
-            return "int8"
-        return "fp16" if getattr(self, "half", False) else "fp32"
+        """The precision asked for: the lowest precision option that is set, else fp32."""
+        asked = [word for option, word in PRECISION_OPTIONS.items() if getattr(self, option, False)]
+        return asked[-1] if asked else "fp32"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from segx.artifact import Artifact, WeightsFile
 from segx.errors import DataError, MissingPluginError, ModelError, PluginError, SegxError, UsageError, did_you_mean
 from segx.io.files import irregular
+from segx.options.schema import merged
+from segx.options.verbs import PRECISION_OPTIONS
 from segx.plugin import known as known_plugins
 from segx.plugin.catalog import Catalog, Loader, Unavailable, full_name, join_lines, planned
 from segx.plugin.discovery import discover
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     import pluggy
 
+    from segx.options.verbs import ExportOptions
     from segx.plugin.discovery import Broken, Disabled, Discovery, Plugin
     from segx.plugin.interfaces import Architecture, Backend, DatasetReader, Exporter, Task
     from segx.plugin.specs import (
@@ -208,6 +211,11 @@ class Registry:
                 message = f"format {chain[0].name!r} is made from {source!r}: {error.message}"
                 raise type(error)(message, hint=error.hint) from error
         return tuple(chain)
+
+    def export_options(self, name: str) -> type[ExportOptions]:
+        """Return the options that an export to a format takes: its own, and those of the formats on the way."""
+        chain = self.export_chain(name)
+        return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=PRECISION_OPTIONS)
 
     def backends_for(self, kind: str) -> Backends:
         """Return the backends that run a format: the usable ones, best first, and the others with the reason."""

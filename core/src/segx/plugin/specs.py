@@ -8,11 +8,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from segx.artifact import AXES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from segx.artifact import WeightsFile
+    from segx.artifact import Axis, WeightsFile
     from segx.options.verbs import ExportOptions
     from segx.plugin.interfaces import Architecture, Backend, DatasetReader, Exporter, Task
 
@@ -98,6 +100,8 @@ class ArchitectureSpec(Spec):
         task: The task its outputs belong to.
         variants: Names of the configurations it ships, without suffix: ``"yolov8n-seg"``.
         weights: File name to where it is published; first use of the name downloads it.
+        heads: Form to the id of the head that a model of the family can be exported with:
+            ``{"raw": "yolo-raw/1"}``. Its usual one is that of ``info`` and needs no entry.
         pickled: Module to the names of its classes that other tools' checkpoints of the family hold; they are read as
             data and never imported.
     """
@@ -107,6 +111,7 @@ class ArchitectureSpec(Spec):
     task: str
     variants: tuple[str, ...] = ()
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
+    heads: Mapping[str, str] = field(default_factory=dict)
     pickled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -152,6 +157,30 @@ def default_tolerances(*precisions: str) -> dict[str, Tolerance]:
     return {precision: _TOLERANCES[precision] for precision in precisions}
 
 
+Form = Literal["decoded", "raw", "final"]
+"""Where a graph ends: in boxes, in what the head says before they are made, or after suppression (NMS)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What an export needs of what comes before it.
+
+    Attributes:
+        form: Where the graph ends.
+        source: Options of the format it is made from, which go before those of the user: ``{"int8": True}``.
+        images: How many images to calibrate on; 0: none.
+    """
+
+    form: Form = "decoded"
+    source: Mapping[str, Any] = field(default_factory=dict)
+    images: int = 0
+
+
+def no_demands(_options: Any) -> Demands:
+    """Demand nothing: most formats are made from what is there."""
+    return Demands()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExporterSpec(Spec):
     """An export format.
@@ -163,6 +192,8 @@ class ExporterSpec(Spec):
         options: The options it takes, a frozen dataclass; see :class:`segx.options.verbs.ExportOptions`.
         tolerance: Tolerance for each precision.
         requires_for: What a precision needs beyond ``requires``: ``{"int8": ("nncf>=2.16",)}``.
+        demands: Says of options what the export needs of what comes before it; loads nothing.
+        axes: The axes it can leave open where ``dynamic`` is asked for.
         metadata: Where :class:`~segx.artifact.ArtifactInfo` travels. ``"embedded"``: the exporter writes it into the
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
     """
@@ -175,6 +206,8 @@ class ExporterSpec(Spec):
     precisions: tuple[str, ...] = ("fp32",)
     tolerance: Mapping[str, Tolerance] = field(default_factory=lambda: {"fp32": Tolerance()})
     requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    demands: Callable[[Any], Demands] = no_demands
+    axes: frozenset[Axis] = AXES
     metadata: Literal["embedded", "folder", "beside"] = "beside"
 
 
