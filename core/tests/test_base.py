@@ -11,6 +11,7 @@ import pytest
 
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ExportError, ModelError, UsageError
+from segx.flows.export import made_of
 from segx.io import sidecar
 from segx.options.schema import option
 from segx.options.verbs import ExportOptions, SessionOptions
@@ -161,6 +162,32 @@ def test_what_cannot_be_read_is_a_model_error_of_one_line(tmp_path: Path, conten
     with pytest.raises(ModelError, match=said) as refusal:
         PlainBackend().open(Artifact(path=path, format="plain"), SessionOptions())
     assert str(path) in refusal.value.message
+
+
+class FolderBackend(PlainBackend):
+    """Reads a folder that says nothing of itself."""
+
+    def _read(self, artifact: Artifact) -> tuple[dict[str, Any] | None, Graph | None]:
+        return None, self.graph
+
+
+def test_a_folder_is_what_its_metadata_list(tmp_path: Path) -> None:
+    folder = tmp_path / "m_plain"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"123456")
+    sidecar.write(folder, INFO.replace(files=made_of(folder)))
+    artifact = Artifact(path=folder, format="plain")
+    FolderBackend().read_info(artifact).check_files(folder, contents=True)
+    (folder / "weights.bin").write_bytes(b"123x56")
+    info = FolderBackend().read_info(artifact)
+    with pytest.raises(ModelError, match=r"m_plain: weights\.bin in it is damaged"):
+        info.check_files(folder, contents=True)
+    (folder / "weights.bin").write_bytes(b"123")
+    with pytest.raises(ModelError, match=r"weights\.bin in it has 3 bytes, not 6"):
+        FolderBackend().open(artifact, SessionOptions())
+    (folder / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"weights\.bin in it cannot be read"):
+        FolderBackend().open(artifact, SessionOptions())
 
 
 def test_half_and_a_runtime_that_fails(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ INFO = ArtifactInfo(
     settings={"data": "a.yaml", "export": {"format": "x", "imgsz": [320, 640]}},
     versions={"segx": "1"},
     date="2026-11-23T10:00:00+00:00",
-    files=("model.bin", "part/model.xml"),
+    files={"model.bin": (3, 12), "part/model.xml": (0, 0)},
+    decoding={"strides": [8, 16, 32], "bins": 16},
     parity=PARITY,
     extra={"author": "somebody's"},
 )
@@ -171,7 +172,7 @@ def test_yaml_of_any_kind_ends_in_one_line(tmp_path: Path, text: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(sidecar.sidecar_path(tmp_path / "x.onnx"))
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         sidecar.read(tmp_path / "x.onnx")
 
 

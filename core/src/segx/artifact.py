@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ class ArtifactInfo:
         versions: Versions of what made it.
         date: When it was made, ISO 8601.
         parity: What verification measured, or None when it was not verified.
-        files: What a model that is a folder is made of, paths in it; an export over it takes away nothing else.
+        files: What a model that is a folder is made of: path in it to size and CRC-32. An export over it takes away
+            nothing else, and one that is cut short is not opened.
         extra: Keys written by other tools, kept as they are.
     """
 
@@ -100,7 +102,7 @@ class ArtifactInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
     parity: Parity | None = None
-    files: tuple[str, ...] = ()
+    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> ArtifactInfo:
@@ -123,7 +125,7 @@ class ArtifactInfo:
             "precision": self.precision,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
-            "files": list(self.files),
+            "files": {name: list(about) for name, about in self.files.items()},
             "parity": None if self.parity is None else dataclasses.asdict(self.parity),
         }
         return {
@@ -169,6 +171,28 @@ class ArtifactInfo:
             raise ModelError(f"{where}: its graph cannot be used ({error})", hint=_EXPORT_AGAIN) from error
         return self
 
+    def check_files(self, folder: Path, *, contents: bool = False) -> None:
+        """Refuse a folder of which a file is missing or cut short.
+
+        Args:
+            folder: The model.
+            contents: Read each file whole, so that a changed byte is seen too.
+
+        Raises:
+            ModelError: With the file.
+        """
+        for name, (size, crc) in self.files.items():
+            try:
+                there = (folder / name).stat().st_size
+                changed = contents and crc_of(folder / name) != crc
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise ModelError(f"{folder}: {name} in it cannot be read ({reason})", hint=_EXPORT_AGAIN) from error
+            if there != size:
+                raise ModelError(f"{folder}: {name} in it has {there} bytes, not {size}", hint=_EXPORT_AGAIN)
+            if changed:
+                raise ModelError(f"{folder}: {name} in it is damaged", hint=_EXPORT_AGAIN)
+
     @classmethod
     def _from_metadata(cls, metadata: Mapping[str, Any]) -> ArtifactInfo:
         defaults = cls()
@@ -188,6 +212,15 @@ class ArtifactInfo:
 
 
 _EXPORT_AGAIN = "copy or export it again"
+
+
+def crc_of(file: Path) -> int:
+    """Return the CRC-32 of a file's content."""
+    crc = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
@@ -210,9 +243,14 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
         precision=read.words(own["precision"], "precision"),
         settings=read.table(own.get("settings", {}), "settings"),
         versions={name: read.words(value, f"version of {name}") for name, value in versions.items()},
-        files=read.texts(own.get("files", ()), "files", most=read.MOST_CLASSES),
+        files={name: _about(about, name) for name, about in read.table(own.get("files", {}), "files").items()},
         parity=None if own["parity"] is None else _parity(read.table(own["parity"], "parity")),
     )
+
+
+def _about(value: Any, name: str) -> tuple[int, int]:
+    size, crc = value if isinstance(value, list | tuple) and len(value) == 2 else (None, None)
+    return read.whole(size, f"size of {name}", least=0, most=1 << 50), read.whole(crc, name, least=0, most=1 << 32)
 
 
 def _parity(table: Mapping[str, Any]) -> Parity:

@@ -127,7 +127,7 @@ def test_whatever_bytes_are_changed_it_is_read_or_refused_in_one_line(write_torc
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.torchscript")
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         TorchScriptBackend().read_info(Artifact(path=tmp_path / "m.torchscript", format="torchscript"))
 
 

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from segx import __version__
-from segx.artifact import AXES, Artifact, ArtifactInfo
+from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
 from segx.flows.proofs import record_proof
 from segx.io import sidecar
@@ -488,7 +488,7 @@ def _travelling(info: ArtifactInfo, kind: str, links: Sequence[_Link], *, finish
         imgsz=imgsz,
         batch=options.batch,
         dynamic=dynamic,
-        files=(),
+        files={},
         precision=options.precision,
         settings={**_public(info.settings), "export": {"format": kind, **used, "imgsz": list(imgsz)}},
         versions={"segx": __version__},
@@ -566,6 +566,12 @@ def _foreign_files(folder: Path, spec: ExporterSpec, registry: Registry) -> list
     return [name for name in _files(folder) if name not in own]
 
 
+def made_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and CRC-32 of each file in a folder, by its path in it."""
+    files = {name: folder / name for name in _files(folder)}
+    return {name: (file.stat().st_size, crc_of(file)) for name, file in files.items() if file.is_file()}
+
+
 def _files(folder: Path) -> list[str]:
     """Return everything in a folder that is no folder itself, or is an empty one, as paths in it."""
     return sorted(
@@ -587,7 +593,7 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         links = _make(job, source, folder, run, stages)
         made, info = links[-1]
         if made.path.is_dir():
-            info = info.replace(files=tuple(_files(made.path)))
+            info = info.replace(files=made_of(made.path))
         proof, unproven = None, "verify=False"
         if job.options.verify:
             with _kept_aside(job, made, info):

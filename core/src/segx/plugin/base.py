@@ -191,7 +191,7 @@ class FormatBackend(ABC):
         """
         path = artifact.path
         if what := irregular(path):
-            raise ModelError(f"{path}: is {what}, no regular file", hint=_EXPORT_AGAIN)
+            raise ModelError(f"{path}: it is {what}, not a regular file", hint=_EXPORT_AGAIN)
         if path.is_file() and not path.stat().st_size:
             raise ModelError(f"{path}: the file is empty", hint=_EXPORT_AGAIN)
         try:
@@ -203,7 +203,10 @@ class FormatBackend(ABC):
         except Exception as error:  # readers answer to damage with errors of every class
             msg = f"{path}: is damaged or no {self.title} model ({reason(error)})"
             raise ModelError(msg, hint=_EXPORT_AGAIN) from error
-        return describe(metadata, path, graph=graph)
+        info = describe(metadata, path, graph=graph)
+        if path.is_dir():
+            info.check_files(path)
+        return info
 
     def open(self, artifact: Artifact, options: SessionOptions) -> Session:
         """Return a session that runs the model.

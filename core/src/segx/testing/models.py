@@ -149,7 +149,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     Returns:
         The artefact, and the info that was to travel with it.
     """
-    from segx.flows.export import options_on_the_way
+    from segx.flows.export import made_of, options_on_the_way
 
     registry = get_registry()
     source: ExportModule | Artifact = module
@@ -162,6 +162,8 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
         info = export_with(exporter, source, info.replace(precision=settings.precision), settings, destination)
+        if destination.is_dir():
+            info = info.replace(files=made_of(destination))
         if spec.metadata == "embedded":
             exporter.write_info(destination, info)
         else:
