@@ -15,7 +15,6 @@ ASIDE = ("plugin/known.py", "testing/", "templates/")
 """Generated lists of what is known, and the kit, which tests with the plugins of this repository."""
 TO_GO: dict[str, set[str]] = {
     "artifact.py": {"segment", "yolov8-seg", "yolov8-seg/1"},
-    "data/convert.py": {"yolo"},
     "data/show.py": {"segment"},
     "flows/export.py": {"pt"},
     "flows/train.py": {"pt"},
@@ -24,7 +23,6 @@ TO_GO: dict[str, set[str]] = {
     "io/sources.py": {"torch"},
     "model.py": {".pt", "onnx", "pt", "yolov8n-seg", "yolov8n-seg.pt"},
     "options/schema.py": {"torch"},
-    "options/verbs.py": {"coco", "yolo"},
     "plugin/registry.py": {".pt"},
     "runs.py": {"segment"},
     "runtime/pytorch.py": {"torch"},

@@ -278,7 +278,7 @@ class DataConvertOptions(Options):
     """Options of data convert."""
 
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
-    to: Literal["yolo", "coco"] = option("coco", "format to write")
+    to: str | None = option(None, "format to write, by name; default: the one that the data are not of")
     output: Path = option(Path(), "folder to write; must not hold anything yet")
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import Axis, WeightsFile
     from segx.options.verbs import ExportOptions
-    from segx.plugin.interfaces import Architecture, Backend, DatasetReader, Exporter, Task
+    from segx.plugin.interfaces import Architecture, Backend, DatasetReader, DatasetWriter, Exporter, Task
 
 API: tuple[int, int] = (1, 0)
 """The plugin API of this core; a ``plugin.py`` states the one it was written for as ``SEGX_API``."""
@@ -240,11 +240,13 @@ class DatasetFormatSpec(Spec):
 
     Attributes:
         detects: Says quickly whether a split's folder, list or file is of this format; must not raise.
+        write: Imports what writes the format and returns it, beside ``load`` which reads; None: it is only read.
     """
 
     word: ClassVar[str] = "dataset format"
     load: Callable[[], DatasetReader]
     detects: Callable[[Path], bool]
+    write: Callable[[], DatasetWriter] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,7 @@ def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
             name="coco",
             summary="COCO JSON: polygons of several parts, holes, RLE and crowds",
             load=lazy("segx_data_coco.reader:CocoReader"),
+            write=lazy("segx_data_coco.writer:CocoWriter"),
             detects=_detects,
             requires=("numpy>=1.26",),
         )

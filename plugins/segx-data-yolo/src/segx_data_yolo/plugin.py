@@ -39,6 +39,7 @@ def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
             name="yolo",
             summary="YOLO text labels: one polygon or box a row, one file an image",
             load=lazy("segx_data_yolo.reader:YoloReader"),
+            write=lazy("segx_data_yolo.writer:YoloWriter"),
             detects=_detects,
             requires=("numpy>=1.26",),
         )
