@@ -32,9 +32,9 @@ from segx.options.verbs import SessionOptions
 from segx.plugin.registry import get_registry
 registry = get_registry()
 data = open_dataset(settings["data"], "train")
-backend = registry.load_backend(registry.backend_for("pt"))
+backend = registry.backends.load(registry.backend_for("pt"))
 options = SessionOptions(device="cpu")
-architecture = registry.load_architecture("yolov8-seg")
+architecture = registry.architectures.load("yolov8-seg")
 config = architecture.read_config("yolov8n-seg")
 session, _ = backend.build(config, architecture, options).for_classes(data.names, seed=settings["seed"])
 if settings["start"] != "nothing":
@@ -42,7 +42,7 @@ if settings["start"] != "nothing":
     from segx.structures.batch import SourceImage
     from segx_torch.training.statistics import take_statistics, without_statistics
     learned = backend.open(registry.artifact(settings["start"]), options).module.requires_grad_(True)
-    task, side = registry.load_task("segment"), settings["imgsz"]
+    task, side = registry.tasks.load("segment"), settings["imgsz"]
     images = [SourceImage(image=cv2.imread(str(path)), path=str(path)) for path in data.paths()[:48]]
     batches = (torch.from_numpy(task.preprocess([image], (side, side)).images) for image in images)
     take_statistics(learned, without_statistics(learned), batches)

@@ -34,7 +34,7 @@ common = dict(data=settings["data"], imgsz=settings["imgsz"], batch=settings["ba
 if settings["what"] == "pipeline":
     from segx.plugin.registry import get_registry
     data = open_dataset(settings["data"], "train")
-    loader = get_registry().load_task("segment").train_loader(data, TrainOptions.parse(common), stride=32)
+    loader = get_registry().tasks.load("segment").train_loader(data, TrainOptions.parse(common), stride=32)
     loader = loader(rank=0, world=1, batch=settings["batch"])
     def once(number):
         return sum(len(batch.images) for batch in loader.epoch(number))

@@ -30,7 +30,7 @@ from segx.structures.masks import Masks
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main
 
-convert_module = importlib.import_module("segx.data.convert")
+yolo_writer = importlib.import_module("segx_data_yolo.writer")
 TRIANGLE = "0.1 0.1 0.5 0.1 0.5 0.5"
 
 
@@ -179,6 +179,14 @@ def test_the_command_line_helps(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["data", "convert", "data=coco8-seg", "to=voc"]) == 2
 
 
+def test_what_is_not_named_is_written_in_the_other_format(tmp_path: Path) -> None:
+    path = coco(tmp_path / "a.json", ["square"], images=1)
+    done = convert(DataConvertOptions.parse({"data": str(path), "output": tmp_path / "yolo"}), get_registry())
+    assert (tmp_path / "yolo" / "labels").is_dir()
+    convert(DataConvertOptions.parse({"data": str(done.yaml), "output": tmp_path / "coco"}), get_registry())
+    assert (tmp_path / "coco" / "annotations" / "train.json").is_file()
+
+
 def complicated(folder: Path) -> Path:
     """COCO JSON with parts, a hole, a crowd, a box alone."""
     image(folder / "images" / "one.png", 0, (80, 100))
@@ -291,7 +299,7 @@ def test_a_copy_that_does_not_fit_is_reported_and_nothing_is_left(
     def half(_: Any, out: Any, __: int) -> None:
         out.write(b"half")
 
-    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "images": "copy"}
+    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "image_files": "copy"}
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", half)
         with pytest.raises(DataError, match=r"new/images/train/00\.png cannot be written: 4 of \d+ bytes"):
@@ -582,9 +590,9 @@ def test_few_crowds_are_no_finding_and_no_warning(tmp_path: Path, caplog: pytest
 
 def test_check_reports_what_train_would_refuse(tmp_path: Path) -> None:
     boxes = coco(tmp_path / "boxes" / "a.json", ["square"], segmentation=[], bbox=[1, 1, 9, 9])
-    assert "no object has a mask" in report(boxes).rows()
+    assert "no object has a mask" in report(boxes).to_table()
     crowds = coco(tmp_path / "crowds" / "a.json", ["square"], iscrowd=1)
-    assert "all objects are crowds" in report(crowds).rows()
+    assert "all objects are crowds" in report(crowds).to_table()
 
 
 def test_a_size_that_is_exchanged_is_reported_and_one_that_is_turned_is_not(tmp_path: Path) -> None:
@@ -607,13 +615,13 @@ def test_what_is_written_is_read_back_and_compared(tmp_path: Path, monkeypatch: 
     options = {"data": str(path), "to": "yolo"}
     done = convert(DataConvertOptions.parse({**options, "output": tmp_path / "right"}), get_registry())
     assert "nothing is lost: what is written was read back and compared" in done.to_table()
-    original = vars(convert_module)["_yolo_row"]
+    original = vars(yolo_writer)["row_of"]
     for name, damage in {
         "moved": lambda row: row.replace(" 0.166667", " 0.45") if row.startswith("0") else row,
         "swapped": lambda row: str(1 - int(row[0])) + row[1:],
         "gone": lambda row: "nonsense" if row.startswith("0") else row,
     }.items():
-        monkeypatch.setattr(convert_module, "_yolo_row", lambda *a, damage=damage: damage(original(*a)))
+        monkeypatch.setattr(yolo_writer, "row_of", lambda *a, damage=damage: damage(original(*a)))
         done = convert(DataConvertOptions.parse({**options, "output": tmp_path / name}), get_registry())
         assert "nothing is lost" not in done.to_table()
         assert done.losses[{"moved": "changed"}.get(name, "missing")] == 2
@@ -678,7 +686,7 @@ def test_check_finds_whatever_train_reports_of_or_refuses(
     with caplog.at_level(logging.INFO, "segx"):
         try:
             splits = read_splits(options)
-            get_registry().load_task("segment").train_loader(splits.train, options, stride=32)
+            get_registry().tasks.load("segment").train_loader(splits.train, options, stride=32)
         except DataError:
             reported = True
     reported = reported or bool(caplog.messages)

@@ -80,7 +80,7 @@ def test_real_photographs_have_the_same_objects_in_every_format(kind: str, real_
     settings = {"imgsz": 320, "rect": False, "device": "cpu", "verbose": False}
     exported = YOLO(model.export(kind, imgsz=320, output=tmp_path))
     expected, found = model.predict(photographs, **settings), exported.predict(photographs, **settings)
-    parity = get_registry().load_task("segment").parity(expected, found)
+    parity = get_registry().tasks.load("segment").parity(expected, found)
     assert parity.objects > 10
     assert parity.matched == 1
     assert parity.box < 0.05

@@ -141,7 +141,7 @@ def test_label_files_are_called_like_the_images_whatever_their_ids(coco: Path, t
             ColorSession(),
             open_source(source),
             PredictOptions.parse({"save_txt": True, "project": tmp_path / "runs"}),
-            task=get_registry().load_task("segment"),
+            task=get_registry().tasks.load("segment"),
             notify=lambda *_, **__: None,
         )
     )

@@ -119,11 +119,11 @@ def test_nothing_of_a_file_reaches_the_terminal_raw(segx: Callable[..., Any], ti
 
     evil = "ball\x1b[2J\x9b\nsegx: all is well\u202e"
     path = tiny_model.parent / "evil.onnx"
-    exporter, backend = get_registry().exporter("onnx"), get_registry().backend("onnxruntime")
+    exporter, backend = get_registry().exporters.get("onnx"), get_registry().backends.get("onnxruntime")
     YOLO(tiny_model).export("onnx", imgsz=64, verify=False, output=path)
-    info = get_registry().load_backend(backend).read_info(Artifact(path=path, format="onnx"))
+    info = get_registry().backends.load(backend).read_info(Artifact(path=path, format="onnx"))
     renamed = info.replace(names=dict.fromkeys(info.names, evil), extra={"author": evil})
-    get_registry().load_exporter(exporter).write_info(path, renamed)
+    get_registry().exporters.load(exporter).write_info(path, renamed)
     (photos / f"{evil.replace('/', '')}.png").write_bytes(b"no image")
     for line in (
         ["predict", f"model={path}", f"source={photos}", "save=false", "conf=0"],

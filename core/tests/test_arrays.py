@@ -77,7 +77,7 @@ def test_proof_decoding_and_contract_take_the_same_arrays(kind: Any) -> None:
         def run(self, images: Any) -> tuple[Any, ...]:
             return tuple(kind(output) for output in super().run(images))
 
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     assert prove(ColorSession(), Elsewhere(), task=task, tolerance=Tolerance()).holds
     scene = draw_scene(objects=3)
     batch = task.preprocess([scene.source], (320, 320))
@@ -131,7 +131,7 @@ def test_numbers_of_any_width_are_float32() -> None:
 @pytest.mark.parametrize("row", [0, 2, 4, 10])
 @pytest.mark.parametrize("retina", [True, False])
 def test_an_object_that_is_not_finite_is_dropped(value: float, row: int, *, retina: bool) -> None:
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     batch: Batch = task.preprocess([draw_scene(objects=3).source], (320, 320))
     session = ColorSession()
     rows, prototypes = session.run(batch.images)

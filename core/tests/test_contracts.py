@@ -147,10 +147,10 @@ def test_the_kit_makes_what_is_on_the_way_as_an_export_does(tmp_path: Path, monk
     class Seeing:
         def check(self, info: Any, options: Any) -> None: ...
 
-        def export(self, source: Any, info: Any, options: Any, destination: Path) -> Any:
-            seen.append((getattr(options, "half", None), info.precision))
-            destination.write_bytes(b"x")
-            return info
+        def export(self, source: Any, job: Any) -> Any:
+            seen.append((getattr(job.options, "half", None), job.info.precision))
+            job.destination.write_bytes(b"x")
+            return job.info
 
     first, second = (
         ExporterSpec(
@@ -260,8 +260,8 @@ def test_a_wrong_task_is_found_out(test: str, changes: dict[str, Any], arguments
 
         changes = {"decode": second}
     with pytest.raises((AssertionError, IndexError, KeyError, ValueError)):
-        getattr(contract, test)(Wrong(registry.load_task("segment"), changes), *given)
-    getattr(contract, test)(registry.load_task("segment"), *given)
+        getattr(contract, test)(Wrong(registry.tasks.load("segment"), changes), *given)
+    getattr(contract, test)(registry.tasks.load("segment"), *given)
 
 
 # A runtime that is wrong in one way fails the test that is about it

@@ -16,6 +16,7 @@ from segx import hookimpl
 from segx.errors import DataError, MissingPluginError, ModelError, PluginError, UsageError
 from segx.plugin.discovery import discover
 from segx.plugin.registry import Registry
+from segx.plugin.weights import resolve_weights
 from segx.runs import Run
 from segx.testing.interpreter import run_fresh
 
@@ -206,8 +207,8 @@ def test_what_is_prepared_is_prepared_before_anything_is_loaded(
     registry = find()
     done = sys.modules["segx_export_both.plugin"].done
     assert not done
-    registry.load_exporter(registry.exporter("second"))
-    registry.load_exporter(registry.exporter("first"))
+    registry.exporters.load("second")
+    registry.exporters.load("first")
     assert done == ["first prepared", "second prepared", "second loaded", "first loaded"]
 
 
@@ -219,9 +220,9 @@ def test_what_cannot_be_prepared_is_not_loaded(write: Callable[..., None], find:
     """
     write("segx-export-both", code)
     registry = find()
-    assert registry.load_exporter(registry.exporter("good")) == {}
+    assert registry.exporters.load("good") == {}
     with pytest.raises(PluginError, match=r"'bad' .* cannot be prepared: SystemExit: 7"):
-        registry.load_exporter(registry.exporter("bad"))
+        registry.exporters.load("bad")
 
 
 @pytest.mark.parametrize("error", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit", "MemoryError"])
@@ -236,7 +237,7 @@ def test_a_plugin_that_ends_the_program_when_loaded_is_reported(
     )
     registry = find()
     with pytest.raises(PluginError, match=f"cannot be loaded: {error.partition('(')[0]}"):
-        registry.load_exporter(registry.exporter("bad"))
+        registry.exporters.load("bad")
     with pytest.raises(DataError, match="no installed dataset format recognises it"):
         registry.dataset_format_for(Path(__file__))
 
@@ -294,12 +295,12 @@ def test_beside_the_real_plugins(write: Callable[..., None]) -> None:
         "segx-aaa-broken",
         "segx-mmm-foreign",
     }
-    assert after.exporters == before.exporters
-    assert after.backends == before.backends
+    assert dict(after.exporters.items()) == dict(before.exporters.items())
+    assert dict(after.backends.items()) == dict(before.backends.items())
     assert set(after.tasks) == {"segment@acme-segx", "segment@segx-task-segment"}
     with pytest.raises(PluginError, match="segment"):
-        after.load_task("segment")
-    assert after.load_task("segment@segx-task-segment").name == "segment"
+        after.tasks.load("segment")
+    assert after.tasks.load("segment@segx-task-segment").name == "segment"
 
 
 def test_whoever_asks_for_what_a_broken_plugin_has_is_reported(
@@ -307,12 +308,12 @@ def test_whoever_asks_for_what_a_broken_plugin_has_is_reported(
 ) -> None:
     write("segx-export-tflite", "raise ValueError('no luck')")
     with pytest.raises(PluginError) as reported:
-        find().exporter("tflite")
+        find().exporters.get("tflite")
     assert reported.value.message == (
         "format 'tflite' is provided by segx-export-tflite 1.2, which is broken: ValueError: no luck"
     )
     with pytest.raises(UsageError) as unknown:
-        find().exporter("no-such-format")
+        find().exporters.get("no-such-format")
     assert "segx-export-tflite 1.2 ValueError: no luck" in unknown.value.hint
 
 
@@ -322,14 +323,14 @@ def test_two_may_claim_one_name(write: Callable[..., None], find: Callable[[], R
     registry = find()
     assert list(registry.exporters) == ["other", "tflite@acme-segx", "tflite@segx-export-tflite"]
     with pytest.raises(PluginError) as conflict:
-        registry.exporter("tflite")
+        registry.exporters.get("tflite")
     assert conflict.value.message == "format 'tflite' is claimed by 2 distributions"
     assert conflict.value.hint == "say which: tflite@acme-segx or tflite@segx-export-tflite"
-    assert registry.exporter("tflite@acme-segx").suffix == ".acme"
-    assert registry.exporter("tflite@segx-export-tflite").suffix == ".tflite"
-    assert registry.exporter("other@segx-export-tflite") == registry.exporter("other")
+    assert registry.exporters.get("tflite@acme-segx").suffix == ".acme"
+    assert registry.exporters.get("tflite@segx-export-tflite").suffix == ".tflite"
+    assert registry.exporters.get("other@segx-export-tflite") == registry.exporters.get("other")
     with pytest.raises(UsageError, match="is not provided by 'nobody'"):
-        registry.exporter("tflite@nobody")
+        registry.exporters.get("tflite@nobody")
 
 
 @pytest.mark.parametrize(
@@ -366,27 +367,27 @@ def test_whoever_asks_for_what_was_left_out_is_reported(
     registry = find()
     assert not registry.broken
     with pytest.raises(PluginError, match="which SEGX_DISABLE_PLUGINS leaves out"):
-        registry.exporter("tflite")
+        registry.exporters.get("tflite")
 
 
 def test_unknown_names_are_suggested_never_changed(write: Callable[..., None], find: Callable[[], Registry]) -> None:
     write("segx-export-good", GOOD)
     with pytest.raises(UsageError) as unknown:
-        find().exporter("godo")
+        find().exporters.get("godo")
     assert str(unknown.value) == "format 'godo' is not known; did you mean 'good'?\n  installed formats: good"
     with pytest.raises(UsageError, match="did you mean 'tflite'"):
-        find().exporter("tflit")
+        find().exporters.get("tflit")
 
 
 def test_known_names_say_what_to_install(write: Callable[..., None], find: Callable[[], Registry]) -> None:
     write("segx-export-good", GOOD)
     with pytest.raises(MissingPluginError) as missing:
-        find().exporter("onnx")
+        find().exporters.get("onnx")
     assert str(missing.value) == "format 'onnx' needs: pip install segx-export-onnx\n  installed formats: good"
     with pytest.raises(MissingPluginError, match="task 'segment' needs: pip install segx-task-segment"):
-        find().task("segment")
+        find().tasks.get("segment")
     with pytest.raises(MissingPluginError, match="architecture 'yolov8-seg' needs: pip install segx-model-yolov8"):
-        find().load_architecture("yolov8-seg")
+        find().architectures.load("yolov8-seg")
 
 
 def test_requirements_are_reported_before_anything_is_imported(
@@ -398,9 +399,9 @@ def test_requirements_are_reported_before_anything_is_imported(
         version="0.1.0",
     )
     registry = find()
-    assert registry.exporter("engine").name == "engine", "it can be looked at"
+    assert registry.exporters.get("engine").name == "engine", "it can be looked at"
     with pytest.raises(MissingPluginError) as missing:
-        registry.load_exporter(registry.exporter("engine"))
+        registry.exporters.load("engine")
     assert str(missing.value) == (
         "format 'engine' (segx-export-tensorrt 0.1.0) needs absent-tensorrt>=10, found none: "
         'pip install "absent-tensorrt>=10"'
@@ -412,7 +413,7 @@ def test_platforms(write: Callable[..., None], find: Callable[[], Registry]) -> 
     write("segx-export-a", "@hookimpl\ndef segx_exporters(): return [exporter('a', platforms=('plan9', 'beos'))]")
     registry = find()
     with pytest.raises(UsageError, match=r"format 'a' \(segx-export-a 1.2\) works on plan9, beos, this is "):
-        registry.require(registry.exporter("a"))
+        registry.require(registry.exporters.get("a"))
 
 
 def test_platforms_of_a_backend(write: Callable[..., None], find: Callable[[], Registry]) -> None:
@@ -460,7 +461,7 @@ def test_a_precision_may_need_more(write: Callable[..., None], find: Callable[[]
     """
     write("segx-export-a", code)
     registry = find()
-    spec = registry.exporter("a")
+    spec = registry.exporters.get("a")
     assert registry.unavailable(spec) is None
     assert registry.unavailable(spec, precision="fp32") is None
     registry.require(spec, precision="fp32")
@@ -472,7 +473,7 @@ def test_what_does_not_load_is_reported(write: Callable[..., None], find: Callab
     write("segx-export-good", GOOD)
     registry = find()
     with pytest.raises(PluginError) as failure:
-        registry.load_exporter(registry.exporter("good"))
+        registry.exporters.load("good")
     assert failure.value.message == "format 'good' (segx-export-good 1.2) cannot be loaded: AssertionError: loaded"
 
 
@@ -482,8 +483,8 @@ def test_instances_are_made_once(write: Callable[..., None], find: Callable[[], 
         "@hookimpl\ndef segx_exporters(): return [exporter('a', load=object), exporter('b', load=object)]",
     )
     registry = find()
-    first, other = (registry.load_exporter(registry.exporter(name)) for name in "ab")
-    assert registry.load_exporter(registry.exporter("a@segx-export-a")) is first is not other
+    first, other = (registry.exporters.load(name) for name in "ab")
+    assert registry.exporters.load("a@segx-export-a") is first is not other
 
 
 CHAIN = """
@@ -650,16 +651,35 @@ def segx_architectures():
 def test_architectures(write: Callable[..., None], find: Callable[[], Registry]) -> None:
     write("segx-model-many", ARCHITECTURES)
     registry = find()
-    assert registry.architecture_for({"two": 1}) is registry.load_architecture("two")
+    assert registry.architecture_for({"two": 1}) is registry.architectures.load("two")
     with pytest.raises(ModelError) as nobody:
         registry.architecture_for({"three": 1})
     assert "three needs absent-three>=3, found none" in nobody.value.hint
-    assert registry.variant("one-l.yaml") is registry.variant("one-l") is registry.architecture("one")
+    assert registry.variant("one-l.yaml") is registry.variant("one-l") is registry.architectures.get("one")
     assert registry.variant("one-x") is None
     weights = registry.weights_file("one-s.pt")
     assert weights is not None
     assert weights.url.endswith("one-s.pt")
     assert registry.weights_file("one-l.pt") is None
+
+
+def test_what_two_architectures_claim_is_never_decided_by_their_names(
+    write: Callable[..., None], find: Callable[[], Registry]
+) -> None:
+    write("segx-model-many", ARCHITECTURES)
+    write("acme-segx", ARCHITECTURES.replace("'one'", "'acme'").replace("example.org", "acme.invalid"))
+    registry = find()
+    for look, name in ((registry.variant, "one-s"), (registry.weights_file, "one-s.pt")):
+        with pytest.raises(PluginError, match="claimed by 2 architectures") as refusal:
+            look(name)
+        assert "acme@acme-segx" in refusal.value.message
+        assert "one@segx-model-many" in refusal.value.message
+        assert "SEGX_DISABLE_PLUGINS=" in refusal.value.hint
+    with pytest.raises(PluginError, match="definition is claimed by 2 architectures"):
+        registry.architecture_for({"two": 1})
+    with pytest.raises(PluginError, match=r"weights 'one-s\.pt' is claimed"):
+        resolve_weights("one-s.pt", registry)
+    assert registry.architecture_for({"acme": 1}) is registry.architectures.load("acme")
 
 
 def test_listeners_are_reported_and_cannot_break_a_run(

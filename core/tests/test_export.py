@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from segx.plugin import hookspecs
 from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import Registry, get_registry
-from segx.plugin.specs import ArchitectureSpec, BackendSpec, ExporterSpec, Tolerance
+from segx.plugin.specs import ArchitectureSpec, BackendSpec, Demands, ExporterSpec, Tolerance
 from segx.testing.scenes import NAMES, ColorSession
 
 pytest.importorskip("segx_task_segment")
@@ -93,17 +94,17 @@ class Toy:
         if options.error < 0:
             raise UsageError("error=-1 cannot be")
 
-    def export(self, source, info, options, destination):
+    def export(self, source, job):
         assert isinstance(source, ExportModule)
-        assert not getattr(options, "half", False) or info.precision == "fp16"
-        destination.write_text("half")
+        assert not getattr(job.options, "half", False) or job.info.precision == "fp16"
+        job.destination.write_text("half")
         if Toy.fails is not None:
             raise Toy.fails
         if not Toy.writes:
-            destination.unlink()
-            return info
-        destination.write_text(json.dumps({"error": options.error}))
-        return info.replace(versions={**info.versions, "toy": "1"})
+            job.destination.unlink()
+            return job.info
+        job.destination.write_text(json.dumps({"error": job.options.error}))
+        return job.info.replace(versions={**job.info.versions, "toy": "1"})
 
     def write_info(self, path, info):
         raise AssertionError("its info lies beside it")
@@ -115,11 +116,11 @@ class Box:
     def check(self, info, options):
         return
 
-    def export(self, source, info, options, destination):
+    def export(self, source, job):
         assert source.format == "toy"
-        destination.mkdir()
-        (destination / "toy.json").write_bytes(source.path.read_bytes())
-        return info
+        job.destination.mkdir()
+        (job.destination / "toy.json").write_bytes(source.path.read_bytes())
+        return job.info
 
     def write_info(self, path, info):
         raise AssertionError("its info lies inside it")
@@ -344,7 +345,7 @@ def test_precision_the_format_has_not(registry):
 
     only = replace(TOY, precisions=("fp32",))
     manager = make_registry()
-    manager._exporters.claims["toy"] = [only]
+    manager.exporters.claims["toy"] = [only]
     with pytest.raises(UsageError, match="no precision fp16") as caught:
         check(SOURCE, "toy", {"half": True}, registry=manager)
     assert caught.value.hint == "it has: fp32"
@@ -367,7 +368,9 @@ def test_a_way_that_begins_at_a_file_needs_only_what_is_still_to_do(model, regis
 def test_links_on_the_way_stay_in_full_precision_and_share_the_rest(model, registry, monkeypatch):
     seen = []
     original = Toy.export
-    monkeypatch.setattr(Toy, "export", lambda self, *a: seen.append(a[2]) or original(self, *a))
+    monkeypatch.setattr(
+        Toy, "export", lambda self, source, job: seen.append(job.options) or original(self, source, job)
+    )
     export(model, "box", {"batch": 2, "imgsz": 64, "error": 0.125, "verify": False}, registry=registry)
     assert (seen[0].batch, seen[0].imgsz, seen[0].error, seen[0].half) == (2, 64, 0.125, False)
 
@@ -515,8 +518,8 @@ def make_toys(exporter, backend=None, *, also=(), **changes):
 
 def test_the_proof_opens_with_the_info_that_was_returned(model):
     class OtherNames(Toy):
-        def export(self, source, info, options, destination):
-            done = super().export(source, info, options, destination)
+        def export(self, source, job):
+            done = super().export(source, job)
             return done.replace(outputs=("protos", "rows"), dynamic=frozenset({"batch"}))
 
     class ByName(ToyBackend):
@@ -545,8 +548,8 @@ def test_a_head_of_which_nothing_is_found_is_unproven(registry, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
 
     class Elsewhere(Toy):
-        def export(self, source, info, options, destination):
-            return super().export(source, info, options, destination).replace(head="toy-raw/1")
+        def export(self, source, job):
+            return super().export(source, job).replace(head="toy-raw/1")
 
     class Zeros(ToyBackend):
         def open(self, artifact, options):
@@ -595,10 +598,10 @@ def test_the_first_wrong_link_of_a_chain_is_named(model, registry, monkeypatch):
     with pytest.raises(ExportError, match="toy, which it is made from, differs already"):
         export(model, "box", {"error": 2.0}, registry=registry)
 
-    def bent(self, source, info, options, destination):
-        destination.mkdir()
-        (destination / "toy.json").write_text('{"error": 2.0}')
-        return info
+    def bent(self, source, job):
+        job.destination.mkdir()
+        (job.destination / "toy.json").write_text('{"error": 2.0}')
+        return job.info
 
     monkeypatch.setattr(Box, "export", bent)
     with pytest.raises(ExportError) as caught:
@@ -624,10 +627,10 @@ class Case:
         if options.dynamic and options.batch > 1:
             raise UsageError("batch fixes what dynamic leaves open")
 
-    def export(self, source, info, options, destination):
-        Case.seen.append((info, options))
-        destination.write_bytes(source.path.read_bytes())
-        return info
+    def export(self, source, job):
+        Case.seen.append((job.info, job.options))
+        job.destination.write_bytes(source.path.read_bytes())
+        return job.info
 
     def write_info(self, path, info):
         raise AssertionError("its info lies beside it")
@@ -744,7 +747,7 @@ def test_a_model_that_came_with_a_plugin_is_exported_into_the_working_folder(tmp
         name="a", summary="s", load=object, task="segment", weights={"shapes.pt": WeightsFile(path=embedded)}
     )
     registry = make_registry()
-    registry._architectures.claims["a"] = [spec]
+    registry.architectures.claims["a"] = [spec]
     assert default_destination(embedded, TOY, registry=registry) == Path("shapes.toy")
     assert default_destination(link, TOY, registry=registry) == Path("link.toy")
     assert default_destination(tmp_path / "other.pt", TOY, registry=registry) == tmp_path / "other.toy"
@@ -753,7 +756,8 @@ def test_a_model_that_came_with_a_plugin_is_exported_into_the_working_folder(tmp
 @pytest.mark.parametrize("what", ["file", "folder", "link", "empty folder"])
 def test_a_folder_loses_only_what_an_export_has_put_there(model, registry, what):
     folder = export(model, "box", {"error": 0.1}, registry=registry).path
-    assert sidecar.read(folder).files == ("toy.json",)
+    size = (folder / "toy.json").stat().st_size
+    assert sidecar.read(folder).files == {"toy.json": (size, zlib.crc32((folder / "toy.json").read_bytes()))}
     foreign = folder / "notes" / "NOTES.txt"
     foreign.parent.mkdir()
     if what == "file":
@@ -828,8 +832,8 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import test_export as t
 class Slow(t.Toy):
-    def export(self, source, info, options, destination):
-        destination.write_text("half")
+    def export(self, source, job):
+        job.destination.write_text("half")
         print("working", flush=True)
         time.sleep(60)
 t.export(t.Artifact(path=t.Path({model!r}), format="pt"), "toy", registry=t.make_toys(Slow()))
@@ -851,3 +855,93 @@ def test_a_signal_leaves_nothing_behind(model, number):
         child.communicate()
     assert names(model.path.parent) == ["seeing.pt"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# What a format demands of what comes before it
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeOptions(ExportOptions):
+    """Options of a format whose numbers are whole, made of a toy of half ones."""
+
+    int8: bool = option(False, "whole numbers")
+    dynamic: bool = option(False, "open axes")
+
+
+WHOLE = dataclasses.replace(
+    CASE,
+    name="whole",
+    suffix=".whole",
+    options=WholeOptions,
+    precisions=("fp32", "int8"),
+    tolerance={"fp32": Tolerance(), "int8": Tolerance()},
+    demands=lambda options: Demands(source={"half": options.int8, "error": 0.25}),
+    axes=frozenset({"batch"}),
+)
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """What the toy is asked for."""
+    seen = []
+    plain = Toy.export
+    monkeypatch.setattr(Case, "seen", [])
+    monkeypatch.setattr(Toy, "export", lambda self, source, job: seen.append(job) or plain(self, source, job))
+    return seen
+
+
+def test_a_format_decides_what_it_is_made_from(model, jobs):
+    registry = make_toys(Toy(), also=(WHOLE,))
+    export(model, "whole", {"int8": True, "dynamic": True, "verify": False}, registry=registry)
+    (job,) = jobs
+    assert (job.options.half, job.options.error, job.info.precision) == (True, 0.25, "fp16")
+    assert job.info.dynamic == {"batch"}, "only what every format of the chain can leave open"
+    assert job.scratch.parent == job.destination.parent
+    assert Case.seen[0][0].precision == "int8"
+    export(model, "whole", {"verify": False}, registry=registry)
+    assert (jobs[1].options.half, jobs[1].info.dynamic) == (False, frozenset())
+    middle = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match=r"is fp32: whole in int8 is made from toy in fp16"):
+        export(middle, "whole", {"int8": True}, registry=registry)
+
+
+def test_axes_that_no_format_leaves_open_are_refused(model, jobs):
+    closed = dataclasses.replace(WHOLE, axes=frozenset())
+    with pytest.raises(UsageError, match="dynamic=True: format whole leaves no axis open"):
+        export(model, "whole", {"dynamic": True}, registry=make_toys(Toy(), also=(closed,)))
+    assert not jobs
+
+
+def test_options_of_the_formats_on_the_way_may_be_given(model, jobs):
+    registry = make_toys(Toy(), also=(CASE,))
+    result = export(model, "case", {"error": 0.125, "verify": False}, registry=registry)
+    assert jobs[0].options.error == 0.125
+    assert result.info.settings["export"]["error"] == 0.125, "it is remembered"
+    assert {info.name for info in registry.export_options("case").describe()} >= {"half", "dynamic", "error"}
+    with pytest.raises(UsageError, match="option 'eror' is not known; did you mean 'error'"):
+        export(model, "case", {"eror": 1}, registry=registry)
+    middle = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match=r"error=0\.5: .*seeing\.toy is finished"):
+        export(middle, "case", {"error": 0.5}, registry=registry)
+    export(middle, "case", {"error": 0.0, "verify": False}, registry=registry)
+
+
+def test_a_form_is_the_head_that_the_architecture_has_for_it(model, jobs):
+    raw = dataclasses.replace(CASE, demands=lambda _: Demands(form="raw"))
+    registry = make_toys(Toy(), also=(raw,))
+    with pytest.raises(UsageError, match="format 'case' needs a model that ends in raw outputs") as refusal:
+        export(model, "case", registry=registry)
+    assert "has: decoded" in refusal.value.hint
+    family = ArchitectureSpec(
+        name=SOURCE.architecture, summary="s", load=object, task="segment", heads={"raw": "yolov8-seg/1"}
+    )
+    registry.architectures.claims[family.name] = [family]
+    export(model, "case", {"verify": False}, registry=registry)
+    assert jobs[0].info.head == "yolov8-seg/1"
+    family = dataclasses.replace(family, heads={"raw": "toy-raw/1"})
+    registry.architectures.claims[family.name] = [family]
+    export(model, "case", {"verify": False}, registry=registry)
+    assert jobs[1].info.head == Case.seen[-1][0].head == "toy-raw/1", "the whole chain carries it"
+    middle = export(model, "toy", registry=registry).artifact
+    with pytest.raises(UsageError, match="needs a graph that ends in toy-raw/1, not yolov8-seg/1"):
+        export(middle, "case", registry=registry)

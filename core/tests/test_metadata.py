@@ -27,7 +27,8 @@ INFO = ArtifactInfo(
     settings={"data": "a.yaml", "export": {"format": "x", "imgsz": [320, 640]}},
     versions={"segx": "1"},
     date="2026-11-23T10:00:00+00:00",
-    files=("model.bin", "part/model.xml"),
+    files={"model.bin": (3, 12), "part/model.xml": (0, 0)},
+    decoding={"strides": [8, 16, 32], "bins": 16},
     parity=PARITY,
     extra={"author": "somebody's"},
 )

@@ -40,7 +40,7 @@ class Changed(ColorSession):
 def proof(other: ColorSession, **kwargs):
     scenes = [draw_scene(240, 320, objects=6).source, draw_scene(300, 300, objects=4).source]
     return prove(
-        ColorSession(), other, task=get_registry().load_task("segment"), tolerance=STRICT, images=scenes, **kwargs
+        ColorSession(), other, task=get_registry().tasks.load("segment"), tolerance=STRICT, images=scenes, **kwargs
     )
 
 
@@ -113,7 +113,7 @@ def test_raw_outputs_count_where_nothing_is_found():
         rows[:, 4:7] *= 1e-4
         return rows, prototypes
 
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     same = prove(Changed(unsure), Changed(unsure), task=task, tolerance=STRICT)
     assert same.holds
     assert not same.has_detections
@@ -146,7 +146,7 @@ def with_neighbour(gap: float) -> Callable:
 
 def test_ties_are_no_damage():
     """Of two boxes of an object the last digit decides which is kept: the other side has both all the same."""
-    task, scenes = get_registry().load_task("segment"), [draw_scene(300, 300, objects=3).source]
+    task, scenes = get_registry().tasks.load("segment"), [draw_scene(300, 300, objects=3).source]
     loose = Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=0.97, raw=0.01)
     first, second = Changed(with_neighbour(1e-5)), Changed(with_neighbour(-1e-5))
     found = prove(first, second, task=task, tolerance=loose, images=scenes)
@@ -164,7 +164,7 @@ def test_damage_beside_ties_is_reported():
         rows[:, 0, [0, 200]] += 2
         return rows, prototypes
 
-    task, scenes = get_registry().load_task("segment"), [draw_scene(300, 300, objects=3).source]
+    task, scenes = get_registry().tasks.load("segment"), [draw_scene(300, 300, objects=3).source]
     loose = Tolerance(box=0.1, score=0.001, mask_iou=0.9, matched=0.97, raw=0.5)
     found = prove(Changed(with_neighbour(1e-5)), Changed(moved), task=task, tolerance=loose, images=scenes)
     assert not found.holds
@@ -172,7 +172,7 @@ def test_damage_beside_ties_is_reported():
 
 
 def test_typical_figures_judge_where_extremes_are_left_open():
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     open_ = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf)
     typical = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf, typical_box=1.0, typical_mask_iou=0.9)
     scenes = [draw_scene(240, 320, objects=6).source]
@@ -189,7 +189,7 @@ def test_nothing_comparable_proves_nothing():
     def blind(rows, prototypes):
         return np.zeros_like(rows), prototypes
 
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     for info in (STATIC.replace(head="other/1"), STATIC.replace(outputs=("output0", "second"))):
         found = prove(Changed(blind), Changed(blind, info), task=task, tolerance=STRICT)
         assert not found.comparable
@@ -198,7 +198,7 @@ def test_nothing_comparable_proves_nothing():
 
 
 def test_another_head_that_finds_nothing_is_reported(monkeypatch):
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     monkeypatch.setattr(type(task), "heads", (*task.heads, "other/1"))
     other = Changed(lambda rows, prototypes: (np.zeros_like(rows), prototypes), STATIC.replace(head="other/1"))
     scenes = [draw_scene(240, 320, objects=6).source]

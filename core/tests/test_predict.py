@@ -63,7 +63,7 @@ def start(source, session=None, reported=None, failures=None, streams=1, **optio
         session or Watched(),
         source if hasattr(source, "loaders") else open_source(source, vid_stride=chosen.vid_stride),
         chosen,
-        task=get_registry().load_task("segment"),
+        task=get_registry().tasks.load("segment"),
         notify=reported or Listener(),
         failures=failures,
         streams=streams,
@@ -353,7 +353,7 @@ class Stumbling:
     heads = (HEAD,)
 
     def __init__(self, step, at):
-        self._task, self._step, self._at, self.count = get_registry().load_task("segment"), step, at, 0
+        self._task, self._step, self._at, self.count = get_registry().tasks.load("segment"), step, at, 0
 
     def __getattr__(self, name):
         def call(*arguments, **options):
@@ -445,7 +445,7 @@ def test_ctrl_c_ends_a_run_at_once(tmp_path):
             time.sleep(60)
 
         reported = []
-        task = get_registry().load_task("segment")
+        task = get_registry().tasks.load("segment")
         options = PredictOptions(save_json=True, project=sys.argv[1])
         notify = lambda event, **facts: reported.append(event)
         began = time.monotonic()
@@ -770,7 +770,7 @@ def test_a_batch_that_has_no_effect_is_reported(folder, caplog):
 def test_a_model_that_ends_in_another_head_is_refused_by_name_before_anything_runs(folder):
     session = Watched()
     session.info = session.info.replace(head="yolov8-seg-final/1")
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     with pytest.raises(ModelError, match=r"nms\.onnx: ends in head 'yolov8-seg-final/1'") as caught:
         predict(session, open_source(folder), PredictOptions(), task=task, notify=Listener(), model="nms.onnx")
     assert "it suppresses (NMS) by itself" in caught.value.hint
@@ -782,6 +782,6 @@ def test_an_answer_of_another_kind_ends_in_one_line(folder):
         def run(self, images):
             return super().run(images)[:1]
 
-    task = get_registry().load_task("segment")
+    task = get_registry().tasks.load("segment")
     with pytest.raises(ModelError, match="gave 1 outputs; its metadata name 2: output0, output1"):
         list(predict(Answering(), open_source(folder), PredictOptions(), task=task, notify=Listener()))

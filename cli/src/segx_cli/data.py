@@ -92,7 +92,9 @@ def _run_plugins_action(name: str, arguments: Sequence[str], program: str, outpu
     if name not in known:
         every = [*ACTIONS, *known]
         raise UsageError(f"{name!r} is nothing to do with data{did_you_mean(name, every)}", hint=f"{program} --help")
-    return tools.run_plugin(get_registry().command(f"data-{name}").name, [_dashed(word) for word in arguments], output)
+    return tools.run_plugin(
+        get_registry().commands.get(f"data-{name}").name, [_dashed(word) for word in arguments], output
+    )
 
 
 def _dashed(word: str) -> str:

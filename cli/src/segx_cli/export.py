@@ -44,10 +44,10 @@ def own_options(options: type[ExportOptions]) -> tuple[OptionInfo, ...]:
 
 
 def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
-    """Return the options of the format."""
+    """Return the options of the format and of those on the way to it."""
     from segx.plugin.registry import get_registry
 
-    return get_registry().exporter(str(arguments["format"])).options
+    return get_registry().export_options(str(arguments["format"]))
 
 
 def run(call: Call, output: Output) -> int:

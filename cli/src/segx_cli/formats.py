@@ -53,7 +53,7 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
     from segx_cli.export import own_options
 
     known = FORMATS.get(name)
-    exporter = registry.exporters.get(name)
+    exporter = registry.exporters.find(name)
     problem = registry.unavailable(exporter) if exporter else None
     backends = registry.backends_for(name.partition("@")[0])
     suffixes = sorted({suffix for spec in registry.backends.values() for suffix in spec.formats.get(name, ())})

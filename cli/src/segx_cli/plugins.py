@@ -54,7 +54,7 @@ def list_plugins(ctx: typer.Context) -> None:
 @APP.command()
 def new(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="kind and name: export-foo, backend-foo, data-foo, task-foo, model-foo")],
+    name: Annotated[str, typer.Argument(help="kind and name: export-foo, backend-foo, data-foo, logger-foo")],
     folder: Annotated[Path, typer.Option(help="where the plugin's folder is made")] = Path(),
 ) -> None:
     """Write a whole new plugin from a template: declaration, work, tests that pass."""

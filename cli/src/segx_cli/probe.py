@@ -21,7 +21,7 @@ def main() -> None:
     registry = get_registry()
     spec = next(s for s in registry.declared[kind] if (s.name, s.provider) == (name, provider))
     started = time.perf_counter()
-    loaded = registry.load(kind, spec)
+    loaded = registry.load(spec)
     import_requirements(spec.requires)
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "devices": devices(loaded)}), file=said)

@@ -37,7 +37,7 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     from segx.plugin.registry import get_registry
 
     registry = get_registry()
-    loaded = _as_app(registry.load_command(registry.command(name)))
+    loaded = _as_app(registry.commands.load(name))
     with output.given_back():
         return _call(loaded, name, arguments, output)
 

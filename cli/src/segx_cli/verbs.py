@@ -156,7 +156,7 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
 def _check_task(task: str) -> None:
     from segx.plugin.registry import get_registry
 
-    get_registry().task(task)
+    get_registry().tasks.get(task)
 
 
 def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +74,15 @@ class ArtifactInfo:
         batch: Images per run; for a dynamic batch, 1.
         dynamic: The axes that take any length.
         outputs: Names of the raw outputs, in the order ``Session.run`` returns them.
+        decoding: Numbers that whoever reads the outputs needs besides: of a raw head its strides and bins, of a final
+            one the scores and overlaps it kept.
         precision: ``"fp32"``, ``"fp16"``, ``"int8"``, ...
         settings: Options of the command that made it, and for a trained model the data and settings it remembers.
         versions: Versions of what made it.
         date: When it was made, ISO 8601.
         parity: What verification measured, or None when it was not verified.
-        files: What a model that is a folder is made of, paths in it; an export over it takes away nothing else.
+        files: What a model that is a folder is made of: path in it to size and CRC-32. An export over it takes away
+            nothing else, and one that is cut short is not opened.
         extra: Keys written by other tools, kept as they are.
     """
 
@@ -92,12 +96,13 @@ class ArtifactInfo:
     batch: int = 1
     dynamic: frozenset[Axis] = frozenset()
     outputs: tuple[str, ...] = ("output0", "output1")
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
     parity: Parity | None = None
-    files: tuple[str, ...] = ()
+    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> ArtifactInfo:
@@ -116,10 +121,11 @@ class ArtifactInfo:
             "variant": self.variant,
             "dynamic": sorted(self.dynamic),
             "outputs": list(self.outputs),
+            "decoding": dict(self.decoding),
             "precision": self.precision,
             "settings": dict(self.settings),
             "versions": dict(self.versions),
-            "files": list(self.files),
+            "files": {name: list(about) for name, about in self.files.items()},
             "parity": None if self.parity is None else dataclasses.asdict(self.parity),
         }
         return {
@@ -165,6 +171,28 @@ class ArtifactInfo:
             raise ModelError(f"{where}: its graph cannot be used ({error})", hint=_EXPORT_AGAIN) from error
         return self
 
+    def check_files(self, folder: Path, *, contents: bool = False) -> None:
+        """Refuse a folder of which a file is missing or cut short.
+
+        Args:
+            folder: The model.
+            contents: Read each file whole, so that a changed byte is seen too.
+
+        Raises:
+            ModelError: With the file.
+        """
+        for name, (size, crc) in self.files.items():
+            try:
+                there = (folder / name).stat().st_size
+                changed = contents and crc_of(folder / name) != crc
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise ModelError(f"{folder}: {name} in it cannot be read ({reason})", hint=_EXPORT_AGAIN) from error
+            if there != size:
+                raise ModelError(f"{folder}: {name} in it has {there} bytes, not {size}", hint=_EXPORT_AGAIN)
+            if changed:
+                raise ModelError(f"{folder}: {name} in it is damaged", hint=_EXPORT_AGAIN)
+
     @classmethod
     def _from_metadata(cls, metadata: Mapping[str, Any]) -> ArtifactInfo:
         defaults = cls()
@@ -186,6 +214,15 @@ class ArtifactInfo:
 _EXPORT_AGAIN = "copy or export it again"
 
 
+def crc_of(file: Path) -> int:
+    """Return the CRC-32 of a file's content."""
+    crc = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
 def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
     """Return an info with what segx itself wrote beside the keys that other tools share."""
     own = read.table(read.document(document, "segx"), "segx")
@@ -202,12 +239,18 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
         variant=read.words(own.get("variant", ""), "variant"),
         dynamic=frozenset(dynamic),
         outputs=read.texts(own["outputs"], "outputs", most=read.MOST_OUTPUTS),
+        decoding=read.table(own.get("decoding", {}), "decoding"),
         precision=read.words(own["precision"], "precision"),
         settings=read.table(own.get("settings", {}), "settings"),
         versions={name: read.words(value, f"version of {name}") for name, value in versions.items()},
-        files=read.texts(own.get("files", ()), "files", most=read.MOST_CLASSES),
+        files={name: _about(about, name) for name, about in read.table(own.get("files", {}), "files").items()},
         parity=None if own["parity"] is None else _parity(read.table(own["parity"], "parity")),
     )
+
+
+def _about(value: Any, name: str) -> tuple[int, int]:
+    size, crc = value if isinstance(value, list | tuple) and len(value) == 2 else (None, None)
+    return read.whole(size, f"size of {name}", least=0, most=1 << 50), read.whole(crc, name, least=0, most=1 << 32)
 
 
 def _parity(table: Mapping[str, Any]) -> Parity:

@@ -216,7 +216,7 @@ class YOLO:
                 session,
                 opened,
                 options,
-                task=self._registry.load_task(self.task),
+                task=self._registry.tasks.load(self.task),
                 notify=self._registry.notify,
                 model=self._given,
                 failures=self.failures,
@@ -348,7 +348,7 @@ class YOLO:
         if isinstance(self._origin, ModelDefinition):
             return self._origin.architecture.info(self._origin.config)
         spec = self._registry.backend_for(self._origin.format)
-        return self._registry.load_backend(spec).read_info(self._origin)
+        return self._registry.backends.load(spec).read_info(self._origin)
 
     def _session(self, how: SessionOptions, backend: str | None = None) -> Session:
         """Return an open model, the same one for the same options."""
@@ -388,7 +388,7 @@ class YOLO:
 
     def _open(self, how: SessionOptions, backend: str | None) -> Session:
         spec = self._backend_spec(how, backend)
-        runtime = self._registry.load_backend(spec)
+        runtime = self._registry.backends.load(spec)
         if spec.caution and self.path is not None:
             _warn_once(f"{self.path} {spec.caution}")
         if isinstance(self._origin, Artifact) and not self._changed:
@@ -487,7 +487,7 @@ def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefiniti
         return ModelDefinition(architecture.read_config(path), architecture)
     shipped = registry.variant(text)
     if shipped is not None:
-        architecture = registry.load_architecture(shipped.name)
+        architecture = registry.architectures.load(shipped.name)
         return ModelDefinition(architecture.read_config(path.stem), architecture)
     known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
     hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"

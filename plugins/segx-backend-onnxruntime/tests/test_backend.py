@@ -236,13 +236,12 @@ def test_what_other_tools_say_is_read(
 def test_header_lists_no_weights_among_the_inputs(make_model: Callable[..., Artifact]) -> None:
     header = read_header(make_model().path)
     assert [item.name for item in header.inputs] == ["images"]
-    assert header.opset == 17
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").touch()
     with pytest.raises(ModelError, match=r"m.onnx: the file is empty"):
-        read_header(tmp_path / "m.onnx")
+        BACKEND.read_info(Artifact(path=tmp_path / "m.onnx", format="onnx"))
 
 
 def test_devices_are_named_as_they_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,12 +251,10 @@ def test_devices_are_named_as_they_are_typed(monkeypatch: pytest.MonkeyPatch) ->
     assert BACKEND.devices() == ["cpu", "cuda"]
 
 
-def test_threads_and_spinning_reach_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_reach_the_runtime_and_do_not_spin() -> None:
     settings = session_module._settings(SessionOptions(threads=3))
     assert settings.intra_op_num_threads == 3
     assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    monkeypatch.setenv("SEGX_ORT_SPINNING", "1")
-    assert session_module._settings(CPU).get_session_config_entry("session.intra_op.allow_spinning") == "1"
 
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"

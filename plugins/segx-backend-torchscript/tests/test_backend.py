@@ -57,7 +57,7 @@ def test_file_of_another_tool_opens(write_torchscript: Any, tmp_path: Path) -> N
     assert session.info.dynamic == frozenset()
     assert session.info.extra["version"] == "8.1.0"
     assert len(session.run(noise_images((1, 3, 64, 96)))) == 2
-    with pytest.raises(ModelError, match=r"the model takes \(1, 3, 64, 96\)"):
+    with pytest.raises(ModelError, match=r"m\.torchscript: takes images 1x3x64x96, got 1x3x96x96"):
         session.run(noise_images((1, 3, 96, 96)))
 
 
@@ -127,7 +127,7 @@ def test_whatever_bytes_are_changed_it_is_read_or_refused_in_one_line(write_torc
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.torchscript")
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         TorchScriptBackend().read_info(Artifact(path=tmp_path / "m.torchscript", format="torchscript"))
 
 
@@ -160,7 +160,7 @@ def test_half_precision_is_the_files_own(write_torchscript: Any, tmp_path: Path)
     full = write_torchscript(tmp_path / "full.torchscript", tiny_info())
     with pytest.raises(UsageError, match="holds fp32 numbers") as refusal:
         TorchScriptBackend().open(full, SessionOptions(device="cpu", half=True))
-    assert "half=true" in refusal.value.hint
+    assert "half=True" in refusal.value.hint
     half = write_torchscript(tmp_path / "half.torchscript", tiny_info().replace(precision="fp16"))
     with pytest.raises(UsageError, match="on a GPU only"):
         TorchScriptBackend().open(half, CPU)

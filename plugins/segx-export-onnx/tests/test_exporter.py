@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segx.artifact import ArtifactInfo, Parity
 from segx.errors import ExportError, UsageError
-from segx.testing.models import real_module, run_module, tiny_info
+from segx.testing.models import export_with, real_module, run_module, tiny_info
 from segx_export_onnx import half as half_module
 from segx_export_onnx.exporter import OnnxExporter
 from segx_export_onnx.options import OnnxOptions
@@ -48,7 +48,7 @@ def written(tmp_path_factory) -> Callable[..., Path]:
         chosen = OnnxOptions.parse(options)
         module = real_module(tiny_info(dynamic=chosen.dynamic))
         EXPORTER.check(module.info, chosen)
-        EXPORTER.export(module, module.info.replace(precision=chosen.precision), chosen, path)
+        export_with(EXPORTER, module, module.info.replace(precision=chosen.precision), chosen, path)
         return path
 
     return write
@@ -124,9 +124,9 @@ def test_simplified_graph_is_smaller(written):
 
 
 def test_versions_say_what_made_it(module, tmp_path):
-    done = EXPORTER.export(module, module.info, OnnxOptions(opset=17), tmp_path / "m.onnx")
+    done = export_with(EXPORTER, module, module.info, OnnxOptions(opset=17), tmp_path / "m.onnx")
     assert set(done.versions) == {"segx-core", "torch", "onnx", "onnxslim"}
-    done = EXPORTER.export(module, module.info, OnnxOptions(opset=17, simplify=False), tmp_path / "m.onnx")
+    done = export_with(EXPORTER, module, module.info, OnnxOptions(opset=17, simplify=False), tmp_path / "m.onnx")
     assert "onnxslim" not in done.versions
 
 
@@ -134,7 +134,7 @@ def test_source_has_to_be_a_model(module, tmp_path):
     from segx.artifact import Artifact
 
     with pytest.raises(ExportError, match="made from a model"):
-        EXPORTER.export(Artifact(path=tmp_path, format="pb"), module.info, OnnxOptions(), tmp_path / "m.onnx")
+        export_with(EXPORTER, Artifact(path=tmp_path, format="pb"), module.info, OnnxOptions(), tmp_path / "m.onnx")
 
 
 def test_opset_outside_what_works_is_refused():
@@ -158,7 +158,7 @@ def test_torch_that_cannot_is_reported_in_one_line(module, tmp_path, monkeypatch
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(ExportError, match="cannot write opset 18") as caught:
-        EXPORTER.export(module, module.info, OnnxOptions(), tmp_path / "m.onnx")
+        export_with(EXPORTER, module, module.info, OnnxOptions(), tmp_path / "m.onnx")
     assert "\n" not in caught.value.message
     assert not list(tmp_path.iterdir())
 

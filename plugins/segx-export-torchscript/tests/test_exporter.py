@@ -13,7 +13,7 @@ import torch
 
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ExportError, ModelError, UsageError
-from segx.testing.models import real_module, tiny_info
+from segx.testing.models import export_with, real_module, tiny_info
 from segx_export_torchscript.archive import rewrite
 from segx_export_torchscript.exporter import TorchScriptExporter
 from segx_export_torchscript.options import TorchScriptOptions
@@ -36,7 +36,7 @@ def module() -> ExportModule:
 @pytest.fixture(scope="module")
 def plain(module: ExportModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plain") / "m.torchscript"
-    EXPORTER.export(module, module.info, TorchScriptOptions(), path)
+    export_with(EXPORTER, module, module.info, TorchScriptOptions(), path)
     return path
 
 
@@ -89,7 +89,7 @@ def test_new_info_leaves_the_model_as_it_is(plain, tmp_path):
 
 
 def test_same_model_gives_the_same_archive(module, plain, tmp_path):
-    EXPORTER.export(module, module.info, TorchScriptOptions(), tmp_path / "again.torchscript")
+    export_with(EXPORTER, module, module.info, TorchScriptOptions(), tmp_path / "again.torchscript")
     again = members(tmp_path / "again.torchscript")
     weights = [name for name in again if "/data/" in name or "/constants/" in name]
     assert weights
@@ -98,7 +98,7 @@ def test_same_model_gives_the_same_archive(module, plain, tmp_path):
 
 def test_optimised_model_is_frozen_and_says_the_same(module, plain, tmp_path):
     path = tmp_path / "frozen.torchscript"
-    EXPORTER.export(module, module.info, TorchScriptOptions(optimize=True), path)
+    export_with(EXPORTER, module, module.info, TorchScriptOptions(optimize=True), path)
     frozen = load(path)
     assert not list(frozen.parameters())
     images = torch.rand(1, 3, 64, 96)
@@ -116,7 +116,9 @@ def test_half_needs_a_gpu():
 def test_half_holds_16_bit_weights_and_leaves_the_source_alone(module, tmp_path):
     """The weights are halved on any device; only running them needs a GPU."""
     path = tmp_path / "half.torchscript"
-    EXPORTER.export(module, module.info.replace(precision="fp16"), TorchScriptOptions(half=True, device="0"), path)
+    export_with(
+        EXPORTER, module, module.info.replace(precision="fp16"), TorchScriptOptions(half=True, device="0"), path
+    )
     kinds = {tensor.dtype for tensor in load(path).parameters()}
     assert kinds == {torch.float16}
     assert {tensor.dtype for tensor in module.module.parameters()} == {torch.float32}
@@ -124,7 +126,7 @@ def test_half_holds_16_bit_weights_and_leaves_the_source_alone(module, tmp_path)
 
 def test_source_has_to_be_a_model(module, tmp_path):
     with pytest.raises(ExportError, match="made from a model"):
-        EXPORTER.export(Artifact(path=tmp_path, format="pb"), module.info, TorchScriptOptions(), tmp_path / "m")
+        export_with(EXPORTER, Artifact(path=tmp_path, format="pb"), module.info, TorchScriptOptions(), tmp_path / "m")
 
 
 def test_model_that_cannot_be_traced(module, tmp_path, monkeypatch):
@@ -133,7 +135,7 @@ def test_model_that_cannot_be_traced(module, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.jit, "trace", fail)
     with pytest.raises(ExportError, match="cannot trace this model") as caught:
-        EXPORTER.export(module, module.info, TorchScriptOptions(), tmp_path / "m.torchscript")
+        export_with(EXPORTER, module, module.info, TorchScriptOptions(), tmp_path / "m.torchscript")
     assert "\n" not in caught.value.message
     assert not list(tmp_path.iterdir())
 

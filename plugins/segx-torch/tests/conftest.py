@@ -128,7 +128,7 @@ def tiny() -> SimpleNamespace:
     from segx.plugin.registry import get_registry
     from segx.testing.models import TINY_YOLOV8
 
-    architecture = get_registry().load_architecture("yolov8-seg")
+    architecture = get_registry().architectures.load("yolov8-seg")
     config = architecture.config_from_definition(yaml.safe_load(TINY_YOLOV8), variant="tinyn-seg")
     with torch.random.fork_rng():
         torch.manual_seed(7)

@@ -359,7 +359,7 @@ def test_definition_of_safetensors_is_json(tmp_path: Path) -> None:
 def test_real_weights_are_those_of_the_architecture(real_data: Path, name: str) -> None:
     """Names, shapes and order are those of YOLOv8n-seg as we build it, as float32."""
     checkpoint = read_checkpoint(real_data / "weights" / name)
-    architecture = get_registry().load_architecture("yolov8-seg")
+    architecture = get_registry().architectures.load("yolov8-seg")
     with torch.device("meta"):
         model = architecture.build(architecture.read_config("yolov8n-seg"))
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -19,7 +20,7 @@ import pytest
 
 from segx.errors import ModelError
 from segx_torch.container import open_container
-from segx_torch.unpickle import TABLE
+from segx_torch.unpickle import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -935,12 +936,12 @@ def test_payloads_are_live(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["os", "posix", "subprocess", "sys", "importlib", "runpy", "shutil", "ctypes", "io"])
 def test_table_has_nothing_that_acts(module: str) -> None:
-    assert not [name for name in TABLE if name.startswith(f"{module}.")]
+    assert not [name for name in table() if name.startswith(f"{module}.")]
 
 
 def test_table_is_the_one_of_the_facts() -> None:
     """A name more is a decision: it has to be inert, and this list has to say so."""
-    modules = {name.rpartition(".")[0] for name in TABLE}
+    modules = {name.rpartition(".")[0] for name in table()}
     assert modules == {
         "__builtin__", "_codecs", "builtins", "collections", "numpy", "numpy._core.multiarray", "numpy.core.multiarray",
         "pathlib", "pathlib._local", "torch", "torch._utils", "torch.nn.modules.activation",
@@ -949,9 +950,26 @@ def test_table_is_the_one_of_the_facts() -> None:
         "ultralytics.nn.modules.block", "ultralytics.nn.modules.conv", "ultralytics.nn.modules.head",
         "ultralytics.nn.tasks", "ultralytics.utils", "ultralytics.yolo.utils",
     }  # fmt: skip
-    assert {name for name in TABLE if "builtin" in name} == {
+    assert {name for name in table() if "builtin" in name} == {
         "__builtin__.getattr", "__builtin__.set", "builtins.getattr", "builtins.set",
     }  # fmt: skip
+
+
+def test_what_an_architecture_declares_is_inert_and_replaces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from segx.plugin.registry import get_registry
+
+    catalog = get_registry().architectures
+    (spec, *_) = catalog.specs
+    greedy = dataclasses.replace(spec, pickled={"builtins": ("getattr", "eval"), "acme.nn": ("Block",)})
+    before = table()["builtins.getattr"]
+    monkeypatch.setattr(catalog, "specs", (greedy,))
+    table.cache_clear()
+    try:
+        assert table()["acme.nn.Block"].build is table()["builtins.eval"].build is None
+        assert table()["builtins.getattr"] == before
+        assert "ultralytics.nn.tasks.SegmentationModel" not in table(), "the family that declares it is not there"
+    finally:
+        table.cache_clear()
 
 
 def _mutated(random: np.random.Generator, data: bytes) -> bytes:

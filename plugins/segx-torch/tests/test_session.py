@@ -119,7 +119,7 @@ def test_folded_state_dict_is_recognised(tmp_path: Path) -> None:
 def _opened_architecture() -> Any:
     from segx.plugin.registry import get_registry
 
-    return get_registry().load_architecture("yolov8-seg")
+    return get_registry().architectures.load("yolov8-seg")
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "extra"])

@@ -23,7 +23,7 @@ import urllib.parse
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from segx.plugin.interfaces import Dataset, DatasetReader
-    from segx.plugin.specs import DatasetFormatSpec
+    from segx.plugin.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +63,6 @@ _LONGEST_YAML = 8 << 20
 _MOST_CLASSES = 1 << 20
 _RECORD = ".segx-downloads.json"
 """In a folder that segx made for a data set: what each archive has brought. It says that the folder is segx's."""
-
-
-class Formats(Protocol):
-    """The part of the registry that knows data set formats."""
-
-    def dataset_format_for(self, path: Path, /) -> DatasetFormatSpec:
-        """Return the one installed format that recognises a path."""
-        ...
-
-    def load_dataset_format(self, spec: DatasetFormatSpec, /) -> DatasetReader:
-        """Return its reader."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +149,7 @@ def open_dataset(
     split: str = "val",
     *,
     images: str | Path | None = None,
-    registry: Formats | None = None,
+    registry: Registry | None = None,
     fetch: bool = True,
 ) -> Dataset:
     """Return one split of a data set; its classes are numbered as in all of its splits.
@@ -184,7 +172,7 @@ def open_splits(
     wanted: Sequence[str] | None = None,
     *,
     images: str | Path | None = None,
-    registry: Formats | None = None,
+    registry: Registry | None = None,
     fetch: bool = True,
     crowds: bool = False,
 ) -> OpenSplits:
@@ -273,7 +261,7 @@ def _source(
     return DatasetSource(origin=definition.file, split=split, entries=entries, names=definition.names, images=images)
 
 
-def _opened(source: DatasetSource, registry: Formats | None) -> OpenSplit:
+def _opened(source: DatasetSource, registry: Registry | None) -> OpenSplit:
     reader = find_reader(source.entries, registry)
     return OpenSplit(dataset=reader.read(source), reader=reader, source=source)
 
@@ -290,7 +278,7 @@ def _without_crowds(one: OpenSplit) -> OpenSplit:
 
 
 def _classes_together(
-    definition: DatasetDefinition, opened: Mapping[str, OpenSplit], images: Path | None, registry: Formats | None
+    definition: DatasetDefinition, opened: Mapping[str, OpenSplit], images: Path | None, registry: Registry | None
 ) -> tuple[dict[int, str] | None, list[str]]:
     """Return the classes of all splits that are there, by name, in the order of the first; and what did not agree.
 
@@ -336,7 +324,7 @@ def _few(names: Iterable[str]) -> str:
     return ", ".join(every[:_FEW]) + (", ..." if len(every) > _FEW else "")
 
 
-def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> DatasetReader:
+def find_reader(entries: Sequence[Path], registry: Registry | None = None) -> DatasetReader:
     """Return the reader of the format that holds these folders and files.
 
     Raises:
@@ -344,15 +332,15 @@ def find_reader(entries: Sequence[Path], registry: Formats | None = None) -> Dat
     """
     from segx.plugin.registry import get_registry
 
-    formats: Formats = get_registry() if registry is None else registry
+    registry = registry or get_registry()
     for entry in entries:
         with _readable(entry):
             _look_at(entry)
-    specs = [formats.dataset_format_for(entry) for entry in entries]
+    specs = [registry.dataset_format_for(entry) for entry in entries]
     if len({spec.name for spec in specs}) > 1:
         mixed = ", ".join(f"{entry} is {spec.name}" for entry, spec in zip(entries, specs, strict=True))
         raise DataError(f"one split cannot mix formats: {mixed}")
-    return formats.load_dataset_format(specs[0])
+    return registry.dataset_formats.load(specs[0])
 
 
 def _look_at(entry: Path) -> None:

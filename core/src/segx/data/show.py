@@ -14,6 +14,7 @@ from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
 from segx.io.images import image_of
+from segx.plugin.writing import mask_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
@@ -45,7 +46,7 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
     chosen = _choose(dataset, options)
     if not chosen:
         raise DataError("no image of the split has an object of these classes")
-    draw = registry.load_task(task).draw
+    draw = registry.tasks.load(task).draw
     tiles = []
     for index in sorted(chosen):
         try:
@@ -85,12 +86,7 @@ def annotation_results(sample: Sample, names: Mapping[int, str]) -> Results:
 
 def annotation_masks(sample: Sample) -> Masks:
     """Return the masks of an image's objects; that of a box is empty."""
-    single = [
-        Masks.from_rle([annotation.rle], sample.shape)
-        if annotation.rle is not None
-        else Masks.from_polygons([annotation.polygons], sample.shape)
-        for annotation in sample.annotations
-    ]
+    single = [mask_of(annotation, sample.shape) for annotation in sample.annotations]
     bitmaps = [masks.bitmap(0) for masks in single]
     offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
     return Masks.from_bitmaps(bitmaps, offsets, sample.shape)

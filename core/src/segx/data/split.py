@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from segx.console import counted
 from segx.data.check import summarise
-from segx.data.convert import relative, write_coco_json, write_yaml, yaml_name
+from segx.data.convert import relative, write_yaml, yaml_name
 from segx.data.splits import open_data
 from segx.errors import DataError, UsageError
 from segx.io.files import new_folder, write_text
 from segx.io.paths import expanded
+from segx.plugin.interfaces import PartWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from segx.options.verbs import DataSplitOptions
-    from segx.plugin.interfaces import Dataset
+    from segx.plugin.interfaces import Dataset, DatasetWriter
     from segx.plugin.registry import Registry
 
 NAMES = ("train", "val", "test")
@@ -76,11 +77,13 @@ def split(options: DataSplitOptions, registry: Registry) -> Division:
     if len(groups) < len(shares):
         raise DataError(f"{counted(len(groups), 'image')} cannot be divided into {len(shares)} parts")
     parts = dict(zip(NAMES, _divide(groups, shares, options.seed), strict=False))
-    suffix = ".json" if any(entry.suffix.lower() == ".json" for entry in source.entries) else ".txt"
+    spec = registry.dataset_format_for(source.entries[0])
+    writer = spec.write() if spec.write is not None else None
+    suffix = source.entries[0].suffix.lower() if isinstance(writer, PartWriter) else ".txt"
     output = expanded(options.output)
     with new_folder(options.output) as folder:
         for name, indices in parts.items():
-            _write(dataset, indices, folder / f"{name}{suffix}", output)
+            _write(dataset, indices, folder / f"{name}{suffix}", output, writer)
         write_yaml(folder / yaml_name(output), {name: f"{name}{suffix}" for name in parts}, dataset.names)
     return Division(
         yaml=output / yaml_name(output),
@@ -118,14 +121,13 @@ def _divide(groups: Sequence[list[int]], shares: Sequence[float], seed: int) -> 
     ]
 
 
-def _write(dataset: Dataset, indices: Sequence[int], path: Path, folder: Path) -> None:
-    """Write a part as a list of images, or as COCO JSON, with images named as from the folder it will lie in."""
-    if path.suffix == ".txt":
-        paths = dataset.paths()
-        write_text(path, "".join(f"{relative(paths[index], folder)}\n" for index in indices))
+def _write(dataset: Dataset, indices: Sequence[int], path: Path, folder: Path, writer: DatasetWriter | None) -> None:
+    """Write a part in the format's own way, or as a list of images, named as from the folder it will lie in."""
+    if isinstance(writer, PartWriter):
+        writer.write_part(path, dataset, indices, lambda image: relative(image, folder))
         return
-    for _ in write_coco_json(path, dataset, indices, lambda sample, _: relative(sample.path, folder)):
-        pass
+    paths = dataset.paths()
+    write_text(path, "".join(f"{relative(paths[index], folder)}\n" for index in indices))
 
 
 def _missing(dataset: Dataset, parts: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:

@@ -23,13 +23,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from segx import __version__
-from segx.artifact import AXES, Artifact, ArtifactInfo
+from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
 from segx.flows.proofs import record_proof
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
-from segx.options.schema import image_size
-from segx.options.verbs import ExportOptions, SessionOptions
+from segx.options.schema import image_size, merged
+from segx.options.verbs import PRECISION_OPTIONS, ExportOptions, SessionOptions
+from segx.plugin.jobs import ExportJob
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
 from segx.plugin.training import ModelSession
@@ -49,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_FORMATS = frozenset({"pt"})
 """Formats that hold a model as exporters take it."""
-
-_PRECISION_OPTIONS = {"half": "fp16", "int8": "int8"}
-"""Option to the precision it asks for, each lower than the one before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,8 @@ def check(
         MissingPluginError: The format, or something it needs, is not installed.
     """
     registry = registry or get_registry()
-    _links(registry.export_chain(format), info, options, registry)
+    chain = registry.export_chain(format)
+    _links(chain, info, _chosen(chain, options), registry)
 
 
 def verify(
@@ -161,8 +160,8 @@ def verify(
     with contextlib.ExitStack() as stack:
         source = _opened(stack, reference, registry, device) if isinstance(reference, Artifact) else reference
         made = _opened(stack, artifact, registry, device)
-        allowed = tolerance or _tolerance(registry.exporters.get(artifact.format), made.info.precision)
-        task = registry.load_task(source.info.task)
+        allowed = tolerance or _tolerance(registry.exporters.find(artifact.format), made.info.precision)
+        task = registry.tasks.load(source.info.task)
         return prove(source, made, task=task, tolerance=allowed, images=images)
 
 
@@ -251,28 +250,30 @@ def _plan(
     name: str,
     registry: Registry,
 ) -> _Job:
-    chain = registry.export_chain(kind)
+    whole = chain = registry.export_chain(kind)
+    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
     if isinstance(model, Artifact):
         name = name or str(model.path)
         chain = _from_here(chain, model)
-        info = registry.load_backend(registry.backend_for(model.format)).read_info(model)
-        if model.format not in MODEL_FORMATS:
-            options = _as_its_source(chain[-1], options, info, name)
+        info = registry.backends.load(registry.backend_for(model.format)).read_info(model)
     else:
         info = model.info
         name = name or info.variant or "model"
-    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
-    links = _links(chain, info, options, registry)
+    chosen = _chosen(whole, options)
+    if finished:
+        chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, name)
+    links = _links(chain, info, chosen, registry)
+    info = _ending(info, chain, links, name, registry, finished=finished)
     if finished:
         from segx.flows.inputs import check_head
 
-        check_head(info, registry.load_task(info.task), model=name)
+        check_head(info, registry.tasks.load(info.task), model=name)
     path = model.path if isinstance(model, Artifact) else Path(name)
     return _Job(
         model=model,
         name=name,
         links=links,
-        info=_travelling(info, kind, links[-1], finished=finished),
+        info=_travelling(info, kind, links, finished=finished),
         finished=finished,
         destination=_destination(path, links[-1], registry),
         registry=registry,
@@ -293,57 +294,123 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[Export
 
 
 def _links(
-    chain: tuple[ExporterSpec, ...],
-    info: ArtifactInfo,
-    options: Mapping[str, Any] | ExportOptions | None,
-    registry: Registry,
+    chain: tuple[ExporterSpec, ...], info: ArtifactInfo, chosen: ExportOptions, registry: Registry
 ) -> tuple[_Link, ...]:
     """Return the exporters with their options, each combination checked.
 
-    A format on the way takes those options of the last one that it has too, but for the precision: what is on the way
-    stays as it is, and the last exporter lowers it.
+    Options are settled from the last format back to the first. One on the way takes those that it has too, but for the
+    precision: what is on the way stays as it is, unless the format made from it demands otherwise.
     """
-    last = chain[-1]
-    chosen = _chosen(last, options)
+    settled: list[ExportOptions] = []
+    demanded: Mapping[str, Any] = {}
+    for spec in reversed(chain):
+        own = options_on_the_way(spec, chosen, demanded) if settled else chosen
+        demanded = spec.demands(own).source
+        settled.insert(0, own)
     links = []
-    for spec in chain:
+    for spec, own in zip(chain, settled, strict=True):
         registry.require(spec)
-        own = chosen if spec is last else options_on_the_way(spec, chosen)
         if own.precision not in spec.precisions:
             msg = f"format {spec.name!r} has no precision {own.precision}"
             raise UsageError(msg, hint=f"it has: {', '.join(spec.precisions)}")
         registry.require(spec, precision=own.precision)
-        exporter = registry.load_exporter(spec)
+        exporter = registry.exporters.load(spec)
         exporter.check(info, own)
         links.append(_Link(spec=spec, exporter=exporter, options=own))
     return tuple(links)
 
 
-def _given(options: Mapping[str, Any] | ExportOptions | None) -> Mapping[str, Any]:
-    if options is None:
-        return {}
-    return options if isinstance(options, Mapping) else options.as_dict()
+def _chosen(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
+    """Return the options of the last format, with those of the formats on the way; what is not given has its default.
 
-
-def _chosen(last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
-    """Return the options of the last format; where no precision is asked for, its first one is meant."""
-    chosen = options if isinstance(options, last.options) else last.options.parse(_given(options))
-    if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in _PRECISION_OPTIONS):
+    Where no precision is asked for, the format's first one is meant.
+    """
+    last = chain[-1]
+    kind = _options_of(chain)
+    given = options.as_dict() if isinstance(options, ExportOptions) else options or {}
+    chosen = options if isinstance(options, kind) else kind.parse(given)
+    if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in PRECISION_OPTIONS):
         return chosen
     known = {field.name for field in dataclasses.fields(chosen)}
-    meant = {option: True for option, word in _PRECISION_OPTIONS.items() if word == last.precisions[0]}
+    meant = {option: True for option, word in PRECISION_OPTIONS.items() if word == last.precisions[0]}
     return chosen.replace(**meant) if known.issuperset(meant) else chosen
 
 
-def _as_its_source(
-    last: ExporterSpec, options: Mapping[str, Any] | ExportOptions | None, info: ArtifactInfo, name: str
-) -> ExportOptions:
+def _options_of(chain: tuple[ExporterSpec, ...]) -> type[ExportOptions]:
+    return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=PRECISION_OPTIONS)
+
+
+def _still_to_do(chosen: ExportOptions, chain: tuple[ExporterSpec, ...], name: str) -> ExportOptions:
+    """Return the options without those of formats that are behind already.
+
+    Raises:
+        UsageError: One of those was given.
+    """
+    kind = _options_of(chain)
+    known, plain = {field.name for field in dataclasses.fields(kind)}, type(chosen)().as_dict()
+    for option, value in chosen.as_dict().items():
+        if option not in known and value != plain[option]:
+            raise UsageError(f"{option}={value}: {name} is finished, that is settled in it", hint="leave it out")
+    return kind.parse({option: value for option, value in chosen.as_dict().items() if option in known})
+
+
+def _ending(
+    info: ArtifactInfo,
+    chain: tuple[ExporterSpec, ...],
+    links: tuple[_Link, ...],
+    name: str,
+    registry: Registry,
+    *,
+    finished: bool,
+) -> ArtifactInfo:
+    """Return the info with the head that the last format that asks for another form than the usual wants.
+
+    Raises:
+        UsageError: The architecture has no such form, or a finished graph ends elsewhere or is of another precision.
+    """
+    demands = [link.spec.demands(link.options) for link in links]
+    again = "export from the .pt it was made from"
+    if finished:
+        source = chain[0].source.partition("@")[0]
+        for option, word in PRECISION_OPTIONS.items():
+            if demands[0].source.get(option) and info.precision != word:
+                msg = f"{name} is {info.precision}: {chain[0].name} in {links[0].options.precision} is made from"
+                raise UsageError(f"{msg} {source} in {word}", hint=again)
+    forms = [(link.spec.name, wanted.form) for link, wanted in zip(links, demands, strict=True)]
+    wanting, form = next(((who, form) for who, form in reversed(forms) if form != "decoded"), ("", "decoded"))
+    if form == "decoded":
+        return info
+    architecture = registry.architectures.find(info.architecture)
+    heads = architecture.heads if architecture is not None else {}
+    if form not in heads:
+        has = ", ".join(("decoded", *(known for known in heads if known != "decoded")))
+        raise UsageError(f"format {wanting!r} needs a model that ends in {form} outputs", hint=f"{name} has: {has}")
+    if finished and info.head != heads[form]:
+        raise UsageError(f"format {wanting!r} needs a graph that ends in {heads[form]}, not {info.head}", hint=again)
+    return info.replace(head=heads[form])
+
+
+def _open_axes(links: Sequence[_Link], asked: Collection[str]) -> frozenset[str]:
+    """Return the axes asked for that all formats of the chain can leave open.
+
+    Raises:
+        UsageError: Some are asked for, and there are none.
+    """
+    left = frozenset(asked).intersection(*(link.spec.axes for link in links))
+    if asked and not left:
+        names = " or ".join(link.spec.name for link in links if not link.spec.axes.intersection(asked))
+        raise UsageError(
+            f"dynamic=True: format {names or links[-1].spec.name} leaves no axis open", hint="leave it out"
+        )
+    return left
+
+
+def _as_its_source(last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, name: str) -> ExportOptions:
     """Return the options of an export that begins at a finished graph: what is fixed there is taken over.
 
     Raises:
         UsageError: An option says otherwise, or the format cannot be what the graph is.
     """
-    chosen = _chosen(last, options)
     known = {field.name for field in dataclasses.fields(chosen)}
     changes: dict[str, Any] = {}
     again = "leave it out, or export from the .pt it was made from"
@@ -371,35 +438,44 @@ def _precision_of(
     last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, name: str, known: Collection[str]
 ) -> dict[str, Any]:
     """Return the option that keeps a graph's precision; one that is asked for may only be lower."""
-    order = ("fp32", *_PRECISION_OPTIONS.values())
+    order = ("fp32", *PRECISION_OPTIONS.values())
     lower = order[order.index(info.precision) + 1 :] if info.precision in order else ()
     of_its_own = info.precision == "fp32" and chosen.precision not in order  # such as w8a16
     if of_its_own or chosen.precision in lower:
         return {}
-    option = next((option for option, word in _PRECISION_OPTIONS.items() if word == info.precision), "")
-    asked = next((f"{option}=True: " for option in _PRECISION_OPTIONS if getattr(chosen, option, False)), "")
+    option = next((option for option, word in PRECISION_OPTIONS.items() if word == info.precision), "")
+    asked = next((f"{option}=True: " for option in PRECISION_OPTIONS if getattr(chosen, option, False)), "")
     if asked or option not in known or info.precision not in last.precisions:
         msg = f"{asked}{name} is {info.precision}, and {last.name} made from it cannot be {chosen.precision}"
         raise UsageError(msg, hint="export from a file in fp32, or from the .pt it was made from")
     return {option: True}
 
 
-def options_on_the_way(spec: ExporterSpec, chosen: ExportOptions) -> ExportOptions:
-    """Return the options of a format on the way to the one whose options are these."""
-    known = {field.name for field in dataclasses.fields(spec.options)} - set(_PRECISION_OPTIONS)
-    return spec.options.parse({name: value for name, value in chosen.as_dict().items() if name in known})
+def options_on_the_way(
+    spec: ExporterSpec, chosen: ExportOptions, demanded: Mapping[str, Any] | None = None
+) -> ExportOptions:
+    """Return the options of a format on the way to the one whose options are these.
+
+    Args:
+        spec: The format on the way.
+        chosen: The options of the last one.
+        demanded: What the format that is made from it demands.
+    """
+    known = {field.name for field in dataclasses.fields(spec.options)} - set(PRECISION_OPTIONS)
+    shared = {name: value for name, value in chosen.as_dict().items() if name in known}
+    return spec.options.parse({**shared, **(demanded or {})})
 
 
-def _travelling(info: ArtifactInfo, kind: str, link: _Link, *, finished: bool) -> ArtifactInfo:
+def _travelling(info: ArtifactInfo, kind: str, links: Sequence[_Link], *, finished: bool) -> ArtifactInfo:
     """Return what is to travel with the file; nothing in it says where on this machine anything lies.
 
     Args:
         info: What the source says.
         kind: The format.
-        link: The last exporter.
+        links: The exporters.
         finished: The source is a graph that is finished: its axes are what they are.
     """
-    options = link.options
+    options = links[-1].options
     asked = options.imgsz if options.imgsz is not None else info.imgsz
     imgsz = image_size(asked, info.stride)
     check_fits(*imgsz, options.batch, asked=options.imgsz is not None or options.batch > 1)
@@ -407,12 +483,12 @@ def _travelling(info: ArtifactInfo, kind: str, link: _Link, *, finished: bool) -
         logger.warning("imgsz is rounded up to %d,%d: sides are multiples of %d", *imgsz, info.stride)
     private = {"output", "device", "verify"}
     used = {key: value for key, value in options.as_dict().items() if key not in private}
-    dynamic = info.dynamic if finished else AXES if getattr(options, "dynamic", False) else frozenset()
+    dynamic = _open_axes(links, info.dynamic if finished else AXES if getattr(options, "dynamic", False) else ())
     return info.replace(
         imgsz=imgsz,
         batch=options.batch,
         dynamic=dynamic,
-        files=(),
+        files={},
         precision=options.precision,
         settings={**_public(info.settings), "export": {"format": kind, **used, "imgsz": list(imgsz)}},
         versions={"segx": __version__},
@@ -483,11 +559,17 @@ def _foreign_files(folder: Path, spec: ExporterSpec, registry: Registry) -> list
     with contextlib.suppress(SegxError):
         if spec.metadata == "embedded":
             artifact = Artifact(path=folder, format=spec.name)
-            info = registry.load_backend(registry.backend_for(spec.name)).read_info(artifact)
+            info = registry.backends.load(registry.backend_for(spec.name)).read_info(artifact)
         else:
             info = sidecar.read(folder)
     own = {sidecar.folder_sidecar_path(folder).name, *info.files} if info is not None else set()
     return [name for name in _files(folder) if name not in own]
+
+
+def made_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and CRC-32 of each file in a folder, by its path in it."""
+    files = {name: folder / name for name in _files(folder)}
+    return {name: (file.stat().st_size, crc_of(file)) for name, file in files.items() if file.is_file()}
 
 
 def _files(folder: Path) -> list[str]:
@@ -511,7 +593,7 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         links = _make(job, source, folder, run, stages)
         made, info = links[-1]
         if made.path.is_dir():
-            info = info.replace(files=tuple(_files(made.path)))
+            info = info.replace(files=made_of(made.path))
         proof, unproven = None, "verify=False"
         if job.options.verify:
             with _kept_aside(job, made, info):
@@ -549,7 +631,7 @@ def _source(stack: contextlib.ExitStack, job: _Job) -> Session:
 
 def _opened(stack: contextlib.ExitStack, artifact: Artifact, registry: Registry, device: str | None) -> Session:
     spec = registry.backend_for(artifact.format, device=device)
-    session = registry.load_backend(spec).open(artifact, SessionOptions(device=device or _quiet_device(spec)))
+    session = registry.backends.load(spec).open(artifact, SessionOptions(device=device or _quiet_device(spec)))
     stack.callback(session.close)
     return session
 
@@ -573,7 +655,13 @@ def _make(
         logger.info("%s: writing %s", job.name, link.spec.name)
         on_the_way = job.finished and link is not job.links[-1]
         precision = source.info.precision if on_the_way else link.options.precision
-        info = link.exporter.export(current, info.replace(precision=precision), link.options, path)
+        work = ExportJob(
+            info=info.replace(precision=precision),
+            options=link.options,
+            destination=path,
+            scratch=Path(tempfile.mkdtemp(prefix="scratch-", dir=folder)),
+        )
+        info = link.exporter.export(current, work)
         if not path.exists():
             raise ExportError(
                 f"format {link.spec.name!r} wrote nothing", hint=f"tell the authors of {link.spec.provider}"
@@ -599,7 +687,7 @@ def _prove(
             other = _opened_somewhere(stack, made, job)
         except (MissingPluginError, UsageError) as error:
             return None, str(error)
-        task = job.registry.load_task(source.info.task)
+        task = job.registry.tasks.load(source.info.task)
         allowed = _tolerance(job.spec, job.options.precision)
         proof = prove(source, other, task=task, tolerance=allowed, images=images)
         heads = f"{source.info.head} and {other.info.head}"
@@ -644,7 +732,7 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
     """
     from segx.flows.parity import prove
 
-    task = job.registry.load_task(source.info.task)
+    task = job.registry.tasks.load(source.info.task)
     for (made, info), link in zip(links, job.links, strict=False):
         with contextlib.suppress(SegxError), contextlib.ExitStack() as stack:
             if link.spec.metadata != "embedded":

@@ -106,7 +106,7 @@ def train(
         report = session.load_weights(weights)
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _log_transfer(report, splits.names)
-    task: Any = registry.load_task(session.info.task)
+    task: Any = registry.tasks.load(session.info.task)
     loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,
@@ -116,7 +116,7 @@ def train(
         images=task.train_drawings(splits.names, options) if options.plots else None,
         registry=registry,
     )
-    backend: Any = registry.load_backend(registry.backend_for("pt"))
+    backend: Any = registry.backends.load(registry.backend_for("pt"))
     job = make_job(session, options, splits, record, registry, loader=loader)
     with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
@@ -245,7 +245,7 @@ def make_job(
     loader: LoaderMaker,
 ) -> TrainJob:
     """Return what the trainer needs of the rest of segx."""
-    architecture = registry.load_architecture(session.info.architecture)
+    architecture = registry.architectures.load(session.info.architecture)
     settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:

@@ -176,7 +176,7 @@ def validate(
         ModelError: The model ends in something that the task does not read.
         DataError: There are no objects to measure, or no image can be read.
     """
-    task = registry.load_task(session.info.task)
+    task = registry.tasks.load(session.info.task)
     check_head(session.info, task, model=model)
     batch = options.batch or (_BATCH if "batch" in session.info.dynamic else session.info.batch)
     plan = InputPlan.make(session, InputRequest(options.imgsz, batch, rect=options.rect), model=model)

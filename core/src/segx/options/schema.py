@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import math
 import os
 import reprlib
 import types
 import typing
-from collections.abc import Mapping  # noqa: TC003 - hints are read
+from collections.abc import Iterable, Mapping  # noqa: TC003 - hints are read
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, Union
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union
 
 from segx.errors import UsageError, did_you_mean, not_known
 
@@ -33,6 +34,9 @@ _MOST_ITEMS = 100_000
 """Most values of one option."""
 _SHOWN = 100
 """Letters of a wrong value that are shown."""
+
+
+Merged = TypeVar("Merged", bound="Options")
 
 
 def option(
@@ -133,6 +137,36 @@ class Options:
             )
             for item in dataclasses.fields(cls)
         )
+
+
+def merged(first: type[Merged], *others: type[Options], without: Iterable[str] = ()) -> type[Merged]:
+    """Return options of the first type that take those of the others too; of one name, the first type decides.
+
+    Args:
+        first: The options that are asked for.
+        others: Whose options may be given besides.
+        without: Names that are not taken over.
+    """
+    made: type[Merged] = _merged((first, *others), frozenset(without))
+    return made
+
+
+@functools.cache
+def _merged(kinds: Any, without: frozenset[str]) -> Any:
+    """Make the type once: instances are compared by it."""
+    first = kinds[0]
+    known = {item.name for item in dataclasses.fields(first)} | without
+    more: dict[str, tuple[str, Any, Any]] = {}
+    for kind in kinds[1:]:
+        for item in dataclasses.fields(kind):
+            if item.name not in known:
+                own = field(default=item.default, metadata=item.metadata)
+                more.setdefault(item.name, (item.name, _hints(kind)[item.name], own))
+    if not more:
+        return first
+    made = dataclasses.make_dataclass(first.__name__, more.values(), bases=(first,), frozen=True, kw_only=True)
+    made.__doc__ = first.__doc__
+    return made
 
 
 def image_size(value: ImageSize, stride: int = 32) -> tuple[int, int]:

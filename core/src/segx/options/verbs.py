@@ -278,7 +278,7 @@ class DataConvertOptions(Options):
     """Options of data convert."""
 
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
-    to: Literal["yolo", "coco"] = option("coco", "format to write")
+    to: str | None = option(None, "format to write, by name; default: the one that the data are not of")
     output: Path = option(Path(), "folder to write; must not hold anything yet")
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
@@ -314,6 +314,10 @@ class DataShowOptions(Options):
     seed: int = option(0, "another seed, other images", ge=0, le=2_000_000_000)
 
 
+PRECISION_OPTIONS: Mapping[str, str] = {"half": "fp16", "int8": "int8"}
+"""Option of an export to the precision it asks for, each lower than the one before."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Options every export format has; a format adds its own by inheriting."""
@@ -330,7 +334,6 @@ class ExportOptions(Options):
 
     @property
     def precision(self) -> str:
-        """The precision asked for: the name of the first precision option that is set, else fp32."""
-        if getattr(self, "int8", False):
-            return "int8"
-        return "fp16" if getattr(self, "half", False) else "fp32"
+        """The precision asked for: the lowest precision option that is set, else fp32."""
+        asked = [word for option, word in PRECISION_OPTIONS.items() if getattr(self, option, False)]
+        return asked[-1] if asked else "fp32"

@@ -6,10 +6,10 @@ Borders are arrays. ``Images`` are float32 (N, 3, H, W) in 0..1, RGB; raw output
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from segx.artifact import Artifact, ArtifactInfo, Parity
     from segx.options.verbs import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
-    from segx.plugin.jobs import EvalSpec, ExportModule, ModelConfig, ModelSummary
+    from segx.plugin.jobs import EvalSpec, ExportJob, ExportModule, ModelConfig, ModelSummary
+    from segx.plugin.writing import WriteJob
     from segx.structures.batch import Batch, SourceImage, TrainBatch
     from segx.structures.results import Results
     from segx.structures.sample import DatasetSource, Sample
@@ -135,16 +136,15 @@ class Exporter(Protocol):
         """
         ...
 
-    def export(
-        self, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
-    ) -> ArtifactInfo:
-        """Write ``destination`` and return the info that describes it.
+    def export(self, source: ExportModule | Artifact, job: ExportJob) -> ArtifactInfo:
+        """Write ``job.destination`` and return the info that describes it.
 
         Args:
             source: The module, or for a format made from another one that artefact.
-            info: What is to travel with the file.
-            options: This format's own options.
-            destination: A temporary name beside the final one; core renames it when all is proven.
+            job: What is asked for.
+
+        Raises:
+            ExportError: It cannot be made.
         """
         ...
 
@@ -206,6 +206,37 @@ class DatasetReader(Protocol):
 
         Raises:
             DataError: The data are missing or of another shape; every path tried is listed.
+        """
+        ...
+
+
+class DatasetWriter(Protocol):
+    """Writes annotations in one format."""
+
+    def place(self, split: str) -> str:
+        """Return where a split lies in the data set's folder, as its YAML names it."""
+        ...
+
+    def write(self, dataset: Dataset, job: WriteJob) -> Iterator[tuple[Path, list[int]]]:
+        """Write images and annotations of a split; yields of each image its new file and which objects were written.
+
+        What the format cannot hold is counted in ``job.losses``.
+        """
+        ...
+
+
+@runtime_checkable
+class PartWriter(DatasetWriter, Protocol):
+    """Writes a format in which a part of a data set is a file of its own, not a list of images."""
+
+    def write_part(self, path: Path, dataset: Dataset, indices: Sequence[int], name: Callable[[Path], str]) -> None:
+        """Write some images of a data set; the images stay where they are.
+
+        Args:
+            path: The file.
+            dataset: The data set.
+            indices: Its images to write.
+            name: Returns how an image is named in the file.
         """
         ...
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
-    from segx.options.verbs import ValOptions
+    from segx.options.verbs import ExportOptions, ValOptions
     from segx.structures.types import Images
 
 
@@ -44,6 +44,31 @@ class ExportModule:
     example: Images
     info: ArtifactInfo
     output_axes: tuple[Mapping[int, str], ...]
+
+
+def _say_nothing(_stage: str, _done: int, _total: int | None) -> None:
+    """Nobody wants to know how far an export is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """Request of one export: a record, so that what a later format needs breaks no plugin.
+
+    Attributes:
+        info: What is to travel with the file.
+        options: The format's own options.
+        destination: A temporary name beside the final one; core renames it when all is proven.
+        scratch: An empty folder on the same disk, removed afterwards, for what a converter litters.
+        images: Network input to calibrate on, float32 (batch, 3, height, width) in 0..1, where it was demanded.
+        notify: Called with a stage, how much of it is done, and of how much: ``notify("calibrating", 12, 300)``.
+    """
+
+    info: ArtifactInfo
+    options: ExportOptions
+    destination: Path
+    scratch: Path
+    images: Collection[Images] | None = None
+    notify: Callable[[str, int, int | None], None] = _say_nothing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,65 +4,43 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
-import threading
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from segx.artifact import Artifact, WeightsFile
 from segx.errors import DataError, MissingPluginError, ModelError, PluginError, SegxError, UsageError, did_you_mean
 from segx.io.files import irregular
+from segx.options.schema import merged
+from segx.options.verbs import PRECISION_OPTIONS
 from segx.plugin import known as known_plugins
-from segx.plugin.discovery import DISABLE, discover
-from segx.plugin.guard import LOADING_PATIENCE, one_line, was_interrupted, watched
-from segx.plugin.requirements import unmet
-from segx.plugin.specs import (
-    ArchitectureSpec,
-    BackendSpec,
-    CommandSpec,
-    DatasetFormatSpec,
-    ExporterSpec,
-    Spec,
-    TaskSpec,
-    nothing,
-)
+from segx.plugin.catalog import Catalog, Loader, Unavailable, full_name, join_lines, planned
+from segx.plugin.discovery import discover
+from segx.plugin.guard import one_line, was_interrupted, watched
+from segx.runtime import device_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import pluggy
 
+    from segx.options.verbs import ExportOptions
     from segx.plugin.discovery import Broken, Disabled, Discovery, Plugin
     from segx.plugin.interfaces import Architecture, Backend, DatasetReader, Exporter, Task
-
-S = TypeVar("S", bound=Spec)
+    from segx.plugin.specs import (
+        ArchitectureSpec,
+        BackendSpec,
+        CommandSpec,
+        DatasetFormatSpec,
+        ExporterSpec,
+        Spec,
+        TaskSpec,
+    )
 
 Event = Literal["run_started", "step_ended", "run_ended", "run_failed"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unavailable:
-    """A declaration that cannot be used on this machine, and why.
-
-    Attributes:
-        spec: What was declared.
-        reason: Why it cannot be used: ``"needs tensorrt>=10, found none"``.
-        fix: What to type, or an empty string.
-    """
-
-    spec: Spec
-    reason: str
-    fix: str = ""
-
-    @property
-    def message(self) -> str:
-        """The reason with the fix behind it."""
-        return f"{self.reason}: {self.fix}" if self.fix else self.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,75 +56,32 @@ class Backends:
     unavailable: tuple[Unavailable, ...]
 
 
-class _Catalog(Generic[S]):
-    """All declarations of one kind.
-
-    Args:
-        kind: What it is called in code.
-        word: What users call it: an exporter is a "format".
-        specs: What the plugins declare.
-    """
-
-    def __init__(self, kind: str, word: str, specs: Iterable[S]) -> None:
-        self.kind = kind
-        self.word = word
-        self.specs = tuple(specs)
-        self.claims: dict[str, list[S]] = defaultdict(list)
-        for spec in self.specs:
-            self.claims[spec.name].append(spec)
-
-    @functools.cached_property
-    def mapping(self) -> Mapping[str, S]:
-        """Name to declaration; where two distributions claim a name, only ``name@distribution``."""
-        named: dict[str, S] = {}
-        for name, claims in sorted(self.claims.items()):
-            if len(claims) == 1:
-                named[name] = claims[0]
-            else:
-                named.update((full_name(spec), spec) for spec in claims)
-        return MappingProxyType(named)
-
-    def get(self, name: str) -> S | None:
-        """Return what a bare or full name means, None if nothing.
-
-        Raises:
-            PluginError: Several distributions claim the bare name.
-        """
-        bare, _, distribution = name.partition("@")
-        claims = self.claims.get(bare, [])
-        if distribution:
-            return next((spec for spec in claims if spec.provider == distribution), None)
-        if len(claims) > 1:
-            choices = " or ".join(full_name(spec) for spec in claims)
-            raise PluginError(
-                f"{self.word} {name!r} is claimed by {len(claims)} distributions", hint=f"say which: {choices}"
-            )
-        return claims[0] if claims else None
-
-
 class Registry:
-    """What the installed plugins declare.
+    """What the installed plugins declare: six catalogs, and what is looked up across them.
 
     Args:
         discovery: What was found; see :func:`segx.plugin.discovery.discover`.
+
+    Attributes:
+        tasks: The tasks.
+        architectures: The families of models.
+        exporters: The export formats.
+        backends: The runtimes.
+        dataset_formats: The ways of writing ground truth down.
+        commands: The sub-commands; each loads a ``typer.Typer`` or a function.
     """
 
     def __init__(self, discovery: Discovery) -> None:
         self._discovery = discovery
-        self._lock = threading.RLock()
-        self._instances: dict[tuple[str, str, str], Any] = {}
-        self._unprepared: dict[str, str] | None = None
-        declared = discovery.declared
-        self._tasks = _Catalog("task", "task", cast("tuple[TaskSpec, ...]", declared["task"]))
-        self._architectures = _Catalog(
-            "architecture", "architecture", cast("tuple[ArchitectureSpec, ...]", declared["architecture"])
-        )
-        self._exporters = _Catalog("exporter", "format", cast("tuple[ExporterSpec, ...]", declared["exporter"]))
-        self._backends = _Catalog("backend", "backend", cast("tuple[BackendSpec, ...]", declared["backend"]))
-        self._dataset_formats = _Catalog(
-            "dataset_format", "dataset format", cast("tuple[DatasetFormatSpec, ...]", declared["dataset_format"])
-        )
-        self._commands = _Catalog("command", "command", cast("tuple[CommandSpec, ...]", declared["command"]))
+        self._loader = loader = Loader(discovery)
+        self.tasks: Catalog[TaskSpec, Task] = Catalog("task", loader)
+        self.architectures: Catalog[ArchitectureSpec, Architecture] = Catalog("architecture", loader)
+        self.exporters: Catalog[ExporterSpec, Exporter] = Catalog("exporter", loader)
+        self.backends: Catalog[BackendSpec, Backend] = Catalog("backend", loader)
+        self.dataset_formats: Catalog[DatasetFormatSpec, DatasetReader] = Catalog("dataset_format", loader)
+        self.commands: Catalog[CommandSpec, Any] = Catalog("command", loader)
+        self.prepare, self.unavailable = loader.prepare, loader.unavailable
+        self.require, self.load = loader.require, loader.load
 
     # What there is
 
@@ -175,155 +110,6 @@ class Registry:
         """Kind to everything declared, conflicts included; the kinds are those of ``KINDS``."""
         return self._discovery.declared
 
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """Name to task."""
-        return self._tasks.mapping
-
-    @property
-    def architectures(self) -> Mapping[str, ArchitectureSpec]:
-        """Name to architecture."""
-        return self._architectures.mapping
-
-    @property
-    def exporters(self) -> Mapping[str, ExporterSpec]:
-        """Name to export format."""
-        return self._exporters.mapping
-
-    @property
-    def backends(self) -> Mapping[str, BackendSpec]:
-        """Name to backend."""
-        return self._backends.mapping
-
-    @property
-    def dataset_formats(self) -> Mapping[str, DatasetFormatSpec]:
-        """Name to dataset format."""
-        return self._dataset_formats.mapping
-
-    @property
-    def commands(self) -> Mapping[str, CommandSpec]:
-        """Name to sub-command."""
-        return self._commands.mapping
-
-    # One by its name
-
-    def task(self, name: str) -> TaskSpec:
-        """Return a task by name, or by ``name@distribution``; so do the other lookups.
-
-        Raises:
-            UsageError: The name is not known.
-            MissingPluginError: It is known and not installed.
-            PluginError: Its plugin is broken, or several distributions claim the name.
-        """
-        return self._look_up(self._tasks, name)
-
-    def architecture(self, name: str) -> ArchitectureSpec:
-        """Return an architecture by name."""
-        return self._look_up(self._architectures, name)
-
-    def exporter(self, name: str) -> ExporterSpec:
-        """Return an export format by name."""
-        return self._look_up(self._exporters, name)
-
-    def backend(self, name: str) -> BackendSpec:
-        """Return a backend by name."""
-        return self._look_up(self._backends, name)
-
-    def dataset_format(self, name: str) -> DatasetFormatSpec:
-        """Return a dataset format by name."""
-        return self._look_up(self._dataset_formats, name)
-
-    def command(self, name: str) -> CommandSpec:
-        """Return a sub-command by name."""
-        return self._look_up(self._commands, name)
-
-    # Loaded
-
-    def load_task(self, name: str) -> Task:
-        """Return a task, loaded; so do the other loaders.
-
-        Raises:
-            MissingPluginError: It, or something it requires, is not installed.
-            PluginError: It cannot be loaded.
-        """
-        return cast("Task", self._load(self._tasks, self.task(name)))
-
-    def load_architecture(self, name: str) -> Architecture:
-        """Return an architecture, loaded."""
-        return cast("Architecture", self._load(self._architectures, self.architecture(name)))
-
-    def load_exporter(self, spec: ExporterSpec) -> Exporter:
-        """Return an exporter, loaded."""
-        return cast("Exporter", self._load(self._exporters, spec))
-
-    def load_backend(self, spec: BackendSpec) -> Backend:
-        """Return a backend, loaded."""
-        return cast("Backend", self._load(self._backends, spec))
-
-    def load_dataset_format(self, spec: DatasetFormatSpec) -> DatasetReader:
-        """Return a dataset reader, loaded."""
-        return cast("DatasetReader", self._load(self._dataset_formats, spec))
-
-    def load_command(self, spec: CommandSpec) -> Any:
-        """Return a sub-command, loaded: a ``typer.Typer`` or a function."""
-        return self._load(self._commands, spec)
-
-    def load(self, kind: str, spec: Spec) -> Any:
-        """Return what any declaration of a kind loads; the loaders above say of which type it is."""
-        return self._load(next(catalog for catalog in self._catalogs() if catalog.kind == kind), spec)
-
-    def prepare(self) -> None:
-        """Have every plugin keep its libraries from reporting by themselves; done once, before the first is imported.
-
-        All are asked, not only the one that is loaded: libraries import each other (a graph optimiser imports a
-        runtime). Whoever imports what a declaration requires without loading it calls this first.
-        """
-        with self._lock:
-            if self._unprepared is not None:
-                return
-            self._unprepared = {}
-            for spec in (spec for specs in self.declared.values() for spec in specs if spec.prepare is not nothing):
-                try:
-                    with watched(f"plugin {spec.provider} is preparing {spec.name!r}"):
-                        spec.prepare()
-                except BaseException as error:
-                    if was_interrupted(error):
-                        self._unprepared = None
-                        raise
-                    self._unprepared[full_name(spec)] = one_line(error)
-
-    def unavailable(self, spec: Spec, *, precision: str | None = None) -> Unavailable | None:
-        """Return why a declaration cannot be used here, None if it can; imports nothing.
-
-        Args:
-            spec: What is declared.
-            precision: Of an exporter, the precision that is to be written.
-        """
-        if _elsewhere(spec):
-            return Unavailable(spec=spec, reason=f"works on {', '.join(spec.platforms)}, this is {sys.platform}")
-        more = spec.requires_for.get(precision, ()) if precision and isinstance(spec, ExporterSpec) else ()
-        missing = unmet((*spec.requires, *more))
-        if not missing:
-            problem = _problem(spec)
-            return Unavailable(spec=spec, reason=problem) if problem else None
-        reasons = "; ".join(problem.reason for problem in missing)
-        wanted = " ".join(f'"{problem.requirement}"' for problem in missing if not problem.problem)
-        return Unavailable(spec=spec, reason=f"needs {reasons}", fix=f"pip install {wanted}" if wanted else "")
-
-    def require(self, spec: Spec, *, precision: str | None = None) -> None:
-        """Refuse a declaration that cannot be used here.
-
-        Raises:
-            MissingPluginError: Something it requires, or needs besides, is not there.
-            UsageError: This is not a platform it works on.
-        """
-        problem = self.unavailable(spec, precision=precision)
-        if problem is None:
-            return
-        error = UsageError if _elsewhere(spec) else MissingPluginError
-        name = f"{spec.name!r} in {precision}" if precision else repr(spec.name)
-        raise error(f"{self._word(spec)} {name} ({self._signature(spec.provider)}) {problem.message}")
-
     # Models
 
     def architecture_for(self, definition: Mapping[str, Any]) -> Architecture:
@@ -331,29 +117,37 @@ class Registry:
 
         Raises:
             ModelError: None does.
+            PluginError: Several do.
         """
-        for spec in self._architectures.specs:
-            if self.unavailable(spec) is None:
-                architecture = cast("Architecture", self._load(self._architectures, spec))
-                if architecture.detects(definition):
-                    return architecture
-        skipped = [
-            f"{spec.name} {problem.message}"
-            for spec in self._architectures.specs
-            if (problem := self.unavailable(spec))
-        ]
-        known = ", ".join(self.architectures) or "none"
-        hint = "; ".join([f"architectures: {known}", *skipped])
+        problems = {spec.name: self.unavailable(spec) for spec in self.architectures.specs}
+        usable = [spec for spec in self.architectures.specs if self.unavailable(spec) is None]
+        found = [spec for spec in usable if self.architectures.load(spec).detects(definition)]
+        spec = self.architectures.only(found, "the model's definition")
+        if spec is not None:
+            return self.architectures.load(spec)
+        skipped = [f"{name} {problem.message}" for name, problem in problems.items() if problem]
+        hint = "; ".join([f"architectures: {', '.join(self.architectures) or 'none'}", *skipped])
         raise ModelError("the model's definition is of no architecture that is installed", hint=hint)
 
     def variant(self, name: str) -> ArchitectureSpec | None:
-        """Return the architecture that ships a configuration: ``"yolov8n-seg"``, with or without ``.yaml``."""
+        """Return the architecture that ships a configuration: ``"yolov8n-seg"``, with or without ``.yaml``.
+
+        Raises:
+            PluginError: Several do.
+        """
         stem = name.removesuffix(".yaml").removesuffix(".yml")
-        return next((spec for spec in self._architectures.specs if stem in spec.variants), None)
+        found = [spec for spec in self.architectures.specs if stem in spec.variants]
+        return self.architectures.only(found, f"configuration {stem!r}")
 
     def weights_file(self, name: str) -> WeightsFile | None:
-        """Return where a file of weights is published: ``"yolov8n-seg.pt"``."""
-        return next((spec.weights[name] for spec in self._architectures.specs if name in spec.weights), None)
+        """Return where a file of weights is published: ``"yolov8n-seg.pt"``.
+
+        Raises:
+            PluginError: Several architectures publish one of this name.
+        """
+        found = [spec for spec in self.architectures.specs if name in spec.weights]
+        spec = self.architectures.only(found, f"weights {name!r}")
+        return None if spec is None else spec.weights[name]
 
     def artifact(self, path: Path | str) -> Artifact:
         """Return a model on disk with its format, which the end of its name tells.
@@ -387,8 +181,8 @@ class Registry:
         table: dict[str, str] = {}
         for kind, known in known_plugins.FORMATS.items():
             table.update(dict.fromkeys(known.suffixes, kind))
-        table.update((spec.suffix, spec.name) for spec in self._exporters.specs)
-        for backend in sorted(self._backends.specs, key=_order, reverse=True):
+        table.update((spec.suffix, spec.name) for spec in self.exporters.specs)
+        for backend in sorted(self.backends.specs, key=_order, reverse=True):
             for kind, suffixes in backend.formats.items():
                 table.update(dict.fromkeys(suffixes, kind))
         return MappingProxyType(table)
@@ -399,10 +193,10 @@ class Registry:
         """Return the exporters that lead from the model to a format, in the order they work.
 
         Raises:
-            SegxError: As :meth:`exporter`, for the format itself or one that it is made from.
+            SegxError: As :meth:`Catalog.get`, for the format itself or one that it is made from.
             PluginError: The formats are made from each other.
         """
-        chain = [self.exporter(name)]
+        chain = [self.exporters.get(name)]
         while chain[0].source != "model":
             source = chain[0].source
             if any(spec.name == source.partition("@")[0] for spec in chain):
@@ -412,16 +206,21 @@ class Registry:
                     hint=f"tell the authors of {', '.join(sorted({spec.provider for spec in chain}))}",
                 )
             try:
-                chain.insert(0, self.exporter(source))
+                chain.insert(0, self.exporters.get(source))
             except SegxError as error:
                 message = f"format {chain[0].name!r} is made from {source!r}: {error.message}"
                 raise type(error)(message, hint=error.hint) from error
         return tuple(chain)
 
+    def export_options(self, name: str) -> type[ExportOptions]:
+        """Return the options that an export to a format takes: its own, and those of the formats on the way."""
+        chain = self.export_chain(name)
+        return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=PRECISION_OPTIONS)
+
     def backends_for(self, kind: str) -> Backends:
         """Return the backends that run a format: the usable ones, best first, and the others with the reason."""
         usable, unavailable = [], []
-        for spec in sorted(self._backends.specs, key=_order):
+        for spec in sorted(self.backends.specs, key=_order):
             if kind in spec.formats:
                 problem = self.unavailable(spec)
                 if problem is None:
@@ -454,7 +253,7 @@ class Registry:
             raise UsageError(f"no installed backend runs format {kind!r} on device {device!r}", hint=offers + lines)
         if found.unavailable:
             lines = "\n  ".join(
-                f"{problem.spec.name} ({self._signature(problem.spec.provider)}) {problem.message}"
+                f"{problem.spec.name} ({self._loader.signature(problem.spec.provider)}) {problem.message}"
                 for problem in found.unavailable
             )
             raise MissingPluginError(f"no backend that can run format {kind!r} is usable", hint=lines)
@@ -474,14 +273,12 @@ class Registry:
             PluginError: Several do.
         """
         if name is not None:
-            return self.dataset_format(name)
+            return self.dataset_formats.get(name)
         path = Path(path)
-        found = [spec for spec in self._dataset_formats.specs if _detects(spec, path)]
-        if len(found) > 1:
-            choices = ", ".join(full_name(spec) for spec in found)
-            raise PluginError(f"{path}: several dataset formats recognise it: {choices}")
-        if found:
-            return found[0]
+        found = [spec for spec in self.dataset_formats.specs if _detects(spec, path)]
+        spec = self.dataset_formats.only(found, str(path))
+        if spec is not None:
+            return spec
         if not path.exists():
             raise DataError(f"data set {str(path)!r} is not there")
         known = "; ".join(f"{key}: {spec.summary}" for key, spec in self.dataset_formats.items()) or "none"
@@ -509,84 +306,8 @@ class Registry:
 
     # How
 
-    def _catalogs(self) -> tuple[_Catalog[Any], ...]:
-        return (
-            self._tasks,
-            self._architectures,
-            self._exporters,
-            self._backends,
-            self._dataset_formats,
-            self._commands,
-        )
-
-    def _look_up(self, catalog: _Catalog[S], name: str) -> S:
-        spec = catalog.get(name)
-        if spec is not None:
-            return spec
-        raise self._not_found(catalog, name)
-
-    def _not_found(self, catalog: _Catalog[Any], name: str) -> SegxError:
-        """Return the error for a name that nothing installed provides."""
-        installed = f"installed {catalog.word}s: {', '.join(catalog.mapping) or 'none'}"
-        bare, _, asked = name.partition("@")
-        if asked and bare in catalog.claims:
-            choices = ", ".join(full_name(spec) for spec in catalog.claims[bare])
-            return UsageError(f"{catalog.word} {bare!r} is not provided by {asked!r}", hint=f"it is by {choices}")
-        distribution = asked or known_plugins.PROVIDERS.get((catalog.kind, bare), "")
-        reported = self._error_about(distribution, f"{catalog.word} {bare!r}")
-        if reported is not None:
-            return reported
-        if not asked and distribution:
-            return MissingPluginError(
-                f"{catalog.word} {name!r} needs: pip install {distribution}",
-                hint=_join(installed, _planned(distribution)),
-            )
-        known = {known_name for kind, known_name in known_plugins.PROVIDERS if kind == catalog.kind}
-        closest = did_you_mean(name, {*catalog.mapping, *known})
-        broken = "; ".join(f"{item.distribution} {item.version} {item.reason}" for item in self.broken)
-        return UsageError(
-            f"{catalog.word} {name!r} is not known{closest}",
-            hint=_join(installed, f"broken plugins: {broken}" if broken else ""),
-        )
-
-    def _error_about(self, distribution: str, subject: str) -> SegxError | None:
-        """Return the error for something of a distribution that is installed and broken or left out."""
-        for broken in self.broken:
-            if broken.distribution == distribution:
-                signature = f"{broken.distribution} {broken.version}"
-                return PluginError(
-                    f"{subject} is provided by {signature}, which is broken: {broken.reason}",
-                    hint=f"pip install --upgrade {distribution}, or see: segx plugins",
-                )
-        if any(item.distribution == distribution for item in self.disabled):
-            return PluginError(f"{subject} is provided by {distribution}, which {DISABLE} leaves out")
-        return None
-
-    def _load(self, catalog: _Catalog[Any], spec: Spec) -> Any:
-        key = (catalog.kind, spec.name, spec.provider)
-        with self._lock:
-            if key not in self._instances:
-                self.require(spec)
-                self._instances[key] = self._import(catalog, spec)
-            return self._instances[key]
-
-    def _import(self, catalog: _Catalog[Any], spec: Spec) -> Any:
-        what = f"{catalog.word} {spec.name!r} ({self._signature(spec.provider)})"
-        self.prepare()
-        if reason := (self._unprepared or {}).get(full_name(spec)):
-            raise PluginError(f"{what} cannot be prepared: {reason}")
-        try:
-            with watched(f"{what} is loading", patience=LOADING_PATIENCE):
-                return spec.load()
-        except SegxError:
-            raise
-        except BaseException as error:
-            if was_interrupted(error):
-                raise
-            raise PluginError(f"{what} cannot be loaded: {one_line(error)}") from error
-
     def _named_backend(self, kind: str, name: str, device: str | None) -> BackendSpec:
-        spec = self.backend(name)
+        spec = self.backends.get(name)
         if kind not in spec.formats:
             raise UsageError(
                 f"backend {name!r} does not run format {kind!r}", hint=f"it runs {', '.join(sorted(spec.formats))}"
@@ -602,14 +323,14 @@ class Registry:
         """Return the error for a format that no installed backend declares."""
         known = known_plugins.FORMATS.get(kind)
         for distribution in known.backends if known else ():
-            reported = self._error_about(distribution, f"the backend for format {kind!r}")
+            reported = self._loader.error_about(distribution, f"the backend for format {kind!r}")
             if reported is not None:
                 return reported
         if known and known.backends:
             return MissingPluginError(
-                f"running format {kind!r} needs: pip install {known.backends[0]}", hint=_planned(known.backends[0])
+                f"running format {kind!r} needs: pip install {known.backends[0]}", hint=planned(known.backends[0])
             )
-        formats = sorted({name for spec in self._backends.specs for name in spec.formats})
+        formats = sorted({name for spec in self.backends.specs for name in spec.formats})
         return MissingPluginError(
             f"no backend runs format {kind!r}{did_you_mean(kind, formats)}",
             hint=f"formats that can be run: {', '.join(formats) or 'none'}",
@@ -629,32 +350,13 @@ class Registry:
         there = [item.name for item in path.parent.iterdir() if self.format_of(item) is not None]
         closest = did_you_mean(path.name, there).removeprefix("; ")
         models = f"models in {str(path.parent.resolve())!r}: {', '.join(sorted(there)[:8]) or 'none'}"
-        return _join(closest, models)
-
-    def _signature(self, distribution: str) -> str:
-        """Return the distribution with its version: ``"segx-export-tensorrt 0.1.0"``."""
-        version = next((plugin.version for plugin in self.plugins if plugin.distribution == distribution), "")
-        return f"{distribution} {version}".strip()
-
-    def _word(self, spec: Spec) -> str:
-        return next(catalog.word for catalog in self._catalogs() if any(item is spec for item in catalog.specs))
+        return join_lines(closest, models)
 
 
 @functools.cache
 def get_registry() -> Registry:
     """Return the registry of this process; plugins are discovered on the first call."""
     return Registry(discover())
-
-
-def full_name(spec: Spec) -> str:
-    """Return the name that is never ambiguous: ``"tflite@segx-export-tflite"``."""
-    return f"{spec.name}@{spec.provider}"
-
-
-def device_kind(device: str) -> str:
-    """Return the kind of a device: ``"0"``, ``"0,1"`` and ``"cuda:1"`` are ``"cuda"``."""
-    kind = device.strip().lower().partition(":")[0]
-    return "cuda" if kind.replace(",", "").replace(" ", "").isdigit() else kind
 
 
 def _runs_on(spec: BackendSpec, device: str | None) -> bool:
@@ -666,20 +368,6 @@ def _order(spec: BackendSpec) -> tuple[int, str, str]:
     return -spec.priority, spec.name, spec.provider
 
 
-def _elsewhere(spec: Spec) -> bool:
-    return bool(spec.platforms) and sys.platform not in spec.platforms
-
-
-def _problem(spec: Spec) -> str:
-    try:
-        with watched(f"plugin {spec.provider} is looking whether {spec.name!r} can be used"):
-            return str(spec.problem() or "")
-    except BaseException as error:
-        if was_interrupted(error):
-            raise
-        return f"cannot say whether it can be used: {one_line(error)}"
-
-
 def _detects(spec: DatasetFormatSpec, path: Path) -> bool:
     try:
         with watched(f"data set format {full_name(spec)} is looking at {path}"):
@@ -689,11 +377,3 @@ def _detects(spec: DatasetFormatSpec, path: Path) -> bool:
             raise
         logger.warning("dataset format %s failed to look at %s: %s", full_name(spec), path, one_line(error))
         return False
-
-
-def _planned(distribution: str) -> str:
-    return f"{distribution} is planned and not released yet" if distribution in known_plugins.PLANNED else ""
-
-
-def _join(*lines: str) -> str:
-    return "\n  ".join(line for line in lines if line)

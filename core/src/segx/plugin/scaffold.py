@@ -44,26 +44,6 @@ TEMPLATES: dict[str, PluginTemplate] = {
         dependencies=("numpy>=1.26", "onnx>=1.17"),
         files=(("backend.py", "opening and running: here ONNX in plain Python, replace it with your runtime"),),
     ),
-    "task": PluginTemplate(
-        summary="The task $name",
-        dependencies=("numpy>=1.26", "opencv-python>=4.10"),
-        files=(
-            ("task.py", "what raw outputs mean: here boxes, classes and masks of yolov8-seg/1"),
-            ("geometry.py", "how images become network input, and boxes come back"),
-            ("matching.py", "suppression of doubles, and the comparison of two models"),
-        ),
-    ),
-    "model": PluginTemplate(
-        summary="The family of models $name",
-        dependencies=("numpy>=1.26", "pyyaml>=6.0.1", "torch>=2.6"),
-        files=(
-            ("models/", "the configurations it ships"),
-            ("config.py", "the schema of its YAML"),
-            ("network.py", "the layers"),
-            ("loss.py", "what training minimises"),
-            ("architecture.py", "the family as segx sees it"),
-        ),
-    ),
     "data": PluginTemplate(
         summary="The dataset format $name",
         dependencies=("numpy>=1.26",),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from segx.artifact import AXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from segx.artifact import WeightsFile
+    from segx.artifact import Axis, WeightsFile
     from segx.options.verbs import ExportOptions
-    from segx.plugin.interfaces import Architecture, Backend, DatasetReader, Exporter, Task
+    from segx.plugin.interfaces import Architecture, Backend, DatasetReader, DatasetWriter, Exporter, Task
 
 API: tuple[int, int] = (1, 0)
 """The plugin API of this core; a ``plugin.py`` states the one it was written for as ``SEGX_API``."""
@@ -25,6 +29,23 @@ def nothing() -> None:
 def no_problem() -> str:
     """Return no problem: most declarations can be used wherever what they require is installed."""
     return ""
+
+
+@dataclass(frozen=True)
+class lazy:  # noqa: N801 - a declaration reads load=lazy("package.module:Class")
+    """What a spec loads: imported when it is called for; of a class an instance, of anything else the thing itself.
+
+    Attributes:
+        target: Module and name: ``"segx_export_foo.exporter:FooExporter"``.
+    """
+
+    target: str
+
+    def __call__(self) -> Any:
+        """Import it and return it."""
+        module, _, name = self.target.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        return found() if isinstance(found, type) else found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +67,9 @@ class Spec:
         provider: The distribution that declares it; filled in by the loader.
     """
 
+    word: ClassVar[str]
+    """What users call such a thing."""
+
     name: str
     summary: str
     load: Callable[[], Any]
@@ -64,6 +88,7 @@ class Spec:
 class TaskSpec(Spec):
     """A task: what a model's raw outputs mean."""
 
+    word: ClassVar[str] = "task"
     load: Callable[[], Task]
 
 
@@ -75,12 +100,19 @@ class ArchitectureSpec(Spec):
         task: The task its outputs belong to.
         variants: Names of the configurations it ships, without suffix: ``"yolov8n-seg"``.
         weights: File name to where it is published; first use of the name downloads it.
+        heads: Form to the id of the head that a model of the family can be exported with:
+            ``{"raw": "yolo-raw/1"}``. Its usual one is that of ``info`` and needs no entry.
+        pickled: Module to the names of its classes that other tools' checkpoints of the family hold; they are read as
+            data and never imported.
     """
 
+    word: ClassVar[str] = "architecture"
     load: Callable[[], Architecture]
     task: str
     variants: tuple[str, ...] = ()
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
+    heads: Mapping[str, str] = field(default_factory=dict)
+    pickled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +139,48 @@ class Tolerance:
     typical_mask_iou: float | None = None
 
 
+_TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(box=0.1, score=0.001, mask_iou=0.99, matched=0.97, raw=0.001),
+    "fp16": Tolerance(
+        box=5.0, score=0.02, mask_iou=0.9, matched=0.95, raw=0.15, typical_box=0.5, typical_mask_iou=0.95
+    ),
+    "int8": Tolerance(
+        box=math.inf, score=1.0, mask_iou=0.0, matched=0.6, raw=math.inf, typical_box=2.0, typical_mask_iou=0.8
+    ),
+}
+"""Extremes judge what is nearly exact. Of what is quantised some objects are far off whether it is good or bad: on 20
+photographs good files had a median box of 0.6 to 1.5 pixels and a mask IoU of 0.85 to 0.89, a bad one 3.2 to 5.4."""
+
+
+def default_tolerances(*precisions: str) -> dict[str, Tolerance]:
+    """Return the tolerance of each precision; a format that needs others measures them, and says why."""
+    return {precision: _TOLERANCES[precision] for precision in precisions}
+
+
+Form = Literal["decoded", "raw", "final"]
+"""Where a graph ends: in boxes, in what the head says before they are made, or after suppression (NMS)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What an export needs of what comes before it.
+
+    Attributes:
+        form: Where the graph ends.
+        source: Options of the format it is made from, which go before those of the user: ``{"int8": True}``.
+        images: How many images to calibrate on; 0: none.
+    """
+
+    form: Form = "decoded"
+    source: Mapping[str, Any] = field(default_factory=dict)
+    images: int = 0
+
+
+def no_demands(_options: Any) -> Demands:
+    """Demand nothing: most formats are made from what is there."""
+    return Demands()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExporterSpec(Spec):
     """An export format.
@@ -118,10 +192,13 @@ class ExporterSpec(Spec):
         options: The options it takes, a frozen dataclass; see :class:`segx.options.verbs.ExportOptions`.
         tolerance: Tolerance for each precision.
         requires_for: What a precision needs beyond ``requires``: ``{"int8": ("nncf>=2.16",)}``.
+        demands: Says of options what the export needs of what comes before it; loads nothing.
+        axes: The axes it can leave open where ``dynamic`` is asked for.
         metadata: Where :class:`~segx.artifact.ArtifactInfo` travels. ``"embedded"``: the exporter writes it into the
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
     """
 
+    word: ClassVar[str] = "format"
     load: Callable[[], Exporter]
     suffix: str
     options: type[ExportOptions]
@@ -129,6 +206,8 @@ class ExporterSpec(Spec):
     precisions: tuple[str, ...] = ("fp32",)
     tolerance: Mapping[str, Tolerance] = field(default_factory=lambda: {"fp32": Tolerance()})
     requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    demands: Callable[[Any], Demands] = no_demands
+    axes: frozenset[Axis] = AXES
     metadata: Literal["embedded", "folder", "beside"] = "beside"
 
 
@@ -146,6 +225,7 @@ class BackendSpec(Spec):
             ``segx info`` and when the first one is opened.
     """
 
+    word: ClassVar[str] = "backend"
     load: Callable[[], Backend]
     formats: Mapping[str, tuple[str, ...]]
     devices: tuple[str, ...] = ("cpu",)
@@ -160,10 +240,13 @@ class DatasetFormatSpec(Spec):
 
     Attributes:
         detects: Says quickly whether a split's folder, list or file is of this format; must not raise.
+        write: Imports what writes the format and returns it, beside ``load`` which reads; None: it is only read.
     """
 
+    word: ClassVar[str] = "dataset format"
     load: Callable[[], DatasetReader]
     detects: Callable[[Path], bool]
+    write: Callable[[], DatasetWriter] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,3 +255,5 @@ class CommandSpec(Spec):
 
     One whose name begins with ``data-`` is listed and called as ``segx data NAME``, with ``name=value`` options.
     """
+
+    word: ClassVar[str] = "command"

@@ -3,53 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from segx.errors import ModelError, did_you_mean
 from segx.io.download import fetch
 from segx.io.paths import MIRROR_VARIABLE, weights_address, weights_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from segx.artifact import WeightsFile
     from segx.io.download import RetryPolicy
-    from segx.plugin.specs import ArchitectureSpec
+    from segx.plugin.registry import Registry
 
 
-class Catalogue(Protocol):
-    """Who knows what is published: :class:`segx.plugin.registry.Registry`."""
-
-    @property
-    def architectures(self) -> Mapping[str, ArchitectureSpec]:
-        """Name to architecture."""
-        ...
-
-
-def resolve_weights(name: str, registry: Catalogue, *, retry: RetryPolicy | None = None) -> Path:
+def resolve_weights(name: str, registry: Registry, *, retry: RetryPolicy | None = None) -> Path:
     """Return the file of a known name, ``"yolov8n-seg.pt"``, downloaded into the cache on first use.
 
     Raises:
         ModelError: The name is not published, or the file cannot be had; the error says where to get it and where to
             put it.
+        PluginError: Several architectures claim the name.
     """
-    known = published_weights(registry)
-    if name not in known:
+    file = registry.weights_file(name)
+    if file is None:
+        known = {known for spec in registry.architectures.values() for known in spec.weights}
         msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
         raise ModelError(msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}")
-    shipped = known[name].path
-    if shipped is not None:
-        return shipped
-    advice = f"set {MIRROR_VARIABLE} to a mirror"
-    return fetch(known[name], weights_folder() / name, retry=retry, advice=advice)
-
-
-def published_weights(registry: Catalogue) -> dict[str, WeightsFile]:
-    """Return every name that can be downloaded and where from, mirrors applied."""
-    found: dict[str, WeightsFile] = {}
-    for spec in registry.architectures.values():
-        for name, file in spec.weights.items():
-            address = weights_address(name, file.url) if file.path is None else ""
-            found.setdefault(name, dataclasses.replace(file, url=address))
-    return found
+    if file.path is not None:
+        return file.path
+    file = dataclasses.replace(file, url=weights_address(name, file.url))
+    return fetch(file, weights_folder() / name, retry=retry, advice=f"set {MIRROR_VARIABLE} to a mirror")

@@ -212,7 +212,7 @@ class Results:
         """
         from segx.plugin.registry import get_registry
 
-        image: Image = get_registry().load_task(self.task).draw(self, **style)
+        image: Image = get_registry().tasks.load(self.task).draw(self, **style)
         return image
 
     def show(self, **style: Any) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BUILDS = """
     import yaml
-    architecture = registry.load_architecture(sys.argv[2])
+    architecture = registry.architectures.load(sys.argv[2])
     architecture.build(architecture.config_from_definition(yaml.safe_load(sys.argv[3]), variant="tiny"))
 """
 
@@ -48,13 +48,13 @@ class ArchitectureContract(PluginContract, standard=True):
     @classmethod
     def spec(cls, registry: Registry) -> ArchitectureSpec:
         """The architecture's declaration."""
-        return registry.architecture(f"{cls.name}@{cls.distribution}")
+        return registry.architectures.get(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
     @classmethod
     def architecture(cls, registry: Registry, spec: ArchitectureSpec) -> Architecture:
         """The architecture, loaded; skips where what it requires is not installed."""
-        return cast("Architecture", load_or_skip(registry, "architecture", spec))
+        return cast("Architecture", load_or_skip(registry, spec))
 
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
@@ -179,7 +179,7 @@ class ArchitectureContract(PluginContract, standard=True):
         assert info.stride > 0
         assert info.outputs
         if info.task in registry.tasks:
-            assert info.head in registry.load_task(info.task).heads
+            assert info.head in registry.tasks.load(info.task).heads
 
     def test_builds_a_model_that_learns(self, architecture: Architecture, config: ModelConfig) -> None:
         """In training mode, in float32, every weight open to training."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -16,7 +17,7 @@ from segx.errors import ModelError, SegxError, UsageError
 from segx.io import sidecar
 from segx.ops.arrays import to_numpy
 from segx.options.verbs import SessionOptions
-from segx.plugin.registry import full_name
+from segx.plugin.catalog import full_name
 from segx.plugin.requirements import ALTERNATIVE
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
@@ -44,7 +45,7 @@ _WITHOUT_TORCH = """
     from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
     registry = get_registry()
-    backend = registry.load_backend(registry.backend(name))
+    backend = registry.backends.load(name)
     session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
     images = np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32)
     print(json.dumps([list(np.asarray(output).shape) for output in session.run(images)]))
@@ -57,7 +58,7 @@ _INFO_WITHOUT_RUNTIME = """
     from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
     registry = get_registry()
-    info = registry.load_backend(registry.backend(name)).read_info(Artifact(path=Path(path), format=kind))
+    info = registry.backends.load(name).read_info(Artifact(path=Path(path), format=kind))
     print(json.dumps(info.variant))
 """
 
@@ -67,7 +68,7 @@ _OPENS_AND_RUNS = """
     from segx.artifact import Artifact
     from segx.options.verbs import SessionOptions
     _, name, kind, path = sys.argv[1:]
-    backend = registry.load_backend(registry.backend(name))
+    backend = registry.backends.load(name)
     session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
     session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
 """
@@ -91,13 +92,13 @@ class BackendContract(PluginContract, standard=True):
     @classmethod
     def spec(cls, registry: Registry) -> BackendSpec:
         """The backend's declaration."""
-        return registry.backend(f"{cls.name}@{cls.distribution}")
+        return registry.backends.get(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, registry: Registry, spec: BackendSpec) -> Backend:
         """The backend, loaded; skips where what it requires is not installed."""
-        return cast("Backend", load_or_skip(registry, "backend", spec))
+        return cast("Backend", load_or_skip(registry, spec))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -136,7 +137,7 @@ class BackendContract(PluginContract, standard=True):
         """Whoever names it gets it, for the formats it runs and no other."""
         name = full_name(spec)
         assert registry.backend_for(self.format, name=name) == spec
-        assert registry.load_backend(spec) is backend
+        assert registry.backends.load(spec) is backend
         with pytest.raises(UsageError, match="does not run"):
             registry.backend_for("no-such-format", name=name)
 
@@ -289,7 +290,8 @@ class BackendContract(PluginContract, standard=True):
     def test_damaged_file_is_reported(self, backend: Backend, artifact: Artifact, tmp_path: Path, damage: str) -> None:
         """Opening never crashes and never gives a session of half a model; the error names the file."""
         if artifact.path.is_dir():
-            pytest.skip("folder formats damage their files in their own tests")
+            _damage_in_folder(backend, artifact, tmp_path, damage)
+            return
         whole = artifact.path.read_bytes()
         content = {
             "empty": b"",
@@ -336,6 +338,19 @@ def _written(registry: Registry, kind: str, folder: Path, *, dynamic: bool) -> A
         pytest.skip(f"format {kind!r} has no dynamic axes")
     artifact, _ = export_file(kind, folder, tiny_module(tiny_info(dynamic=dynamic)), dynamic=dynamic)
     return artifact
+
+
+def _damage_in_folder(backend: Backend, artifact: Artifact, folder: Path, damage: str) -> None:
+    """Damage each file of a folder in turn: what is missing or cut is refused, what is changed is found."""
+    info = backend.read_info(artifact)
+    assert info.files, "core lists what a folder is made of"
+    for name in info.files:
+        copy = folder / name.replace("/", "-") / f"damaged{artifact.path.name}"
+        shutil.copytree(artifact.path, copy)
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[: len(content) // 2] if damage != "zeros" else bytes(len(content)))
+        with pytest.raises(ModelError, match="damaged"):
+            backend.read_info(Artifact(path=copy, format=artifact.format)).check_files(copy, contents=True)
 
 
 def _images(session: Session) -> Images:

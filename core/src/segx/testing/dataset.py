@@ -11,7 +11,7 @@ import pytest
 
 from segx.errors import DataError
 from segx.io.images import read_image
-from segx.plugin.registry import full_name
+from segx.plugin.catalog import full_name
 from segx.structures.masks import Masks
 from segx.structures.sample import DatasetSource
 from segx.testing.plugin import PluginContract, load_or_skip
@@ -34,8 +34,8 @@ _READS = """
     origin, split, entries, names = json.loads(sys.argv[3])
     entries, names = tuple(map(Path, entries)), {int(number): name for number, name in names.items()} or None
     source = DatasetSource(origin=Path(origin), split=split, entries=entries, names=names)
-    spec = registry.dataset_format(sys.argv[2])
-    list(registry.load_dataset_format(spec).read(source))
+    spec = registry.dataset_formats.get(sys.argv[2])
+    list(registry.dataset_formats.load(spec).read(source))
 """
 
 
@@ -64,13 +64,13 @@ class DatasetContract(PluginContract, standard=True):
     @classmethod
     def spec(cls, registry: Registry) -> DatasetFormatSpec:
         """The format's declaration."""
-        return registry.dataset_format(f"{cls.name}@{cls.distribution}")
+        return registry.dataset_formats.get(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
     @classmethod
     def reader(cls, registry: Registry, spec: DatasetFormatSpec) -> DatasetReader:
         """The reader, loaded; skips where what it requires is not installed."""
-        return cast("DatasetReader", load_or_skip(registry, "dataset_format", spec))
+        return cast("DatasetReader", load_or_skip(registry, spec))
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -15,9 +15,18 @@ from segx.errors import SegxError, UsageError
 from segx.io import sidecar
 from segx.ops.arrays import to_numpy
 from segx.options.verbs import ExportOptions, SessionOptions
-from segx.plugin.registry import full_name, get_registry
+from segx.plugin.catalog import full_name
+from segx.plugin.registry import get_registry
 from segx.plugin.specs import ExporterSpec, Tolerance
-from segx.testing.models import export_file, export_options, real_module, run_module, tiny_info, tiny_module
+from segx.testing.models import (
+    export_file,
+    export_options,
+    export_with,
+    real_module,
+    run_module,
+    tiny_info,
+    tiny_module,
+)
 from segx.testing.parity import RAW_TOLERANCE, assert_follows, assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import noise_images
@@ -41,7 +50,7 @@ _EXPORTS_AND_OPENS = """
     from segx.testing.models import export_file, tiny_info, tiny_module
     artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(tiny_info()))
     try:
-        backend = registry.load_backend(registry.backend_for(artifact.format))
+        backend = registry.backends.load(registry.backend_for(artifact.format))
     except MissingPluginError:
         pass
     else:
@@ -70,7 +79,7 @@ class ExporterContract(PluginContract, standard=True):
             metafunc.parametrize("wrong", self.refused, ids=_words, scope="class")
 
     def _settings(self) -> list[Settings]:
-        spec = get_registry().exporter(f"{self.name}@{self.distribution}")
+        spec = get_registry().exporters.get(f"{self.name}@{self.distribution}")
         known = {field.name for field in dataclasses.fields(spec.options)}
         standard: list[Settings] = [{}, {"batch": 2}, {"dynamic": True}]
         standard += [
@@ -82,15 +91,15 @@ class ExporterContract(PluginContract, standard=True):
     @classmethod
     def spec(cls, registry: Registry) -> ExporterSpec:
         """The format's declaration."""
-        return registry.exporter(f"{cls.name}@{cls.distribution}")
+        return registry.exporters.get(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
     @classmethod
     def exporter(cls, registry: Registry, spec: ExporterSpec) -> Exporter:
         """The exporter, loaded; skips where what it requires is not installed."""
         for link in registry.export_chain(full_name(spec)):
-            load_or_skip(registry, "exporter", link)
-        return cast("Exporter", load_or_skip(registry, "exporter", spec))
+            load_or_skip(registry, link)
+        return cast("Exporter", load_or_skip(registry, spec))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -172,7 +181,7 @@ class ExporterContract(PluginContract, standard=True):
         before = _state(source)
         monkeypatch.chdir(elsewhere)
         destination = work / f".tiny.part{spec.suffix}"
-        exporter.export(source, module.info, export_options(spec, imgsz=module.info.imgsz), destination)
+        export_with(exporter, source, module.info, export_options(spec, imgsz=module.info.imgsz), destination)
         assert destination.exists()
         assert [item.name for item in work.iterdir()] == [destination.name], "nothing is left beside it"
         assert not list(elsewhere.iterdir()), "nothing is written into the working directory"
@@ -191,7 +200,7 @@ class ExporterContract(PluginContract, standard=True):
         assert info.precision == spec.options.parse(settings).precision
         assert info.outputs
         backend = _backend(registry, artifact)
-        read = registry.load_backend(backend).read_info(artifact)
+        read = registry.backends.load(backend).read_info(artifact)
         for field in dataclasses.fields(info):
             assert getattr(read, field.name) == getattr(info, field.name), f"info.{field.name}"
 
@@ -206,7 +215,7 @@ class ExporterContract(PluginContract, standard=True):
         from segx.artifact import Parity
 
         _, artifact, info = exported
-        backend = registry.load_backend(_backend(registry, artifact))
+        backend = registry.backends.load(_backend(registry, artifact))
         images = _images(info)
         before = _run_once(backend.open(artifact, SessionOptions(device="cpu")), images)
         parity = Parity(images=1, raw={"output0": 1e-5}, box=0.25, score=0.125, mask_iou=0.5, objects=3, matched=1.0)
@@ -288,7 +297,7 @@ def _backend(registry: Registry, artifact: Artifact) -> Any:
 
 
 def _open(registry: Registry, artifact: Artifact) -> Session:
-    backend = registry.load_backend(_backend(registry, artifact))
+    backend = registry.backends.load(_backend(registry, artifact))
     return backend.open(artifact, SessionOptions(device="cpu"))
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segx.artifact import Artifact, ArtifactInfo
 from segx.io import sidecar
-from segx.plugin.jobs import ExportModule
+from segx.plugin.jobs import ExportJob, ExportModule
 from segx.plugin.registry import get_registry
 from segx.testing.scenes import HEAD, NAMES, noise_images
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from segx.options.verbs import ExportOptions
+    from segx.plugin.interfaces import Exporter
     from segx.plugin.specs import ExporterSpec
 
 TINY_YOLOV8 = """\
@@ -127,6 +128,15 @@ def export_options(spec: ExporterSpec, **wanted: Any) -> ExportOptions:
     return spec.options.parse({name: value for name, value in wanted.items() if name in known})
 
 
+def export_with(
+    exporter: Exporter, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
+) -> ArtifactInfo:
+    """Have one exporter do its work, as core does, and return the info that it gives back."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job = ExportJob(info=info, options=options, destination=destination, scratch=Path(scratch))
+        return exporter.export(source, job)
+
+
 def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -> tuple[Artifact, ArtifactInfo]:
     """Write a model as a file of a format, through all formats in between, with its info as core carries it.
 
@@ -139,7 +149,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     Returns:
         The artefact, and the info that was to travel with it.
     """
-    from segx.flows.export import options_on_the_way
+    from segx.flows.export import made_of, options_on_the_way
 
     registry = get_registry()
     source: ExportModule | Artifact = module
@@ -147,11 +157,13 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     chain = registry.export_chain(kind)
     chosen = export_options(chain[-1], **{"imgsz": info.imgsz, "batch": info.batch, **options})
     for spec in chain:
-        exporter = registry.load_exporter(spec)
+        exporter = registry.exporters.load(spec)
         settings = chosen if spec is chain[-1] else options_on_the_way(spec, chosen)
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
-        info = exporter.export(source, info.replace(precision=settings.precision), settings, destination)
+        info = export_with(exporter, source, info.replace(precision=settings.precision), settings, destination)
+        if destination.is_dir():
+            info = info.replace(files=made_of(destination))
         if spec.metadata == "embedded":
             exporter.write_info(destination, info)
         else:

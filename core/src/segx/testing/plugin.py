@@ -47,10 +47,10 @@ _LOADS_ALL = """
                 importlib.import_module(found.name)
             except ImportError:
                 pass  # what it requires is not installed
-    for kind, specs in registry.declared.items():
+    for specs in registry.declared.values():
         for spec in specs:
             if spec.provider == sys.argv[1] and registry.unavailable(spec) is None:
-                registry.load(kind, spec)
+                registry.load(spec)
                 for name in [name for entry in spec.requires for name in modules(entry)]:
                     importlib.import_module(name)
 """
@@ -146,12 +146,12 @@ class PluginContract(Contract, standard=True):
 
     def test_each_loads_or_says_why_not(self, declared: dict[str, tuple[Spec, ...]], registry: Registry) -> None:
         """A spec whose requirements are met loads; one whose are not says which and what to type."""
-        for kind, specs in declared.items():
+        for specs in declared.values():
             for spec in specs:
                 problem = registry.unavailable(spec)
                 if problem is None:
-                    assert registry.load(kind, spec) is not None
-                    assert registry.load(kind, spec) is registry.load(kind, spec), "loaded once"
+                    assert registry.load(spec) is not None
+                    assert registry.load(spec) is registry.load(spec), "loaded once"
                 else:
                     assert problem.reason
 
@@ -220,9 +220,9 @@ def _is_standard_library(name: str) -> bool:
     return name in sys.stdlib_module_names or name.startswith("_")
 
 
-def load_or_skip(registry: Registry, kind: str, spec: Spec) -> Any:
+def load_or_skip(registry: Registry, spec: Spec) -> Any:
     """Return what a spec loads, or skip the test with the reason why it cannot be used here."""
     problem = registry.unavailable(spec)
     if problem is not None:
         pytest.skip(f"{spec.name} {problem.message}")
-    return registry.load(kind, spec)
+    return registry.load(spec)

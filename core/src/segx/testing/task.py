@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segx.options.verbs import DecodeOptions
-from segx.plugin.registry import full_name
+from segx.plugin.catalog import full_name
 from segx.structures.batch import SourceImage
 from segx.structures.results import Results
 from segx.testing.interpreter import run_fresh
@@ -31,7 +31,7 @@ _WITHOUT_TORCH = """
     from segx.plugin.registry import get_registry
     from segx.testing.parity import predict
     from segx.testing.scenes import ColorSession, draw_scene
-    task = get_registry().load_task(sys.argv[1])
+    task = get_registry().tasks.load(sys.argv[1])
     found = predict(task, ColorSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
     task.draw(found[0])
     print(json.dumps([len(results) for results in found]))
@@ -41,7 +41,7 @@ _FINDS_AND_DRAWS = """
     from segx.options.verbs import DecodeOptions
     from segx.testing.parity import predict
     from segx.testing.scenes import ColorSession, draw_scene
-    task = registry.load_task(sys.argv[2])
+    task = registry.tasks.load(sys.argv[2])
     found = predict(task, ColorSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
     task.draw(found[0])
 """
@@ -63,13 +63,13 @@ class TaskContract(PluginContract, standard=True):
     @classmethod
     def spec(cls, registry: Registry) -> TaskSpec:
         """The task's declaration."""
-        return registry.task(f"{cls.name}@{cls.distribution}")
+        return registry.tasks.get(f"{cls.name}@{cls.distribution}")
 
     @pytest.fixture(scope="class")
     @classmethod
     def task(cls, registry: Registry, spec: TaskSpec) -> Task:
         """The task, loaded; skips where what it requires is not installed."""
-        return cast("Task", load_or_skip(registry, "task", spec))
+        return cast("Task", load_or_skip(registry, spec))
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -75,11 +75,11 @@ class DrawnLoader:
 def tiny_session(folder: Path, *, seed: int = 0) -> Any:
     """Return the tiny model for the drawn images, its weights drawn from a seed; its YAML is left in the folder."""
     registry = get_registry()
-    architecture = registry.load_architecture("yolov8-seg")
+    architecture = registry.architectures.load("yolov8-seg")
     definition = folder / "yolov8n-tiny.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     definition.write_text(TINY_YOLOV8)
-    backend: Any = registry.load_backend(registry.backend_for("pt"))
+    backend: Any = registry.backends.load(registry.backend_for("pt"))
     config = architecture.read_config(definition, nc=len(NAMES))
     session, _ = backend.build(config, architecture, SessionOptions(device="cpu")).for_classes(NAMES, seed=seed)
     return session
@@ -106,8 +106,8 @@ def tiny_run(
     """
     registry = get_registry()
     chosen = TrainOptions.parse({"imgsz": SIDE, "batch": 2, "epochs": 3, "device": "cpu", "nbs": 4, **options})
-    architecture = registry.load_architecture("yolov8-seg")
-    backend: Any = registry.load_backend(registry.backend_for("pt"))
+    architecture = registry.architectures.load("yolov8-seg")
+    backend: Any = registry.backends.load(registry.backend_for("pt"))
     session = tiny_session(folder.parent, seed=chosen.seed)
     done = 0
 

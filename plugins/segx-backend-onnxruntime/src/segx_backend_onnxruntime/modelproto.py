@@ -9,11 +9,9 @@ Source: the protobuf wire format (protobuf.dev/programming-guides/encoding) and 
 from __future__ import annotations
 
 import mmap
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from segx.errors import ModelError
 from segx.io.files import open_regular
 
 if TYPE_CHECKING:
@@ -50,13 +48,11 @@ class ModelHeader:
     """An ONNX file without its nodes and weights.
 
     Attributes:
-        opset: Version of the default operator set.
         inputs: Inputs that are not weights.
         outputs: Outputs, in order.
         metadata: ``metadata_props``.
     """
 
-    opset: int
     inputs: tuple[ValueHeader, ...]
     outputs: tuple[ValueHeader, ...]
     metadata: Mapping[str, str]
@@ -66,29 +62,19 @@ def read_header(path: Path) -> ModelHeader:
     """Return what an ONNX file says of itself.
 
     Raises:
-        ModelError: The file is missing, empty, cut short, or no ONNX model.
+        OSError: The file is missing, or is none.
+        ValueError: It is empty, cut short, or no ONNX model; IndexError, struct.error and RecursionError likewise.
     """
-    try:
-        if path.stat().st_size == 0:
-            raise ModelError(f"{path}: the file is empty", hint="export or copy it again")
-        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _model(data)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, IndexError, struct.error, RecursionError) as error:
-        msg = f"{path}: is damaged or no ONNX model ({error})"
-        raise ModelError(msg, hint="export or copy it again") from error
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _model(data)
 
 
 def _model(data: mmap.mmap) -> ModelHeader:
-    opset, graph, metadata = 0, None, {}
+    graph, metadata = None, {}
     for number, value in _fields(data, (0, len(data))):
         match number:
             case 7:
                 graph = _span(value)
-            case 8:
-                domain, version = _opset(data, _span(value))
-                opset = version if domain in {"", "ai.onnx"} else opset
             case 14:
                 key, text = _pair(data, _span(value))
                 metadata[key] = text
@@ -96,7 +82,6 @@ def _model(data: mmap.mmap) -> ModelHeader:
         raise ValueError("it holds no graph")
     inputs, outputs, weights = _graph(data, graph)
     return ModelHeader(
-        opset=opset,
         inputs=tuple(item for item in inputs if item.name not in weights),
         outputs=tuple(outputs),
         metadata=metadata,
@@ -152,16 +137,6 @@ def _dimension(data: mmap.mmap, span: Span) -> int | str:
         if number == 2:
             return _text(data, _span(value))
     return ""
-
-
-def _opset(data: mmap.mmap, span: Span) -> tuple[str, int]:
-    domain, version = "", 0
-    for number, value in _fields(data, span):
-        if number == 1:
-            domain = _text(data, _span(value))
-        elif number == 2:
-            version = _number(value)
-    return domain, version
 
 
 def _pair(data: mmap.mmap, span: Span) -> tuple[str, str]:

@@ -6,12 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import BackendSpec
+from segx.plugin.specs import BackendSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from segx.plugin.interfaces import Backend
 
 SEGX_API = (1, 0)
 
@@ -24,12 +22,6 @@ def _keep_quiet() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def _load() -> Backend:
-    from segx_backend_onnxruntime.backend import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend()
-
-
 @hookimpl
 def segx_backends() -> Iterable[BackendSpec]:
     """Declare the runtime."""
@@ -37,7 +29,7 @@ def segx_backends() -> Iterable[BackendSpec]:
         BackendSpec(
             name="onnxruntime",
             summary="ONNX models with ONNX Runtime, without torch",
-            load=_load,
+            load=lazy("segx_backend_onnxruntime.backend:OnnxRuntimeBackend"),
             prepare=_keep_quiet,
             formats={"onnx": (".onnx",)},
             devices=("cpu", "cuda", "mps", "dml"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean
+from segx.runtime import parse_device
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -58,7 +59,7 @@ def choose_device(wanted: str | None, available: Collection[str]) -> Device:
     """
     if wanted is None:
         return _device("cuda" if _PROVIDERS["cuda"] in available else "cpu", 0)
-    kind, index = _parse(wanted)
+    kind, index = _known(wanted)
     if _PROVIDERS[kind] not in available:
         there = ", ".join(devices(available))
         msg = f"device={wanted}: the installed onnxruntime has no {_PROVIDERS[kind]}, only: {there}"
@@ -71,14 +72,12 @@ def devices(available: Collection[str]) -> list[str]:
     return [name for name, provider in _PROVIDERS.items() if provider in available]
 
 
-def _parse(wanted: str) -> tuple[str, int]:
-    text = wanted.strip().lower()
-    kind, _, number = (f"cuda:{text}" if text.isdecimal() else text).partition(":")
-    if kind not in _PROVIDERS:
-        msg = f"device={wanted} is not known to onnxruntime{did_you_mean(kind, _PROVIDERS)}"
-        raise UsageError(msg, hint=f"devices: {', '.join(_PROVIDERS)}, cuda:1 or a GPU's number")
-    if number and (kind not in _NUMBERED or not number.isdecimal()):
-        raise UsageError(f"device={wanted}: {number!r} is not a device's number", hint="one device: cuda:0, or cpu")
+def _known(wanted: str) -> tuple[str, int]:
+    """Return the kind and the number of a device that ONNX Runtime could have."""
+    kind, number = parse_device(wanted)
+    if kind not in _PROVIDERS or (number and (kind not in _NUMBERED or not number.isdecimal())):
+        msg = f"device={wanted} is not known to onnxruntime{did_you_mean(kind, _PROVIDERS.keys() - {kind})}"
+        raise UsageError(msg, hint=f"one of {', '.join(_PROVIDERS)}, cuda:1 or a GPU's number")
     return kind, int(number or 0)
 
 

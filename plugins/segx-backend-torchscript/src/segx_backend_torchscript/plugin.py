@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import BackendSpec
+from segx.plugin.specs import BackendSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from segx.plugin.interfaces import Backend
 
 SEGX_API = (1, 0)
 
@@ -22,16 +20,10 @@ def segx_backends() -> Iterable[BackendSpec]:
         BackendSpec(
             name="torchscript",
             summary="TorchScript models with PyTorch; needs no model code",
-            load=_load,
+            load=lazy("segx_backend_torchscript.backend:TorchScriptBackend"),
             requires=("torch>=2.6",),
             formats={"torchscript": (".torchscript",)},
             devices=("cpu", "cuda", "mps"),
             caution="is a program that can read and write files: open it only if you trust who made it",
         )
     ]
-
-
-def _load() -> Backend:
-    from segx_backend_torchscript.backend import TorchScriptBackend
-
-    return TorchScriptBackend()

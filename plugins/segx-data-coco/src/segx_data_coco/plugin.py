@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import DatasetFormatSpec
+from segx.plugin.specs import DatasetFormatSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-    from segx.plugin.interfaces import DatasetReader
 
 SEGX_API = (1, 0)
 
@@ -36,12 +34,6 @@ def _detects(path: Path) -> bool:
     return any(key in text for key in _KEYS)
 
 
-def _load() -> DatasetReader:
-    from segx_data_coco.reader import CocoReader
-
-    return CocoReader()
-
-
 @hookimpl
 def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
     """Declare the format."""
@@ -49,7 +41,8 @@ def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
         DatasetFormatSpec(
             name="coco",
             summary="COCO JSON: polygons of several parts, holes, RLE and crowds",
-            load=_load,
+            load=lazy("segx_data_coco.reader:CocoReader"),
+            write=lazy("segx_data_coco.writer:CocoWriter"),
             detects=_detects,
             requires=("numpy>=1.26",),
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import CommandSpec
+from segx.plugin.specs import CommandSpec, lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -20,13 +20,7 @@ def segx_commands() -> Iterable[CommandSpec]:
         CommandSpec(
             name="data-synth",
             summary="draw a data set of shaded, overlapping objects with exact masks",
-            load=_load,
+            load=lazy("segx_data_synth.command:synth"),
             requires=("numpy>=1.26", "opencv-python>=4.10 | opencv-python-headless>=4.10", "typer>=0.12"),
         )
     ]
-
-
-def _load() -> Callable[..., Any]:
-    from segx_data_synth.command import synth
-
-    return synth

@@ -7,13 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import DatasetFormatSpec
+from segx.plugin.specs import DatasetFormatSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-    from segx.plugin.interfaces import DatasetReader
 
 SEGX_API = (1, 0)
 
@@ -33,12 +31,6 @@ def _detects(path: Path) -> bool:
     return any(os.path.splitext(file.name)[1].lower() in IMAGE_SUFFIXES for file in files)  # noqa: PTH122 - a text
 
 
-def _load() -> DatasetReader:
-    from segx_data_yolo.reader import YoloReader
-
-    return YoloReader()
-
-
 @hookimpl
 def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
     """Declare the format."""
@@ -46,7 +38,8 @@ def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
         DatasetFormatSpec(
             name="yolo",
             summary="YOLO text labels: one polygon or box a row, one file an image",
-            load=_load,
+            load=lazy("segx_data_yolo.reader:YoloReader"),
+            write=lazy("segx_data_yolo.writer:YoloWriter"),
             detects=_detects,
             requires=("numpy>=1.26",),
         )

@@ -4,62 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segx.errors import ExportError, UsageError
+from segx.errors import UsageError
 from segx.io.files import write_bytes
-from segx.plugin.jobs import ExportModule
+from segx.plugin.base import FormatExporter
 from segx_export_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.artifact import Artifact, ArtifactInfo
-    from segx.options.verbs import ExportOptions
+    from segx.artifact import ArtifactInfo
+    from segx.plugin.jobs import ExportJob, ExportModule
 
 
-class OnnxExporter:
+class OnnxExporter(FormatExporter[OnnxOptions]):
     """ONNX files that other tools can open."""
 
-    def check(self, info: ArtifactInfo, options: ExportOptions) -> None:  # noqa: ARG002 - ONNX holds any model
-        """Refuse wrong combinations of options before any work is done.
+    title = "ONNX"
+    format = "onnx"
+    options = OnnxOptions
 
-        Raises:
-            UsageError: With the combination and what to type instead.
-        """
-        chosen = _own(options)
-        if chosen.dynamic and chosen.batch > 1:
-            msg = f"batch={chosen.batch} fixes what dynamic=True leaves open"
-            raise UsageError(msg, hint="leave one of them out: a dynamic file takes any batch")
-        newest = _newest_opset()
-        if chosen.opset > newest:
-            msg = f"opset={chosen.opset} is newer than the installed onnx knows ({newest})"
+    def made_by(self, options: OnnxOptions) -> tuple[str, ...]:
+        """Return the packages whose versions travel with the file."""
+        return ("torch", "onnx", "onnxslim") if options.simplify else ("torch", "onnx")
+
+    def _check(self, info: ArtifactInfo, options: OnnxOptions) -> None:  # noqa: ARG002 - ONNX holds any model
+        import onnx
+
+        newest: int = onnx.defs.onnx_opset_version()
+        if options.opset > newest:
+            msg = f"opset={options.opset} is newer than the installed onnx knows ({newest})"
             raise UsageError(msg, hint=f'opset={newest}, or pip install -U "onnx"')
 
-    def export(
-        self, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
-    ) -> ArtifactInfo:
-        """Write ``destination`` and return the info that describes it.
-
-        Raises:
-            ExportError: torch cannot turn the model into such a graph, or it cannot be written in half precision.
-        """
-        if not isinstance(source, ExportModule):
-            msg = f"ONNX is made from a model, not from {source.path}"
-            raise ExportError(msg, hint="segx export model=yolov8n-seg.pt format=onnx")
+    def _export(self, source: ExportModule, job: ExportJob, options: OnnxOptions) -> None:
         from segx_export_onnx import graph, half, tracing
 
-        chosen = _own(options)
-        model = tracing.trace(source, opset=chosen.opset, dynamic=bool(info.dynamic))
+        model = tracing.trace(source, opset=options.opset, dynamic=bool(job.info.dynamic))
         graph.strip(model)
-        if chosen.simplify:
+        if options.simplify:
             model = graph.simplify(model)
-        if chosen.half:
+        if options.half:
             half.convert(model)
-        graph.name_axes(model, source, info)
-        done = info.replace(versions={**info.versions, **graph.versions(simplified=chosen.simplify)})
-        graph.embed(model, done)
+        graph.name_axes(model, source, job.info)
+        graph.embed(model, job.info)
         graph.check(model)
-        write_bytes(destination, _serialise(model))
-        return done
+        write_bytes(job.destination, _serialise(model))
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
         """Replace the metadata of a finished file, atomically; graph and weights stay as they are."""
@@ -70,18 +58,6 @@ class OnnxExporter:
         model = onnx.load(path, load_external_data=False)
         graph.embed(model, info)
         write_bytes(path, _serialise(model))
-
-
-def _own(options: ExportOptions) -> OnnxOptions:
-    """Return the options as this format's own, so that a caller may hand over plain ``ExportOptions``."""
-    return options if isinstance(options, OnnxOptions) else OnnxOptions.parse(options.as_dict())
-
-
-def _newest_opset() -> int:
-    import onnx
-
-    newest: int = onnx.defs.onnx_opset_version()
-    return newest
 
 
 def _serialise(model: Any) -> bytes:

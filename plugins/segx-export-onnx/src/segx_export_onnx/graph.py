@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import onnx
-import torch
 
 from segx.errors import ExportError
-from segx_export_onnx.tracing import INPUT, INPUT_AXES
+from segx.plugin.base import INPUT_AXES, reason
+from segx_export_onnx.tracing import INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -84,18 +84,7 @@ def check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"the graph is not valid ONNX ({reason})", hint="another opset may work") from error
-
-
-def versions(*, simplified: bool) -> Mapping[str, str]:
-    """Return the versions of what made the file."""
-    made_by = {"torch": str(torch.__version__), "onnx": str(onnx.__version__)}
-    if simplified:
-        import onnxslim
-
-        made_by["onnxslim"] = str(onnxslim.__version__)
-    return made_by
+        raise ExportError(f"the graph is not valid ONNX ({reason(error)})", hint="another opset may work") from error
 
 
 def _keep_names(model: onnx.ModelProto, values: Mapping[str, Any]) -> None:

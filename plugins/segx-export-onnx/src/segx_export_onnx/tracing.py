@@ -12,14 +12,14 @@ import onnx
 import torch
 
 from segx.errors import ExportError
+from segx.plugin.base import INPUT_AXES, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from segx.plugin.jobs import ExportModule
 
 INPUT = "images"
-INPUT_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
 
 LAST_LEGACY_OPSET = 17
 """torch.export's graphs are valid from 18 on; below, only the older route writes what it says."""
@@ -46,8 +46,7 @@ def trace(source: ExportModule, *, opset: int, dynamic: bool) -> onnx.ModelProto
         with _quiet(), torch.no_grad():
             return route(source, example, opset, dynamic=dynamic)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        msg = f"torch {torch.__version__} cannot write opset {opset} of this model ({reason})"
+        msg = f"torch {torch.__version__} cannot write opset {opset} of this model ({reason(error)})"
         raise ExportError(msg, hint="another opset may work: opset=17 takes torch's other route") from error
 
 

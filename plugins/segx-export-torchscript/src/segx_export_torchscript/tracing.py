@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from segx.errors import ExportError
+from segx.plugin.base import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
 _NOISE = r".*`torch\.jit\.\w+` is deprecated.*"
 """torch would rather have its newer export used; whoever asks for this format knows why."""
-
-
-def torch_version() -> str:
-    """Return the version of torch that traces."""
-    return str(torch.__version__)
 
 
 def trace(source: ExportModule, *, half: bool, freeze: bool) -> io.BytesIO:
@@ -47,8 +43,7 @@ def trace(source: ExportModule, *, half: bool, freeze: bool) -> io.BytesIO:
             script = torch.jit.freeze(script) if freeze else script
             torch.jit.save(script, archive)
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"torch {torch.__version__} cannot trace this model ({reason})") from error
+        raise ExportError(f"torch {torch.__version__} cannot trace this model ({reason(error)})") from error
     archive.seek(0)
     return archive
 

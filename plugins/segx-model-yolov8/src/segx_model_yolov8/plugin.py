@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.artifact import WeightsFile
-from segx.plugin.specs import ArchitectureSpec
+from segx.plugin.specs import ArchitectureSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from segx.plugin.interfaces import Architecture
 
 SEGX_API = (1, 0)
 
@@ -21,6 +19,16 @@ OWN = "p"
 """Half as wide as n: the size of the model that comes with segx."""
 EMBEDDED = Path(__file__).parent / "embedded"
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.1.0"
+
+PICKLED = {
+    "ultralytics.nn.tasks": ("SegmentationModel", "DetectionModel"),
+    "ultralytics.nn.modules.conv": ("Conv", "Concat"),
+    "ultralytics.nn.modules.block": ("C2f", "Bottleneck", "SPPF", "DFL", "Proto"),
+    "ultralytics.nn.modules.head": ("Segment", "Detect"),
+    # the oldest files, before the package was split
+    "ultralytics.nn.modules": ("Conv", "Concat", "C2f", "Bottleneck", "SPPF", "DFL", "Proto", "Segment", "Detect"),
+}
+"""Classes that the published checkpoints name."""
 
 
 @hookimpl
@@ -32,9 +40,10 @@ def segx_architectures() -> Iterable[ArchitectureSpec]:
         ArchitectureSpec(
             name="yolov8-seg",
             summary="YOLOv8-seg, sizes p n s m l x, and models of your own from YAML",
-            load=_load,
+            load=lazy("segx_model_yolov8.architecture:YOLOv8Seg"),
             requires=("torch>=2.6",),
             task="segment",
+            pickled=PICKLED,
             variants=tuple(f"yolov8{size}-seg" for size in (OWN, *SIZES)),
             weights={
                 "shapes-seg.pt": WeightsFile(path=EMBEDDED / "shapes-seg.pt"),
@@ -42,9 +51,3 @@ def segx_architectures() -> Iterable[ArchitectureSpec]:
             },
         )
     ]
-
-
-def _load() -> Architecture:
-    from segx_model_yolov8.architecture import YOLOv8Seg
-
-    return YOLOv8Seg()

@@ -5,23 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import TaskSpec
+from segx.plugin.specs import TaskSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from segx.plugin.interfaces import Task
-
 SEGX_API = (1, 0)
-
-
-def _load() -> Task:
-    from segx_task_segment.task import SegmentTask
-
-    return SegmentTask()
 
 
 @hookimpl
 def segx_tasks() -> Iterable[TaskSpec]:
     """Declare instance segmentation."""
-    return [TaskSpec(name="segment", summary="instance segmentation: a box, a class and a mask per object", load=_load)]
+    return [
+        TaskSpec(
+            name="segment",
+            summary="instance segmentation: a box, a class and a mask per object",
+            load=lazy("segx_task_segment.task:SegmentTask"),
+        )
+    ]

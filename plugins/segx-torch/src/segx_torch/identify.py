@@ -67,7 +67,7 @@ def _candidates(stem: str) -> Iterator[tuple[Architecture, str]]:
     variants = [(spec.name, variant) for spec in registry.architectures.values() for variant in spec.variants]
     for name, variant in sorted(variants, key=lambda item: not stem.startswith(item[1])):
         try:
-            architecture = registry.load_architecture(name)
+            architecture = registry.architectures.load(name)
         except SegxError:  # it is installed without what it needs, which is told to whoever asks for it by name
             continue
         yield architecture, variant

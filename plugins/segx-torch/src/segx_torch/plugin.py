@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import BackendSpec
+from segx.plugin.specs import BackendSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from segx.plugin.training import ModelBackend
 
 SEGX_API = (1, 0)
 
@@ -22,16 +20,10 @@ def segx_backends() -> Iterable[BackendSpec]:
         BackendSpec(
             name="torch",
             summary="PyTorch: opens, trains, saves and exports checkpoints, without executing what is in them",
-            load=_load,
+            load=lazy("segx_torch.backend:TorchBackend"),
             requires=("torch>=2.6",),
             formats={"pt": (".pt", ".pth", ".safetensors")},
             devices=("cpu", "cuda", "mps"),
             concurrent=True,
         )
     ]
-
-
-def _load() -> ModelBackend:
-    from segx_torch.backend import TorchBackend
-
-    return TorchBackend()

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import importlib.metadata
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError
 from segx.options.verbs import SessionOptions
+from segx.plugin.base import check_images
 from segx.plugin.jobs import LoadReport
-from segx.runtime import forked_from_a_user_of, guard_forks
+from segx.runtime.pytorch import inference, resolve_device, to_device, to_numpy
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
-from segx_torch.devices import resolve_device
 from segx_torch.identify import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from segx.artifact import ArtifactInfo
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from segx.structures.types import Images
 
 FORMAT = "pt"
-
-guard_forks("torch", lambda: torch.set_num_threads(1))
 
 
 class TorchSession:
@@ -83,10 +80,9 @@ class TorchSession:
         Raises:
             ModelError: The images are of another shape, or their sides are not multiples of the stride.
         """
-        batch = self._on_device(self._checked(images))
-        with torch.inference_mode(), _threads(self._threads, self._device):
-            outputs = self._running_model()(batch)
-            return _to_numpy(outputs)
+        check_images(images.shape, self.info, where=self.info.variant or "the model")
+        with inference(self._device, self._threads):
+            return to_numpy(self._running_model()(to_device(images, self._device, self._dtype)))
 
     def load_weights(self, artifact: Artifact) -> LoadReport:
         """Move the weights of a file that fit in name and shape into this model, and say what was skipped.
@@ -175,22 +171,6 @@ class TorchSession:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _checked(self, images: Images) -> Images:
-        stride = self.info.stride
-        if images.ndim != 4 or images.shape[1] != 3 or not images.shape[0]:
-            raise ModelError(f"images of shape {images.shape}; the model takes (N, 3, H, W)")
-        height, width = images.shape[2:]
-        if not height or not width or height % stride or width % stride:
-            raise ModelError(f"images of {height}x{width}; both sides have to be multiples of {stride}")
-        return images
-
-    def _on_device(self, images: Images) -> Tensor:
-        array = np.ascontiguousarray(images, dtype=np.float32)
-        batch = torch.from_numpy(array if array.flags.writeable else array.copy())
-        if self._device.type == "cuda":
-            return batch.pin_memory().to(self._device, self._dtype, non_blocking=True)
-        return batch.to(self._device, self._dtype)
-
     def _running_model(self) -> nn.Module:
         with self._making:
             if self._runner is None:
@@ -268,42 +248,6 @@ def _misfit(tensor: Tensor, own: Tensor | None) -> str:
     if tensor.shape != own.shape:
         return f"has shape {tuple(tensor.shape)}, the model's has {tuple(own.shape)}"
     return ""
-
-
-def _to_numpy(outputs: Any) -> tuple[NDArray[np.float32], ...]:
-    """Bring outputs to the CPU as float32; from a GPU all copies run before the one wait for them."""
-    tensors = [output.float().contiguous() for output in outputs]
-    if tensors[0].device.type != "cuda":
-        return tuple(tensor.cpu().numpy() for tensor in tensors)
-    pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-    for target, tensor in zip(pinned, tensors, strict=True):
-        target.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(tensors[0].device).synchronize()
-    return tuple(target.numpy() for target in pinned)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None, device: torch.device) -> Iterator[None]:
-    """Run with so many CPU threads; torch's setting is the process's, so it is put back.
-
-    Raises:
-        UsageError: The model is on a GPU that only the process this one was forked from can use.
-    """
-    before = torch.get_num_threads()
-    if forked_from_a_user_of("torch"):
-        if device.type != "cpu":
-            msg = f"this process was forked after torch had been used, and cannot use {device}"
-            raise UsageError(msg, hint='start processes with multiprocessing.get_context("spawn")')
-        # OpenMP's threads stayed behind in the other process; it would wait for them for ever.
-        count = 1
-    if count is None or count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _versions() -> dict[str, str]:

@@ -1,17 +1,19 @@
 """Reads a pickle as data: nothing is imported, nothing is called, unknown names are refused.
 
 The stream is interpreted here, opcode by opcode, into plain containers and inert records. A global name is looked up
-in :data:`TABLE` and stands for one of a handful of functions of this file; it never becomes the object it names.
+in :func:`table` and stands for one of a handful of functions of this file; it never becomes the object it names.
 Opcodes that torch does not write (INST, OBJ, EXT, NEWOBJ_EX, out-of-band buffers, text numbers) are refused.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import ModelError
+from segx.plugin.registry import get_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -106,14 +108,7 @@ _STORAGES: Mapping[str, str] = {
     "BoolStorage": "bool",
 }
 
-_BLOCKS = ("Conv", "Concat", "C2f", "Bottleneck", "SPPF", "DFL", "Proto", "Segment", "Detect")
-
 _MODULES: Mapping[str, tuple[str, ...]] = {
-    "ultralytics.nn.tasks": ("SegmentationModel", "DetectionModel"),
-    "ultralytics.nn.modules.conv": ("Conv", "Concat"),
-    "ultralytics.nn.modules.block": ("C2f", "Bottleneck", "SPPF", "DFL", "Proto"),
-    "ultralytics.nn.modules.head": ("Segment", "Detect"),
-    "ultralytics.nn.modules": _BLOCKS,  # the oldest files, before the package was split
     "torch.nn.modules.container": ("Sequential", "ModuleList"),
     "torch.nn.modules.conv": ("Conv2d", "ConvTranspose2d"),
     "torch.nn.modules.batchnorm": ("BatchNorm2d",),
@@ -243,7 +238,14 @@ def _path(arguments: tuple[Any, ...]) -> Record:
     return Record("path", arguments)
 
 
-def _table() -> dict[str, _Symbol]:
+@functools.cache
+def table() -> Mapping[str, _Symbol]:
+    """Return every global name that is read; all others are refused.
+
+    The classes of a family's checkpoints are those that its architecture declares. They become records like torch's
+    own, whatever they are called, and no declaration takes the place of a name that is read here.
+    """
+    families = [spec.pickled for spec in get_registry().architectures.specs]
     builds: dict[str, Build] = {
         "collections.OrderedDict": _empty_dict,
         "builtins.set": _sequence,
@@ -261,14 +263,11 @@ def _table() -> dict[str, _Symbol]:
         "ultralytics.yolo.utils.IterableSimpleNamespace": _namespace,
         **{f"pathlib{sub}.{kind}Path": _path for sub in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")},
     }
-    symbols = [_Symbol(name, build) for name, build in builds.items()]
+    classes = [f"{module}.{name}" for known in (*families, _MODULES) for module in known for name in known[module]]
+    symbols = [_Symbol(name, new=True) for name in classes]
     symbols += [_Symbol(f"torch.{name}") for name in _STORAGES]
-    symbols += [_Symbol(f"{module}.{name}", new=True) for module, names in _MODULES.items() for name in names]
+    symbols += [_Symbol(name, build) for name, build in builds.items()]
     return {symbol.name: symbol for symbol in symbols}
-
-
-TABLE: Mapping[str, _Symbol] = _table()
-"""Every global name that is read; all others are refused."""
 
 
 def _expect(condition: object, what: str) -> None:
@@ -539,7 +538,7 @@ def _stack_global(m: _Machine) -> None:
 
 
 def _lookup(module: str, name: str) -> _Symbol:
-    symbol = TABLE.get(f"{module}.{name}")
+    symbol = table().get(f"{module}.{name}")
     # "a" "b.c" and "a.b" "c" spell the same: only the split that pickle itself writes is known.
     if symbol is None or "." in name:
         raise Refused(f"it asks for {f'{module}.{name}'[:_MAX_NAME]!r}, which is not part of a model's weights")

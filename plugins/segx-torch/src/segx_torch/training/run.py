@@ -16,8 +16,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from segx.errors import ModelError, UsageError
 from segx.options.verbs import SessionOptions
+from segx.runtime.pytorch import resolve_device
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from segx_torch.devices import resolve_device
 from segx_torch.session import TorchSession
 from segx_torch.training import rng
 from segx_torch.training.autobatch import find_batch

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segx.errors import UsageError
-from segx_torch.devices import available_devices, resolve_device
+from segx.runtime.pytorch import available_devices, resolve_device
 
 
 def test_cpu_is_always_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+def parse_device(text: str) -> tuple[str, str]:
+    """Return the kind of a device and its number as typed: ``"0"`` and ``"cuda:0"`` are ``("cuda", "0")``.
+
+    Whether there is such a kind, or a device of that number, is for who knows the devices.
+    """
+    typed = text.strip().lower()
+    if typed.replace(",", "").replace(" ", "").isdecimal():
+        return "cuda", typed
+    kind, number = re.fullmatch(r"([^:.]*)[:.]?(.*)", typed, re.DOTALL).groups()  # type: ignore[union-attr]  # any text
+    return kind, number
+
+
+def device_kind(device: str) -> str:
+    """Return the kind of a device: ``"0"``, ``"0,1"`` and ``"cuda:1"`` are ``"cuda"``."""
+    return parse_device(device)[0]
+
+
 def choose_device(name: str | None, available: Sequence[str], *, why_no_gpu: str = "") -> str:
     """Return the device meant, as a runtime names it: ``"cpu"``, ``"cuda:0"``, ``"mps"``.
 
     Args:
-        name: What was typed: ``cpu``, ``cuda``, ``0``, ``cuda:1``, ``mps``; None: the best there is.
+        name: What was typed: ``cpu``, ``cuda``, ``0``, ``cuda:1``, ``mps``, or what else the runtime has; None: the
+            best there is.
         available: The devices of this machine that the runtime can use, the best first.
         why_no_gpu: Why the runtime finds no GPU, where it knows; shown when one is asked for.
 
@@ -26,18 +45,18 @@ def choose_device(name: str | None, available: Sequence[str], *, why_no_gpu: str
     """
     if name is None:
         return available[0]
-    typed = name.strip().lower()
     hint = f"devices here: {', '.join(available)}"
-    if "," in typed:
+    kind, number = parse_device(name)
+    if "," in number:
         raise UsageError(f"device={name}: an open model runs on one device", hint=hint)
-    kind, _, index = (f"cuda:{typed}" if typed.isdecimal() else typed).partition(":")
-    is_gpu = kind == "cuda" and (index.isdecimal() or typed == "cuda")
-    meant = f"cuda:{int(index or 0)}" if is_gpu else typed
-    if meant in available:
-        return meant
-    if not is_gpu and meant not in {"cpu", "mps"}:
+    for device in available:
+        own_kind, own_number = parse_device(device)
+        if own_kind == kind and (not number or (own_number and number.isdecimal() and int(number) == int(own_number))):
+            return device
+    known = {"cpu", "cuda", "mps", *map(device_kind, available)}
+    if kind not in known or (number and (kind == "cpu" or not number.isdecimal())):
         raise UsageError(f"device={name} is not a device; write cpu, cuda, 0, cuda:1 or mps", hint=hint)
-    no_gpu = is_gpu and not any(item.startswith("cuda") for item in available)
+    no_gpu = kind == "cuda" and not any(device_kind(device) == "cuda" for device in available)
     reason = f" ({why_no_gpu})" if no_gpu and why_no_gpu else ""
     raise UsageError(f"device={name} is not there{reason}", hint=hint)
 
