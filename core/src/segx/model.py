@@ -301,12 +301,12 @@ class YOLO:
             UsageError: An option is unknown, out of range, or does not go with the model; or no data are named.
             DataError: The data are missing, or hold nothing to measure.
         """
-        from segx.flows.val import val
+        from segx.flows.val import validate
 
         chosen = ValOptions.parse(options)
         how = chosen.session()
         session, streams = self._session_and_streams(how, chosen.backend)
-        metrics = val(session, chosen, model=self._given, registry=self._registry, streams=streams)
+        metrics = validate(session, chosen, model=self._given, registry=self._registry, streams=streams)
         if show:
             for line in metrics.to_table(verbose=chosen.verbose).splitlines():
                 logger.info("%s", line)

@@ -17,11 +17,11 @@ from segx.console import counted
 from segx.data.definition import open_splits, shared_images
 from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
+from segx.flows import val
 from segx.flows.export import check, export
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain, run_folder
-from segx.flows.val import validate_into, validation_metrics
 from segx.io.paths import expanded
 from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
@@ -249,7 +249,7 @@ def make_job(
     settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:
-        return validation_metrics(measured, splits.val, settings, registry=registry)
+        return val.validate(measured, settings, registry=registry, dataset=splits.val, announced=False).results_dict
 
     return TrainJob(
         options=options,
@@ -292,8 +292,13 @@ def finish(
     device = (options.device or options.accelerator or "").strip("[]() ").split(",")[0].strip() or None
     session = backend.open(Artifact(path=weights, format="pt"), SessionOptions(device=device))
     try:
-        metrics = validate_into(
-            trained.folder, session, splits.val, val_options(options), model=str(weights), registry=registry
+        metrics = val.validate(
+            session,
+            val_options(options),
+            registry=registry,
+            dataset=splits.val,
+            folder=trained.folder,
+            model=str(weights),
         )
     finally:
         session.close()

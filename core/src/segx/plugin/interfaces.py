@@ -350,8 +350,7 @@ class Evaluator(Protocol):
     def update(self, sample: Sample, results: Results) -> None:
         """Add the results of one image; called in order, one image at a time.
 
-        The results carry no image, ``orig_img`` is black: ``segx.io.images.image_of(sample)`` reads it, for whoever
-        draws.
+        The results carry no image: ``segx.io.images.image_of(sample)`` reads it, for whoever draws.
         """
         ...
 
