@@ -32,7 +32,7 @@ class OnnxRuntimeBackend:
         Raises:
             ModelError: The file is missing, damaged, takes something else than images, or carries no metadata.
         """
-        header = read_header(artifact.path)
+        header = artifact.once(read_header)
         return _describe(header, _image_input(header, artifact.path), artifact.path)
 
     def open(self, artifact: Artifact, options: SessionOptions) -> OnnxRuntimeSession:
@@ -45,7 +45,7 @@ class OnnxRuntimeBackend:
         from segx_backend_onnxruntime.session import OnnxRuntimeSession, start
 
         path = artifact.path
-        header = read_header(path)
+        header = artifact.once(read_header)
         source = _image_input(header, path)
         info = _describe(header, source, path)
         if options.half and info.precision != "fp16":

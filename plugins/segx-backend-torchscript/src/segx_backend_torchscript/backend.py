@@ -21,7 +21,7 @@ class TorchScriptBackend:
         Raises:
             ModelError: The file is missing, damaged, no TorchScript model, or says nothing of itself.
         """
-        return read_info(artifact.path)
+        return artifact.once(read_info)
 
     def open(self, artifact: Artifact, options: SessionOptions) -> Session:
         """Return a session that runs the model.

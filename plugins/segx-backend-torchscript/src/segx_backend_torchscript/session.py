@@ -84,7 +84,7 @@ def open_session(artifact: Artifact, options: SessionOptions) -> TorchScriptSess
         ModelError: The file is missing, damaged or no TorchScript model.
         UsageError: The device is not there, or does not run the precision the file has.
     """
-    info = read_info(artifact.path)
+    info = artifact.once(read_info)
     device = torch.device(choose_device(options.device, _available(), why_no_gpu="torch finds no GPU"))
     if options.half and info.precision != "fp16":
         msg = f"half=true: {artifact.path} holds {info.precision} numbers, and TorchScript runs what it holds"
