@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo
@@ -39,6 +39,7 @@ from segx.runtime import check_fits
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from segx.artifact import Parity
     from segx.flows.parity import Proof
     from segx.plugin.interfaces import Exporter, Session
     from segx.plugin.registry import Registry
@@ -54,28 +55,44 @@ _PRECISION_OPTIONS = {"half": "fp16", "int8": "int8"}
 """Option to the precision it asks for, each lower than the one before."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportResult:
-    """A finished export.
+class ExportResult(str):  # noqa: SLOT000 - text has no slots for attributes
+    """A finished export: its path, as text and wherever a path is taken, and what is known of it.
 
     Attributes:
         artifact: What was made.
-        info: What travels with it; ``info.parity`` holds the figures of the proof.
+        info: What travels with it.
         seconds: How long it took, proof included.
         size: Bytes on disk when it got its name.
-        unproven: Why it was not verified, with what to do about it; empty when it was.
+        reason: Why it was not verified, with what to do about it; empty when it was.
     """
 
     artifact: Artifact
     info: ArtifactInfo
     seconds: float
     size: int
-    unproven: str = ""
+    reason: str
+
+    def __new__(cls, artifact: Artifact, **facts: Any) -> Self:
+        """Return the result whose attributes are these."""
+        made = super().__new__(cls, os.fspath(artifact.path))
+        vars(made).update(facts, artifact=artifact)
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # what copies are made from
+        return (self.artifact,)
+
+    def __fspath__(self) -> str:
+        return str(self)
 
     @property
     def path(self) -> Path:
         """The file or folder."""
         return self.artifact.path
+
+    @property
+    def parity(self) -> Parity | None:
+        """How close it came to the model; None when it was not verified."""
+        return self.info.parity
 
 
 def export(
@@ -532,11 +549,11 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         logger.warning("%s is not verified: %s", job.destination, unproven)
     record_proof(job.spec.name, info)
     return ExportResult(
-        artifact=Artifact(path=job.destination, format=job.spec.name),
+        Artifact(path=job.destination, format=job.spec.name),
         info=info,
         seconds=time.perf_counter() - started,
         size=size,
-        unproven=unproven,
+        reason=unproven,
     )
 
 
@@ -591,8 +608,7 @@ def _prove(
     """Return the proof, or why there is none."""
     from segx.flows.parity import describe, prove
 
-    if job.spec.metadata != "embedded":
-        _write_info(job, made, info)  # what opens it has to know what it is
+    sidecar.write(made.path, info)  # what opens it has to know what it is
     logger.info("%s: comparing %s with it", job.name, made.path.name)
     with contextlib.ExitStack() as stack:
         try:
@@ -647,8 +663,7 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
     task = job.registry.load_task(source.info.task)
     for (made, info), link in zip(links, job.links, strict=False):
         with contextlib.suppress(SegxError), contextlib.ExitStack() as stack:
-            if link.spec.metadata != "embedded":
-                sidecar.write(made.path, info)
+            sidecar.write(made.path, info)
             other = _opened(stack, made, job.registry, None)
             if prove(source, other, task=task, tolerance=_tolerance(link.spec, info.precision)).problems:
                 yield f"{link.spec.name}, which it is made from, differs already"
@@ -670,8 +685,10 @@ def _tolerance(spec: ExporterSpec | None, precision: str) -> Tolerance:
 
 
 def _write_info(job: _Job, made: Artifact, info: ArtifactInfo) -> None:
+    """Give a finished file its info, once: until it was proven, it lay beside the file."""
     if job.spec.metadata == "embedded":
         job.links[-1].exporter.write_info(made.path, info)
+        sidecar.location(made.path).unlink(missing_ok=True)
     else:
         sidecar.write(made.path, info)
 

@@ -27,6 +27,7 @@ from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
 from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
+from segx.sessions import model_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,7 +107,7 @@ def train(
         report = session.load_weights(weights)
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _log_transfer(report, splits.names)
-    task: Any = registry.load_task(session.info.task)
+    task = registry.load_task(session.info.task)
     loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,
@@ -116,7 +117,7 @@ def train(
         images=task.train_drawings(splits.names, options) if options.plots else None,
         registry=registry,
     )
-    backend: Any = registry.load_backend(registry.backend_for("pt"))
+    backend = model_backend(registry)
     job = make_job(session, options, splits, record, registry, loader=loader)
     with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)

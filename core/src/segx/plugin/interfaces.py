@@ -149,7 +149,10 @@ class Exporter(Protocol):
         ...
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
-        """Embed the info in the finished file; only called for ``metadata="embedded"``."""
+        """Embed the info in what :meth:`export` has written, once its proof is in it.
+
+        Only called for ``metadata="embedded"``, and once; until then the info lies beside the file.
+        """
         ...
 
 

@@ -56,20 +56,28 @@ class OnnxExporter:
             half.convert(model)
         graph.name_axes(model, source, info)
         done = info.replace(versions={**info.versions, **graph.versions(simplified=chosen.simplify)})
-        graph.embed(model, done)
         graph.check(model)
         write_bytes(destination, _serialise(model))
         return done
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
-        """Replace the metadata of a finished file, atomically; graph and weights stay as they are."""
+        """Append the metadata to a file; only one that has some already is written anew, atomically.
+
+        The fields of a message may stand in any order, so that neither graph nor weights are written again.
+        """
         import onnx
 
         from segx_export_onnx import graph
 
         model = onnx.load(path, load_external_data=False)
-        graph.embed(model, info)
-        write_bytes(path, _serialise(model))
+        if model.metadata_props:
+            graph.embed(model, info)
+            write_bytes(path, _serialise(model))
+            return
+        rest = onnx.ModelProto()
+        graph.embed(rest, info)
+        with path.open("ab") as file:
+            file.write(_serialise(rest))
 
 
 def _own(options: ExportOptions) -> OnnxOptions:

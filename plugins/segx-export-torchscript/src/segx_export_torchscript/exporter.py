@@ -9,7 +9,7 @@ from segx.errors import ExportError, UsageError
 from segx.io.files import replacing
 from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import device_kind
-from segx_export_torchscript.archive import rewrite
+from segx_export_torchscript.archive import append, has_config, rewrite
 from segx_export_torchscript.options import TorchScriptOptions
 
 if TYPE_CHECKING:
@@ -53,13 +53,16 @@ class TorchScriptExporter:
         done = info.replace(versions={**info.versions, "torch": tracing.torch_version()})
         traced = tracing.trace(source, half=chosen.half, freeze=chosen.optimize)
         with replacing(destination) as temporary:
-            rewrite(traced, temporary, config=_config(done))
+            rewrite(traced, temporary)
         return done
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
-        """Replace the metadata of a finished file, atomically; the model in it stays as it is."""
-        with replacing(path) as temporary:
-            rewrite(path, temporary, config=_config(info))
+        """Append the metadata to a file; only one that has some already is written anew, atomically."""
+        if has_config(path):
+            with replacing(path) as temporary:
+                rewrite(path, temporary, config=_config(info))
+        else:
+            append(path, _config(info))
 
 
 def _own(options: ExportOptions) -> TorchScriptOptions:
