@@ -35,6 +35,7 @@ from segx.plugin.specs import Tolerance
 from segx.plugin.training import ModelSession
 from segx.runs import Run, Step
 from segx.runtime import check_fits
+from segx.sessions import MODEL_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from segx.structures.batch import SourceImage
 
 logger = logging.getLogger(__name__)
-
-MODEL_FORMATS = frozenset({"pt"})
-"""Formats that hold a model as exporters take it."""
 
 _PRECISION_OPTIONS = {"half": "fp16", "int8": "int8"}
 """Option to the precision it asks for, each lower than the one before."""
@@ -273,12 +271,12 @@ def _plan(
         name = name or str(model.path)
         chain = _from_here(chain, model)
         info = registry.load_backend(registry.backend_for(model.format)).read_info(model)
-        if model.format not in MODEL_FORMATS:
+        if model.format != MODEL_FORMAT:
             options = _as_its_source(chain[-1], options, info, name)
     else:
         info = model.info
         name = name or info.variant or "model"
-    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
+    finished = isinstance(model, Artifact) and model.format != MODEL_FORMAT
     links = _links(chain, info, options, registry)
     if finished:
         from segx.flows.inputs import check_head
@@ -298,7 +296,7 @@ def _plan(
 
 def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[ExporterSpec, ...]:
     """Return the part of the chain that a model on disk still has to go."""
-    if model.format in MODEL_FORMATS:
+    if model.format == MODEL_FORMAT:
         return chain
     starts = [index for index, spec in enumerate(chain) if spec.source.partition("@")[0] == model.format]
     if not starts:

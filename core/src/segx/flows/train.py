@@ -27,7 +27,7 @@ from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
 from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
-from segx.sessions import model_backend
+from segx.sessions import MODEL_FORMAT, model_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -291,7 +291,7 @@ def finish(
     if weights is None:
         raise ModelError(f"{trained.folder}: training has written no weights")
     device = (options.device or options.accelerator or "").strip("[]() ").split(",")[0].strip() or None
-    session = backend.open(Artifact(path=weights, format="pt"), SessionOptions(device=device))
+    session = backend.open(Artifact(path=weights, format=MODEL_FORMAT), SessionOptions(device=device))
     try:
         metrics = val.validate(
             session,
@@ -314,7 +314,7 @@ def finish(
 
 def _export(weights: Path, name: str, registry: Registry) -> Path:
     try:
-        return export(Artifact(path=weights, format="pt"), format=name, registry=registry).path
+        return export(Artifact(path=weights, format=MODEL_FORMAT), format=name, registry=registry).path
     except SegxError as error:
         hint = f"the weights are in {weights}; to try again: segx export model={weights} format={name}"
         raise type(error)(error.message, hint=f"{error.hint}\n  {hint}" if error.hint else hint) from error
