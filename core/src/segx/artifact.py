@@ -290,16 +290,17 @@ class Artifact:
         A file that has been written anew since, and one that another process has read, is read again.
         """
         stamp = self._stamp()
-        if read not in self._kept or self._kept[read][0] != stamp:
-            self._kept[read] = stamp, read(self.path)
-        found: T = self._kept[read][1]
+        kept = self._kept.get(read)
+        if kept is None or kept[0] != stamp:
+            kept = self._kept[read] = stamp, read(self.path)
+        found: T = kept[1]
         return found
 
     def take(self, read: Callable[[Path], T]) -> T:
-        """Return the same, for whoever uses it up, such as an open file: the next who asks reads anew."""
-        found = self.once(read)
-        self._kept.pop(read, None)
-        return found
+        """Return the same, for whoever uses it up, such as an open file: the next, in any thread, reads anew."""
+        stamp, found = self._kept.pop(read, (None, None))
+        taken: T = found if stamp is not None and stamp == self._stamp() else read(self.path)
+        return taken
 
     def _stamp(self) -> object:
         try:

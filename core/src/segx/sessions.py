@@ -139,6 +139,8 @@ class Sessions:
         return self._registry.backend_for(self._format, name=backend, device=how.device)
 
     def _start(self, how: SessionOptions, backend: str | None) -> Session:
+        from segx.plugin.training import ModelSession
+
         spec = self._backend_spec(how, backend)
         runtime = self._registry.load_backend(spec)
         if spec.caution and self.path is not None:
@@ -150,7 +152,7 @@ class Sessions:
         else:  # the weights are in memory only: the sessions that run elsewhere get a copy
             with tempfile.TemporaryDirectory(prefix="segx-") as folder:
                 session = runtime.open(self.model("copy").save(Path(folder) / "model.pt"), how)
-        return session if spec.concurrent else OneAtATime(session)
+        return session if spec.concurrent or isinstance(session, ModelSession) else OneAtATime(session)
 
 
 class OneAtATime:

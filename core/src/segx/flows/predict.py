@@ -97,31 +97,23 @@ def predict(
         live=source.live,
     )
     failures = [] if failures is None else failures
-    return _Prediction(runner, source, options, notify=notify, model=model, failures=failures).run()
+    run = _Prediction(runner=runner, source=source, options=options, notify=notify, model=model, failures=failures)
+    return run.run()
 
 
+@dataclass(kw_only=True)
 class _Prediction:
     """One run of predict: a :class:`segx.flows.runner.Consumer` that names, writes and tells what is found."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        source: Source,
-        options: PredictOptions,
-        *,
-        notify: Callable[..., None],
-        model: str,
-        failures: list[Unreadable],
-    ) -> None:
-        self.runner = runner
-        self.source = source
-        self.options = options
-        self.notify = notify
-        self.model = model
-        self.failures = failures
-        self.tally = _Tally()
-        self.writers = ResultWriters(options, None)
-        self.reported_shapes: set[tuple[int, ...]] = set()
+    runner: Runner
+    source: Source
+    options: PredictOptions
+    notify: Callable[..., None]
+    model: str
+    failures: list[Unreadable]
+    tally: _Tally = field(default_factory=_Tally)
+    writers: ResultWriters = field(init=False)
+    reported_shapes: set[tuple[int, int]] = field(default_factory=set)
 
     def run(self) -> Iterator[Results]:
         """Run to the end, and notify listeners of start, steps and end."""

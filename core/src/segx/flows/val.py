@@ -24,13 +24,13 @@ from segx.runs import Run, Step, make_run_folder
 from segx.structures.batch import SourceImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from segx.options.verbs import DecodeOptions, ValOptions
-    from segx.plugin.interfaces import Dataset, Evaluator, Metrics, Session
+    from segx.plugin.interfaces import Dataset, Metrics, Session
     from segx.plugin.registry import Registry
     from segx.structures.batch import Batch
     from segx.structures.results import Results
@@ -75,7 +75,7 @@ def validate(
     if dataset is None:
         options, dataset = _open(session, options, registry)
     if not announced:
-        return _Validation.make(session, dataset, options, registry=registry, model=model, streams=streams).run()
+        return _Validation(session, dataset, options, registry=registry, model=model, streams=streams).run()
     if folder is None and (options.plots or options.save_json or options.save_txt):
         folder = make_run_folder(
             "val", task=session.info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
@@ -83,7 +83,7 @@ def validate(
     run = Run(mode="val", model=model, options=options.as_dict(), folder=folder)
     registry.notify("run_started", run=run)
     try:
-        validation = _Validation.make(
+        validation = _Validation(
             session, dataset, options, registry=registry, model=model, streams=streams, part_of=run
         )
         metrics = validation.run()
@@ -185,32 +185,6 @@ class _Validation:
 
     def __init__(
         self,
-        runner: Runner,
-        evaluator: Evaluator,
-        dataset: Dataset,
-        options: ValOptions,
-        *,
-        classes: NDArray[np.int64] | None,
-        folder: Path | None,
-        ids: Sequence[int | str] | None,
-        notify: Callable[..., object] | None,
-    ) -> None:
-        self.runner = runner
-        self.evaluator = evaluator
-        self.dataset = dataset
-        self.options = options
-        self.classes = classes
-        self.names = {0: "object"} if options.single_cls else dataset.names
-        self.ids = ids
-        self.notify = notify
-        self.problems: list[str] = []
-        self.milliseconds = dict.fromkeys(STAGES, 0.0)
-        self.labels = folder / "labels" if options.save_txt and folder is not None else None
-        self.stems = stems(dataset.paths()) if self.labels is not None else None
-
-    @classmethod
-    def make(
-        cls,
         session: Session,
         dataset: Dataset,
         options: ValOptions,
@@ -219,25 +193,32 @@ class _Validation:
         model: str,
         streams: int,
         part_of: Run | None = None,
-    ) -> _Validation:
-        """Return a run whose options go with the model and the data."""
+    ) -> None:
         task = registry.load_task(session.info.task)
         check_head(session.info, task, model=model)
         batch = options.batch or (_BATCH if "batch" in session.info.dynamic else session.info.batch)
         plan = InputPlan.make(session, InputRequest(options.imgsz, batch, rect=options.rect), model=model)
-        classes = class_map(session.info.names, dataset.names, single=options.single_cls)
         folder = None if part_of is None else part_of.folder
-        ids = None if folder is None else image_ids([sample.id for sample in dataset])
-        files = file_names(dataset.paths()) if ids is not None and options.save_json else ()
-        runner = Runner(
+        self.dataset = dataset
+        self.options = options
+        self.names = {0: "object"} if options.single_cls else dataset.names
+        self.classes = class_map(session.info.names, dataset.names, single=options.single_cls)
+        self.ids = None if folder is None else image_ids([sample.id for sample in dataset])
+        self.labels = folder / "labels" if options.save_txt and folder is not None else None
+        self.stems = stems(dataset.paths()) if self.labels is not None else None
+        self.notify = None if part_of is None else partial(registry.notify, "step_ended", run=part_of)
+        self.problems: list[str] = []
+        self.milliseconds = dict.fromkeys(STAGES, 0.0)
+        self.runner = Runner(
             session=session,
             task=task,
             plan=plan,
-            decoding=_decoding(options, dataset, classes),
+            decoding=_decoding(options, dataset, self.classes),
             streams=streams,
             threads=options.workers or None,
             keep_images=False,
         )
+        files = file_names(dataset.paths()) if self.ids is not None and options.save_json else ()
         spec = EvalSpec(
             names=dataset.names,
             category_ids=dataset.category_ids,
@@ -245,18 +226,9 @@ class _Validation:
             images=len(dataset),
             folder=folder,
             settings=_settings(session, plan, options, dataset, model),
-            file_names=dict(zip(ids or (), files, strict=False)),
+            file_names=dict(zip(self.ids or (), files, strict=False)),
         )
-        return cls(
-            runner,
-            task.evaluator(spec),
-            dataset,
-            options,
-            classes=classes,
-            folder=folder,
-            ids=ids,
-            notify=None if part_of is None else partial(registry.notify, "step_ended", run=part_of),
-        )
+        self.evaluator = task.evaluator(spec)
 
     def run(self) -> Metrics:
         """Run to the end."""
