@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("formats")
     (folder / "tinyn-seg.yaml").write_text(TINY_YOLOV8)
     model = YOLO(folder / "tinyn-seg.yaml")
-    wake(model._model_session("save").module)
+    wake(model._sessions.model("save").module)
     model.save(folder / "tiny.pt")
     for number, shape in enumerate([(64, 96), (90, 60)]):
         cv2.imwrite(str(folder / f"{number}.png"), draw_scene(*shape).image)

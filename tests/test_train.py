@@ -351,8 +351,10 @@ def test_a_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatc
     lines.on_step(batch, epoch=1)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    lines = EpochLines(epochs=5)
     lines.on_step(batch, epoch=1)
-    assert lines._bar.postfix == "box=1.500, instances=14, size=64x64"
+    lines.on_step(batch, epoch=1)
+    assert lines._bar.shown.postfix == "box=1.500, instances=14, size=64x64"
     lines.close()
     assert "2/5" in capsys.readouterr().err
 

@@ -18,11 +18,12 @@ from segx.data.convert import convert
 from segx.data.definition import open_dataset
 from segx.errors import DataError, UsageError
 from segx.flows.predict import predict
-from segx.flows.val import class_map, val, validate, validation_metrics
+from segx.flows.val import class_map, validate
 from segx.io.sources import open_source
 from segx.options.verbs import DataConvertOptions, PredictOptions, ValOptions
 from segx.plugin.registry import get_registry
 from segx.structures.masks import Masks
+from segx.structures.results import Results
 from segx.testing.scenes import NAMES, ColorSession, draw_scene
 
 if TYPE_CHECKING:
@@ -69,8 +70,13 @@ def options(data: Path | str | None = None, **values: Any) -> ValOptions:
     return ValOptions.parse({"data": None if data is None else str(data), "plots": False, **values})
 
 
+def in_training(dataset: Any, chosen: ValOptions, session: Any = None) -> Any:
+    """Measure as training does after an epoch: nobody hears of it, and nothing is written."""
+    return validate(session or ColorSession(), chosen, dataset=dataset, announced=False, registry=get_registry())
+
+
 def test_a_model_that_sees_everything_scores_nearly_one(coco: Path) -> None:
-    metrics: Any = val(ColorSession(), options(coco), model="seeing", registry=get_registry())
+    metrics: Any = validate(ColorSession(), options(coco), model="seeing", registry=get_registry())
     assert metrics.images == len(SIZES)
     assert metrics.box.objects[:, 0].tolist() == [4, 4, 4]
     assert [metrics.box.map50, metrics.seg.map50] == pytest.approx([1, 1])
@@ -87,10 +93,8 @@ def test_a_model_that_sees_everything_scores_nearly_one(coco: Path) -> None:
 @pytest.mark.parametrize("axes", [{"batch", "height", "width"}, {"batch"}, set()])
 def test_batches_and_fixed_inputs_give_the_same_figures(coco: Path, batch: int, axes: set[str]) -> None:
     info = ArtifactInfo(names=NAMES, imgsz=(320, 320), dynamic=frozenset(axes), batch=2 if not axes else 1)
-    figures = validation_metrics(
-        ColorSession(info), open_dataset(coco), options(batch=batch, rect=False), registry=get_registry()
-    )
-    reference = validation_metrics(ColorSession(), open_dataset(coco), options(rect=False), registry=get_registry())
+    figures = in_training(open_dataset(coco), options(batch=batch, rect=False), ColorSession(info)).results_dict
+    reference = in_training(open_dataset(coco), options(rect=False)).results_dict
     assert dict(figures) == dict(reference)
 
 
@@ -102,15 +106,25 @@ def test_images_of_one_input_shape_share_a_batch(coco: Path) -> None:
             shapes.append(images.shape)
             return super().run(images)
 
-    validation_metrics(Recording(), open_dataset(coco), options(batch=4), registry=get_registry())
+    in_training(open_dataset(coco), options(batch=4), Recording())
     assert sorted(shape[0] for shape in shapes) == [1, 1, 1, 2]
     assert len({shape[2:] for shape in shapes}) == 4
 
 
+def test_images_go_no_further_than_the_network(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each result is built once, and only its size is left of the image."""
+    built: list[Results] = []
+    finish = Results.__post_init__
+    monkeypatch.setattr(Results, "__post_init__", lambda self: built.append(self) or finish(self))
+    in_training(open_dataset(coco), options())
+    assert [result.orig_img for result in built] == [None] * len(SIZES)
+    assert sorted(result.orig_shape for result in built) == sorted(SIZES)
+
+
 @pytest.mark.parametrize("streams", [2, 3])
 def test_streams_change_nothing(coco: Path, streams: int) -> None:
-    one: Any = val(ColorSession(), options(coco), model="seeing", registry=get_registry())
-    several: Any = val(ColorSession(), options(coco), model="seeing", registry=get_registry(), streams=streams)
+    one: Any = validate(ColorSession(), options(coco), model="seeing", registry=get_registry())
+    several: Any = validate(ColorSession(), options(coco), model="seeing", registry=get_registry(), streams=streams)
     assert several.results_dict == one.results_dict
     assert several.matches.to_csv() == one.matches.to_csv()
 
@@ -130,7 +144,7 @@ def test_label_files_are_called_like_the_images_whatever_their_ids(coco: Path, t
     coco.write_text(json.dumps(content))
     before = set(tmp_path.rglob("*.txt"))
     chosen = options(coco, save_txt=True, save_json=True, rect=rect, project=tmp_path / "runs")
-    val(ColorSession(), chosen, model="seeing", registry=get_registry())
+    validate(ColorSession(), chosen, model="seeing", registry=get_registry())
     labels = tmp_path / "runs" / "val" / "labels"
     assert set(tmp_path.rglob("*.txt")) - before == set(labels.iterdir())
     stems = ["1", "1-2", "000042", "scan.v1", "pill#1"]
@@ -159,7 +173,7 @@ def test_predictions_fit_the_json_that_convert_makes_of_the_same_set(coco: Path,
         (convert(DataConvertOptions.parse(back), registry).yaml.parent / "annotations/train.json").read_text()
     )
     chosen = options(yolo, split="train", save_json=True, project=tmp_path / "runs")
-    metrics: Any = val(ColorSession(), chosen, model="seeing", registry=registry)
+    metrics: Any = validate(ColorSession(), chosen, model="seeing", registry=registry)
     rows = json.loads((tmp_path / "runs/val/predictions.json").read_text())
     known = {(image["id"], image["file_name"]) for image in content["images"]}
     assert len({row["image_id"] for row in rows}) == 4
@@ -169,7 +183,7 @@ def test_predictions_fit_the_json_that_convert_makes_of_the_same_set(coco: Path,
 
 def test_everything_asked_for_is_written(coco: Path, tmp_path: Path) -> None:
     chosen = options(coco, plots=True, save_json=True, save_txt=True, compat=True, project=tmp_path / "runs")
-    metrics: Any = val(ColorSession(), chosen, model="seeing", registry=get_registry())
+    metrics: Any = validate(ColorSession(), chosen, model="seeing", registry=get_registry())
     folder = tmp_path / "runs" / "val"
     assert metrics.save_dir == folder
     names = {path.name for path in folder.iterdir()}
@@ -216,7 +230,7 @@ def test_a_run_that_fails_leaves_no_half_of_a_file(coco: Path, tmp_path: Path) -
 
     chosen = options(coco, save_json=True, project=tmp_path / "runs")
     with pytest.raises(ZeroDivisionError):
-        val(Failing(), chosen, model="seeing", registry=get_registry())
+        validate(Failing(), chosen, model="seeing", registry=get_registry())
     assert not list((tmp_path / "runs" / "val").iterdir())
 
 
@@ -224,28 +238,28 @@ def test_hooks_are_notified(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None
     registry = get_registry()
     reported: list[str] = []
     monkeypatch.setattr(registry, "notify", lambda event, **facts: reported.append(event))
-    val(ColorSession(), options(coco, batch=4), model="seeing", registry=registry)
+    validate(ColorSession(), options(coco, batch=4), model="seeing", registry=registry)
     assert reported[0] == "run_started"
     assert reported[-1] == "run_ended"
     assert reported.count("step_ended") == 4
     reported.clear()
     with pytest.raises(UsageError):
-        val(ColorSession(), options(coco, classes=(9,)), model="seeing", registry=registry)
+        validate(ColorSession(), options(coco, classes=(9,)), model="seeing", registry=registry)
     assert reported[-1] == "run_failed"
 
 
 def test_the_data_set_that_a_model_remembers_is_used(coco: Path) -> None:
     info = ColorSession().info
     remembering = ColorSession(info.replace(settings={"data": str(coco)}))
-    assert val(remembering, options(), model="seeing", registry=get_registry()).fitness > 0.6
+    assert validate(remembering, options(), model="seeing", registry=get_registry()).fitness > 0.6
     with pytest.raises(UsageError, match="no data set is named"):
-        val(ColorSession(), options(), model="seeing", registry=get_registry())
+        validate(ColorSession(), options(), model="seeing", registry=get_registry())
 
 
 def test_a_remembered_data_set_is_not_downloaded_unasked() -> None:
     remembering = ColorSession(ColorSession().info.replace(settings={"data": "coco.yaml"}))
     with pytest.raises(DataError, match=r"remembers data=coco\.yaml[\s\S]*to download it: data=coco\.yaml"):
-        val(remembering, options(), model="seeing", registry=get_registry())
+        validate(remembering, options(), model="seeing", registry=get_registry())
 
 
 def test_classes_are_paired_by_name(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +267,7 @@ def test_classes_are_paired_by_name(coco: Path, caplog: pytest.LogCaptureFixture
     content["categories"][1]["name"] = "Green "
     content["categories"][2]["name"] = "violet"
     coco.write_text(json.dumps(content))
-    figures = validation_metrics(ColorSession(), open_dataset(coco), options(), registry=get_registry())
+    figures = in_training(open_dataset(coco), options()).results_dict
     assert figures["metrics/mAP50(B)"] == pytest.approx(2 / 3)
     assert "the model cannot find: violet" in caplog.text
 
@@ -270,11 +284,11 @@ def test_class_map() -> None:
 
 
 def test_single_class_and_chosen_classes(coco: Path) -> None:
-    every: Any = validate(ColorSession(), open_dataset(coco), options(single_cls=True), registry=get_registry())
+    every: Any = in_training(open_dataset(coco), options(single_cls=True))
     assert every.names == {0: "object"}
     assert every.box.objects[:, 0].tolist() == [12]
     assert every.box.map50 == pytest.approx(1)
-    some: Any = validate(ColorSession(), open_dataset(coco), options(classes=(1,)), registry=get_registry())
+    some: Any = in_training(open_dataset(coco), options(classes=(1,)))
     assert some.ap_class_index.tolist() == [1]
     assert some.detections == 4
     assert some.box.map50 == pytest.approx(1)
@@ -284,14 +298,14 @@ def test_an_image_that_cannot_be_read_is_named_and_left_out(coco: Path, caplog: 
     folder = coco.parent / "images"
     (folder / "2.png").write_bytes(b"nonsense")
     cv2.imwrite(str(folder / "3.png"), np.zeros((99, 64, 3), np.uint8))
-    metrics = validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
+    metrics = in_training(open_dataset(coco), options())
     assert len(metrics.problems) == 2
     assert "3.png: it is 99x64, its ground truth is for 64x64" in caplog.text
     assert metrics.results_dict["metrics/mAP50(B)"] == pytest.approx(1)
     for image in folder.iterdir():
         image.write_bytes(b"nonsense")
     with pytest.raises(DataError, match="no image of the data set can be read"):
-        validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
+        in_training(open_dataset(coco), options())
 
 
 def test_ground_annotation_stated_for_the_unturned_image_is_measured_so(tmp_path: Path, coco: Path) -> None:
@@ -307,7 +321,7 @@ def test_ground_annotation_stated_for_the_unturned_image_is_measured_so(tmp_path
         exif[0x0112] = 6
         image.save(tmp_path / "images" / item["file_name"], exif=exif, quality=98, subsampling=0)
     coco.write_text(json.dumps(content))
-    metrics = validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
+    metrics = in_training(open_dataset(coco), options())
     assert not metrics.problems
     assert metrics.results_dict["metrics/mAP50(M)"] == pytest.approx(1)
 
@@ -317,7 +331,7 @@ def test_nothing_to_measure_is_reported_before_the_work(coco: Path) -> None:
     content["annotations"] = []
     coco.write_text(json.dumps(content))
     with pytest.raises(DataError, match="holds no objects to measure"):
-        validate(ColorSession(), open_dataset(coco), options(), registry=get_registry())
+        in_training(open_dataset(coco), options())
 
 
 def test_boxes_only_labels_are_left_out_of_the_mask_figures(tmp_path: Path) -> None:
@@ -337,7 +351,7 @@ def test_boxes_only_labels_are_left_out_of_the_mask_figures(tmp_path: Path) -> N
                 rows.append(f"{item.category} {' '.join(map(str, ring))}")
         (tmp_path / "labels" / f"{number}.txt").write_text("\n".join(rows))
     (tmp_path / "set.yaml").write_text("val: images\nnames: [red, green, blue]\n")
-    metrics: Any = validate(ColorSession(), open_dataset(tmp_path / "set.yaml"), options(), registry=get_registry())
+    metrics: Any = in_training(open_dataset(tmp_path / "set.yaml"), options())
     assert metrics.box.ap_class_index.tolist() == [0, 1, 2]
     assert metrics.seg.ap_class_index.tolist() == [0, 1]
     assert [metrics.box.map50, metrics.seg.map50] == pytest.approx([1, 1])
@@ -348,7 +362,7 @@ def test_boxes_only_labels_are_left_out_of_the_mask_figures(tmp_path: Path) -> N
 
 def test_progress_and_lines(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    val(ColorSession(), options(coco), model="seeing", registry=get_registry())
+    validate(ColorSession(), options(coco), model="seeing", registry=get_registry())
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

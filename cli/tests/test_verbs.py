@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from segx.options.verbs import TrainOptions
 from segx.plugin.registry import Registry, get_registry
 
 if TYPE_CHECKING:
@@ -144,14 +145,14 @@ def test_train_passes_on_only_what_was_typed(segx: Segx, monkeypatch: pytest.Mon
     """What is typed wins over what a run that goes on began with, so defaults must not look typed."""
     monkeypatch.setattr("segx.model.YOLO", _Model)
     assert segx("segment", "train", "model=a.yaml", "data=b.yaml", "epochs=2").out == "run/best.pt\n"
-    assert _Model.calls.pop() == ("a.yaml", {"data": "b.yaml", "epochs": 2})
+    assert _Model.calls.pop() == ("a.yaml", {"options": TrainOptions(data="b.yaml", epochs=2)})
     assert segx("train", "resume=run/last.pt", "epochs=9", "--json").document["metrics"] == {"seg.map": 0.5}
     assert _Model.calls.pop() == ("run/last.pt", {"resume": True, "epochs": 9})
     for line in (["resume=true"], ["resume"]):
         assert segx("train", "model=run/last.pt", *line).code == 0
         assert _Model.calls.pop() == ("run/last.pt", {"resume": True})
     assert segx("train", "model=a.yaml", "pretrained=false").code == 0
-    assert _Model.calls.pop() == ("a.yaml", {"pretrained": False})
+    assert _Model.calls.pop() == ("a.yaml", {"options": TrainOptions(pretrained=False)})
     assert segx("train", "data=b.yaml").code == 2
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.flows.outputs import run
 from segx.flows.parity import prove
+from segx.flows.runner import infer
 from segx.ops.arrays import to_numpy
 from segx.options.verbs import DecodeOptions
 from segx.plugin.registry import get_registry
@@ -114,13 +114,13 @@ class Answering(ColorSession):
 )
 def test_an_answer_of_another_kind_is_reported(answer: Any, reported: str) -> None:
     with pytest.raises(ModelError) as caught:
-        run(Answering(answer), noise_images((2, 3, 64, 64)))
+        infer(Answering(answer), noise_images((2, 3, 64, 64)))
     assert reported in caught.value.message
     assert "\n" not in caught.value.message
 
 
 def test_numbers_of_any_width_are_float32() -> None:
-    rows, prototypes = run(
+    rows, prototypes = infer(
         Answering(lambda rows, protos: (rows.astype(np.float64) * 1e300, protos.astype(np.float16))),
         noise_images((2, 3, 64, 64)),
     )

@@ -67,8 +67,8 @@ class PlainBackend(FormatBackend):
     title, runtime = "Plain", "Plain 1.0"
     graph: Graph | None = None
 
-    def _read(self, artifact: Artifact) -> tuple[dict[str, Any] | None, Graph | None]:
-        return json.loads(artifact.path.read_bytes()), self.graph
+    def _read(self, path: Path) -> tuple[dict[str, Any] | None, Graph | None]:
+        return json.loads(path.read_bytes()), self.graph
 
     def _open(self, artifact: Artifact, info: ArtifactInfo, options: SessionOptions) -> PlainSession:
         if options.threads == 13:
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_a_model_error_of_one_line(tmp_path: Path, conten
 class FolderBackend(PlainBackend):
     """Reads a folder that says nothing of itself."""
 
-    def _read(self, artifact: Artifact) -> tuple[dict[str, Any] | None, Graph | None]:
+    def _read(self, path: Path) -> tuple[dict[str, Any] | None, Graph | None]:
         return None, self.graph
 
 

@@ -236,7 +236,7 @@ def test_result_is_proven_and_lies_beside_the_model(model, registry):
     assert names(model.path.parent) == ["seeing.pt", "seeing.toy", "seeing.toy.segx.json"]
     assert result.info.parity is not None
     assert result.info.parity.mask_iou == 1
-    assert result.unproven == ""
+    assert result.reason == ""
     assert sidecar.read(result.path) == result.info
     assert result.info.versions["toy"] == "1"
     assert result.info.dynamic == frozenset()
@@ -283,7 +283,7 @@ def test_what_differs_is_rejected_and_the_old_result_stays(model, registry):
 def test_without_a_backend_it_says_how_to_get_one(model, caplog):
     result = export(model, "toy", registry=make_registry(backends=(PT,)))
     assert result.info.parity is None
-    assert "no backend runs format 'toy'" in result.unproven
+    assert "no backend runs format 'toy'" in result.reason
     assert "is not verified" in caplog.text
     assert read_proofs() == {}
 
@@ -291,7 +291,7 @@ def test_without_a_backend_it_says_how_to_get_one(model, caplog):
 def test_proof_can_be_left_out(model, registry):
     result = export(model, "toy", {"verify": False, "error": 9.0}, registry=registry)
     assert result.info.parity is None
-    assert result.unproven == "verify=False"
+    assert result.reason == "verify=False"
     assert ToyBackend.devices == []
 
 
@@ -428,7 +428,7 @@ def test_half_that_the_cpu_refuses_is_proven_where_it_was_made(model, registry):
     assert result.info.parity is not None
     ToyBackend.devices.clear()
     unproven = export(model, "toy", {"half": True}, registry=registry)
-    assert "half is not for the CPU" in unproven.unproven
+    assert "half is not for the CPU" in unproven.reason
 
 
 def make_registry_with_cuda():
@@ -536,7 +536,7 @@ def test_the_proof_opens_with_the_info_that_was_returned(model):
             return session
 
     result = export(model, "toy", {"dynamic": True}, registry=make_toys(OtherNames(), ByName()))
-    assert result.unproven == ""
+    assert result.reason == ""
     assert result.info.outputs == ("protos", "rows")
     assert result.info.dynamic == {"batch"}
     assert result.info.parity.objects > 0
@@ -563,7 +563,7 @@ def test_a_head_of_which_nothing_is_found_is_unproven(registry, tmp_path, monkey
     untrained.run = lambda images: tuple(output * np.float32(1e-6) for output in plain(images))
     result = export(untrained, "toy", registry=make_toys(Elsewhere(), Zeros()))
     assert result.info.parity is None
-    assert "nothing could be compared" in result.unproven
+    assert "nothing could be compared" in result.reason
     assert "is not verified" in caplog.text
     assert read_proofs() == {}
 

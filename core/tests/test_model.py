@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ import pytest
 
 from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
+from segx.sessions import OneAtATime, Sessions
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import TINY_YOLOV8
-from segx.testing.scenes import draw_scene, noise_images
+from segx.testing.scenes import ColorSession, draw_scene, noise_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +59,7 @@ def boxes(results):
 
 def raw(model):
     """What the network itself says: results of random weights are too much alike."""
-    return model._model_session("test").run(noise_images((1, 3, 64, 64)))[1]
+    return model._sessions.model("test").run(noise_images((1, 3, 64, 64)))[1]
 
 
 def test_a_new_model_predicts_saves_and_comes_back(tiny, image, tmp_path):
@@ -109,7 +111,38 @@ def test_one_model_in_several_threads_gives_each_its_own(tiny, tmp_path):
         found = list(pool.map(lambda image: boxes(fresh(image, **FIND_ALL))[0], images * 3))
     for got, right in zip(found, wanted * 3, strict=True):
         np.testing.assert_allclose(got, right, atol=1e-3)
-    assert len(fresh._sessions) == 1
+    assert len(fresh._sessions._open) == 1
+
+
+def test_a_runtime_that_takes_one_at_a_time_is_called_so(image):
+    class Alone(ColorSession):
+        inside = 0
+
+        def run(self, images):
+            self.inside += 1
+            assert self.inside == 1
+            time.sleep(0.01)
+            outputs = super().run(images)
+            self.inside -= 1
+            return outputs
+
+    session = OneAtATime(Alone())
+    assert session.device == "cpu"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(session.run, [noise_images((1, 3, 64, 64), seed=seed) for seed in range(8)]))
+    for seed, outputs in enumerate(found):
+        np.testing.assert_array_equal(outputs[0], Alone().run(noise_images((1, 3, 64, 64), seed=seed))[0])
+
+
+def test_each_prediction_has_failures_of_its_own(tiny, image, tmp_path):
+    """However many threads predict, and whichever began last."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"x")
+    model = YOLO(tiny)
+    first, second = (model.predict([image, broken], stream=True, **FIND_ALL) for _ in range(2))
+    next(second)
+    assert [len(list(first)), len(list(second))] == [1, 0]
+    assert [failure.path for failure in model.failures] == [str(broken)]
 
 
 def test_load_moves_weights_and_says_what_it_skipped(tiny, tmp_path, caplog):
@@ -141,8 +174,8 @@ def test_loaded_weights_reach_sessions_opened_for_other_requests(tiny, image, tm
 def test_sessions_are_kept(tiny, image, monkeypatch):
     model = YOLO(tiny)
     opened = []
-    original = YOLO._open
-    monkeypatch.setattr(YOLO, "_open", lambda self, *how: opened.append(how) or original(self, *how))
+    original = Sessions._start
+    monkeypatch.setattr(Sessions, "_start", lambda self, *how: opened.append(how) or original(self, *how))
     for _ in range(3):
         model(image, **FIND_ALL)
     model(image, device="cpu", **FIND_ALL)
@@ -169,7 +202,7 @@ def test_many_images_share_the_cores(tiny, image, monkeypatch, case):
     )
     model = YOLO(tiny)
     assert len(model([image] * images, **FIND_ALL, **requests)) == images
-    ((how, _),) = model._sessions
+    ((how, _),) = model._sessions._open
     assert (seen[0], how.threads) == expected
 
 

@@ -20,6 +20,8 @@ from segx.io.files import GrowingFile
 from segx.io.sources import open_source
 from segx.options.verbs import PredictOptions
 from segx.plugin.registry import get_registry
+from segx.structures.masks import Masks
+from segx.structures.results import Results
 from segx.testing.interpreter import run_fresh
 from segx.testing.scenes import HEAD, NAMES, ColorSession, draw_scene
 
@@ -226,6 +228,18 @@ def test_speed_of_every_stage(folder):
     for result in start(folder, batch=2):
         assert set(result.speed) == {"preprocess", "inference", "postprocess"}
         assert all(value > 0 for value in result.speed.values())
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_each_result_is_built_once(folder, tmp_path, monkeypatch, save):
+    built, empty = [], []
+    finish, nothing = Results.__post_init__, Masks.empty.__func__
+    monkeypatch.setattr(Results, "__post_init__", lambda self: built.append(self) or finish(self))
+    monkeypatch.setattr(Masks, "empty", classmethod(lambda cls, shape: empty.append(shape) or nothing(cls, shape)))
+    results = list(start(folder, batch=2, save=save, project=tmp_path / "runs"))
+    assert {id(result) for result in built} == {id(result) for result in results}
+    assert len(built) == len(results) == 9
+    assert not empty
 
 
 def test_what_cannot_be_read_is_reported_and_the_run_goes_on(folder, caplog):

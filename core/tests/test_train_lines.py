@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_nothing_is_shown_where_nobody_can_watch(monkeypatch: pytest.MonkeyPatch
     lines.on_step(batch, epoch=0)
     lines.close()
     download = object.__new__(_Download)
-    download.progress = None
+    download.progress, download.destination = None, Path("model.pt")
     with download._bar(10, 0) as advance:
         advance(1)
 
@@ -59,7 +60,7 @@ def test_words_without_a_standard_error_go_nowhere(monkeypatch: pytest.MonkeyPat
         patch.setattr(sys, "stderr", None)
         say("unheard")
         download = object.__new__(_Download)
-        download.progress = True
+        download.progress, download.destination = True, Path("model.pt")
         with download._bar(10, 0) as advance:
             advance(1)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segx.options.verbs import ExportOptions
 from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from segx.artifact import ArtifactInfo
     from segx.options.schema import OptionInfo
     from segx_cli.output import Output
     from segx_cli.verbs import Call
@@ -53,23 +51,10 @@ def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
 def run(call: Call, output: Output) -> int:
     """Export, and say where the result is and how close it came to its source."""
     from segx import YOLO
-    from segx.artifact import Artifact
 
     given, kind = str(call.arguments["model"]), str(call.arguments["format"])
-    path = YOLO(given, task=call.task).export(kind, **call.options.as_dict())
-    info = _read_info(path)
-    parity = None if info is None or info.parity is None else dataclasses.asdict(info.parity)
-    size = Artifact(path=path, format=kind).size
-    output.result(str(path), {"model": given, "format": kind, "file": path, "bytes": size, "parity": parity})
+    made = YOLO(given, task=call.task).export(kind, options=cast("ExportOptions", call.options))
+    parity = None if made.parity is None else dataclasses.asdict(made.parity)
+    document = {"model": given, "format": kind, "file": made.path, "bytes": made.size, "parity": parity}
+    output.result(str(made), document)
     return 0
-
-
-def _read_info(path: Path) -> ArtifactInfo | None:
-    """Return what travels with the result, None where nothing installed can read it."""
-    from segx import YOLO
-    from segx.errors import MissingPluginError
-
-    try:
-        return YOLO(path).metadata
-    except MissingPluginError:
-        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segx.console import visible
 from segx.errors import DataError
@@ -41,12 +41,12 @@ def run(call: Call, output: Output) -> int:
     from segx import YOLO
 
     model = YOLO(str(call.arguments["model"]), task=call.task)
-    options = call.options.as_dict() | {"stream": True}
-    if output.quiet or not call.options.as_dict()["save"]:
-        options["verbose"] = False
+    options = cast("PredictOptions", call.options)
+    if output.quiet or not options.save:
+        options = options.replace(verbose=False)
     images: list[dict[str, Any]] = []
     folder: Path | None = None
-    for result in model.predict(_source(call.arguments["source"]), **options):
+    for result in model.predict(_source(call.arguments["source"]), stream=True, options=options):
         folder = result.save_dir
         if output.json:
             images.append(_describe(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segx.errors import UsageError
 from segx.options.verbs import TrainOptions
@@ -40,7 +40,8 @@ def run(call: Call, output: Output) -> int:
 
     name, given = _model(call)
     model = YOLO(name, task=call.task)
-    metrics = model.train(**given)
+    # A run that goes on has to know what was typed and what is a default; any other takes what is checked already.
+    metrics = model.train(**given) if given.get("resume") else model.train(options=cast("TrainOptions", call.options))
     trained = model.trained
     if trained is None:
         return 0

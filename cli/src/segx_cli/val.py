@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segx.errors import DataError
 from segx.options.verbs import ValOptions
@@ -35,7 +35,7 @@ def run(call: Call, output: Output) -> int:
     from segx import YOLO
 
     model = YOLO(str(call.arguments["model"]), task=call.task)
-    options = call.options.as_dict()
-    metrics = model.val(show=False, **options)
-    output.result(metrics.to_table(verbose=options["verbose"]), metrics.to_dict())
+    options = cast("ValOptions", call.options)
+    metrics = model.val(show=False, options=options)
+    output.result(metrics.to_table(verbose=options.verbose), metrics.to_dict())
     return DataError.exit_code if metrics.problems else 0

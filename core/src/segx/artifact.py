@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segx import metadata as read
 from segx.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -322,6 +325,35 @@ class Artifact:
 
     path: Path
     format: str
+    _kept: dict[Any, tuple[object, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, read: Callable[[Path], T]) -> T:
+        """Return what a function reads of the file; who asks next gets the same, so that a verb reads it once.
+
+        A file that has been written anew since, and one that another process has read, is read again.
+        """
+        stamp = self._stamp()
+        kept = self._kept.get(read)
+        if kept is None or kept[0] != stamp:
+            kept = self._kept[read] = stamp, read(self.path)
+        found: T = kept[1]
+        return found
+
+    def take(self, read: Callable[[Path], T]) -> T:
+        """Return the same, for whoever uses it up, such as an open file: the next, in any thread, reads anew."""
+        stamp, found = self._kept.pop(read, (None, None))
+        taken: T = found if stamp is not None and stamp == self._stamp() else read(self.path)
+        return taken
+
+    def _stamp(self) -> object:
+        try:
+            now = self.path.stat()
+        except OSError:  # reading says what is wrong
+            return None
+        return os.getpid(), now.st_ino, now.st_size, now.st_mtime_ns
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "format": self.format, "_kept": {}}
 
     @property
     def size(self) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from tqdm import tqdm
 
 
 def plural(noun: str) -> str:
@@ -54,22 +56,54 @@ def watched() -> bool:
         return False
 
 
+class Bar:
+    """A bar on standard error, or nothing where nobody looks: ``bar(3)`` moves it on by three."""
+
+    def __init__(self, shown: tqdm[Any] | None = None) -> None:
+        self.shown = shown
+
+    def __call__(self, count: int, **notes: str) -> None:
+        """Move on, and show what is to be said beside the bar."""
+        if self.shown is not None:
+            if notes:
+                self.shown.set_postfix(notes, refresh=False)
+            self.shown.update(count)
+
+
 @contextlib.contextmanager
 def progress(
-    total: int | None, name: str, *, shown: bool = True, unit: str = " images"
-) -> Iterator[Callable[[int], object]]:
+    total: int | None,
+    name: str,
+    *,
+    shown: bool = True,
+    anywhere: bool = False,
+    unit: str = " images",
+    start: int = 0,
+) -> Iterator[Bar]:
     """Show a bar on standard error where that is a terminal; yields what moves it on by a number.
 
     Args:
         total: How many there will be, when known.
         name: What is being done.
         shown: Whether it is wanted.
-        unit: What is counted.
+        anywhere: It is wanted where standard error is no terminal, too.
+        unit: What is counted; ``"B"`` are bytes, shown in thousands.
+        start: How many there have been before.
     """
-    if not (shown and watched()):
-        yield lambda _: None
+    if not (shown and (watched() or (anywhere and sys.stderr is not None))):
+        yield Bar()
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=unit, desc=visible(name), leave=False) as bar:
-        yield bar.update
+    data = unit == "B"
+    with tqdm(
+        desc=visible(name),
+        total=total,
+        initial=start,
+        unit=unit,
+        unit_scale=data,
+        unit_divisor=1024 if data else 1000,
+        leave=data,
+        dynamic_ncols=True,
+    ) as bar:
+        yield Bar(bar)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import tempfile
-import threading
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError, did_you_mean
-from segx.io.paths import expanded
-from segx.options.verbs import PredictOptions, SessionOptions, TrainOptions, ValOptions
+from segx.errors import ModelError, UsageError
+from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
 from segx.plugin.registry import get_registry
+from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
+    from segx.flows.export import ExportResult
     from segx.io.sources import Source, Unreadable
-    from segx.plugin.interfaces import Architecture, Metrics, Session
-    from segx.plugin.jobs import ModelConfig, ModelSummary
-    from segx.plugin.registry import Registry
-    from segx.plugin.specs import BackendSpec
-    from segx.plugin.training import ModelBackend, ModelSession, Trained
+    from segx.options.schema import Options
+    from segx.plugin.interfaces import Metrics, Session
+    from segx.plugin.jobs import ModelSummary
+    from segx.plugin.training import Trained
     from segx.structures.results import Results
+
+    Chosen = TypeVar("Chosen", bound=Options)
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +35,6 @@ _MANY = 4
 """Batches from which on it is worth a session of its own to take several side by side."""
 _MOST_LINES = 20
 """Of skipped tensors, that are named one by one."""
-
-_MODEL_FORMAT = "pt"
-"""The format whose backends build, change and save models."""
-
-
-class ModelDefinition(NamedTuple):
-    """A model that has no weights yet: its configuration, and who builds it."""
-
-    config: ModelConfig
-    architecture: Architecture
 
 
 class YOLO:
@@ -58,7 +47,6 @@ class YOLO:
         task: The task the model has to have; default: whichever it has.
 
     Attributes:
-        path: The model's file, or None for a new model.
         failures: What the last prediction could not read and passed over.
         trained: What the last training left: folder, weights, a row of figures for each epoch; None before.
 
@@ -70,14 +58,9 @@ class YOLO:
 
     def __init__(self, model: str | os.PathLike[str] = "yolov8n-seg.pt", task: str | None = None) -> None:
         self._registry = get_registry()
-        self._origin = find_model(model, self._registry)
+        origin = find_model(model, self._registry)
         self._given = os.fspath(model)
-        self._sessions: dict[tuple[SessionOptions, str | None], Session] = {}
-        self._opening = threading.RLock()
-        self._changed = False
-        self._info = self._read_info()
-        self._device: str | None = None
-        self.path = self._origin.path if isinstance(self._origin, Artifact) else None
+        self._sessions = Sessions(origin, self._given, self._registry)
         self.failures: list[Unreadable] = []
         self.trained: Trained | None = None
         if task is not None and task != self.task:
@@ -88,22 +71,27 @@ class YOLO:
     @property
     def metadata(self) -> ArtifactInfo:
         """What travels with the model: task, classes, input size, versions, parity."""
-        return self._info
+        return self._sessions.info
+
+    @property
+    def path(self) -> Path | None:
+        """The model's file, or None for a new model."""
+        return self._sessions.path
 
     @property
     def names(self) -> Mapping[int, str]:
         """Class number to class name."""
-        return self._info.names
+        return self.metadata.names
 
     @property
     def task(self) -> str:
         """The task its outputs belong to."""
-        return self._info.task
+        return self.metadata.task
 
     @property
     def device(self) -> str | None:
         """Where it ran last, ``"cpu"`` or ``"cuda:0"``; None when it has not run yet."""
-        return self._device
+        return self._sessions.device
 
     def info(self) -> ModelSummary:
         """Return layers, parameters and FLOPs; they are logged too.
@@ -111,10 +99,10 @@ class YOLO:
         Raises:
             UsageError: The model is an exported one, of which these are not known.
         """
-        summary = self._model_session("info").describe()
+        summary = self._sessions.model("info").describe()
         logger.info(
             "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
-            self._info.variant or self._given,
+            self.metadata.variant or self._given,
             summary.layers,
             f"{summary.parameters:,}",
             f"{summary.fused_parameters:,}",
@@ -134,10 +122,11 @@ class YOLO:
         Raises:
             UsageError: Its weights are in memory only.
         """
-        if self._changed or not isinstance(self._origin, Artifact):
+        artifact = self._sessions.artifact
+        if artifact is None:
             msg = f"{self!r} cannot be copied or sent to another process: its weights are in memory only"
             raise UsageError(msg, hint='write them first: YOLO(model.save("mine.pt"))')
-        return _reopen, (str(self._origin.path.absolute()), self._given)
+        return _reopen, (str(artifact.path.absolute()), self._given)
 
     # Weights
 
@@ -151,10 +140,9 @@ class YOLO:
             ModelError: The file cannot be read, or nothing in it fits.
             UsageError: This model is an exported one.
         """
-        session = self._model_session("load")
-        report = session.load_weights(_weights(weights, self._registry))
-        self._forget_sessions(but=session)
-        self._changed, self._info = True, session.info
+        session = self._sessions.model("load")
+        report = session.load_weights(find_weights(weights, self._registry))
+        self._sessions.keep_only(session)
         taken, skipped, missing = len(report.loaded), len(report.skipped), len(report.missing)
         level = logging.WARNING if skipped else logging.INFO  # shown without logging set up
         say = partial(logger.log, level)
@@ -171,24 +159,31 @@ class YOLO:
         Raises:
             UsageError: This model is an exported one.
         """
-        return self._model_session("save").save(Path(path)).path
+        return self._sessions.model("save").save(Path(path)).path
 
     # The verbs
 
     @overload
-    def predict(self, source: Any, *, stream: Literal[False] = False, **options: Any) -> list[Results]: ...
+    def predict(
+        self, source: Any, *, stream: Literal[False] = False, options: PredictOptions | None = None, **given: Any
+    ) -> list[Results]: ...
 
     @overload
-    def predict(self, source: Any, *, stream: Literal[True], **options: Any) -> Iterator[Results]: ...
+    def predict(
+        self, source: Any, *, stream: Literal[True], options: PredictOptions | None = None, **given: Any
+    ) -> Iterator[Results]: ...
 
-    def predict(self, source: Any, *, stream: bool = False, **options: Any) -> list[Results] | Iterator[Results]:
+    def predict(
+        self, source: Any, *, stream: bool = False, options: PredictOptions | None = None, **given: Any
+    ) -> list[Results] | Iterator[Results]:
         """Find the objects in images.
 
         Args:
             source: See :func:`segx.io.sources.open_source`: a file, folder, glob, list, address, video, camera number,
                 PIL image, NumPy array, torch tensor, bytes, or a list of these.
             stream: Return an iterator that works as it is asked, and keeps nothing; for videos and long folders.
-            options: See :class:`segx.options.verbs.PredictOptions`.
+            options: What is asked for, where it has been checked already.
+            given: See :class:`segx.options.verbs.PredictOptions`.
 
         Returns:
             One :class:`~segx.structures.results.Results` for each image, in order. What cannot be read is logged,
@@ -198,9 +193,9 @@ class YOLO:
             UsageError: An option is unknown, out of range, or does not go with the model.
             DataError: The source does not exist, or nothing of it can be read.
         """
-        chosen = PredictOptions.parse({**options, "stream": stream})
+        chosen = _checked(PredictOptions, options, given if options else {**given, "stream": stream})
         found = self._predict(source, chosen)
-        return found if chosen.stream else list(found)
+        return found if stream or chosen.stream else list(found)
 
     __call__ = predict
 
@@ -208,7 +203,8 @@ class YOLO:
         from segx.flows.predict import predict
         from segx.io.sources import open_source
 
-        self.failures = []
+        failures: list[Unreadable] = []
+        self.failures = failures  # another thread may begin to predict, with failures of its own
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
             session, streams = self._session_for(opened, options)
@@ -219,19 +215,36 @@ class YOLO:
                 task=self._registry.tasks.load(self.task),
                 notify=self._registry.notify,
                 model=self._given,
-                failures=self.failures,
+                failures=failures,
                 streams=streams,
             )
         except BaseException:
             opened.close()
             raise
 
-    def export(self, format: str = "onnx", **options: Any) -> Path:  # noqa: A002 - the word of the command line
-        """Write the model in another format, prove that the result finds the same, and return its path.
+    def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
+        """Return an open model, and how many images of the source are to go through it side by side."""
+        how = options.session()
+        if source.live or not source.holds(_MANY * options.batch):
+            return self._sessions.get(how, options.backend), 1
+        return self._sessions.with_streams(how, options.backend)
+
+    def export(
+        self,
+        format: str = "onnx",  # noqa: A002 - the word of the command line
+        *,
+        options: ExportOptions | None = None,
+        **given: Any,
+    ) -> ExportResult:
+        """Write the model in another format, prove that the result finds the same, and return where it is.
 
         Args:
             format: See ``segx formats``; ``name@distribution`` where several distributions provide it.
-            options: See :class:`segx.options.verbs.ExportOptions` and the format's own.
+            options: What is asked for, where it has been checked already.
+            given: See :class:`segx.options.verbs.ExportOptions` and the format's own.
+
+        Returns:
+            The path, as text that also says how close the result came to the model.
 
         Raises:
             UsageError: The format, an option or a combination is wrong.
@@ -240,15 +253,16 @@ class YOLO:
         """
         from segx.flows.export import export
 
-        on_disk = isinstance(self._origin, Artifact) and not self._changed
-        model = cast("Artifact", self._origin) if on_disk else self._model_session("export")
-        return export(model, format, options, name=self._given, registry=self._registry).path
+        model = self._sessions.artifact or self._sessions.model("export")
+        chosen = given if options is None else _checked(ExportOptions, options, given)
+        return export(model, format, chosen, name=self._given, registry=self._registry)
 
-    def train(self, **options: Any) -> Metrics:
+    def train(self, *, options: TrainOptions | None = None, **given: Any) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
 
         Args:
-            options: See :class:`segx.options.verbs.TrainOptions`. ``data`` may be left out where the model remembers
+            options: What is asked for, where it has been checked already; a run that goes on is asked for by name.
+            given: See :class:`segx.options.verbs.TrainOptions`. ``data`` may be left out where the model remembers
                 it. ``resume=True`` goes on with the run this model is the ``last.pt`` of, ``resume=path`` with that of
                 another file, with the options it began with; those given here win.
 
@@ -263,23 +277,23 @@ class YOLO:
         """
         from segx.flows.train import resumed, train
 
-        chosen = TrainOptions.parse(options)  # a wrong option is told before anything is read
+        chosen = _checked(TrainOptions, options, given)  # a wrong option is told before anything is read
         if chosen.resume:
             path = self._take_resumed(chosen.resume)
-            session = self._model_session("train")
-            chosen = resumed(options, path, session.info)
+            session = self._sessions.model("train")
+            chosen = resumed(given, path, session.info)
         else:
-            session = self._model_session("train")
-            if not chosen.pretrained and isinstance(self._origin, Artifact):
-                hint = f"model={self._info.variant or 'yolov8n-seg'}.yaml"
+            session = self._sessions.model("train")
+            if not chosen.pretrained and self.path is not None:
+                hint = f"model={self.metadata.variant or 'yolov8n-seg'}.yaml"
                 raise UsageError(f"pretrained=false starts from nothing, but {self._given} has weights", hint=hint)
         try:
-            weights = _weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
-            fetch = not chosen.resume or "data" in options  # what only a file names is not fetched
+            weights = find_weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
+            fetch = not chosen.resume or "data" in given  # what only a file names is not fetched
             result = train(session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch)
         except BaseException:
-            if not self._changed:
-                self._close_sessions()  # what was half trained goes; the model is what its file says
+            if not self._sessions.changed:
+                self._sessions.close()  # what was half trained goes; the model is what its file says
             raise
         self.trained = result.trained
         written = self.trained.best or self.trained.last
@@ -287,12 +301,13 @@ class YOLO:
             self._take(written)
         return result.metrics
 
-    def val(self, *, show: bool = True, **options: Any) -> Metrics:
+    def val(self, *, show: bool = True, options: ValOptions | None = None, **given: Any) -> Metrics:
         """Measure the model on a data set, by the COCO protocol for ``segment``.
 
         Args:
             show: Log the table of figures.
-            options: See :class:`segx.options.verbs.ValOptions`. ``data`` may be left out where the model remembers it.
+            options: What is asked for, where it has been checked already.
+            given: See :class:`segx.options.verbs.ValOptions`. ``data`` may be left out where the model remembers it.
 
         Returns:
             The figures: ``metrics.box.map``, ``metrics.seg.map50``, ``metrics.results_dict``, ...
@@ -301,12 +316,11 @@ class YOLO:
             UsageError: An option is unknown, out of range, or does not go with the model; or no data are named.
             DataError: The data are missing, or hold nothing to measure.
         """
-        from segx.flows.val import val
+        from segx.flows.val import validate
 
-        chosen = ValOptions.parse(options)
-        how = chosen.session()
-        session, streams = self._session_and_streams(how, chosen.backend)
-        metrics = val(session, chosen, model=self._given, registry=self._registry, streams=streams)
+        chosen = _checked(ValOptions, options, given)
+        session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
+        metrics = validate(session, chosen, model=self._given, registry=self._registry, streams=streams)
         if show:
             for line in metrics.to_table(verbose=chosen.verbose).splitlines():
                 logger.info("%s", line)
@@ -333,101 +347,21 @@ class YOLO:
 
     def _take(self, path: Path) -> None:
         """Become the model in another file."""
-        self._close_sessions()
-        self._origin, self._changed, self.path = Artifact(path=path, format=_MODEL_FORMAT), False, path
-        self._info = self._read_info()
-
-    # How
-
-    def _close_sessions(self) -> None:
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
-
-    def _read_info(self) -> ArtifactInfo:
-        if isinstance(self._origin, ModelDefinition):
-            return self._origin.architecture.info(self._origin.config)
-        spec = self._registry.backend_for(self._origin.format)
-        return self._registry.backends.load(spec).read_info(self._origin)
-
-    def _session(self, how: SessionOptions, backend: str | None = None) -> Session:
-        """Return an open model, the same one for the same options."""
-        key = (how, backend)
-        with self._opening:
-            session = self._sessions.get(key)
-            if session is None:
-                session = self._sessions[key] = self._open(how, backend)
-        self._device = session.device
-        return session
-
-    def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
-        """Return an open model, and how many images of the source are to go through it side by side."""
-        how = options.session()
-        if source.live or not source.holds(_MANY * options.batch):
-            return self._session(how, options.backend), 1
-        return self._session_and_streams(how, options.backend)
-
-    def _session_and_streams(self, how: SessionOptions, backend: str | None) -> tuple[Session, int]:
-        """Return an open model, and how many of many images should go through it side by side."""
-        from segx.runtime import streams_and_threads
-
-        known = self._sessions.get((how, backend))
-        on_cpu = known is None or known.device == "cpu"
-        if not (on_cpu and self._backend_spec(how, backend).concurrent):
-            return self._session(how, backend), 1
-        streams, threads = streams_and_threads(how.threads)
-        session = self._session(how.replace(threads=threads), backend)
-        if session.device != "cpu":  # where threads do not matter
-            self._sessions[how, backend] = session
-            return session, 1
-        return session, streams
-
-    def _backend_spec(self, how: SessionOptions, backend: str | None) -> BackendSpec:
-        kind = self._origin.format if isinstance(self._origin, Artifact) else _MODEL_FORMAT
-        return self._registry.backend_for(kind, name=backend, device=how.device)
-
-    def _open(self, how: SessionOptions, backend: str | None) -> Session:
-        spec = self._backend_spec(how, backend)
-        runtime = self._registry.backends.load(spec)
-        if spec.caution and self.path is not None:
-            _warn_once(f"{self.path} {spec.caution}")
-        if isinstance(self._origin, Artifact) and not self._changed:
-            return runtime.open(self._origin, how)
-        if isinstance(self._origin, ModelDefinition) and not self._sessions:
-            return cast("ModelBackend", runtime).build(self._origin.config, self._origin.architecture, how)
-        # The weights are in memory only: the sessions that run elsewhere get a copy.
-        with tempfile.TemporaryDirectory(prefix="segx-") as folder:
-            return runtime.open(next(iter(self._model_sessions())).save(Path(folder) / "model.pt"), how)
-
-    def _model_sessions(self) -> Iterator[ModelSession]:
-        return (cast("ModelSession", session) for session in self._sessions.values())
-
-    def _model_session(self, verb: str) -> ModelSession:
-        """Return a session whose model can be changed, saved and exported.
-
-        Raises:
-            UsageError: The model is an exported one.
-        """
-        from segx.plugin.training import ModelSession
-
-        session = next(iter(self._sessions.values())) if self._sessions else self._session(SessionOptions())
-        if not isinstance(session, ModelSession):
-            kind = self._origin.format if isinstance(self._origin, Artifact) else _MODEL_FORMAT
-            hint = "exported models predict and validate; use the .pt it was made from"
-            raise UsageError(f"{verb} needs a model of format 'pt', {self._given} is {kind!r}", hint=hint)
-        return session
-
-    def _forget_sessions(self, *, but: Session) -> None:
-        """Close the sessions that hold old weights."""
-        for key, session in list(self._sessions.items()):
-            if session is not but:
-                session.close()
-                del self._sessions[key]
+        self._sessions.close()
+        self._sessions = Sessions(Artifact(path=path, format=MODEL_FORMAT), self._given, self._registry)
 
 
-@functools.cache
-def _warn_once(line: str) -> None:
-    logger.warning("%s", line)
+def _checked(kind: type[Chosen], options: Chosen | None, given: Mapping[str, Any]) -> Chosen:
+    """Return options, checked once: as they are where somebody has done so before.
+
+    Raises:
+        UsageError: One is unknown or out of range, or they come in both ways.
+    """
+    if options is None:
+        return kind.parse(given)
+    if given:
+        raise UsageError(f"options= holds them all: {', '.join(given)} cannot be given beside it")
+    return options
 
 
 def _reopen(path: str, given: str) -> YOLO:
@@ -435,62 +369,3 @@ def _reopen(path: str, given: str) -> YOLO:
     model = YOLO(path)
     model._given = given  # noqa: SLF001 - its own class's
     return model
-
-
-def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | ModelDefinition:
-    """Return what a name means: a model on disk, downloaded if need be, or the design of a new one.
-
-    Raises:
-        ModelError: It is not there and no known name.
-        MissingPluginError: Nothing installed knows its architecture.
-    """
-    if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
-        raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
-    text = os.fspath(model)
-    path = expanded(text)
-    if path.suffix.lower() in {".yaml", ".yml"}:
-        return _find_definition(text, path, registry)
-    if path.exists():
-        return registry.artifact(path)
-    name = text if path.suffix or registry.format_of(text) else f"{text}.pt"
-    if Path(name).exists():
-        return registry.artifact(name)
-    if registry.format_of(name) == _MODEL_FORMAT and Path(name).name == name:
-        from segx.plugin.weights import resolve_weights
-
-        return Artifact(path=resolve_weights(name, registry), format=_MODEL_FORMAT)
-    return registry.artifact(name)  # says what is wrong with it
-
-
-def _weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:
-    """Return the file that weights are taken from.
-
-    Raises:
-        UsageError: It has none.
-    """
-    source = find_model(name, registry)
-    if not isinstance(source, Artifact):
-        raise UsageError(f"{os.fspath(name)!r} is a configuration without weights", hint="give a .pt file")
-    return source
-
-
-def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefinition:
-    """Return the configuration that a YAML of the user's own, or the name of a shipped one, describes."""
-    if path.exists() and not path.is_dir():
-        from segx.io.files import read_mapping
-
-        architecture = registry.architecture_for(
-            read_mapping(
-                path, error=ModelError, what="a model", hint="a model's YAML has the keys nc, scales, backbone, head"
-            )
-        )
-        return ModelDefinition(architecture.read_config(path), architecture)
-    shipped = registry.variant(text)
-    if shipped is not None:
-        architecture = registry.architectures.load(shipped.name)
-        return ModelDefinition(architecture.read_config(path.stem), architecture)
-    known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
-    hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
-    raise ModelError(
-        f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
-    )

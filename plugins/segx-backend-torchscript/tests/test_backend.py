@@ -176,6 +176,6 @@ def test_that_the_file_is_a_program_is_said_where_it_is_opened(
 ) -> None:
     path = write_torchscript(tmp_path / "tiny.torchscript", tiny_info()).path
     model = YOLO(path)
-    model._session(SessionOptions())
+    model._sessions.get(SessionOptions())
     assert f"{path} is a program that can read and write files" in caplog.text
     assert get_registry().backend_for("torchscript").caution

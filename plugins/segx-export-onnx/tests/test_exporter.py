@@ -48,7 +48,8 @@ def written(tmp_path_factory) -> Callable[..., Path]:
         chosen = OnnxOptions.parse(options)
         module = real_module(tiny_info(dynamic=chosen.dynamic))
         EXPORTER.check(module.info, chosen)
-        export_with(EXPORTER, module, module.info.replace(precision=chosen.precision), chosen, path)
+        done = export_with(EXPORTER, module, module.info.replace(precision=chosen.precision), chosen, path)
+        EXPORTER.write_info(path, done)
         return path
 
     return write
@@ -102,6 +103,16 @@ def test_metadata_are_what_other_tools_read(written):
     assert ast.literal_eval(metadata["imgsz"]) == [64, 96]
     assert (metadata["task"], metadata["stride"], metadata["batch"]) == ("segment", "32", "1")
     assert metadata["author"] == "somebody's"
+
+
+def test_the_info_is_appended_and_nothing_written_again(module, tmp_path):
+    path = tmp_path / "m.onnx"
+    done = EXPORTER.export(module, module.info, OnnxOptions(), path)
+    bare = path.read_bytes()
+    assert not onnx.load(path).metadata_props
+    EXPORTER.write_info(path, done)
+    assert path.read_bytes().startswith(bare)
+    assert onnx.load(path).graph == onnx.load_from_string(bare).graph
 
 
 def test_new_info_leaves_the_graph_as_it_is(module, written, tmp_path):

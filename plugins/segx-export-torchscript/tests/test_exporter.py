@@ -36,7 +36,7 @@ def module() -> ExportModule:
 @pytest.fixture(scope="module")
 def plain(module: ExportModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plain") / "m.torchscript"
-    export_with(EXPORTER, module, module.info, TorchScriptOptions(), path)
+    EXPORTER.write_info(path, export_with(EXPORTER, module, module.info, TorchScriptOptions(), path))
     return path
 
 
@@ -75,6 +75,21 @@ def test_extra_file_is_what_other_tools_read(plain):
     config = json.loads(extra["config.txt"])
     assert config["task"] == "segment"
     assert ArtifactInfo.from_metadata(config).names == {0: "red", 1: "green", 2: "blue"}
+
+
+def test_the_info_is_appended_and_nothing_else_moves(module, tmp_path):
+    path = tmp_path / "m.torchscript"
+    done = EXPORTER.export(module, module.info, TorchScriptOptions(), path)
+    with zipfile.ZipFile(path) as archive:
+        before = {item.filename: item.header_offset for item in archive.infolist()}
+        end = archive.start_dir
+    bare = path.read_bytes()[:end]
+    EXPORTER.write_info(path, done)
+    with zipfile.ZipFile(path) as archive:
+        after = {item.filename: item.header_offset for item in archive.infolist()}
+    assert path.read_bytes()[:end] == bare
+    assert {name.partition("/")[2] for name in after.keys() - before.keys()} == {"extra/config.txt"}
+    assert before.items() <= after.items()
 
 
 def test_new_info_leaves_the_model_as_it_is(plain, tmp_path):

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
@@ -36,10 +36,12 @@ from segx.plugin.specs import Tolerance
 from segx.plugin.training import ModelSession
 from segx.runs import Run, Step
 from segx.runtime import check_fits
+from segx.sessions import MODEL_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from segx.artifact import Parity
     from segx.flows.parity import Proof
     from segx.plugin.interfaces import Exporter, Session
     from segx.plugin.registry import Registry
@@ -48,32 +50,45 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL_FORMATS = frozenset({"pt"})
-"""Formats that hold a model as exporters take it."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ExportResult:
-    """A finished export.
+class ExportResult(str):  # noqa: SLOT000 - text has no slots for attributes
+    """A finished export: its path, as text and wherever a path is taken, and what is known of it.
 
     Attributes:
         artifact: What was made.
-        info: What travels with it; ``info.parity`` holds the figures of the proof.
+        info: What travels with it.
         seconds: How long it took, proof included.
         size: Bytes on disk when it got its name.
-        unproven: Why it was not verified, with what to do about it; empty when it was.
+        reason: Why it was not verified, with what to do about it; empty when it was.
     """
 
     artifact: Artifact
     info: ArtifactInfo
     seconds: float
     size: int
-    unproven: str = ""
+    reason: str
+
+    def __new__(cls, artifact: Artifact, **facts: Any) -> Self:
+        """Return the result whose attributes are these."""
+        made = super().__new__(cls, os.fspath(artifact.path))
+        vars(made).update(facts, artifact=artifact)
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # what copies are made from
+        return (self.artifact,)
+
+    def __fspath__(self) -> str:
+        return str(self)
 
     @property
     def path(self) -> Path:
         """The file or folder."""
         return self.artifact.path
+
+    @property
+    def parity(self) -> Parity | None:
+        """How close it came to the model; None when it was not verified."""
+        return self.info.parity
 
 
 def export(
@@ -251,7 +266,7 @@ def _plan(
     registry: Registry,
 ) -> _Job:
     whole = chain = registry.export_chain(kind)
-    finished = isinstance(model, Artifact) and model.format not in MODEL_FORMATS
+    finished = isinstance(model, Artifact) and model.format != MODEL_FORMAT
     if isinstance(model, Artifact):
         name = name or str(model.path)
         chain = _from_here(chain, model)
@@ -282,7 +297,7 @@ def _plan(
 
 def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[ExporterSpec, ...]:
     """Return the part of the chain that a model on disk still has to go."""
-    if model.format in MODEL_FORMATS:
+    if model.format == MODEL_FORMAT:
         return chain
     starts = [index for index, spec in enumerate(chain) if spec.source.partition("@")[0] == model.format]
     if not starts:
@@ -614,11 +629,11 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         logger.warning("%s is not verified: %s", job.destination, unproven)
     record_proof(job.spec.name, info)
     return ExportResult(
-        artifact=Artifact(path=job.destination, format=job.spec.name),
+        Artifact(path=job.destination, format=job.spec.name),
         info=info,
         seconds=time.perf_counter() - started,
         size=size,
-        unproven=unproven,
+        reason=unproven,
     )
 
 
@@ -679,8 +694,7 @@ def _prove(
     """Return the proof, or why there is none."""
     from segx.flows.parity import describe, prove
 
-    if job.spec.metadata != "embedded":
-        _write_info(job, made, info)  # what opens it has to know what it is
+    sidecar.write(made.path, info)  # what opens it has to know what it is
     logger.info("%s: comparing %s with it", job.name, made.path.name)
     with contextlib.ExitStack() as stack:
         try:
@@ -735,8 +749,7 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
     task = job.registry.tasks.load(source.info.task)
     for (made, info), link in zip(links, job.links, strict=False):
         with contextlib.suppress(SegxError), contextlib.ExitStack() as stack:
-            if link.spec.metadata != "embedded":
-                sidecar.write(made.path, info)
+            sidecar.write(made.path, info)
             other = _opened(stack, made, job.registry, None)
             if prove(source, other, task=task, tolerance=_tolerance(link.spec, info.precision)).problems:
                 yield f"{link.spec.name}, which it is made from, differs already"
@@ -758,8 +771,10 @@ def _tolerance(spec: ExporterSpec | None, precision: str) -> Tolerance:
 
 
 def _write_info(job: _Job, made: Artifact, info: ArtifactInfo) -> None:
+    """Give a finished file its info, once: until it was proven, it lay beside the file."""
     if job.spec.metadata == "embedded":
         job.links[-1].exporter.write_info(made.path, info)
+        sidecar.location(made.path).unlink(missing_ok=True)
     else:
         sidecar.write(made.path, info)
 

@@ -1,20 +1,15 @@
-"""From images to raw outputs: which input an image gets, and the network run on it; shared by predict and val."""
+"""Which network input an image gets, and what is refused before anything runs; shared by predict and val."""
 
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
 from segx.console import counted
 from segx.errors import ModelError, UsageError
-from segx.flows.outputs import run
 from segx.options.schema import ImageSize, image_size
 from segx.runtime import check_fits, cores
-from segx.structures.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +17,6 @@ if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo
     from segx.plugin.interfaces import Session, Task
     from segx.structures.batch import SourceImage
-    from segx.structures.types import Array
 
 logger = logging.getLogger(__name__)
 
@@ -137,35 +131,6 @@ class InputPlan:
         return f"{said}: padded to the whole size"
 
 
-class Inferred(NamedTuple):
-    """The raw outputs of a batch, and the milliseconds that each image took."""
-
-    outputs: tuple[Array, ...]
-    milliseconds: float
-
-
-def infer(session: Session, plan: InputPlan, batch: Batch) -> Inferred:
-    """Run the network on a batch; one that is smaller than the model takes is filled up, and the rest cut off again."""
-    count, images = len(batch.sources), batch.images
-    if plan.fixed_batch and count < plan.batch:
-        images = np.concatenate([images, np.zeros((plan.batch - count, *images.shape[1:]), np.float32)])
-    start = time.perf_counter()
-    outputs = run(session, images)
-    taken = milliseconds_since(start) / count
-    return Inferred(outputs if len(images) == count else tuple(output[:count] for output in outputs), taken)
-
-
-def merged(parts: Sequence[Batch]) -> Batch:
-    """Return batches of one input shape as one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(
-        sources=tuple(source for part in parts for source in part.sources),
-        geometry=tuple(where for part in parts for where in part.geometry),
-        images=np.concatenate([part.images for part in parts]),
-    )
-
-
 def check_classes(classes: Sequence[int] | None, names: Mapping[int, str], *, model: str) -> None:
     """Refuse class numbers that a model does not have, of which nothing would ever be found.
 
@@ -215,8 +180,3 @@ def _shape(source: SourceImage) -> tuple[int, int]:
 def by(height: int, width: int) -> str:
     """Return a size as people write it: ``640x480``, height first."""
     return f"{height}x{width}"
-
-
-def milliseconds_since(start: float) -> float:
-    """Return the milliseconds since ``time.perf_counter()`` was ``start``."""
-    return (time.perf_counter() - start) * 1e3

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from segx.flows.outputs import run
+from segx.flows.runner import infer
 from segx.options.verbs import DecodeOptions
 from segx.structures.batch import SourceImage
 
@@ -202,8 +202,8 @@ def _another_shape(info: ArtifactInfo) -> tuple[int, int]:
 def _run(reference: Session, other: Session, batch: Batch) -> _Run:
     return _Run(
         batch=batch,
-        reference=run(reference, batch.images),
-        other=run(other, batch.images),
+        reference=infer(reference, batch.images),
+        other=infer(other, batch.images),
     )
 
 

@@ -1,60 +1,31 @@
-"""Predict: source -> preprocess -> network -> decode -> results -> writers; the stages run concurrently."""
+"""Predict: the images of a source through a :class:`~segx.flows.runner.Runner`, and its results to the writers."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from segx.console import counted, progress
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, by, check_classes, check_head, infer, merged, milliseconds_since
-from segx.flows.pipeline import OrderedExecutor, Prefetcher, Sequencer
-from segx.io.sources import Unreadable
+from segx.flows.inputs import InputPlan, by, check_classes, check_head
+from segx.flows.runner import STAGES, Runner
 from segx.io.writers import ResultWriters, Window, check, drawing_style, saves
 from segx.runs import Run, Step, make_run_folder
-from segx.runtime import helpers
-from segx.structures.batch import Batch, Letterbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from segx.flows.inputs import Inferred
-    from segx.io.sources import Item, Source
+    from segx.io.sources import Source, Unreadable
     from segx.options.verbs import PredictOptions
     from segx.plugin.interfaces import Session, Task
+    from segx.structures.batch import Batch
     from segx.structures.results import Results
 
 logger = logging.getLogger(__name__)
-
-_STAGES = ("preprocess", "inference", "postprocess")
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """An image as network input, and how long that took."""
-
-    batch: Batch
-    preprocess: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        height, width = self.batch.images.shape[2:]
-        return height, width
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """A batch on its way to results."""
-
-    number: int
-    batch: Batch
-    preprocess: Sequence[float]
-    names: Sequence[str]
 
 
 @dataclass
@@ -65,14 +36,14 @@ class _Tally:
     images: int = 0
     batches: int = 0
     objects: int = 0
-    milliseconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+    milliseconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     def add(self, results: Sequence[Results]) -> None:
         self.batches += 1
         self.images += len(results)
         self.objects += sum(len(result) for result in results)
         for result in results:
-            for stage in _STAGES:
+            for stage in STAGES:
                 self.milliseconds[stage] += result.speed[stage]
 
     def figures(self) -> dict[str, float]:
@@ -117,40 +88,32 @@ def predict(
     check(options)
     check_head(session.info, task, model=model)
     check_classes(options.classes, session.info.names, model=model)
-    plan = InputPlan.make(session, options, model=model)
-    run = _Prediction(
+    runner = Runner(
         session=session,
-        source=source,
-        options=options,
         task=task,
-        notify=notify,
-        model=model,
-        plan=plan,
-        failures=[] if failures is None else failures,
+        plan=InputPlan.make(session, options, model=model),
+        decoding=options.decode(),
         streams=1 if source.live else streams,
+        live=source.live,
     )
+    failures = [] if failures is None else failures
+    run = _Prediction(runner=runner, source=source, options=options, notify=notify, model=model, failures=failures)
     return run.run()
 
 
 @dataclass(kw_only=True)
 class _Prediction:
-    """One run of predict."""
+    """One run of predict: a :class:`segx.flows.runner.Consumer` that names, writes and tells what is found."""
 
-    session: Session
+    runner: Runner
     source: Source
     options: PredictOptions
-    task: Task
     notify: Callable[..., None]
     model: str
-    plan: InputPlan
     failures: list[Unreadable]
-    streams: int
-
-    def __post_init__(self) -> None:
-        self.decoding = self.options.decode()
-        self.tally = _Tally()
-        self.reported_shapes: set[tuple[int, int]] = set()
-        self.sequencer = Sequencer()
+    tally: _Tally = field(default_factory=_Tally)
+    writers: ResultWriters = field(init=False)
+    reported_shapes: set[tuple[int, int]] = field(default_factory=set)
 
     def run(self) -> Iterator[Results]:
         """Run to the end, and notify listeners of start, steps and end."""
@@ -158,9 +121,9 @@ class _Prediction:
         run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
         self.notify("run_started", run=run)
         self.tally = _Tally()  # the clock runs from here
-        writers = ResultWriters(self.options, folder)
+        self.writers = writers = ResultWriters(self.options, folder)
         try:
-            yield from self._results(run, writers)
+            yield from self._results(run)
             self._judge()
             writers.close(complete=True)
         except GeneratorExit:  # whoever asked has seen enough: the run has ended well
@@ -174,24 +137,16 @@ class _Prediction:
             raise
         self._end(run)
 
-    def _results(self, run: Run, writers: ResultWriters) -> Iterator[Results]:
-        live, helping, streams = self.source.live, helpers(), self.streams
+    def _results(self, run: Run) -> Iterator[Results]:
         total = self._total()
-        jobs = (partial(self._prepare, load) for load in self.source.loaders())
+        stream = self.runner.run(self.source.loaders(), self, close=self.source.close)
         with contextlib.ExitStack() as stack:
-            finishing = helping if streams == 1 else streams
-            executor = stack.enter_context(
-                OrderedExecutor[list["Results"]](threads=finishing, waiting=0 if live else finishing)
-            )
-            stack.callback(self.sequencer.abort)
-            ahead = 1 if live else (1 + streams) * self.plan.batch + helping
-            ready = stack.enter_context(Prefetcher(jobs, threads=helping, ahead=ahead))
-            stack.callback(self.source.close)  # first of all, so that a camera holds nobody up
+            batches = stack.enter_context(contextlib.closing(stream))
             bar = stack.enter_context(progress(total, "predict", shown=self._shows_bar()))
             window = Window(drawing_style(self.options)) if self.options.show else None
             if window is not None:
                 stack.callback(window.close)
-            for results in self._through(self._batches(iter(ready)), executor, writers):
+            for results in batches:
                 self.tally.add(results)
                 self._notify_step(run, results, total)
                 bar(len(results))
@@ -201,78 +156,38 @@ class _Prediction:
                     if window is not None and not window.show(result):
                         return
 
-    def _prepare(self, load: Callable[[], Item]) -> _Ready | Unreadable:
-        """Read an image and make it network input; runs ahead of the network, in threads."""
-        item = load()
-        if isinstance(item, Unreadable):
-            return item
-        shape = self.plan.shape(self.task, item)
-        start = time.perf_counter()
-        if item.network is None:
-            batch = self.task.preprocess([item], shape)
-        else:
-            where = Letterbox(original=shape, input=shape, left=0, top=0, width=shape[1], height=shape[0])
-            batch = Batch(sources=(item,), geometry=(where,), images=item.network[None])
-        return _Ready(batch, milliseconds_since(start))
+    def skip(self, item: Unreadable) -> None:
+        """Log what cannot be read, and keep it."""
+        self.failures.append(item)
+        logger.warning("passed over %s", item)
 
-    def _batches(self, ready: Iterator[_Ready | Unreadable]) -> Iterator[list[_Ready]]:
-        """Gather images of one input shape, one after the other, into batches."""
-        gathered: list[_Ready] = []
-        for item in ready:
-            if isinstance(item, Unreadable):
-                self._note_failure(item)
-                continue
-            self._say_shape(item)
-            if gathered and (len(gathered) == self.plan.batch or gathered[0].shape != item.shape):
-                yield gathered
-                gathered = []
-            gathered.append(item)
-            del item
-            if len(gathered) == self.plan.batch:
-                yield gathered
-                gathered = []
-        if gathered:
-            yield gathered
+    def gathered(self, batch: Batch) -> Batch:
+        """Give each image the name of its files, and say which input it has become when it is the first such."""
+        shape = (batch.images.shape[2], batch.images.shape[3])
+        if shape not in self.reported_shapes:
+            self.reported_shapes.add(shape)
+            plan, first = self.runner.plan, batch.sources[0]
+            logger.info("%s", plan.note(self.runner.task, first, shape, asked_rect=self.options.rect))
+        sources = (replace(source, stem=self.writers.claim(source)) for source in batch.sources)
+        return replace(batch, sources=tuple(sources))
 
-    def _through(
-        self, batches: Iterator[list[_Ready]], executor: OrderedExecutor[list[Results]], writers: ResultWriters
-    ) -> Iterator[list[Results]]:
-        """Run the network in this thread and the rest in others; with several streams, all of it in others."""
-        for number, gathered in enumerate(batches):
-            batch = merged([item.batch for item in gathered])
-            names = [writers.claim(source) for source in batch.sources]
-            work = _Work(number=number, batch=batch, preprocess=[item.preprocess for item in gathered], names=names)
-            inferred = infer(self.session, self.plan, batch) if self.streams == 1 else None
-            yield from executor.submit(partial(self._finish, work, inferred, writers))
-            del gathered, batch, work, inferred  # else they would outlive the wait for the next
-        yield from executor.drain()
+    def found(self, batch: Batch, results: Sequence[Results]) -> None:
+        """Write what may be written in any order."""
+        for source, result in zip(batch.sources, results, strict=True):
+            result.save_dir, result.stem = self.writers.folder, source.stem
+            self.writers.write(source, result)
 
-    def _finish(self, work: _Work, inferred: Inferred | None, writers: ResultWriters) -> list[Results]:
-        """Run the network if that is still to be done, decode a batch and write its results; runs in threads."""
-        try:
-            outputs, inference = inferred or infer(self.session, self.plan, work.batch)
-            start = time.perf_counter()
-            decoded = self.task.decode(outputs, work.batch, self.session.info, self.decoding)
-            rest = {"inference": inference, "postprocess": milliseconds_since(start) / len(decoded)}
-            results = [
-                result.replace(speed={"preprocess": preprocess, **rest})
-                for result, preprocess in zip(decoded, work.preprocess, strict=True)
-            ]
-            frames = [writers.frame(*parts) for parts in zip(work.batch.sources, results, work.names, strict=True)]
-            for frame in frames:
-                writers.write(frame)
-            self.sequencer.take(work.number, partial(writers.append, frames))
-        except BaseException:
-            self.sequencer.abort()
-            raise
-        return [frame.results for frame in frames]
+    def ordered(self, batch: Batch, results: Sequence[Results]) -> None:
+        """Write what has to be written in order."""
+        for source, result in zip(batch.sources, results, strict=True):
+            self.writers.append(source, result)
 
     def _make_folder(self) -> Path | None:
         options = self.options
         if not saves(options):
             return None
         return make_run_folder(
-            "predict", task=self.task.name, project=options.project, name=options.name, exist_ok=options.exist_ok
+            "predict", task=self.runner.task.name, project=options.project, name=options.name, exist_ok=options.exist_ok
         )
 
     def _leave_no_empty(self, folder: Path | None) -> None:
@@ -308,7 +223,7 @@ class _Prediction:
                 figures["seconds"],
                 tally.images / figures["seconds"],
                 counted(tally.objects, "object"),
-                ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in _STAGES),
+                ", ".join(f"{figures[f'{stage}_ms']:.1f} ms {stage}" for stage in STAGES),
             )
         if run.folder is not None:
             logger.info("results are in %s", run.folder)
@@ -316,20 +231,10 @@ class _Prediction:
 
     def _notify_step(self, run: Run, results: Sequence[Results], total: int | None) -> None:
         metrics = {"images": float(len(results)), "inference_ms": results[0].speed["inference"]}
-        batches = total if self.plan.batch == 1 else None
+        batches = total if self.runner.plan.batch == 1 else None
         self.notify(
             "step_ended", run=run, step=Step(kind="batch", index=self.tally.batches - 1, total=batches, metrics=metrics)
         )
-
-    def _note_failure(self, item: Unreadable) -> None:
-        self.failures.append(item)
-        logger.warning("passed over %s", item)
-
-    def _say_shape(self, item: _Ready) -> None:
-        if item.shape not in self.reported_shapes:
-            self.reported_shapes.add(item.shape)
-            source = item.batch.sources[0]
-            logger.info("%s", self.plan.note(self.task, source, item.shape, asked_rect=self.options.rect))
 
     def _say(self, result: Results, number: int, total: int | None) -> None:
         """Log what was found in an image."""

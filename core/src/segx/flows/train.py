@@ -17,16 +17,17 @@ from segx.console import counted
 from segx.data.definition import open_splits, shared_images
 from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
+from segx.flows import val
 from segx.flows.export import check, export
 from segx.flows.train_drawings import watched
 from segx.flows.train_lines import say
 from segx.flows.train_record import Record, Splits, plain, run_folder
-from segx.flows.val import validate_into, validation_metrics
 from segx.io.paths import expanded
 from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
 from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
+from segx.sessions import MODEL_FORMAT, model_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,7 +107,7 @@ def train(
         report = session.load_weights(weights)
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _log_transfer(report, splits.names)
-    task: Any = registry.tasks.load(session.info.task)
+    task = registry.tasks.load(session.info.task)
     loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,
@@ -116,7 +117,7 @@ def train(
         images=task.train_drawings(splits.names, options) if options.plots else None,
         registry=registry,
     )
-    backend: Any = registry.backends.load(registry.backend_for("pt"))
+    backend = model_backend(registry)
     job = make_job(session, options, splits, record, registry, loader=loader)
     with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
@@ -249,7 +250,7 @@ def make_job(
     settings = val_options(options).replace(plots=False)
 
     def validate(measured: Session) -> Mapping[str, float]:
-        return validation_metrics(measured, splits.val, settings, registry=registry)
+        return val.validate(measured, settings, registry=registry, dataset=splits.val, announced=False).results_dict
 
     return TrainJob(
         options=options,
@@ -290,10 +291,15 @@ def finish(
     if weights is None:
         raise ModelError(f"{trained.folder}: training has written no weights")
     device = (options.device or options.accelerator or "").strip("[]() ").split(",")[0].strip() or None
-    session = backend.open(Artifact(path=weights, format="pt"), SessionOptions(device=device))
+    session = backend.open(Artifact(path=weights, format=MODEL_FORMAT), SessionOptions(device=device))
     try:
-        metrics = validate_into(
-            trained.folder, session, splits.val, val_options(options), model=str(weights), registry=registry
+        metrics = val.validate(
+            session,
+            val_options(options),
+            registry=registry,
+            dataset=splits.val,
+            folder=trained.folder,
+            model=str(weights),
         )
     finally:
         session.close()
@@ -308,7 +314,7 @@ def finish(
 
 def _export(weights: Path, name: str, registry: Registry) -> Path:
     try:
-        return export(Artifact(path=weights, format="pt"), format=name, registry=registry).path
+        return export(Artifact(path=weights, format=MODEL_FORMAT), format=name, registry=registry).path
     except SegxError as error:
         hint = f"the weights are in {weights}; to try again: segx export model={weights} format={name}"
         raise type(error)(error.message, hint=f"{error.hint}\n  {hint}" if error.hint else hint) from error

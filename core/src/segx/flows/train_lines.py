@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segx.console import visible, watched
+from segx.console import progress, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from segx.console import Bar
     from segx.runs import Step
 
 logger = logging.getLogger("segx.train")
@@ -37,7 +39,8 @@ class EpochLines:
     def __init__(self, *, epochs: int, shown: bool = True) -> None:
         self._epochs = epochs
         self._shown = shown
-        self._bar: Any = None
+        self._bar: Bar | None = None
+        self._closing = contextlib.ExitStack()
         self._instances: int | None = None
         self._seen = False
         self._size = "-"
@@ -65,21 +68,17 @@ class EpochLines:
 
     def close(self) -> None:
         """Close the progress bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._closing.close()
+        self._bar = None
 
     def _batch(self, step: Step, epoch: int) -> None:
         self._count(step)
-        if self._bar is None and watched() and (logger.isEnabledFor(logging.INFO) or _unheard()):
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=step.total, initial=step.index, unit=" batches", leave=False, dynamic_ncols=True)
-            self._bar.set_description(f"{epoch + 1}/{self._epochs}")
-        if self._bar is not None:
-            losses = {_loss(name): f"{value:.3f}" for name, value in step.metrics.items() if _is_loss(name)}
-            self._bar.set_postfix({**losses, "instances": self._instances_text, "size": self._size}, refresh=False)
-            self._bar.update(1)
+        if self._bar is None:
+            name, shown = f"{epoch + 1}/{self._epochs}", logger.isEnabledFor(logging.INFO) or _unheard()
+            bar = progress(step.total, name, shown=shown, unit=" batches", start=step.index)
+            self._bar = self._closing.enter_context(bar)
+        losses = {_loss(name): f"{value:.3f}" for name, value in step.metrics.items() if _is_loss(name)}
+        self._bar(1, **losses, instances=self._instances_text, size=self._size)
 
     def _count(self, step: Step) -> None:
         """Count the objects of an epoch; of one that was begun by a run before this one they are not known."""

@@ -14,25 +14,26 @@ import os
 import re
 import shutil
 import ssl
-import sys
 import time
 import urllib.error
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segx.console import visible, watched
+from segx.console import progress
 from segx.errors import DataError, ModelError
 from segx.io import archives, network
 from segx.io.locks import Busy, holding
 from segx.io.paths import CACHE_VARIABLE, OFFLINE_VARIABLE, cache_folder, offline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from email.message import Message
     from pathlib import Path
 
     from segx.artifact import WeightsFile
+    from segx.console import Bar
     from segx.errors import SegxError
 
 logger = logging.getLogger(__name__)
@@ -275,17 +276,11 @@ class _Download:
             os.fsync(out.fileno())
         return received
 
-    @contextmanager
-    def _bar(self, total: int, start: int) -> Iterator[Callable[[int], object]]:
-        """Show a progress bar if asked for; yield its update function."""
-        if not (watched() if self.progress is None else self.progress and sys.stderr is not None):
-            yield lambda _: None
-            return
-        from tqdm import tqdm
-
-        name, known = visible(self.destination.name), None if total == _UNKNOWN_SIZE_LIMIT else total
-        with tqdm(total=known, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=name) as bar:
-            yield bar.update
+    def _bar(self, total: int, start: int) -> AbstractContextManager[Bar]:
+        """Return a progress bar, shown if asked for; its value moves it on."""
+        known, wanted = None if total == _UNKNOWN_SIZE_LIMIT else total, self.progress
+        name = self.destination.name
+        return progress(known, name, shown=wanted is not False, anywhere=bool(wanted), unit="B", start=start)
 
     def _check_space(self, needed: int) -> None:
         free = shutil.disk_usage(self.destination.parent).free

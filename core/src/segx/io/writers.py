@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -20,8 +18,6 @@ from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from segx.options.verbs import PredictOptions
     from segx.structures.batch import Clip, SourceImage
     from segx.structures.results import Results
@@ -38,39 +34,17 @@ _LOOK = 500
 """Milliseconds that an image is shown; a frame only as long as the next takes."""
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One image with what was found in it, ready to be written.
-
-    Attributes:
-        source: The image.
-        results: What was found; its ``stem`` is the name of its files.
-        video: The name of the video that it is a frame of, else that of the image.
-        style: How it is drawn.
-    """
-
-    source: SourceImage
-    results: Results
-    video: str
-    style: dict[str, Any]
-
-    @cached_property
-    def drawn(self) -> Image:
-        """The image with the results drawn in, made once."""
-        return self.results.plot(**self.style)
-
-
 class ResultWriter(Protocol):
     """Writes the results of a run in one form.
 
     Attributes:
-        ordered: Whether frames must be written one by one and in order.
+        ordered: Whether images must be written one by one and in order.
     """
 
     ordered: bool
 
-    def write(self, frame: Frame) -> None:
-        """Write one image's results."""
+    def write(self, source: SourceImage, results: Results) -> None:
+        """Write one image's results; their ``stem`` is the name of its files."""
         ...
 
     def close(self, *, complete: bool) -> None:
@@ -88,13 +62,12 @@ class ResultWriters:
 
     def __init__(self, options: PredictOptions, folder: Path | None) -> None:
         self.folder = folder
-        self._style = drawing_style(options)
         self._names = _SourceNames()
         self._may_hold_sources = options.save and options.exist_ok
         self._writers: list[ResultWriter] = [] if folder is None else list(_chosen(options, folder))
 
     def claim(self, source: SourceImage) -> str:
-        """Return the name that an image or its video has in this run; to be called once for each image, in order.
+        """Return what the files of an image are called in this run; to be called once for each image, in order.
 
         Raises:
             UsageError: The image lies where its drawing would go.
@@ -104,26 +77,20 @@ class ResultWriters:
                 f"{source.path} lies in the folder of the run: what is drawn would be written over it",
                 hint="name another folder with project= and name=",
             )
-        return self._names.new(source)
+        name = self._names.new(source)
+        return name if source.frame is None else f"{name}_{source.frame}"
 
-    def frame(self, source: SourceImage, results: Results, name: str) -> Frame:
-        """Return an image with its results, ready to be written."""
-        stem = name if source.frame is None else f"{name}_{source.frame}"
-        results = results.replace(save_dir=self.folder, stem=stem)
-        return Frame(source=source, results=results, video=name, style=self._style)
-
-    def write(self, frame: Frame) -> None:
+    def write(self, source: SourceImage, results: Results) -> None:
         """Write what may be written in any order, from any thread."""
         for writer in self._writers:
             if not writer.ordered:
-                writer.write(frame)
+                writer.write(source, results)
 
-    def append(self, frames: Sequence[Frame]) -> None:
+    def append(self, source: SourceImage, results: Results) -> None:
         """Write what has to be written in order."""
         for writer in self._writers:
             if writer.ordered:
-                for frame in frames:
-                    writer.write(frame)
+                writer.write(source, results)
 
     def close(self, *, complete: bool) -> None:
         """End all files that were begun, each whatever becomes of the others."""
@@ -216,7 +183,8 @@ def _lies_in(path: str, folder: Path) -> bool:
 def _chosen(options: PredictOptions, folder: Path) -> list[ResultWriter]:
     writers: list[ResultWriter] = []
     if options.save:
-        writers += [_ImageWriter(folder), _VideoWriter(folder)]
+        style = drawing_style(options)
+        writers += [_ImageWriter(folder, style), _VideoWriter(folder, style)]
     if options.save_txt:
         writers.append(_LabelWriter(folder / "labels", save_conf=options.save_conf))
     if options.save_crop:
@@ -231,13 +199,13 @@ class _ImageWriter:
 
     ordered = False
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, style: dict[str, Any]) -> None:
+        self._folder, self._style = folder, style
 
-    def write(self, frame: Frame) -> None:
-        if frame.source.frame is None:
-            suffix = image_suffix(frame.source.path, otherwise=".jpg")
-            write_image(self._folder / f"{frame.results.stem}{suffix}", frame.drawn)
+    def write(self, source: SourceImage, results: Results) -> None:
+        if source.frame is None:
+            suffix = image_suffix(source.path, otherwise=".jpg")
+            write_image(self._folder / f"{results.stem}{suffix}", results.plot(**self._style))
 
     def close(self, *, complete: bool) -> None:
         """Nothing to do: each file is complete when written."""
@@ -251,8 +219,8 @@ class _LabelWriter:
     def __init__(self, folder: Path, *, save_conf: bool) -> None:
         self._folder, self._save_conf = folder, save_conf
 
-    def write(self, frame: Frame) -> None:
-        frame.results.save_txt(self._folder / f"{frame.results.stem}.txt", save_conf=self._save_conf)
+    def write(self, source: SourceImage, results: Results) -> None:  # noqa: ARG002 - the results say it all
+        results.save_txt(self._folder / f"{results.stem}.txt", save_conf=self._save_conf)
 
     def close(self, *, complete: bool) -> None:
         """Nothing to do: each file is complete when written."""
@@ -267,8 +235,8 @@ class _CropWriter:
         self._folder = folder
         self._mode: Literal["mask", "box"] = mode
 
-    def write(self, frame: Frame) -> None:
-        frame.results.save_crop(self._folder, mode=self._mode)
+    def write(self, source: SourceImage, results: Results) -> None:  # noqa: ARG002 - the results say it all
+        results.save_crop(self._folder, mode=self._mode)
 
     def close(self, *, complete: bool) -> None:
         """Nothing to do: each file is complete when written."""
@@ -284,10 +252,10 @@ class _CocoJsonWriter:
         self._ids = ImageIds()
         self._separator = "[\n"
 
-    def write(self, frame: Frame) -> None:
-        image_id = self._ids.new(frame.results.stem)
-        for row in frame.results.to_coco(image_id):
-            self._file.write(self._separator + json.dumps({**row, "file_name": frame.source.path}))
+    def write(self, source: SourceImage, results: Results) -> None:
+        image_id = self._ids.new(results.stem)
+        for row in results.to_coco(image_id):
+            self._file.write(self._separator + json.dumps({**row, "file_name": source.path}))
             self._separator = ",\n"
 
     def close(self, *, complete: bool) -> None:
@@ -304,19 +272,20 @@ class _VideoWriter:
 
     ordered = True
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, style: dict[str, Any]) -> None:
+        self._folder, self._style = folder, style
         self._open: dict[str, _VideoFile] = {}
 
-    def write(self, frame: Frame) -> None:
-        clip = frame.source.clip
+    def write(self, source: SourceImage, results: Results) -> None:
+        clip = source.clip
         if clip is None:
             return
-        if frame.video not in self._open:
+        name, drawn = results.stem.removesuffix(f"_{source.frame}"), results.plot(**self._style)
+        if name not in self._open:
             if not clip.live:  # files come one after the other: those before this one have ended
                 self.close(complete=True)
-            self._open[frame.video] = _VideoFile(self._folder / f"{frame.video}.mp4", clip, frame.drawn)
-        self._open[frame.video].write(frame.drawn, frame.source.seconds)
+            self._open[name] = _VideoFile(self._folder / f"{name}.mp4", clip, drawn)
+        self._open[name].write(drawn, source.seconds)
 
     def close(self, *, complete: bool) -> None:
         """End the videos; one that was broken off is kept, for what is in it can be played."""

@@ -173,10 +173,10 @@ class FormatBackend(ABC):
     runtime: ClassVar[str]
 
     @abstractmethod
-    def _read(self, artifact: Artifact) -> tuple[Mapping[str, Any] | None, Graph | None]:
+    def _read(self, path: Path) -> tuple[Mapping[str, Any] | None, Graph | None]:
         """Return the metadata that a file carries and what its graph says; whatever is raised is damage.
 
-        It is asked often: read a header, not the weights, and import the runtime only if there is no other way.
+        Read a header, not the weights, and import the runtime only if there is no other way. A verb asks once.
         """
 
     @abstractmethod
@@ -195,7 +195,7 @@ class FormatBackend(ABC):
         if path.is_file() and not path.stat().st_size:
             raise ModelError(f"{path}: the file is empty", hint=_EXPORT_AGAIN)
         try:
-            metadata, graph = self._read(artifact)
+            metadata, graph = artifact.once(self._read)
         except SegxError:
             raise
         except OSError as error:

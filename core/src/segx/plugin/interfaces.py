@@ -149,7 +149,10 @@ class Exporter(Protocol):
         ...
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
-        """Embed the info in the finished file; only called for ``metadata="embedded"``."""
+        """Embed the info in what :meth:`export` has written, once its proof is in it.
+
+        Only called for ``metadata="embedded"``, and once; until then the info lies beside the file.
+        """
         ...
 
 
@@ -381,8 +384,7 @@ class Evaluator(Protocol):
     def update(self, sample: Sample, results: Results) -> None:
         """Add the results of one image; called in order, one image at a time.
 
-        The results carry no image, ``orig_img`` is black: ``segx.io.images.image_of(sample)`` reads it, for whoever
-        draws.
+        The results carry no image: ``segx.io.images.image_of(sample)`` reads it, for whoever draws.
         """
         ...
 

@@ -46,6 +46,7 @@ class ModelSession(Session, Protocol):
         ...
 
 
+@runtime_checkable
 class ModelBackend(Backend, Protocol):
     """A backend that can also build models that have no file yet."""
 

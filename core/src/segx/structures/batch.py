@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,11 +41,13 @@ class Batch:
         sources: The images as they were read.
         geometry: Where each lies in the input.
         images: float32 (N, 3, H, W) in 0..1, RGB.
+        milliseconds: What making the input of each took; empty where nobody asks.
     """
 
     sources: tuple[SourceImage, ...]
     geometry: tuple[Letterbox, ...]
     images: Images
+    milliseconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +81,14 @@ class SourceImage:
     """One image of a source.
 
     Attributes:
-        image: uint8 (H, W, 3), BGR, orientation applied.
+        image: uint8 (H, W, 3), BGR, orientation applied; None once nobody needs it any more (:meth:`without_pixels`).
         path: The file, URL or name it came from; ``"image0"`` for an array.
         frame: Zero-based frame number for video and streams, else None.
         clip: The video or stream it is a frame of, else None.
         seconds: When it is shown, from the first frame of a video file on; None where that is not known.
         network: float32 (3, H, W), RGB in 0..1, when the user gave the network's own input (a tensor); it is used as
             it is, without resizing.
+        stem: What its files are called in a run, different for each image and frame; empty where nothing is written.
     """
 
     image: Image
@@ -94,6 +97,11 @@ class SourceImage:
     clip: Clip | None = None
     seconds: float | None = None
     network: Images | None = None
+    stem: str = ""
+
+    def without_pixels(self) -> Self:
+        """Return this without the image, for what only has to know which it is: 12 megapixels are 36 MB."""
+        return replace(self, image=None)  # type: ignore[arg-type]  # nobody looks at it any more
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 NO_OBJECTS = "(no detections)"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Results:
     """What was found in one image. Boxes and masks go together: the i-th of each is the i-th object, best first.
 
     Attributes:
-        orig_img: uint8 (H, W, 3), BGR, the image.
+        orig_img: uint8 (H, W, 3), BGR, the image; None where only its size matters, which ``boxes`` know too.
         path: The file, URL or name it came from.
         names: Class number to class name.
         boxes: Never None; empty when nothing was found.
@@ -48,7 +48,7 @@ class Results:
         task: The task that made them; its drawing is what :meth:`plot` uses.
     """
 
-    orig_img: Image
+    orig_img: Image | None
     path: str
     names: Mapping[int, str]
     boxes: Boxes = None  # type: ignore[assignment]  # filled in below
@@ -61,11 +61,11 @@ class Results:
     task: str = "segment"
 
     def __post_init__(self) -> None:
-        fill = {"boxes": Boxes.empty(self.orig_shape), "masks": Masks.empty(self.orig_shape)}
-        for name, empty in fill.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, empty)
-        object.__setattr__(self, "names", dict(self.names))  # whoever renames a class here renames it nowhere else
+        if self.boxes is None:
+            self.boxes = Boxes.empty(self.orig_shape)  # type: ignore[unreachable]  # left out by who made it
+        if self.masks is None:
+            self.masks = Masks.empty(self.orig_shape)  # type: ignore[unreachable]
+        self.names = dict(self.names)  # whoever renames a class here renames it nowhere else
         if len(self.masks) not in {0, len(self.boxes)}:
             msg = f"{len(self.boxes)} boxes cannot have {len(self.masks)} masks"
             raise ValueError(msg)
@@ -73,6 +73,8 @@ class Results:
     @property
     def orig_shape(self) -> tuple[int, int]:
         """(height, width) of the image."""
+        if self.orig_img is None:
+            return self.boxes.orig_shape
         height, width = self.orig_img.shape[:2]
         return height, width
 
@@ -311,13 +313,24 @@ class Results:
         x0, y0, x1, y1 = self.masks.bounds[index].tolist()
         left, top = self.masks.rects[index, :2].tolist()
         alpha = self.masks.bitmap(index)[y0 - top : y1 - top, x0 - left : x1 - left]
-        return np.dstack([self.orig_img[y0:y1, x0:x1], alpha.astype(np.uint8) * 255])
+        return np.dstack([self._image[y0:y1, x0:x1], alpha.astype(np.uint8) * 255])
 
     def _cut_box(self, index: int) -> Image:
         height, width = self.orig_shape
         x1, y1 = np.floor(self.boxes.xyxy[index, :2]).astype(int).clip(0).tolist()
         x2, y2 = np.ceil(self.boxes.xyxy[index, 2:]).astype(int).clip(0, (width, height)).tolist()
-        return self.orig_img[y1:y2, x1:x2]
+        return self._image[y1:y2, x1:x2]
+
+    @property
+    def _image(self) -> Image:
+        """The image.
+
+        Raises:
+            UsageError: It was not kept.
+        """
+        if self.orig_img is None:
+            raise UsageError(f"{self.path}: these results hold no image to draw on or to cut from", hint="img=...")
+        return self.orig_img
 
     def _largest_ring(self, index: int) -> NDArray[np.float32]:
         return self._largest_rings[index]

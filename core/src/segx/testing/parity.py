@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.flows.outputs import run
+from segx.flows.runner import infer
 from segx.ops.arrays import to_numpy
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def predict(
 ) -> list[Results]:
     """Return what a session finds in images: the three steps that every verb takes."""
     batch = task.preprocess([scene.source for scene in scenes], shape)
-    return task.decode(run(session, batch.images), batch, session.info, options)
+    return task.decode(infer(session, batch.images), batch, session.info, options)
 
 
 def run_twice(session: Session, images: Images) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:

@@ -11,6 +11,7 @@ from segx_backend_onnxruntime.providers import devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from segx.artifact import Artifact, ArtifactInfo
     from segx.options.verbs import SessionOptions
@@ -23,9 +24,9 @@ class OnnxRuntimeBackend(FormatBackend):
     title = "ONNX"
     runtime = "ONNX Runtime"
 
-    def _read(self, artifact: Artifact) -> tuple[Mapping[str, Any], Graph]:
+    def _read(self, path: Path) -> tuple[Mapping[str, Any], Graph]:
         """Return metadata and graph from the bytes of the header; ONNX Runtime is not even imported."""
-        path, header = artifact.path, read_header(artifact.path)
+        header = read_header(path)
         if len(header.inputs) != 1:
             names = ", ".join(item.name for item in header.inputs) or "none"
             raise ModelError(f"{path}: has {len(header.inputs)} inputs ({names}); segx runs models with one")

@@ -10,6 +10,8 @@ from segx.errors import ModelError
 from segx.plugin.base import FormatBackend
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segx.artifact import Artifact, ArtifactInfo
     from segx.options.verbs import SessionOptions
     from segx_backend_torchscript.session import TorchScriptSession
@@ -24,8 +26,7 @@ class TorchScriptBackend(FormatBackend):
     title = "TorchScript"
     runtime = "TorchScript"
 
-    def _read(self, artifact: Artifact) -> tuple[dict[str, Any] | None, None]:
-        path = artifact.path
+    def _read(self, path: Path) -> tuple[dict[str, Any] | None, None]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             root = names[0].split("/", 1)[0] if names else ""

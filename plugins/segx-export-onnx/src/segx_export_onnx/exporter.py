@@ -45,19 +45,27 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
         if options.half:
             half.convert(model)
         graph.name_axes(model, source, job.info)
-        graph.embed(model, job.info)
         graph.check(model)
         write_bytes(job.destination, _serialise(model))
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
-        """Replace the metadata of a finished file, atomically; graph and weights stay as they are."""
+        """Append the metadata to a file; only one that has some already is written anew, atomically.
+
+        The fields of a message may stand in any order, so that neither graph nor weights are written again.
+        """
         import onnx
 
         from segx_export_onnx import graph
 
         model = onnx.load(path, load_external_data=False)
-        graph.embed(model, info)
-        write_bytes(path, _serialise(model))
+        if model.metadata_props:
+            graph.embed(model, info)
+            write_bytes(path, _serialise(model))
+            return
+        rest = onnx.ModelProto()
+        graph.embed(rest, info)
+        with path.open("ab") as file:
+            file.write(_serialise(rest))
 
 
 def _serialise(model: Any) -> bytes:

@@ -24,8 +24,8 @@ _SAME_DAY = (1980, 1, 1, 0, 0, 0)
 _PRIVATE = (".debug_pkl",)
 
 
-def rewrite(source: Path | BinaryIO, destination: Path, *, config: bytes) -> None:
-    """Write ``source`` to ``destination`` with ``config`` as the content of ``extra/config.txt``.
+def rewrite(source: Path | BinaryIO, destination: Path, *, config: bytes | None = None) -> None:
+    """Write ``source`` to ``destination`` with ``config``, if any, as the content of ``extra/config.txt``.
 
     Raises:
         ModelError: The source is no TorchScript archive.
@@ -39,9 +39,29 @@ def rewrite(source: Path | BinaryIO, destination: Path, *, config: bytes) -> Non
             for name in names:
                 if name != f"{root}/{CONFIG}" and not name.endswith(_PRIVATE):
                     _add(new, file, name, old.read(name))
-            _add(new, file, f"{root}/{CONFIG}", config)
+            if config is not None:
+                _add(new, file, f"{root}/{CONFIG}", config)
     except zipfile.BadZipFile as error:
         raise ModelError(f"{source}: is damaged or no TorchScript model ({error})") from error
+
+
+def append(path: Path, config: bytes) -> None:
+    """Add ``config`` to an archive that has none; what is in it stays where it is."""
+    with path.open("r+b") as file, zipfile.ZipFile(file, "a") as archive:
+        _add(archive, file, f"{archive.namelist()[0].partition('/')[0]}/{CONFIG}", config)
+
+
+def has_config(path: Path) -> bool:
+    """Return True if there is a ``config`` in an archive.
+
+    Raises:
+        ModelError: It is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/{CONFIG}") for name in archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{path}: is damaged or no TorchScript model ({error})") from error
 
 
 def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes) -> None:

@@ -9,7 +9,7 @@ from segx.errors import UsageError
 from segx.io.files import replacing
 from segx.plugin.base import FormatExporter
 from segx.runtime import device_kind
-from segx_export_torchscript.archive import rewrite
+from segx_export_torchscript.archive import append, has_config, rewrite
 from segx_export_torchscript.options import TorchScriptOptions
 
 if TYPE_CHECKING:
@@ -40,12 +40,15 @@ class TorchScriptExporter(FormatExporter[TorchScriptOptions]):
 
         traced = tracing.trace(source, half=options.half, freeze=options.optimize)
         with replacing(job.destination) as temporary:
-            rewrite(traced, temporary, config=_config(job.info))
+            rewrite(traced, temporary)
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
-        """Replace the metadata of a finished file, atomically; the model in it stays as it is."""
-        with replacing(path) as temporary:
-            rewrite(path, temporary, config=_config(info))
+        """Append the metadata to a file; only one that has some already is written anew, atomically."""
+        if has_config(path):
+            with replacing(path) as temporary:
+                rewrite(path, temporary, config=_config(info))
+        else:
+            append(path, _config(info))
 
 
 def _config(info: ArtifactInfo) -> bytes:

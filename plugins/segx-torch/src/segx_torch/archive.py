@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from segx.errors import ModelError
 
 if TYPE_CHECKING:
-    from io import FileIO
+    from io import BufferedReader
     from pathlib import Path
     from types import TracebackType
 
@@ -27,15 +27,16 @@ class Archive:
     """An open container: one pickle, and one stored (never compressed) entry for each storage.
 
     Args:
-        path: The file.
+        path: The file, for messages.
+        file: It, open; closed with this.
 
     Raises:
         ModelError: The file is not a zip, or its directory says something that cannot be.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: BufferedReader) -> None:
         self.path = path
-        self._file: FileIO = path.open("rb", buffering=0)
+        self._file = file
         try:
             self._entries = self._checked(zipfile.ZipFile(self._file).infolist())
             self.root = self._root()
@@ -160,7 +161,7 @@ class Archive:
         return ModelError(f"{self.path}: not a sound checkpoint: {reason}", hint="download or save the file again")
 
 
-def _fill(file: FileIO, target: memoryview) -> bool:
+def _fill(file: BufferedReader, target: memoryview) -> bool:
     """Read until the target is full; a system call may give less than it was asked for."""
     filled = 0
     while filled < len(target):

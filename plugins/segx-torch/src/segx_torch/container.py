@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
@@ -17,6 +18,7 @@ from segx_torch.unpickle import ITEM_SIZE, Record, TensorRef, read_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from io import BufferedReader
     from pathlib import Path
     from types import TracebackType
 
@@ -103,6 +105,9 @@ class Container:
     ) -> None:
         self.numbers.close()
 
+    def __del__(self) -> None:
+        self.numbers.close()  # a model may be dropped that nobody has opened a session of
+
 
 def open_container(path: Path) -> Container:
     """Open a checkpoint of any known kind; nothing in it is executed.
@@ -113,13 +118,16 @@ def open_container(path: Path) -> Container:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: is no file", hint="give the path of a .pt or .safetensors file")
-        with open_regular(path) as file:
+        file = cast("BufferedReader", open_regular(path))
+        with contextlib.ExitStack() as opening:
+            opening.enter_context(file)
             head = file.read(512)
+            if head.startswith(_ZIP):
+                opening.pop_all()  # the archive's from here on
+                return _open_archive(path, file)
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror or error}"
         raise ModelError(msg, hint="give the path of a .pt or .safetensors file") from error
-    if head.startswith(_ZIP):
-        return _open_archive(path)
     if head[8:9] == b"{":
         return _open_safetensors(path)
     raise ModelError(f"{path}: {_other_kind(head)}", hint=_fix(head))
@@ -166,8 +174,8 @@ def _open_safetensors(path: Path) -> Container:
     )
 
 
-def _open_archive(path: Path) -> Container:
-    archive = Archive(path)
+def _open_archive(path: Path, file: BufferedReader) -> Container:
+    archive = Archive(path, file)
     try:
         archive.check_byte_order()
         content = read_pickle(archive.pickle(), where=str(path))

@@ -89,7 +89,7 @@ class TorchSession:
 
         The model takes over the file's class names when it has as many classes.
         """
-        with open_container(artifact.path) as container:
+        with artifact.take(open_container) as container:
             source = read_container(container)
         report = _move(source.weights, self.module, self.architecture)
         if not report.loaded:
@@ -186,7 +186,7 @@ def open_session(artifact: Artifact, options: SessionOptions) -> TorchSession:
         ModelError: The file is missing, damaged, unsafe or of another kind, or no architecture installed fits.
         UsageError: The device is not there, or cannot run in half precision.
     """
-    with open_container(artifact.path) as container:
+    with artifact.take(open_container) as container:
         architecture, config = identify(container)
         checkpoint = read_container(container)
     module = _filled(architecture, config, checkpoint, artifact.path)

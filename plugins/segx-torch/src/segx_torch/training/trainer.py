@@ -24,6 +24,7 @@ from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze, keep_frozen_statistics
 from segx_torch.training.memory import retain_heap
 from segx_torch.training.optimizer import OptimizerConfig, Schedule, build_optimizer, choose
+from segx_torch.training.processes import lost_process, restore_scaler, scaler_state
 from segx_torch.training.state import Snapshot, TrainerState
 from segx_torch.training.statistics import take_statistics, without_statistics
 from segx_torch.training.stop import Stop
@@ -435,7 +436,7 @@ class Trainer:
             ema=self.ema.module.state_dict(),
             updates=self.ema.updates,
             optimizer=self.optimizer.state_dict(),
-            precision=self.fabric.strategy.precision.state_dict(),
+            precision=scaler_state(self.fabric),
             rng=rng.state(),
             gradients=waiting,
             progress=dataclasses.asdict(self.progress),
@@ -451,7 +452,7 @@ class Trainer:
                 logger.warning("another amp than before: what %s gave before the stop is dropped", lost)
             self.progress.pending = 0
         elif self._half:
-            self.fabric.strategy.precision.load_state_dict(dict(saved.precision))
+            restore_scaler(self.fabric, saved.precision)
         for name, parameter in self.raw.named_parameters():
             if self.progress.pending and name in saved.gradients:
                 parameter.grad = saved.gradients[name].to(parameter.device)
@@ -477,7 +478,7 @@ class Trainer:
     @property
     def _half(self) -> bool:
         """Whether gradients are scaled, for half precision."""
-        return bool(self.fabric.strategy.precision.state_dict())
+        return bool(scaler_state(self.fabric))
 
 
 @contextlib.contextmanager
@@ -509,12 +510,6 @@ def determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is what th
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
-
-
-def lost_process(error: RuntimeError) -> bool:
-    """Return True if torch has lost the process it was exchanging gradients with."""
-    words = str(error).lower()
-    return any(part in words for part in ("connection reset by peer", "connection closed by peer", "remote process"))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
