@@ -15,7 +15,6 @@ import yaml
 
 from segx.console import counted, progress
 from segx.data.definition import ONLY, open_splits
-from segx.data.show import annotation_masks
 from segx.data.splits import open_data
 from segx.data.tally import notify
 from segx.errors import DataError
@@ -24,6 +23,7 @@ from segx.io.names import file_names, image_ids, safe, stems
 from segx.io.paths import expanded
 from segx.ops.outlines import clip
 from segx.ops.polygons import one_ring
+from segx.structures.annotations import annotation_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

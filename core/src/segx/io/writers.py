@@ -57,7 +57,8 @@ class Frame:
     @cached_property
     def drawn(self) -> Image:
         """The image with the results drawn in, made once."""
-        return self.results.plot(**self.style)
+        image: Image = self.results.plot(**self.style)
+        return image
 
 
 class ResultWriter(Protocol):

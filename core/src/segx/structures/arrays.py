@@ -1,8 +1,9 @@
-"""``ResultArray``: a NumPy array that also answers to the methods of a tensor, so that programs written for them run."""
+"""``ResultArray``: a NumPy array that also answers to the methods of a tensor, for programs written for those."""
 
 from __future__ import annotations
 
 import numbers
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class OnHost:
-    """What lies in the memory of the host already: ``cpu()``, ``numpy()``, ``cuda()`` and ``to()`` return it as it is."""
+    """What lies in the host's memory already: ``cpu()``, ``numpy()``, ``cuda()`` and ``to()`` return it as it is."""
 
     def to(self, *_where: Any, **_how: Any) -> Self:
         """Return this object: it holds NumPy arrays already."""
@@ -76,7 +77,7 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         return float(self.item())
 
     def __index__(self) -> int:
-        return self.item().__index__()  # type: ignore[no-any-return]  # a float has none, and says so
+        return operator.index(self.item())
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self.item(), digits) if self.size == 1 else np.round(self, digits or 0)
@@ -88,14 +89,14 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
     # Other arrays of the same numbers
 
     @property
-    def size(self) -> Size:  # type: ignore[override]  # a number still
+    def size(self) -> Size:
         """The number of elements; ``size()`` is the shape and ``size(0)`` its first side."""
-        size = Size(np.ndarray.size.__get__(self))  # type: ignore[attr-defined]
+        size = Size(np.ndarray.size.__get__(self))
         size.shape = self.shape
         return size
 
     @property
-    def device(self) -> str:  # type: ignore[override]  # NumPy's word for it
+    def device(self) -> Any:
         """Where it lies: ``"cpu"``."""
         return "cpu"
 
@@ -134,11 +135,11 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         """Return the array with one more axis, of length one."""
         return np.expand_dims(self, dim)
 
-    def squeeze(self, dim: Any = None, *, axis: Any = None) -> Any:
+    def squeeze(self, axis: Any = None, *, dim: Any = None) -> Any:
         """Return the array without its axes of length one; ``dim`` stays where it is longer."""
-        if isinstance(dim, int) and self.shape[dim] != 1:
+        if dim is not None and self.shape[dim] != 1:
             return self
-        return super().squeeze(dim if axis is None else axis)
+        return super().squeeze(axis if dim is None else dim)
 
     def permute(self, *dims: Any) -> Any:
         """Return the array with its axes in another order."""
@@ -211,6 +212,10 @@ def _typed(kind: str) -> Any:
     return lambda self: self.to(np.dtype(kind))
 
 
+def _elementwise(function: Any) -> Any:
+    return lambda self, *others: function(self, *others)  # noqa: PLW0108 - which binds, and a ufunc does not
+
+
 def _reduced(name: str) -> Any:
     """Return a reduction of NumPy's that takes a tensor's words as well."""
     function = getattr(np.ndarray, name)
@@ -222,19 +227,35 @@ def _reduced(name: str) -> Any:
 
 
 _TYPES = {
-    **{"bool": "bool", "byte": "uint8", "char": "int8", "short": "int16", "int": "int32", "long": "int64"},
-    **{"half": "float16", "float": "float32", "double": "float64"},
+    "bool": "bool",
+    "byte": "uint8",
+    "char": "int8",
+    "short": "int16",
+    "int": "int32",
+    "long": "int64",
+    "half": "float16",
+    "float": "float32",
+    "double": "float64",
 }
 _UFUNCS = {
     **{name: name for name in ("abs", "floor", "ceil", "sqrt", "exp", "log", "add", "isnan", "isfinite")},
-    **{"sub": "subtract", "mul": "multiply", "div": "divide", "eq": "equal", "ne": "not_equal"},
-    **{"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal"},
-    **{"logical_and": "logical_and", "logical_or": "logical_or", "logical_not": "logical_not"},
+    "sub": "subtract",
+    "mul": "multiply",
+    "div": "divide",
+    "eq": "equal",
+    "ne": "not_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "lt": "less",
+    "le": "less_equal",
+    "logical_and": "logical_and",
+    "logical_or": "logical_or",
+    "logical_not": "logical_not",
 }
 for _name, _kind in _TYPES.items():
     setattr(ResultArray, _name, _typed(_kind))
 for _name, _function in _UFUNCS.items():
-    setattr(ResultArray, _name, (lambda function: lambda self, *others: function(self, *others))(getattr(np, _function)))
+    setattr(ResultArray, _name, _elementwise(getattr(np, _function)))
 for _name in ("any", "all", "sum", "mean", "std", "var", "prod", "argmax", "argmin", "cumsum"):
     setattr(ResultArray, _name, _reduced(_name))
-ResultArray.type = ResultArray.to  # type: ignore[method-assign]  # a tensor's older word
+setattr(ResultArray, "type", ResultArray.to)  # noqa: B010 - a tensor's older word for it

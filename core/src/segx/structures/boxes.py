@@ -52,12 +52,12 @@ class Boxes(OnHost):
     @property
     def xyxyn(self) -> ResultArray:
         """:attr:`xyxy` divided by the width and height of the image."""
-        return self.xyxy / self._size
+        return ResultArray.of(self.xyxy / self._size)
 
     @property
     def xywhn(self) -> ResultArray:
         """:attr:`xywh` divided by the width and height of the image."""
-        return self.xywh / self._size
+        return ResultArray.of(self.xywh / self._size)
 
     @property
     def conf(self) -> ResultArray:
@@ -77,12 +77,12 @@ class Boxes(OnHost):
     @property
     def is_track(self) -> bool:
         """Whether there are track ids."""
-        return self.data.shape[1] == 7
+        return bool(self.data.shape[1] == 7)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, 6) or (N, 7)."""
-        return self.data.shape
+        return tuple(self.data.shape)
 
     @property
     def _size(self) -> ResultArray:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import cv2
 import numpy as np
 
+from segx.ops.arrays import to_numpy
 from segx.ops.bits import WORD, pack, unpack, words_per_row
 from segx.ops.polygons import Polygon, fill_parts, trace
-from segx.ops.arrays import to_numpy
 from segx.structures import rle as rle_codec
 from segx.structures.arrays import OnHost, ResultArray
 
@@ -223,7 +223,7 @@ class Masks(OnHost):
     def xyn(self) -> list[ResultArray]:
         """:attr:`xy` divided by the width and height of the original image."""
         size = np.array(self.orig_shape[::-1], np.float32)
-        return [ring / size for ring in self.xy]
+        return [ResultArray.of(ring / size) for ring in self.xy]
 
     @cached_property
     def polygons(self) -> list[list[Polygon]]:
