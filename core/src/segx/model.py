@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import ArtifactInfo
     from segx.io.sources import Source, Unreadable
+    from segx.io.writers import RunOutput
     from segx.plugin.interfaces import Architecture, Metrics, Session
     from segx.plugin.jobs import ModelConfig, ModelSummary
     from segx.plugin.registry import Registry
@@ -77,6 +78,7 @@ class YOLO:
         self._changed = False
         self._info = self._read_info()
         self._device: str | None = None
+        self._outputs: dict[PredictOptions, RunOutput] = {}
         self.path = self._origin.path if isinstance(self._origin, Artifact) else None
         self.failures: list[Unreadable] = []
         self.trained: Trained | None = None
@@ -188,7 +190,8 @@ class YOLO:
             source: See :func:`segx.io.sources.open_source`: a file, folder, glob, list, address, video, camera number,
                 PIL image, NumPy array, torch tensor, bytes, or a list of these.
             stream: Return an iterator that works as it is asked, and keeps nothing; for videos and long folders.
-            options: See :class:`segx.options.verbs.PredictOptions`.
+            options: See :class:`segx.options.verbs.PredictOptions`. What calls with the same options write goes into
+                one folder, nothing over anything else; with ``exist_ok`` files of the same name are replaced.
 
         Returns:
             One :class:`~segx.structures.results.Results` for each image, in order. What cannot be read is logged,
@@ -207,8 +210,11 @@ class YOLO:
     def _predict(self, source: Any, options: PredictOptions) -> Iterator[Results]:
         from segx.flows.predict import predict
         from segx.io.sources import open_source
+        from segx.io.writers import RunOutput
 
         self.failures = []
+        # Who names a folder that may be there already wants its files replaced.
+        output = None if options.exist_ok else self._outputs.setdefault(options.replace(stream=False), RunOutput())
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
             session, streams = self._session_for(opened, options)
@@ -221,6 +227,7 @@ class YOLO:
                 model=self._given,
                 failures=self.failures,
                 streams=streams,
+                output=output,
             )
         except BaseException:
             opened.close()

@@ -14,8 +14,8 @@ from segx.errors import DataError
 from segx.flows.inputs import InputPlan, by, check_classes, check_head, infer, merged, milliseconds_since
 from segx.flows.pipeline import OrderedExecutor, Prefetcher, Sequencer
 from segx.io.sources import Unreadable
-from segx.io.writers import ResultWriters, Window, check, drawing_style, saves
-from segx.runs import Run, Step, make_run_folder
+from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
+from segx.runs import Run, Step
 from segx.runtime import helpers
 from segx.structures.batch import Batch, Letterbox
 
@@ -92,6 +92,7 @@ def predict(
     model: str = "model",
     failures: list[Unreadable] | None = None,
     streams: int = 1,
+    output: RunOutput | None = None,
 ) -> Iterator[Results]:
     """Return what a model finds in each image of a source, in order, as it is found.
 
@@ -108,6 +109,7 @@ def predict(
         failures: Gets what could not be read.
         streams: How many batches go through the network side by side; above 1 the session has to be one that may be
             run from several threads at once.
+        output: Where results are written, when other runs write there too; default: a folder of its own.
 
     Raises:
         UsageError: Options that contradict each other or the model.
@@ -128,6 +130,7 @@ def predict(
         plan=plan,
         failures=[] if failures is None else failures,
         streams=1 if source.live else streams,
+        output=output or RunOutput(),
     )
     return run.run()
 
@@ -145,6 +148,7 @@ class _Prediction:
     plan: InputPlan
     failures: list[Unreadable]
     streams: int
+    output: RunOutput
 
     def __post_init__(self) -> None:
         self.decoding = self.options.decode()
@@ -158,7 +162,7 @@ class _Prediction:
         run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
         self.notify("run_started", run=run)
         self.tally = _Tally()  # the clock runs from here
-        writers = ResultWriters(self.options, folder)
+        writers = ResultWriters(self.options, None if folder is None else self.output)
         try:
             yield from self._results(run, writers)
             self._judge()
@@ -268,12 +272,7 @@ class _Prediction:
         return [frame.results for frame in frames]
 
     def _make_folder(self) -> Path | None:
-        options = self.options
-        if not saves(options):
-            return None
-        return make_run_folder(
-            "predict", task=self.task.name, project=options.project, name=options.name, exist_ok=options.exist_ok
-        )
+        return self.output.open(self.options, task=self.task.name) if saves(self.options) else None
 
     def _leave_no_empty(self, folder: Path | None) -> None:
         """Remove the folder of a run that has failed before it wrote anything."""
