@@ -196,11 +196,11 @@ def _input_size(info: ArtifactInfo, options: InputOptions, model: str) -> tuple[
         return info.imgsz
     size = image_size(options.imgsz, info.stride)
     asked = (options.imgsz, options.imgsz) if isinstance(options.imgsz, int) else options.imgsz
-    taken = tuple(
+    height, width = (
         side if axis in info.dynamic else own
         for axis, side, own in zip(("height", "width"), size, info.imgsz, strict=True)
     )
-    if taken != size:
+    if (taken := (height, width)) != size:
         why = f"{model} takes that only; export it again with imgsz={asked[0]},{asked[1]} or dynamic=true for another"
         logger.warning("imgsz=%s becomes %s: %s", by(*asked), by(*taken), why)
     elif size != asked:
