@@ -116,8 +116,8 @@ def test_every_number_has_an_upper_bound(kind: type[PredictOptions | ValOptions 
 VERBS = (PredictOptions, ValOptions, TrainOptions, ExportOptions)
 
 ARGS = """
-{task: segment, mode: train, model: yolov8n-seg.pt, data: coco8-seg.yaml, epochs: 100, time: null, patience: 100, batch: 16,
-imgsz: 640, save: true, save_period: -1, cache: false, device: null, workers: 8, project: null, name: train,
+{task: segment, mode: train, model: yolov8n-seg.pt, data: coco8-seg.yaml, epochs: 100, time: null, patience: 100,
+batch: 16, imgsz: 640, save: true, save_period: -1, cache: false, device: null, workers: 8, project: null, name: train,
 exist_ok: false, pretrained: true, optimizer: auto, verbose: true, seed: 0, deterministic: true, single_cls: false,
 rect: false, cos_lr: false, close_mosaic: 10, resume: false, amp: true, fraction: 1.0, profile: false, freeze: null,
 multi_scale: false, compile: false, overlap_mask: true, mask_ratio: 4, dropout: 0.0, val: true, split: val,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import UsageError, did_you_mean, not_known
+from segx.options.neutral import NEUTRAL
 from segx.options.schema import OptionInfo
 from segx_cli.commands import COMMANDS
 from segx_cli.line import UnknownOptionError, join, read
@@ -86,7 +87,7 @@ def read_call(command: Command, verb: VerbModule, tokens: Sequence[str]) -> Call
     Raises:
         UsageError: Something is unknown, missing, or out of range.
     """
-    known = known_names(verb)
+    known = _taken_in_silence() | known_names(verb)
     values: dict[str, Any]
     try:
         values, words = read(join(tokens), known, command=f"segx {command.name}")
@@ -100,6 +101,14 @@ def read_call(command: Command, verb: VerbModule, tokens: Sequence[str]) -> Call
     if task is not None:
         _check_task(task)
     return _check(verb, command, task, values)
+
+
+def _taken_in_silence() -> dict[str, OptionInfo]:
+    """Return the options of other programs, which the options themselves take or refuse."""
+    return {
+        name: OptionInfo(name, "", None, reason, "", switch=any(isinstance(value, bool) for value in values))
+        for name, (values, reason) in NEUTRAL.items()
+    }
 
 
 def known_names(verb: VerbModule) -> dict[str, OptionInfo]:

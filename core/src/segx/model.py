@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError, did_you_mean
+from segx.errors import MissingModelError, ModelError, UsageError, WrongTypeError, did_you_mean
 from segx.io.paths import expanded
 from segx.options.verbs import PredictOptions, SessionOptions, TrainOptions, ValOptions
 from segx.plugin.registry import get_registry
@@ -57,6 +57,7 @@ class YOLO:
             your own) for a new model with random weights, or a known name, ``"yolov8n-seg.pt"`` or
             ``"yolov8n-seg"``, whose weights are downloaded on first use.
         task: The task the model has to have; default: whichever it has.
+        verbose: Log layers, parameters and FLOPs, where they are known.
 
     Attributes:
         path: The model's file, or None for a new model.
@@ -69,7 +70,12 @@ class YOLO:
         UsageError: It is of another task.
     """
 
-    def __init__(self, model: str | os.PathLike[str] = "yolov8n-seg.pt", task: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "yolov8n-seg.pt",
+        task: str | None = None,
+        verbose: bool = False,  # noqa: FBT001, FBT002 - a keyword that others have
+    ) -> None:
         self._registry = get_registry()
         self._origin = find_model(model, self._registry)
         self._given = os.fspath(model)
@@ -84,6 +90,8 @@ class YOLO:
         self.trained: Trained | None = None
         if task is not None and task != self.task:
             raise UsageError(f"{self._given} is a model for {self.task!r}, not for {task!r}")
+        if verbose and (self.path is None or self.path.suffix == f".{_MODEL_FORMAT}"):
+            self.info()
 
     # What is known
 
@@ -334,7 +342,7 @@ class YOLO:
             path = path / "weights" / "last.pt"
         if path != self.path:
             if not path.exists():
-                raise ModelError(f"resume={path} is not there", hint="a run keeps its state in weights/last.pt")
+                raise MissingModelError(f"resume={path} is not there", hint="a run keeps its state in weights/last.pt")
             self._take(path)
         return path
 
@@ -452,7 +460,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         MissingPluginError: Nothing installed knows its architecture.
     """
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
-        raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
+        raise WrongTypeError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
     path = expanded(text)
     if path.suffix.lower() in {".yaml", ".yml"}:
@@ -500,6 +508,6 @@ def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefiniti
         return ModelDefinition(architecture.read_config(path.stem), architecture)
     known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
     hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
-    raise ModelError(
+    raise MissingModelError(
         f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
     )

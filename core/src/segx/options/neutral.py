@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from segx.errors import UsageError
+from segx.errors import WrongValueError
 from segx.options.schema import parse_literal, plain, shown
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
 
@@ -53,8 +53,8 @@ NEUTRAL: dict[str, Neutral] = {
     **_each("images are loaded in one way", v5loader=False, min_memory=False),
     **_each("of other tasks", pose=_ANY, kobj=_ANY, rle=_ANY, angle=_ANY, kpt_shape=_ANY),
     **_each("of classification", auto_augment=_ANY, erasing=_ANY, crop_fraction=_ANY),
-    **_each("not of this format", keras=False, optimize=False, int8=False, dynamic=False, nms=False),
-    **_each("not of this format", simplify=(True, False), opset=_UNSET, workspace=(4,), end2end=False),
+    **_each("an option of some export formats", keras=False, optimize=False, int8=False, dynamic=False, nms=False),
+    **_each("an option of some export formats", simplify=(True, False), opset=_UNSET, workspace=(4,), end2end=False),
     **_each("the call says it", source=_ANY, format=_ANY),
     **_each("the call says it", task=_ANY, mode=_ANY, model=_ANY, cfg=_ANY, save_dir=_ANY, tracker=_ANY),
 }
@@ -98,5 +98,5 @@ def not_neutral(values: Mapping[str, Any]) -> list[str]:
         value = plain(values[name])
         value = parse_literal(value) if isinstance(value, str) else value
         if known[name].values and value is not None and value not in known[name].values:
-            raise UsageError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
+            raise WrongValueError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
     return [name for name in values if name not in known]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union
 
-from segx.errors import UsageError, did_you_mean, not_known
+from segx.errors import UsageError, WrongTypeError, WrongValueError, did_you_mean, not_known
 
 ImageSize = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
@@ -99,9 +99,11 @@ class Options:
                     value = _number_for(value, true)
                 value = _coerce(item.name, value, hints[item.name])
                 _check_range(item.name, value, item.metadata)
+            except UsageError:
+                raise
             except (TypeError, ValueError, OverflowError, RecursionError) as error:  # numbers of 10,000 digits and such
                 wanted = _article(_type_name(hints[item.name]))
-                raise UsageError(f"{item.name}={shown(value)} is not {wanted}") from error
+                raise WrongValueError(f"{item.name}={shown(value)} is not {wanted}") from error
             object.__setattr__(self, item.name, value)
 
     @classmethod
@@ -118,7 +120,7 @@ class Options:
 
             unknown = not_neutral({name: values[name] for name in unknown})
         if unknown:
-            raise UsageError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
+            raise WrongTypeError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def replace(self, **changes: Any) -> Self:
@@ -216,10 +218,10 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     if not accepted:
         words = (*_choices(kind), *(("true", "false") if bool in _alternatives(kind) else ()))
         if _choices(kind):
-            raise UsageError(
+            raise WrongValueError(
                 f"{name}={shown(value)} is not one of {', '.join(words)}{did_you_mean(shown(value), words)}"
             )
-        raise UsageError(f"{name}={shown(value)} is not {_article(_type_name(kind))}")
+        raise WrongValueError(f"{name}={shown(value)} is not {_article(_type_name(kind))}")
     return converted
 
 
@@ -307,7 +309,7 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         if below or (le is not None and number > le):
             number_text = f"{value:g}" if isinstance(value, float) else shown(value)
             place = f"not above {gt:g}" if gt is not None and le is None else f"outside {_range_name(metadata)}"
-            raise UsageError(f"{name}={number_text} is {place}")
+            raise WrongValueError(f"{name}={number_text} is {place}")
 
 
 def _range_name(metadata: Mapping[str, Any]) -> str:
