@@ -79,9 +79,10 @@ Results go to standard output, words for people to standard error.
 """
 
 NEUTRAL_INTRODUCTION = """\
-Settings that were written down for other programs, an `args.yaml` for example, are used as they are: `train(**settings)`
-and `cfg=args.yaml`. What segx does not have is taken at values that change nothing, and refused by name at others. The
-same goes for an option that only other verbs have, at its default; `None` is the default of every option.
+Settings that were written down for other programs, an `args.yaml` for example, are used as they are, by
+`train(**settings)` and `cfg=args.yaml`. What segx does not have is taken at values that change nothing, and refused
+by name at others. The same goes for an option that only other verbs have, at its default; `None` is the default of
+every option.
 """
 
 DATA_INTRODUCTION = """\

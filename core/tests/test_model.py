@@ -215,6 +215,34 @@ def test_what_is_missing_is_reported_when_it_is_asked_for(tiny, tmp_path):
         model(tmp_path, cnf=0.5)
 
 
+def test_errors_are_what_programs_catch(tiny, tmp_path, caplog):
+    """Each is segx's own, with its line and its exit code, and also Python's for the same thing."""
+    model = YOLO(tiny)
+    for error, own, attempt in (
+        (FileNotFoundError, DataError, lambda: model(tmp_path / "missing.jpg")),
+        (FileNotFoundError, DataError, lambda: model.val(data=tmp_path / "missing.yaml")),
+        (FileNotFoundError, DataError, lambda: model.val(data="missing.yaml")),
+        (FileNotFoundError, ModelError, lambda: YOLO(tmp_path / "missing.onnx")),
+        (FileNotFoundError, ModelError, lambda: YOLO("missing.pt")),
+        (FileNotFoundError, ModelError, lambda: YOLO("missing.yaml")),
+        (ValueError, UsageError, lambda: model(tmp_path, conf=2)),
+        (ValueError, UsageError, lambda: model(tmp_path, imgsz="wide")),
+        (ValueError, UsageError, lambda: model(tmp_path, augment=True)),
+        (TypeError, UsageError, lambda: model(tmp_path, cnf=0.5)),
+        (TypeError, UsageError, lambda: model(object())),
+        (TypeError, UsageError, lambda: YOLO(3)),
+    ):
+        with pytest.raises(error) as caught:
+            attempt()
+        assert isinstance(caught.value, own)
+        assert str(caught.value).startswith(caught.value.message)
+    with caplog.at_level("INFO", logger="segx"):
+        YOLO(tiny, verbose=False)
+        assert "parameters" not in caplog.text
+        YOLO(tiny, verbose=True)
+    assert "parameters" in caplog.text
+
+
 def test_failures_are_kept(tiny, image, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"x")

@@ -95,7 +95,7 @@ def read_call(command: Command, verb: VerbModule, tokens: Sequence[str]) -> Call
         raise _with_its_verb(error, command) from error
     task = _take_task(words, command, known)
     if "cfg" in values:
-        values = _from_file(str(values.pop("cfg")), known, command) | values
+        values = _from_file(str(values.pop("cfg")), known_names(verb), command) | values
     named = values.pop("task", None)
     task = task or (None if named is None else str(named))
     if task is not None:
@@ -173,11 +173,13 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
     values = _read_yaml(path)
     strange = {name: value for name, value in values.items() if name not in known and name != "mode"}
     elsewhere = _verbs_by_option() if strange else {}
+    passed = {name: value for name, value in strange.items() if name in NEUTRAL and name not in elsewhere}
+    strange = {name: value for name, value in strange.items() if name not in passed}
     if unknown := [name for name in strange if name not in elsewhere]:
         raise UsageError(f"{path}: {not_known(unknown, known)}", hint=f"segx {command.name} --help lists the options")
     if strange:
         logger.info("%s: not options of %s, left aside: %s", path, command.name, ", ".join(sorted(strange)))
-    return {name: value for name, value in values.items() if name in known and value is not None}
+    return passed | {name: value for name, value in values.items() if name in known and value is not None}
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
