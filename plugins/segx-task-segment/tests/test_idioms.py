@@ -219,3 +219,37 @@ def test_supervision_reads_them(results: SegmentResults) -> None:
         np.testing.assert_array_equal(theirs.mask, ours.mask)
         assert theirs.data["class_name"].tolist() == ["person", "bus"]
     assert len(sv.Detections.from_ultralytics(results.new())) == 0
+
+
+def test_sahi_reads_them(results: SegmentResults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own adapter takes a model object; the packages that it looks for are not needed for that."""
+    sahi = pytest.importorskip("sahi.models.ultralytics")
+
+    class Model:
+        names, task = NAMES, "segment"
+
+        def __call__(self, images: list[Any], **_: Any) -> list[Any]:
+            return [results for _ in images]
+
+    monkeypatch.setattr(sahi.UltralyticsDetectionModel, "check_dependencies", lambda *_: None)
+    mapping = {str(number): name for number, name in NAMES.items()}
+    model = sahi.UltralyticsDetectionModel(
+        model=Model(), device="cpu", confidence_threshold=0.1, category_mapping=mapping
+    )
+    model.perform_inference(results.orig_img)
+    model.convert_original_predictions(full_shape=[60, 80])
+    found = model.object_prediction_list
+    assert [(one.category.name, one.bbox.to_xyxy()) for one in found] == [
+        (NAMES[int(row[5])], row[:4].tolist()) for row in BOXES
+    ]
+    assert [one.score.value for one in found] == pytest.approx([0.9, 0.75])
+    for one, mask in zip(found, masks(), strict=True):
+        assert np.mean(one.mask.bool_mask == mask) > 0.97, "by its outline, of which the last pixels are off"
+
+
+def test_fiftyone_reads_them(results: SegmentResults) -> None:
+    fiftyone = pytest.importorskip("fiftyone.utils.ultralytics")
+    for found in (fiftyone.to_detections(results).detections, fiftyone.to_polylines(results).polylines):
+        assert [one.label for one in found] == ["person", "bus"]
+        assert [one.confidence for one in found] == pytest.approx([0.9, 0.75])
+    np.testing.assert_allclose(fiftyone.to_detections(results).detections[0].bounding_box, [5 / 80, 1 / 6, 0.25, 1 / 3])
