@@ -239,9 +239,8 @@ def test_sahi_reads_them(results: SegmentResults, monkeypatch: pytest.MonkeyPatc
     model.perform_inference(results.orig_img)
     model.convert_original_predictions(full_shape=[60, 80])
     found = model.object_prediction_list
-    assert [(one.category.name, one.bbox.to_xyxy()) for one in found] == [
-        (NAMES[int(row[5])], row[:4].tolist()) for row in BOXES
-    ]
+    assert [one.category.name for one in found] == ["person", "bus"]
+    np.testing.assert_allclose([one.bbox.to_xyxy() for one in found], BOXES[:, :4], atol=1)  # it numbers pixels
     assert [one.score.value for one in found] == pytest.approx([0.9, 0.75])
     for one, mask in zip(found, masks(), strict=True):
         assert np.mean(one.mask.bool_mask == mask) > 0.97, "by its outline, of which the last pixels are off"
