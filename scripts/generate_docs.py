@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segx.options.neutral import NEUTRAL
 from segx.plugin.registry import get_registry
 from segx_cli.commands import COMMANDS
 from segx_cli.data import ACTIONS
@@ -77,6 +78,13 @@ Results go to standard output, words for people to standard error.
 | `http_proxy`, `https_proxy`, `no_proxy` | the proxy for downloads |
 """
 
+NEUTRAL_INTRODUCTION = """\
+Settings that were written down for other programs, an `args.yaml` for example, are used as they are, by
+`train(**settings)` and `cfg=args.yaml`. What segx does not have is taken at values that change nothing, and refused
+by name at others. The same goes for an option that only other verbs have, at its default; `None` is the default of
+every option.
+"""
+
 DATA_INTRODUCTION = """\
 `segx data ACTION DATA name=value ...`, where DATA is a data set YAML, a COCO JSON, a folder, or a known name. What the
 formats are is told in [data formats](../how-to/data-formats.md). Plugins add actions; `segx data` lists them, and
@@ -118,11 +126,21 @@ def cli_reference() -> str:
     """Return the page of verbs, options and commands."""
     parts = [CLI_INTRODUCTION]
     parts += [_verb(command) for command in COMMANDS.values() if command.verb]
+    parts += ["## Options of other programs\n", NEUTRAL_INTRODUCTION, _neutral(), ""]
     parts += ["## segx data\n", DATA_INTRODUCTION]
     parts += [_action(action) for action in ACTIONS.values()]
     parts.append("## Other commands\n")
     parts.append(_table(("command", ""), [(f"`segx {c.name}`", c.summary) for c in COMMANDS.values() if not c.verb]))
     return "\n".join(parts) + "\n"
+
+
+def _neutral() -> str:
+    """Return the table of what is taken in silence."""
+    rows = []
+    for name, (values, reason) in NEUTRAL.items():
+        shown = " ".join(f"`{value}`" for value in values if value is not None)
+        rows.append((f"`{name}`", shown or ("none" if values else "any"), reason))
+    return _table(("option", "taken at", "why no other"), rows)
 
 
 def _action(action: Action) -> str:

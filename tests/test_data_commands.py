@@ -18,7 +18,7 @@ import pytest
 from segx.data.check import check
 from segx.data.convert import convert
 from segx.data.definition import open_dataset
-from segx.data.show import annotation_masks, show
+from segx.data.show import show
 from segx.data.split import split
 from segx.data.tally import notify
 from segx.errors import DataError, UsageError
@@ -26,6 +26,7 @@ from segx.flows.train import read_splits
 from segx.ops.polygons import Polygon, one_ring
 from segx.options.verbs import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, TrainOptions
 from segx.plugin.registry import get_registry
+from segx.structures.annotations import annotation_masks
 from segx.structures.masks import Masks
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main

@@ -16,11 +16,11 @@ from segx import YOLO
 from segx.data.definition import open_dataset
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
 from segx_cli.main import main
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.arrays import rasterise
 from segx_task_segment.predictions import PredictionsFile
+from segx_task_segment.results import SegmentResults as Results
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -69,7 +69,7 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("predict model=a source=b conf=2", 2, "segx: conf=2 is outside 0..1"),
         ("predict model=a source=b conf=high", 2, "segx: conf=high is not a float"),
         ("predict model=a source=b imgsz=abc", 2, "segx: imgsz=abc is not an int"),
-        ("predict model=a source=b opset=3", 2, "segx: option 'opset' is of export, not of predict"),
+        ("predict model=a source=b opset=3", 2, "segx: opset=3 cannot be: an option of some export formats"),
         ("export model=a", 2, "segx: export needs format=..."),
         ("export model=a format=onxx", 2, "segx: format 'onxx' is not known; did you mean 'onnx'?"),
         ("plugins nwe", 2, "segx: no such command 'nwe'. Did you mean 'new'?"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -76,6 +77,31 @@ def test_a_new_model_predicts_saves_and_comes_back(tiny, image, tmp_path):
     assert again.path == path
     np.testing.assert_allclose(boxes(again(image, **FIND_ALL)), boxes(found), atol=1e-3)
     assert again.info().parameters == model.info().parameters
+
+
+def test_a_loop_writes_into_one_folder_and_over_nothing(tiny, image, tmp_path):
+    """What a model object is asked for with the same options stays together; other options have their own folder."""
+    model = YOLO(tiny)
+    options = {**FIND_ALL, "project": tmp_path / "runs", "save": True, "save_txt": True, "save_json": True}
+    array = cv2.imread(str(image))
+    found = [model(source, **options)[0] for source in (image, image, array, array)]
+    (folder,) = {result.save_dir for result in found}
+    assert sorted(path.name for path in folder.glob("*.*")) == sorted(
+        ["drawn.png", "drawn-2.png", "image0.jpg", "image0-2.jpg"]
+        + [f"predictions{end}.json" for end in ("", "-2", "-3", "-4")]
+    )
+    assert len(list((folder / "labels").iterdir())) == 4
+    assert next(iter(model(image, stream=True, **options))).save_dir == folder
+    assert model(image, **options | {"conf": 0.5})[0].save_dir == YOLO(tiny)(image, **options)[0].save_dir.with_name(
+        "predict2"
+    )
+    mine = options | {"name": "mine", "exist_ok": True}
+    assert [model(image, **mine)[0].stem for _ in range(2)] == ["drawn", "drawn"], "as asked, replaced"
+    shutil.copy(image, folder / "new.png")
+    with pytest.raises(UsageError, match="would be written over it"):
+        model(folder / "new.png", **options)
+    shutil.rmtree(folder)
+    assert model(image, **options)[0].stem == "drawn"
 
 
 def test_results_and_models_are_copied_and_sent_to_other_processes(tiny, image, tmp_path):
@@ -222,6 +248,34 @@ def test_what_is_missing_is_reported_when_it_is_asked_for(tiny, tmp_path):
         model(tmp_path, cnf=0.5)
 
 
+def test_errors_are_what_programs_catch(tiny, tmp_path, caplog):
+    """Each is segx's own, with its line and its exit code, and also Python's for the same thing."""
+    model = YOLO(tiny)
+    for error, own, attempt in (
+        (FileNotFoundError, DataError, lambda: model(tmp_path / "missing.jpg")),
+        (FileNotFoundError, DataError, lambda: model.val(data=tmp_path / "missing.yaml")),
+        (FileNotFoundError, DataError, lambda: model.val(data="missing.yaml")),
+        (FileNotFoundError, ModelError, lambda: YOLO(tmp_path / "missing.onnx")),
+        (FileNotFoundError, ModelError, lambda: YOLO("missing.pt")),
+        (FileNotFoundError, ModelError, lambda: YOLO("missing.yaml")),
+        (ValueError, UsageError, lambda: model(tmp_path, conf=2)),
+        (ValueError, UsageError, lambda: model(tmp_path, imgsz="wide")),
+        (ValueError, UsageError, lambda: model(tmp_path, augment=True)),
+        (TypeError, UsageError, lambda: model(tmp_path, cnf=0.5)),
+        (TypeError, UsageError, lambda: model(object())),
+        (TypeError, UsageError, lambda: YOLO(3)),
+    ):
+        with pytest.raises(error) as caught:
+            attempt()
+        assert isinstance(caught.value, own)
+        assert str(caught.value).startswith(caught.value.message)
+    with caplog.at_level("INFO", logger="segx"):
+        YOLO(tiny, verbose=False)
+        assert "parameters" not in caplog.text
+        YOLO(tiny, verbose=True)
+    assert "parameters" in caplog.text
+
+
 def test_failures_are_kept(tiny, image, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"x")
@@ -285,8 +339,8 @@ def test_an_exported_model_predicts_and_cannot_be_changed(tiny, image, tmp_path)
     (expected,), (found,) = model(image, rect=False, **every), exported(image, **every)
     assert len(found) == 20
     np.testing.assert_allclose(found.boxes.conf, expected.boxes.conf, atol=1e-4)
-    with pytest.raises(UsageError, match="takes 64x64 only"):
-        exported(image, imgsz=96)
+    (same,) = exported(image, **every | {"imgsz": 96})
+    np.testing.assert_array_equal(same.boxes.data, found.boxes.data)
     for attempt in (exported.info, lambda: exported.load(path), lambda: exported.save(tmp_path / "x.pt")):
         with pytest.raises(UsageError, match="is 'onnx'"):
             attempt()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from segx.errors import UsageError
-from segx.options.verbs import PredictOptions, TrainOptions, ValOptions
+from segx.options.neutral import NEUTRAL, known_elsewhere
+from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
 
 
 @pytest.mark.parametrize(
@@ -23,8 +25,8 @@ def test_any_other_number_is_no_switch(written: object) -> None:
 
 
 def test_names_that_are_no_options_are_reported_together() -> None:
-    with pytest.raises(UsageError, match="options 'dropout', 'pose' are not known"):
-        TrainOptions.parse({"dropout": 0.0, "epochs": 3, "pose": 12.0})
+    with pytest.raises(UsageError, match="options 'epoch', 'lr' are not known"):
+        TrainOptions.parse({"epoch": 0.0, "epochs": 3, "lr": 12.0})
     with pytest.raises(UsageError, match="option 'epoch' is not known; did you mean 'epochs'"):
         TrainOptions.parse({"epoch": 3})
 
@@ -109,3 +111,76 @@ def test_every_number_has_an_upper_bound(kind: type[PredictOptions | ValOptions 
     if item.type_name.split(" ")[0] in {"int", "float"}:
         with pytest.raises(UsageError, match=name):
             kind.parse({name: 10**15})
+
+
+VERBS = (PredictOptions, ValOptions, TrainOptions, ExportOptions)
+
+ARGS = """
+{task: segment, mode: train, model: yolov8n-seg.pt, data: coco8-seg.yaml, epochs: 100, time: null, patience: 100,
+batch: 16, imgsz: 640, save: true, save_period: -1, cache: false, device: null, workers: 8, project: null, name: train,
+exist_ok: false, pretrained: true, optimizer: auto, verbose: true, seed: 0, deterministic: true, single_cls: false,
+rect: false, cos_lr: false, close_mosaic: 10, resume: false, amp: true, fraction: 1.0, profile: false, freeze: null,
+multi_scale: false, compile: false, overlap_mask: true, mask_ratio: 4, dropout: 0.0, val: true, split: val,
+save_json: false, save_hybrid: false, conf: null, iou: 0.7, max_det: 300, half: false, dnn: false, plots: true,
+source: null, vid_stride: 1, stream_buffer: false, visualize: false, augment: false, agnostic_nms: false, classes: null,
+retina_masks: false, embed: null, show: false, save_frames: false, save_txt: false, save_conf: false, save_crop: false,
+show_labels: true, show_conf: true, show_boxes: true, line_width: null, format: torchscript, keras: false,
+optimize: false, int8: false, dynamic: false, simplify: true, opset: null, workspace: null, nms: false, lr0: 0.01,
+lrf: 0.01, momentum: 0.937, weight_decay: 0.0005, warmup_epochs: 3.0, warmup_momentum: 0.8, warmup_bias_lr: 0.1,
+box: 7.5, cls: 0.5, dfl: 1.5, pose: 12.0, kobj: 1.0, label_smoothing: 0.0, nbs: 64, hsv_h: 0.015, hsv_s: 0.7,
+hsv_v: 0.4, degrees: 0.0, translate: 0.1, scale: 0.5, shear: 0.0, perspective: 0.0, flipud: 0.0, fliplr: 0.5, bgr: 0.0,
+mosaic: 1.0, mixup: 0.0, cutmix: 0.0, copy_paste: 0.0, copy_paste_mode: flip, auto_augment: randaugment, erasing: 0.4,
+crop_fraction: 1.0, cfg: null, tracker: botsort.yaml, save_dir: runs/segment/train}
+"""
+"""The names and values that a training elsewhere writes down; every one of them is an option there."""
+
+
+def test_the_settings_of_a_training_elsewhere_are_used_as_they_are() -> None:
+    settings = yaml.safe_load(ARGS)
+    assert len(settings) == 109
+    assert TrainOptions.parse(settings) == TrainOptions.parse({"data": "coco8-seg.yaml", "name": "train"})
+    assert TrainOptions.parse(settings | {"lr0": 0.2, "resume": None, "optimizer": "sgd"}).optimizer == "SGD"
+    for verb in VERBS:
+        assert verb.parse(settings | {"batch": 1, "rect": True, "retina_masks": True, "name": None})
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_options_of_others_are_refused_where_they_would_change_something(name: str) -> None:
+    values, reason = NEUTRAL[name]
+    for verb in (PredictOptions, TrainOptions, ValOptions):
+        for value in (*values, None, *map(str, values)):
+            assert verb.parse({name: value}) == verb.parse({})
+        for value in ("other", 77) if values else ():
+            with pytest.raises(UsageError) as caught:
+                verb.parse({name: value})
+            assert caught.value.message == f"{name}={value} cannot be: {reason}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_options_of_other_verbs_are_told_to_be_theirs(verb: type[ExportOptions]) -> None:
+    mine = {item.name for item in verb.describe()}
+    others = {name: known for name, known in known_elsewhere().items() if name not in mine | NEUTRAL.keys()}
+    assert others
+    for name, known in others.items():
+        assert (
+            verb.parse({name: None})
+            == verb.parse({name: known.values[-1] if known.values else "any"})
+            == verb.parse({})
+        )
+        if known.values:
+            with pytest.raises(UsageError, match=f"^{name}=12345 cannot be: an option of"):
+                verb.parse({name: 12345})
+
+
+@pytest.mark.parametrize("value", [[640, 640], (640, 640), "640,640", np.array([640, 640]), 640.0, None])
+def test_both_sides_of_a_square_are_its_side(value: object) -> None:
+    assert TrainOptions.parse({"imgsz": value}).imgsz == 640
+
+
+def test_none_is_the_default_and_words_have_no_case() -> None:
+    assert PredictOptions.parse({"conf": None, "iou": None, "save": None}) == PredictOptions()
+    assert TrainOptions.parse({"optimizer": "adamw"}).optimizer == "AdamW"
+    assert ValOptions.parse({"workers": 0}).workers == 0
+    for wrong in ({"imgsz": [640, 480]}, {"optimizer": "sgdx"}, {"imgsz": [1, 2, 3]}):
+        with pytest.raises(UsageError, match=r"imgsz=|optimizer="):
+            TrainOptions.parse(wrong)

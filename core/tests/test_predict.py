@@ -185,22 +185,21 @@ def test_every_input_shape_is_reported_once(folder, caplog):
 
 
 @pytest.mark.parametrize("imgsz", [640, (320, 352), 300])
-def test_another_size_than_the_file_takes_is_refused_at_once(folder, imgsz):
+def test_another_size_than_the_file_takes_is_its_own(folder, imgsz, caplog):
+    """As everywhere in the field; it is said, and what else to do."""
     session = Watched(dynamic=frozenset({"batch"}))
-    if imgsz == 300:  # rounds up to what the file takes
-        assert len(list(start(folder, session, imgsz=imgsz))) == 9
-        return
-    with pytest.raises(UsageError, match="takes 320x320 only"):
-        start(folder, session, imgsz=imgsz)
-    assert session.shapes == []
+    assert len(list(start(folder, session, imgsz=imgsz))) == 9
+    assert {shape[2:] for shape in session.shapes} == {(320, 320)}
+    (told,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("imgsz="))
+    assert ("is rounded up to 320x320" if imgsz == 300 else "becomes 320x320: model takes that only; export") in told
 
 
 def test_one_axis_may_be_free(folder):
     session = Watched(dynamic=frozenset({"width"}))
     list(start(folder, session, imgsz=(320, 640)))
     assert set(session.shapes) == {(1, 3, 320, 640)}
-    with pytest.raises(UsageError, match="only"):
-        start(folder, session, imgsz=(352, 640))
+    list(start(folder, session, imgsz=640))
+    assert set(session.shapes) == {(1, 3, 320, 640)}, "the other is the file's own"
 
 
 def test_a_size_that_is_no_multiple_is_rounded_up_and_reported(folder, caplog):

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+from segx.options.neutral import NEUTRAL
 from segx_cli.commands import COMMANDS
 from segx_cli.output import width
 
@@ -68,6 +69,7 @@ def verb_page(command: Command) -> str:
             "",
             "",
         ),
+        _fill(f"Taken where they change nothing: {', '.join(NEUTRAL)}.", "", ""),
     ]
     return "\n\n".join(section for section in sections if section)
 

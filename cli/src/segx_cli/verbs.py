@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segx.errors import UsageError, did_you_mean, not_known
+from segx.options.neutral import NEUTRAL
 from segx.options.schema import OptionInfo
 from segx_cli.commands import COMMANDS
 from segx_cli.line import UnknownOptionError, join, read
@@ -86,7 +87,7 @@ def read_call(command: Command, verb: VerbModule, tokens: Sequence[str]) -> Call
     Raises:
         UsageError: Something is unknown, missing, or out of range.
     """
-    known = known_names(verb)
+    known = _taken_in_silence() | known_names(verb)
     values: dict[str, Any]
     try:
         values, words = read(join(tokens), known, command=f"segx {command.name}")
@@ -94,12 +95,20 @@ def read_call(command: Command, verb: VerbModule, tokens: Sequence[str]) -> Call
         raise _with_its_verb(error, command) from error
     task = _take_task(words, command, known)
     if "cfg" in values:
-        values = _from_file(str(values.pop("cfg")), known, command) | values
+        values = _from_file(str(values.pop("cfg")), known_names(verb), command) | values
     named = values.pop("task", None)
     task = task or (None if named is None else str(named))
     if task is not None:
         _check_task(task)
     return _check(verb, command, task, values)
+
+
+def _taken_in_silence() -> dict[str, OptionInfo]:
+    """Return the options of other programs, which the options themselves take or refuse."""
+    return {
+        name: OptionInfo(name, "", None, reason, "", switch=any(isinstance(value, bool) for value in values))
+        for name, (values, reason) in NEUTRAL.items()
+    }
 
 
 def known_names(verb: VerbModule) -> dict[str, OptionInfo]:
@@ -164,11 +173,13 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
     values = _read_yaml(path)
     strange = {name: value for name, value in values.items() if name not in known and name != "mode"}
     elsewhere = _verbs_by_option() if strange else {}
+    passed = {name: value for name, value in strange.items() if name in NEUTRAL and name not in elsewhere}
+    strange = {name: value for name, value in strange.items() if name not in passed}
     if unknown := [name for name in strange if name not in elsewhere]:
         raise UsageError(f"{path}: {not_known(unknown, known)}", hint=f"segx {command.name} --help lists the options")
     if strange:
         logger.info("%s: not options of %s, left aside: %s", path, command.name, ", ".join(sorted(strange)))
-    return {name: value for name, value in values.items() if name in known and value is not None}
+    return passed | {name: value for name, value in values.items() if name in known and value is not None}
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

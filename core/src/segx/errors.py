@@ -41,16 +41,32 @@ class UsageError(SegxError):
     exit_code = 2
 
 
+class WrongValueError(UsageError, ValueError):
+    """A value that cannot be; also what programs catch for that."""
+
+
+class WrongTypeError(UsageError, TypeError):
+    """An argument that is not known, or of a type that is not; also what programs catch for that."""
+
+
 class DataError(SegxError):
     """Images, labels or sources that are missing or cannot be read."""
 
     exit_code = 3
 
 
+class MissingDataError(DataError, FileNotFoundError):
+    """A source or a data set that is not there; also what programs catch for that."""
+
+
 class ModelError(SegxError):
     """A model file that is missing, unsafe, damaged or of another kind."""
 
     exit_code = 4
+
+
+class MissingModelError(ModelError, FileNotFoundError):
+    """A model that is not there; also what programs catch for that."""
 
 
 class ExportError(SegxError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError
+from segx.errors import MissingModelError, UsageError
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
 from segx.plugin.registry import get_registry
 from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo
     from segx.flows.export import ExportResult
     from segx.io.sources import Source, Unreadable
+    from segx.io.writers import RunOutput
     from segx.options.schema import Options
     from segx.plugin.interfaces import Metrics, Session
     from segx.plugin.jobs import ModelSummary
@@ -45,6 +46,7 @@ class YOLO:
             your own) for a new model with random weights, or a known name, ``"yolov8n-seg.pt"`` or
             ``"yolov8n-seg"``, whose weights are downloaded on first use.
         task: The task the model has to have; default: whichever it has.
+        verbose: Log layers, parameters and FLOPs, where they are known.
 
     Attributes:
         failures: What the last prediction could not read and passed over.
@@ -56,15 +58,23 @@ class YOLO:
         UsageError: It is of another task.
     """
 
-    def __init__(self, model: str | os.PathLike[str] = "yolov8n-seg.pt", task: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "yolov8n-seg.pt",
+        task: str | None = None,
+        verbose: bool = False,  # noqa: FBT001, FBT002 - a keyword that others have
+    ) -> None:
         self._registry = get_registry()
         origin = find_model(model, self._registry)
         self._given = os.fspath(model)
         self._sessions = Sessions(origin, self._given, self._registry)
+        self._outputs: dict[PredictOptions, RunOutput] = {}
         self.failures: list[Unreadable] = []
         self.trained: Trained | None = None
         if task is not None and task != self.task:
             raise UsageError(f"{self._given} is a model for {self.task!r}, not for {task!r}")
+        if verbose and (self.path is None or self.path.suffix == f".{MODEL_FORMAT}"):
+            self.info()
 
     # What is known
 
@@ -183,7 +193,8 @@ class YOLO:
                 PIL image, NumPy array, torch tensor, bytes, or a list of these.
             stream: Return an iterator that works as it is asked, and keeps nothing; for videos and long folders.
             options: What is asked for, where it has been checked already.
-            given: See :class:`segx.options.verbs.PredictOptions`.
+            given: See :class:`segx.options.verbs.PredictOptions`. What calls with the same options write goes into one
+                folder, nothing over anything else; with ``exist_ok`` files of the same name are replaced.
 
         Returns:
             One :class:`~segx.structures.results.Results` for each image, in order. What cannot be read is logged,
@@ -202,9 +213,12 @@ class YOLO:
     def _predict(self, source: Any, options: PredictOptions) -> Iterator[Results]:
         from segx.flows.predict import predict
         from segx.io.sources import open_source
+        from segx.io.writers import RunOutput
 
         failures: list[Unreadable] = []
         self.failures = failures  # another thread may begin to predict, with failures of its own
+        # Who names a folder that may be there already wants its files replaced.
+        output = None if options.exist_ok else self._outputs.setdefault(options.replace(stream=False), RunOutput())
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
             session, streams = self._session_for(opened, options)
@@ -217,6 +231,7 @@ class YOLO:
                 model=self._given,
                 failures=failures,
                 streams=streams,
+                output=output,
             )
         except BaseException:
             opened.close()
@@ -341,7 +356,7 @@ class YOLO:
             path = path / "weights" / "last.pt"
         if path != self.path:
             if not path.exists():
-                raise ModelError(f"resume={path} is not there", hint="a run keeps its state in weights/last.pt")
+                raise MissingModelError(f"resume={path} is not there", hint="a run keeps its state in weights/last.pt")
             self._take(path)
         return path
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError, did_you_mean
+from segx.errors import MissingModelError, ModelError, UsageError, WrongTypeError, did_you_mean
 from segx.io.paths import expanded
 from segx.options.verbs import SessionOptions
 
@@ -209,14 +209,12 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         MissingPluginError: Nothing installed knows its architecture.
     """
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
-        raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
+        raise WrongTypeError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
     path = expanded(text)
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_definition(text, path, registry)
     if path.exists():
-        if not (path.is_file() or path.is_dir()):  # a pipe or a device might never end
-            raise ModelError(f"{path} is no file")
         return registry.artifact(path)
     name = text if path.suffix or registry.format_of(text) else f"{text}.pt"
     if Path(name).exists():
@@ -257,6 +255,6 @@ def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefiniti
         return ModelDefinition(architecture.read_config(path.stem), architecture)
     known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
     hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
-    raise ModelError(
+    raise MissingModelError(
         f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
     )

@@ -11,9 +11,9 @@ import pytest
 from segx.errors import UsageError
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
-from segx_task_segment.draw import draw, smooth_outlines
+from segx_task_segment.draw import smooth_outlines
 from segx_task_segment.palette import color, text_color
+from segx_task_segment.results import SegmentResults as Results
 
 
 def disc_results(shape: tuple[int, int] = (200, 300), *, names: dict[int, str] | None = None) -> Results:
@@ -34,7 +34,7 @@ def disc_results(shape: tuple[int, int] = (200, 300), *, names: dict[int, str] |
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (40, 30), (200, 300), (1500, 2000)])
 @pytest.mark.parametrize("names", [{3: "disc"}, {3: ""}, {3: "a very long name of a thing " * 20}, {}, {3: "чаша"}])
 def test_any_image_and_any_name(shape: tuple[int, int], names: dict[int, str]) -> None:
-    drawn = draw(disc_results(shape, names=names))
+    drawn = disc_results(shape, names=names).plot()
     assert drawn.shape == (*shape, 3)
     assert drawn.dtype == np.uint8
 
@@ -43,17 +43,17 @@ def test_another_image_is_drawn_on_whatever_it_is_made_of() -> None:
     results = disc_results()
     grey = np.full((200, 300), 60, np.uint8)
     for img in (grey, grey[..., None], grey.astype(np.uint16) * 257, grey.astype(np.float32), grey / 255):
-        np.testing.assert_array_equal(draw(results, img=img), draw(results))
+        np.testing.assert_array_equal(results.plot(img=img), results.plot())
     assert (grey == 60).all()
     with pytest.raises(UsageError, match="img is 300x100 pixels"):
-        draw(results, img=grey[:100])
+        results.plot(img=grey[:100])
     with pytest.raises(UsageError, match="is not an image"):
-        draw(results, img=np.zeros((200, 300, 7), np.uint8))
+        results.plot(img=np.zeros((200, 300, 7), np.uint8))
 
 
 def test_fill_is_inside_the_mask_only() -> None:
     results = disc_results()
-    drawn = draw(results, labels=False, boxes=False, opacity=0.5)
+    drawn = results.plot(labels=False, boxes=False, opacity=0.5)
     inside = cv2.erode(results.masks.data[0], np.ones((9, 9), np.uint8)).astype(bool)
     outside = ~cv2.dilate(results.masks.data[0], np.ones((9, 9), np.uint8)).astype(bool)
     expected = np.round(60 * 0.5 + np.array(color(3)) * 0.5)
@@ -88,15 +88,15 @@ def test_masks_of_the_network_input_are_drawn_in_the_image() -> None:
         frame=masks.frame, rects=masks.rects, words=masks.words, orig_shape=(200, 300), image=(0, 53, 320, 213)
     )
     style = {"labels": False, "boxes": False}
-    difference = np.abs(draw(fine.replace(masks=masks), **style).astype(int) - draw(fine, **style)).max(axis=2) > 60
+    difference = np.abs(fine.replace(masks=masks).plot(**style).astype(int) - fine.plot(**style)).max(axis=2) > 60
     assert difference.mean() < 0.02
 
 
 def test_styles() -> None:
     results = disc_results()
-    plain = draw(results)
+    plain = results.plot()
     changed = [
-        draw(results, **style)
+        results.plot(**style)
         for style in (
             {"conf": False}, {"labels": False}, {"boxes": False}, {"masks": False}, {"line_width": 9},
             {"font_size": 40}, {"color_mode": "instance"}, {"opacity": 0.9},
@@ -105,10 +105,10 @@ def test_styles() -> None:
     for one, other in combinations([plain, *changed], 2):
         assert (one != other).any()
     black = np.zeros_like(results.orig_img)
-    assert (draw(results, img=black)[:5] == 0).all()
+    assert (results.plot(img=black)[:5] == 0).all()
     assert (black == 0).all()
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        draw(results, thickness=3)
+    with pytest.raises(TypeError, match=r"plot\(\) got an unexpected keyword"):
+        results.plot(thickness=3)
 
 
 def test_labels_do_not_cover_one_another() -> None:

@@ -21,7 +21,6 @@ from segx.plugin.jobs import EvalSpec
 from segx.structures.annotations import Annotation
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
 from segx.structures.sample import Sample
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
@@ -32,6 +31,7 @@ from segx_task_segment.metrics.matching import THRESHOLDS, box_iou, match, match
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
+from segx_task_segment.results import SegmentResults as Results
 from segx_task_segment.validation import SegmentValidation
 
 if TYPE_CHECKING:

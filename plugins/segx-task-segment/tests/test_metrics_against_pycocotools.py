@@ -15,10 +15,10 @@ from pycocotools.cocoeval import COCOeval
 from segx.structures.annotations import Annotation
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
 from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.arrays import found_in, rasterise
+from segx_task_segment.results import SegmentResults as Results
 
 NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")

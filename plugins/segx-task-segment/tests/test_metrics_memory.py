@@ -16,7 +16,7 @@ import numpy as np
 from segx.structures.annotations import Annotation
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
+from segx_task_segment.results import SegmentResults as Results
 from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
 

@@ -18,7 +18,8 @@ from segx.errors import DataError, UsageError
 from segx.io.files import new_folder, write_text
 from segx.io.names import safe
 from segx.io.paths import expanded
-from segx.plugin.writing import LOSSES, Losses, WriteJob, mask_of
+from segx.plugin.writing import LOSSES, Losses, WriteJob
+from segx.structures.annotations import mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

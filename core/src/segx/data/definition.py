@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from segx.artifact import WeightsFile
-from segx.errors import DataError, SegxError, did_you_mean
+from segx.errors import DataError, MissingDataError, SegxError, did_you_mean
 from segx.io.archives import unpack
 from segx.io.download import fetch, only_one
 from segx.io.files import read_text, write_text
@@ -393,7 +393,7 @@ def locate(data: str | Path) -> Path:
         if shipped.is_file():
             return shipped
     known = shipped_names()
-    raise DataError(
+    raise MissingDataError(
         f"data set {str(data)!r} is not there{did_you_mean(path.stem, known)}",
         hint=f"tried: {path.absolute()}; shipped definitions: {', '.join(known)}",
     )

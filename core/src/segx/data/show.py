@@ -13,20 +13,14 @@ from segx.console import counted
 from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
-from segx.io.images import image_of
-from segx.plugin.writing import mask_of
-from segx.structures.boxes import Boxes
-from segx.structures.masks import Masks
-from segx.structures.results import Results
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from segx.options.verbs import DataShowOptions
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry
-    from segx.structures.sample import Sample
     from segx.structures.types import Image
 
 logger = logging.getLogger(__name__)
@@ -46,50 +40,16 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
     chosen = _choose(dataset, options)
     if not chosen:
         raise DataError("no image of the split has an object of these classes")
-    draw = registry.tasks.load(task).draw
+    draw = registry.tasks.load(task).draw_annotations
     tiles = []
-    for index in sorted(chosen):
+    for sample in (dataset[index] for index in sorted(chosen)):
         try:
-            results = annotation_results(dataset[index], dataset.names)
+            tiles.append(_tile(draw(sample, dataset.names), options.side))
         except DataError as error:
-            logger.warning("%s: it is not shown", error.message)
-            continue
-        tiles.append(_tile(draw(results, conf=False), options.side))
+            logger.warning("%s: %s: it is not shown", sample.path, error.message)
     if not tiles:
         raise DataError(f"none of {counted(len(chosen), 'image')} can be read", hint="segx data check tells why")
     return write_image(options.output, _sheet(tiles, options.columns))
-
-
-def annotation_results(sample: Sample, names: Mapping[int, str]) -> Results:
-    """Return the ground truth of an image as results, to be drawn.
-
-    Raises:
-        DataError: The image cannot be read.
-    """
-    try:
-        image = image_of(sample)
-    except DataError as error:
-        raise DataError(f"{sample.path}: {error.message}") from error
-    data = [
-        (x, y, x + w, y + h, 1.0, annotation.category)
-        for annotation in sample.annotations
-        for x, y, w, h in [annotation.box]
-    ]
-    return Results(
-        orig_img=image,
-        path=str(sample.path),
-        names=names,
-        boxes=Boxes(np.array(data, np.float32).reshape(-1, 6), sample.shape),
-        masks=annotation_masks(sample),
-    )
-
-
-def annotation_masks(sample: Sample) -> Masks:
-    """Return the masks of an image's objects; that of a box is empty."""
-    single = [mask_of(annotation, sample.shape) for annotation in sample.annotations]
-    bitmaps = [masks.bitmap(0) for masks in single]
-    offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
-    return Masks.from_bitmaps(bitmaps, offsets, sample.shape)
 
 
 def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:

@@ -79,8 +79,6 @@ class InputPlan:
         On a CPU, images of a batch that are large enough to fill it go through one after the other: what is found is
         the same, in less memory.
 
-        Raises:
-            UsageError: The model is fixed to another size than the one asked for.
         """
         info = session.info
         size = _input_size(info, options, model)
@@ -163,13 +161,16 @@ def _input_size(info: ArtifactInfo, options: InputOptions, model: str) -> tuple[
         return info.imgsz
     size = image_size(options.imgsz, info.stride)
     asked = (options.imgsz, options.imgsz) if isinstance(options.imgsz, int) else options.imgsz
-    fixed = {"height": info.imgsz[0], "width": info.imgsz[1]}
-    if any(axis not in info.dynamic and side != fixed[axis] for axis, side in zip(fixed, size, strict=True)):
-        hint = f"leave imgsz out, or export the model again with imgsz={asked[0]},{asked[1]} or dynamic=true"
-        raise UsageError(f"imgsz={by(*asked)}: {model} takes {by(*info.imgsz)} only", hint=hint)
-    if size != asked:
+    height, width = (
+        side if axis in info.dynamic else own
+        for axis, side, own in zip(("height", "width"), size, info.imgsz, strict=True)
+    )
+    if (taken := (height, width)) != size:
+        why = f"{model} takes that only; export it again with imgsz={asked[0]},{asked[1]} or dynamic=true for another"
+        logger.warning("imgsz=%s becomes %s: %s", by(*asked), by(*taken), why)
+    elif size != asked:
         logger.warning("imgsz=%s is rounded up to %s: multiples of %d", by(*asked), by(*size), info.stride)
-    return size
+    return taken
 
 
 def _shape(source: SourceImage) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from segx.console import counted, progress
 from segx.errors import DataError
 from segx.flows.inputs import InputPlan, by, check_classes, check_head
 from segx.flows.runner import STAGES, Runner
-from segx.io.writers import ResultWriters, Window, check, drawing_style, saves
-from segx.runs import Run, Step, make_run_folder
+from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
+from segx.runs import Run, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +63,7 @@ def predict(
     model: str = "model",
     failures: list[Unreadable] | None = None,
     streams: int = 1,
+    output: RunOutput | None = None,
 ) -> Iterator[Results]:
     """Return what a model finds in each image of a source, in order, as it is found.
 
@@ -79,6 +80,7 @@ def predict(
         failures: Gets what could not be read.
         streams: How many batches go through the network side by side; above 1 the session has to be one that may be
             run from several threads at once.
+        output: Where results are written, when other runs write there too; default: a folder of its own.
 
     Raises:
         UsageError: Options that contradict each other or the model.
@@ -96,8 +98,15 @@ def predict(
         streams=1 if source.live else streams,
         live=source.live,
     )
-    failures = [] if failures is None else failures
-    run = _Prediction(runner=runner, source=source, options=options, notify=notify, model=model, failures=failures)
+    run = _Prediction(
+        runner=runner,
+        source=source,
+        options=options,
+        notify=notify,
+        model=model,
+        failures=[] if failures is None else failures,
+        output=output or RunOutput(),
+    )
     return run.run()
 
 
@@ -111,6 +120,7 @@ class _Prediction:
     notify: Callable[..., None]
     model: str
     failures: list[Unreadable]
+    output: RunOutput
     tally: _Tally = field(default_factory=_Tally)
     writers: ResultWriters = field(init=False)
     reported_shapes: set[tuple[int, int]] = field(default_factory=set)
@@ -121,7 +131,7 @@ class _Prediction:
         run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
         self.notify("run_started", run=run)
         self.tally = _Tally()  # the clock runs from here
-        self.writers = writers = ResultWriters(self.options, folder)
+        self.writers = writers = ResultWriters(self.options, None if folder is None else self.output)
         try:
             yield from self._results(run)
             self._judge()
@@ -183,12 +193,7 @@ class _Prediction:
             self.writers.append(source, result)
 
     def _make_folder(self) -> Path | None:
-        options = self.options
-        if not saves(options):
-            return None
-        return make_run_folder(
-            "predict", task=self.runner.task.name, project=options.project, name=options.name, exist_ok=options.exist_ok
-        )
+        return self.output.open(self.options, task=self.runner.task.name) if saves(self.options) else None
 
     def _leave_no_empty(self, folder: Path | None) -> None:
         """Remove the folder of a run that has failed before it wrote anything."""

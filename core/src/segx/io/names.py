@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 import unicodedata
 import urllib.parse
 from pathlib import PurePath
@@ -71,9 +72,13 @@ def image_suffix(source: str, *, otherwise: str) -> str:
 
 
 class Names:
-    """Gives names of which no two are one on any file system: ``a``, then ``a-2``, ``a-3`` for namesakes."""
+    """Gives names of which no two are one on any file system: ``a``, then ``a-2``, ``a-3`` for namesakes.
+
+    May be asked from several threads.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._taken: set[str] = set()
         self._videos: set[str] = set()
         self._like_frames_of: set[str] = set()
@@ -86,16 +91,17 @@ class Names:
             wanted: The name where it is free; it is made safe.
             frames: It names a video: ``<name>_<number>`` is kept free for its frames.
         """
-        name = first = safe(wanted)
-        while not self.is_free(name, frames=frames):
-            self._last[key(first)] = number = self._last.get(key(first), 1) + 1
-            name = f"{first}-{number}"
-        self._taken.add(key(name))
-        if frames:
-            self._videos.add(key(name))
-        if like := _FRAME.fullmatch(key(name)):
-            self._like_frames_of.add(like[1])
-        return name
+        with self._lock:
+            name = first = safe(wanted)
+            while not self.is_free(name, frames=frames):
+                self._last[key(first)] = number = self._last.get(key(first), 1) + 1
+                name = f"{first}-{number}"
+            self._taken.add(key(name))
+            if frames:
+                self._videos.add(key(name))
+            if like := _FRAME.fullmatch(key(name)):
+                self._like_frames_of.add(like[1])
+            return name
 
     def is_free(self, name: str, *, frames: bool = False) -> bool:
         """Return True if nobody has a name, nor may a frame of a video have it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from segx.errors import DataError, UsageError
+from segx.errors import DataError, MissingDataError, UsageError, WrongTypeError
 from segx.io import network
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
@@ -332,7 +332,7 @@ class _Reader:
         if isinstance(source, Iterable) and not isinstance(source, Mapping):
             return self._read_many(source)
         kinds = "file, folder, glob, list, URL, video, camera number, PIL image, NumPy array, torch tensor, bytes"
-        raise UsageError(f"a source cannot be of type {type(source).__name__}", hint=f"sources: {kinds}")
+        raise WrongTypeError(f"a source cannot be of type {type(source).__name__}", hint=f"sources: {kinds}")
 
     def read_passing(self, source: Any) -> Iterator[Part]:
         """Yield the parts of what an iterator has given, which may fill the same memory with the next one."""
@@ -407,7 +407,7 @@ class _Reader:
                 return iter([self._live((int(text),))])
             if glob.has_magic(text):
                 return self._read_files(_find(text), f"nothing matches {text!r}")
-            raise DataError(f"source {text!r} does not exist{_similar(path)}")
+            raise MissingDataError(f"source {text!r} does not exist{_similar(path)}")
         return self._read_path(path)
 
     def _read_address(self, address: str, *, alone: bool) -> Part:
@@ -478,7 +478,7 @@ class _Reader:
         missing = [entry for entry in resolved if not ("://" in entry or glob.has_magic(entry) or _exists(Path(entry)))]
         if missing:
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(f"{missing[0]}, named in {path}, does not exist{others}")
+            raise MissingDataError(f"{missing[0]}, named in {path}, does not exist{others}")
         self.lists += (path,)
         try:
             return self._read_many(resolved)

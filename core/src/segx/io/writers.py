@@ -16,6 +16,7 @@ from segx.io.files import GrowingFile, replacing, utf8_name, write_image
 from segx.io.images import quiet
 from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
+from segx.runs import make_run_folder
 
 if TYPE_CHECKING:
     from segx.options.verbs import PredictOptions
@@ -52,19 +53,44 @@ class ResultWriter(Protocol):
         ...
 
 
+class RunOutput:
+    """The folder that runs of one model with the same options share, and the names that were given in it.
+
+    So a loop that predicts image by image writes into one folder, and never over what an earlier turn has written.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.names, self.reports = Names(), Names()
+
+    def open(self, options: PredictOptions, *, task: str) -> Path:
+        """Return the folder; it is made when there is none yet, or none any more.
+
+        Raises:
+            UsageError: Its name leads out of the project.
+            DataError: It cannot be made.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            self.names, self.reports = Names(), Names()
+            self.folder = make_run_folder(
+                "predict", task=task, project=options.project, name=options.name, exist_ok=options.exist_ok
+            )
+        return self.folder
+
+
 class ResultWriters:
     """All result writers of a run.
 
     Args:
         options: What is to be written, and how it looks.
-        folder: The run's folder; None when nothing is to be written.
+        output: Where; None when nothing is to be written.
     """
 
-    def __init__(self, options: PredictOptions, folder: Path | None) -> None:
-        self.folder = folder
-        self._names = _SourceNames()
-        self._may_hold_sources = options.save and options.exist_ok
-        self._writers: list[ResultWriter] = [] if folder is None else list(_chosen(options, folder))
+    def __init__(self, options: PredictOptions, output: RunOutput | None) -> None:
+        self.folder = None if output is None else output.folder
+        self._saves = options.save
+        self._names = _SourceNames(Names() if output is None else output.names)
+        self._writers: list[ResultWriter] = [] if output is None else list(_chosen(options, output))
 
     def claim(self, source: SourceImage) -> str:
         """Return what the files of an image are called in this run; to be called once for each image, in order.
@@ -72,7 +98,7 @@ class ResultWriters:
         Raises:
             UsageError: The image lies where its drawing would go.
         """
-        if self._may_hold_sources and self.folder is not None and _lies_in(source.path, self.folder):
+        if self._saves and self.folder is not None and _lies_in(source.path, self.folder):
             raise UsageError(
                 f"{source.path} lies in the folder of the run: what is drawn would be written over it",
                 hint="name another folder with project= and name=",
@@ -157,8 +183,8 @@ class Window:
 class _SourceNames:
     """Gives every image and every video of a run a name of its own."""
 
-    def __init__(self) -> None:
-        self._names = Names()
+    def __init__(self, names: Names) -> None:
+        self._names = names
         self._clips: dict[str, tuple[str, int]] = {}
 
     def new(self, source: SourceImage) -> str:
@@ -180,8 +206,9 @@ def _lies_in(path: str, folder: Path) -> bool:
         return False
 
 
-def _chosen(options: PredictOptions, folder: Path) -> list[ResultWriter]:
+def _chosen(options: PredictOptions, output: RunOutput) -> list[ResultWriter]:
     writers: list[ResultWriter] = []
+    folder = output.folder or Path()
     if options.save:
         style = drawing_style(options)
         writers += [_ImageWriter(folder, style), _VideoWriter(folder, style)]
@@ -190,7 +217,7 @@ def _chosen(options: PredictOptions, folder: Path) -> list[ResultWriter]:
     if options.save_crop:
         writers.append(_CropWriter(folder / "crops", "box" if options.save_crop == "box" else "mask"))
     if options.save_json:
-        writers.append(_CocoJsonWriter(folder / "predictions.json"))
+        writers.append(_CocoJsonWriter(folder / f"{output.reports.new('predictions')}.json"))
     return writers
 
 

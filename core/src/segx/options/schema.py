@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union
 
-from segx.errors import UsageError, did_you_mean, not_known
+from segx.errors import UsageError, WrongTypeError, WrongValueError, did_you_mean, not_known
 
 ImageSize = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
@@ -47,9 +47,13 @@ def option(
     gt: float | None = None,
     le: float | None = None,
     true: float | None = None,
+    square: bool = False,
 ) -> Any:
-    """Declare one option: its default, one line of help, its range, and the number ``True`` stands for, if any."""
-    return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le, "true": true})
+    """Declare one option: its default, one line of help, its range, and the number ``True`` stands for, if any.
+
+    ``square`` takes height and width for one side, where they are equal.
+    """
+    return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le, "true": true, "square": square})
 
 
 @dataclass(frozen=True)
@@ -84,32 +88,46 @@ class Options:
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Heading to the names listed under it, for help and documentation; what is in no group is listed first."""
 
+    lenient: ClassVar[bool] = False
+    """Whether options of other programs are taken at values that change nothing; see :mod:`segx.options.neutral`."""
+
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             try:
                 value = plain(value)
+                if value is None and type(None) not in _alternatives(hints[item.name]):
+                    value = item.default
+                if item.metadata.get("square"):
+                    value = _one_side(value)
                 if (true := item.metadata.get("true")) is not None:
                     value = _number_for(value, true)
                 value = _coerce(item.name, value, hints[item.name])
                 _check_range(item.name, value, item.metadata)
+            except UsageError:
+                raise
             except (TypeError, ValueError, OverflowError, RecursionError) as error:  # numbers of 10,000 digits and such
                 wanted = _article(_type_name(hints[item.name]))
-                raise UsageError(f"{item.name}={_shown(value)} is not {wanted}") from error
+                raise WrongValueError(f"{item.name}={shown(value)} is not {wanted}") from error
             object.__setattr__(self, item.name, value)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Return options from names and values; strings are read as the option's type.
+        """Return options from names and values; strings are read as the option's type, None as the default.
 
         Raises:
             UsageError: A name is unknown, or a value is of the wrong type or out of range.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        if unknown := [name for name in values if name not in known]:
-            raise UsageError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
-        return cls(**values)
+        unknown = [name for name in values if name not in known]
+        if unknown and cls.lenient:
+            from segx.options.neutral import not_neutral
+
+            unknown = not_neutral({name: values[name] for name in unknown})
+        if unknown:
+            raise WrongTypeError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
+        return cls(**{name: value for name, value in values.items() if name in known})
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some options changed, checked like the original."""
@@ -225,6 +243,12 @@ def _number_for(value: Any, true: float) -> Any:
     return true * literal if isinstance(literal, bool) else value
 
 
+def _one_side(value: Any) -> Any:
+    """Return the side that a height and a width have in common; anything else as it is."""
+    sides = parse_literal(value) if isinstance(value, str) else value
+    return sides[0] if isinstance(sides, list | tuple) and len(sides) == 2 and sides[0] == sides[1] else value
+
+
 def _coerce(name: str, value: Any, kind: Any) -> Any:
     """Return the value as the option's type, or tell what was expected."""
     candidate = value
@@ -236,10 +260,10 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     if not accepted:
         words = (*_choices(kind), *(("true", "false") if bool in _alternatives(kind) else ()))
         if _choices(kind):
-            raise UsageError(
-                f"{name}={_shown(value)} is not one of {', '.join(words)}{did_you_mean(_shown(value), words)}"
+            raise WrongValueError(
+                f"{name}={shown(value)} is not one of {', '.join(words)}{did_you_mean(shown(value), words)}"
             )
-        raise UsageError(f"{name}={_shown(value)} is not {_article(_type_name(kind))}")
+        raise WrongValueError(f"{name}={shown(value)} is not {_article(_type_name(kind))}")
     return converted
 
 
@@ -270,7 +294,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):
         return value is None, None
-    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list) and origin is not tuple:
+    if isinstance(value, list) and len(value) == 1 and origin is not tuple and not isinstance(value[0], list | tuple):
         return _fit(value[0], kind)
     if kind is bool:
         return (True, bool(value)) if value in (0, 1) else (False, value)
@@ -285,7 +309,8 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
     if kind is Path:
         return (True, Path(value)) if isinstance(value, str | os.PathLike) else (False, value)
     if origin is Literal:
-        return value in arguments, value
+        same = [word for word in arguments if isinstance(value, str) and word.casefold() == value.casefold()]
+        return value in arguments or len(same) == 1, same[0] if len(same) == 1 else value
     if origin is tuple:
         return _fit_tuple(value, arguments)
     return isinstance(value, kind), value
@@ -308,7 +333,7 @@ def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     return all(ok for ok, _ in fitted), tuple(out for _, out in fitted)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as it was given, cut where it is long; shared parts of a list are not written out without end."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {value.bit_length()} bits"
@@ -324,9 +349,9 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         ge, gt, le = metadata.get("ge"), metadata.get("gt"), metadata.get("le")
         below = (ge is not None and number < ge) or (gt is not None and number <= gt)
         if below or (le is not None and number > le):
-            shown = f"{value:g}" if isinstance(value, float) else _shown(value)
+            number_text = f"{value:g}" if isinstance(value, float) else shown(value)
             place = f"not above {gt:g}" if gt is not None and le is None else f"outside {_range_name(metadata)}"
-            raise UsageError(f"{name}={shown} is {place}")
+            raise WrongValueError(f"{name}={number_text} is {place}")
 
 
 def _range_name(metadata: Mapping[str, Any]) -> str:

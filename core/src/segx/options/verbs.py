@@ -53,6 +53,8 @@ class SessionOptions(Options):
 class InferenceOptions(SessionOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
 
+    lenient: ClassVar[bool] = True
+
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
     )
@@ -144,7 +146,7 @@ class ValOptions(InferenceOptions):
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(
-        None, "threads that read images and decode; default: half of the cores", ge=1, le=MOST_WORKERS
+        None, "threads that read images and decode; default, and for 0: half of the cores", ge=0, le=MOST_WORKERS
     )
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
     compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
@@ -166,6 +168,8 @@ class ValOptions(InferenceOptions):
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunFolderOptions):
     """Options of train."""
+
+    lenient: ClassVar[bool] = True
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "crowds", "rect", "cache", "workers"),
@@ -192,7 +196,7 @@ class TrainOptions(RunFolderOptions):
         100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0, le=1_000_000
     )
     batch: int = option(16, "images per step on all devices together; -1: as many as fit", ge=-1, le=MOST_IMAGES)
-    imgsz: int = option(640, "side of the training images", ge=32, le=8192)
+    imgsz: int = option(640, "side of the training images", ge=32, le=8192, square=True)
     save: bool = option(True, "write last.pt and best.pt")
     save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1, le=1_000_000)
     cache: Literal["ram", "disk"] | bool = option(
@@ -321,6 +325,8 @@ PRECISION_OPTIONS: Mapping[str, str] = {"half": "fp16", "int8": "int8"}
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
     """Options every export format has; a format adds its own by inheriting."""
+
+    lenient: ClassVar[bool] = True
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS

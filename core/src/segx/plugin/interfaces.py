@@ -178,11 +178,11 @@ class Task(Protocol):
         """Return what was found in each image."""
         ...
 
-    def draw(self, results: Results, **style: Any) -> Image:
-        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in."""
+    def draw_annotations(self, sample: Sample, names: Mapping[int, str]) -> Image:
+        """Return an image of a data set, uint8 (H, W, 3) BGR, with its annotations drawn in."""
         ...
 
-    def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+    def parity(self, reference: Sequence[Any], other: Sequence[Any]) -> Parity:
         """Compare what two models found in the same images; ``raw`` is filled by core."""
         ...
 

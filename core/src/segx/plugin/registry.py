@@ -10,7 +10,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from segx.artifact import Artifact, WeightsFile
-from segx.errors import DataError, MissingPluginError, ModelError, PluginError, SegxError, UsageError, did_you_mean
+from segx.errors import (
+    DataError,
+    MissingDataError,
+    MissingModelError,
+    MissingPluginError,
+    ModelError,
+    PluginError,
+    SegxError,
+    UsageError,
+    did_you_mean,
+)
 from segx.io.files import irregular
 from segx.options.schema import merged
 from segx.options.verbs import PRECISION_OPTIONS
@@ -158,7 +168,7 @@ class Registry:
         path = Path(path)
         kind = self.format_of(path)
         if not path.exists():
-            raise ModelError(f"model {str(path)!r} is not there", hint=self._missing_model_hint(path))
+            raise MissingModelError(f"model {str(path)!r} is not there", hint=self._missing_model_hint(path))
         if what := irregular(path):
             raise ModelError(f"{path}: it is {what}, not a regular file")
         if kind is None:
@@ -280,7 +290,7 @@ class Registry:
         if spec is not None:
             return spec
         if not path.exists():
-            raise DataError(f"data set {str(path)!r} is not there")
+            raise MissingDataError(f"data set {str(path)!r} is not there")
         known = "; ".join(f"{key}: {spec.summary}" for key, spec in self.dataset_formats.items()) or "none"
         raise DataError(f"{path}: no installed dataset format recognises it", hint=f"installed: {known}")
 

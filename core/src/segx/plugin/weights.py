@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from segx.errors import ModelError, did_you_mean
+from segx.errors import MissingModelError, did_you_mean
 from segx.io.download import fetch
 from segx.io.paths import MIRROR_VARIABLE, weights_address, weights_folder
 
@@ -28,7 +28,9 @@ def resolve_weights(name: str, registry: Registry, *, retry: RetryPolicy | None 
     if file is None:
         known = {known for spec in registry.architectures.values() for known in spec.weights}
         msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
-        raise ModelError(msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}")
+        raise MissingModelError(
+            msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
+        )
     if file.path is not None:
         return file.path
     file = dataclasses.replace(file, url=weights_address(name, file.url))

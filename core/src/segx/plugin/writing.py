@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from segx.errors import DataError
 from segx.io.files import copy_new
-from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.structures.annotations import Annotation
 
 CLOSE = 0.95
 """IoU with the original below which a joined outline is reported by name."""
@@ -84,10 +82,3 @@ def place_image(source: Path, target: Path, *, link: bool) -> None:
         copy_new(source, target)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-def mask_of(annotation: Annotation, shape: tuple[int, int]) -> Masks:
-    """Return the mask of one object of an image of (height, width)."""
-    if annotation.rle is not None:
-        return Masks.from_rle([annotation.rle], shape)
-    return Masks.from_polygons([annotation.polygons], shape)

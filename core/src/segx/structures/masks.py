@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import cv2
 import numpy as np
 
+from segx.ops.arrays import to_numpy
 from segx.ops.bits import WORD, pack, unpack, words_per_row
 from segx.ops.polygons import Polygon, fill_parts, trace
 from segx.structures import rle as rle_codec
+from segx.structures.arrays import OnHost, ResultArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +40,7 @@ class RLE(TypedDict):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Masks:
+class Masks(OnHost):
     """The masks of the objects in one image.
 
     An empty result is an empty ``Masks``, never None. Made by a task, or by :meth:`from_dense`, :meth:`from_rle`,
@@ -103,7 +105,7 @@ class Masks:
     @classmethod
     def from_dense(cls, data: ArrayLike, orig_shape: tuple[int, int] | None = None) -> Masks:
         """Return masks of an (N, H, W) array in which anything but zero is on."""
-        dense = np.asarray(data)
+        dense = np.asarray(to_numpy(data))
         if dense.ndim != 3:
             msg = f"dense masks have the shape (N, H, W), not {dense.shape}"
             raise ValueError(msg)
@@ -183,12 +185,12 @@ class Masks:
         return unpack(self.words[index], int(x1 - x0))
 
     @property
-    def data(self) -> NDArray[np.uint8]:
+    def data(self) -> ResultArray:
         """uint8 (N, H, W), 1 where the object is: N times the frame in memory, made anew at each call."""
         dense = np.zeros(self.shape, np.uint8)
         for i, (x0, y0, x1, y1) in enumerate(self.rects.tolist()):
             dense[i, y0:y1, x0:x1] = self.bitmap(i)
-        return dense
+        return ResultArray.of(dense)
 
     @cached_property
     def area(self) -> NDArray[np.int64]:
@@ -204,7 +206,7 @@ class Masks:
         return np.where(width[:, None] > 0, np.stack([x, y, x + width, y + height], axis=1), 0).astype(np.int32)
 
     @cached_property
-    def xy(self) -> list[NDArray[np.float32]]:
+    def xy(self) -> list[ResultArray]:
         """For each object float32 (M, 2): the outline of its largest part, in pixels of the original image.
 
         The points are the centres of the outermost pixels, numbered as OpenCV numbers them. One ring cannot tell
@@ -214,14 +216,14 @@ class Masks:
         for i, (x0, y0, _, _) in enumerate(self.rects.tolist()):
             found, _ = cv2.findContours(self.bitmap(i).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
             ring = max(found, key=cv2.contourArea).reshape(-1, 2) if found else np.zeros((0, 2))
-            rings.append(self._to_image(ring, (x0, y0), centre=0.5))
+            rings.append(ResultArray.of(self._to_image(ring, (x0, y0), centre=0.5)))
         return rings
 
     @property
-    def xyn(self) -> list[NDArray[np.float32]]:
+    def xyn(self) -> list[ResultArray]:
         """:attr:`xy` divided by the width and height of the original image."""
         size = np.array(self.orig_shape[::-1], np.float32)
-        return [ring / size for ring in self.xy]
+        return [ResultArray.of(ring / size) for ring in self.xy]
 
     @cached_property
     def polygons(self) -> list[list[Polygon]]:
@@ -287,16 +289,6 @@ class Masks:
         bitmaps = [_window(self.bitmap(i), self.rects[i], windows[i].tolist()) for i in range(len(self))]
         cut = Masks.from_bitmaps(bitmaps, low, self.frame)
         return dataclasses.replace(cut, orig_shape=self.orig_shape, image=self.image)
-
-    def cpu(self) -> Masks:
-        """Return these masks: they are NumPy arrays already."""
-        return self
-
-    numpy = cpu
-
-    def to(self, *_args: Any, **_kwargs: Any) -> Masks:
-        """Return these masks: they are NumPy arrays already."""
-        return self
 
     def _to_image(self, points: NDArray[Any], corner: tuple[int, int], *, centre: float) -> NDArray[np.float32]:
         """Move points from a bitmap at ``corner`` of the frame to the original image.

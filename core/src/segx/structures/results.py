@@ -2,110 +2,145 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from segx.console import counted
 from segx.errors import MissingPluginError, UsageError
 from segx.io.names import class_folders, crop_stem, image_suffix, split_name
-from segx.ops.polygons import ring_area
+from segx.structures.arrays import OnHost
 from segx.structures.boxes import Boxes
-from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
     from segx.structures.types import Image
 
 NO_OBJECTS = "(no detections)"
 
 
-@dataclass(eq=False, kw_only=True)
-class Results:
-    """What was found in one image. Boxes and masks go together: the i-th of each is the i-th object, best first.
+@dataclass(eq=False, repr=False)
+class Results(OnHost):
+    """What was found in one image, best first; a task's own type adds what it finds beside boxes, and draws it.
 
     Attributes:
-        orig_img: uint8 (H, W, 3), BGR, the image; None where only its size matters, which ``boxes`` know too.
+        orig_img: uint8 (H, W, 3), BGR, the image; None where only its shape is known.
         path: The file, URL or name it came from.
-        names: Class number to class name.
-        boxes: Never None; empty when nothing was found.
-        masks: Never None; empty when nothing was found, or when masks were not asked for.
+        names: Class number to class name; a copy of what was given.
+        shape: (height, width) of the image, where there is no ``orig_img``.
+        boxes: Never None; empty when nothing was found. An array (N, 6) is taken as well.
         speed: Milliseconds for ``preprocess``, ``inference`` and ``postprocess``.
         save_dir: The run's folder, when there is one.
         stem: What its files are called, different for each image and frame of a run; empty: made of ``path`` and
             ``frame``.
         frame: Zero-based frame number for video and streams, else None.
         gain: Pixels of the network input per pixel of the image, across and down.
-        task: The task that made them; its drawing is what :meth:`plot` uses.
     """
 
-    orig_img: Image | None
-    path: str
-    names: Mapping[int, str]
-    boxes: Boxes = None  # type: ignore[assignment]  # filled in below
-    masks: Masks = None  # type: ignore[assignment]  # filled in below
+    orig_img: Image | None = None
+    path: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
+    _: KW_ONLY
+    shape: tuple[int, int] | None = None
+    boxes: Boxes = None  # type: ignore[assignment]  # never stays None
     speed: Mapping[str, float] = field(default_factory=dict)
     save_dir: Path | None = None
     stem: str = ""
     frame: int | None = None
     gain: tuple[float, float] = (1.0, 1.0)
-    task: str = "segment"
+
+    parts: ClassVar[tuple[str, ...]] = ("boxes",)
+    """The attributes that hold one thing for each object; they are chosen together."""
+
+    keypoints: ClassVar[None] = None
+    probs: ClassVar[None] = None
+    obb: ClassVar[None] = None
+    # What programs for several tasks ask for first.
 
     def __post_init__(self) -> None:
-        if self.boxes is None:
-            self.boxes = Boxes.empty(self.orig_shape)  # type: ignore[unreachable]  # left out by who made it
-        if self.masks is None:
-            self.masks = Masks.empty(self.orig_shape)  # type: ignore[unreachable]
-        self.names = dict(self.names)  # whoever renames a class here renames it nowhere else
-        if len(self.masks) not in {0, len(self.boxes)}:
-            msg = f"{len(self.boxes)} boxes cannot have {len(self.masks)} masks"
-            raise ValueError(msg)
+        self._check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "names":  # whoever renames a class here renames it nowhere else
+            value = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
+        elif name in self.parts:
+            value = self._part(name, value)
+        super().__setattr__(name, value)
+
+    def _part(self, name: str, value: Any) -> Any:  # noqa: ARG002 - there is only one here
+        """Return one of :attr:`parts` as its own type, from None or an array too."""
+        if isinstance(value, Boxes):
+            return value
+        return Boxes.empty(self.orig_shape) if value is None else Boxes(value, self.orig_shape)
+
+    def _check(self) -> None:
+        """Refuse parts of which one was chosen without the others.
+
+        Raises:
+            ValueError: They are of different lengths.
+        """
+        for name in self.parts:
+            if len(getattr(self, name)) not in {0, len(self)}:
+                msg = f"{len(self)} boxes cannot have {len(getattr(self, name))} {name}: choose from the results as one"
+                raise ValueError(msg)
 
     @property
     def orig_shape(self) -> tuple[int, int]:
         """(height, width) of the image."""
-        if self.orig_img is None:
-            return self.boxes.orig_shape
-        height, width = self.orig_img.shape[:2]
-        return height, width
+        shape = self.shape if self.orig_img is None else self.orig_img.shape[:2]
+        boxes = getattr(self, "boxes", None)  # not there yet while they are made
+        if shape is None and isinstance(boxes, Boxes):
+            shape = boxes.orig_shape
+        if shape is None:
+            raise UsageError("results need their image, or its shape", hint="orig_img=..., or shape=(height, width)")
+        return int(shape[0]), int(shape[1])
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Any) -> Results:
+    def __getitem__(self, index: Any) -> Self:
         """Return the results of the objects an index, a slice, a list of numbers or a boolean array picks."""
-        masks = self.masks[index] if len(self.masks) else self.masks
-        return dataclasses.replace(self, boxes=self.boxes[index], masks=masks)
+        self._check()
+        return self.replace(
+            **{name: part[index] for name in self.parts if len(part := getattr(self, name)) or name == "boxes"}
+        )
 
-    def __iter__(self) -> Iterator[Results]:
+    def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         height, width = self.orig_shape
         return f"Results({self.path!r}, {width} x {height}: {self.verbose().rstrip(', ')})"
 
-    def replace(self, **changes: Any) -> Results:
+    def replace(self, **changes: Any) -> Self:
         """Return a copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
-    def cpu(self) -> Results:
-        """Return these results: they are NumPy arrays already."""
-        return self
+    def new(self) -> Self:
+        """Return results of the same image in which nothing was found."""
+        return self.replace(**dict.fromkeys(self.parts))
 
-    numpy = cpu
+    def update(self, **parts: Any) -> None:
+        """Put other boxes (and what else the task finds) in the place of those here; None leaves what there is.
 
-    def to(self, *_args: Any, **_kwargs: Any) -> Results:
-        """Return these results: they are NumPy arrays already."""
-        return self
+        Raises:
+            UsageError: There is no such part.
+        """
+        for name, value in parts.items():
+            if value is None:
+                continue
+            if name not in self.parts:
+                raise UsageError(f"update: these results have no {name!r}", hint=f"parts: {', '.join(self.parts)}")
+            setattr(self, name, value)
 
     # In words and tables
 
@@ -116,17 +151,16 @@ class Results:
         counts = Counter(self.boxes.cls.astype(int).tolist())
         return "".join(f"{counted(n, self._name(c))}, " for c, n in sorted(counts.items()))
 
-    def summary(self, *, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
-        """Return one dictionary for each object: name, class, confidence, box and the outline of its largest part.
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002
+        """Return one dictionary for each object: name, class, confidence, box, and track id where there is one.
 
         Args:
             normalize: Coordinates as fractions of the image's width and height.
             decimals: Digits after the point.
         """
         height, width = self.orig_shape if normalize else (1, 1)
-        rings = self.masks.xy
         rows = []
-        for i, (x1, y1, x2, y2, score, number) in enumerate(self.boxes.data.astype(np.float64).tolist()):
+        for x1, y1, x2, y2, *track, score, number in self.boxes.data.astype(np.float64).tolist():
             box = {"x1": x1 / width, "y1": y1 / height, "x2": x2 / width, "y2": y2 / height}
             row: dict[str, Any] = {
                 "name": self._name(int(number)),
@@ -134,17 +168,24 @@ class Results:
                 "confidence": round(score, decimals),
                 "box": {side: round(value, decimals) for side, value in box.items()},
             }
-            if len(self.masks):
-                ring = np.round(rings[i].astype(np.float64) / (width, height), decimals)
-                row["segments"] = {"x": ring[:, 0].tolist(), "y": ring[:, 1].tolist()}
-            rows.append(row)
+            rows.append(row | ({"track_id": int(track[0])} if track else {}))
         return rows
 
-    def to_json(self, *, normalize: bool = False, decimals: int = 5, indent: int | None = 2) -> str:
+    def to_json(self, normalize: bool = False, decimals: int = 5, indent: int | None = 2) -> str:  # noqa: FBT001, FBT002
         """Return :meth:`summary` as JSON."""
-        return json.dumps(self.summary(normalize=normalize, decimals=decimals), indent=indent)
+        return json.dumps(self.summary(normalize, decimals), indent=indent)
 
-    def to_df(self, *, normalize: bool = False, decimals: int = 5) -> Any:
+    tojson = to_json
+
+    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:  # noqa: FBT001, FBT002
+        """Return :meth:`summary` as CSV, one row for each object."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.summary(normalize, decimals))
+        return text.getvalue()
+
+    def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:  # noqa: FBT001, FBT002
         """Return :meth:`summary` as a pandas ``DataFrame``, one row for each object.
 
         Raises:
@@ -154,35 +195,31 @@ class Results:
             import pandas as pd  # type: ignore[import-untyped,unused-ignore]
         except ImportError:
             raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
-        columns = ["name", "class", "confidence", "box", *(["segments"] if len(self.masks) else [])]
-        return pd.DataFrame(self.summary(normalize=normalize, decimals=decimals), columns=columns)
+        return pd.DataFrame(self.summary(normalize, decimals), columns=self._columns())
+
+    def _columns(self) -> list[str]:
+        """Return the keys of :meth:`summary`."""
+        return ["name", "class", "confidence", "box", *(["track_id"] if self.boxes.is_track else [])]
 
     def to_coco(self, image_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
-        """Return what COCO's results file holds: one dictionary for each object, its mask as compressed RLE text.
-
-        Masks must be at the image's own resolution; those of ``retina_masks=False`` are left out.
+        """Return what COCO's results file holds: one dictionary for each object.
 
         Args:
             image_id: The image's id in its data set.
             category_ids: Class number to the data set's own id; default: the class number itself.
         """
-        whole = self.masks.frame == self.orig_shape and len(self.masks) > 0
-        rows: list[dict[str, Any]] = []
-        for i, (x1, y1, x2, y2, score, number) in enumerate(self.boxes.data.astype(np.float64).tolist()):
-            row: dict[str, Any] = {
+        return [
+            {
                 "image_id": image_id,
                 "category_id": int(number) if category_ids is None else category_ids[int(number)],
                 "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(score, 5),
             }
-            if whole:
-                rle = self.masks.rle[i]
-                row["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-            rows.append(row)
-        return rows
+            for (x1, y1, x2, y2, *_, score, number) in self.boxes.data.astype(np.float64).tolist()
+        ]
 
     def to_supervision(self) -> Any:
-        """Return a ``supervision.Detections``; its dense masks take N times the image in memory.
+        """Return a ``supervision.Detections``.
 
         Raises:
             MissingPluginError: supervision is not installed.
@@ -194,28 +231,23 @@ class Results:
                 "to_supervision needs supervision, found none", hint="pip install supervision"
             ) from None
         numbers = self.boxes.cls.astype(int)
-        with_masks = len(self.masks) > 0 and self.masks.frame == self.orig_shape
         return sv.Detections(
-            xyxy=self.boxes.xyxy.copy(),
-            mask=self.masks.data.view(np.bool_) if with_masks else None,
-            confidence=self.boxes.conf.copy(),
+            xyxy=self.boxes.xyxy.numpy().copy(),
+            confidence=self.boxes.conf.numpy().copy(),
             class_id=numbers,
+            tracker_id=None if self.boxes.id is None else self.boxes.id.astype(int),
             data={"class_name": np.array([self._name(number) for number in numbers.tolist()])},
         )
 
     # On images and disk
 
-    def plot(self, **style: Any) -> Image:
-        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
+    def plot(self, *_args: Any, **_style: Any) -> Any:
+        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in: each task's own results do.
 
-        Args:
-            style: What the task's drawing takes; for ``segment``: ``conf line_width font_size labels boxes masks
-                color_mode img``.
+        Raises:
+            UsageError: These are of no task.
         """
-        from segx.plugin.registry import get_registry
-
-        image: Image = get_registry().tasks.load(self.task).draw(self, **style)
-        return image
+        raise UsageError(f"{type(self).__name__} of no task cannot be drawn", hint="use the task's own type of results")
 
     def show(self, **style: Any) -> None:
         """Show :meth:`plot` in a window until a key is pressed.
@@ -241,107 +273,77 @@ class Results:
         Returns:
             The file as it was written.
         """
+        return self._write_image(filename, self.plot(**style))
+
+    def _write_image(self, filename: str | Path | None, image: Image) -> Path:
         from segx.io.files import write_image
 
         if filename is None:
             name = f"{self._stem}{image_suffix(self.path, otherwise='.jpg')}"
             own = self.save_dir is not None and self.save_dir.absolute() != Path(self.path).absolute().parent
             filename = (self.save_dir or Path()) / (name if own else f"results_{name}")
-        return write_image(Path(filename), self.plot(**style))
+        return write_image(Path(filename), image)
 
-    def save_txt(self, txt_file: str | Path, *, save_conf: bool = False) -> Path:
-        """Write the objects as YOLO labels: ``class x1 y1 x2 y2 ... [score]``, fractions of width and height.
+    def save_txt(self, txt_file: str | Path, save_conf: bool = False) -> Path:  # noqa: FBT001, FBT002
+        """Write the objects as YOLO labels: ``class cx cy w h [score] [track id]``, fractions of width and height.
 
-        A label is one ring, so the largest part of each object is written, without its holes; an object whose mask is
-        empty has no row, and without masks a row is the box ``class cx cy w h``. A file that is already there is
-        replaced.
+        A file that is already there is replaced.
         """
         from segx.io.files import write_text
 
-        size = np.array(self.orig_shape[::-1], np.float32)
         rows = []
         for i, number in enumerate(self.boxes.cls.astype(int).tolist()):
-            values = self._largest_ring(i) / size if len(self.masks) else self.boxes.xywhn[i]
-            if values.size:
-                numbers = [*values.ravel().tolist(), *([float(self.boxes.conf[i])] if save_conf else [])]
-                rows.append(" ".join([str(number), *(f"{value:.6g}" for value in numbers)]))
+            values = self._label(i)
+            if len(values):
+                score = [f"{self.boxes.conf[i]:.6g}"] if save_conf else []
+                track = [] if self.boxes.id is None else [str(int(self.boxes.id[i]))]
+                rows.append(" ".join([str(number), *(f"{value:.6g}" for value in values), *score, *track]))
         return write_text(Path(txt_file), "".join(f"{row}\n" for row in rows))
 
-    def save_crop(
-        self,
-        save_dir: str | Path,
-        file_name: str | Path | None = None,
-        *,
-        mode: Literal["mask", "box"] = "mask",
-    ) -> list[Path]:
+    def _label(self, index: int) -> list[float]:
+        """Return what a row of labels says of an object, as fractions; nothing leaves the row out."""
+        return self.boxes.xywhn[index].tolist()  # type: ignore[no-any-return]
+
+    def save_crop(self, save_dir: str | Path, file_name: str | Path | None = None, *, mode: str = "box") -> list[Path]:
         """Write one image for each object, in a folder for each class.
 
         Args:
             save_dir: Where the class folders go.
             file_name: Stem of the files, an image's suffix is left away; default: ``stem``. Further objects of a class
                 get ``-2``, ``-3``, ...; the first one too gets ``-1`` where the stem ends like that itself.
-            mode: ``"mask"`` cuts the object out, transparent around it (PNG); ``"box"`` writes the box with its
-                surroundings.
+            mode: ``"box"`` writes the box with its surroundings.
         """
         from segx.io.files import write_image
 
         stem = self._stem if file_name is None else split_name(str(file_name))[0]
-        suffix = ".png" if mode == "mask" else image_suffix(self.path, otherwise=".png")
         numbers = self.boxes.cls.astype(int).tolist()
         folders = class_folders(self.names, numbers)
         seen: Counter[int] = Counter()
         written = []
         for i, number in enumerate(numbers):
-            cut = self.cut_out(i) if mode == "mask" else self._cut_box(i)
+            cut = self._cut(i, mode)
             if cut.size == 0:
                 continue
             seen[number] += 1
+            suffix = ".png" if cut.shape[2] == 4 else image_suffix(self.path, otherwise=".png")
             path = Path(save_dir) / folders[number] / f"{crop_stem(stem, seen[number])}{suffix}"
             written.append(write_image(path, cut))
         return written
 
-    def cut_out(self, index: int) -> Image:
-        """Return one object cut out along its mask: uint8 (h, w, 4) BGRA, transparent around it.
-
-        Raises:
-            UsageError: There are no masks at the image's resolution.
-        """
-        if self.masks.frame != self.orig_shape or len(self.masks) == 0:
-            raise UsageError(
-                "cutting out needs masks at the image's resolution", hint="use retina_masks=true, or the box"
-            )
-        x0, y0, x1, y1 = self.masks.bounds[index].tolist()
-        left, top = self.masks.rects[index, :2].tolist()
-        alpha = self.masks.bitmap(index)[y0 - top : y1 - top, x0 - left : x1 - left]
-        return np.dstack([self._image[y0:y1, x0:x1], alpha.astype(np.uint8) * 255])
-
-    def _cut_box(self, index: int) -> Image:
+    def _cut(self, index: int, mode: str) -> Image:
+        """Return the image of one object."""
+        if mode != "box":
+            raise UsageError(f"save_crop: mode={mode} does not go with these results", hint='mode="box"')
         height, width = self.orig_shape
         x1, y1 = np.floor(self.boxes.xyxy[index, :2]).astype(int).clip(0).tolist()
         x2, y2 = np.ceil(self.boxes.xyxy[index, 2:]).astype(int).clip(0, (width, height)).tolist()
-        return self._image[y1:y2, x1:x2]
+        return self._image("save_crop")[y1:y2, x1:x2]
 
-    @property
-    def _image(self) -> Image:
-        """The image.
-
-        Raises:
-            UsageError: It was not kept.
-        """
+    def _image(self, what: str) -> Image:
+        """Return the image, or say that something needs it."""
         if self.orig_img is None:
-            raise UsageError(f"{self.path}: these results hold no image to draw on or to cut from", hint="img=...")
+            raise UsageError(f"{what} needs the image, and these results know only its shape", hint="set orig_img")
         return self.orig_img
-
-    def _largest_ring(self, index: int) -> NDArray[np.float32]:
-        return self._largest_rings[index]
-
-    @cached_property
-    def _largest_rings(self) -> list[NDArray[np.float32]]:
-        """The exterior of each object's largest part, in continuous pixels of the image."""
-        return [
-            max((part.exterior for part in parts), key=ring_area, default=np.zeros((0, 2), np.float32))
-            for parts in self.masks.polygons
-        ]
 
     @property
     def _stem(self) -> str:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from segx.options.verbs import DecodeOptions
     from segx.plugin.interfaces import Session, Task
-    from segx.structures.results import Results
     from segx.structures.types import Images
     from segx.testing.scenes import Scene
 
@@ -72,7 +71,7 @@ def assert_follows(
 
 def predict(
     task: Task, session: Session, scenes: Sequence[Scene], *, shape: tuple[int, int], options: DecodeOptions
-) -> list[Results]:
+) -> list[Any]:
     """Return what a session finds in images: the three steps that every verb takes."""
     batch = task.preprocess([scene.source for scene in scenes], shape)
     return task.decode(infer(session, batch.images), batch, session.info, options)

@@ -33,7 +33,7 @@ _WITHOUT_TORCH = """
     from segx.testing.scenes import ColorSession, draw_scene
     task = get_registry().tasks.load(sys.argv[1])
     found = predict(task, ColorSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
-    task.draw(found[0])
+    found[0].plot()
     print(json.dumps([len(results) for results in found]))
 """
 
@@ -43,7 +43,7 @@ _FINDS_AND_DRAWS = """
     from segx.testing.scenes import ColorSession, draw_scene
     task = registry.tasks.load(sys.argv[2])
     found = predict(task, ColorSession(), [draw_scene()], shape=(320, 320), options=DecodeOptions())
-    task.draw(found[0])
+    found[0].plot()
 """
 
 
@@ -144,7 +144,7 @@ class TaskContract(PluginContract, standard=True):
         """Class, box and mask of each object, in pixels of the image, through any resizing and padding."""
         scene = draw_scene(*image)
         results = predict(task, session, [scene], shape=shape, options=DecodeOptions())[0]
-        assert isinstance(results, Results)
+        assert issubclass(type(results), Results)
         assert results.orig_shape == image
         assert list(results.boxes.conf) == sorted(results.boxes.conf, reverse=True)
         assert sorted(int(number) for number in results.boxes.cls) == [0, 1, 2]
@@ -176,7 +176,7 @@ class TaskContract(PluginContract, standard=True):
         assert results.masks is not None
         assert results.masks.data.shape == (0, 240, 320)
         assert results.masks.xy == []
-        np.testing.assert_array_equal(task.draw(results), scene.image)
+        np.testing.assert_array_equal(results.plot(), scene.image)
 
     @pytest.mark.parametrize(
         ("options", "classes"),
@@ -241,7 +241,7 @@ class TaskContract(PluginContract, standard=True):
         scene = draw_scene()
         before = scene.image.copy()
         results = predict(task, session, [scene], shape=(320, 320), options=DecodeOptions())[0]
-        drawn = task.draw(results)
+        drawn = results.plot()
         assert drawn.shape == scene.image.shape
         assert drawn.dtype == np.uint8
         assert (drawn != scene.image).any()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from segx.io.files import replacing
 from segx.io.names import file_names, image_ids
-from segx.plugin.writing import mask_of, place_image
+from segx.plugin.writing import place_image
+from segx.structures.annotations import mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

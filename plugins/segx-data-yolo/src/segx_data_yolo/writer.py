@@ -10,7 +10,8 @@ from segx.io.files import write_text
 from segx.io.names import file_names, stems
 from segx.ops.outlines import clip
 from segx.ops.polygons import one_ring
-from segx.plugin.writing import mask_of, place_image
+from segx.plugin.writing import place_image
+from segx.structures.annotations import mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.results import Results
     from segx.structures.types import Image
+    from segx_task_segment.results import SegmentResults
 
 SUBPIXEL = 4
 """Bits of a pixel that OpenCV is given for outlines."""
@@ -29,7 +30,7 @@ Rect = tuple[int, int, int, int]
 
 
 def draw(
-    results: Results,
+    results: SegmentResults,
     *,
     conf: bool = True,
     labels: bool = True,
@@ -40,7 +41,8 @@ def draw(
     font: str | Path | None = None,
     color_mode: Literal["class", "instance"] = "class",
     opacity: float = 0.36,
-    img: Image | None = None,
+    img: Image,
+    text: Color | None = None,
 ) -> Image:
     """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
 
@@ -55,14 +57,14 @@ def draw(
         font: A TrueType or OpenType file, for names the built-in Latin font lacks.
         color_mode: One colour for each class, the same in every image, or one for each object.
         opacity: Of the fill, 0..1.
-        img: Draw on this image, of the same size, instead of the one the results came from; grey, 16 bits and floats
-            are read as a source is.
+        img: The image to draw on, left as it is; grey, 16 bits and floats are read as a source is.
+        text: Colour of the labels' text; default: what is legible on the label.
 
     Raises:
         UsageError: ``img`` is of another size, or no image.
         DataError: Its values are out of range.
     """
-    canvas = from_array(results.orig_img if img is None else img, copy=True)
+    canvas = from_array(img, copy=True)
     if canvas.shape[:2] != results.orig_shape:
         found, wanted = ("{1}x{0}".format(*shape) for shape in (canvas.shape, results.orig_shape))
         raise UsageError(f"img is {found} pixels (width x height), the results are for {wanted}")
@@ -78,14 +80,14 @@ def draw(
             _draw_box(canvas, results.boxes.xyxy[i], colors[i], line if not masks else line * 0.6)
     if labels:
         texts = [_label(results, i, conf=conf) for i in range(len(results))]
-        writer = Labels(canvas, size=size, font=None if font is None else str(font))
+        writer = Labels(canvas, size=size, font=None if font is None else str(font), text=text)
         for i in range(len(results)):
             writer.place(texts[i], results.boxes.xyxy[i], colors[i], gap=line / 2 if boxes else 0)
         writer.draw()
     return canvas
 
 
-def _label(results: Results, index: int, *, conf: bool) -> str:
+def _label(results: SegmentResults, index: int, *, conf: bool) -> str:
     number = int(results.boxes.cls[index])
     name = results.names.get(number, str(number))
     return f"{name} {results.boxes.conf[index]:.2f}" if conf else name
@@ -179,9 +181,11 @@ class Labels:
         canvas: What they are drawn on, uint8 (H, W, 3).
         size: Height of the font in pixels.
         font: A font file, or None for the built-in one.
+        text: Colour of the text; None: black or white, whichever is legible on the label.
     """
 
-    def __init__(self, canvas: Image, *, size: float, font: str | None) -> None:
+    def __init__(self, canvas: Image, *, size: float, font: str | None, text: Color | None = None) -> None:
+        self.text = text
         self.canvas = canvas
         self.size = size
         self.font = font
@@ -230,7 +234,7 @@ class Labels:
             glyphs = _glyphs(chip.text, self.size, self.font)
             top = (y1 - y0 - glyphs.shape[0]) // 2
             inner = region[top : top + glyphs.shape[0], self.pad : self.pad + glyphs.shape[1]]
-            _blend(inner, text_color(chip.fill), glyphs[: inner.shape[0], : inner.shape[1]])
+            _blend(inner, self.text or text_color(chip.fill), glyphs[: inner.shape[0], : inner.shape[1]])
 
     def _covered(self, rects: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return for each rectangle how many of its pixels other labels already take."""
@@ -275,4 +279,11 @@ def _glyphs(text: str, size: float, font: str | None) -> NDArray[np.float32]:
 def _font(size: float, font: str | None) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.load_default(size) if font is None else ImageFont.truetype(font, round(size))
+    if font is None:
+        return ImageFont.load_default(size)
+    try:
+        return ImageFont.truetype(font, round(size))
+    except OSError as error:
+        if PurePath(font).name == font:  # a font of the system, where it may be or not
+            return ImageFont.load_default(size)
+        raise UsageError(f"font={font} cannot be read: {error}", hint="a TrueType or OpenType file") from error

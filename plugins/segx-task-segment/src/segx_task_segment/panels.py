@@ -13,17 +13,16 @@ import numpy as np
 from segx.io.images import image_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx_task_segment.draw import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from segx.structures.results import Results
     from segx.structures.sample import Sample
     from segx.structures.types import Image
     from segx_task_segment.metrics.image_match import ImageMatches
+    from segx_task_segment.results import SegmentResults
 
 COLUMNS = 4
 BATCH = COLUMNS * COLUMNS
@@ -154,16 +153,16 @@ def draw_annotation(matches: ImageMatches, image: Image) -> Image:
     boxes = np.concatenate([annotations.box[:, :2], annotations.box[:, :2] + annotations.box[:, 2:]], axis=1)
     data = np.column_stack([boxes, np.ones(len(annotations)), annotations.category]).astype(np.float32).reshape(-1, 6)
     drawn = results.replace(boxes=Boxes(data, results.orig_shape), masks=annotations.masks)
-    return draw(fitted(drawn, image), conf=False)
+    return np.asarray(fitted(drawn, image).plot(conf=False))
 
 
 def draw_found(matches: ImageMatches, score: float, image: Image) -> Image:
     """Return the image with what was found drawn in, from a score on."""
     results = matches.found.results
-    return draw(fitted(results[np.flatnonzero(results.boxes.conf >= score)], image))
+    return np.asarray(fitted(results[np.flatnonzero(results.boxes.conf >= score)], image).plot())
 
 
-def fitted(results: Results, image: Image) -> Results:
+def fitted(results: SegmentResults, image: Image) -> SegmentResults:
     """Return results on a smaller copy of their image."""
     frame, (height, width) = results.orig_shape, image.shape[:2]
     if frame == (height, width):

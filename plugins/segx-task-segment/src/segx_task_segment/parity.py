@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.results import Results
+    from segx_task_segment.results import SegmentResults
 
 SAME_OBJECT = 0.5
 """Smallest IoU of boxes of one class that may show the same object."""
 
 
-def compare(reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+def compare(reference: Sequence[SegmentResults], other: Sequence[SegmentResults]) -> Parity:
     """Match objects by class and overlap, best overlap first, and return the largest differences.
 
     Box sides are compared in pixels of the network input. ``matched`` counts the objects of both sides, so that one
@@ -50,7 +50,7 @@ def compare(reference: Sequence[Results], other: Sequence[Results]) -> Parity:
     )
 
 
-def match(ours: Results, theirs: Results) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def match(ours: SegmentResults, theirs: SegmentResults) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the numbers of the objects on either side that belong together, each used once."""
     overlap = box_iou(ours.boxes.xyxy, theirs.boxes.xyxy)
     overlap[ours.boxes.cls[:, None] != theirs.boxes.cls[None, :]] = 0
@@ -75,7 +75,7 @@ def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
 
 
 def _mask_ious(
-    ours: Results, theirs: Results, first: NDArray[np.int64], second: NDArray[np.int64]
+    ours: SegmentResults, theirs: SegmentResults, first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the IoU of the masks of matched objects; two empty masks are equal."""
     found = np.ones(len(first))

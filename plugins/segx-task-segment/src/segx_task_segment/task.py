@@ -11,12 +11,11 @@ from segx.errors import ModelError
 from segx.structures.batch import Batch
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
 from segx_task_segment.decode import detect, read_outputs
-from segx_task_segment.draw import draw
 from segx_task_segment.letterbox import boxes_to_image, letterbox, rect_shape
 from segx_task_segment.mask_assembly import image_masks, input_masks
 from segx_task_segment.parity import compare
+from segx_task_segment.results import SegmentResults, annotation_results
 from segx_task_segment.training.drawings import SegmentDrawings
 from segx_task_segment.training.loader import make_loader, require_masks
 from segx_task_segment.validation import SegmentValidation
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from segx.plugin.interfaces import Dataset, Evaluator, LoaderMaker
     from segx.plugin.jobs import EvalSpec
     from segx.structures.batch import Letterbox, SourceImage
+    from segx.structures.results import Results
+    from segx.structures.sample import Sample
     from segx.structures.types import Array, Image
     from segx_task_segment.decode import Detections
 
@@ -84,16 +85,15 @@ class SegmentTask:
             )
         ]
 
-    def draw(self, results: Results, **style: Any) -> Image:
-        """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
+    def draw_annotations(self, sample: Sample, names: Mapping[int, str]) -> Image:
+        """Return an image of a data set, uint8 (H, W, 3) BGR, with its annotations drawn in.
 
-        Args:
-            results: What was found.
-            style: See :func:`segx_task_segment.draw.draw`.
+        Raises:
+            DataError: The image cannot be read.
         """
-        return draw(results, **style)
+        return np.asarray(annotation_results(sample, names).plot(conf=False))
 
-    def parity(self, reference: Sequence[Results], other: Sequence[Results]) -> Parity:
+    def parity(self, reference: Sequence[Any], other: Sequence[Any]) -> Parity:
         """Compare what two models found in the same images; ``raw`` is filled by core."""
         return compare(reference, other)
 
@@ -136,7 +136,7 @@ def _results(
     *,
     names: Mapping[int, str],
     options: DecodeOptions,
-) -> Results:
+) -> SegmentResults:
     boxes = boxes_to_image(found.boxes, geometry)
     if not options.masks:
         masks = Masks.empty(geometry.original)
@@ -145,8 +145,9 @@ def _results(
     else:
         masks = input_masks(prototypes, found.coefficients, found.boxes, geometry)
     numbers = np.stack([found.scores, found.classes.astype(np.float32)], axis=1)
-    return Results(
+    return SegmentResults(
         orig_img=source.image,
+        shape=geometry.original,
         path=source.path,
         frame=source.frame,
         names=names,

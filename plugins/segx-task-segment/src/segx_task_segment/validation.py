@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segx.errors import DataError
 from segx.io.files import write_bytes, write_text
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.plugin.jobs import EvalSpec
-    from segx.structures.results import Results
     from segx.structures.sample import Sample
     from segx_task_segment.metrics import SegmentMetrics
 
@@ -55,7 +54,7 @@ class SegmentValidation:
         if self._folder is not None and options.save_json:
             self._predictions = PredictionsFile(self._folder / "predictions.json", spec.category_ids, spec.file_names)
 
-    def update(self, sample: Sample, results: Results) -> None:
+    def update(self, sample: Sample, results: Any) -> None:
         """Add the results of one image."""
         verdict = self._evaluator.update(sample, results)
         if self._predictions is not None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.structures.annotations import Annotation
-    from segx.structures.results import Results
     from segx.structures.sample import Sample
+    from segx_task_segment.results import SegmentResults
 
 RLE = dict[str, Any]
 
@@ -43,7 +43,7 @@ class Found:
     score: NDArray[np.float64]
     box: NDArray[np.float64]
     rank: NDArray[np.int64]
-    results: Results
+    results: SegmentResults
     rows: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class AnnotationArrays:
 
 
 def found_in(
-    results: Results, names: Mapping[int, str], *, classes: Sequence[int] | None = None, single: bool = False
+    results: SegmentResults, names: Mapping[int, str], *, classes: Sequence[int] | None = None, single: bool = False
 ) -> Found:
     """Return what was found, of the classes that are measured.
 

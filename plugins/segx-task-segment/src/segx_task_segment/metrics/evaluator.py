@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.results import Results
     from segx.structures.sample import Sample
     from segx_task_segment.metrics.arrays import AnnotationArrays
     from segx_task_segment.metrics.image_match import IouMatches
+    from segx_task_segment.results import SegmentResults
 
 Fitness = Literal["mask", "box", "both"]
 
@@ -96,7 +96,7 @@ class SegmentEvaluator:
         self._rank: list[NDArray[np.int64]] = []
         self._count = self._crowds = 0
 
-    def update(self, sample: Sample, results: Results) -> ImageMatches:
+    def update(self, sample: Sample, results: SegmentResults) -> ImageMatches:
         """Add the results of one image.
 
         Returns:

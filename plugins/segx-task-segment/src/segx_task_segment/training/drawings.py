@@ -15,11 +15,10 @@ from segx.errors import MissingPluginError
 from segx.io.files import write_bytes
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
 from segx_task_segment.charts import number_whole, tint
-from segx_task_segment.draw import draw
 from segx_task_segment.panels import BATCH, encode, fit, sheet
 from segx_task_segment.plotting import load_matplotlib
+from segx_task_segment.results import SegmentResults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,14 +114,14 @@ class SegmentDrawings:
         centres, sides = batch.boxes[mine, :2] * extent, batch.boxes[mine, 2:] * extent
         numbers = np.stack([np.ones(len(mine)), batch.classes[mine]], axis=1)
         data = np.concatenate([centres - sides / 2, centres + sides / 2, numbers], axis=1).astype(np.float32)
-        found = Results(
+        found = SegmentResults(
             orig_img=np.asarray(image, np.uint8),
             path=batch.paths[index],
             names=self.names,
             boxes=Boxes(data.reshape(-1, 6), shape),
             masks=_masks(batch, index, mine, shape),
         )
-        return draw(found, conf=False)
+        return np.asarray(found.plot(conf=False))
 
     def _rows(self, samples: Iterable[Sample]) -> tuple[NDArray[np.float64], list[int]]:
         """Return class, centre x and y, width and height of every object as fractions; and objects per image."""

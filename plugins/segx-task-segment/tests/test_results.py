@@ -15,7 +15,7 @@ from segx.errors import DataError, MissingPluginError, UsageError
 from segx.io.files import write_image
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.results import Results
+from segx_task_segment.results import SegmentResults as Results
 
 NAMES = {0: "person", 5: "bus", 7: "wine/glass"}
 
@@ -52,10 +52,10 @@ def test_boxes_in_all_forms(results: Results) -> None:
     assert boxes.id is None
     assert not boxes.is_track
     assert boxes.shape == (3, 6)
-    assert boxes.cpu().numpy().to("cuda:0") is boxes
+    assert boxes.cpu().numpy().to("cuda:0").cuda() is boxes
     for array in (boxes.data, boxes.xyxy, boxes.xywh, boxes.xyxyn, boxes.xywhn, boxes.conf, boxes.cls):
         assert array.dtype == np.float32
-        assert type(array) is np.ndarray
+        assert isinstance(array, np.ndarray)
     with pytest.raises(ValueError, match="shape"):
         Boxes(np.zeros((3, 4), np.float32), (60, 80))
 
@@ -86,7 +86,14 @@ def test_nothing_is_empty_not_none(nothing: Results) -> None:
 def test_masks_must_match_boxes(results: Results) -> None:
     with pytest.raises(ValueError, match="3 boxes cannot have 2 masks"):
         results.replace(masks=results.masks[:2])
-    assert len(results.replace(masks=Masks.empty((60, 80)))) == 3, "boxes alone are fine"
+    keep = results.boxes.conf > 0.5
+    results.boxes = results.boxes[keep]
+    for use in (results.plot, results.summary, results.to_supervision, lambda: results[:1], lambda: results.to_coco(1)):
+        with pytest.raises(ValueError, match="2 boxes cannot have 3 masks"):
+            use()
+    results.masks = results.masks[keep]
+    assert len(results.summary()) == 2
+    assert len(results.replace(masks=None)) == 2, "boxes alone are fine"
 
 
 def test_in_words(results: Results) -> None:
