@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segx.ops.outlines import area, clip, encloses
+from segx.ops.polygons import area, clip, encloses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

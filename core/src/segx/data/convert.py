@@ -22,8 +22,7 @@ from segx.errors import DataError
 from segx.io.files import copy_new, new_folder, replacing, write_text
 from segx.io.names import file_names, image_ids, safe, stems
 from segx.io.paths import expanded
-from segx.ops.outlines import clip
-from segx.ops.polygons import one_ring
+from segx.ops.polygons import clip, one_ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from segx.ops.bits import WORD, pack, unpack, words_per_row
-from segx.ops.polygons import Polygon, fill_parts, trace
+from segx.ops.polygons import Polygon, fill_polygons, trace
 from segx.structures import rle as rle_codec
 
 if TYPE_CHECKING:
@@ -101,6 +101,19 @@ class Masks:
         )
 
     @classmethod
+    def from_bits(
+        cls, bits: Sequence[tuple[NDArray[np.uint64], tuple[int, int, int, int]]], shape: tuple[int, int]
+    ) -> Masks:
+        """Return masks of packed bits and their rectangles x0, y0, x1, y1 in a frame of (height, width) pixels."""
+        return cls(
+            frame=shape,
+            rects=np.array([rect for _, rect in bits], np.int32).reshape(-1, 4),
+            words=tuple(words for words, _ in bits),
+            orig_shape=shape,
+            image=(0, 0, shape[1], shape[0]),
+        )
+
+    @classmethod
     def from_dense(cls, data: ArrayLike, orig_shape: tuple[int, int] | None = None) -> Masks:
         """Return masks of an (N, H, W) array in which anything but zero is on."""
         dense = np.asarray(data)
@@ -142,14 +155,13 @@ class Masks:
 
     @classmethod
     def from_polygons(cls, objects: Sequence[Sequence[Polygon | ArrayLike]], shape: tuple[int, int]) -> Masks:
-        """Return masks of polygons: a pixel is on when its centre is inside (even-odd rule).
+        """Return masks of polygons, filled as the COCO API fills them; holes by the even-odd rule.
 
         Args:
             objects: For each object its parts; a part is a :class:`Polygon` or an (M, 2) ring. Parts are united.
             shape: (height, width) of the frame; what lies outside is cut off.
         """
-        filled = [fill_parts(parts, shape) for parts in objects]
-        return cls.from_bitmaps([bitmap for bitmap, _ in filled], [offset for _, offset in filled], shape)
+        return cls.from_bits(fill_polygons(objects, shape), shape)
 
     # How they are read
 

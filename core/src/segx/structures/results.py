@@ -15,7 +15,7 @@ import numpy as np
 from segx.console import counted
 from segx.errors import MissingPluginError, UsageError
 from segx.io.names import class_folders, crop_stem, image_suffix, split_name
-from segx.ops.polygons import ring_area
+from segx.ops.polygons import area
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 
@@ -326,7 +326,7 @@ class Results:
     def _largest_rings(self) -> list[NDArray[np.float32]]:
         """The exterior of each object's largest part, in continuous pixels of the image."""
         return [
-            max((part.exterior for part in parts), key=ring_area, default=np.zeros((0, 2), np.float32))
+            max((part.exterior for part in parts), key=area, default=np.zeros((0, 2), np.float32))
             for parts in self.masks.polygons
         ]
 

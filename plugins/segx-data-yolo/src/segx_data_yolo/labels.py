@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.ops.outlines import clip, encloses
+from segx.ops.polygons import clip, encloses
 from segx.structures.annotations import AnnotationTable, starts_of
 
 if TYPE_CHECKING:
