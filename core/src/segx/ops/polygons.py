@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,55 +37,56 @@ class Polygon:
     holes: tuple[NDArray[np.float32], ...] = ()
 
 
-def fill_polygons(
-    objects: Sequence[Sequence[Polygon | ArrayLike]], shape: tuple[int, int]
-) -> list[tuple[NDArray[np.uint64], Rect]]:
-    """Return what :func:`fill` does, of objects given as lists of parts.
+class Rings(NamedTuple):
+    """The outlines of many objects as four long arrays.
 
-    Args:
-        objects: For each object its parts; a part is a :class:`Polygon` or an (M, 2) ring.
-        shape: (height, width) of the frame.
+    A part is what its rings enclose by the even-odd rule; an object is the union of its parts.
+
+    Attributes:
+        xy: float64 (points, 2), x and y of all rings in pixels, one after the other; the last point of a ring joins
+            its first.
+        starts: int64 (rings + 1), where each ring begins in ``xy``; no ring is empty.
+        parts: int64 (rings), the part each ring belongs to, ascending.
+        owners: int64 (parts), the object each part belongs to, ascending.
     """
-    rings, parts, owners = [], [], []
-    for owner, polygons in enumerate(objects):
-        for part in polygons:
-            outlines = [part.exterior, *part.holes] if isinstance(part, Polygon) else [part]
-            kept = [points for ring in outlines if (points := np.asarray(ring, np.float64).reshape(-1, 2)).size]
-            rings += kept
-            parts += [len(owners)] * len(kept)
-            owners.append(owner)
-    starts = np.cumsum([0, *map(len, rings)])
-    xy = np.concatenate([np.zeros((0, 2)), *rings])
-    return fill(xy, starts, np.array(parts, np.int64), np.array(owners, np.int64), len(objects), shape)
+
+    xy: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, objects: Sequence[Sequence[Polygon | ArrayLike]]) -> Rings:
+        """Return the rings of objects: for each a list of parts, :class:`Polygon` or a ring (points, 2)."""
+        rings, parts, owners = [np.zeros((0, 2))], [], []
+        for owner, polygons in enumerate(objects):
+            for part in polygons:
+                outlines = [part.exterior, *part.holes] if isinstance(part, Polygon) else [part]
+                kept = [points for ring in outlines if (points := np.asarray(ring, np.float64).reshape(-1, 2)).size]
+                rings += kept
+                parts += [len(owners)] * len(kept)
+                owners.append(owner)
+        sizes = np.cumsum([len(ring) for ring in rings])
+        return cls(np.concatenate(rings), sizes, np.array(parts, np.int64), np.array(owners, np.int64))
 
 
-def fill(
-    xy: NDArray[np.floating[Any]],
-    starts: NDArray[np.int64],
-    parts: NDArray[np.int64],
-    owners: NDArray[np.int64],
-    count: int,
-    shape: tuple[int, int],
-) -> list[tuple[NDArray[np.uint64], Rect]]:
+def fill(rings: Rings, count: int, shape: tuple[int, int]) -> list[tuple[NDArray[np.uint64], Rect]]:
     """Return the pixels that objects enclose, pixel for pixel as the COCO API fills polygons.
 
-    A part is what its rings enclose by the even-odd rule; an object is the union of its parts. Outlines are drawn at
-    five times the resolution; where one crosses the centre of a column of pixels, the column turns on or off from
-    there down. All objects are done at once, straight to bits.
+    Outlines are drawn at five times the resolution; where one crosses the centre of a column of pixels, the column
+    turns on or off from there down. All objects are done at once, straight to bits.
 
     Source: ``rleFrPoly`` of the COCO API (Lin et al., "Microsoft COCO: Common Objects in Context", cocoapi ``maskApi``).
 
     Args:
-        xy: (points, 2), x and y of all rings in pixels, one after the other; the last point of a ring joins its first.
-        starts: (rings + 1), where each ring begins; no ring is empty.
-        parts: (rings), the part each ring belongs to, ascending.
-        owners: (parts), the object each part belongs to, ascending.
+        rings: The outlines.
         count: Number of objects.
         shape: (height, width) of the frame; what lies outside is cut off.
 
     Returns:
         For each object its bits, as :func:`segx.ops.bits.pack` packs them, and their rectangle x0, y0, x1, y1.
     """
+    xy, starts, parts, owners = rings
     point, column, row = _crossings(xy, starts, shape)
     ring = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     part_of = parts[ring[point]]
@@ -129,7 +130,7 @@ def fill(
 
 
 def _crossings(
-    xy: NDArray[np.floating[Any]], starts: NDArray[np.int64], shape: tuple[int, int]
+    xy: NDArray[np.float64], starts: NDArray[np.int64], shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return where edges cross the centres of columns: the point each edge begins at, the column, the row below.
 
@@ -137,7 +138,7 @@ def _crossings(
     coordinate rounded to sub-pixels; between sub-pixels 2 and 3 of a column lies its centre.
     """
     height, width = shape
-    fine = np.trunc(xy.astype(np.float64, copy=False) * _SUBPIXELS + 0.5).clip(-_FAR, _FAR)
+    fine = np.trunc(np.fmin(np.fmax(xy * _SUBPIXELS + 0.5, -_FAR), _FAR))  # fmin, fmax: NaN is far away too
     following = np.arange(1, len(xy) + 1)
     following[starts[1:] - 1] = starts[:-1]
     columns = np.floor((fine[:, 0] + 2) / _SUBPIXELS).clip(0, width).astype(np.int64)

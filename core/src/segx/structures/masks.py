@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from segx.ops.bits import WORD, pack, unpack, words_per_row
-from segx.ops.polygons import Polygon, fill_polygons, trace
+from segx.ops.polygons import Polygon, Rings, fill, trace
 from segx.structures import rle as rle_codec
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Masks:
             objects: For each object its parts; a part is a :class:`Polygon` or an (M, 2) ring. Parts are united.
             shape: (height, width) of the frame; what lies outside is cut off.
         """
-        return cls.from_bits(fill_polygons(objects, shape), shape)
+        return cls.from_bits(fill(Rings.of(objects), len(objects), shape), shape)
 
     # How they are read
 
