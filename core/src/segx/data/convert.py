@@ -15,7 +15,6 @@ import yaml
 
 from segx.console import counted, progress
 from segx.data.definition import ONLY, open_splits
-from segx.data.show import annotation_masks
 from segx.data.splits import open_data
 from segx.data.tally import notify
 from segx.errors import DataError
@@ -23,6 +22,7 @@ from segx.io.files import copy_new, new_folder, replacing, write_text
 from segx.io.names import file_names, image_ids, safe, stems
 from segx.io.paths import expanded
 from segx.ops.polygons import clip, one_ring
+from segx.structures.annotations import masks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry
     from segx.structures.annotations import Annotation
-    from segx.structures.masks import Masks
     from segx.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
@@ -210,7 +209,8 @@ def _read_back(before: Dataset, after: Dataset, written: Written, losses: _Losse
         else:
             for one, other in zip(ours, theirs, strict=True):
                 if one.has_mask and not _same_outline(one, other):
-                    overlap = float(_mask(one, sample).iou(_mask(other, sample))[0, 0])
+                    first, second = masks_of([one, other], sample.shape)
+                    overlap = float(first.iou(second)[0, 0])
                     losses.compare(overlap, f"{sample.path.name}: object {one.id}")
         yield
 
@@ -223,10 +223,6 @@ def _same_outline(one: Annotation, other: Annotation) -> bool:
         len(ring) == len(again) and bool((abs(ring - again) <= _SAME).all())
         for ring, again in zip(one.polygons, other.polygons, strict=True)
     )
-
-
-def _mask(annotation: Annotation, sample: Sample) -> Masks:
-    return annotation_masks(type(sample)(path=sample.path, id=sample.id, shape=sample.shape, annotations=(annotation,)))
 
 
 def _write_yolo(
@@ -271,7 +267,7 @@ def _yolo_row(annotation: Annotation, sample: Sample, losses: _Losses) -> str | 
 
 def _single_ring(annotation: Annotation, sample: Sample, losses: _Losses) -> NDArray[np.float64] | None:
     """Return the one ring that an object of several parts, with holes or as a bitmap becomes; None where none is."""
-    (parts,) = _mask(annotation, sample).polygons
+    (parts,) = masks_of([annotation], sample.shape).polygons
     if not parts:
         return None
     if annotation.rle is not None:
@@ -346,7 +342,7 @@ def _annotation(
     if area is None:
         area = annotation.box[2] * annotation.box[3]
         if annotation.has_mask:
-            area = float(_mask(annotation, sample).area[0])
+            area = float(masks_of([annotation], sample.shape).area[0])
     return {
         "id": number,
         "image_id": image,

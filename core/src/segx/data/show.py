@@ -14,8 +14,8 @@ from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
 from segx.io.images import image_of
+from segx.structures.annotations import masks_of
 from segx.structures.boxes import Boxes
-from segx.structures.masks import Masks
 from segx.structures.results import Results
 
 if TYPE_CHECKING:
@@ -79,21 +79,8 @@ def annotation_results(sample: Sample, names: Mapping[int, str]) -> Results:
         path=str(sample.path),
         names=names,
         boxes=Boxes(np.array(data, np.float32).reshape(-1, 6), sample.shape),
-        masks=annotation_masks(sample),
+        masks=masks_of(sample.annotations, sample.shape),
     )
-
-
-def annotation_masks(sample: Sample) -> Masks:
-    """Return the masks of an image's objects; that of a box is empty."""
-    single = [
-        Masks.from_rle([annotation.rle], sample.shape)
-        if annotation.rle is not None
-        else Masks.from_polygons([annotation.polygons], sample.shape)
-        for annotation in sample.annotations
-    ]
-    bitmaps = [masks.bitmap(0) for masks in single]
-    offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
-    return Masks.from_bitmaps(bitmaps, offsets, sample.shape)
 
 
 def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:

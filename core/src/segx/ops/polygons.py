@@ -58,7 +58,9 @@ class Rings(NamedTuple):
     @classmethod
     def of(cls, objects: Sequence[Sequence[Polygon | ArrayLike]]) -> Rings:
         """Return the rings of objects: for each a list of parts, :class:`Polygon` or a ring (points, 2)."""
-        rings, parts, owners = [np.zeros((0, 2))], [], []
+        rings = [np.zeros((0, 2))]
+        parts: list[int] = []
+        owners: list[int] = []
         for owner, polygons in enumerate(objects):
             for part in polygons:
                 outlines = [part.exterior, *part.holes] if isinstance(part, Polygon) else [part]
@@ -76,7 +78,7 @@ def fill(rings: Rings, count: int, shape: tuple[int, int]) -> list[tuple[NDArray
     Outlines are drawn at five times the resolution; where one crosses the centre of a column of pixels, the column
     turns on or off from there down. All objects are done at once, straight to bits.
 
-    Source: ``rleFrPoly`` of the COCO API (Lin et al., "Microsoft COCO: Common Objects in Context", cocoapi ``maskApi``).
+    Source: ``rleFrPoly`` of the COCO API (Lin et al., "Microsoft COCO: Common Objects in Context", ``maskApi``).
 
     Args:
         rings: The outlines.
@@ -99,9 +101,9 @@ def fill(rings: Rings, count: int, shape: tuple[int, int]) -> list[tuple[NDArray
     low = np.stack([np.minimum.reduceat(column, first), np.minimum.reduceat(row, first)], axis=1)
     high = np.stack([np.maximum.reduceat(column, first) + 1, np.maximum.reduceat(row, first)], axis=1)
     rects = np.concatenate([np.minimum.reduceat(low, first_part), np.maximum.reduceat(high, first_part)], axis=1)
-    corner = rects[np.searchsorted(owned, owner_of), :2]
-    low[:, 0] -= (low[:, 0] - corner[:, 0]) % 64  # so that words of parts lie on words of their object
-    width = words_per_row(high[:, 0] - low[:, 0])
+    left = rects[np.searchsorted(owned, owner_of), 0]
+    low[:, 0] -= (low[:, 0] - left) % 64  # so that words of parts lie on words of their object
+    width = (high[:, 0] - low[:, 0]) // 64 + 1  # as words_per_row has it
     height = high[:, 1] - low[:, 1] + 1  # below the last row everything is off again
     base = np.concatenate([[0], np.cumsum(width * height)])
     place = np.repeat(np.arange(len(seen)), np.diff(first, append=len(part_of)))

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from segx.ops.bits import WORD, pack, unpack, words_per_row
+from segx.ops.boxes import intersection, over_union
 from segx.ops.polygons import Polygon, Rings, fill, trace
 from segx.structures import rle as rle_codec
 
@@ -171,7 +172,10 @@ class Masks:
     def __getitem__(self, index: Any) -> Masks:
         """Return the masks an index, a slice, a list of numbers or a boolean array picks."""
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        return dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
+        some = dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
+        if "area" in self.__dict__:  # counted already
+            some.__dict__["area"] = self.area[chosen]
+        return some
 
     def __iter__(self) -> Iterator[Masks]:
         return (self[i] for i in range(len(self)))
@@ -263,10 +267,15 @@ class Masks:
             encoded.append(RLE(size=[height, width], counts=rle_codec.compress(counts)))
         return encoded
 
-    def iou(self, other: Masks) -> NDArray[np.float64]:
+    def iou(self, other: Masks, *, crowd: NDArray[np.bool_] | None = None, least: float = 0.0) -> NDArray[np.float64]:
         """Return float64 (N, M), intersection over union of each of these with each of those; 0 for two empty masks.
 
         Only the pixels that two rectangles share are looked at.
+
+        Args:
+            other: Masks in the same frame.
+            crowd: bool (M,): over the area of these masks alone, as COCO counts for crowds.
+            least: Overlaps that cannot reach this are not counted and given as 0.
 
         Raises:
             ValueError: The frames differ.
@@ -274,31 +283,22 @@ class Masks:
         if self.frame != other.frame:
             msg = f"masks in frames of {self.frame} and {other.frame} pixels cannot be compared"
             raise ValueError(msg)
-        shared = np.zeros((len(self), len(other)), np.int64)
+        own, their = self.area.astype(np.float64), other.area.astype(np.float64)
+        most = intersection(self.rects.astype(np.float64), other.rects.astype(np.float64))
+        most = np.minimum(most, np.minimum(own[:, None], their[None]))
+        possible = (most > 0) & (over_union(most, own, their, crowd) >= least)
         low = np.maximum(self.rects[:, None, :2], other.rects[None, :, :2])
         high = np.minimum(self.rects[:, None, 2:], other.rects[None, :, 2:])
-        theirs: dict[int, NDArray[np.bool_]] = {}
-        rows, columns = np.nonzero((high > low).all(axis=2))
-        for i in np.unique(rows).tolist():
+        shared = np.zeros(possible.shape)
+        unpacked: dict[int, NDArray[np.bool_]] = {}
+        for i in np.flatnonzero(possible.any(axis=1)).tolist():
             mine = self.bitmap(i)
-            for j in columns[rows == i].tolist():
-                if j not in theirs:
-                    theirs[j] = other.bitmap(j)
+            for j in np.flatnonzero(possible[i]).tolist():
+                theirs = unpacked[j] if j in unpacked else unpacked.setdefault(j, other.bitmap(j))
                 window = (*low[i, j].tolist(), *high[i, j].tolist())
-                overlap = _window(mine, self.rects[i], window) & _window(theirs[j], other.rects[j], window)
+                overlap = _window(mine, self.rects[i], window) & _window(theirs, other.rects[j], window)
                 shared[i, j] = np.count_nonzero(overlap)
-        union = self.area[:, None] + other.area[None, :] - shared
-        return np.where(union > 0, shared / np.maximum(union, 1), 0.0)
-
-    def crop(self, boxes: ArrayLike) -> Masks:
-        """Return the masks cut to boxes (N, 4) of x1, y1, x2, y2: pixels with x1 <= x < x2 and y1 <= y < y2 stay."""
-        low_high = np.ceil(np.asarray(boxes, np.float64).reshape(-1, 4)).astype(np.int64)
-        low = np.clip(low_high[:, :2], self.rects[:, :2], self.rects[:, 2:])
-        high = np.maximum(np.clip(low_high[:, 2:], self.rects[:, :2], self.rects[:, 2:]), low)
-        windows = np.concatenate([low, high], axis=1)
-        bitmaps = [_window(self.bitmap(i), self.rects[i], windows[i].tolist()) for i in range(len(self))]
-        cut = Masks.from_bitmaps(bitmaps, low, self.frame)
-        return dataclasses.replace(cut, orig_shape=self.orig_shape, image=self.image)
+        return np.asarray(over_union(shared, own, their, crowd))
 
     def cpu(self) -> Masks:
         """Return these masks: they are NumPy arrays already."""

@@ -87,9 +87,6 @@ def _tiles(metrics: SegmentMetrics) -> str:
         "box mAP50": metrics.box.map50,
         "fitness": metrics.fitness,
     }
-    if metrics.seg.incumbent is not None:
-        shown["mask mAP50-95, incumbent's rules"] = metrics.seg.incumbent_map[0]
-        shown["box mAP50-95, incumbent's rules"] = metrics.box.incumbent_map[0]
     tiles = "".join(f'<div class="tile">{_text(name)}<b>{_number(value)}</b></div>' for name, value in shown.items())
     return f'<div class="tiles">{tiles}</div>'
 

@@ -44,7 +44,6 @@ class SegmentValidation:
             spec.names,
             classes=options.classes,
             single_cls=options.single_cls,
-            compat=options.compat,
             fitness=options.fitness,
         )
         self._predictions: PredictionsFile | None = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from segx.ops.letterbox import GREY, fit_matrix
 from segx_task_segment.training.instances import Instance, Polygons, place
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
     Matrix = NDArray[np.float64]
-
-PAD = 114
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +146,12 @@ def _compose(
     if settings.mosaic and rng.random() < settings.mosaic:
         tiles, canvas = _mosaic([first, other(), other(), other()], size, rng)
     else:
-        tiles, canvas = [(first, letterbox_matrix(first.image.shape[:2], size))], size
+        tiles, canvas = [(first, fit_matrix(first.image.shape[:2], size))], size
     if flip is None:
         flip = _flip(size, settings, rng)
     warp = flip @ random_warp(canvas, size, settings, rng)
     image = np.empty((*size, 3), np.uint8)
-    image.fill(PAD)
+    image.fill(GREY)
     parts = []
     for tile, matrix in tiles:
         total = warp @ matrix
@@ -197,15 +196,6 @@ def _cut(image: LabelledImage, left: int, top: int, right: int, bottom: int) -> 
         return image
     shapes = image.shapes.transform(_translation(-left, -top)).clip((bottom - top, right - left))
     return LabelledImage(image=image.image[top:bottom, left:right], shapes=shapes)
-
-
-def letterbox_matrix(shape: tuple[int, ...], size: tuple[int, int]) -> Matrix:
-    """Return the matrix that fits an image of (height, width) centred into another, growing it if needed."""
-    h, w = shape[:2]
-    gain = min(size[0] / h, size[1] / w)
-    matrix = np.diag([gain, gain, 1.0])
-    matrix[:2, 2] = (size[1] - w * gain) / 2, (size[0] - h * gain) / 2
-    return matrix
 
 
 def random_warp(

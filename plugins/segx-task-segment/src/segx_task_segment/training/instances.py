@@ -76,10 +76,10 @@ class Polygons:
         """Return the parts of objects inside an image of this (height, width), without the objects outside it."""
         height, width = size
         low, high = np.split(self.boxes(), 2, axis=1)
-        inside = ((low >= 0) & (high <= (width, height))).all(axis=1)
+        inside = np.all((low >= 0) & (high <= (width, height)), axis=1)
         if inside.all():
             return self
-        outside = ((high <= 0) | (low >= (width, height))).any(axis=1)
+        outside = np.any((high <= 0) | (low >= (width, height)), axis=1)
         xy, starts, parts, owners = self.rings
         owner = owners[parts]
         rings, kept = [], []

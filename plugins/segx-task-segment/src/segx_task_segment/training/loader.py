@@ -183,8 +183,7 @@ def polygons_of(
 def outlines_of(annotation: Annotation, shape: tuple[int, int]) -> Sequence[Polygon | NDArray[np.float64]]:
     """Return the parts of an object in an image of this (height, width); the box of one known by that only."""
     parts = annotation.polygons if annotation.rle is None else Masks.from_rle([annotation.rle], shape).polygons[0]
-    x, y, w, h = annotation.box
-    return parts or [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])]
+    return parts or [annotation.corners]
 
 
 class TrainLoader:
