@@ -27,6 +27,7 @@ from segx.structures.sample import Sample
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
+from segx_task_segment.metrics.confusion import ConfusionMatrix
 from segx_task_segment.metrics.matching import THRESHOLDS, match
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
@@ -316,6 +317,23 @@ def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; 猫" in report
     assert report.count("<img") == 10 + len(worst) + 2
     json.loads(metrics.to_json())
+
+
+def test_a_confusion_matrix_of_many_classes_shows_those_that_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(charts, "_png", lambda figure: drawn.append(figure.axes[0]) or b"")
+    confusion = ConfusionMatrix.empty({number: f"class {number}" for number in range(1000)}, score=0.25)
+    confusion.matrix[[3, 3, 7, 1000], [3, 900, 3, 7]] = [5, 2, 4, 1]
+    charts._matrix(confusion, normalized=False)
+    (axes,) = drawn
+    named = ["class 3", "class 7", "class 900", "background"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == named
+    assert confusion.largest(9) == [("class 3", "class 7", 4), ("class 900", "class 3", 2)]
+    confusion.matrix[:-1, :-1] += 10 * np.eye(1000, dtype=np.int64)
+    charts._matrix(confusion, normalized=True)
+    assert not drawn[1].get_xticklabels()
+    (text,) = (item.get_text() for item in drawn[1].texts)
+    assert text.splitlines()[1:] == ["4  class 3 as class 7", "2  class 900 as class 3"]
 
 
 def test_the_worst_images_are_kept_and_no_more() -> None:

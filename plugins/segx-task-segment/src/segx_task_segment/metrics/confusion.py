@@ -89,6 +89,26 @@ class ConfusionMatrix:
         """Each column divided by its sum: what became of the objects of each class."""
         return np.asarray(self.matrix / np.maximum(self.matrix.sum(axis=0, keepdims=True), 1))
 
+    @property
+    def present(self) -> NDArray[np.int64]:
+        """The rows, also columns, of classes that occur, found or there; background last."""
+        occurs = (self.matrix.sum(axis=0) + self.matrix.sum(axis=1)) > 0
+        occurs[-1] = True
+        return np.flatnonzero(occurs)
+
+    def largest(self, count: int) -> list[tuple[str, str, int]]:
+        """Return the most frequent confusions: what was there, what it was found as, how often; background aside."""
+        wrong = self.matrix[:-1, :-1].copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        labels = self.labels
+        found, there = np.unravel_index(order, wrong.shape)
+        return [
+            (labels[column], labels[row], int(wrong[row, column]))
+            for row, column in zip(found.tolist(), there.tolist(), strict=True)
+            if wrong[row, column]
+        ]
+
     def to_df(self) -> Any:
         """Return the matrix as a pandas ``DataFrame``: rows found, columns ground truth.
 
