@@ -138,11 +138,8 @@ class Panels:
         """Return sheets of the first images as JPEG: ground truth, prediction."""
         groups = [self._tiles[start : start + BATCH] for start in range(0, len(self._tiles), BATCH)]
         return [
-            (
-                encode(sheet([annotations for annotations, _ in group], COLUMNS)),
-                encode(sheet([found for _, found in group], COLUMNS)),
-            )
-            for group in groups
+            (encode(sheet(annotations, COLUMNS)), encode(sheet(found, COLUMNS)))
+            for annotations, found in (zip(*group, strict=True) for group in groups)
         ]
 
 
