@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -469,6 +470,19 @@ def test_everything_that_was_written_is_named_the_report_first(tmp_path: Path) -
     assert metrics.files[0].name == "report.html"
     assert sorted(metrics.files) == sorted(tmp_path.iterdir())
     assert json.loads((tmp_path / "metrics.json").read_text())["files"] == [str(path) for path in metrics.files]
+
+
+def test_what_is_missing_for_drawing_is_told_and_figures_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    _, finish = measured(tmp_path)
+    finish()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "curves are not drawn, they need matplotlib",
+        "the report is not written, it needs jinja2",
+    ]
+    assert {"metrics.json", "matches.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_names_of_classes_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
