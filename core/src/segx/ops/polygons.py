@@ -141,8 +141,7 @@ def _crossings(
     """
     height, width = shape
     fine = np.trunc(np.fmin(np.fmax(xy * _SUBPIXELS + 0.5, -_FAR), _FAR))  # fmin, fmax: NaN is far away too
-    following = np.arange(1, len(xy) + 1)
-    following[starts[1:] - 1] = starts[:-1]
+    following = _following(starts)
     columns = np.floor((fine[:, 0] + 2) / _SUBPIXELS).clip(0, width).astype(np.int64)
     number = np.abs(columns[following] - columns)
     edges = np.flatnonzero(number)
@@ -261,10 +260,27 @@ def area(ring: NDArray[np.floating[Any]]) -> float:
     return abs(_turn(ring)) / 2
 
 
+def areas(xy: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (rings,), what :func:`area` does of rings one after another, as in :class:`Rings`."""
+    return np.asarray(np.abs(_turns(xy, starts)) / 2)
+
+
 def _turn(ring: NDArray[np.floating[Any]]) -> float:
-    """Return twice the area that a ring encloses, positive where it runs clockwise on the screen."""
-    x, y = (np.asarray(ring, np.float64) - ring[:1]).T
-    return float(x @ np.roll(y, -1) - np.roll(x, -1) @ y)
+    return float(_turns(np.asarray(ring, np.float64) - ring[:1], np.array([0, len(ring)]))[0])
+
+
+def _turns(xy: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return twice the area that each ring encloses, positive where it runs clockwise on the screen."""
+    following = _following(starts)
+    x, y = xy.T
+    return np.asarray(np.add.reduceat(x * y[following] - x[following] * y, starts[:-1]))
+
+
+def _following(starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (points,), the number of the point that follows each in its ring."""
+    following = np.arange(1, starts[-1] + 1)
+    following[starts[1:] - 1] = starts[:-1]
+    return following
 
 
 _LEVELS = 64
