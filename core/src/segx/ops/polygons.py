@@ -92,12 +92,14 @@ def fill(rings: Rings, count: int, shape: tuple[int, int]) -> list[tuple[NDArray
     point, column, row = _crossings(xy, starts, shape)
     ring = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     part_of = parts[ring[point]]
-    seen, first = np.unique(part_of, return_index=True)
+    first = np.flatnonzero(np.diff(part_of, prepend=-1))
+    seen = part_of[first]
     found: list[tuple[NDArray[np.uint64], Rect]] = [(np.zeros((0, 1), WORD), (0, 0, 0, 0))] * count
     if not seen.size:
         return found
     owner_of = owners[seen]
-    owned, first_part = np.unique(owner_of, return_index=True)
+    first_part = np.flatnonzero(np.diff(owner_of, prepend=-1))
+    owned = owner_of[first_part]
     low = np.stack([np.minimum.reduceat(column, first), np.minimum.reduceat(row, first)], axis=1)
     high = np.stack([np.maximum.reduceat(column, first) + 1, np.maximum.reduceat(row, first)], axis=1)
     rects = np.concatenate([np.minimum.reduceat(low, first_part), np.maximum.reduceat(high, first_part)], axis=1)
