@@ -48,7 +48,7 @@ print(json.dumps({{"seconds": statistics.median(times), "megabytes": after - bef
 
 SEGX = """
 from segx_task_segment import mask_assembly
-from segx_task_segment.letterbox import place
+from segx.ops.letterbox import place
 from segx import __version__ as version
 def form(n, height, width):
     geometry = place((height, width), (640, 640))

@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 
 from segx import YOLO
+from segx.ops.boxes import iou
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,7 +137,7 @@ def ask_peer(python: str, weights: Path, photographs: list[Path], folder: Path, 
 
 def match(ours: Results, boxes: NDArray[np.float32], bits: NDArray[np.uint8]) -> tuple[list[Pair], list[str]]:
     """Pair objects of one class, those that overlap most first; what overlaps by less than half stays alone."""
-    overlap = box_iou(ours.boxes.xyxy, boxes[:, :4]) * (ours.boxes.cls[:, None] == boxes[:, 5])
+    overlap = iou(ours.boxes.xyxy, boxes[:, :4]) * (ours.boxes.cls[:, None] == boxes[:, 5])
     left, right = set(range(len(ours))), set(range(len(boxes)))
     pairs = []
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
@@ -174,16 +175,6 @@ def alone(ours: Results, boxes: NDArray[np.float32], indices: set[int], side: st
         x1, y1, x2, y2, score, number = boxes[i]
         name = ours.names[int(number)]
         yield f"{Path(ours.path).name} {side}: {name} {score:.4f} at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}"
-
-
-def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return float (N, M): IoU of boxes (N, 4) and (M, 4) of x1, y1, x2, y2."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    both = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (first, second)]
-    overlap: NDArray[np.float32] = both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1e-9)
-    return overlap
 
 
 def figures(pairs: list[Pair], images: int, single: int) -> dict[str, float]:

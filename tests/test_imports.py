@@ -73,7 +73,6 @@ _OTHERS = [
     "pytest",
     "pluggy",
     "packaging",
-    "faster_coco_eval",
     "lightning.fabric",
     "lightning_fabric",
     "matplotlib.figure",

@@ -80,3 +80,10 @@ def test_nothing_goes_in_a_circle(of: str) -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_polygons_are_filled_in_one_place() -> None:
+    """What is taught, measured and shown is filled by ``segx.ops.polygons``; OpenCV paints made-up images only."""
+    sources = [*SOURCE.rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
+    fillers = {file.name for file in sources if "fillPoly" in (text := file.read_text("utf-8")) or "frPyObj" in text}
+    assert fillers == {"parity.py", "scene.py"}

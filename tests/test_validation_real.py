@@ -14,11 +14,11 @@ from pycocotools.cocoeval import COCOeval
 
 from segx import YOLO
 from segx.data.definition import open_dataset
+from segx.structures.annotations import masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_cli.main import main
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.arrays import rasterise
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.results import SegmentResults as Results
 
@@ -66,7 +66,7 @@ def jitter(rng: np.random.Generator, sample: Sample, names: Any) -> Results:
     height, width = sample.shape
     dense, classes = [np.zeros((height, width), np.uint8)], [0]
     for annotation in sample.annotations:
-        mask = Masks.from_rle([rasterise(annotation, sample.shape)]).data[0]
+        mask = masks_of([annotation], sample.shape, boxes=True).data[0]
         for _ in range(rng.integers(1, 4)):
             dense.append(np.roll(mask, rng.integers(-6, 7, 2).tolist(), (0, 1)))
             classes.append(annotation.category if rng.random() < 0.9 else int(rng.integers(80)))

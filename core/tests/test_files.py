@@ -101,10 +101,10 @@ def test_an_index_that_somebody_else_wrote_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("note", ["1", "{}", "null", "[]", "[1]", "[[], {}, 3]", "[" * 900, '[0, 0, "../x"]', "\x00"])
-def test_a_stamp_of_the_wrong_type_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str) -> None:
+def test_a_stamp_of_the_wrong_type_is_made_anew(tmp_path: Path, note: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_cache, "_FRESH_NS", -1)  # as if the file were written long ago
     path = tmp_path / "a.json"
     path.write_text("{}")
-    monkeypatch.setattr(index_cache, "_FRESH_NS", -1)
     digest = index_cache.file_digest(path)
     (stamp,) = index_cache.indexes_folder().iterdir()
     stamp.write_text(note)

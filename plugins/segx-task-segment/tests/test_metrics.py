@@ -1,10 +1,11 @@
-"""What is made of the matches: precision and recall, confusion, the table, the incumbent's AP, what is drawn."""
+"""What is made of the matches: precision and recall, confusion, the table, what is drawn."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import errno
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from segx.errors import DataError, UsageError
+from segx.ops.boxes import iou
 from segx.options.verbs import ValOptions
 from segx.plugin.jobs import EvalSpec
 from segx.structures.annotations import Annotation
@@ -25,9 +27,8 @@ from segx.structures.sample import Sample
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.arrays import mask_iou
-from segx_task_segment.metrics.average_precision import average_incumbent
-from segx_task_segment.metrics.matching import THRESHOLDS, box_iou, match, match_incumbent
+from segx_task_segment.metrics.confusion import ConfusionMatrix
+from segx_task_segment.metrics.matching import THRESHOLDS, match
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
@@ -140,8 +141,6 @@ def test_confusion_pairs_what_is_left_over_whatever_its_class() -> None:
     )
     # Right first: the second square is the cat, whatever the first one says with more confidence.
     assert metrics.confusion_matrix.matrix.tolist() == [[1, 1, 0], [0, 0, 2], [1, 0, 0]]
-    right, wrong = metrics.confusion_matrix.tp_fp()
-    assert (right.tolist(), wrong.tolist()) == ([1, 0], [1, 2])
     np.testing.assert_allclose(metrics.confusion_matrix.normalized.sum(axis=0), 1)
 
 
@@ -266,9 +265,9 @@ def test_masks_are_needed_at_the_resolution_of_the_image() -> None:
 
 def test_overlaps() -> None:
     crowd = np.array([False, True])
-    boxes = np.array([[0.0, 0, 10, 10], [20, 20, 5, 5]])
+    boxes = np.array([[0.0, 0, 10, 10], [20, 20, 25, 25]])
     np.testing.assert_allclose(
-        box_iou(boxes, np.array([[5.0, 0, 10, 10], [0, 0, 40, 5]]), crowd), [[1 / 3, 0.5], [0, 0]]
+        iou(boxes, np.array([[5.0, 0, 15, 10], [0, 0, 40, 5]]), crowd=crowd), [[1 / 3, 0.5], [0, 0]]
     )
     rng = np.random.default_rng(0)
     dense = rng.random((2, 6, 30, 40)) < 0.5
@@ -276,7 +275,7 @@ def test_overlaps() -> None:
     crowds = rng.random(6) < 0.5
     shared = (dense[0][:, None] & dense[1][None]).sum(axis=(2, 3))
     union = np.where(crowds, dense[0].sum(axis=(1, 2))[:, None], (dense[0][:, None] | dense[1][None]).sum(axis=(2, 3)))
-    np.testing.assert_array_equal(mask_iou(one, other, crowds, least=0), shared / union)
+    np.testing.assert_array_equal(one.iou(other, crowd=crowds), shared / union)
 
 
 def test_a_detection_takes_the_best_object_that_is_free_at_each_threshold() -> None:
@@ -292,29 +291,9 @@ def test_a_detection_takes_the_best_object_that_is_free_at_each_threshold() -> N
     assert (matches.ignored[3] == 1023).all()  # not large
 
 
-def test_the_incumbents_rules_take_overlap_before_score() -> None:
-    iou = np.array([[0.6, 0.55], [0.9, 0.0], [0.0, 0.52]])
-    hit = match_incumbent(iou)
-    assert (hit & 1).tolist() == [1, 0, 1]  # the first keeps its best; the second's best is taken; no second choice
-    assert match_incumbent(np.zeros((3, 0))).tolist() == [0, 0, 0]
-
-
-def test_the_incumbents_integral_slopes_to_recall_one() -> None:
-    # One of two objects found: precision 1 up to recall 0.5, then a slope to (1, 0): 0.75, where COCO says 51 / 101.
-    ap = average_incumbent(np.array([1023], np.uint16), np.zeros(1, np.int32), np.array([0.9]), np.array([2, 0]))
-    np.testing.assert_allclose(ap[0], 0.75, atol=0.001)
-    assert np.isnan(ap[1]).all()
-    pair = (sample(square(5, 5, 20), square(40, 10, 12)), found((5, 5, 20, 0, 0.9)))
-    metrics = evaluate(pair, compat=True)
-    assert metrics.seg.map == pytest.approx(51 / 101)
-    assert metrics.seg.incumbent_map == pytest.approx((0.75, 0.75), abs=0.001)
-    assert "compat mask: mAP50 0.7500" in metrics.to_table()
-    assert "compat" not in evaluate(pair).to_table()
-
-
 def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
     names = {0: "<b>cat</b> & 猫", 1: "dog"}
-    evaluator = SegmentEvaluator(names, compat=True)
+    evaluator = SegmentEvaluator(names)
     panels = Panels(0.25, read=blank)
     pairs = [
         (sample(square(5, 5, 20), square(40, 10, 12, 1), number=1, name="<x>.png"), found((5, 5, 20, 0, 0.9))),
@@ -339,6 +318,23 @@ def test_charts_and_report_hold_whatever_the_names(tmp_path: Path) -> None:
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; 猫" in report
     assert report.count("<img") == 10 + len(worst) + 2
     json.loads(metrics.to_json())
+
+
+def test_a_confusion_matrix_of_many_classes_shows_those_that_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(charts, "_png", lambda figure: drawn.append(figure.axes[0]) or b"")
+    confusion = ConfusionMatrix.empty({number: f"class {number}" for number in range(1000)}, score=0.25)
+    confusion.matrix[[3, 3, 7, 1000], [3, 900, 3, 7]] = [5, 2, 4, 1]
+    charts._matrix(confusion, normalized=False)
+    (axes,) = drawn
+    named = ["class 3", "class 7", "class 900", "background"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == named
+    assert confusion.largest(9) == [("class 3", "class 7", 4), ("class 900", "class 3", 2)]
+    confusion.matrix[:-1, :-1] += 10 * np.eye(1000, dtype=np.int64)
+    charts._matrix(confusion, normalized=True)
+    assert not drawn[1].get_xticklabels()
+    (text,) = (item.get_text() for item in drawn[1].texts)
+    assert text.splitlines()[1:] == ["4  class 3 as class 7", "2  class 900 as class 3"]
 
 
 def test_the_worst_images_are_kept_and_no_more() -> None:
@@ -474,6 +470,19 @@ def test_everything_that_was_written_is_named_the_report_first(tmp_path: Path) -
     assert metrics.files[0].name == "report.html"
     assert sorted(metrics.files) == sorted(tmp_path.iterdir())
     assert json.loads((tmp_path / "metrics.json").read_text())["files"] == [str(path) for path in metrics.files]
+
+
+def test_what_is_missing_for_drawing_is_told_and_figures_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    _, finish = measured(tmp_path)
+    finish()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "curves are not drawn, they need matplotlib",
+        "the report is not written, it needs jinja2",
+    ]
+    assert {"metrics.json", "matches.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_names_of_classes_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:

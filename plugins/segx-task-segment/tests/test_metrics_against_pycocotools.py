@@ -12,12 +12,12 @@ from pycocotools import mask as reference_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segx.structures.annotations import Annotation
+from segx.structures.annotations import Annotation, masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.arrays import found_in, rasterise
+from segx_task_segment.metrics.arrays import found_in
 from segx_task_segment.results import SegmentResults as Results
 
 NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}
@@ -83,7 +83,7 @@ def guess(rng: np.random.Generator, sample: Sample, *, per_annotation: int = 3, 
     height, width = sample.shape
     dense, classes = [], []
     for annotation in sample.annotations:
-        mask = reference_mask.decode(rasterise(annotation, sample.shape))
+        mask = masks_of([annotation], sample.shape, boxes=True).data[0]
         for _ in range(rng.integers(0, per_annotation + 1)):
             shift = rng.integers(-5, 6, 2)
             moved = np.roll(mask, shift.tolist(), (0, 1))

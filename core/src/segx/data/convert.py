@@ -19,7 +19,7 @@ from segx.io.files import new_folder, write_text
 from segx.io.names import safe
 from segx.io.paths import expanded
 from segx.plugin.writing import LOSSES, Losses, WriteJob
-from segx.structures.annotations import mask_of
+from segx.structures.annotations import masks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -185,7 +185,8 @@ def _read_back(before: Dataset, after: Dataset, written: Written, losses: Losses
         else:
             for one, other in zip(ours, theirs, strict=True):
                 if one.has_mask and not _same_outline(one, other):
-                    overlap = float(mask_of(one, sample.shape).iou(mask_of(other, sample.shape))[0, 0])
+                    first, second = masks_of([one, other], sample.shape)
+                    overlap = float(first.iou(second)[0, 0])
                     losses.compare(overlap, f"{sample.path.name}: object {one.id}")
         yield
 

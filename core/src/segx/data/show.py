@@ -6,26 +6,20 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-
 from segx.console import counted
 from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
+from segx.ops.images import fit, sheet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from segx.options.verbs import DataShowOptions
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry
-    from segx.structures.types import Image
 
 logger = logging.getLogger(__name__)
-
-_PAPER = 245
 
 
 def show(options: DataShowOptions, registry: Registry, *, task: str = "segment") -> Path:
@@ -44,12 +38,12 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
     tiles = []
     for sample in (dataset[index] for index in sorted(chosen)):
         try:
-            tiles.append(_tile(draw(sample, dataset.names), options.side))
+            tiles.append(fit(draw(sample, dataset.names), options.side, options.side))
         except DataError as error:
             logger.warning("%s: %s: it is not shown", sample.path, error.message)
     if not tiles:
         raise DataError(f"none of {counted(len(chosen), 'image')} can be read", hint="segx data check tells why")
-    return write_image(options.output, _sheet(tiles, options.columns))
+    return write_image(options.output, sheet(tiles, options.columns))
 
 
 def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:
@@ -67,21 +61,3 @@ def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:
         if len(with_objects) == options.count:
             break
     return [*with_objects, *others][: options.count]
-
-
-def _tile(image: Image, side: int) -> Image:
-    """Return an image in the middle of a square."""
-    tile = np.full((side, side, 3), _PAPER, np.uint8)
-    gain = side / max(image.shape[:2])
-    width, height = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR)
-    top, left = (side - height) // 2, (side - width) // 2
-    tile[top : top + height, left : left + width] = small
-    return tile
-
-
-def _sheet(tiles: Sequence[Image], columns: int) -> Image:
-    """Return tiles in rows."""
-    columns = min(columns, len(tiles))
-    filled = [*tiles, *[np.full_like(tiles[0], _PAPER)] * (-len(tiles) % columns)]
-    return np.vstack([np.hstack(filled[start : start + columns]) for start in range(0, len(filled), columns)])

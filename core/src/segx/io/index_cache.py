@@ -126,21 +126,19 @@ def untexts(array: NDArray[np.uint8]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stamps:
-    """Size, time of change and content hash of many files, to know which to read again.
+    """Size and time of change of many files, to know which to read again.
 
     Attributes:
         size: int64 (files); -1 for a file that is not there, 0 for one that cannot be looked at.
-        changed: int64 (files), nanoseconds; 0 where the stamp is not to be trusted.
-        digest: uint8 (files, :data:`DIGEST`).
+        changed: int64 (files), nanoseconds.
     """
 
     size: NDArray[np.int64]
     changed: NDArray[np.int64]
-    digest: NDArray[np.uint8]
 
     @classmethod
     def take(cls, paths: Sequence[str]) -> Self:
-        """Return size and time of change of files; hashes are zero until read."""
+        """Return size and time of change of files."""
         size, changed = np.full(len(paths), -1, np.int64), np.zeros(len(paths), np.int64)
         for index, path in enumerate(paths):
             try:
@@ -151,11 +149,16 @@ class Stamps:
                 size[index] = 0
                 continue
             size[index], changed[index] = state.st_size, changed_ns(state)
-        return cls(size=size, changed=changed, digest=np.zeros((len(paths), DIGEST), np.uint8))
+        return cls(size=size, changed=changed)
 
     def trusted(self) -> NDArray[np.int64]:
         """Return the times of change with those too fresh to be told from a later change set to 0."""
         return np.where(self.changed > time.time_ns() - _FRESH_NS, 0, self.changed)
+
+    def same(self, stored: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Return bool (files): a file is as its ``size`` and ``changed``, trusted, say that were stored of it."""
+        same = (self.size == stored["size"]) & (self.changed == stored["changed"])
+        return np.asarray(same & ((stored["changed"] != 0) | (self.size < 0)))
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

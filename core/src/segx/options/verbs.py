@@ -125,7 +125,6 @@ class ValOptions(InferenceOptions):
             "single_cls",
             "crowds",
             "fitness",
-            "compat",
         ),
         "where it runs": ("device", "half", "backend", "threads"),
         "what is written": ("plots", "save_json", "save_txt", "save_conf", "project", "name", "exist_ok", "verbose"),
@@ -149,7 +148,6 @@ class ValOptions(InferenceOptions):
         None, "threads that read images and decode; default, and for 0: half of the cores", ge=0, le=MOST_WORKERS
     )
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
-    compat: bool = option(False, "also print the AP by the incumbent's own rules, for comparison")
     plots: bool = option(True, "draw curves, confusion matrices and images, and write the HTML report")
     save_json: bool = option(False, "write predictions.json in COCO's format, masks as RLE")
     verbose: bool = option(True, "a row for each class")

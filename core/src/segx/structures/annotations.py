@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from segx.ops.polygons import Rings, fill
 from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from segx.structures.sample import Sample
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +48,36 @@ class Annotation:
     def has_mask(self) -> bool:
         """Whether more than its box is known."""
         return bool(self.polygons) or self.rle is not None
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """float64 (4, 2), the corners of its box."""
+        x, y, width, height = self.box
+        return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], np.float64)
+
+
+def masks_of(annotations: Sequence[Annotation], shape: tuple[int, int], *, boxes: bool = False) -> Masks:
+    """Return the masks of objects in an image of this (height, width), filled as the COCO API does.
+
+    Args:
+        annotations: The objects.
+        shape: (height, width) of the image.
+        boxes: What is known by its box only has the box's mask; else an empty one.
+
+    Raises:
+        ValueError: An RLE is damaged or of another size.
+    """
+    outlines: list[Sequence[NDArray[np.float64]]] = [
+        annotation.polygons or ([annotation.corners] if boxes else []) if annotation.rle is None else []
+        for annotation in annotations
+    ]
+    bits = fill(Rings.of(outlines), len(annotations), shape)
+    bitmaps = [index for index, annotation in enumerate(annotations) if annotation.rle is not None]
+    if bitmaps:
+        masks = Masks.from_rle([rle for annotation in annotations if (rle := annotation.rle) is not None], shape)
+        for index, words, (x0, y0, x1, y1) in zip(bitmaps, masks.words, masks.rects.tolist(), strict=True):
+            bits[index] = words, (x0, y0, x1, y1)
+    return Masks.from_bits(bits, shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,18 +207,3 @@ def _gather(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArr
 def starts_of(sizes: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Return int64 (groups + 1): where each group starts when groups of these sizes lie one after another."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))])
-
-
-def mask_of(annotation: Annotation, shape: tuple[int, int]) -> Masks:
-    """Return the mask of one object of an image of (height, width)."""
-    if annotation.rle is not None:
-        return Masks.from_rle([annotation.rle], shape)
-    return Masks.from_polygons([annotation.polygons], shape)
-
-
-def annotation_masks(sample: Sample) -> Masks:
-    """Return the masks of an image's objects; that of a box is empty."""
-    single = [mask_of(annotation, sample.shape) for annotation in sample.annotations]
-    bitmaps = [masks.bitmap(0) for masks in single]
-    offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
-    return Masks.from_bitmaps(bitmaps, offsets, sample.shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from segx.ops.letterbox import Letterbox
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -12,25 +14,7 @@ if TYPE_CHECKING:
     from segx.structures.types import Image, Images
 
 
-@dataclass(frozen=True, kw_only=True)
-class Letterbox:
-    """Placement of an image in the network input (letterbox).
-
-    Attributes:
-        original: (height, width) of the image.
-        input: (height, width) of the network input.
-        left: First column of the image in the input.
-        top: First row of the image in the input.
-        width: Columns of the image in the input.
-        height: Rows of the image in the input.
-    """
-
-    original: tuple[int, int]
-    input: tuple[int, int]
-    left: int
-    top: int
-    width: int
-    height: int
+__all__ = ["Batch", "Letterbox", "SourceImage", "TrainBatch"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ import numpy as np
 
 from segx.ops.arrays import to_numpy
 from segx.ops.bits import WORD, pack, unpack, words_per_row
-from segx.ops.polygons import Polygon, fill_parts, trace
+from segx.ops.boxes import intersection, over_union
+from segx.ops.polygons import Polygon, Rings, fill, trace
 from segx.structures import rle as rle_codec
 from segx.structures.arrays import OnHost, ResultArray
 
@@ -103,6 +104,19 @@ class Masks(OnHost):
         )
 
     @classmethod
+    def from_bits(
+        cls, bits: Sequence[tuple[NDArray[np.uint64], tuple[int, int, int, int]]], shape: tuple[int, int]
+    ) -> Masks:
+        """Return masks of packed bits and their rectangles x0, y0, x1, y1 in a frame of (height, width) pixels."""
+        return cls(
+            frame=shape,
+            rects=np.array([rect for _, rect in bits], np.int32).reshape(-1, 4),
+            words=tuple(words for words, _ in bits),
+            orig_shape=shape,
+            image=(0, 0, shape[1], shape[0]),
+        )
+
+    @classmethod
     def from_dense(cls, data: ArrayLike, orig_shape: tuple[int, int] | None = None) -> Masks:
         """Return masks of an (N, H, W) array in which anything but zero is on."""
         dense = np.asarray(to_numpy(data))
@@ -144,14 +158,13 @@ class Masks(OnHost):
 
     @classmethod
     def from_polygons(cls, objects: Sequence[Sequence[Polygon | ArrayLike]], shape: tuple[int, int]) -> Masks:
-        """Return masks of polygons: a pixel is on when its centre is inside (even-odd rule).
+        """Return masks of polygons, filled as the COCO API fills them; holes by the even-odd rule.
 
         Args:
             objects: For each object its parts; a part is a :class:`Polygon` or an (M, 2) ring. Parts are united.
             shape: (height, width) of the frame; what lies outside is cut off.
         """
-        filled = [fill_parts(parts, shape) for parts in objects]
-        return cls.from_bitmaps([bitmap for bitmap, _ in filled], [offset for _, offset in filled], shape)
+        return cls.from_bits(fill(Rings.of(objects), len(objects), shape), shape)
 
     # How they are read
 
@@ -161,7 +174,10 @@ class Masks(OnHost):
     def __getitem__(self, index: Any) -> Masks:
         """Return the masks an index, a slice, a list of numbers or a boolean array picks."""
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        return dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
+        some = dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
+        if "area" in self.__dict__:  # counted already
+            some.__dict__["area"] = self.area[chosen]
+        return some
 
     def __iter__(self) -> Iterator[Masks]:
         return (self[i] for i in range(len(self)))
@@ -253,10 +269,15 @@ class Masks(OnHost):
             encoded.append(RLE(size=[height, width], counts=rle_codec.compress(counts)))
         return encoded
 
-    def iou(self, other: Masks) -> NDArray[np.float64]:
+    def iou(self, other: Masks, *, crowd: NDArray[np.bool_] | None = None, least: float = 0.0) -> NDArray[np.float64]:
         """Return float64 (N, M), intersection over union of each of these with each of those; 0 for two empty masks.
 
         Only the pixels that two rectangles share are looked at.
+
+        Args:
+            other: Masks in the same frame.
+            crowd: bool (M,): over the area of these masks alone, as COCO counts for crowds.
+            least: Overlaps that cannot reach this are not counted and given as 0.
 
         Raises:
             ValueError: The frames differ.
@@ -264,31 +285,22 @@ class Masks(OnHost):
         if self.frame != other.frame:
             msg = f"masks in frames of {self.frame} and {other.frame} pixels cannot be compared"
             raise ValueError(msg)
-        shared = np.zeros((len(self), len(other)), np.int64)
+        own, their = self.area.astype(np.float64), other.area.astype(np.float64)
+        most = intersection(self.rects.astype(np.float64), other.rects.astype(np.float64))
+        most = np.minimum(most, np.minimum(own[:, None], their[None]))
+        possible = (most > 0) & (over_union(most, own, their, crowd) >= least)
         low = np.maximum(self.rects[:, None, :2], other.rects[None, :, :2])
         high = np.minimum(self.rects[:, None, 2:], other.rects[None, :, 2:])
-        theirs: dict[int, NDArray[np.bool_]] = {}
-        rows, columns = np.nonzero((high > low).all(axis=2))
-        for i in np.unique(rows).tolist():
+        shared = np.zeros(possible.shape)
+        unpacked: dict[int, NDArray[np.bool_]] = {}
+        for i in np.flatnonzero(possible.any(axis=1)).tolist():
             mine = self.bitmap(i)
-            for j in columns[rows == i].tolist():
-                if j not in theirs:
-                    theirs[j] = other.bitmap(j)
+            for j in np.flatnonzero(possible[i]).tolist():
+                theirs = unpacked[j] if j in unpacked else unpacked.setdefault(j, other.bitmap(j))
                 window = (*low[i, j].tolist(), *high[i, j].tolist())
-                overlap = _window(mine, self.rects[i], window) & _window(theirs[j], other.rects[j], window)
+                overlap = _window(mine, self.rects[i], window) & _window(theirs, other.rects[j], window)
                 shared[i, j] = np.count_nonzero(overlap)
-        union = self.area[:, None] + other.area[None, :] - shared
-        return np.where(union > 0, shared / np.maximum(union, 1), 0.0)
-
-    def crop(self, boxes: ArrayLike) -> Masks:
-        """Return the masks cut to boxes (N, 4) of x1, y1, x2, y2: pixels with x1 <= x < x2 and y1 <= y < y2 stay."""
-        low_high = np.ceil(np.asarray(boxes, np.float64).reshape(-1, 4)).astype(np.int64)
-        low = np.clip(low_high[:, :2], self.rects[:, :2], self.rects[:, 2:])
-        high = np.maximum(np.clip(low_high[:, 2:], self.rects[:, :2], self.rects[:, 2:]), low)
-        windows = np.concatenate([low, high], axis=1)
-        bitmaps = [_window(self.bitmap(i), self.rects[i], windows[i].tolist()) for i in range(len(self))]
-        cut = Masks.from_bitmaps(bitmaps, low, self.frame)
-        return dataclasses.replace(cut, orig_shape=self.orig_shape, image=self.image)
+        return np.asarray(over_union(shared, own, their, crowd))
 
     def _to_image(self, points: NDArray[Any], corner: tuple[int, int], *, centre: float) -> NDArray[np.float32]:
         """Move points from a bitmap at ``corner`` of the frame to the original image.

@@ -12,7 +12,7 @@ import pytest
 from segx.errors import DataError
 from segx.io.images import read_image
 from segx.plugin.catalog import full_name
-from segx.structures.masks import Masks
+from segx.structures.annotations import masks_of
 from segx.structures.sample import DatasetSource
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import draw_scene
@@ -199,12 +199,7 @@ class DatasetContract(PluginContract, standard=True):
 
 def _mask(annotation: Annotation, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return an object's mask, bool (H, W), from whichever form it has."""
-    masks = (
-        Masks.from_polygons([annotation.polygons], shape)
-        if annotation.rle is None
-        else Masks.from_rle([annotation.rle], shape)
-    )
-    dense: NDArray[np.bool_] = masks.data[0].astype(bool)
+    dense: NDArray[np.bool_] = masks_of([annotation], shape).data[0].astype(bool)
     return dense
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from segx.console import counted
-from segx.ops.outlines import encloses
+from segx.ops.polygons import encloses
 from segx.structures import rle
 from segx.structures.annotations import AnnotationTable, starts_of
 

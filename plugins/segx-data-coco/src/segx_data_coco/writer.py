@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from segx.io.files import replacing
 from segx.io.names import file_names, image_ids
 from segx.plugin.writing import place_image
-from segx.structures.annotations import mask_of
+from segx.structures.annotations import masks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ def _annotation(
     if area is None:
         area = annotation.box[2] * annotation.box[3]
         if annotation.has_mask:
-            area = float(mask_of(annotation, sample.shape).area[0])
+            area = float(masks_of([annotation], sample.shape).area[0])
     return {
         "id": number,
         "image_id": image,

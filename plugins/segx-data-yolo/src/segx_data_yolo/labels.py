@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.ops.outlines import clip, encloses
+from segx.ops.polygons import areas, clip, encloses
 from segx.structures.annotations import AnnotationTable, starts_of
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _boxes(
         low = np.minimum.reduceat(points, starts[:-1])
         box[polygons, :2] = low
         box[polygons, 2:] = np.maximum.reduceat(points, starts[:-1]) - low
-        area[polygons] = _areas(points, starts)
+        area[polygons] = areas(points, starts)
     if plain.size:
         values = xy[rows.starts[plain][:, None] + np.arange(1, _BOX)]
         low, high = (_rounded(values[:, :2] + side * values[:, 2:] / 2) for side in (-1, 1))
@@ -278,14 +278,6 @@ def _rounded(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return edges with those clipped that leave the image by no more than tools round; others stay as written."""
     inside = np.clip(edges, 0.0, 1.0)
     return np.where(np.abs(edges - inside) <= SLACK, inside, edges)
-
-
-def _areas(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the area that each ring encloses (shoelace formula)."""
-    following = np.arange(1, len(points) + 1)
-    following[starts[1:] - 1] = starts[:-1]
-    x, y = points.T
-    return np.asarray(np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts[:-1])) / 2)
 
 
 def _repeated(rows: _Rows, reasons: NDArray[Any]) -> NDArray[np.bool_]:

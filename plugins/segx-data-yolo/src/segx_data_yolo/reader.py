@@ -207,7 +207,7 @@ def _sizes(images: Sequence[str], name: str) -> tuple[NDArray[np.int32], dict[in
     if stored.keys() >= {"files", "size", "changed", "shapes"}:
         places = {file: place for place, file in enumerate(index_cache.untexts(stored["files"]))}
         known = np.array([places.get(image, -1) for image in images], np.int64)
-        same = (known >= 0) & (stored["size"][known] == now.size) & (stored["changed"][known] == now.changed)
+        same = (known >= 0) & now.same({name: stored[name][known] for name in ("size", "changed")})
         sizes[same] = stored["shapes"][known[same]]
     unreadable: dict[int, str] = {}
     unknown = np.flatnonzero(sizes[:, 0] == 0).tolist()

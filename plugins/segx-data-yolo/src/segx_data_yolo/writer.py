@@ -8,10 +8,9 @@ import numpy as np
 
 from segx.io.files import write_text
 from segx.io.names import file_names, stems
-from segx.ops.outlines import clip
-from segx.ops.polygons import one_ring
+from segx.ops.polygons import clip, one_ring
 from segx.plugin.writing import place_image
-from segx.structures.annotations import mask_of
+from segx.structures.annotations import masks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +76,7 @@ def row_of(annotation: Annotation, sample: Sample, losses: Losses) -> str | None
 
 def _single_ring(annotation: Annotation, sample: Sample, losses: Losses) -> NDArray[np.float64] | None:
     """Return the one ring that an object of several parts, with holes or as a bitmap becomes; None where none is."""
-    (parts,) = mask_of(annotation, sample.shape).polygons
+    (parts,) = masks_of([annotation], sample.shape).polygons
     if not parts:
         return None
     if annotation.rle is not None:

@@ -22,6 +22,10 @@ _NAMED = 20
 """Up to this many classes each curve is named; with more only the mean is."""
 _NUMBERED = 30
 """Up to this many classes the cells of a confusion matrix hold their number."""
+_LABELLED = 100
+"""Up to this many classes rows and columns of a confusion matrix are labelled."""
+_CONFUSIONS = 30
+"""With more classes than are numbered, so many of the largest confusions are named beside the matrix."""
 
 _MEAN = "0.1"
 """Colour of the mean of all classes: that of none of them."""
@@ -89,8 +93,9 @@ def _label(names: Mapping[int, str], category: int, ap50: Any, present: list[int
 
 
 def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
-    values = confusion.normalized if normalized else confusion.matrix.astype(np.float64)
-    labels = confusion.labels
+    present = confusion.present
+    values = (confusion.normalized if normalized else confusion.matrix.astype(np.float64))[np.ix_(present, present)]
+    labels = [confusion.labels[number] for number in present.tolist()]
     side = float(np.clip(2.5 + 0.38 * len(labels), 5, 15))
     figure, axes = _axes((side * 1.1, side))
     image = axes.imshow(np.where(values > 0, values, np.nan), cmap="Blues", vmin=0, vmax=None if values.any() else 1)
@@ -98,8 +103,9 @@ def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
     if not normalized:
         number_whole(scale.ax.yaxis)
     small = 9 if len(labels) <= _NUMBERED else 5
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=small)
-    axes.set_yticks(range(len(labels)), labels, fontsize=small)
+    places = range(len(labels)) if len(labels) <= _LABELLED else []
+    axes.set_xticks(places, labels[: len(places)], rotation=90, fontsize=small)
+    axes.set_yticks(places, labels[: len(places)], fontsize=small)
     axes.set(xlabel="ground truth", ylabel="found as")
     at = f"score {confusion.score:g}, mask IoU {confusion.iou:g}"
     axes.set_title(f"confusion matrix, {'share of each ground truth' if normalized else 'counts'} ({at})")
@@ -111,6 +117,10 @@ def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
             text = f"{values[row, column]:.2f}" if normalized else f"{int(values[row, column])}"
             ink = "white" if values[row, column] > middle else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
+    elif confusions := confusion.largest(_CONFUSIONS):
+        lines = [f"{count}  {there} as {found}" for there, found, count in confusions]
+        text = "\n".join(["most often taken for another:", *lines])
+        axes.text(1.2, 1, text, va="top", fontsize=9, transform=axes.transAxes)
     return _png(figure)
 
 

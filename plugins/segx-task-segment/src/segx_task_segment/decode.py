@@ -14,7 +14,7 @@ import numpy as np
 
 from segx.errors import ModelError
 from segx.ops.arrays import to_numpy
-from segx_task_segment.nms import nms
+from segx.ops.nms import nms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 
 from segx.io.images import image_of
+from segx.ops.images import scale, sheet, shrink
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -34,7 +35,6 @@ _WORST = 12
 _PANEL = 560
 _DRAWN = 2 * _PANEL
 """Most pixels of a long side that is drawn on: lines stay smooth, and large images cost no more than small ones."""
-_PAPER = 245
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -137,8 +137,8 @@ class Panels:
         """Return sheets of the first images as JPEG: ground truth, prediction."""
         groups = [self._tiles[start : start + BATCH] for start in range(0, len(self._tiles), BATCH)]
         return [
-            (encode(sheet([annotations for annotations, _ in group])), encode(sheet([found for _, found in group])))
-            for group in groups
+            (encode(sheet(annotations, COLUMNS)), encode(sheet(found, COLUMNS)))
+            for annotations, found in (zip(*group, strict=True) for group in groups)
         ]
 
 
@@ -182,47 +182,6 @@ def _resized(bitmap: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.boo
         return np.zeros(size[::-1], bool)
     shares = cv2.resize(bitmap.view(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA)
     return shares.reshape(size[::-1]) > 127
-
-
-def shrink(image: Image, side: int) -> Image:
-    """Return an image no higher or wider than ``side``."""
-    height, width = image.shape[:2]
-    gain = min(side / max(height, width), 1.0)
-    size = max(round(width * gain), 1), max(round(height * gain), 1)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) if gain < 1 else image
-
-
-def fit(image: Image, height: int, width: int) -> Image:
-    """Return an image in the middle of a tile of this size."""
-    tile = np.full((height, width, 3), _PAPER, np.uint8)
-    gain = min(height / image.shape[0], width / image.shape[1])
-    small = scale(image, round(max(image.shape[:2]) * gain))[:height, :width]
-    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
-    tile[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return tile
-
-
-def scale(image: Image, side: int) -> Image:
-    """Return an image whose longer side is ``side``."""
-    gain = side / max(image.shape[:2])
-    size = max(round(image.shape[1] * gain), 1), max(round(image.shape[0] * gain), 1)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR), np.uint8)
-
-
-def sheet(tiles: Sequence[Image], columns: int = COLUMNS) -> Image:
-    """Return images in rows, each in the middle of its place; a row is as high as its highest image."""
-    columns = min(columns, len(tiles))
-    width = max(tile.shape[1] for tile in tiles)
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    bands = []
-    for row in rows:
-        height = max(tile.shape[0] for tile in row)
-        band = np.full((height, columns * width, 3), _PAPER, np.uint8)
-        for place, tile in enumerate(row):
-            top, left = (height - tile.shape[0]) // 2, place * width + (width - tile.shape[1]) // 2
-            band[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-        bands.append(band)
-    return np.vstack(bands)
 
 
 def encode(image: Image, quality: int = 85) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segx.artifact import Parity
+from segx.ops.boxes import iou
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def compare(reference: Sequence[SegmentResults], other: Sequence[SegmentResults]
 
 def match(ours: SegmentResults, theirs: SegmentResults) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the numbers of the objects on either side that belong together, each used once."""
-    overlap = box_iou(ours.boxes.xyxy, theirs.boxes.xyxy)
+    overlap = iou(ours.boxes.xyxy.astype(np.float64), theirs.boxes.xyxy.astype(np.float64))
     overlap[ours.boxes.cls[:, None] != theirs.boxes.cls[None, :]] = 0
     rows, columns = np.nonzero(overlap > SAME_OBJECT)
     first: list[int] = []
@@ -63,15 +64,6 @@ def match(ours: SegmentResults, theirs: SegmentResults) -> tuple[NDArray[np.int6
             first.append(row)
             second.append(column)
     return np.array(first, np.int64), np.array(second, np.int64)
-
-
-def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return float64 (N, M), intersection over union of boxes of x1, y1, x2, y2."""
-    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
-    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
-    shared = sides.prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
-    return np.where(union > 0, shared / np.maximum(union, 1e-12), 0.0)
 
 
 def _mask_ious(

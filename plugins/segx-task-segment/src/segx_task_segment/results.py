@@ -9,8 +9,8 @@ import numpy as np
 
 from segx.errors import UsageError
 from segx.io.images import image_of
-from segx.ops.polygons import ring_area
-from segx.structures.annotations import annotation_masks
+from segx.ops.polygons import area
+from segx.structures.annotations import masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
@@ -172,7 +172,7 @@ class SegmentResults(Results):
             return super()._label(index)
         self._check()
         rings = [part.exterior for part in self.masks.polygons[index]]
-        ring = max(rings, key=ring_area, default=np.zeros((0, 2), np.float32))
+        ring = max(rings, key=area, default=np.zeros((0, 2), np.float32))
         fractions: Any = ring / np.array(self.orig_shape[::-1], np.float32)
         return fractions.ravel().tolist()  # type: ignore[no-any-return]
 
@@ -223,5 +223,5 @@ def annotation_results(sample: Sample, names: Mapping[int, str]) -> SegmentResul
         str(sample.path),
         names,
         boxes=Boxes(np.array(data, np.float32).reshape(-1, 6), sample.shape),
-        masks=annotation_masks(sample),
+        masks=masks_of(sample.annotations, sample.shape),
     )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.errors import ModelError
+from segx.ops.letterbox import boxes_to_image, letterbox, rect_shape
 from segx.structures.batch import Batch
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.decode import detect, read_outputs
-from segx_task_segment.letterbox import boxes_to_image, letterbox, rect_shape
 from segx_task_segment.mask_assembly import image_masks, input_masks
 from segx_task_segment.parity import compare
 from segx_task_segment.results import SegmentResults, annotation_results

@@ -43,7 +43,6 @@ class SegmentValidation:
             spec.names,
             classes=options.classes,
             single_cls=options.single_cls,
-            compat=options.compat,
             fitness=options.fitness,
         )
         self._predictions: PredictionsFile | None = None
@@ -109,14 +108,20 @@ class SegmentValidation:
             drawn |= {f"val_batch{number}_labels.jpg": annotation, f"val_batch{number}_pred.jpg": found}
         for name, data in drawn.items():
             self._written.attempt(partial(write_bytes, folder / name, data))
-        report = write_report(metrics, charts=charts, worst=panels.worst(), sheets=sheets)
-        self._written.attempt(lambda: write_text(folder / _REPORT, report))
+        if _is_there("jinja2", "the report is not written, it needs"):
+            report = write_report(metrics, charts=charts, worst=panels.worst(), sheets=sheets)
+            self._written.attempt(lambda: write_text(folder / _REPORT, report))
 
     def _charts(self, metrics: SegmentMetrics) -> Mapping[str, bytes]:
-        if importlib.util.find_spec("matplotlib") is None:
-            logger.warning('curves are not drawn, they need matplotlib: pip install "segx-task-segment[charts]"')
-            return {}
-        return draw_charts(metrics)
+        return draw_charts(metrics) if _is_there("matplotlib", "curves are not drawn, they need") else {}
+
+
+def _is_there(library: str, otherwise: str) -> bool:
+    """Say whether a library is installed; what is missing without it is told."""
+    if importlib.util.find_spec(library) is not None:
+        return True
+    logger.warning('%s %s: pip install "segx-task-segment[charts]"', otherwise, library)
+    return False
 
 
 class _Written:

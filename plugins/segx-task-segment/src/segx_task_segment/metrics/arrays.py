@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segx.errors import UsageError
+from segx.structures.annotations import masks_of
 from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
@@ -16,14 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.annotations import Annotation
     from segx.structures.sample import Sample
     from segx_task_segment.results import SegmentResults
-
-RLE = dict[str, Any]
-
-NEGLIGIBLE = 0.1
-"""Overlaps that cannot reach this are not worth counting pixels for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +117,7 @@ def found_in(
 def annotations_of(sample: Sample, *, classes: Sequence[int] | None = None, single: bool = False) -> AnnotationArrays:
     """Return the objects of an image, of the classes that are measured, rasterised as COCO does."""
     annotations = [annotation for annotation in sample.annotations if classes is None or annotation.category in classes]
-    masks = Masks.from_rle([rasterise(annotation, sample.shape) for annotation in annotations], sample.shape)
+    masks = masks_of(annotations, sample.shape, boxes=True)
     areas = masks.area.astype(np.float64)
     for index, annotation in enumerate(annotations):
         if annotation.area is not None:
@@ -138,53 +133,6 @@ def annotations_of(sample: Sample, *, classes: Sequence[int] | None = None, sing
         id=np.array([annotation.id for annotation in annotations], np.int64),
         masks=masks,
     )
-
-
-def rasterise(annotation: Annotation, shape: tuple[int, int]) -> RLE:
-    """Return an object's mask as COCO RLE, pixel for pixel as the COCO API fills polygons."""
-    from faster_coco_eval.core import mask as coco_mask
-
-    if annotation.rle is not None:
-        return dict(annotation.rle)
-    x, y, width, height = annotation.box
-    corners = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
-    rings = [ring.ravel().tolist() for ring in annotation.polygons] or [corners.ravel().tolist()]
-    parts = coco_mask.frPyObjects(rings, *shape)
-    whole: RLE = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
-    return whole
-
-
-def mask_iou(
-    found: Masks,
-    annotations: Masks,
-    crowd: NDArray[np.bool_],
-    *,
-    least: float = NEGLIGIBLE,
-    areas: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """Return (found, ground truth) overlaps of masks; over the found mask's own area for crowds.
-
-    Pixels are only counted where two masks can overlap by ``least``; the others get 0. ``areas`` are those of the
-    found masks, where they are known already.
-    """
-    own = (found.area if areas is None else areas).astype(np.float64)[:, None]
-    other = annotations.area[None].astype(np.float64)
-    low = np.maximum(found.rects[:, None, :2], annotations.rects[None, :, :2])
-    high = np.minimum(found.rects[:, None, 2:], annotations.rects[None, :, 2:])
-    most = np.minimum(np.clip(high - low, 0, None).prod(axis=2), np.minimum(own, other))
-    possible = (most > 0) & (most >= least * np.where(crowd, own, own + other - most))
-    shared = np.zeros(possible.shape)
-    bitmaps: dict[int, NDArray[np.bool_]] = {}
-    for i in np.flatnonzero(possible.any(axis=1)).tolist():
-        mine, x, y = found.bitmap(i), found.rects[i, 0], found.rects[i, 1]
-        for j in np.flatnonzero(possible[i]).tolist():
-            theirs = bitmaps[j] if j in bitmaps else bitmaps.setdefault(j, annotations.bitmap(j))
-            left, top = annotations.rects[j, :2]
-            (x0, y0), (x1, y1) = low[i, j], high[i, j]
-            both = mine[y0 - y : y1 - y, x0 - x : x1 - x] & theirs[y0 - top : y1 - top, x0 - left : x1 - left]
-            shared[i, j] = np.count_nonzero(both)
-    union = np.where(crowd, own, own + other - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _ranks(category: NDArray[np.int64]) -> NDArray[np.int64]:

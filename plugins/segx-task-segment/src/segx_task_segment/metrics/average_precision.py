@@ -1,4 +1,4 @@
-"""Precision, recall and their averages over a data set: COCO's, and the incumbent's for comparison.
+"""Precision, recall and their averages over a data set, as COCO defines them.
 
 Source: ``accumulate`` and ``summarize`` of the COCO API; the figures equal pycocotools'.
 """
@@ -112,33 +112,3 @@ def _curve(
         there = place < recall.shape[1]
         sampled[threshold, there] = envelope[threshold, place[there]]
     return sampled, recall[:, -1]
-
-
-def average_incumbent(
-    hit: NDArray[np.uint16], category: NDArray[np.int32], score: NDArray[np.float64], objects: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return AP (classes, thresholds) by the rule of the incumbent's release 8.1.0; NaN for classes without objects.
-
-    The precision envelope between recall 0 and 1, with precision 1 at recall 0 and 0 at recall 1 added, interpolated
-    linearly at 101 points and integrated by trapezoids.
-
-    Args:
-        hit: uint16 (detections), bit per threshold.
-        category: int32 (detections).
-        score: float64 (detections).
-        objects: int64 (classes), objects that count.
-    """
-    result = np.full((len(objects), len(THRESHOLDS)), np.nan)
-    for number in np.flatnonzero(objects).tolist():
-        chosen = np.flatnonzero(category == number)
-        order = chosen[np.argsort(-score[chosen], kind="stable")]
-        right = bits(hit[order])
-        hits, misses = np.cumsum(right, axis=1), np.cumsum(~right, axis=1)
-        for threshold in range(len(THRESHOLDS)):
-            recall = np.concatenate([[0.0], hits[threshold] / (objects[number] + 1e-16), [1.0]])
-            precision = hits[threshold] / np.maximum(hits[threshold] + misses[threshold], 1)
-            precision = np.concatenate([[1.0], precision, [0.0]])
-            envelope = np.maximum.accumulate(precision[::-1])[::-1]
-            sampled = np.interp(RECALLS, recall, envelope)
-            result[number, threshold] = (sampled[1:] + sampled[:-1]) @ np.diff(RECALLS) / 2
-    return result

@@ -9,7 +9,6 @@ import numpy as np
 
 from segx.console import counted
 from segx.errors import MissingPluginError
-from segx_task_segment.metrics.arrays import mask_iou
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,12 +67,7 @@ class ConfusionMatrix:
         self, matches: ImageMatches, left: NDArray[np.int64], missed: NDArray[np.int64]
     ) -> list[tuple[int, int]]:
         """Return pairs of wrong class, the largest overlap first, each side used once."""
-        overlaps = mask_iou(
-            matches.found.masks[left],
-            matches.annotations.masks[missed],
-            np.zeros(len(missed), np.bool_),
-            least=self.iou,
-        )
+        overlaps = matches.found.masks[left].iou(matches.annotations.masks[missed], least=self.iou)
         rows, columns = np.nonzero(overlaps >= self.iou)
         pairs: list[tuple[int, int]] = []
         used_left, used_missed = set(), set()
@@ -95,10 +89,25 @@ class ConfusionMatrix:
         """Each column divided by its sum: what became of the objects of each class."""
         return np.asarray(self.matrix / np.maximum(self.matrix.sum(axis=0, keepdims=True), 1))
 
-    def tp_fp(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return right and wrong detections of each class, int64 (classes)."""
-        right = np.diagonal(self.matrix)[:-1]
-        return right, self.matrix[:-1].sum(axis=1) - right
+    @property
+    def present(self) -> NDArray[np.int64]:
+        """The rows, also columns, of classes that occur, found or there; background last."""
+        occurs = (self.matrix.sum(axis=0) + self.matrix.sum(axis=1)) > 0
+        occurs[-1] = True
+        return np.flatnonzero(occurs)
+
+    def largest(self, count: int) -> list[tuple[str, str, int]]:
+        """Return the most frequent confusions: what was there, what it was found as, how often; background aside."""
+        wrong = self.matrix[:-1, :-1].copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        labels = self.labels
+        found, there = np.unravel_index(order, wrong.shape)
+        return [
+            (labels[column], labels[row], int(wrong[row, column]))
+            for row, column in zip(found.tolist(), there.tolist(), strict=True)
+            if wrong[row, column]
+        ]
 
     def to_df(self) -> Any:
         """Return the matrix as a pandas ``DataFrame``: rows found, columns ground truth.

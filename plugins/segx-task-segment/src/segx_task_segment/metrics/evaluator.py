@@ -42,7 +42,6 @@ class _IouType:
     ignored_objects: int = 0
     hit: list[NDArray[np.uint16]] = field(default_factory=list)
     ignored: list[NDArray[np.uint16]] = field(default_factory=list)
-    incumbent: list[NDArray[np.uint16]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.objects = np.zeros((self.classes, len(AREAS)), np.int64)
@@ -51,7 +50,6 @@ class _IouType:
         """Add the matches of one image."""
         self.hit.append(matches.hit)
         self.ignored.append(matches.ignored)
-        self.incumbent.append(matches.incumbent)
         self.ignored_objects += int((matches.ignored_objects & ~annotations.crowd).sum())
         counted = np.flatnonzero(~matches.ignored_objects)
         for area, (low, high) in enumerate(AREAS.values()):
@@ -66,7 +64,6 @@ class SegmentEvaluator:
         names: Class number to class name of the data set.
         classes: Measure only these class numbers.
         single_cls: Treat all classes as one.
-        compat: Also count by the incumbent's rules.
         fitness: What :attr:`SegmentMetrics.fitness` is: the mask AP, the box AP, or their sum.
         working_score: Score from which a detection counts in the confusion matrix and the match table.
     """
@@ -77,13 +74,12 @@ class SegmentEvaluator:
         *,
         classes: Sequence[int] | None = None,
         single_cls: bool = False,
-        compat: bool = False,
         fitness: Fitness = "mask",
         working_score: float = WORKING_SCORE,
     ) -> None:
         self.names = {0: "object"} if single_cls else dict(names)
         self._data_names = dict(names)
-        self._classes, self._single, self._compat, self._fitness = classes, single_cls, compat, fitness
+        self._classes, self._single, self._fitness = classes, single_cls, fitness
         self.working_score = working_score
         self.box = _IouType(name="box", letter="B", classes=len(self.names))
         self.seg = _IouType(name="mask", letter="M", classes=len(self.names))
@@ -107,8 +103,8 @@ class SegmentEvaluator:
         """
         found = found_in(results, self._data_names, classes=self._classes, single=self._single)
         annotations = annotations_of(sample, classes=self._classes, single=self._single)
-        box = match_image(found, annotations, "box", compat=self._compat)
-        seg = match_image(found, annotations, "mask", compat=self._compat)
+        box = match_image(found, annotations, "box")
+        seg = match_image(found, annotations, "mask")
         self.box.add(box, annotations)
         self.seg.add(seg, annotations)
         self._crowds += int(annotations.crowd.sum())
@@ -172,5 +168,4 @@ class SegmentEvaluator:
             name=iou_type.name,
             letter=iou_type.letter,
             ignored_objects=iou_type.ignored_objects,
-            incumbent=gathered(iou_type.incumbent) if self._compat else None,
         )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from segx_task_segment.metrics.arrays import mask_iou
-from segx_task_segment.metrics.matching import AREAS, MOST, THRESHOLDS, box_iou, match, match_incumbent
+from segx.ops import boxes
+from segx_task_segment.metrics.matching import AREAS, MOST, THRESHOLDS, match
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from segx_task_segment.metrics.arrays import AnnotationArrays, Found
 
 IouType = Literal["box", "mask"]
+
+NEGLIGIBLE = 0.1
+"""Overlaps that cannot reach this are not worth counting pixels for."""
 
 _ALL = np.uint16((1 << len(THRESHOLDS)) - 1)
 
@@ -30,7 +33,6 @@ class IouMatches:
         ignored: uint16 (areas, detections), bit per threshold.
         partner: int64 (detections), the object found at IoU 0.5; -1 for none.
         iou: (detections, objects); 0 between different classes.
-        incumbent: uint16 (detections), bit per threshold, by the incumbent's rule; empty when not asked for.
         ignored_objects: bool (objects), crowds and what has no ground truth of this kind.
     """
 
@@ -38,7 +40,6 @@ class IouMatches:
     ignored: NDArray[np.uint16]
     partner: NDArray[np.int64]
     iou: NDArray[np.float64]
-    incumbent: NDArray[np.uint16]
     ignored_objects: NDArray[np.bool_]
 
 
@@ -63,7 +64,7 @@ class ImageMatches:
     first_id: int
 
 
-def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType, *, compat: bool = False) -> IouMatches:
+def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType) -> IouMatches:
     """Match what was found in an image with its ground truth, class by class."""
     ignored_objects = annotations.crowd if iou_type == "box" else annotations.crowd | ~annotations.with_mask
     areas = found.box_areas if iou_type == "box" else found.mask_areas
@@ -73,14 +74,16 @@ def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType, 
     ignored = np.where(outside, _ALL, np.uint16(0))
     partner = np.full(len(found), -1, np.int64)
     overlaps = np.zeros((len(found), len(annotations)))
-    incumbent = np.zeros(len(found) if compat else 0, np.uint16)
     for category in np.intersect1d(annotations.category, found.category).tolist():
         objects = np.flatnonzero(annotations.category == category)
         rows = np.flatnonzero(found.category == category)
         if iou_type == "box":
-            iou = box_iou(found.box[rows], annotations.box[objects], ignored_objects[objects])
+            ours, theirs = found.box[rows], annotations.box[objects]
+            sizes = ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]
+            iou = boxes.iou(_corners(ours), _corners(theirs), areas=sizes, crowd=ignored_objects[objects])
         else:
-            iou = mask_iou(found.masks[rows], annotations.masks[objects], ignored_objects[objects], areas=areas[rows])
+            crowd = ignored_objects[objects]
+            iou = found.masks[rows].iou(annotations.masks[objects], crowd=crowd, least=NEGLIGIBLE)
         overlaps[np.ix_(rows, objects)] = iou
         seen = rows[:MOST]
         matches = match(
@@ -91,8 +94,8 @@ def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType, 
         )
         hit[:, seen], ignored[:, seen] = matches.hit, matches.ignored
         partner[seen] = np.where(matches.partner >= 0, objects[matches.partner], -1)
-        if compat:
-            incumbent[rows] = match_incumbent(iou[:, ~ignored_objects[objects]])
-    return IouMatches(
-        hit=hit, ignored=ignored, partner=partner, iou=overlaps, incumbent=incumbent, ignored_objects=ignored_objects
-    )
+    return IouMatches(hit=hit, ignored=ignored, partner=partner, iou=overlaps, ignored_objects=ignored_objects)
+
+
+def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1)

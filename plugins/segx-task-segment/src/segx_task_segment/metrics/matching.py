@@ -1,6 +1,6 @@
-"""Matching of detections to annotations: COCO's rule, and the incumbent's for comparison.
+"""Matching of detections to annotations by COCO's rule.
 
-COCO's rule (Lin et al., 2014; ``evaluateImg`` of the COCO API): detections of a class, best score first, each take the
+The rule (Lin et al., 2014; ``evaluateImg`` of the COCO API): detections of a class, best score first, each take the
 free object they overlap most; objects that are ignored (crowds, or outside the range of areas) come second and make
 the detection ignored too; a crowd can be taken any number of times.
 
@@ -44,19 +44,6 @@ class ClassMatches:
     hit: NDArray[np.uint16]
     ignored: NDArray[np.uint16]
     partner: NDArray[np.int64]
-
-
-def box_iou(
-    found: NDArray[np.float64], annotation: NDArray[np.float64], crowd: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Return (detections, objects) overlaps of boxes x, y, width, height; over the detection's own area for crowds."""
-    low = np.maximum(found[:, None, :2], annotation[None, :, :2])
-    high = np.minimum((found[:, :2] + found[:, 2:])[:, None], (annotation[:, :2] + annotation[:, 2:])[None])
-    sides = high - low
-    common = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)
-    own, other = found[:, 2] * found[:, 3], annotation[:, 2] * annotation[:, 3]
-    union = np.where(crowd[None], own[:, None], own[:, None] + other[None] - common)
-    return np.divide(common, union, out=np.zeros_like(common), where=common > 0)
 
 
 def match(
@@ -126,21 +113,3 @@ def _take(
             else:
                 right |= free
     return right, neither, best
-
-
-def match_incumbent(iou: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """Match by the rule of the incumbent's release 8.1.0, for comparison: uint16 (detections), bit per threshold.
-
-    Pairs are taken by overlap instead of score: each detection keeps the object it overlaps most, then each object
-    keeps the first detection that kept it.
-    """
-    hit = np.zeros(len(iou), np.uint16)
-    if not iou.size:
-        return hit
-    best = iou.argmax(axis=1)
-    overlap = iou[np.arange(len(iou)), best]
-    for bit, threshold in enumerate(THRESHOLDS):
-        enough = np.flatnonzero(overlap >= threshold)
-        _, first = np.unique(best[enough], return_index=True)
-        hit[enough[first]] |= np.uint16(1 << bit)
-    return hit

@@ -19,7 +19,6 @@ from segx_task_segment.metrics.average_precision import (
     Averages,
     Evidence,
     average,
-    average_incumbent,
     bits,
     by_score,
 )
@@ -55,7 +54,6 @@ class IouTypeMetrics:
         precision_curve: (classes with objects, 1000), precision at IoU 0.5 over :data:`CONFIDENCES`; 0 where nothing
             is detected.
         recall_curve: The same of recall.
-        incumbent: AP (classes, thresholds) by the incumbent's rules, where asked for.
     """
 
     name: str
@@ -66,7 +64,6 @@ class IouTypeMetrics:
     ignored_objects: int
     precision_curve: NDArray[np.float64]
     recall_curve: NDArray[np.float64]
-    incumbent: NDArray[np.float64] | None = None
 
     @classmethod
     def of(
@@ -77,15 +74,11 @@ class IouTypeMetrics:
         name: str,
         letter: str,
         ignored_objects: int = 0,
-        incumbent: NDArray[np.uint16] | None = None,
     ) -> Self:
         """Return the figures of what became of all detections."""
         present = np.flatnonzero(evidence.objects[:, 0]).tolist()
         curves = [_score_curves(evidence, category) for category in present]
         shape = (len(present), len(CONFIDENCES))
-        theirs = None
-        if incumbent is not None:
-            theirs = average_incumbent(incumbent, evidence.category, evidence.score, evidence.objects[:, 0])
         return cls(
             name=name,
             letter=letter,
@@ -95,7 +88,6 @@ class IouTypeMetrics:
             ignored_objects=ignored_objects,
             precision_curve=np.array([precision for precision, _ in curves]).reshape(shape),
             recall_curve=np.array([recall for _, recall in curves]).reshape(shape),
-            incumbent=theirs,
         )
 
     def __repr__(self) -> str:
@@ -201,13 +193,6 @@ class IouTypeMetrics:
             figures[f"AR_{area}"] = _mean(recall[:, number].ravel())
         return figures
 
-    @property
-    def incumbent_map(self) -> tuple[float, float]:
-        """Mean AP .50:.95 and at .50 by the incumbent's rules; NaN where not asked for."""
-        if self.incumbent is None:
-            return math.nan, math.nan
-        return _mean(self.incumbent.ravel()), _mean(self.incumbent[:, 0])
-
     def mean_results(self) -> list[float]:
         """Return mean precision, mean recall, AP at 0.50 and AP .50:.95."""
         return [self.mp, self.mr, self.map50, self.map]
@@ -301,10 +286,6 @@ class SegmentMetrics:
         figures["fitness"] = self.fitness
         for kind in (self.box, self.seg):
             figures |= {f"coco/{name}({kind.letter})": value for name, value in kind.coco.items()}
-        for kind in (self.box, self.seg):
-            if kind.incumbent is not None:
-                whole, half = kind.incumbent_map
-                figures |= {f"compat/mAP50-95({kind.letter})": whole, f"compat/mAP50({kind.letter})": half}
         return figures
 
     @property
@@ -453,13 +434,6 @@ class SegmentMetrics:
                 for category in self.ap_class_index.tolist()
             ]
         lines += [_coco_row(kind) for kind in (self.box, self.seg)]
-        for kind in (self.box, self.seg):
-            if kind.incumbent is not None:
-                whole, half = kind.incumbent_map
-                lines.append(
-                    f"compat {kind.name}: mAP50 {half:.4f}, mAP50-95 {whole:.4f} (matching and integral of the "
-                    "incumbent's 8.1.0, for comparison; not COCO's)"
-                )
         lines.append(self.protocol)
         if self.speed:
             lines.append("ms an image: " + ", ".join(f"{name} {value:.1f}" for name, value in self.speed.items()))

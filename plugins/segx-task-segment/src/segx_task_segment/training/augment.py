@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from segx.ops.letterbox import GREY, fit_matrix
 from segx_task_segment.training.instances import Instance, Polygons, place
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
     Matrix = NDArray[np.float64]
-
-PAD = 114
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +146,12 @@ def _compose(
     if settings.mosaic and rng.random() < settings.mosaic:
         tiles, canvas = _mosaic([first, other(), other(), other()], size, rng)
     else:
-        tiles, canvas = [(first, letterbox_matrix(first.image.shape[:2], size))], size
+        tiles, canvas = [(first, fit_matrix(first.image.shape[:2], size))], size
     if flip is None:
         flip = _flip(size, settings, rng)
     warp = flip @ random_warp(canvas, size, settings, rng)
     image = np.empty((*size, 3), np.uint8)
-    image.fill(PAD)
+    image.fill(GREY)
     parts = []
     for tile, matrix in tiles:
         total = warp @ matrix
@@ -195,56 +194,8 @@ def _cut(image: LabelledImage, left: int, top: int, right: int, bottom: int) -> 
     h, w = image.image.shape[:2]
     if (left, top, right, bottom) == (0, 0, w, h):
         return image
-    shapes = clip(image.shapes.transform(_translation(-left, -top)), (bottom - top, right - left))
+    shapes = image.shapes.transform(_translation(-left, -top)).clip((bottom - top, right - left))
     return LabelledImage(image=image.image[top:bottom, left:right], shapes=shapes)
-
-
-def clip(shapes: Polygons, size: tuple[int, int]) -> Polygons:
-    """Return the parts of objects inside an image of this (height, width); objects outside it are left out.
-
-    Sutherland and Hodgman, Reentrant polygon clipping, 1974; degenerate edges along the border enclose no pixels.
-    """
-    height, width = size
-    boxes = shapes.boxes()
-    inside = (boxes[:, 0] >= 0) & (boxes[:, 1] >= 0) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
-    if inside.all():
-        return shapes
-    outside = (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0) | (boxes[:, 0] >= width) | (boxes[:, 1] >= height)
-    kept, rings = [], []
-    for index in np.flatnonzero(~outside).tolist():
-        mine = shapes.rings(index)
-        if not inside[index]:
-            mine = [cut for ring in mine if len(cut := _clip_ring(ring, width, height)) >= 3]
-        if mine:
-            kept.append(index)
-            rings.append(mine)
-    return Polygons.from_rings(shapes.classes[kept].tolist(), rings, shapes.has_mask[kept].tolist())
-
-
-def _clip_ring(ring: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    for axis, sign, limit in ((0, 1, 0.0), (0, -1, -float(width)), (1, 1, 0.0), (1, -1, -float(height))):
-        if not len(ring):
-            return ring
-        depth = ring[:, axis] * sign - limit
-        keep = depth >= 0
-        if keep.all():
-            continue
-        following, next_depth, next_keep = np.roll(ring, -1, axis=0), np.roll(depth, -1), np.roll(keep, -1)
-        crossing = keep != next_keep
-        share = np.divide(depth, depth - next_depth, out=np.zeros_like(depth), where=crossing)
-        cuts = ring + share[:, None] * (following - ring)
-        both = np.stack([ring, cuts], axis=1).reshape(-1, 2)
-        ring = both[np.stack([keep, crossing], axis=1).reshape(-1)]
-    return ring
-
-
-def letterbox_matrix(shape: tuple[int, ...], size: tuple[int, int]) -> Matrix:
-    """Return the matrix that fits an image of (height, width) centred into another, growing it if needed."""
-    h, w = shape[:2]
-    gain = min(size[0] / h, size[1] / w)
-    matrix = np.diag([gain, gain, 1.0])
-    matrix[:2, 2] = (size[1] - w * gain) / 2, (size[0] - h * gain) / 2
-    return matrix
 
 
 def random_warp(

@@ -1,24 +1,24 @@
 """Objects in augmentation: polygons while geometry changes, small bitmaps afterwards.
 
-Rings are in continuous coordinates: the pixel in column i spans i..i+1. A ring list is filled by the even-odd
-rule, so holes and several parts survive every transformation.
+Rings are in continuous coordinates: the pixel in column i spans i..i+1. They are filled by the rule that measures, so
+what is taught is what is counted.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from segx.ops.bits import unpack
+from segx.ops.polygons import Polygon, Rings, clip, fill
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-Points = np.ndarray[Any, np.dtype[np.float32]]
-_SHIFT = 4  # fractional bits of OpenCV's polygon filling
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,79 +27,98 @@ class Polygons:
 
     Attributes:
         classes: int64 (N,), class numbers.
-        points: float32 (P, 2), x and y of all rings of all objects in pixels, one after the other.
-        starts: int64 (R + 1,), where each ring begins in ``points``; the last entry is P.
-        owners: int64 (R,), the object each ring belongs to, ascending; an object owns at least one ring.
+        rings: Their outlines, in pixels; an object has at least one.
         has_mask: bool (N,), False for an object known by its box only: its ring is that box.
     """
 
     classes: NDArray[np.int64]
-    points: Points
-    starts: NDArray[np.int64]
-    owners: NDArray[np.int64]
+    rings: Rings
     has_mask: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.classes)
 
     @classmethod
-    def empty(cls) -> Polygons:
-        """Return no objects."""
-        return cls.from_rings([], [])
-
-    @classmethod
-    def from_rings(
-        cls, classes: Sequence[int], rings: Sequence[Sequence[Points]], has_mask: Sequence[bool] | None = None
+    def of(
+        cls,
+        classes: Sequence[int],
+        objects: Sequence[Sequence[Polygon | ArrayLike]],
+        has_mask: Sequence[bool] | None = None,
     ) -> Polygons:
-        """Return objects from a list of rings, (M, 2) each, for every object."""
-        flat = [ring for each in rings for ring in each]
+        """Return objects from a list of parts, :class:`~segx.ops.polygons.Polygon` or (M, 2), for every object."""
         return cls(
             classes=np.asarray(classes, dtype=np.int64),
-            points=np.concatenate(flat).astype(np.float32) if flat else np.zeros((0, 2), np.float32),
-            starts=np.concatenate([[0], np.cumsum([len(ring) for ring in flat])]).astype(np.int64),
-            owners=np.repeat(np.arange(len(rings)), [len(each) for each in rings]).astype(np.int64),
-            has_mask=np.ones(len(rings), bool) if has_mask is None else np.asarray(has_mask, dtype=bool),
+            rings=Rings.of(objects),
+            has_mask=np.ones(len(objects), bool) if has_mask is None else np.asarray(has_mask, dtype=bool),
         )
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return sum(each.nbytes for each in (self.classes, self.points, self.starts, self.owners, self.has_mask))
+        return sum(each.nbytes for each in (self.classes, *self.rings, self.has_mask))
 
     def transform(self, matrix: NDArray[np.float64]) -> Polygons:
         """Return the objects moved by a 3 x 3 matrix (x right, y down, homogeneous)."""
-        homogeneous = self.points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]
-        moved = homogeneous[:, :2] / homogeneous[:, 2:]
-        return replace(self, points=moved.astype(np.float32))
+        homogeneous = self.rings.xy @ matrix[:, :2].T + matrix[:, 2]
+        return replace(self, rings=self.rings._replace(xy=homogeneous[:, :2] / homogeneous[:, 2:]))
 
     def boxes(self) -> NDArray[np.float32]:
         """Return float32 (N, 4), x1 y1 x2 y2 of each object's points."""
         if not len(self):
             return np.zeros((0, 4), np.float32)
-        firsts = self.starts[np.searchsorted(self.owners, np.arange(len(self)))]
-        low = np.minimum.reduceat(self.points, firsts, axis=0)
-        high = np.maximum.reduceat(self.points, firsts, axis=0)
-        return np.concatenate([low, high], axis=1)
+        xy, starts, parts, owners = self.rings
+        firsts = starts[np.searchsorted(owners[parts], np.arange(len(self)))]
+        low = np.minimum.reduceat(xy, firsts, axis=0)
+        high = np.maximum.reduceat(xy, firsts, axis=0)
+        return np.concatenate([low, high], axis=1).astype(np.float32)
 
-    def rings(self, index: int) -> list[Points]:
-        """Return the rings of one object."""
-        first, last = np.searchsorted(self.owners, [index, index + 1])
-        return [self.points[self.starts[r] : self.starts[r + 1]] for r in range(first, last)]
+    def clip(self, size: tuple[int, int]) -> Polygons:
+        """Return the parts of objects inside an image of this (height, width), without the objects outside it."""
+        height, width = size
+        low, high = np.split(self.boxes(), 2, axis=1)
+        inside = np.all((low >= 0) & (high <= (width, height)), axis=1)
+        if inside.all():
+            return self
+        outside = np.any((high <= 0) | (low >= (width, height)), axis=1)
+        xy, starts, parts, owners = self.rings
+        owner = owners[parts]
+        rings, kept = [], []
+        for number in np.flatnonzero(~outside[owner]).tolist():
+            ring = xy[starts[number] : starts[number + 1]]
+            if not inside[owner[number]] and len(ring := clip(ring, width, height)) < 3:
+                continue
+            rings.append(ring)
+            kept.append(number)
+        seen, renumbered = np.unique(parts[kept], return_inverse=True)
+        objects, renamed = np.unique(owners[seen], return_inverse=True)
+        return Polygons(
+            classes=self.classes[objects],
+            rings=Rings(
+                np.concatenate([np.zeros((0, 2)), *rings]), np.cumsum([0, *map(len, rings)]), renumbered, renamed
+            ),
+            has_mask=self.has_mask[objects],
+        )
 
     @staticmethod
-    def concatenate(parts: Sequence[Polygons]) -> Polygons:
+    def concatenate(several: Sequence[Polygons]) -> Polygons:
         """Return the objects of several lists as one list."""
-        if not parts:
-            return Polygons.empty()
-        counts = np.cumsum([0, *(len(part) for part in parts)])
-        sizes = np.cumsum([0, *(len(part.points) for part in parts)])
-        starts = [part.starts[:-1] + size for part, size in zip(parts, sizes, strict=False)]
+
+        def after(counts: Sequence[int], arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+            return np.concatenate(
+                [array + before for array, before in zip(arrays, np.cumsum([0, *counts]), strict=False)]
+            )
+
+        rings = [each.rings for each in several]
+        sizes = [len(each.xy) for each in rings]
         return Polygons(
-            classes=np.concatenate([part.classes for part in parts]),
-            points=np.concatenate([part.points for part in parts]),
-            starts=np.concatenate([*starts, sizes[-1:]]).astype(np.int64),
-            owners=np.concatenate([part.owners + count for part, count in zip(parts, counts, strict=False)]),
-            has_mask=np.concatenate([part.has_mask for part in parts]),
+            classes=np.concatenate([each.classes for each in several]),
+            rings=Rings(
+                np.concatenate([each.xy for each in rings]),
+                np.append(after(sizes, [each.starts[:-1] for each in rings]), sum(sizes)),
+                after([len(each.owners) for each in rings], [each.parts for each in rings]),
+                after([len(each) for each in several], [each.owners for each in rings]),
+            ),
+            has_mask=np.concatenate([each.has_mask for each in several]),
         )
 
 
@@ -174,73 +193,20 @@ def place(shapes: Polygons, size: tuple[int, int]) -> list[Instance | None]:
     The box of an object inside the image keeps its sub-pixel edges; that of one cut by the border is the box of
     the part inside.
     """
-    return [_place_one(shapes, index, box, size) for index, box in enumerate(shapes.boxes().tolist())]
-
-
-def _place_one(shapes: Polygons, index: int, box: list[float], size: tuple[int, int]) -> Instance | None:
+    drawn: list[Instance | None] = []
     height, width = size
-    x1, y1, x2, y2 = box
-    left, top = max(int(np.floor(x1)), 0), max(int(np.floor(y1)), 0)
-    right, bottom = min(int(np.ceil(x2)), width), min(int(np.ceil(y2)), height)
-    if right <= left or bottom <= top:
-        return None
-    bitmap = fill(shapes.rings(index), left, top, right - left, bottom - top)
-    has_mask = bool(shapes.has_mask[index])
-    category = int(shapes.classes[index])
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        return from_bitmap(bitmap, left, top, category, has_mask=has_mask)
-    if not bitmap.any():
-        return None
-    return Instance(category=category, box=(x1, y1, x2, y2), left=left, top=top, bitmap=bitmap, has_mask=has_mask)
-
-
-def fill(rings: Sequence[Points], left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
-    """Return uint8 (height, width) of 0 and 1: the pixels of a window whose centres the rings enclose, even-odd.
-
-    OpenCV also sets the pixels its lines pass through, up to half a pixel outside; drawing at four times the size
-    and averaging keeps that to an eighth.
-    """
-    scale = 4 if max(width, height) <= 64 else 2
-    offset = np.array([left, top], np.float32)
-    fixed = [
-        np.rint(((ring - offset) * scale - 0.5) * (1 << _SHIFT)).astype(np.int32).reshape(-1, 1, 2) for ring in rings
-    ]
-    canvas = np.zeros((height * scale, width * scale), np.uint8)
-    cv2.fillPoly(canvas, fixed, color=(255,), lineType=cv2.LINE_8, shift=_SHIFT)
-    small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    bitmap: NDArray[np.uint8] = (small >= 128).view(np.uint8)
-    return bitmap
-
-
-def union(rings: Sequence[Points], size: tuple[int, int]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return the pixels that any of some rings encloses, as the bitmap of their common box, and its offset (x, y).
-
-    Args:
-        rings: Each filled by itself: where two overlap, both hold.
-        size: (height, width) of the image; what lies outside is cut off.
-    """
-    low = np.maximum(np.floor(np.min([ring.min(0) for ring in rings], axis=0)), 0).astype(int)
-    high = np.minimum(np.ceil(np.max([ring.max(0) for ring in rings], axis=0)), size[::-1]).astype(int)
-    (left, top), (width, height) = low.tolist(), np.maximum(high - low, 0).tolist()
-    bitmap = np.zeros((height, width), np.uint8)
-    for item in place(Polygons.from_rings([0] * len(rings), [[ring] for ring in rings]), size):
-        if item is not None:
-            rows, columns = item.bitmap.shape
-            window = bitmap[item.top - top : item.top - top + rows, item.left - left : item.left - left + columns]
-            np.maximum(window, item.bitmap, out=window)
-    return bitmap, (left, top)
-
-
-def trace(bitmap: NDArray[np.uint8], left: int, top: int) -> list[Points]:
-    """Return the rings, in continuous coordinates, that enclose the pixels of a bitmap, holes included.
-
-    Contours run through the centres of border pixels; doubling the bitmap first moves them to within a quarter of a
-    pixel of the true edge, and :func:`fill` gives the same pixels back.
-    """
-    doubled = cv2.resize(bitmap, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_TC89_L1)
-    offset = np.array([left, top], np.float32)
-    return [np.float32(0.5) * (contour[:, 0] + np.float32(0.5)) + offset for contour in contours if len(contour) >= 3]
+    filled = fill(shapes.rings, len(shapes), size)
+    of_objects = zip(filled, shapes.boxes().tolist(), shapes.classes.tolist(), shapes.has_mask.tolist(), strict=True)
+    for (bits, (left, top, right, _)), (x1, y1, x2, y2), category, has_mask in of_objects:
+        bitmap = unpack(bits, right - left).view(np.uint8)
+        if not bitmap.any():
+            drawn.append(None)
+        elif x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+            drawn.append(from_bitmap(bitmap, left, top, category, has_mask=has_mask))
+        else:
+            box = (x1, y1, x2, y2)
+            drawn.append(Instance(category=category, box=box, left=left, top=top, bitmap=bitmap, has_mask=has_mask))
+    return drawn
 
 
 def _overlap(one: Instance, other: Instance) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:

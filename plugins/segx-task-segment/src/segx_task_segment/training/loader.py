@@ -21,10 +21,10 @@ import numpy as np
 from segx.errors import DataError, UsageError
 from segx.options.schema import image_size
 from segx.runtime import cores
-from segx.structures import rle
 from segx.structures.batch import TrainBatch
+from segx.structures.masks import Masks
 from segx_task_segment.training.augment import Augmentation, Augmented, LabelledImage, augment
-from segx_task_segment.training.instances import Instance, Polygons, trace, union
+from segx_task_segment.training.instances import Instance, Polygons
 from segx_task_segment.training.reading import (
     DEFAULT_BYTES,
     DiskCache,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from segx.ops.polygons import Polygon
     from segx.options.verbs import TrainOptions
     from segx.plugin.interfaces import Dataset
     from segx.structures.annotations import Annotation
@@ -165,44 +166,24 @@ def polygons_of(
     sample: Sample, size: tuple[int, ...], classes: tuple[int, ...] | None = None, *, single_class: bool = False
 ) -> Polygons:
     """Return the objects of a sample in pixels of an image of this (height, width); crowds are left out."""
+    used = [
+        annotation
+        for annotation in sample.annotations
+        if not annotation.crowd and (classes is None or annotation.category in classes)
+    ]
+    shapes = Polygons.of(
+        [0 if single_class else annotation.category for annotation in used],
+        [outlines_of(annotation, sample.shape) for annotation in used],
+        [annotation.has_mask for annotation in used],
+    )
     height, width = sample.shape
-    scale = np.array([size[1] / width, size[0] / height], np.float32)
-    categories, rings, has_mask = [], [], []
-    for annotation in sample.annotations:
-        if annotation.crowd or (classes is not None and annotation.category not in classes):
-            continue
-        outline = outline_of(annotation, sample.shape)
-        if not outline:
-            x, y, w, h = annotation.box
-            outline = [np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float32)]
-        categories.append(0 if single_class else annotation.category)
-        rings.append([ring * scale for ring in outline])
-        has_mask.append(annotation.has_mask)
-    return Polygons.from_rings(categories, rings, has_mask)
+    return shapes.transform(np.diag([size[1] / width, size[0] / height, 1.0]))
 
 
-def outline_of(annotation: Annotation, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
-    """Return the rings, to be filled even-odd, that enclose an object; none for one known by its box only.
-
-    Args:
-        annotation: The object.
-        shape: (height, width) of its image.
-    """
-    if annotation.rle is not None:
-        bitmap, (left, top) = rle.to_bitmap(rle.counts_of(annotation.rle["counts"]), *shape)
-        return trace(bitmap.view(np.uint8), left, top) if bitmap.size else []
-    rings = [polygon.astype(np.float32) for polygon in annotation.polygons]
-    if len(rings) > 1 and _boxes_meet(rings):
-        pixels, (left, top) = union(rings, shape)
-        return trace(pixels, left, top) if pixels.size else []
-    return rings
-
-
-def _boxes_meet(rings: Sequence[NDArray[np.float32]]) -> bool:
-    """Return True if parts may overlap, where filling them even-odd would not give their union."""
-    low, high = np.stack([ring.min(0) for ring in rings]), np.stack([ring.max(0) for ring in rings])
-    meet = (low[:, None] < high[None]).all(-1) & (low[None] < high[:, None]).all(-1)
-    return bool(meet.sum() > len(rings))
+def outlines_of(annotation: Annotation, shape: tuple[int, int]) -> Sequence[Polygon | NDArray[np.float64]]:
+    """Return the parts of an object in an image of this (height, width); the box of one known by that only."""
+    parts = annotation.polygons if annotation.rle is None else Masks.from_rle([annotation.rle], shape).polygons[0]
+    return parts or [annotation.corners]
 
 
 class TrainLoader:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from segx.ops.letterbox import GREY
 from segx.options.schema import image_size
 from segx.structures.batch import TrainBatch
 from segx_torch.training.trainer import to_device
@@ -68,7 +69,7 @@ def _trial(count: int, job: TrainJob) -> TrainBatch:
     else:
         masks = np.ones((total, side // ratio, side // ratio), np.uint8)
     return TrainBatch(
-        images=np.full((count, 3, side, side), 114, np.uint8),
+        images=np.full((count, 3, side, side), GREY, np.uint8),
         batch_idx=np.repeat(np.arange(count), _OBJECTS),
         classes=np.zeros(total, np.int64),
         boxes=boxes,

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from segx.structures.batch import Letterbox
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from segx.structures.types import Image, Images
+    Image = NDArray[np.uint8]
+    Images = NDArray[np.float32]
 
 GREY = 114
 """What the padding is filled with, of 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """Placement of an image in the network input (letterbox).
+
+    Attributes:
+        original: (height, width) of the image.
+        input: (height, width) of the network input.
+        left: First column of the image in the input.
+        top: First row of the image in the input.
+        width: Columns of the image in the input.
+        height: Rows of the image in the input.
+    """
+
+    original: tuple[int, int]
+    input: tuple[int, int]
+    left: int
+    top: int
+    width: int
+    height: int
 
 
 def rect_shape(image: tuple[int, int], imgsz: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -46,6 +67,14 @@ def place(image: tuple[int, int], shape: tuple[int, int], *, scaleup: bool = Tru
     return Letterbox(original=image, input=shape, left=left, top=top, width=width, height=height)
 
 
+def fit_matrix(image: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the 3 x 3 matrix that fits an image of (height, width) centred into an input, to fractions of a pixel."""
+    gain = min(shape[0] / image[0], shape[1] / image[1])
+    matrix = np.diag([gain, gain, 1.0])
+    matrix[:2, 2] = (shape[1] - image[1] * gain) / 2, (shape[0] - image[0] * gain) / 2
+    return matrix
+
+
 def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
     """Write an image into its place in the input.
 
@@ -69,7 +98,7 @@ def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = Tr
     """Return images, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
 
     Returns:
-        float32 (N, 3, height, width) in 0..1, RGB; and one :class:`~segx.structures.batch.Letterbox` for each.
+        float32 (N, 3, height, width) in 0..1, RGB; and one :class:`Letterbox` for each.
     """
     batch = np.empty((len(images), 3, *shape), np.float32)
     geometry = [place((image.shape[0], image.shape[1]), shape, scaleup=scaleup) for image in images]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segx.ops.boxes import area, intersection
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -64,11 +66,8 @@ def _overlaps(
     iou: float,
 ) -> NDArray[np.bool_]:
     """Return bool (len(first), len(second)): same class and more than ``iou`` of overlap; boxes are (4, N)."""
-    ax1, ay1, ax2, ay2 = boxes[:, first, None]
-    bx1, by1, bx2, by2 = boxes[:, None, second]
-    width = np.minimum(ax2, bx2) - np.maximum(ax1, bx1)
-    height = np.minimum(ay2, by2) - np.maximum(ay1, by1)
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    ours, theirs = boxes[:, first].T, boxes[:, second].T
+    shared = intersection(ours, theirs)
+    union = area(ours)[:, None] + area(theirs)[None] - shared
     overlaps: NDArray[np.bool_] = (shared > iou * union) & (classes[first, None] == classes[None, second])
     return overlaps

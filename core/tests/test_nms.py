@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segx.ops.nms import nms
 from segx.options.verbs import DecodeOptions
 from segx_task_segment.decode import detect
-from segx_task_segment.nms import nms
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "nms.npz")
 SETTINGS = {
