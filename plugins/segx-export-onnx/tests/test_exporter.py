@@ -107,7 +107,7 @@ def test_metadata_are_what_other_tools_read(written):
 
 def test_the_info_is_appended_and_nothing_written_again(module, tmp_path):
     path = tmp_path / "m.onnx"
-    done = EXPORTER.export(module, module.info, OnnxOptions(), path)
+    done = export_with(EXPORTER, module, module.info, OnnxOptions(), path)
     bare = path.read_bytes()
     assert not onnx.load(path).metadata_props
     EXPORTER.write_info(path, done)

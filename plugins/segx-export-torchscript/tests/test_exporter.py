@@ -79,7 +79,7 @@ def test_extra_file_is_what_other_tools_read(plain):
 
 def test_the_info_is_appended_and_nothing_else_moves(module, tmp_path):
     path = tmp_path / "m.torchscript"
-    done = EXPORTER.export(module, module.info, TorchScriptOptions(), path)
+    done = export_with(EXPORTER, module, module.info, TorchScriptOptions(), path)
     with zipfile.ZipFile(path) as archive:
         before = {item.filename: item.header_offset for item in archive.infolist()}
         end = archive.start_dir

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import DataError, UsageError
+from segx.io.names import image_suffix
 from segx.io.paths import expanded
 
 if TYPE_CHECKING:
@@ -389,8 +390,6 @@ def write_image(path: Path, image: Image) -> Path:
         DataError: It cannot be written.
     """
     import cv2
-
-    from segx.io.names import image_suffix
 
     writable = {".bmp", ".jpeg", ".jpg", ".jpe", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm"}
     with_alpha = {".png", ".tif", ".tiff", ".webp"}

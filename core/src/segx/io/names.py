@@ -18,6 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".dng", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"}
+    | {".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".ras", ".sr", ".tga", ".tif", ".tiff", ".webp"}
+)
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
+    | {".webm", ".wmv"}
+)
+STREAM_SUFFIXES = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd", ".sdp"})
 MOST_BYTES = 120
 """Most bytes of a stem; with numbers and a suffix it fits any file system."""
 
@@ -58,15 +67,13 @@ def split_name(source: str) -> tuple[str, str]:
     """
     name = _address_name(source) if "://" in source else PurePath(source).name
     suffix = PurePath(name).suffix
-    if suffix.lower() not in _known_suffixes():
+    if suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES | STREAM_SUFFIXES:
         suffix = ""
     return safe(name.removesuffix(suffix)), suffix
 
 
 def image_suffix(source: str, *, otherwise: str) -> str:
     """Return the suffix of an image's path or address in small letters."""
-    from segx.io.images import IMAGE_SUFFIXES
-
     suffix = split_name(source)[1].lower()
     return suffix if suffix in IMAGE_SUFFIXES else otherwise
 
@@ -174,14 +181,6 @@ def class_folders(names: Mapping[int, str], numbers: Iterable[int] = ()) -> dict
 def _class_folders(names: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
     given = Names()
     return tuple((number, given.new(safe(str(name), otherwise="_"))) for number, name in names)
-
-
-@functools.cache
-def _known_suffixes() -> frozenset[str]:
-    from segx.io.images import IMAGE_SUFFIXES
-    from segx.io.video import STREAM_SUFFIXES, VIDEO_SUFFIXES
-
-    return IMAGE_SUFFIXES | VIDEO_SUFFIXES | STREAM_SUFFIXES
 
 
 def _address_name(address: str) -> str:

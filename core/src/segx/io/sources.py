@@ -22,7 +22,6 @@ from segx.io import network
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
 from segx.io.images import (
-    IMAGE_SUFFIXES,
     check_array,
     check_size,
     decode_image,
@@ -32,8 +31,9 @@ from segx.io.images import (
     read_image,
     unit_of,
 )
+from segx.io.names import IMAGE_SUFFIXES, STREAM_SUFFIXES, VIDEO_SUFFIXES
 from segx.io.paths import expanded
-from segx.io.video import STREAM_SCHEMES, STREAM_SUFFIXES, VIDEO_SUFFIXES, LiveStreams, Lost, VideoFile
+from segx.io.video import STREAM_SCHEMES, LiveStreams, Lost, VideoFile
 from segx.structures.batch import SourceImage
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ _LOOKED_AT = 1000
 
 def _detects(path: Path) -> bool:
     """Return True if a path is a ``.txt`` list, or a folder with images in it."""
-    from segx.io.images import IMAGE_SUFFIXES
+    from segx.io.names import IMAGE_SUFFIXES
     from segx_data_yolo.folders import walk
 
     if path.is_file():

@@ -15,8 +15,8 @@ from segx.errors import DataError
 from segx.io import index_cache
 from segx.io.files import read_text
 from segx.io.image_header import image_shape
-from segx.io.images import IMAGE_SUFFIXES
 from segx.io.index_cache import Stamps
+from segx.io.names import IMAGE_SUFFIXES
 from segx.structures.sample import TableDataset
 from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels

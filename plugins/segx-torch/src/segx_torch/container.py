@@ -116,8 +116,6 @@ def open_container(path: Path) -> Container:
         ModelError: The file is missing, damaged, unsafe or of another kind.
     """
     try:
-        if path.is_dir():
-            raise ModelError(f"{path}: is no file", hint="give the path of a .pt or .safetensors file")
         file = cast("BufferedReader", open_regular(path))
         with contextlib.ExitStack() as opening:
             opening.enter_context(file)
