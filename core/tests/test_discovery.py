@@ -424,7 +424,7 @@ def test_platforms_of_a_backend(write: Callable[..., None], find: Callable[[], R
     write("segx-backend-a", code)
     found = find().backends_for("x")
     assert [spec.name for spec in found.usable] == ["other"]
-    assert "works on plan9" in found.unavailable[0].line
+    assert "works on plan9" in found.unavailable[0].message
 
 
 def test_what_is_installed_and_cannot_be_used_says_why(

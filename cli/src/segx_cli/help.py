@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -27,7 +25,6 @@ _EXAMPLES = """\
   segx segment predict model=yolov8n-seg.pt source=photo.jpg
   segx export model=yolov8n-seg.pt format=onnx
   segx predict --model yolov8n-seg.onnx --source photos --no-save --json"""
-_OWN_ENTRY_POINTS = "[segx]"
 
 
 def overview() -> str:
@@ -110,11 +107,12 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
     Finding plugins the regular way costs more than all the rest of this page, so the names of the installed
     distributions are looked at first: those of our own are known to add none unless the table says so.
     """
+    from segx.plugin.installed import distributions
     from segx.plugin.known import PROVIDERS
 
     commanding = {distribution for (kind, name), distribution in PROVIDERS.items() if kind == "command" and _own(name)}
     silent = set(PROVIDERS.values()) - commanding
-    if not any(distribution not in silent for distribution in _distributions_with_plugins()):
+    if all(item.name in silent or b"[segx]" not in item.read("entry_points.txt") for item in distributions()):
         return
     from segx.plugin.registry import get_registry
 
@@ -126,23 +124,3 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
 def _own(name: str) -> bool:
     """Return True if a plugin's command stands for itself; ``data-NAME`` is listed by ``segx data``."""
     return not name.startswith("data-")
-
-
-def _distributions_with_plugins() -> Iterator[str]:
-    """Yield the names of installed distributions with a segx entry point, read from their folders' names."""
-    for folder in dict.fromkeys(sys.path):
-        try:
-            entries = list(os.scandir(folder or "."))
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.name.endswith((".dist-info", ".egg-info")) and _declares_plugin(entry.path):
-                yield entry.name.rpartition("-")[0].partition("-")[0].lower().replace("_", "-")
-
-
-def _declares_plugin(folder: str) -> bool:
-    try:
-        with open(os.path.join(folder, "entry_points.txt"), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - speed
-            return _OWN_ENTRY_POINTS in file.read()
-    except (OSError, UnicodeDecodeError):
-        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import tempfile
 import threading
 from functools import partial
 from itertools import islice
@@ -396,6 +395,8 @@ class YOLO:
         if isinstance(self._origin, ModelDefinition) and not self._sessions:
             return cast("ModelBackend", runtime).build(self._origin.config, self._origin.architecture, how)
         # The weights are in memory only: the sessions that run elsewhere get a copy.
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="segx-") as folder:
             return runtime.open(next(iter(self._model_sessions())).save(Path(folder) / "model.pt"), how)
 

@@ -8,7 +8,6 @@ import glob
 import os
 import re
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from segx.errors import DataError, UsageError
-from segx.io import network
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
 from segx.io.images import (
@@ -393,6 +391,8 @@ class _Reader:
             raise UsageError("the source is empty", hint="source=photo.jpg, source=folder, source=0 for a camera")
         scheme = text.partition("://")[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else ""
         if scheme == "file":
+            import urllib.request
+
             return self._read_path(Path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path)))
         if scheme in {"http", "https"}:
             return iter([self._read_address(text, alone=alone)])
@@ -411,6 +411,8 @@ class _Reader:
         return self._read_path(path)
 
     def _read_address(self, address: str, *, alone: bool) -> Part:
+        from segx.io import network
+
         suffix = PurePosixPath(urllib.parse.urlsplit(address).path).suffix.lower()
         if suffix in VIDEO_SUFFIXES:
             return self._video(address)
