@@ -226,9 +226,9 @@ def test_predict_saves_unless_told_not_to() -> None:
 TERMINATED = """
 import pathlib, sys, time
 from segx_cli import main
-def run(*_):
+def run(tokens, switches, output):
     try:
-        print("begun", flush=True)
+        print("begun", file=output.stream, flush=True)
         time.sleep(60)
     finally:
         pathlib.Path(sys.argv[1]).unlink()
@@ -246,5 +246,5 @@ def test_a_command_that_is_asked_to_end_tidies_up(tmp_path: Path) -> None:
     assert process.stdout.readline() == "begun\n"
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "segx: stopped\n")
+    assert (process.returncode, err) == (143, "segx: stopped by SIGTERM\n")
     assert not half.exists()

@@ -444,7 +444,7 @@ def test_what_is_installed_and_cannot_be_used_says_why(
     registry = find()
     found = registry.backends_for("x")
     assert [spec.name for spec in found.usable] == ["fine"]
-    assert [item.line for item in found.unavailable] == [
+    assert [item.message for item in found.unavailable] == [
         "needs a GPU, found none",
         "cannot say whether it can be used: SystemExit: 1",
     ]

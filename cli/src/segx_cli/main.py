@@ -6,16 +6,18 @@ options are those of :mod:`segx.options.verbs`; every other command is a Typer a
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from segx.console import visible
 from segx.errors import SegxError, UsageError, did_you_mean
 from segx.plugin.guard import one_line
+from segx.runtime import take_process
 from segx_cli.commands import COMMANDS
 from segx_cli.line import Switches, is_pair, take_switches
 from segx_cli.output import Output, results_apart
@@ -30,6 +32,22 @@ BROKEN_PIPE = 141
 
 class TerminatedError(KeyboardInterrupt):
     """Somebody has sent SIGTERM: what is begun is ended as after Ctrl-C, and nothing half-written is left."""
+
+
+def program() -> NoReturn:
+    """Be the command ``segx``: run the command line of this process and end it.
+
+    The process belongs to segx, which may tune it. It ends as Python ends one, but for taking every object apart, which
+    takes 50 ms and gives nothing back that the system would not.
+    """
+    take_process()
+    code = main()
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what Python calls first of all at the end
+    atexit._run_exitfuncs()  # noqa: SLF001 - and then
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed by who started the program, or since
+            stream.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

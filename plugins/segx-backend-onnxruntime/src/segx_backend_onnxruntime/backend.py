@@ -56,7 +56,7 @@ class OnnxRuntimeBackend:
 
     def devices(self) -> list[str]:
         """Return what ``device=`` may be with the installed ONNX Runtime; ``segx doctor`` shows it."""
-        import onnxruntime
+        from segx_backend_onnxruntime.session import onnxruntime
 
         return devices(onnxruntime.get_available_providers())
 

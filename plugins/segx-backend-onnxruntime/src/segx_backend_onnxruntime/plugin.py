@@ -38,7 +38,6 @@ def segx_backends() -> Iterable[BackendSpec]:
             name="onnxruntime",
             summary="ONNX models with ONNX Runtime, without torch",
             load=_load,
-            prepare=_keep_quiet,
             formats={"onnx": (".onnx",)},
             devices=("cpu", "cuda", "mps", "dml"),
             requires=(" | ".join(f"{build}>=1.20" for build in _BUILDS), "numpy>=1.26"),

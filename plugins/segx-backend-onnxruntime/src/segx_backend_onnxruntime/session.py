@@ -7,11 +7,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from segx.errors import ModelError, UsageError
+from segx.runtime import variables
 from segx_backend_onnxruntime.modelproto import FLOAT16, FLOAT32, ValueHeader
 from segx_backend_onnxruntime.providers import Device, choose_device
+
+with variables(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported; else it writes into the home folder and reports
+    import onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
     from segx.plugin.interfaces import Exporter
 
 SEGX_API = (1, 0)
-
-
-def _keep_quiet() -> None:
-    """Keep ONNX Runtime from reporting, which onnxslim imports where it is installed."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _load() -> Exporter:
@@ -36,7 +30,6 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             name="onnx",
             summary="one file for ONNX Runtime, OpenVINO, TensorRT and many others",
             load=_load,
-            prepare=_keep_quiet,
             suffix=".onnx",
             options=OnnxOptions,
             precisions=("fp32", "fp16"),

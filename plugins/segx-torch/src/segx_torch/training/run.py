@@ -86,8 +86,6 @@ def make_fabric(options: TrainOptions) -> Fabric:
     count = len(devices) if isinstance(devices, list) else devices
     several = count * nodes > 1
     half = options.amp and accelerator == "cuda"
-    if options.deterministic and accelerator == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; cuBLAS varies without it
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it tells is told by the trainer
     fabric = Fabric(
         accelerator=accelerator,
