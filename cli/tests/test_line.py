@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from segx.errors import UsageError
 from segx.options.verbs import PredictOptions
+from segx_cli.commands import MODEL, argument
 from segx_cli.line import Switches, UnknownOptionError, join, read, take_switches
-from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from segx_cli.commands import COMMANDS
+from segx_cli.commands import COMMANDS, COMMON
 from segx_cli.output import width
 
 if TYPE_CHECKING:
@@ -45,28 +45,36 @@ def overview() -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def verb_page(command: Command) -> str:
-    """Return what ``segx VERB --help`` prints."""
-    verb = command.load_verb()
+def page(command: Command, program: str) -> str:
+    """Return what ``--help`` prints for a command or an action."""
     groups: dict[str, list[OptionInfo]] = {"": []}
-    for info in verb.known_options():
+    for info in command.known_options():
         groups.setdefault(info.group, []).append(info)
-    needed = " ".join(f"{info.name}=..." for info in verb.ARGUMENTS if info.default is ...)
-    from segx_cli.verbs import COMMON
-
+    named = [f"{info.name}=..." for info in command.arguments if info.default is ...]
+    arguments = (*command.arguments, *(COMMON if command.verb else ()))
+    optional = "name=value ..." if groups[""] or len(groups) > 1 or len(arguments) > len(named) else ""
     sections = [
-        f"{' '.join(filter(None, ('segx', command.name, needed)))} name=value ...\n  {command.summary}",
-        f"  {verb.EXAMPLE}",
-        _options("what it works on", (*verb.ARGUMENTS, *COMMON), {}),
-        *(_options(heading or "options", infos, verb.DEFAULTS) for heading, infos in groups.items()),
+        f"{' '.join(filter(None, (program, *named, optional)))}\n  {command.summary}",
+        f"  {command.example}" if command.example else "",
+        _options("what it works on", arguments, {}),
+        *(_options(heading or "options", infos, command.defaults) for heading, infos in groups.items()),
         _fill(
             "An option is written name=value, --name value or --name=value; one that is true or false also name, "
             "--name or --no-name.",
             "",
             "",
-        ),
+        )
+        if optional
+        else "",
     ]
     return "\n\n".join(section for section in sections if section)
+
+
+def actions_page(command: Command, added: Mapping[str, str]) -> str:
+    """Return what ``--help`` prints for a command that is several things; ``added`` is what plugins add."""
+    rows = [*((action.name, action.summary) for action in command.actions), *added.items()]
+    head = f"segx {command.name} ACTION name=value ...\n  {command.summary}"
+    return f"{head}\n\n{_section('actions', rows)}\n\nsegx {command.name} ACTION --help explains one."
 
 
 def default_text(info: OptionInfo, defaults: Mapping[str, object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean
 
@@ -28,6 +28,23 @@ class UnknownOptionError(UsageError):
     def __init__(self, name: str, message: str, *, hint: str) -> None:
         super().__init__(message, hint=hint)
         self.name = name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A checked call of a command.
+
+    Attributes:
+        task: The task that was named, if one was.
+        arguments: What the command works on: ``model``, ``source``, ``format``.
+        options: How.
+        given: Those of the options that were typed or are the command line's own default.
+    """
+
+    task: str | None
+    arguments: Mapping[str, Any]
+    options: Any  # of the command's own class
+    given: Mapping[str, Any]
 
 
 _NAME = re.compile(r"(?:--)?[A-Za-z][\w-]*")
@@ -129,6 +146,12 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
         else:
             words.append(token)
     return values, words
+
+
+def dashed(tokens: Sequence[str]) -> list[str]:
+    """Return a line in which every ``name=value`` is written ``--name=value``, which Typer reads."""
+    pairs = ((token, _PAIR.fullmatch(token)) for token in join(tokens))
+    return [f"--{pair[1].replace('_', '-')}={_text(pair[1], pair[2])}" if pair else token for token, pair in pairs]
 
 
 def _quoted(value: Value) -> str:

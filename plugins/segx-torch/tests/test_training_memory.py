@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch):
     monkeypatch.setattr(memory, "process_taken", lambda: True)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
-from segx.flows.proofs import record_proof
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size
@@ -530,7 +529,6 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         _move(job, made, job.destination)
     if unproven:
         logger.warning("%s is not verified: %s", job.destination, unproven)
-    record_proof(job.spec.name, info)
     return ExportResult(
         artifact=Artifact(path=job.destination, format=job.spec.name),
         info=info,

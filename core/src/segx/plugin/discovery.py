@@ -158,9 +158,7 @@ class _Loader:
             return
         for kind, found in declared.items():
             self.declared[kind].extend(found)
-        self.plugins.append(
-            Plugin(name=entry.name, distribution=distribution, version=version, module=entry.module)
-        )
+        self.plugins.append(Plugin(name=entry.name, distribution=distribution, version=version, module=entry.module))
 
     def refuse(self, name: str, distribution: str, version: str, error: BaseException) -> None:
         """Note a plugin that cannot be used."""

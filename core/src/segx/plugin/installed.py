@@ -1,6 +1,6 @@
 """Read the metadata of installed distributions from their folders.
 
-It is what ``importlib.metadata`` does, without the 25 ms that importing it takes: every start of ``segx`` comes by here.
+It is what ``importlib.metadata`` does, without the 25 ms that importing it takes: every start of ``segx`` passes here.
 """
 
 from __future__ import annotations

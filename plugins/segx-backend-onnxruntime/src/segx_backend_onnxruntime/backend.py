@@ -56,9 +56,9 @@ class OnnxRuntimeBackend:
 
     def devices(self) -> list[str]:
         """Return what ``device=`` may be with the installed ONNX Runtime; ``segx doctor`` shows it."""
-        from segx_backend_onnxruntime.session import onnxruntime
+        from segx_backend_onnxruntime.session import available_providers
 
-        return devices(onnxruntime.get_available_providers())
+        return devices(available_providers())
 
 
 def _image_input(header: ModelHeader, path: Path) -> ValueHeader:

@@ -97,6 +97,12 @@ def _widened(output: Any) -> Any:
     return np.asarray(output, dtype=np.float32) if floats else output
 
 
+def available_providers() -> list[str]:
+    """Return the names of what the installed ONNX Runtime can run on."""
+    found: list[str] = onnxruntime.get_available_providers()
+    return found
+
+
 def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSession, str]:
     """Return ONNX Runtime's session for a file, and the name of the device it really runs on.
 
@@ -104,7 +110,7 @@ def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSes
         ModelError: The file is damaged or uses what this ONNX Runtime does not know.
         UsageError: The device is not there.
     """
-    device = choose_device(options.device, onnxruntime.get_available_providers())
+    device = choose_device(options.device, available_providers())
     try:
         session = onnxruntime.InferenceSession(str(path), sess_options=_settings(options), providers=device.chain)
     except Exception as error:  # ONNX Runtime's errors share no class but this one
