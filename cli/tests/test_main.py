@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,6 @@ from segx_cli.main import find_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Segx = Callable[..., Any]
 
@@ -64,8 +64,8 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("predict modl=a.pt", 2, "segx: option 'modl' is not known; did you mean 'model'?"),
         ("predict photo.jpg", 2, "meant as source=photo.jpg ?"),
         ("predict yolov8n-seg.pt", 2, "meant as model=yolov8n-seg.pt ?"),
-        ("detect predict model=a source=b", 2, "'detect' is no option and no task"),
-        ("predict model=a source=b task=detect", 2, "task 'detect' is not known"),
+        ("detect predict model=a source=b", 2, "task 'detect' is not installed"),
+        ("predict model=a source=b task=detect", 2, "task 'detect' is not installed"),
         ("predict model=a source=b conf=2", 2, "segx: conf=2 is outside 0..1"),
         ("predict model=a source=b conf=high", 2, "segx: conf=high is not a float"),
         ("predict model=a source=b imgsz=abc", 2, "segx: imgsz=abc is not an int"),
@@ -239,6 +239,23 @@ def test_a_model_that_is_not_named_is_told(segx: Segx) -> None:
     ended = segx("val", "data=coco8-seg.yaml")
     assert ended.err.startswith("model=yolov8n-seg.pt, for no other was named\n")
     assert ended.code == 4  # it cannot be downloaded here
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    for more in ([], ["--json"]):
+        with Path("/dev/full").open("wb") as full:
+            words = [sys.executable, "-m", "segx_cli", "formats", *more]
+            ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == 1
+        assert ended.stderr == "segx: standard output cannot be written: No space left on device\n"
+
+
+def test_tables_fit_eighty_columns(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for line in (["--help"], ["formats"], ["plugins"], ["data"], ["doctor", "--help"], ["predict", "--help"]):
+        ended = segx(*line)
+        assert max(map(len, ended.out.splitlines())) <= 80, line
 
 
 TERMINATED = """

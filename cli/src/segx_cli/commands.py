@@ -243,5 +243,7 @@ ELSEWHERE = {
     "benchmark": "segx val model=FILE measures a model of any format; segx formats lists them",
 }
 """What programs of the same kind have, and what does that job here."""
+TASKS_ELSEWHERE = frozenset({"classify", "detect", "obb", "pose"})
+"""Tasks that programs of the same kind have: no misspelling of ours."""
 ALIASES = {"checks": ["doctor"], "version": ["--version"]}
 """What is typed elsewhere, and what is the same here."""

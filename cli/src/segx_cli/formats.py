@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-from segx_cli.output import table
+from segx_cli.output import table, width
 
 if TYPE_CHECKING:
     from segx.plugin.registry import Registry
@@ -26,7 +27,10 @@ def run(call: Call, output: Output) -> int:
         if not record["planned"]
     ]
     planned = ", ".join(record["format"] for record in records if record["planned"])
-    output.result(table(headers, rows) + (f"\n\nplanned: {planned}" if planned else ""), records)
+    text = table(headers, rows)
+    if planned:
+        text += "\n\n" + textwrap.fill(f"planned: {planned}", width(), break_on_hyphens=False)
+    output.result(text, records)
     return 0
 
 

@@ -18,7 +18,7 @@ from segx.console import visible
 from segx.errors import SegxError, UsageError, did_you_mean
 from segx.plugin.guard import one_line
 from segx.runtime import take_process
-from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE
+from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE, TASKS_ELSEWHERE
 from segx_cli.line import Switches, is_pair, take_switches
 from segx_cli.output import Output, results_apart
 
@@ -218,7 +218,8 @@ def _no_command(words: Sequence[str]) -> SegxError:
         return UsageError(f"segx has no command {known!r}", hint=ELSEWHERE[known])
     registry = get_registry()
     commands = {*COMMANDS, *registry.commands}
-    strays = [word for word in words if _is_word(word) and word not in registry.tasks and word != "help"]
+    tasks = {*registry.tasks, *TASKS_ELSEWHERE}
+    strays = [word for word in words if _is_word(word) and word not in tasks and word != "help"]
     if not strays:
         typed = " ".join(words)
         return UsageError(f"{typed!r} names no command", hint=f"commands: {', '.join(sorted(commands))}")
@@ -249,7 +250,8 @@ def _notify(error: BaseException, output: Output) -> int:
     message = visible(message, lines=False)
     _say(f"{message}\n  {hint}" if hint else message)
     if output.json:
-        output.result("", {"error": {"message": message, "hint": hint, "exit_code": code}})
+        with contextlib.suppress(SegxError):  # what could not be written is the error
+            output.result("", {"error": {"message": message, "hint": hint, "exit_code": code}})
     return code
 
 

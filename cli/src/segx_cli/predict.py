@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from segx.structures.results import Results
     from segx_cli.line import Call
     from segx_cli.output import Output
+
+
+_ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]+))\s*(?:,|$)""")
+"""Of a list, with quotation marks where a name holds a comma."""
 
 
 def run(call: Call, output: Output) -> int:
@@ -40,8 +45,8 @@ def run(call: Call, output: Output) -> int:
 def _source(typed: Any) -> Any:
     """Return what was typed, a list written with brackets as a list."""
     if isinstance(typed, str) and typed.startswith("[") and typed.endswith("]") and not Path(typed).exists():
-        items = [item.strip().strip("'\"") for item in typed[1:-1].split(",")]
-        return items if len(items) > 1 else typed
+        items = [next(filter(None, parts), "").strip() for parts in _ITEM.findall(typed[1:-1])]
+        return items if len(items) > 1 or typed[1:2] in {"'", '"'} else typed
     return typed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean, not_known
-from segx_cli.commands import COMMANDS, DEFAULT_MODEL
+from segx_cli.commands import COMMANDS, DEFAULT_MODEL, TASKS_ELSEWHERE
 from segx_cli.line import Call, UnknownOptionError, join, read
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
     named = values.pop("task", None)
     task = task or (None if named is None else str(named))
     if task is not None:
-        _check_task(task)
+        _check_task(task, str(values["model"]) if "model" in values else None)
     return _check(command, task, values)
 
 
@@ -100,7 +100,7 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
     from segx.plugin.registry import get_registry
 
     registry = get_registry()
-    strays = [word for word in words if word not in registry.tasks]
+    strays = [word for word in words if word not in {*registry.tasks, *TASKS_ELSEWHERE}]
     if not strays and len(words) == 1:
         return words[0]
     word = strays[0] if strays else words[1]
@@ -111,9 +111,22 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
     raise UsageError(f"{word!r} is no option and no task{did_you_mean(word, {*known, *registry.tasks})}", hint=hint)
 
 
-def _check_task(task: str) -> None:
+def _check_task(task: str, model: str | None) -> None:
+    """Refuse a task that is not installed; where the model is there, say what it is for.
+
+    Raises:
+        UsageError: The task is not installed, or not the model's.
+    """
     from segx.plugin.registry import get_registry
 
+    tasks = get_registry().tasks
+    if task in TASKS_ELSEWHERE and task not in tasks:
+        if model is not None and Path(model).exists():
+            from segx import YOLO
+
+            YOLO(model, task=task)
+        hint = f"installed tasks: {', '.join(tasks) or 'none'}; left out, it is the model's"
+        raise UsageError(f"task {task!r} is not installed", hint=hint)
     get_registry().task(task)
 
 

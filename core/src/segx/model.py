@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError, did_you_mean
+from segx.errors import ModelError, UsageError
 from segx.io.paths import expanded
 from segx.options.verbs import PredictOptions, SessionOptions, TrainOptions, ValOptions
 from segx.plugin.registry import get_registry
@@ -449,6 +449,10 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         raise UsageError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
     path = expanded(text)
+    try:
+        path.exists()
+    except OSError as error:  # no name that there could be
+        raise ModelError(f"model {text!r} cannot be looked for ({error.strerror})") from error
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_definition(text, path, registry)
     if path.exists():
@@ -495,5 +499,5 @@ def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefiniti
     known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
     hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
     raise ModelError(
-        f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
+        f"model {text!r} is not a file here, nor a shipped configuration{version_or_typo(text, known)}", hint=hint
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
-from segx.errors import ModelError, did_you_mean
+from segx.errors import ModelError, version_or_typo
 from segx.io.download import fetch
 from segx.io.paths import MIRROR_VARIABLE, weights_address, weights_folder
 
@@ -36,7 +36,7 @@ def resolve_weights(name: str, registry: Catalogue, *, retry: RetryPolicy | None
     """
     known = published_weights(registry)
     if name not in known:
-        msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
+        msg = f"model {name!r} is not a file here, nor a known name{version_or_typo(name, known)}"
         raise ModelError(msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}")
     shipped = known[name].path
     if shipped is not None:
