@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError
+from segx.errors import ModelError, UsageError, version_or_typo
 from segx.io.paths import expanded
 from segx.options.verbs import PredictOptions, SessionOptions, TrainOptions, ValOptions
 from segx.plugin.registry import get_registry
