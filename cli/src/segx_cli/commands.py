@@ -33,6 +33,7 @@ class Command:
         word: The argument or option that a bare word stands for.
         verb: It works on a model, and a bare word is the task.
         example: A whole line.
+        quick: It is often over at once, and switches garbage collection on itself when it is not.
         actions: What there is to do, where the command is more than one thing.
     """
 
@@ -47,6 +48,7 @@ class Command:
     word: str = ""
     verb: bool = False
     example: str = ""
+    quick: bool = False
     actions: tuple[Command, ...] = ()
 
     def known_options(self) -> tuple[OptionInfo, ...]:
@@ -113,6 +115,7 @@ COMMANDS = {
             ),
             defaults={"save": True},
             python_only=frozenset({"stream"}),
+            quick=True,
             verb=True,
             example="segx predict model=yolov8n-seg.pt source=photo.jpg",
         ),

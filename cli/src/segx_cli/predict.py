@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def run(call: Call, output: Output) -> int:
     images: list[dict[str, Any]] = []
     folder: Path | None = None
     for result in model.predict(_source(call.arguments["source"]), **options):
+        gc.enable()
         folder = result.save_dir
         if output.json:
             images.append(_describe(result))

@@ -9,7 +9,7 @@ import threading
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack, cast, overload
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, version_or_typo
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import ArtifactInfo
     from segx.io.sources import Source, Unreadable
+    from segx.options.arguments import ExportArguments, PredictArguments, TrainArguments, ValArguments
     from segx.plugin.interfaces import Architecture, Metrics, Session
     from segx.plugin.jobs import ModelConfig, ModelSummary
     from segx.plugin.registry import Registry
@@ -175,10 +176,14 @@ class YOLO:
     # The verbs
 
     @overload
-    def predict(self, source: Any, *, stream: Literal[False] = False, **options: Any) -> list[Results]: ...
+    def predict(
+        self, source: Any, *, stream: Literal[False] = False, **options: Unpack[PredictArguments]
+    ) -> list[Results]: ...
 
     @overload
-    def predict(self, source: Any, *, stream: Literal[True], **options: Any) -> Iterator[Results]: ...
+    def predict(
+        self, source: Any, *, stream: Literal[True], **options: Unpack[PredictArguments]
+    ) -> Iterator[Results]: ...
 
     def predict(self, source: Any, *, stream: bool = False, **options: Any) -> list[Results] | Iterator[Results]:
         """Find the objects in images.
@@ -225,6 +230,12 @@ class YOLO:
             opened.close()
             raise
 
+    @overload
+    def export(self, format: str = "onnx", **options: Unpack[ExportArguments]) -> Path: ...
+
+    @overload
+    def export(self, format: str = "onnx", **options: Any) -> Path: ...
+
     def export(self, format: str = "onnx", **options: Any) -> Path:  # noqa: A002 - the word of the command line
         """Write the model in another format, prove that the result finds the same, and return its path.
 
@@ -243,7 +254,7 @@ class YOLO:
         model = cast("Artifact", self._origin) if on_disk else self._model_session("export")
         return export(model, format, options, name=self._given, registry=self._registry).path
 
-    def train(self, **options: Any) -> Metrics:
+    def train(self, **options: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
 
         Args:
@@ -286,7 +297,7 @@ class YOLO:
             self._take(written)
         return result.metrics
 
-    def val(self, *, show: bool = True, **options: Any) -> Metrics:
+    def val(self, *, show: bool = True, **options: Unpack[ValArguments]) -> Metrics:
         """Measure the model on a data set, by the COCO protocol for ``segment``.
 
         Args:

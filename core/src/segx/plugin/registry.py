@@ -27,6 +27,7 @@ from segx.plugin.specs import (
     ExporterSpec,
     Spec,
     TaskSpec,
+    no_problem,
     nothing,
 )
 
@@ -671,6 +672,8 @@ def _elsewhere(spec: Spec) -> bool:
 
 
 def _problem(spec: Spec) -> str:
+    if spec.problem is no_problem:
+        return ""
     try:
         with watched(f"plugin {spec.provider} is looking whether {spec.name!r} can be used"):
             return str(spec.problem() or "")
