@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack, cast, overload
 
 from segx.artifact import Artifact
+from segx.console import each_spoken, spoken
 from segx.errors import ModelError, UsageError, version_or_typo
 from segx.io.paths import expanded
 from segx.options.verbs import PredictOptions, SessionOptions, TrainOptions, ValOptions
@@ -112,17 +113,18 @@ class YOLO:
             UsageError: The model is an exported one, of which these are not known.
         """
         summary = self._model_session("info").describe()
-        logger.info(
-            "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
-            self._info.variant or self._given,
-            summary.layers,
-            f"{summary.parameters:,}",
-            f"{summary.fused_parameters:,}",
-            summary.gflops,
-            *summary.imgsz,
-        )
-        for note in summary.notes:
-            logger.info("%s", note)
+        with spoken(True):
+            logger.info(
+                "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
+                self._info.variant or self._given,
+                summary.layers,
+                f"{summary.parameters:,}",
+                f"{summary.fused_parameters:,}",
+                summary.gflops,
+                *summary.imgsz,
+            )
+            for note in summary.notes:
+                logger.info("%s", note)
         return summary
 
     def __repr__(self) -> str:
@@ -203,8 +205,9 @@ class YOLO:
             DataError: The source does not exist, or nothing of it can be read.
         """
         chosen = PredictOptions.parse({**options, "stream": stream})
-        found = self._predict(source, chosen)
-        return found if chosen.stream else list(found)
+        with spoken(chosen.verbose):
+            found = self._predict(source, chosen)
+            return each_spoken(found, chosen.verbose) if chosen.stream else list(found)
 
     __call__ = predict
 
@@ -252,7 +255,8 @@ class YOLO:
 
         on_disk = isinstance(self._origin, Artifact) and not self._changed
         model = cast("Artifact", self._origin) if on_disk else self._model_session("export")
-        return export(model, format, options, name=self._given, registry=self._registry).path
+        with spoken(True):
+            return export(model, format, options, name=self._given, registry=self._registry).path
 
     def train(self, **options: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
@@ -286,7 +290,10 @@ class YOLO:
         try:
             weights = _weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
             fetch = not chosen.resume or "data" in options  # what only a file names is not fetched
-            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch)
+            with spoken(chosen.verbose):
+                result = train(
+                    session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch
+                )
         except BaseException:
             if not self._changed:
                 self._close_sessions()  # what was half trained goes; the model is what its file says
@@ -316,10 +323,11 @@ class YOLO:
         chosen = ValOptions.parse(options)
         how = chosen.session()
         session, streams = self._session_and_streams(how, chosen.backend)
-        metrics = val(session, chosen, model=self._given, registry=self._registry, streams=streams)
-        if show:
-            for line in metrics.to_table(verbose=chosen.verbose).splitlines():
-                logger.info("%s", line)
+        with spoken(chosen.verbose):
+            metrics = val(session, chosen, model=self._given, registry=self._registry, streams=streams)
+            if show:
+                for line in metrics.to_table(verbose=chosen.verbose).splitlines():
+                    logger.info("%s", line)
         return metrics
 
     def _take_resumed(self, resume: Path | bool) -> Path:  # noqa: FBT001 - the option's own type
