@@ -36,6 +36,7 @@ docs: setup  ## what of the documentation is made from the code
 	$(RUN)/python scripts/generate_known_plugins.py
 	$(RUN)/python scripts/generate_hooks_reference.py
 	$(RUN)/python scripts/generate_docs.py
+	$(RUN)/python scripts/generate_arguments.py
 
 bench: setup  ## start-up and masks, beside the incumbent in SEGX_BENCH_PEER; see benchmarks/README.md for the others
 	$(RUN)/python benchmarks/bench_cli.py

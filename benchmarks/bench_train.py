@@ -46,6 +46,8 @@ if settings["what"] == "pipeline":
 else:
     from segx import hookimpl
     from segx.plugin.registry import get_registry
+    from segx.runtime import take_process
+    take_process()
     ends = []
     class Listener:
         @hookimpl

@@ -22,7 +22,6 @@ from segx import hookimpl
 from segx.artifact import AXES, Artifact, ArtifactInfo, WeightsFile
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, UsageError
 from segx.flows.export import check, default_destination, export, verify
-from segx.flows.proofs import read_proofs
 from segx.io import sidecar
 from segx.io.paths import weights_folder
 from segx.options.schema import option
@@ -240,7 +239,6 @@ def test_result_is_proven_and_lies_beside_the_model(model, registry):
     assert sidecar.read(result.path) == result.info
     assert result.info.versions["toy"] == "1"
     assert result.info.dynamic == frozenset()
-    assert read_proofs()["toy"]["mask_iou"] == 1
 
 
 def test_hooks_are_notified_in_order(model, registry):
@@ -285,7 +283,6 @@ def test_without_a_backend_it_says_how_to_get_one(model, caplog):
     assert result.info.parity is None
     assert "no backend runs format 'toy'" in result.reason
     assert "is not verified" in caplog.text
-    assert read_proofs() == {}
 
 
 def test_proof_can_be_left_out(model, registry):
@@ -565,7 +562,6 @@ def test_a_head_of_which_nothing_is_found_is_unproven(registry, tmp_path, monkey
     assert result.info.parity is None
     assert "nothing could be compared" in result.reason
     assert "is not verified" in caplog.text
-    assert read_proofs() == {}
 
 
 @pytest.mark.parametrize(

@@ -14,21 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import typer  # noqa: TID253 - this module is imported only to run its Typer app
-
 from segx.plugin.discovery import DISABLE
 from segx.plugin.specs import ExporterSpec
 from segx_cli.output import table
-from segx_cli.tools import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.plugin.registry import Registry
     from segx.plugin.specs import Spec
+    from segx_cli.line import Call
     from segx_cli.output import Output
-
-APP = app("Check this installation: what it runs on, what is installed, whether each plugin loads.")
 
 _TIMEOUT = 120.0
 """Seconds a plugin may take to load."""
@@ -49,20 +45,19 @@ class Check:
     words: str
 
 
-@APP.command()
-def doctor(ctx: typer.Context) -> None:
+def run(call: Call, output: Output) -> int:
     """Check this installation; the exit code is 1 when something is wrong.
 
     Plugins and runtimes are loaded in processes of their own, so that one that crashes is only told of.
     """
-    output: Output = ctx.obj
+    del call
     checks = list(examine())
     rows = [(check.subject, check.state, check.words) for check in checks]
     wrong = sum(check.state == "wrong" for check in checks)
     verdict = f"{wrong} of {len(checks)} checks found something wrong" if wrong else "all is in order"
     document = {"ok": not wrong, "checks": [asdict(check) for check in checks]}
     output.result(f"{table(('what', 'state', 'found'), rows)}\n\n{verdict}", document)
-    raise typer.Exit(1 if wrong else 0)
+    return 1 if wrong else 0
 
 
 def examine() -> Iterator[Check]:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Self
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
-from segx.flows.proofs import record_proof
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size, merged
@@ -627,7 +626,6 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         _move(job, made, job.destination)
     if unproven:
         logger.warning("%s is not verified: %s", job.destination, unproven)
-    record_proof(job.spec.name, info)
     return ExportResult(
         Artifact(path=job.destination, format=job.spec.name),
         info=info,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import ExporterSpec, default_tolerances, lazy
+from segx.runtime import process_taken
 from segx_export_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ SEGX_API = (1, 0)
 
 
 def _keep_quiet() -> None:
-    """Keep ONNX Runtime from reporting, which onnxslim imports where it is installed."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    """Keep ONNX Runtime from reporting, which onnxslim imports, in a process of segx's own."""
+    if process_taken():
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @hookimpl

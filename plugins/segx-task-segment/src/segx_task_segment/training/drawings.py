@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -246,8 +247,6 @@ def _grid(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, lis
         raise MissingPluginError(
             "labels.png and results.png need matplotlib", hint='pip install "segx-task-segment[charts]"'
         ) from error
-    # Not catch_warnings: it is not safe in a thread beside others.
-    warnings.filterwarnings("ignore", message="Glyph .* missing")
     figure = Figure(figsize=size, layout="tight")
     FigureCanvasAgg(figure)
     grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
@@ -258,5 +257,12 @@ def _grid(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, lis
 
 def _png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
+    # Not catch_warnings: it is not safe in a thread beside others. A name may be in a script that the font lacks.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
+    ours = warnings.filters[0]
+    try:
+        figure.savefig(out, format="png", dpi=110)
+    finally:
+        with contextlib.suppress(ValueError):  # another thread has removed it
+            warnings.filters.remove(ours)  # type: ignore[attr-defined]
     return out.getvalue()
