@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError
+from segx.errors import ModelError, PluginError, UsageError
 from segx.options.verbs import ExportOptions, SessionOptions
 from segx.plugin.training import ModelSession
 from segx.testing.scenes import NAMES, noise_images
+from segx_torch import identify as identify_module
 from segx_torch.backend import TorchBackend
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from segx_torch.container import open_container
 from segx_torch.session import TorchSession
 
 if TYPE_CHECKING:
@@ -154,6 +156,19 @@ def test_definition_of_monstrous_size_is_refused(tiny: Any, session: TorchSessio
     with pytest.raises(ModelError):
         _opened(tmp_path / "m.pt")
     assert time.perf_counter() - started < 5
+
+
+def test_bare_weights_that_fit_two_families_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose name sorts first decides nothing."""
+    torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "linear.pt")
+    claims = [("one@a", "first", "s"), ("one@a", "first", "m"), ("two@b", "second", "s")]
+    monkeypatch.setattr(identify_module, "_candidates", lambda _stem: iter(claims))
+    monkeypatch.setattr(identify_module, "_fitting_config", lambda _, variant, __: variant if variant == "s" else None)
+    with open_container(tmp_path / "linear.pt") as container:
+        with pytest.raises(PluginError, match="fit several architectures: one@a, two@b"):
+            identify_module.identify(container)
+        claims.pop()
+        assert identify_module.identify(container) == ("first", "s")
 
 
 def test_unknown_weights_are_refused(tmp_path: Path) -> None:

@@ -341,3 +341,17 @@ class ExportOptions(Options):
         """The precision asked for: the lowest precision option that is set, else fp32."""
         asked = [word for option, word in PRECISION_OPTIONS.items() if getattr(self, option, False)]
         return asked[-1] if asked else "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(ExportOptions):
+    """Options that a format with 8-bit numbers inherits, so that they are the same words for every format."""
+
+    int8: bool = option(False, "8-bit weights and arithmetic, with ranges taken from images")
+    data: str | None = option(
+        None, "data set to calibrate on: a YAML, a COCO JSON, or a known name; default: what the model remembers"
+    )
+    split: str = option("train", "which part of the data set")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
+    fraction: float = option(1.0, "share of the images to choose from", gt=0, le=1)
+    most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
