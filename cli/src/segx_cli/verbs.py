@@ -126,7 +126,7 @@ def _check(verb: VerbModule, command: Command, task: str | None, values: dict[st
     }
     chosen = {**verb.DEFAULTS, **values}
     options = _options(verb, arguments, chosen)
-    given = {name: getattr(options, name) for name in chosen}
+    given = {name: value for name, value in options.as_dict().items() if name in chosen}
     return Call(task=task, arguments=arguments, options=options, given=given)
 
 
