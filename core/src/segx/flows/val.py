@@ -426,7 +426,7 @@ class _Validation:
         kept = np.flatnonzero(numbers >= 0)
         chosen = found[kept]
         data = chosen.boxes.data.copy()
-        data[:, 5] = numbers[kept]
+        data[:, -1] = numbers[kept]
         names = {0: "object"} if self.options.single_cls else self.dataset.names
         return chosen.replace(boxes=type(chosen.boxes)(data, chosen.orig_shape), names=names)
 
