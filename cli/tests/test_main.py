@@ -70,6 +70,7 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("predict model=a source=b conf=high", 2, "segx: conf=high is not a float"),
         ("predict model=a source=b imgsz=abc", 2, "segx: imgsz=abc is not an int"),
         ("predict model=a source=b opset=3", 2, "segx: opset=3 cannot be: an option of some export formats"),
+        ("predict model=a source=b augment", 2, "segx: augment=True cannot be: test-time augmentation is not there"),
         ("export model=a", 2, "segx: export needs format=..."),
         ("export model=a format=onxx", 2, "segx: format 'onxx' is not known; did you mean 'onnx'?"),
         ("plugins nwe", 2, "segx: segx plugins has no action 'nwe'; did you mean 'new'?"),
@@ -203,6 +204,8 @@ def test_a_file_of_options_goes_behind_what_is_typed(tmp_path: Any, caplog: pyte
             device:
             max-det: 9
             format: onnx
+            augment: false
+            dropout: 0.0
         """)
     )
     command = COMMANDS["predict"]

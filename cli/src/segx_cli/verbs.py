@@ -86,7 +86,7 @@ def _check(command: Command, task: str | None, values: dict[str, Any]) -> Call:
     }
     chosen = {**command.defaults, **values}
     options = _options(command, arguments, chosen)
-    given = {name: getattr(options, name) for name in chosen}
+    given = {name: value for name, value in options.as_dict().items() if name in chosen}
     return Call(task=task, arguments=arguments, options=options, given=given)
 
 

@@ -338,7 +338,7 @@ def _renumbered(found: Results, classes: NDArray[np.int64]) -> Results:
     kept = np.flatnonzero(numbers >= 0)
     chosen = found[kept]
     data = chosen.boxes.data.copy()
-    data[:, 5] = numbers[kept]
+    data[:, -1] = numbers[kept]
     chosen.boxes = type(chosen.boxes)(data, chosen.orig_shape)
     return chosen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -62,6 +63,7 @@ class RunOutput:
     def __init__(self) -> None:
         self.folder: Path | None = None
         self.names, self.reports = Names(), Names()
+        self._lock = threading.Lock()  # one model may be used from several threads
 
     def open(self, options: PredictOptions, *, task: str) -> Path:
         """Return the folder; it is made when there is none yet, or none any more.
@@ -70,12 +72,13 @@ class RunOutput:
             UsageError: Its name leads out of the project.
             DataError: It cannot be made.
         """
-        if self.folder is None or not self.folder.is_dir():
-            self.names, self.reports = Names(), Names()
-            self.folder = make_run_folder(
-                "predict", task=task, project=options.project, name=options.name, exist_ok=options.exist_ok
-            )
-        return self.folder
+        with self._lock:
+            if self.folder is None or not self.folder.is_dir():
+                self.names, self.reports = Names(), Names()
+                self.folder = make_run_folder(
+                    "predict", task=task, project=options.project, name=options.name, exist_ok=options.exist_ok
+                )
+            return self.folder
 
 
 class ResultWriters:
