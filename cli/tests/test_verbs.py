@@ -86,6 +86,9 @@ def test_sources_of_every_name(segx: Segx, tiny_onnx: Path, photos: Path) -> Non
     assert found("['a,b.png', c.png]") == ["a,b.png", "c.png"]
     assert found('["a,b.png", "it\'s.png"]') == ["a,b.png", "it's.png"]
     assert found("['a,b.png']") == ["a,b.png"]
+    assert found("[c.png]") == ["c.png"]
+    assert found("[c].png") == ["c.png"]
+    assert len(found(".")) == 6  # b.png is a folder
     assert found("rows.csv") == ["c.png", "a,b.png", "[draft.png"]
     assert "several sources in a row" in segx("predict", f"model={tiny_onnx}", "source=rows.csv", "save=false").err
 

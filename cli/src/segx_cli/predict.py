@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -49,7 +50,7 @@ def _source(typed: Any) -> Any:
     """Return what was typed, a list written with brackets as a list."""
     if isinstance(typed, str) and typed.startswith("[") and typed.endswith("]") and not Path(typed).exists():
         items = [next(filter(None, parts), "").strip() for parts in _ITEM.findall(typed[1:-1])]
-        return items if len(items) > 1 or typed[1:2] in {"'", '"'} else typed
+        return items if not glob.glob(typed) else typed  # noqa: PTH207 - a pattern is no path
     return typed
 
 

@@ -466,7 +466,8 @@ class _Reader:
         deeper = "; to look into sub-folders: source='" + str(folder / "**" / "*.*") + "'"
         otherwise = f"folder {folder} holds no image and no video"
         otherwise += deeper if any(entry.is_dir() for entry in entries) else ""
-        return self._read_files([entry for entry in entries if not entry.name.startswith(".")], otherwise)
+        files = [entry for entry in entries if not (entry.name.startswith(".") or entry.is_dir())]
+        return self._read_files(files, otherwise)
 
     def _read_list(self, path: Path) -> Iterator[Part]:
         if len(self.lists) >= _LIST_DEPTH:
