@@ -19,8 +19,8 @@ setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx co
 demo: setup  ## draws images, predicts, trains, measures, exports; prints where everything is
 	$(RUN)/python scripts/demo.py
 
-test: setup  ## all tests
-	$(RUN)/python -m pytest -q
+test: setup  ## all tests, on two processes
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal --durations=25
 
 lint: setup  ## style, types, layers
 	$(RUN)/ruff check .

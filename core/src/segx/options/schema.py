@@ -154,15 +154,18 @@ def parse_literal(text: str) -> Any:
         return text
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 3) -> Any:
     """Return a value in Python's own types: what NumPy and torch give, ranges and sets become numbers, lists, texts.
 
-    Neither library is imported for that.
+    Neither library is imported for that. Below ``depth`` values stay as they are: no option is nested that deep, and a
+    list that holds itself twice at each level would fill the memory.
     """
+    if not depth:
+        return value
     if isinstance(value, set | frozenset):
-        return sorted((plain(item) for item in value), key=lambda item: (str(type(item)), item))
+        return sorted((plain(item, depth - 1) for item in value), key=lambda item: (str(type(item)), item))
     if isinstance(value, range | list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, depth - 1) for item in value]
     if isinstance(value, str | bytes | int | float | os.PathLike):
         return value.item() if hasattr(value, "item") else value  # numpy.str_ and numpy.float64 are of these types too
     if callable(getattr(value, "tolist", None)):
