@@ -160,11 +160,9 @@ def plain(value: Any, depth: int = 3) -> Any:
     Neither library is imported for that. Below ``depth`` values stay as they are: no option is nested that deep, and a
     list that holds itself twice at each level would fill the memory.
     """
-    if not depth:
-        return value
-    if isinstance(value, set | frozenset):
+    if depth and isinstance(value, set | frozenset):
         return sorted((plain(item, depth - 1) for item in value), key=lambda item: (str(type(item)), item))
-    if isinstance(value, range | list | tuple):
+    if depth and isinstance(value, range | list | tuple):
         return [plain(item, depth - 1) for item in value]
     if isinstance(value, str | bytes | int | float | os.PathLike):
         return value.item() if hasattr(value, "item") else value  # numpy.str_ and numpy.float64 are of these types too
@@ -230,7 +228,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):
         return value is None, None
-    if isinstance(value, list) and len(value) == 1 and origin is not tuple:
+    if isinstance(value, list) and len(value) == 1 and origin is not tuple and not isinstance(value[0], list):
         return _fit(value[0], kind)
     if kind is bool:
         return (True, bool(value)) if value in (0, 1) else (False, value)
