@@ -11,7 +11,7 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
 
 $(VENV)/.ready: $(UV) pyproject.toml $(wildcard core/pyproject.toml cli/pyproject.toml plugins/*/pyproject.toml)
-	$(UV) sync --quiet --python $(PYTHON) --all-packages --all-extras --group dev --compile-bytecode
+	$(UV) sync --quiet --python $(PYTHON) --all-packages --all-extras --no-extra headless --no-extra gpu --group dev --compile-bytecode
 	touch $@
 
 setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx command in it
