@@ -65,7 +65,18 @@ def test_they_keep_their_contract(scratch: Path, plugins: dict[str, Path]) -> No
     where = next(iter(plugins.values())).parent
     folders = [folder.name for folder in plugins.values()]
     said = _call(
-        *(str(scratch), "-m", "pytest", "-v", "-p", "no:cacheprovider", "--import-mode=importlib", *folders), cwd=where
+        *(
+            str(scratch),
+            "-m",
+            "pytest",
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            "--import-mode=importlib",
+            "--rootdir=.",
+            *folders,
+        ),
+        cwd=where,
     )
     for name in folders:
         assert re.search(rf"^{name}/tests/\S+ PASSED", said, re.MULTILINE), name
