@@ -29,6 +29,8 @@ MOST_IMAGES = 65_536
 """Most images per run of a network."""
 MOST_WORKERS = 1024
 """Most threads or processes."""
+_MOST_ITEMS = 100_000
+"""Most values of one option."""
 _SHOWN = 100
 """Letters of a wrong value that are shown."""
 
@@ -154,16 +156,22 @@ def parse_literal(text: str) -> Any:
         return text
 
 
-def plain(value: Any, depth: int = 3) -> Any:
+def plain(value: Any, *, depth: int = 2) -> Any:
     """Return a value in Python's own types: what NumPy and torch give, ranges and sets become numbers, lists, texts.
 
-    Neither library is imported for that. Below ``depth`` values stay as they are: no option is nested that deep, and a
-    list that holds itself twice at each level would fill the memory.
+    Neither library is imported for that. No option is a list of more than lists: what is nested deeper than ``depth``
+    stays as it is, for a short text can stand for 2 ** 60 items.
+
+    Raises:
+        ValueError: It has more items than any option.
     """
-    if depth and isinstance(value, set | frozenset):
-        return sorted((plain(item, depth - 1) for item in value), key=lambda item: (str(type(item)), item))
-    if depth and isinstance(value, range | list | tuple):
-        return [plain(item, depth - 1) for item in value]
+    if isinstance(value, range | list | tuple | set | frozenset):
+        if len(value) > _MOST_ITEMS:
+            raise ValueError(f"{len(value)} items")
+        if depth == 0:
+            return value
+        items = [plain(item, depth=depth - 1) for item in value]
+        return sorted(items, key=lambda item: (str(type(item)), item)) if isinstance(value, set | frozenset) else items
     if isinstance(value, str | bytes | int | float | os.PathLike):
         return value.item() if hasattr(value, "item") else value  # numpy.str_ and numpy.float64 are of these types too
     if callable(getattr(value, "tolist", None)):
@@ -228,7 +236,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):
         return value is None, None
-    if isinstance(value, list) and len(value) == 1 and origin is not tuple and not isinstance(value[0], list):
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list) and origin is not tuple:
         return _fit(value[0], kind)
     if kind is bool:
         return (True, bool(value)) if value in (0, 1) else (False, value)
