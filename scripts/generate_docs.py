@@ -90,7 +90,7 @@ formats are is told in [data formats](../how-to/data-formats.md). Plugins add ac
 
 
 def formats_table() -> str:
-    """Return README's table of the formats that exist, and the names of those that are planned."""
+    """Return README's table of the formats that exist."""
     registry = get_registry()
     records = describe_formats(registry)
     lines = ["| `format=` | file | precisions | options | written by | run by |", "|---|---|---|---|---|---|"]
@@ -108,8 +108,7 @@ def formats_table() -> str:
                 ", ".join(runners or record["known_backends"]),
             )
         )
-    planned = ", ".join(f"`{record['format']}`" for record in records if record["planned"])
-    return "\n".join([*lines, *(["", f"Planned, not there yet: {planned}."] if planned else [])])
+    return "\n".join(lines)
 
 
 def readme(text: str) -> str:

@@ -118,6 +118,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if inspect.isfunction(field.default):
         return f"`{field.default.__name__}`"  # its repr has an address, another on each run
     if field.default is not dataclasses.MISSING:
+        if callable(field.default):
+            return f"`{field.default.__name__}`"  # its repr holds an address, which is another each time
         return f"`{field.default!r}`" if not isinstance(field.default, str) else f'`"{field.default}"`'
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()

@@ -286,3 +286,20 @@ def test_a_command_that_is_asked_to_end_tidies_up(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, "segx: stopped by SIGTERM\n")
     assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [("No module named 'cv2'", "pip install opencv-python"), ("libGL.so.1: cannot open", "opencv-python-headless")],
+)
+def test_opencv_that_cannot_be_imported_is_told_with_its_cure(
+    segx: Segx, monkeypatch: pytest.MonkeyPatch, reason: str, cure: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ImportError(reason, name="cv2")
+
+    monkeypatch.setattr("segx_cli.main._run", fail)
+    ended = segx("predict", "source=x")
+    assert ended.code == 5
+    assert f"OpenCV cannot be imported ({reason}" in ended.err.replace("ImportError: ", "")
+    assert cure in ended.err

@@ -21,7 +21,7 @@ from segx.plugin.guard import one_line
 from segx.runtime import take_process
 from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE, TASKS_ELSEWHERE
 from segx_cli.line import Switches, is_pair, take_switches
-from segx_cli.output import Output, results_apart
+from segx_cli.output import Output, opencv_cure, results_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -249,6 +249,8 @@ def _notify(error: BaseException, output: Output) -> int:
         code, message, hint = error.exit_code, error.message, error.hint
     elif _is_typers(error):
         code, message, hint = getattr(error, "exit_code", 1), _typers_words(error), ""
+    elif isinstance(error, ImportError) and (error.name == "cv2" or "libGL" in str(error)):
+        code, message, hint = 5, f"OpenCV cannot be imported ({one_line(error)})", opencv_cure(str(error))
     elif isinstance(error, OSError) and error.filename:
         code, message, hint = 1, f"{error.filename}: {error.strerror}", "the same with --debug shows where"
     else:

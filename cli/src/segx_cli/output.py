@@ -18,6 +18,8 @@ from segx.errors import SegxError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+OPENCV_BUILDS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
 # What JSON lets stand and a terminal obeys, or no stream can write.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -155,3 +157,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | tuple):
         return sorted(value)
     return str(value)
+
+
+def opencv_cure(reason: str) -> str:
+    """Return what to type where OpenCV cannot be imported: it is absent, or asks for libraries of a screen."""
+    if "libGL" in reason or "libgthread" in reason:
+        return "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
+    return "pip install opencv-python, or opencv-python-headless on a machine without a screen"

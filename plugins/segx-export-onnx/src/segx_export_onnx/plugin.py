@@ -36,6 +36,6 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             precisions=("fp32", "fp16"),
             tolerance=default_tolerances("fp32", "fp16"),
             metadata="embedded",
-            requires=("onnx>=1.17", "onnxscript>=0.5", "onnxslim>=0.1.50", "torch>=2.6"),
+            requires=("onnx>=1.17", "onnxscript>=0.6.2", "onnxslim>=0.1.50", "torch>=2.6"),
         )
     ]
