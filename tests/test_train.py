@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from segx import YOLO, __version__
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 from segx.errors import DataError, MissingPluginError, ModelError, UsageError
 from segx.flows import train_lines
 from segx.flows.train_lines import EpochLines

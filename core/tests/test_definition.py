@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segx.data import definition as data
-from segx.data.definition import define, find_reader, find_split, locate, read_definition, shipped_names
+from segx.data import download as data
+from segx.data.definition import define, locate, read_definition, shipped_names
+from segx.data.splits import find_reader, find_split, open_dataset
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import only_one
@@ -119,7 +120,7 @@ def test_mistyped_entries_are_reported_and_those_of_the_user_are_not(
         f"{path}: trian: means nothing; did you mean train:?",
     )
     with caplog.at_level(logging.WARNING), pytest.raises(DataError):
-        data.open_dataset(path, "val", registry=Closed())
+        open_dataset(path, "val", registry=Closed())
     assert "did you mean train:?" in caplog.text
     with pytest.raises(DataError, match="has no split 'train'") as error:
         find_split(path, "train")
@@ -174,7 +175,7 @@ def test_what_may_not_be_read_is_named_with_a_fix(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "exists", lambda self: guarded(self) if self == closed else exists(self))
     named = path.parent if what == "set" else path
     with pytest.raises(DataError, match="Permission denied") as error:
-        data.open_dataset(named, "val" if what.endswith("txt") else "train", registry=Closed())
+        open_dataset(named, "val" if what.endswith("txt") else "train", registry=Closed())
     assert str(closed) in error.value.message
     assert "chmod" in error.value.hint
 
@@ -331,7 +332,7 @@ def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> 
 
 WAIT_AND_FIND = """
 import logging, os, pathlib, sys, time
-from segx.data.definition import find_split
+from segx.data.splits import find_split
 logging.basicConfig(level=logging.INFO)
 yaml, go = map(pathlib.Path, sys.argv[1:])
 pathlib.Path(f"{go}-ready-{os.getpid()}").touch()

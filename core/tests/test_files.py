@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from segx.data.definition import find_split
+from segx.data.splits import find_split
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows import proofs
 from segx.io import index_cache, sidecar

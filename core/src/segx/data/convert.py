@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from segx.console import counted, progress
-from segx.data.definition import ONLY, open_splits
+from segx.data.definition import ONLY
 from segx.data.show import annotation_masks
-from segx.data.splits import open_data
+from segx.data.splits import open_data, open_splits
 from segx.data.tally import notify
 from segx.errors import DataError
 from segx.io.files import copy_new, new_folder, replacing, write_text

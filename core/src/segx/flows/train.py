@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact
 from segx.console import counted
-from segx.data.definition import open_splits, shared_images
+from segx.data.splits import open_splits, shared_images
 from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.export import check, export

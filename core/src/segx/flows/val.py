@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.console import counted, progress
-from segx.data.definition import open_splits
+from segx.data.splits import open_splits
 from segx.data.tally import log_problems, notify
 from segx.errors import DataError, ModelError, UsageError
 from segx.flows.inputs import InputPlan, InputRequest, by, check_head, infer, merged, milliseconds_since
