@@ -644,7 +644,7 @@ def test_objects_to_learn_from_but_none_to_be_measured_by(tiny_yaml: Path, place
         ({"optimizer": "adamm"}, "optimizer=adamm is not one of auto, SGD,.*did you mean 'Adam'"),
         ({"cache": "dsk"}, "cache=dsk is not one of ram, disk, true, false; did you mean 'disk'"),
         ({"epoch": 3}, "option 'epoch' is not known; did you mean 'epochs'"),
-        ({"classes": [9]}, r"classes=\[9\]: .* has classes 0..1"),
+        ({"classes": [9]}, r"classes=\[9\]: .* has 0..1"),
         ({"batch": 0}, "batch=0: give a number of images"),
         ({"freeze": 99}, "freeze=99: there is no layer 11; they are numbered 0..10"),
         ({"data": None}, "no data set is named"),

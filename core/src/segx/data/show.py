@@ -15,6 +15,7 @@ from segx.errors import DataError
 from segx.io.files import write_image
 from segx.io.images import image_of
 from segx.structures.boxes import Boxes
+from segx.structures.classes import numbers_of
 from segx.structures.masks import Masks
 from segx.structures.results import Results
 
@@ -99,7 +100,7 @@ def annotation_masks(sample: Sample) -> Masks:
 def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:
     """Return which images to show: those with objects first, then any."""
     order = random.Random(options.seed).sample(range(len(dataset)), len(dataset))  # noqa: S311 - no secret
-    wanted = None if options.classes is None else set(options.classes)
+    wanted = numbers_of(options.classes, dataset.names, of="the data set")
     with_objects: list[int] = []
     others: list[int] = []
     for index in order:

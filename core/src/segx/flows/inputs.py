@@ -17,7 +17,7 @@ from segx.runtime import check_fits, cores
 from segx.structures.batch import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from segx.artifact import ArtifactInfo
     from segx.plugin.interfaces import Session, Task
@@ -164,18 +164,6 @@ def merged(parts: Sequence[Batch]) -> Batch:
         geometry=tuple(where for part in parts for where in part.geometry),
         images=np.concatenate([part.images for part in parts]),
     )
-
-
-def check_classes(classes: Sequence[int] | None, names: Mapping[int, str], *, model: str) -> None:
-    """Refuse class numbers that a model does not have, of which nothing would ever be found.
-
-    Raises:
-        UsageError: Some of them are none of the model's.
-    """
-    unknown = sorted(set(classes or ()) - set(names))
-    if unknown and names:
-        hint = f"segx info model={model} lists them"
-        raise UsageError(f"classes={unknown}: {model} has {min(names)}..{max(names)}", hint=hint)
 
 
 def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:

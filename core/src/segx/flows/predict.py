@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from segx.console import counted, progress
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, by, check_classes, check_head, infer, merged, milliseconds_since
+from segx.flows.inputs import InputPlan, by, check_head, infer, merged, milliseconds_since
 from segx.flows.pipeline import OrderedExecutor, Prefetcher, Sequencer
 from segx.io.sources import Unreadable
 from segx.io.writers import ResultWriters, Window, check, drawing_style, saves
 from segx.runs import Run, Step, make_run_folder
 from segx.runtime import helpers
 from segx.structures.batch import Batch, Letterbox
+from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +117,8 @@ def predict(
     """
     check(options)
     check_head(session.info, task, model=model)
-    check_classes(options.classes, session.info.names, model=model)
+    hint = f"segx info model={model} lists them"
+    options = options.replace(classes=numbers_of(options.classes, session.info.names, of=model, hint=hint))
     plan = InputPlan.make(session, options, model=model)
     run = _Prediction(
         session=session,

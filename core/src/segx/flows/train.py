@@ -27,6 +27,7 @@ from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
 from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
+from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,6 +46,8 @@ _FINGERPRINT = "fingerprint"
 _PLACE = ("project", "name", "exist_ok")
 _DEVICES = ("device", "accelerator", "devices", "num_nodes")
 """What decides which processes a run starts, and where."""
+_FEW = 10
+"""Classes that are told one by one."""
 _LESSON = ("classes", "single_cls", "crowds")
 """What a run is about: with others its figures could not be compared any more."""
 
@@ -107,13 +110,14 @@ def train(
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _log_transfer(report, splits.names)
     task: Any = registry.load_task(session.info.task)
-    loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
+    seen = options.replace(classes=splits.classes)
+    loader = task.train_loader(splits.train, seen, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,
         model=model,
         task=session.info.task,
         splits=splits,
-        images=task.train_drawings(splits.names, options) if options.plots else None,
+        images=task.train_drawings(splits.names, seen) if options.plots else None,
         registry=registry,
     )
     backend: Any = registry.load_backend(registry.backend_for("pt"))
@@ -201,9 +205,8 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
     for note in opened.notes:
         logger.warning("%s", note)
     names = {0: "object"} if options.single_cls else dict(train.names)
-    wanted = None if options.classes is None else set(options.classes)
-    if wanted is not None and not wanted <= set(train.names):
-        raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
+    classes = numbers_of(options.classes, train.names, of=data)
+    wanted = None if classes is None else set(classes)
     count = max(math.ceil(options.fraction * len(train)), 1)
     indices = [index * len(train) // count for index in range(count)]
     notify("train", train)
@@ -220,7 +223,7 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
                 f"{data}: none of the {len(used)} {which} images has a labelled object{of}",
                 hint=f"see what is wrong with: segx data check data={data}",
             )
-    return Splits(train=train, val=val, names=names, indices=indices)
+    return Splits(train=train, val=val, names=names, indices=indices, classes=classes)
 
 
 def try_export(session: ModelSession, name: str, registry: Registry) -> None:
@@ -358,6 +361,15 @@ def _log_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
             counted(len(report.loaded), "tensor"),
             len(report.skipped),
         )
+        if report.classes is not None:
+            kept = _few([names[number] for number in report.classes])
+            fresh = _few([name for number, name in names.items() if number not in report.classes])
+            logger.info("classes are moved by name: known from the weights: %s; begin anew: %s", kept, fresh)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return (", ".join(names[:_FEW]) or "none") + more
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from segx.plugin.jobs import EvalSpec
 from segx.runs import Run, Step, make_run_folder
 from segx.runtime import helpers
 from segx.structures.batch import SourceImage
+from segx.structures.classes import numbers_of, paired_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,6 +179,7 @@ def validate(
     """
     task = registry.load_task(session.info.task)
     check_head(session.info, task, model=model)
+    options = options.replace(classes=numbers_of(options.classes, dataset.names, of="the data set"))
     batch = options.batch or (_BATCH if "batch" in session.info.dynamic else session.info.batch)
     plan = InputPlan.make(session, InputRequest(options.imgsz, batch, rect=options.rect), model=model)
     classes = class_map(session.info.names, dataset.names, single=options.single_cls)
@@ -226,8 +228,8 @@ def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool
         return np.zeros(max(len(model), 1), np.int64)
     if not model or dict(model) == dict(data):
         return None
-    numbers = {_plain(name): number for number, name in data.items()}
-    found = np.array([numbers.get(_plain(name), -1) for _, name in sorted(model.items())], np.int64)
+    same = paired_by_name(data, model)
+    found = np.array([same.get(number, -1) for number in sorted(model)], np.int64)
     if (found >= 0).any():
         missing = sorted(set(data) - set(found.tolist()))
         unused = int((found < 0).sum())
@@ -319,9 +321,6 @@ class _Validation:
         if self.options.single_cls:
             return options
         wanted = set(self.dataset.names) if self.options.classes is None else set(self.options.classes)
-        unknown = wanted - set(self.dataset.names)
-        if unknown:
-            raise UsageError(f"classes={sorted(unknown)}: the data set has 0..{len(self.dataset.names) - 1}")
         if self.classes is None:
             return options if self.options.classes is None else options.replace(classes=tuple(sorted(wanted)))
         theirs = [number for number, ours in enumerate(self.classes.tolist()) if ours in wanted]
@@ -459,7 +458,3 @@ def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: D
         if getattr(options, name):
             settings[name] = getattr(options, name)
     return settings
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

@@ -82,7 +82,7 @@ class PredictOptions(InferenceOptions):
     }
 
     max_det: int = option(300, "most objects per image", ge=1, le=100_000)
-    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    classes: tuple[int | str, ...] | None = option(None, "keep only these classes, by number or name")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
     batch: int = option(
         1, "most images per run of the network; a CPU takes fewer when they are large", ge=1, le=MOST_IMAGES
@@ -140,7 +140,7 @@ class ValOptions(InferenceOptions):
     )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1, le=100_000)
-    classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
+    classes: tuple[int | str, ...] | None = option(None, "measure only these classes, by number or name")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(
@@ -211,7 +211,7 @@ class TrainOptions(RunFolderOptions):
     deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
-    classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
+    classes: tuple[int | str, ...] | None = option(None, "train on these classes only, by number or name")
     rect: bool = option(False, "batches of like-shaped images, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
     close_mosaic: int = option(
@@ -310,7 +310,7 @@ class DataShowOptions(Options):
     count: int = option(16, "images on the sheet", ge=1, le=1000)
     columns: int = option(4, "images in a row", ge=1, le=100)
     side: int = option(480, "width and height of an image on the sheet, in pixels", ge=32, le=4096)
-    classes: tuple[int, ...] | None = option(None, "only images with objects of these class numbers")
+    classes: tuple[int | str, ...] | None = option(None, "only images with objects of these classes, by number or name")
     seed: int = option(0, "another seed, other images", ge=0, le=2_000_000_000)
 
 

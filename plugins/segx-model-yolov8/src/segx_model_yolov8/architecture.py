@@ -87,6 +87,15 @@ class YOLOv8Seg:
         """
         return weights.adapt(module, state)
 
+    def class_tensors(self, module: SegmentationModel) -> list[str]:
+        """Return the names of the weights and biases that score the classes, a row for each."""
+        head = f"model.{len(module.model) - 1}.cv3"
+        return [
+            f"{head}.{level}.{len(branch) - 1}.{part}"
+            for level, branch in enumerate(module.head.cv3)
+            for part in ("weight", "bias")
+        ]
+
     def criterion(self, module: SegmentationModel, options: TrainOptions) -> SegmentationLoss:
         """Return the loss that trains this module, with the gains of the options."""
         return SegmentationLoss(module, Gains(box=options.box, cls=options.cls, dfl=options.dfl))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -121,7 +121,9 @@ class SegmentTask:
             names: Class number to class name, as they are trained.
             options: Which classes are trained on, and whether as one.
         """
-        return SegmentDrawings(names=names, classes=options.classes, single_class=options.single_cls)
+        return SegmentDrawings(
+            names=names, classes=cast("tuple[int, ...] | None", options.classes), single_class=options.single_cls
+        )
 
     def evaluator(self, spec: EvalSpec) -> Evaluator:
         """Return what measures a model on a data set by the COCO protocol."""
