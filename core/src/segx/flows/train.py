@@ -30,7 +30,7 @@ from segx.runtime import check_fits, is_first_process
 from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from segx.artifact import ArtifactInfo
     from segx.plugin.interfaces import Dataset, LoaderMaker, Metrics, Session
@@ -121,7 +121,11 @@ def train(
         registry=registry,
     )
     backend: Any = registry.load_backend(registry.backend_for("pt"))
-    job = make_job(session, options, splits, record, registry, loader=loader)
+    unchanged = {**dict.fromkeys(TrainOptions.groups["augmentation"], 0), "rect": True, "cache": False}
+    val_loader = None
+    if options.val and any(annotation.has_mask for sample in splits.val for annotation in sample.annotations):
+        val_loader = task.train_loader(splits.val, seen.replace(**unchanged), stride=session.info.stride)
+    job = make_job(session, options, splits, record, registry, loader=loader, val_loader=val_loader)
     with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
         record.trained(trained.history)
@@ -246,6 +250,7 @@ def make_job(
     registry: Registry,
     *,
     loader: LoaderMaker,
+    val_loader: LoaderMaker | None,
 ) -> TrainJob:
     """Return what the trainer needs of the rest of segx."""
     architecture = registry.load_architecture(session.info.architecture)
@@ -265,6 +270,7 @@ def make_job(
         notify=record.notify,
         settings={"data": str(options.data), REMEMBERED: plain(options), _FINGERPRINT: splits.fingerprint},
         finished=record.finished,
+        val_loader=val_loader,
     )
 
 

@@ -155,15 +155,16 @@ def parse_literal(text: str) -> Any:
         return text
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 3) -> Any:
     """Return a value in Python's own types: what NumPy and torch give, ranges and sets become numbers, lists, texts.
 
-    Neither library is imported for that.
+    Neither library is imported for that. Below ``depth`` values stay as they are: no option is nested that deep, and a
+    list that holds itself twice at each level would fill the memory.
     """
-    if isinstance(value, set | frozenset):
-        return sorted((plain(item) for item in value), key=lambda item: (str(type(item)), item))
-    if isinstance(value, range | list | tuple):
-        return [plain(item) for item in value]
+    if depth and isinstance(value, set | frozenset):
+        return sorted((plain(item, depth - 1) for item in value), key=lambda item: (str(type(item)), item))
+    if depth and isinstance(value, range | list | tuple):
+        return [plain(item, depth - 1) for item in value]
     if isinstance(value, str | bytes | int | float | os.PathLike):
         return value.item() if hasattr(value, "item") else value  # numpy.str_ and numpy.float64 are of these types too
     if callable(getattr(value, "tolist", None)):
@@ -245,7 +246,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):
         return value is None, None
-    if isinstance(value, list) and len(value) == 1 and origin is not tuple:
+    if isinstance(value, list) and len(value) == 1 and origin is not tuple and not isinstance(value[0], list):
         return _fit(value[0], kind)
     if kind is bool:
         return (True, bool(value)) if value in (0, 1) else (False, value)
@@ -277,6 +278,8 @@ def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     repeated = len(arguments) == 2 and arguments[1] is Ellipsis
     items = [value] if repeated and not isinstance(value, list | tuple) else value
     if not isinstance(items, list | tuple) or (not repeated and len(items) != len(arguments)):
+        return False, value
+    if any(isinstance(item, list | tuple) for item in items):
         return False, value
     kinds = [arguments[0]] * len(items) if repeated else arguments
     fitted = [_fit(item, kind) for item, kind in zip(items, kinds, strict=True)]

@@ -108,7 +108,7 @@ class Architecture(Protocol):
         ...
 
     def class_tensors(self, module: Any) -> Sequence[str]:
-        """Return the names of the tensors that have a row for each class: what is known of a class moves with its name."""
+        """Return the names of the tensors that have a row for each class; rows move with the names of their classes."""
         ...
 
     def criterion(self, module: Any, options: TrainOptions) -> Criterion:

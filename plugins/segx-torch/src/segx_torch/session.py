@@ -253,10 +253,10 @@ def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpo
 
 
 def _paired(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int] | None:
-    """Return our class numbers to theirs, by name; None where they are the same, or only their names differ."""
+    """Return our class numbers to theirs, by name; None where they are the same but for their names, or have none."""
     pairs = paired_by_name(theirs, ours)
     same = len(theirs) == len(ours) and (not pairs or pairs == {number: number for number in ours})
-    return None if same else pairs
+    return None if same or not theirs else pairs
 
 
 def _move(
