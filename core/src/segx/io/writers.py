@@ -161,6 +161,7 @@ def drawing_style(options: PredictOptions) -> dict[str, Any]:
         "labels": options.show_labels,
         "conf": options.show_conf,
         "boxes": options.show_boxes,
+        **({} if options.font is None else {"font": options.font}),
     }
 
 

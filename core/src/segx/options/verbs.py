@@ -78,7 +78,7 @@ class PredictOptions(InferenceOptions):
         "what goes in": ("imgsz", "rect", "batch", "vid_stride", "stream_buffer", "stream"),
         "where it runs": ("device", "half", "backend", "threads"),
         "what is written": ("save", "save_txt", "save_conf", "save_crop", "save_json", "project", "name", "exist_ok"),
-        "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
+        "how it looks": ("show", "line_width", "font", "show_labels", "show_conf", "show_boxes", "verbose"),
     }
 
     max_det: int = option(300, "most objects per image", ge=1, le=100_000)
@@ -97,6 +97,7 @@ class PredictOptions(InferenceOptions):
     save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
     show: bool = option(False, "show results in a window")
     line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1, le=1000)
+    font: Path | None = option(None, "TrueType or OpenType file for labels; default: one that has the letters")
     show_labels: bool = option(True, "draw class names")
     show_conf: bool = option(True, "draw scores")
     show_boxes: bool = option(True, "draw boxes")
