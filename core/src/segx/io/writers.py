@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import logging
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import cv2
 
 from segx.errors import DataError, UsageError
 from segx.io.display import close_window, require_display, show_image
-from segx.io.files import GrowingFile, replacing, utf8_name, write_image
+from segx.io.files import GrowingFile, plain_cell, replacing, utf8_name, write_image
 from segx.io.images import quiet
 from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
@@ -134,7 +136,7 @@ class ResultWriters:
 
 def saves(options: PredictOptions) -> bool:
     """Return True if a run with these options writes anything."""
-    return bool(options.save or options.save_txt or options.save_crop or options.save_json)
+    return bool(options.save or options.save_txt or options.save_crop or options.save_json or options.save_csv)
 
 
 def check(options: PredictOptions) -> None:
@@ -223,7 +225,10 @@ def _chosen(options: PredictOptions, folder: Path) -> list[ResultWriter]:
     if options.save_crop:
         writers.append(_CropWriter(folder / "crops", "box" if options.save_crop == "box" else "mask"))
     if options.save_json:
-        writers.append(_CocoJsonWriter(folder / "predictions.json"))
+        kind = _CocoDatasetWriter if options.save_json == "dataset" else _CocoJsonWriter
+        writers.append(kind(folder / "predictions.json"))
+    if options.save_csv:
+        writers.append(_CsvWriter(folder / "predictions.csv"))
     return writers
 
 
@@ -295,6 +300,79 @@ class _CocoJsonWriter:
         try:
             if complete:
                 self._file.write("[]\n" if self._separator.startswith("[") else "\n]\n")
+                self._file.finish()
+        finally:
+            self._file.discard()
+
+
+class _CocoDatasetWriter:
+    """All images of the run and what was found in them as a COCO data set, which annotation tools and segx open."""
+
+    ordered = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._file.write('{"annotations":[')
+        self._ids = ImageIds()
+        self._images: list[dict[str, Any]] = []
+        self._names: dict[int, str] = {}
+        self._count = 0
+
+    def write(self, frame: Frame) -> None:
+        results = frame.results
+        height, width = results.orig_shape
+        image = {"id": self._ids.new(results.stem), "file_name": _lasting(frame), "height": height, "width": width}
+        self._images.append(image)
+        self._names.update(results.names)
+        for place, row in enumerate(results.to_coco(image["id"])):
+            self._count += 1
+            area = results.masks.area[place] if "segmentation" in row else row["bbox"][2] * row["bbox"][3]
+            whole = {"id": self._count, "segmentation": [], **row, "area": round(float(area), 3), "iscrowd": 0}
+            self._file.write((",\n" if self._count > 1 else "\n") + json.dumps(whole))
+
+    def close(self, *, complete: bool) -> None:
+        try:
+            if complete:
+                categories = [{"id": number, "name": name} for number, name in sorted(self._names.items())]
+                rest = json.dumps({"images": self._images, "categories": categories}, ensure_ascii=False)
+                self._file.write(f"\n],\n{rest[1:]}\n")
+                self._file.finish()
+        finally:
+            self._file.discard()
+
+
+def _lasting(frame: Frame) -> str:
+    """Return the name by which an image is found from any folder; a frame of a video has that of its drawing."""
+    path = Path(frame.source.path)
+    return str(path.absolute()) if frame.source.frame is None and path.exists() else f"{frame.results.stem}.jpg"
+
+
+class _CsvWriter:
+    """All objects of the run as a table, a row for each."""
+
+    ordered = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._put(["image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2", "area"])
+
+    def write(self, frame: Frame) -> None:
+        results = frame.results
+        areas = results.masks.area.tolist() if len(results.masks) else [""] * len(results)
+        for (x1, y1, x2, y2, score, number), area in zip(results.boxes.data.tolist(), areas, strict=True):
+            name = results.names.get(int(number), str(int(number)))
+            place = ["" if frame.source.frame is None else frame.source.frame, int(number)]
+            box = [f"{value:.2f}" for value in (x1, y1, x2, y2)]
+            self._put([plain_cell(frame.source.path), *place, plain_cell(name), f"{score:.5f}", *box, area])
+
+    def _put(self, cells: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        self._file.write(text.getvalue())
+
+    def close(self, *, complete: bool) -> None:
+        try:
+            if complete:
                 self._file.finish()
         finally:
             self._file.discard()

@@ -77,7 +77,10 @@ class PredictOptions(InferenceOptions):
         "what is found": ("conf", "iou", "max_det", "classes", "agnostic_nms", "retina_masks"),
         "what goes in": ("imgsz", "rect", "batch", "vid_stride", "stream_buffer", "stream"),
         "where it runs": ("device", "half", "backend", "threads"),
-        "what is written": ("save", "save_txt", "save_conf", "save_crop", "save_json", "project", "name", "exist_ok"),
+        "what is written": (
+            *("save", "save_txt", "save_conf", "save_crop", "save_json", "save_csv"),
+            *("project", "name", "exist_ok"),
+        ),
         "how it looks": ("show", "line_width", "font", "show_labels", "show_conf", "show_boxes", "verbose"),
     }
 
@@ -94,7 +97,10 @@ class PredictOptions(InferenceOptions):
     save_crop: Literal["mask", "box"] | bool = option(
         False, "write one image per object: mask (cut out, transparent) or box"
     )
-    save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
+    save_json: Literal["results", "dataset"] | bool = option(
+        False, "write predictions.json with COCO masks (RLE): results, or a whole COCO data set, to be corrected"
+    )
+    save_csv: bool = option(False, "write predictions.csv, a row for each object")
     show: bool = option(False, "show results in a window")
     line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1, le=1000)
     font: Path | None = option(None, "TrueType or OpenType file for labels; default: one that has the letters")
