@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import logging
 import os
 import subprocess
@@ -147,10 +148,10 @@ def test_a_folder_as_coco_writes_it_is_its_json(tmp_path: Path) -> None:
     write(tmp_path / "annotations", '{"images": [], "annotations": []}', "captions_val.json")
     write(tmp_path, '{"some": "settings"}', "meta.json")
     assert locate(tmp_path) == val
-    train = write(tmp_path / "annotations", '{"images": [], "annotations": []}', "instances_train.json")
+    other = write(tmp_path / "annotations", '{"images": [], "annotations": []}', "instances_2.json")
     with pytest.raises(DataError, match="holds 2 COCO JSONs") as error:
         locate(tmp_path)
-    assert error.value.hint == f"data={train}, data={val}"
+    assert error.value.hint == f"data={other}, data={val}"
     (tmp_path / "labels").mkdir()
     assert locate(tmp_path) == tmp_path  # YOLO labels; the JSONs are something else
 
@@ -616,3 +617,28 @@ def test_what_a_download_says_of_itself_is_checked(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             find_split(write(tmp_path, f"val: images\ndownload: [{{url: 'http://x/a.zip', {entry}}}]\n"))
+
+
+def coco_json(path: Path, name: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": name}]}))
+
+
+def test_jsons_named_after_splits_are_the_splits(tmp_path: Path) -> None:
+    """COCO's own folder: captions and keypoints of the same images lie beside."""
+    for name in ("instances_train2017", "instances_val2017", "captions_train2017", "person_keypoints_val2017"):
+        coco_json(tmp_path / "annotations" / f"{name}.json", "cat")
+    found = define(tmp_path)
+    assert dict(found.splits) == {
+        "train": ("annotations/instances_train2017.json",),
+        "val": ("annotations/instances_val2017.json",),
+    }
+    assert find_split(tmp_path, "val").entries == (tmp_path / "annotations" / "instances_val2017.json",)
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("train", "other"), ("train_val", "test")])
+def test_jsons_that_name_no_split_are_listed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        coco_json(tmp_path / f"{name}.json", "cat")
+    with pytest.raises(DataError, match="holds 2 COCO JSONs: name one"):
+        define(tmp_path)

@@ -146,7 +146,9 @@ def _in_folder(folder: Path) -> Path:
     if len(yamls) > 1:
         listed = ", ".join(f"data={item}" for item in yamls[:FEW])
         raise DataError(f"{folder} holds {len(yamls)} data set YAMLs: name one", hint=listed)
-    return yamls[0] if yamls else annotated(folder)
+    if yamls:
+        return yamls[0]
+    return folder if _annotated_splits(folder) else annotated(folder)
 
 
 def _names_splits(path: Path) -> bool:
@@ -164,17 +166,35 @@ def annotated(folder: Path) -> Path:
     Raises:
         DataError: It keeps several.
     """
-    head, images, tail = f"{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
-    beside = Path(head) / "labels" / tail if images else folder / "labels"
-    if beside.exists():
-        return folder
-    places = (folder / "annotations", folder)
-    jsons = [item for place in places for item in sorted(place.glob("*.json")) if _has_annotations(item)]
-    jsons = [item for item in jsons if item.stem.startswith("instances")] or jsons
+    jsons = _jsons(folder)
     if len(jsons) > 1:
         listed = ", ".join(f"data={item}" for item in jsons[:FEW])
         raise DataError(f"{folder} holds {len(jsons)} COCO JSONs: name one, or write a YAML", hint=listed)
     return jsons[0] if jsons else folder
+
+
+def _jsons(folder: Path) -> list[Path]:
+    """Return the JSONs of annotations that a folder without labels keeps; those of instances, where some are."""
+    head, images, tail = f"{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
+    beside = Path(head) / "labels" / tail if images else folder / "labels"
+    if beside.exists():
+        return []
+    places = (folder / "annotations", folder)
+    jsons = [item for place in places for item in sorted(place.glob("*.json")) if _has_annotations(item)]
+    return [item for item in jsons if item.stem.startswith("instances")] or jsons
+
+
+def _annotated_splits(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the splits that JSONs beside each other are named after, as COCO's are; none where one names no split."""
+    found: dict[str, tuple[str, ...]] = {}
+    jsons = _jsons(folder)
+    for item in jsons:
+        words = set(re.split("[^a-z]+", item.stem.lower()))
+        named = [split for split, names in _FOLDERS.items() if words & set(names)]
+        if len(named) != 1:
+            return {}
+        found[named[0]] = (*found.get(named[0], ()), item.relative_to(folder).as_posix())
+    return {split: found[split] for split in SPLITS if split in found} if len(found) > 1 else {}
 
 
 def _has_annotations(path: Path) -> bool:
@@ -198,7 +218,7 @@ def define(data: str | Path) -> DatasetDefinition:
     if path.suffix.lower() in YAML_SUFFIXES:
         return read_definition(path)
     with readable(path):
-        splits = _laid_out(path) if path.is_dir() else {}
+        splits = (_annotated_splits(path) or _laid_out(path)) if path.is_dir() else {}
     return DatasetDefinition(
         file=path, root=path.absolute(), base=path.absolute().parent, splits=splits or {ONLY: (".",)}, names=None
     )
