@@ -123,8 +123,9 @@ def train(
     backend: Any = registry.load_backend(registry.backend_for("pt"))
     unchanged = {**dict.fromkeys(TrainOptions.groups["augmentation"], 0), "rect": True, "cache": False}
     val_loader = None
-    if options.val and any(annotation.has_mask for sample in splits.val for annotation in sample.annotations):
-        val_loader = task.train_loader(splits.val, seen.replace(**unchanged), stride=session.info.stride)
+    with contextlib.suppress(DataError):  # images without masks: there are figures of them, but no losses
+        if options.val:
+            val_loader = task.train_loader(splits.val, seen.replace(**unchanged), stride=session.info.stride)
     job = make_job(session, options, splits, record, registry, loader=loader, val_loader=val_loader)
     with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
