@@ -582,9 +582,9 @@ def test_few_crowds_are_no_finding_and_no_warning(tmp_path: Path, caplog: pytest
 
 def test_check_reports_what_train_would_refuse(tmp_path: Path) -> None:
     boxes = coco(tmp_path / "boxes" / "a.json", ["square"], segmentation=[], bbox=[1, 1, 9, 9])
-    assert "no object has a mask" in report(boxes).rows()
+    assert "no object has a mask" in report(boxes).to_table()
     crowds = coco(tmp_path / "crowds" / "a.json", ["square"], iscrowd=1)
-    assert "all objects are crowds" in report(crowds).rows()
+    assert "all objects are crowds" in report(crowds).to_table()
 
 
 def test_a_size_that_is_exchanged_is_reported_and_one_that_is_turned_is_not(tmp_path: Path) -> None:
