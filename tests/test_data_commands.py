@@ -291,7 +291,7 @@ def test_a_copy_that_does_not_fit_is_reported_and_nothing_is_left(
     def half(_: Any, out: Any, __: int) -> None:
         out.write(b"half")
 
-    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "images": "copy"}
+    options = {"data": str(path), "to": "coco", "output": tmp_path / "new", "image_files": "copy"}
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", half)
         with pytest.raises(DataError, match=r"new/images/train/00\.png cannot be written: 4 of \d+ bytes"):
