@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from segx import YOLO, __version__
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 from segx.errors import DataError, MissingPluginError, ModelError, UsageError
 from segx.flows import train_lines
 from segx.flows.train_lines import EpochLines
@@ -190,6 +190,9 @@ def test_the_table_has_a_row_for_each_epoch(whole: tuple[YOLO, Any]) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {"time", "train/box_loss", "train/seg_loss", "train/cls_loss", "train/dfl_loss"} <= rows[0].keys()
     assert {"metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "fitness", "lr/bias", "lr/weight"} <= rows[0].keys()
+    losses = [float(row[f"val/{name}_loss"]) for row in rows for name in ("box", "seg", "cls", "dfl")]
+    assert all(math.isfinite(value) for value in losses)
+    assert all(float(row["val/cls_loss"]) > 0 for row in rows)
     for row, kept in zip(rows, model.trained.history, strict=True):
         assert float(row["train/seg_loss"]) == pytest.approx(kept["train/seg_loss"], rel=1e-5)
 
@@ -657,7 +660,7 @@ def test_objects_to_learn_from_but_none_to_be_measured_by(tiny_yaml: Path, place
         ({"optimizer": "adamm"}, "optimizer=adamm is not one of auto, SGD,.*did you mean 'Adam'"),
         ({"cache": "dsk"}, "cache=dsk is not one of ram, disk, true, false; did you mean 'disk'"),
         ({"epoch": 3}, "option 'epoch' is not known; did you mean 'epochs'"),
-        ({"classes": [9]}, r"classes=\[9\]: .* has classes 0..1"),
+        ({"classes": [9]}, r"classes=\[9\]: .* has 0..1"),
         ({"batch": 0}, "batch=0: give a number of images"),
         ({"freeze": 99}, "freeze=99: there is no layer 11; they are numbered 0..10"),
         ({"data": None}, "no data set is named"),

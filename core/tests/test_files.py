@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from segx.data.definition import find_split
+from segx.data.splits import find_split
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.io import index_cache, sidecar
 from segx.io.files import read_mapping

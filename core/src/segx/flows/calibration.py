@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx.console import counted
-from segx.data.definition import open_splits
+from segx.data.splits import open_splits
 from segx.errors import DataError, UsageError
 from segx.flows.parity import synthetic_images
 from segx.io.images import read_image

@@ -12,8 +12,6 @@ from segx.options.schema import ImageSize, image_size
 from segx.runtime import check_fits, cores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from segx.artifact import ArtifactInfo
     from segx.options.verbs import PredictOptions
     from segx.plugin.interfaces import Session, Task
@@ -109,18 +107,6 @@ class InputPlan:
         if asked_rect and not self.free and free_shape != shape:
             return f"{said}: the only one the file takes; rect is off, a .pt would pad this image to {by(*free_shape)}"
         return f"{said}: padded to the whole size"
-
-
-def check_classes(classes: Sequence[int] | None, names: Mapping[int, str], *, model: str) -> None:
-    """Refuse class numbers that a model does not have, of which nothing would ever be found.
-
-    Raises:
-        UsageError: Some of them are none of the model's.
-    """
-    unknown = sorted(set(classes or ()) - set(names))
-    if unknown and names:
-        hint = f"segx info model={model} lists them"
-        raise UsageError(f"classes={unknown}: {model} has {min(names)}..{max(names)}", hint=hint)
 
 
 def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:

@@ -231,6 +231,12 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, data)
 
 
+def plain_cell(value: Any) -> Any:
+    """Return what spreadsheets show instead of running it: names of images and classes are other people's words."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if formula else value
+
+
 class GrowingFile:
     """A text file that is written bit by bit and appears when it is finished.
 

@@ -27,16 +27,18 @@ class PredictArguments(TypedDict, total=False):
     save_txt: bool
     save_conf: bool
     max_det: int
-    classes: int | Sequence[int] | None
+    classes: tuple[int | str, ...] | None
     retina_masks: bool
     batch: int
     vid_stride: int
     stream_buffer: bool
     save: bool
     save_crop: Literal["mask", "box"] | bool
-    save_json: bool
+    save_json: Literal["results", "dataset"] | bool
+    save_csv: bool
     show: bool
     line_width: int | None
+    font: str | os.PathLike[str] | None
     show_labels: bool
     show_conf: bool
     show_boxes: bool
@@ -65,12 +67,11 @@ class ValArguments(TypedDict, total=False):
     images: str | os.PathLike[str] | None
     batch: int | None
     max_det: int
-    classes: int | Sequence[int] | None
+    classes: tuple[int | str, ...] | None
     single_cls: bool
     crowds: Literal["ignore", "objects"]
     workers: int | None
     fitness: Literal["mask", "box", "both"]
-    compat: bool
     plots: bool
     save_json: bool
     verbose: bool
@@ -102,7 +103,7 @@ class TrainArguments(TypedDict, total=False):
     deterministic: bool
     single_cls: bool
     crowds: Literal["ignore", "objects"]
-    classes: int | Sequence[int] | None
+    classes: tuple[int | str, ...] | None
     rect: bool
     cos_lr: bool
     close_mosaic: int

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import reprlib
 import types
 import typing
@@ -254,7 +255,9 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     candidate = value
     if isinstance(value, str):
         literal = parse_literal(value)
-        if not _takes_text(kind) or (isinstance(literal, bool) and bool in _alternatives(kind)):
+        if _lists_texts(kind):
+            candidate = _words(value, literal)
+        elif not _takes_text(kind) or (isinstance(literal, bool) and bool in _alternatives(kind)):
             candidate = literal
     accepted, converted = _fit(candidate, kind)
     if not accepted:
@@ -270,6 +273,21 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
 def _is_boolean(value: str, kind: Any) -> bool:
     """Return True if a text means True or False: for an option that takes either that or a text."""
     return bool in _alternatives(kind) and value.strip().lower() in {"true", "false"}
+
+
+def _lists_texts(kind: Any) -> bool:
+    return any(
+        typing.get_origin(part) is tuple and str in _alternatives(typing.get_args(part)[0])
+        for part in _alternatives(kind)
+    )
+
+
+def _words(text: str, literal: Any) -> Any:
+    """Return a list of numbers and texts as it is typed: names like yes or 1.5 are texts there."""
+    if isinstance(literal, list | tuple) or literal is None:
+        return literal
+    words = (word.strip() for word in text.strip().removeprefix("[").removesuffix("]").split(","))
+    return [int(word) if re.fullmatch(r"-?(0|[1-9]\d{0,17})", word) else word for word in words if word]
 
 
 def _takes_text(kind: Any) -> bool:
@@ -328,6 +346,8 @@ def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     items = [value] if repeated and not isinstance(value, list | tuple) else value
     if not isinstance(items, list | tuple) or (not repeated and len(items) != len(arguments)):
         return False, value
+    if any(isinstance(item, list | tuple) for item in items):
+        return False, value
     kinds = [arguments[0]] * len(items) if repeated else arguments
     fitted = [_fit(item, kind) for item, kind in zip(items, kinds, strict=True)]
     return all(ok for ok, _ in fitted), tuple(out for _, out in fitted)
@@ -377,7 +397,7 @@ def _type_name(kind: Any) -> str:
         if origin is Literal:
             words.extend(repr(argument) for argument in arguments)
         elif origin is tuple and arguments[-1] is Ellipsis:
-            words.append(f"list of {arguments[0].__name__}")
+            words.append(f"list of {_type_name(arguments[0])}")
         elif origin is tuple:
             words.append(",".join(argument.__name__ for argument in arguments))
         else:

@@ -79,12 +79,15 @@ class PredictOptions(InferenceOptions):
         "what is found": ("conf", "iou", "max_det", "classes", "agnostic_nms", "retina_masks"),
         "what goes in": ("imgsz", "rect", "batch", "vid_stride", "stream_buffer", "stream"),
         "where it runs": ("device", "half", "backend", "threads"),
-        "what is written": ("save", "save_txt", "save_conf", "save_crop", "save_json", "project", "name", "exist_ok"),
-        "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
+        "what is written": (
+            *("save", "save_txt", "save_conf", "save_crop", "save_json", "save_csv"),
+            *("project", "name", "exist_ok"),
+        ),
+        "how it looks": ("show", "line_width", "font", "show_labels", "show_conf", "show_boxes", "verbose"),
     }
 
     max_det: int = option(300, "most objects per image", ge=1, le=100_000)
-    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    classes: tuple[int | str, ...] | None = option(None, "keep only these classes, by number or name")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
     batch: int = option(
         1, "most images per run of the network; a CPU takes fewer when they are large", ge=1, le=MOST_IMAGES
@@ -96,9 +99,13 @@ class PredictOptions(InferenceOptions):
     save_crop: Literal["mask", "box"] | bool = option(
         False, "write one image per object: mask (cut out, transparent) or box"
     )
-    save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
+    save_json: Literal["results", "dataset"] | bool = option(
+        False, "write predictions.json with COCO masks (RLE): results, or a whole COCO data set, to be corrected"
+    )
+    save_csv: bool = option(False, "write predictions.csv, a row for each object")
     show: bool = option(False, "show results in a window")
     line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1, le=1000)
+    font: Path | None = option(None, "TrueType or OpenType file for labels; default: one that has the letters")
     show_labels: bool = option(True, "draw class names")
     show_conf: bool = option(True, "draw scores")
     show_boxes: bool = option(True, "draw boxes")
@@ -141,7 +148,7 @@ class ValOptions(InferenceOptions):
     )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1, le=100_000)
-    classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
+    classes: tuple[int | str, ...] | None = option(None, "measure only these classes, by number or name")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(
@@ -213,7 +220,7 @@ class TrainOptions(RunFolderOptions):
     deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
-    classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
+    classes: tuple[int | str, ...] | None = option(None, "train on these classes only, by number or name")
     rect: bool = option(False, "batches of like-shaped images, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
     close_mosaic: int = option(
@@ -312,7 +319,7 @@ class DataShowOptions(Options):
     count: int = option(16, "images on the sheet", ge=1, le=1000)
     columns: int = option(4, "images in a row", ge=1, le=100)
     side: int = option(480, "width and height of an image on the sheet, in pixels", ge=32, le=4096)
-    classes: tuple[int, ...] | None = option(None, "only images with objects of these class numbers")
+    classes: tuple[int | str, ...] | None = option(None, "only images with objects of these classes, by number or name")
     seed: int = option(0, "another seed, other images", ge=0, le=2_000_000_000)
 
 

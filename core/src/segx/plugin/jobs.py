@@ -22,11 +22,13 @@ class LoadReport:
         loaded: Names that fit in name and shape.
         skipped: Name to the reason it was not moved.
         missing: Names of the model for which the source has nothing.
+        classes: Numbers of the classes that kept what the source knows of them, where they were paired by name.
     """
 
     loaded: tuple[str, ...]
     skipped: Mapping[str, str]
     missing: tuple[str, ...]
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

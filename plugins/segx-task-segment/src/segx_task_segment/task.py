@@ -6,7 +6,7 @@ What only training, validation and export need is imported where they begin: who
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -127,7 +127,9 @@ class SegmentTask:
         """
         from segx_task_segment.training.drawings import SegmentDrawings
 
-        return SegmentDrawings(names=names, classes=options.classes, single_class=options.single_cls)
+        return SegmentDrawings(
+            names=names, classes=cast("tuple[int, ...] | None", options.classes), single_class=options.single_cls
+        )
 
     def evaluator(self, spec: EvalSpec) -> Evaluator:
         """Return what measures a model on a data set by the COCO protocol."""

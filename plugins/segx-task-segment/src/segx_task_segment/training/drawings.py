@@ -198,11 +198,11 @@ def _panels(
     panels: dict[str, dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
     for name in names:
         kind, _, rest = name.partition("/")
-        if kind not in {"train", "metrics"}:
+        if kind not in {"train", "val", "metrics"}:
             continue
         title, _, letter = rest.removesuffix(")").partition("(")
         pairs = np.array([(row["epoch"], row[name]) for row in rows if name in row])
-        label = _LETTERS.get(letter, letter)
+        label = _LETTERS.get(letter, letter) if kind == "metrics" else kind
         panels.setdefault(title.replace("_", " "), {})[label] = (pairs[:, 0], pairs[:, 1])
     return panels
 
