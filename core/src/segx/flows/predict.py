@@ -76,7 +76,7 @@ def predict(
         source: The images; it is closed at the end.
         options: What was asked for.
         task: What the model's outputs mean.
-        notify: Tells plugins what happens: :meth:`segx.plugin.registry.Registry.tell`.
+        notify: Tells plugins what happens: :meth:`segx.plugin.registry.Registry.notify`.
         model: What the user named as model.
         failures: Gets what could not be read.
         streams: How many batches go through the network side by side; above 1 the session has to be one that may be
