@@ -360,13 +360,12 @@ class _CsvWriter:
         self._put(["image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2", "area"])
 
     def write(self, source: SourceImage, results: Results) -> None:
-        for (_x1, _y1, _x2, _y2, *_, score, number), area in zip(
-            results.boxes.data.tolist(), results.areas.tolist(), strict=True
-        ):
+        for row, area in zip(results.boxes.data.tolist(), results.areas.tolist(), strict=True):
+            x1, y1, x2, y2, score, number = (*row[:4], *row[-2:])
             name = results.names.get(int(number), str(int(number)))
             place = ["" if source.frame is None else source.frame, int(number)]
-            sides = [f"{value:.2f}" for value in box]
-            self._put([plain_cell(source.path), *place, plain_cell(name), f"{score:.5f}", *sides, round(area, 3)])
+            box = [f"{value:.2f}" for value in (x1, y1, x2, y2)]
+            self._put([plain_cell(source.path), *place, plain_cell(name), f"{score:.5f}", *box, round(area, 3)])
 
     def _put(self, cells: Sequence[object]) -> None:
         text = io.StringIO()
