@@ -361,10 +361,10 @@ class _CsvWriter:
 
     def write(self, source: SourceImage, results: Results) -> None:
         for row, area in zip(results.boxes.data.tolist(), results.areas.tolist(), strict=True):
-            x1, y1, x2, y2, score, number = (*row[:4], *row[-2:])
+            score, number = row[-2:]
             name = results.names.get(int(number), str(int(number)))
             place = ["" if source.frame is None else source.frame, int(number)]
-            box = [f"{value:.2f}" for value in (x1, y1, x2, y2)]
+            box = [f"{value:.2f}" for value in row[:4]]
             self._put([plain_cell(source.path), *place, plain_cell(name), f"{score:.5f}", *box, round(area, 3)])
 
     def _put(self, cells: Sequence[object]) -> None:
