@@ -115,6 +115,10 @@ def _fields(record: type[Any], *, skip: type[Any] | None = None) -> str:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
+    if isinstance(field.default, frozenset):  # whose order differs from process to process
+        return f"`{{{', '.join(map(repr, sorted(field.default)))}}}`"
+    if inspect.isfunction(field.default):
+        return f"`{field.default.__name__}`"
     if field.default is not dataclasses.MISSING:
         return f"`{field.default!r}`" if not isinstance(field.default, str) else f'`"{field.default}"`'
     if field.default_factory is not dataclasses.MISSING:
