@@ -26,8 +26,8 @@ from segx.flows.train import read_splits
 from segx.ops.polygons import Polygon, one_ring
 from segx.options.verbs import DataCheckOptions, DataConvertOptions, DataShowOptions, DataSplitOptions, TrainOptions
 from segx.plugin.registry import get_registry
-from segx.structures.annotations import annotation_masks
 from segx.structures.masks import Masks
+from segx.structures.sample import annotation_masks
 from segx.testing.scenes import draw_scene
 from segx_cli.main import main
 

@@ -23,7 +23,7 @@ from segx.io.names import file_names, image_ids, safe, stems
 from segx.io.paths import expanded
 from segx.ops.outlines import clip
 from segx.ops.polygons import one_ring
-from segx.structures.annotations import annotation_masks
+from segx.structures.sample import annotation_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from segx.structures.masks import Masks
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from segx.structures.sample import Sample
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,16 +174,3 @@ def _gather(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArr
 def starts_of(sizes: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Return int64 (groups + 1): where each group starts when groups of these sizes lie one after another."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))])
-
-
-def annotation_masks(sample: Sample) -> Masks:
-    """Return the masks of an image's objects; that of a box is empty."""
-    single = [
-        Masks.from_rle([annotation.rle], sample.shape)
-        if annotation.rle is not None
-        else Masks.from_polygons([annotation.polygons], sample.shape)
-        for annotation in sample.annotations
-    ]
-    bitmaps = [masks.bitmap(0) for masks in single]
-    offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
-    return Masks.from_bitmaps(bitmaps, offsets, sample.shape)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from segx.structures.masks import Masks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from segx.structures.annotations import Annotation, AnnotationTable
@@ -96,3 +99,16 @@ class Sample:
     id: int | str
     shape: tuple[int, int]
     annotations: tuple[Annotation, ...]
+
+
+def annotation_masks(sample: Sample) -> Masks:
+    """Return the masks of an image's objects; that of a box is empty."""
+    single = [
+        Masks.from_rle([annotation.rle], sample.shape)
+        if annotation.rle is not None
+        else Masks.from_polygons([annotation.polygons], sample.shape)
+        for annotation in sample.annotations
+    ]
+    bitmaps = [masks.bitmap(0) for masks in single]
+    offsets = np.array([masks.rects[0, :2] for masks in single], np.int32).reshape(-1, 2)
+    return Masks.from_bitmaps(bitmaps, offsets, sample.shape)

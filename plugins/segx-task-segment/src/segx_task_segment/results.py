@@ -10,10 +10,10 @@ import numpy as np
 from segx.errors import UsageError
 from segx.io.images import image_of
 from segx.ops.polygons import ring_area
-from segx.structures.annotations import annotation_masks
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.results import Results
+from segx.structures.sample import annotation_masks
 from segx_task_segment.draw import draw
 
 if TYPE_CHECKING:
