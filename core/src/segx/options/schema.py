@@ -89,9 +89,6 @@ class Options:
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Heading to the names listed under it, for help and documentation; what is in no group is listed first."""
 
-    lenient: ClassVar[bool] = False
-    """Whether options of other programs are taken at values that change nothing; see :mod:`segx.options.neutral`."""
-
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
@@ -122,13 +119,14 @@ class Options:
         """
         known = {item.name for item in dataclasses.fields(cls)}
         unknown = [name for name in values if name not in known]
-        if unknown and cls.lenient:
-            from segx.options.neutral import not_neutral
-
-            unknown = not_neutral({name: values[name] for name in unknown})
-        if unknown:
+        if unknown := cls.unknown({name: values[name] for name in unknown}):
             raise WrongTypeError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
         return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def unknown(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return which names, of those that are no options here, are to be refused: all of them."""
+        return list(values)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some options changed, checked like the original."""

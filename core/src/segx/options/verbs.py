@@ -9,12 +9,37 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from segx.options.schema import MOST_IMAGES, MOST_PIXELS, MOST_WORKERS, ImageSize, Options, option
+from segx.errors import WrongValueError
+from segx.options.neutral import ANY, BESIDE_DEFAULT, NEUTRAL, UNSET, Neutral
+from segx.options.schema import (
+    MOST_IMAGES,
+    MOST_PIXELS,
+    MOST_WORKERS,
+    ImageSize,
+    Options,
+    option,
+    parse_literal,
+    plain,
+    shown,
+)
 
 Crowds = Literal["ignore", "objects"]
 _CROWDS = "what iscrowd: 1 makes of an annotation: a crowd, neither learned nor measured, or an object like others"
+
+
+class VerbOptions(Options):
+    """Options of a verb: those of other programs are taken too, at values that change nothing."""
+
+    @classmethod
+    def unknown(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return which names are known nowhere.
+
+        Raises:
+            WrongValueError: One is known elsewhere, and would change something.
+        """
+        return not_neutral(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +75,8 @@ class SessionOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(SessionOptions, RunFolderOptions):
+class InferenceOptions(VerbOptions, SessionOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
-
-    lenient: ClassVar[bool] = True
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
@@ -171,10 +194,8 @@ class ValOptions(InferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunFolderOptions):
+class TrainOptions(VerbOptions, RunFolderOptions):
     """Options of train."""
-
-    lenient: ClassVar[bool] = True
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "crowds", "rect", "cache", "workers"),
@@ -328,10 +349,8 @@ PRECISION_OPTIONS: Mapping[str, str] = {"half": "fp16", "int8": "int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
+class ExportOptions(VerbOptions):
     """Options every export format has; a format adds its own by inheriting."""
-
-    lenient: ClassVar[bool] = True
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
@@ -362,3 +381,33 @@ class CalibrationOptions(ExportOptions):
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     fraction: float = option(1.0, "share of the images to choose from", gt=0, le=1)
     most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
+
+
+def known_elsewhere() -> dict[str, Neutral]:
+    """Return what is known of every option that a verb may not have."""
+    of_verbs: dict[str, Neutral] = {}
+    for kind in (PredictOptions, ValOptions, TrainOptions, ExportOptions):
+        for item in dataclasses.fields(kind):
+            beside = BESIDE_DEFAULT.get(item.name, UNSET)
+            values = (*beside, item.default) if beside else ANY
+            verb = kind.__name__.removesuffix("Options").lower()
+            of_verbs.setdefault(item.name, Neutral(values, f"an option of {verb}"))
+    return of_verbs | NEUTRAL
+
+
+def not_neutral(values: Mapping[str, Any]) -> list[str]:
+    """Return which names, of those that a verb does not have, are known nowhere.
+
+    Args:
+        values: Names and values, as they were given.
+
+    Raises:
+        UsageError: One is known, and would change something.
+    """
+    known = known_elsewhere()
+    for name in [name for name in values if name in known]:
+        value = plain(values[name])
+        value = parse_literal(value) if isinstance(value, str) else value
+        if known[name].values and value is not None and value not in known[name].values:
+            raise WrongValueError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
+    return [name for name in values if name not in known]
