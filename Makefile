@@ -11,7 +11,7 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
 
 $(VENV)/.ready: $(UV) pyproject.toml $(wildcard core/pyproject.toml cli/pyproject.toml plugins/*/pyproject.toml)
-	$(UV) sync --quiet --python $(PYTHON) --all-packages --all-extras --group dev --compile-bytecode
+	$(UV) sync --quiet --python $(PYTHON) --all-packages --all-extras --no-extra headless --no-extra gpu --group dev --compile-bytecode
 	touch $@
 
 setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx command in it
@@ -19,8 +19,8 @@ setup: $(VENV)/.ready  ## .venv with every distribution editable and the segx co
 demo: setup  ## draws images, predicts, trains, measures, exports; prints where everything is
 	$(RUN)/python scripts/demo.py
 
-test: setup  ## all tests
-	$(RUN)/python -m pytest -q
+test: setup  ## all tests, on two processes
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal --durations=25
 
 lint: setup  ## style, types, layers
 	$(RUN)/ruff check .
@@ -36,6 +36,7 @@ docs: setup  ## what of the documentation is made from the code
 	$(RUN)/python scripts/generate_known_plugins.py
 	$(RUN)/python scripts/generate_hooks_reference.py
 	$(RUN)/python scripts/generate_docs.py
+	$(RUN)/python scripts/generate_arguments.py
 
 bench: setup  ## start-up and masks, beside the incumbent in SEGX_BENCH_PEER; see benchmarks/README.md for the others
 	$(RUN)/python benchmarks/bench_cli.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent
+BUDGET = 30  # seconds that the tests of one file may take together
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: tiny models gain nothing by threads
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script runs the tests in the background
 
 
@@ -40,3 +43,17 @@ def real_data() -> Path:
         if candidate and (Path(candidate) / "weights").is_dir():
             return Path(candidate)
     pytest.skip("real material is absent: set SEGX_TEST_DATA to its folder")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files whose tests take longer than they should."""
+    seconds: dict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    slow = sorted((time, name) for name, time in seconds.items() if time > BUDGET)
+    if slow:
+        terminalreporter.section(f"files over their {BUDGET} s", yellow=True)
+        for time, name in reversed(slow):
+            terminalreporter.line(f"{time:7.1f} s  {name}", yellow=True)

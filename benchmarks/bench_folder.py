@@ -65,7 +65,7 @@ def export(weights: Path, folder: Path) -> Path:
     """Return the same model as ONNX, fixed to 640 x 640."""
     from segx import YOLO
 
-    return YOLO(weights).export(format="onnx", output=folder / "model.onnx", verify=False)
+    return YOLO(weights).export(format="onnx", output=folder / "model.onnx", verify=False).path
 
 
 def measure(python: str, prepare: str, model: Path, images: Path, *requests: str) -> dict[str, float]:

@@ -27,7 +27,7 @@ import sys, json
 settings = json.loads(sys.argv[1])
 import torch
 from pathlib import Path
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 from segx.options.verbs import SessionOptions
 from segx.plugin.registry import get_registry
 registry = get_registry()

@@ -28,7 +28,7 @@ settings = json.loads(sys.argv[1])
 import torch
 torch.set_num_threads(settings["threads"])
 from segx import YOLO, __version__ as version
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 from segx.options.verbs import TrainOptions
 common = dict(data=settings["data"], imgsz=settings["imgsz"], batch=settings["batch"], workers=settings["workers"])
 if settings["what"] == "pipeline":
@@ -46,6 +46,8 @@ if settings["what"] == "pipeline":
 else:
     from segx import hookimpl
     from segx.plugin.registry import get_registry
+    from segx.runtime import take_process
+    take_process()
     ends = []
     class Listener:
         @hookimpl

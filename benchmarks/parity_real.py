@@ -103,7 +103,7 @@ def main() -> None:
             figures = Figures()
             for ours, theirs in zip(expected, YOLO(made).predict(photographs, **settings), strict=True):
                 figures.add(ours, theirs)
-            rows[title] = figures.summary() | {"MB": made.stat().st_size / 1e6, "export s": seconds}
+            rows[title] = figures.summary() | {"MB": made.size / 1e6, "export s": seconds}
             print(f"{title} against .pt")
             print("\n".join(f"  {name:24}{value:.6g}" for name, value in rows[title].items()))
     if asked.json:

@@ -17,9 +17,9 @@ import pytest
 
 from segx.data.check import check
 from segx.data.convert import convert
-from segx.data.definition import open_dataset
 from segx.data.show import show
 from segx.data.split import split
+from segx.data.splits import open_dataset
 from segx.data.tally import notify
 from segx.errors import DataError, UsageError
 from segx.flows.train import read_splits

@@ -2,14 +2,17 @@
 
 A fenced block of ``bash`` or ``python`` is run, in the order of the page, in a scratch folder that holds ``photo.jpg``,
 ``photos/`` and ``yolov8n-seg.pt``; pages of the reference find ``yolov8n-seg.onnx`` there too. A block is left out only
-under a line ``<!-- not run: reason -->``.
+under a line ``<!-- not run: reason -->``. Blocks of plain ``segx`` lines and of Python run in this process, which saves
+an import of torch each; what a shell does (pipes, patterns, here-documents) runs in one.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx import YOLO
+from segx.plugin.registry import get_registry
+from segx_cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +98,9 @@ def _draw(folder: Path) -> None:
     (folder / "tiny-seg.yaml").unlink()
 
 
+# README is typed by people, and each process of a distributed run starts the command line again.
+IN_A_SHELL = ("README.md", "distributed.md")
+
 PIP = """\
 #!{python}
 import pathlib, sys, tomllib
@@ -123,32 +131,84 @@ def _stand_in_for_pip(folder: Path) -> dict[str, str]:
     return {"PATH": os.pathsep.join(path), "PYTHONPATH": str(site)}
 
 
+def plain_calls(block: Block) -> list[list[str]] | None:
+    """Return the words of each line of a block that only calls ``segx`` and ``pip``; None where it needs a shell."""
+    calls = []
+    for line in block.code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+        plain = words[:1] in (["segx"], ["pip"]) and not any(word and set(word) <= set("();<>|&") for word in words)
+        if words and (not plain or any(sign in line for sign in "$`~*?")):
+            return None
+        calls += [words] if words else []
+    return calls
+
+
+def test_lines_that_need_a_shell_are_told_from_others() -> None:
+    def read(code: str) -> list[list[str]] | None:
+        return plain_calls(Block(1, "bash", code))
+
+    assert read("segx predict 'a b' x=1  # why\n\npip \\\n  b\n") == [["segx", "predict", "a b", "x=1"], ["pip", "b"]]
+    for code in ("ls\n", "segx a > b\n", "x=$(segx a)\n", "segx a | head\n", "segx a photos/*.jpg\n", "segx a; ls\n"):
+        assert read(code) is None, code
+
+
+@pytest.fixture
+def _as_found() -> Iterator[None]:
+    """Leave logging, modules and plugins as a page finds them: its commands and scripts run in this process."""
+    root, modules = logging.getLogger(), set(sys.modules)
+    level, handlers = root.level, list(root.handlers)
+    yield
+    for name in [name for name in sys.modules.keys() - modules if re.match(r"segx_\w+_(pt2|plain|lines)\b", name)]:
+        del sys.modules[name]
+    get_registry.cache_clear()
+    root.handlers[:], root.level = handlers, level
+    logging.getLogger("segx.model").setLevel(logging.NOTSET)
+
+
+def _call(program: str, *arguments: str) -> int:
+    """Run one line without a shell and return its exit code."""
+    if program == "segx":
+        return main(arguments)
+    ended = subprocess.run([program, *arguments], check=False)
+    importlib.invalidate_caches()
+    get_registry.cache_clear()
+    return ended.returncode
+
+
 WITH_COMMANDS = [page for page in PAGES if any(blocks(page.read_text(encoding="utf-8")))]
 
 
+@pytest.mark.usefixtures("_as_found")
+@pytest.mark.filterwarnings("default")  # as in the processes that people start
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_of_a_page_runs(page: Path, material: Path, tmp_path: Path) -> None:
-    found = list(blocks(page.read_text(encoding="utf-8")))
+def test_every_command_of_a_page_runs(
+    page: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     place = tmp_path / "place"
     shutil.copytree(material, place)
     if page.parent.name == "reference":
         YOLO(place / "yolov8n-seg.pt").export("onnx", verify=False)
-    environment = (
-        os.environ
-        | _stand_in_for_pip(tmp_path)
-        | {
-            "SEGX_CACHE": str(tmp_path / "cache"),
-            "SEGX_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-    )
-    for block in found:
-        command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
-        ended = subprocess.run(
-            [*command, block.code], cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+    settings = {"SEGX_CACHE": str(tmp_path / "cache"), "SEGX_OFFLINE": "1", **_stand_in_for_pip(tmp_path)}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(settings["PYTHONPATH"])
+    monkeypatch.chdir(place)
+    here = page.name not in IN_A_SHELL
+    for block in blocks(page.read_text(encoding="utf-8")):
         where = f"{page.relative_to(ROOT)}:{block.line}"
-        assert ended.returncode == 0, f"{where} ended with {ended.returncode}\n{block.code}\n{ended.stderr[-2000:]}"
+        calls = plain_calls(block) if here and block.language == "bash" else None
+        if calls is not None:
+            for call in calls:
+                code = _call(*call)
+                assert code == 0, f"{where}: {shlex.join(call)} ended with {code}\n{capfd.readouterr().err[-2000:]}"
+        elif here and block.language == "python":
+            exec(compile(block.code, where, "exec"), {"__name__": "__main__"})
+        else:
+            command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+            ended = subprocess.run([*command, block.code], capture_output=True, text=True, timeout=300, check=False)
+            assert ended.returncode == 0, f"{where} ended with {ended.returncode}\n{block.code}\n{ended.stderr[-2000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -185,15 +245,14 @@ def test_the_readme_fits_a_screen_and_names_its_two_commands() -> None:
 
 def test_the_commands_reference_names_every_option(generator: Any) -> None:
     from segx_cli.commands import COMMANDS
-    from segx_cli.data import ACTIONS
 
     page = generator.cli_reference()
     for command in COMMANDS.values():
         assert f"segx {command.name}" in page
-        for info in command.load_verb().known_options() if command.verb else ():
+        for info in command.known_options() if command.verb else ():
             assert f"| `{info.name}` |" in page
-    for action in ACTIONS.values():
+    for action in COMMANDS["data"].actions:
         _, _, section = page.partition(f"### segx data {action.name}\n")
         section, _, _ = section.partition("\n### ")
-        for info in action.options.describe():
+        for info in action.known_options():
             assert f"| `{info.name}` |" in section

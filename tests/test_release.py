@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,3 +72,19 @@ def test_the_wheels_alone_predict_and_export(release: ModuleType, wheels: list[P
     assert ended.returncode == 0, ended.stderr
     first, second = ended.stdout.splitlines()[-2:]
     assert first.rpartition(" ")[2] == second.rpartition(" ")[2], ended.stdout
+
+
+def test_nobody_asks_for_one_of_several_builds(repository: Path) -> None:
+    """So that ``pip check`` holds with another build: builds of OpenCV, and of ONNX Runtime, exclude each other."""
+    folders = [repository / "core", repository / "cli", *(repository / "plugins").iterdir()]
+    asked = {
+        folder.name: [
+            name
+            for name in tomllib.loads((folder / "pyproject.toml").read_text())["project"]["dependencies"]
+            if name.startswith(("opencv", "onnxruntime"))
+        ]
+        for folder in folders
+        if (folder / "pyproject.toml").is_file()
+    }
+    assert len(asked) > 10
+    assert not any(asked.values()), asked

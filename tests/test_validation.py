@@ -16,7 +16,7 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.data.convert import convert
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 from segx.errors import DataError, UsageError
 from segx.flows.predict import predict
 from segx.flows.val import class_map, validate

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segx import YOLO
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 from segx.structures.annotations import masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks

@@ -82,7 +82,7 @@ def tiny_onnx(tiny_model: Path) -> Path:
     """The same model as an ONNX file for images of 64 x 64."""
     from segx import YOLO
 
-    return YOLO(tiny_model).export("onnx", imgsz=64, verify=False)
+    return YOLO(tiny_model).export("onnx", imgsz=64, verify=False).path
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from segx.errors import UsageError
 from segx.options.verbs import PredictOptions
+from segx_cli.commands import MODEL, argument
 from segx_cli.line import Switches, UnknownOptionError, join, read, take_switches
-from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ def test_a_list_written_with_blanks_is_read_as_the_list() -> None:
         ("conf=,", "conf= has no value"),
         ("conf=0.9 model=a.pt --conf 0.4", "conf is given twice: 0.9, then 0.4"),
         ("--no-save save=true", "save is given twice: False, then true"),
-        ("classes=[0, 2", r"the bracket in 'classes=\[0, 2' is not closed"),
+        ("classes=[0, 2", r"the bracket in 'classes=\[0,' is not closed"),
         ("-x", "switch '-x' is not known"),
     ],
 )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import segx_cli.main
 from segx.errors import DataError, ExportError, ModelError
-from segx_cli.commands import COMMANDS
+from segx_cli.commands import COMMANDS, ELSEWHERE, Command, every
 from segx_cli.main import find_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Segx = Callable[..., Any]
 
@@ -53,9 +53,9 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("segment predct model=a", 2, "did you mean 'predict'?"),
         ("segmnt model=a", 2, "did you mean 'segment'?"),
         ("segment", 2, "segx: 'segment' names no command"),
-        ("model=a.pt", 2, "commands: cache, data"),
+        ("model=a.pt", 2, "commands: cache, completion, data"),
         ("mode=predikt", 2, "mode 'predikt' is not known; did you mean 'predict'?"),
-        ("predict", 2, "segx: predict needs model=... and source=..."),
+        ("predict", 2, "segx: predict needs source=..."),
         (
             "predict model=a.pt",
             2,
@@ -64,16 +64,17 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("predict modl=a.pt", 2, "segx: option 'modl' is not known; did you mean 'model'?"),
         ("predict photo.jpg", 2, "meant as source=photo.jpg ?"),
         ("predict yolov8n-seg.pt", 2, "meant as model=yolov8n-seg.pt ?"),
-        ("detect predict model=a source=b", 2, "'detect' is no option and no task"),
-        ("predict model=a source=b task=detect", 2, "task 'detect' is not known"),
+        ("detect predict model=a source=b", 2, "task 'detect' is not installed"),
+        ("predict model=a source=b task=detect", 2, "task 'detect' is not installed"),
         ("predict model=a source=b conf=2", 2, "segx: conf=2 is outside 0..1"),
         ("predict model=a source=b conf=high", 2, "segx: conf=high is not a float"),
         ("predict model=a source=b imgsz=abc", 2, "segx: imgsz=abc is not an int"),
         ("predict model=a source=b opset=3", 2, "segx: opset=3 cannot be: an option of some export formats"),
+        ("predict model=a source=b augment", 2, "segx: augment=True cannot be: test-time augmentation is not there"),
         ("export model=a", 2, "segx: export needs format=..."),
         ("export model=a format=onxx", 2, "segx: format 'onxx' is not known; did you mean 'onnx'?"),
-        ("plugins nwe", 2, "segx: no such command 'nwe'. Did you mean 'new'?"),
-        ("cache --colour", 2, "segx: no such option"),
+        ("plugins nwe", 2, "segx: segx plugins has no action 'nwe'; did you mean 'new'?"),
+        ("cache --colour=1", 2, "segx: option 'colour' is not known"),
         ("predict model=a source=b cfg=none.yaml", 2, "segx: cfg=none.yaml cannot be read"),
     ],
 )
@@ -143,14 +144,15 @@ def test_help_names_every_command(segx: Segx) -> None:
             assert command.summary in ended.out
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS.values() if command.verb], ids=lambda c: c.name)
-def test_a_verbs_help_shows_every_option(segx: Segx, command: Any) -> None:
-    verb = command.load_verb()
-    ended = segx(command.name, "--help")
+@pytest.mark.parametrize(("typed", "command"), list(every()), ids=lambda item: item if isinstance(item, str) else "")
+def test_help_shows_every_option(segx: Segx, typed: str, command: Command) -> None:
+    if command.actions:
+        return  # its page lists the actions
+    ended = segx(*typed.split(), "--help")
     assert ended.code == 0
-    assert verb.EXAMPLE in ended.out
+    assert command.example in ended.out
     assert max(map(len, ended.out.splitlines())) <= 100
-    for info in (*verb.ARGUMENTS, *verb.known_options()):
+    for info in (*command.arguments, *command.known_options()):
         assert f"\n  {info.name}=" in ended.out
         assert " ".join(info.help.split()) in " ".join(ended.out.split())
 
@@ -202,11 +204,13 @@ def test_a_file_of_options_goes_behind_what_is_typed(tmp_path: Any, caplog: pyte
             device:
             max-det: 9
             format: onnx
+            augment: false
+            dropout: 0.0
         """)
     )
     command = COMMANDS["predict"]
     with caplog.at_level("INFO", logger="segx_cli"):
-        call = read_call(command, command.load_verb(), ["cfg=all.yaml", "conf=0.6", "--model", "typed.pt"])
+        call = read_call(command, ["cfg=all.yaml", "conf=0.6", "--model", "typed.pt"])
     assert call.task == "segment"
     assert call.arguments == {"model": "typed.pt", "source": "photos"}
     options = call.options.as_dict()
@@ -219,16 +223,50 @@ def test_predict_saves_unless_told_not_to() -> None:
 
     command = COMMANDS["predict"]
     line = ["model=a", "source=b"]
-    assert read_call(command, command.load_verb(), line).options.as_dict()["save"] is True
-    assert read_call(command, command.load_verb(), [*line, "--no-save"]).options.as_dict()["save"] is False
+    assert read_call(command, line).options.as_dict()["save"] is True
+    assert read_call(command, [*line, "--no-save"]).options.as_dict()["save"] is False
+
+
+@pytest.mark.parametrize("word", ELSEWHERE)
+def test_what_others_have_is_answered_with_what_does_it_here(segx: Segx, word: str) -> None:
+    for line in ([word], [word, "model=yolov8n-seg.pt"], ["segment", word]):
+        ended = segx(*line)
+        assert (ended.code, ended.err) == (2, f"segx: segx has no command {word!r}\n  {ELSEWHERE[word]}\n")
+
+
+def test_the_version_as_others_ask_for_it(segx: Segx) -> None:
+    assert segx("version").out == segx("--version").out
+
+
+def test_a_model_that_is_not_named_is_told(segx: Segx) -> None:
+    ended = segx("val", "data=coco8-seg.yaml")
+    assert ended.err.startswith("model=yolov8n-seg.pt, for no other was named\n")
+    assert ended.code == 4  # it cannot be downloaded here
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    for more in ([], ["--json"]):
+        with Path("/dev/full").open("wb") as full:
+            words = [sys.executable, "-m", "segx_cli", "formats", *more]
+            ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == 1
+        assert ended.stderr == "segx: standard output cannot be written: No space left on device\n"
+
+
+def test_tables_fit_eighty_columns(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for line in (["--help"], ["formats"], ["plugins"], ["data"], ["doctor", "--help"], ["predict", "--help"]):
+        ended = segx(*line)
+        assert max(map(len, ended.out.splitlines())) <= 80, line
 
 
 TERMINATED = """
 import pathlib, sys, time
 from segx_cli import main
-def run(*_):
+def run(tokens, switches, output):
     try:
-        print("begun", flush=True)
+        print("begun", file=output.stream, flush=True)
         time.sleep(60)
     finally:
         pathlib.Path(sys.argv[1]).unlink()
@@ -246,5 +284,22 @@ def test_a_command_that_is_asked_to_end_tidies_up(tmp_path: Path) -> None:
     assert process.stdout.readline() == "begun\n"
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "segx: stopped\n")
+    assert (process.returncode, err) == (143, "segx: stopped by SIGTERM\n")
     assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [("No module named 'cv2'", "pip install opencv-python"), ("libGL.so.1: cannot open", "opencv-python-headless")],
+)
+def test_opencv_that_cannot_be_imported_is_told_with_its_cure(
+    segx: Segx, monkeypatch: pytest.MonkeyPatch, reason: str, cure: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ImportError(reason, name="cv2")
+
+    monkeypatch.setattr("segx_cli.main._run", fail)
+    ended = segx("predict", "source=x")
+    assert ended.code == 5
+    assert f"OpenCV cannot be imported ({reason}" in ended.err.replace("ImportError: ", "")
+    assert cure in ended.err

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAVY = {"torch", "numpy", "cv2", "onnx", "onnxruntime", "PIL", "tqdm", "pydantic", "rich", "yaml"}
 
@@ -49,6 +53,30 @@ def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
 def test_listing_loads_no_runtime(arguments: list[str]) -> None:
     modules, printed = modules_after(*arguments)
     assert not modules & (HEAVY - {"pydantic"}), printed
+
+
+ONLY_FOR_OTHERS = {
+    "argparse", "configparser", "email", "http", "importlib.metadata", "multiprocessing", "packaging", "socket", "ssl",
+    "subprocess", "tempfile", "typer", "urllib.request", "yaml", "torch", "segx.io.download", "segx.io.network",
+    "segx_task_segment.charts", "segx_task_segment.metrics", "segx_task_segment.parity", "segx_task_segment.training",
+    "segx_task_segment.validation",
+}  # fmt: skip
+"""What takes time to import and one image does without."""
+
+
+def test_predicting_an_image_imports_only_what_it_needs(tiny_onnx: Path, photos: Path) -> None:
+    """Time depends on the machine; what is imported does not. 435 modules were imported before this was looked at."""
+    code = (
+        "import sys, segx_cli.main as m\n"
+        f"code = m.main(['predict', 'model={tiny_onnx}', 'source={photos / '0.png'}', 'imgsz=64'])\n"
+        "print('\\n' + ' '.join(sys.modules))\n"
+        "sys.exit(code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    modules = ended.stdout.rstrip().rpartition("\n")[2].split()
+    assert not ONLY_FOR_OTHERS & set(modules)
+    assert len(modules) <= 400
 
 
 def test_the_command_is_installed() -> None:

@@ -1,17 +1,16 @@
-"""The commands that are Typer apps: formats, plugins, cache, doctor, and those of plugins."""
+"""The commands that are no verbs: formats, plugins, cache, doctor, completion, and those of plugins."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
 
-from segx.artifact import ArtifactInfo, Parity
-from segx.flows import proofs
 from segx.io import paths
 from segx.plugin.registry import Registry, get_registry
 from segx.plugin.specs import CommandSpec
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
     Segx = Callable[..., Any]
 
 
-PARITY = Parity(images=2, raw={"output0": 1e-5}, box=0.01, score=1e-4, mask_iou=0.9987, objects=9, matched=1.0)
-
-
-def test_formats_shows_what_is_ready_and_what_is_not_proven(segx: Segx) -> None:
+def test_formats_shows_what_is_ready(segx: Segx) -> None:
     ended = segx("formats")
     assert ended.code == 0
     line = next(line for line in ended.out.splitlines() if line.startswith("onnx "))
     assert ".onnx" in line
-    assert " no " in line
     assert "runs on onnxruntime: ready" in ended.out
+    record = next(row for row in segx("formats", "--json").document if row["format"] == "onnx")
+    assert record["exporter"] == "segx-export-onnx"
+    assert "opset" in record["options"]
+    assert record["backends"]["onnxruntime"] == "ready"
 
 
 def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,47 +50,6 @@ def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.Mon
     assert {"subject": f"export to {onnx.name} fp16", "state": "note", "words": words} in checks
 
 
-def test_a_cache_that_cannot_be_read_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
-    assert proofs.read_proofs().keys() == {"onnx"}
-
-    def denied(path: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    for name in ("stat", "iterdir"):
-        monkeypatch.setattr(type(proofs.proofs_folder()), name, denied)
-    assert proofs.read_proofs() == {}
-
-
-def test_formats_knows_what_was_proven_on_this_machine(segx: Segx) -> None:
-    info = ArtifactInfo(date="2026-11-23T01:02:03", variant="tiny", parity=PARITY)
-    proofs.record_proof("onnx", info)
-    assert "2026-11-23 IoU 0.9987" in segx("formats").out
-    record = next(row for row in segx("formats", "--json").document if row["format"] == "onnx")
-    assert record["proven"]["model"] == "tiny"
-    assert record["exporter"] == "segx-export-onnx"
-    assert "opset" in record["options"]
-    assert record["backends"]["onnxruntime"] == "ready"
-
-
-def test_a_proof_of_another_machine_or_a_damaged_one_does_not_count() -> None:
-    proofs.record_proof("onnx", ArtifactInfo(parity=None))
-    assert proofs.read_proofs() == {}
-    proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
-    path = proofs.proofs_folder() / "onnx.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "elsewhere"}))
-    assert proofs.read_proofs() == {}
-    path.write_text("{half")
-    assert proofs.read_proofs() == {}
-
-
-def test_a_proof_that_cannot_be_written_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "file"))
-    proofs.record_proof("onnx", ArtifactInfo(parity=PARITY))
-    assert proofs.read_proofs() == {}
-
-
 def test_plugins_lists_what_each_declares(segx: Segx) -> None:
     ended = segx("plugins")
     assert "segx-export-onnx" in ended.out
@@ -106,6 +64,7 @@ def test_a_new_plugin_is_written(segx: Segx, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert (tmp_path / ended.out.strip() / "pyproject.toml").is_file()
     assert "pip install -e mine/segx-export-foo" in ended.err
+    assert segx("plugins", "new", "export-bar", "folder=mine").out == "mine/segx-export-bar\n"
     again = segx("plugins", "new", "export-foo", "--folder", "mine")
     assert again.code == 2
     assert "is there already" in again.err
@@ -276,8 +235,52 @@ def test_a_plugins_command_may_exit_and_fail(segx: Segx, commanding: Any) -> Non
 
 
 def test_a_plugins_command_is_in_the_help(segx: Segx, commanding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from segx_cli import help as pages
+    from segx.plugin.installed import Distribution
 
     commanding(_app)
-    monkeypatch.setattr(pages, "_distributions_with_plugins", lambda: iter(["acme-greet"]))
+    acme = Distribution("acme-greet", "1", "/none")
+    monkeypatch.setattr(Distribution, "read", lambda self, _: b"[segx]" if self == acme else b"")
+    monkeypatch.setattr("segx.plugin.installed.distributions", lambda: [acme])
     assert "from plugins\n  greet  greets (acme-greet)" in segx("--help").out
+
+
+def _sized(size: int = 1, long_name: str = "") -> None:
+    """Say what it got."""
+    print(size, long_name)
+
+
+def test_a_plugins_command_takes_values_as_all_others_do(segx: Segx, commanding: Any) -> None:
+    commanding(lambda: _sized)
+    for line in (
+        ["size=3", "long_name=a b"],
+        ["--size", "3", "--long-name", "a b"],
+        ["size", "=", "3", "long_name=a b"],
+    ):
+        assert segx("greet", *line).out == "3 a b\n", line
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete(segx: Segx, shell: str) -> None:
+    ended = segx("completion", shell)
+    assert ended.code == 0
+    for word in ("predict", "export", "conf=", "check", "retina_masks="):
+        assert word in ended.out
+    assert segx("completion", "bsh").code == 2
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("segx pre", "predict"),
+        ("segx predict conf", "conf="),
+        ("segx data ch", "check"),
+        ("segx data convert to=c", "to=coco"),
+    ],
+)
+def test_bash_completes(segx: Segx, line: str, found: str) -> None:
+    words = " ".join(f"'{word}'" for word in line.split())
+    place = f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))"
+    script = segx("completion", "bash").out + f'compopt() {{ :; }}; {place}; _segx; echo "${{COMPREPLY[@]}}"'
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert found in ended.stdout.split(), ended.stderr

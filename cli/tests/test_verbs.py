@@ -67,6 +67,57 @@ def test_several_sources(segx: Segx, tiny_model: Path, photos: Path) -> None:
         assert [image["path"] for image in document["images"]] == list(map(str, files))
 
 
+def test_sources_of_every_name(segx: Segx, tiny_onnx: Path, photos: Path) -> None:
+    image = (photos / "0.png").read_bytes()
+    for name in ("[draft.png", "a,b.png", "it's.png", "dir[1]/x.png", "b.png/in.png", "c.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(image)
+    os.chdir(photos)
+    (photos / "rows.csv").write_text('c.png, "a,b.png"\n[draft.png,not there\n')
+
+    def found(source: str) -> list[str]:
+        ended = segx("predict", f"model={tiny_onnx}", f"source={source}", "save=false", "conf=0.9", "--json")
+        assert ended.code == 0, ended.err
+        return [image["path"] for image in ended.document["images"]]
+
+    assert found("[draft.png") == ["[draft.png"]
+    assert found("dir[1]/*.png") == ["dir[1]/x.png"]
+    assert found("b.png") == ["b.png/in.png"]
+    assert found("['a,b.png', c.png]") == ["a,b.png", "c.png"]
+    assert found('["a,b.png", "it\'s.png"]') == ["a,b.png", "it's.png"]
+    assert found("['a,b.png']") == ["a,b.png"]
+    assert found("[c.png]") == ["c.png"]
+    assert found("[c].png") == ["c.png"]
+    assert len(found(".")) == 6  # b.png is a folder
+    assert found("rows.csv") == ["c.png", "a,b.png", "[draft.png"]
+    assert "several sources in a row" in segx("predict", f"model={tiny_onnx}", "source=rows.csv", "save=false").err
+
+
+@pytest.mark.parametrize("word", ["model", "source", "conf"])
+def test_what_is_endless_is_cut(segx: Segx, tiny_onnx: Path, word: str) -> None:
+    values = {"model": str(tiny_onnx), "source": "a.png", word: "x" * 3000}
+    ended = segx("predict", *(f"{name}={value}" for name, value in values.items()))
+    assert ended.code in {2, 3, 4}
+    assert len(ended.err) < 600
+    assert "xxx..." in ended.err
+
+
+def test_another_task_says_what_the_model_is_for(segx: Segx, tiny_onnx: Path) -> None:
+    for line in (["detect", "predict", f"model={tiny_onnx}"], ["predict", "task=detect", f"model={tiny_onnx}"]):
+        ended = segx(*line, "source=a.png")
+        assert (ended.code, ended.err) == (2, f"segx: {tiny_onnx} is a model for 'segment', not for 'detect'\n")
+    ended = segx("detect", "predict", "source=a.png")
+    assert ended.err.startswith("segx: task 'detect' is not installed\n  installed tasks: segment")
+
+
+@pytest.mark.parametrize("name", ["yolo11n-seg.pt", "yolov9c-seg.pt", "yolo11n-seg.yaml"])
+def test_a_model_of_another_version_is_no_misspelling(segx: Segx, name: str) -> None:
+    ended = segx("info", f"model={name}")
+    assert "no architecture that is installed has a model of this number" in ended.err
+    assert "did you mean" not in ended.err
+    assert "did you mean 'yolov8n-seg.pt'" in segx("info", "model=yolo8n-seg.pt").err
+
+
 def test_what_is_missing_is_reported_by_the_exit_code(segx: Segx, tiny_model: Path, photos: Path) -> None:
     ended = segx("predict", "model=absent.pt", f"source={photos}")
     assert ended.code == 4
@@ -105,8 +156,6 @@ def test_export_proves_and_says_where(segx: Segx, tiny_model: Path, tmp_path: Pa
     assert ended.document["file"] == str(target)
     assert ended.document["bytes"] == target.stat().st_size
     assert ended.document["parity"]["images"] > 0
-    record = next(row for row in segx("formats", "--json").document if row["format"] == "onnx")
-    assert record["proven"]["model"] == "tiny-seg"
     shown = segx("info", f"model={target}")
     assert "64x96" in shown.out
     assert "proven" in shown.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import logging
 import os
 import subprocess
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segx.data import definition as data
-from segx.data.definition import define, find_reader, find_split, locate, read_definition, shipped_names
+from segx.data import download as data
+from segx.data.definition import define, locate, read_definition, shipped_names
+from segx.data.splits import find_reader, find_split, open_dataset
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import only_one
@@ -119,7 +121,7 @@ def test_mistyped_entries_are_reported_and_those_of_the_user_are_not(
         f"{path}: trian: means nothing; did you mean train:?",
     )
     with caplog.at_level(logging.WARNING), pytest.raises(DataError):
-        data.open_dataset(path, "val", registry=Closed())
+        open_dataset(path, "val", registry=Closed())
     assert "did you mean train:?" in caplog.text
     with pytest.raises(DataError, match="has no split 'train'") as error:
         find_split(path, "train")
@@ -143,10 +145,10 @@ def test_a_folder_as_coco_writes_it_is_its_json(tmp_path: Path) -> None:
     write(tmp_path / "annotations", '{"images": [], "annotations": []}', "captions_val.json")
     write(tmp_path, '{"some": "settings"}', "meta.json")
     assert locate(tmp_path) == val
-    train = write(tmp_path / "annotations", '{"images": [], "annotations": []}', "instances_train.json")
+    other = write(tmp_path / "annotations", '{"images": [], "annotations": []}', "instances_2.json")
     with pytest.raises(DataError, match="holds 2 COCO JSONs") as error:
         locate(tmp_path)
-    assert error.value.hint == f"data={train}, data={val}"
+    assert error.value.hint == f"data={other}, data={val}"
     (tmp_path / "labels").mkdir()
     assert locate(tmp_path) == tmp_path  # YOLO labels; the JSONs are something else
 
@@ -171,7 +173,7 @@ def test_what_may_not_be_read_is_named_with_a_fix(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "exists", lambda self: guarded(self) if self == closed else exists(self))
     named = path.parent if what == "set" else path
     with pytest.raises(DataError, match="Permission denied") as error:
-        data.open_dataset(named, "val" if what.endswith("txt") else "train", registry=Closed())
+        open_dataset(named, "val" if what.endswith("txt") else "train", registry=Closed())
     assert str(closed) in error.value.message
     assert "chmod" in error.value.hint
 
@@ -328,7 +330,7 @@ def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> 
 
 WAIT_AND_FIND = """
 import logging, os, pathlib, sys, time
-from segx.data.definition import find_split
+from segx.data.splits import find_split
 logging.basicConfig(level=logging.INFO)
 yaml, go = map(pathlib.Path, sys.argv[1:])
 pathlib.Path(f"{go}-ready-{os.getpid()}").touch()
@@ -616,3 +618,28 @@ def test_what_a_download_says_of_itself_is_checked(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             find_split(write(tmp_path, f"val: images\ndownload: [{{url: 'http://x/a.zip', {entry}}}]\n"))
+
+
+def coco_json(path: Path, name: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": name}]}))
+
+
+def test_jsons_named_after_splits_are_the_splits(tmp_path: Path) -> None:
+    """COCO's own folder: captions and keypoints of the same images lie beside."""
+    for name in ("instances_train2017", "instances_val2017", "captions_train2017", "person_keypoints_val2017"):
+        coco_json(tmp_path / "annotations" / f"{name}.json", "cat")
+    found = define(tmp_path)
+    assert dict(found.splits) == {
+        "train": ("annotations/instances_train2017.json",),
+        "val": ("annotations/instances_val2017.json",),
+    }
+    assert find_split(tmp_path, "val").entries == (tmp_path / "annotations" / "instances_val2017.json",)
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("train", "other"), ("train_val", "test")])
+def test_jsons_that_name_no_split_are_listed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        coco_json(tmp_path / f"{name}.json", "cat")
+    with pytest.raises(DataError, match="holds 2 COCO JSONs: name one"):
+        define(tmp_path)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pluggy
 import pytest
@@ -21,12 +22,12 @@ import pytest
 from segx import hookimpl
 from segx.artifact import AXES, Artifact, ArtifactInfo, WeightsFile
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, UsageError
+from segx.flows.calibration import Calibration, open_calibration
 from segx.flows.export import check, default_destination, export, verify
-from segx.flows.proofs import read_proofs
 from segx.io import sidecar
 from segx.io.paths import weights_folder
 from segx.options.schema import option
-from segx.options.verbs import ExportOptions
+from segx.options.verbs import CalibrationOptions, ExportOptions
 from segx.plugin import hookspecs
 from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
@@ -240,7 +241,6 @@ def test_result_is_proven_and_lies_beside_the_model(model, registry):
     assert sidecar.read(result.path) == result.info
     assert result.info.versions["toy"] == "1"
     assert result.info.dynamic == frozenset()
-    assert read_proofs()["toy"]["mask_iou"] == 1
 
 
 def test_hooks_are_notified_in_order(model, registry):
@@ -285,7 +285,6 @@ def test_without_a_backend_it_says_how_to_get_one(model, caplog):
     assert result.info.parity is None
     assert "no backend runs format 'toy'" in result.reason
     assert "is not verified" in caplog.text
-    assert read_proofs() == {}
 
 
 def test_proof_can_be_left_out(model, registry):
@@ -565,7 +564,6 @@ def test_a_head_of_which_nothing_is_found_is_unproven(registry, tmp_path, monkey
     assert result.info.parity is None
     assert "nothing could be compared" in result.reason
     assert "is not verified" in caplog.text
-    assert read_proofs() == {}
 
 
 @pytest.mark.parametrize(
@@ -945,3 +943,72 @@ def test_a_form_is_the_head_that_the_architecture_has_for_it(model, jobs):
     middle = export(model, "toy", registry=registry).artifact
     with pytest.raises(UsageError, match="needs a graph that ends in toy-raw/1, not yolov8-seg/1"):
         export(middle, "case", registry=registry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedOptions(CalibrationOptions):
+    """Options of a format that is calibrated."""
+
+
+class Calibrated(Case):
+    """Looks at the images twice, as some tools do."""
+
+    def check(self, info, options):
+        return
+
+    def export(self, source, job):
+        Case.seen.append((job.images and len(job.images), [[*job.images], [*job.images]] if job.images else None))
+        job.notify("calibrating", 1, 2)
+        job.destination.write_bytes(source.path.read_bytes())
+        return job.info
+
+
+CALIBRATED = dataclasses.replace(
+    CASE,
+    load=Calibrated,
+    options=CalibratedOptions,
+    precisions=("fp32", "int8"),
+    tolerance={"fp32": Tolerance(), "int8": Tolerance()},
+    demands=lambda options: Demands(images=options.most if options.int8 else 0),
+)
+
+
+def test_images_to_calibrate_on_are_opened_before_any_work(model, jobs, tmp_path, caplog):
+    registry = make_toys(Toy(), also=(CALIBRATED,))
+    listener = Listener()
+    registry.manager.register(listener)
+    done = export(model, "case", {"int8": True, "most": 3, "batch": 2, "verify": False}, registry=registry)
+    count, (first, second) = Case.seen[0]
+    assert count == 3
+    assert [batch.shape for batch in first] == [(2, 3, 320, 320)] * 2, "the last one is filled up"
+    assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+    assert done.info.settings["calibration"]["data"] == "drawn"
+    assert "calibrated on drawn images" in caplog.text
+    assert jobs[0].images is None, "who has not asked for them gets none"
+    export(model, "case", {"verify": False}, registry=registry)
+    assert Case.seen[1] == (None, None)
+    with pytest.raises(DataError):
+        export(model, "case", {"int8": True, "data": str(tmp_path / "absent.yaml")}, registry=registry)
+    assert len(jobs) == 2
+
+
+def test_images_of_a_data_set_are_spread_evenly(tmp_path, caplog):
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    for number in range(10):
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), np.full((40, 60, 3), 20 * number, np.uint8))
+        (folder / "labels" / f"{number}.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    info = SOURCE.replace(imgsz=(64, 96), batch=1)
+    options = CalibratedOptions(data=str(folder), most=4)
+    images, noted = open_calibration(options, info, 4, get_registry())
+    assert [path.name for path in images.paths] == ["0.png", "2.png", "5.png", "7.png"]
+    assert (noted["images"], len(images)) == (4, 4)
+    images.paths[2].write_bytes(b"no image")
+    again = Calibration.from_dict(json.loads(json.dumps(images.to_dict())))
+    assert [batch.shape for batch in again] == [(1, 3, 64, 96)] * 3
+    assert "5.png" in caplog.text, "what cannot be read is passed over"
+    remembered, _ = open_calibration(
+        CalibratedOptions(), info.replace(settings={"data": str(folder)}), 300, get_registry()
+    )
+    assert len(remembered) == 9, "what cannot be read is not among them"

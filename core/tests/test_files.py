@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from segx.data.definition import find_split
+from segx.data.splits import find_split
 from segx.errors import DataError, ModelError, SegxError, UsageError
-from segx.flows import proofs
 from segx.io import index_cache, sidecar
 from segx.io.files import read_mapping
 from segx.model import YOLO
@@ -109,16 +107,3 @@ def test_a_stamp_of_the_wrong_type_is_made_anew(tmp_path: Path, note: str, monke
     (stamp,) = index_cache.indexes_folder().iterdir()
     stamp.write_text(note)
     assert index_cache.file_digest(path) == digest
-
-
-@pytest.mark.parametrize("change", [{"date": 1}, {"mask_iou": "x"}, {"mask_iou": [1]}, {"box": None}])
-def test_a_proof_of_the_wrong_type_is_none(tmp_path: Path, change: dict[str, object]) -> None:
-    import platform
-
-    sound = {"machine": platform.node(), "date": "2026", "box": 0.1, "score": 0.1, "mask_iou": 1.0, "matched": 1.0}
-    proofs.proofs_folder().mkdir(parents=True)
-    path = proofs.proofs_folder() / "onnx.json"
-    path.write_text(json.dumps(sound))
-    assert proofs.read_proofs()
-    path.write_text(json.dumps({**sound, **change}))
-    assert not proofs.read_proofs()

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from segx.errors import UsageError
-from segx.options.neutral import NEUTRAL, known_elsewhere
-from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
+from segx.options.neutral import NEUTRAL
+from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions, known_elsewhere
 
 
 @pytest.mark.parametrize(

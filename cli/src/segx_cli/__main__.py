@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from segx_cli.main import program
 
-from segx_cli.main import main
-
-sys.exit(main())
+if __name__ == "__main__":  # spawned workers import it under another name
+    program()

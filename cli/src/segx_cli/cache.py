@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import TYPE_CHECKING, Annotated
-
-import typer  # noqa: TID253 - this module is imported only to run its Typer app
+from typing import TYPE_CHECKING
 
 from segx.console import counted
 from segx_cli.output import table
-from segx_cli.tools import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from segx_cli.line import Call
     from segx_cli.output import Output
 
 _DATA = "datasets/"
 
-APP = app("Downloaded files and indexes. SEGX_CACHE says where they are kept.")
 
-
-@APP.callback(invoke_without_command=True)
-def cache(ctx: typer.Context) -> None:
+def run(call: Call, output: Output) -> int:
     """List the files in the cache folder."""
-    if ctx.invoked_subcommand is None:
-        list_files(ctx)
-
-
-@APP.command("list")
-def list_files(ctx: typer.Context) -> None:
-    """List the files in the cache folder."""
+    del call
     from segx.io.paths import cache_folder
 
-    output: Output = ctx.obj
     folder = cache_folder()
     files = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
     rows = [(f"{size / 1e6:.1f} MB", name) for name, size in files.items()]
@@ -42,18 +30,14 @@ def list_files(ctx: typer.Context) -> None:
     output.result(
         "\n".join([*([table(("size", "file"), rows)] if rows else []), total]), {"folder": folder, "files": files}
     )
+    return 0
 
 
-@APP.command()
-def clear(
-    ctx: typer.Context,
-    pattern: Annotated[str, typer.Argument(help="only files that match, such as 'weights/*'")] = "*",
-) -> None:
+def clear(call: Call, output: Output) -> int:
     """Remove the files in the cache folder, or those that match; data sets only when 'datasets/*' asks for them."""
     from segx.io.paths import cache_folder
 
-    output: Output = ctx.obj
-    folder = cache_folder()
+    folder, pattern = cache_folder(), str(call.arguments["pattern"])
     kept = 0
     doomed = []
     for path in _files(folder):
@@ -73,6 +57,7 @@ def clear(
     stays = f"; data sets stay ({kept / 1e6:.1f} MB): segx cache clear '{_DATA}*'" if kept else ""
     text = f"removed {counted(len(doomed), 'file')}, {freed / 1e6:.1f} MB{stays}"
     output.result(text, {"removed": len(doomed), "bytes": freed})
+    return 0
 
 
 def _contents(folder: Path) -> Iterator[Path]:

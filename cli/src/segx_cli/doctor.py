@@ -14,21 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import typer  # noqa: TID253 - this module is imported only to run its Typer app
-
 from segx.plugin.discovery import DISABLE
 from segx.plugin.specs import ExporterSpec
-from segx_cli.output import table
-from segx_cli.tools import app
+from segx_cli.output import OPENCV_BUILDS, opencv_cure, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.plugin.registry import Registry
     from segx.plugin.specs import Spec
+    from segx_cli.line import Call
     from segx_cli.output import Output
-
-APP = app("Check this installation: what it runs on, what is installed, whether each plugin loads.")
 
 _TIMEOUT = 120.0
 """Seconds a plugin may take to load."""
@@ -49,20 +45,19 @@ class Check:
     words: str
 
 
-@APP.command()
-def doctor(ctx: typer.Context) -> None:
+def run(call: Call, output: Output) -> int:
     """Check this installation; the exit code is 1 when something is wrong.
 
     Plugins and runtimes are loaded in processes of their own, so that one that crashes is only told of.
     """
-    output: Output = ctx.obj
+    del call
     checks = list(examine())
     rows = [(check.subject, check.state, check.words) for check in checks]
     wrong = sum(check.state == "wrong" for check in checks)
     verdict = f"{wrong} of {len(checks)} checks found something wrong" if wrong else "all is in order"
     document = {"ok": not wrong, "checks": [asdict(check) for check in checks]}
     output.result(f"{table(('what', 'state', 'found'), rows)}\n\n{verdict}", document)
-    raise typer.Exit(1 if wrong else 0)
+    return 1 if wrong else 0
 
 
 def examine() -> Iterator[Check]:
@@ -83,11 +78,27 @@ def _machine() -> Iterator[Check]:
     yield Check(subject="python", state="ok", words=f"{platform.python_version()} in {sys.prefix}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check(subject="platform", state="ok", words=f"{platform.platform()}, {cores} cores")
-    found = {name: _version(name) for name in ("numpy", "opencv-python", "torch", "onnx", "onnxruntime", "typer")}
+    found = {name: _version(name) for name in ("numpy", "torch", "onnx", "onnxruntime", "typer")}
     installed = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     yield Check(subject="packages", state="ok", words=installed)
+    yield _opencv()
     if os.environ.get("PYTHONPATH"):
         yield Check(subject="PYTHONPATH", state="note", words=f"is set: {os.environ['PYTHONPATH']}")
+
+
+def _opencv() -> Check:
+    """Look which builds of OpenCV are installed, and whether what they share can be imported."""
+    builds = [f"{build} {found}" for build in OPENCV_BUILDS if (found := _version(build))]
+    ended = subprocess.run(
+        [sys.executable, "-c", "import cv2"], capture_output=True, check=False, encoding="utf-8", errors="replace"
+    )
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
+        return Check(subject="OpenCV", state="wrong", words=f"{last}; {opencv_cure(last)}")
+    if len(builds) > 1:
+        words = f"{', '.join(builds)} share one folder: uninstall all, then install one again"
+        return Check(subject="OpenCV", state="note", words=words)
+    return Check(subject="OpenCV", state="ok", words=", ".join(builds) or "a build of your own")
 
 
 def _version(distribution: str) -> str | None:

@@ -6,33 +6,32 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from segx.options.verbs import ExportOptions
-from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from segx.options.schema import OptionInfo
+    from segx_cli.line import Call
     from segx_cli.output import Output
-    from segx_cli.verbs import Call
-
-ARGUMENTS = (MODEL, argument("format", "what to write; segx formats lists them"))
-DEFAULTS: Mapping[str, Any] = {}
-EXAMPLE = "segx export model=yolov8n-seg.pt format=onnx"
 
 
-def known_options() -> tuple[OptionInfo, ...]:
-    """Return what every format takes, then what only some take, under a heading that says which."""
-    from segx.plugin.registry import get_registry
+class EveryFormat:
+    """The options of all formats together."""
 
-    shared = ExportOptions.describe()
-    own: dict[str, tuple[OptionInfo, list[str]]] = {}
-    for spec in get_registry().exporters.values():
-        for info in own_options(spec.options):
-            own.setdefault(info.name, (info, []))[1].append(spec.name)
-    return (
-        *(dataclasses.replace(info, group="any format") for info in shared),
-        *(dataclasses.replace(info, group=f"only format {' or '.join(formats)}") for info, formats in own.values()),
-    )
+    @staticmethod
+    def describe() -> tuple[OptionInfo, ...]:
+        """Return what every format takes, then what only some take, under a heading that says which."""
+        from segx.plugin.registry import get_registry
+
+        shared = ExportOptions.describe()
+        own: dict[str, tuple[OptionInfo, list[str]]] = {}
+        for spec in get_registry().exporters.values():
+            for info in own_options(spec.options):
+                own.setdefault(info.name, (info, []))[1].append(spec.name)
+        return (
+            *(dataclasses.replace(info, group="any format") for info in shared),
+            *(dataclasses.replace(info, group=f"only format {' or '.join(formats)}") for info, formats in own.values()),
+        )
 
 
 def own_options(options: type[ExportOptions]) -> tuple[OptionInfo, ...]:
@@ -41,7 +40,7 @@ def own_options(options: type[ExportOptions]) -> tuple[OptionInfo, ...]:
     return tuple(info for info in options.describe() if info.name not in shared)
 
 
-def options_type(arguments: Mapping[str, Any]) -> type[ExportOptions]:
+def options_of(arguments: Mapping[str, Any]) -> type[ExportOptions]:
     """Return the options of the format and of those on the way to it."""
     from segx.plugin.registry import get_registry
 

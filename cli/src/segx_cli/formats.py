@@ -1,51 +1,45 @@
-"""``segx formats``: what can be made and run here, and what has been proven on this machine."""
+"""``segx formats``: what can be made and run here."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-import typer  # noqa: TID253 - this module is imported only to run its Typer app
-
-from segx_cli.output import table
-from segx_cli.tools import app
+from segx_cli.output import table, width
 
 if TYPE_CHECKING:
     from segx.plugin.registry import Registry
     from segx.plugin.specs import ExporterSpec
+    from segx_cli.line import Call
     from segx_cli.output import Output
 
-APP = app("The model formats: what makes them, what runs them here, and whether that was proven on this machine.")
 
-
-@APP.command()
-def formats(ctx: typer.Context) -> None:
-    """List the model formats: what makes them, what runs them, and what was proven here.
-
-    "proven" says when an export made on this machine was last opened and compared with its source; nothing that was
-    not tried here is called working.
-    """
+def run(call: Call, output: Output) -> int:
+    """List the model formats: what makes them, and what runs them."""
+    del call
     from segx.plugin.registry import get_registry
 
-    output: Output = ctx.obj
     records = describe_formats(get_registry())
-    headers = ("format", "suffix", "precisions", "proven", "export and backends")
+    headers = ("format", "suffix", "precisions", "export and backends")
     rows = [
-        (record["format"], record["suffix"], " ".join(record["precisions"]) or "-", _proven(record), _notes(record))
+        (record["format"], record["suffix"], " ".join(record["precisions"]) or "-", _notes(record))
         for record in records
         if not record["planned"]
     ]
     planned = ", ".join(record["format"] for record in records if record["planned"])
-    output.result(table(headers, rows) + (f"\n\nplanned: {planned}" if planned else ""), records)
+    text = table(headers, rows)
+    if planned:
+        text += "\n\n" + textwrap.fill(f"planned: {planned}", width(), break_on_hyphens=False)
+    output.result(text, records)
+    return 0
 
 
 def describe_formats(registry: Registry) -> list[dict[str, Any]]:
     """Return one record for each format that is installed or known; imports no runtime."""
-    from segx.flows.proofs import read_proofs
     from segx.plugin.known import FORMATS
 
     names = dict.fromkeys([*registry.exporters, *sorted({f for b in registry.backends.values() for f in b.formats})])
-    proofs = read_proofs()
-    return [{**_describe(registry, name), "proven": proofs.get(name)} for name in dict.fromkeys([*names, *FORMATS])]
+    return [_describe(registry, name) for name in dict.fromkeys([*names, *FORMATS])]
 
 
 def _describe(registry: Registry, name: str) -> dict[str, Any]:
@@ -80,13 +74,6 @@ def _missing(registry: Registry, exporter: ExporterSpec) -> dict[str, str]:
     """Return the precisions that cannot be written here, with the reason."""
     problems = {precision: registry.unavailable(exporter, precision=precision) for precision in exporter.precisions}
     return {precision: problem.message for precision, problem in problems.items() if problem is not None}
-
-
-def _proven(row: dict[str, Any]) -> str:
-    proof = row["proven"]
-    if proof is None:
-        return "no"
-    return f"{proof['date'][:10]} IoU {proof['mask_iou']:.4f}"
 
 
 def _notes(row: dict[str, Any]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 from segx.options.neutral import NEUTRAL
-from segx_cli.commands import COMMANDS
+from segx_cli.commands import COMMANDS, COMMON
 from segx_cli.output import width
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ _EXAMPLES = """\
   segx segment predict model=yolov8n-seg.pt source=photo.jpg
   segx export model=yolov8n-seg.pt format=onnx
   segx predict --model yolov8n-seg.onnx --source photos --no-save --json"""
-_OWN_ENTRY_POINTS = "[segx]"
 
 
 def overview() -> str:
@@ -49,29 +46,37 @@ def overview() -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def verb_page(command: Command) -> str:
-    """Return what ``segx VERB --help`` prints."""
-    verb = command.load_verb()
+def page(command: Command, program: str) -> str:
+    """Return what ``--help`` prints for a command or an action."""
     groups: dict[str, list[OptionInfo]] = {"": []}
-    for info in verb.known_options():
+    for info in command.known_options():
         groups.setdefault(info.group, []).append(info)
-    needed = " ".join(f"{info.name}=..." for info in verb.ARGUMENTS if info.default is ...)
-    from segx_cli.verbs import COMMON
-
+    named = [f"{info.name}=..." for info in command.arguments if info.default is ...]
+    arguments = (*command.arguments, *(COMMON if command.verb else ()))
+    optional = "name=value ..." if groups[""] or len(groups) > 1 or len(arguments) > len(named) else ""
     sections = [
-        f"{' '.join(filter(None, ('segx', command.name, needed)))} name=value ...\n  {command.summary}",
-        f"  {verb.EXAMPLE}",
-        _options("what it works on", (*verb.ARGUMENTS, *COMMON), {}),
-        *(_options(heading or "options", infos, verb.DEFAULTS) for heading, infos in groups.items()),
+        f"{' '.join(filter(None, (program, *named, optional)))}\n  {command.summary}",
+        f"  {command.example}" if command.example else "",
+        _options("what it works on", arguments, {}),
+        *(_options(heading or "options", infos, command.defaults) for heading, infos in groups.items()),
         _fill(
             "An option is written name=value, --name value or --name=value; one that is true or false also name, "
             "--name or --no-name.",
             "",
             "",
-        ),
-        _fill(f"Taken where they change nothing: {', '.join(NEUTRAL)}.", "", ""),
+        )
+        if optional
+        else "",
+        _fill(f"Taken where they change nothing: {', '.join(NEUTRAL)}.", "", "") if command.verb else "",
     ]
     return "\n\n".join(section for section in sections if section)
+
+
+def actions_page(command: Command, added: Mapping[str, str]) -> str:
+    """Return what ``--help`` prints for a command that is several things; ``added`` is what plugins add."""
+    rows = [*((action.name, action.summary) for action in command.actions), *added.items()]
+    head = f"segx {command.name} ACTION name=value ...\n  {command.summary}"
+    return f"{head}\n\n{_section('actions', rows)}\n\nsegx {command.name} ACTION --help explains one."
 
 
 def default_text(info: OptionInfo, defaults: Mapping[str, object]) -> str:
@@ -112,11 +117,12 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
     Finding plugins the regular way costs more than all the rest of this page, so the names of the installed
     distributions are looked at first: those of our own are known to add none unless the table says so.
     """
+    from segx.plugin.installed import distributions
     from segx.plugin.known import PROVIDERS
 
     commanding = {distribution for (kind, name), distribution in PROVIDERS.items() if kind == "command" and _own(name)}
     silent = set(PROVIDERS.values()) - commanding
-    if not any(distribution not in silent for distribution in _distributions_with_plugins()):
+    if all(item.name in silent or b"[segx]" not in item.read("entry_points.txt") for item in distributions()):
         return
     from segx.plugin.registry import get_registry
 
@@ -128,23 +134,3 @@ def _plugin_commands() -> Iterator[tuple[str, str]]:
 def _own(name: str) -> bool:
     """Return True if a plugin's command stands for itself; ``data-NAME`` is listed by ``segx data``."""
     return not name.startswith("data-")
-
-
-def _distributions_with_plugins() -> Iterator[str]:
-    """Yield the names of installed distributions with a segx entry point, read from their folders' names."""
-    for folder in dict.fromkeys(sys.path):
-        try:
-            entries = list(os.scandir(folder or "."))
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.name.endswith((".dist-info", ".egg-info")) and _declares_plugin(entry.path):
-                yield entry.name.rpartition("-")[0].partition("-")[0].lower().replace("_", "-")
-
-
-def _declares_plugin(folder: str) -> bool:
-    try:
-        with open(os.path.join(folder, "entry_points.txt"), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - speed
-            return _OWN_ENTRY_POINTS in file.read()
-    except (OSError, UnicodeDecodeError):
-        return False

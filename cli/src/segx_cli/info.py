@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segx.console import visible
-from segx.options.schema import Options
 from segx_cli.output import table
-from segx_cli.verbs import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from segx.artifact import ArtifactInfo, Parity
     from segx.model import YOLO
-    from segx.options.schema import OptionInfo
     from segx.plugin.jobs import ModelSummary
+    from segx_cli.line import Call
     from segx_cli.output import Output
-    from segx_cli.verbs import Call
 
-ARGUMENTS = (MODEL,)
-DEFAULTS: Mapping[str, Any] = {}
-EXAMPLE = "segx info model=yolov8n-seg.onnx"
 
 _SHOWN = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class InfoOptions(Options):
-    """Options of info: none yet."""
-
-
-def known_options() -> tuple[OptionInfo, ...]:
-    """Return no options."""
-    return InfoOptions.describe()
-
-
-def options_type(arguments: Mapping[str, Any]) -> type[InfoOptions]:  # noqa: ARG001 - the same for all
-    """Return the options of info."""
-    return InfoOptions
 
 
 def run(call: Call, output: Output) -> int:

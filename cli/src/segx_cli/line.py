@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean
 
@@ -30,9 +30,28 @@ class UnknownOptionError(UsageError):
         self.name = name
 
 
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A checked call of a command.
+
+    Attributes:
+        task: The task that was named, if one was.
+        arguments: What the command works on: ``model``, ``source``, ``format``.
+        options: How.
+        given: Those of the options that were typed or are the command line's own default.
+    """
+
+    task: str | None
+    arguments: Mapping[str, Any]
+    options: Any  # of the command's own class
+    given: Mapping[str, Any]
+
+
 _NAME = re.compile(r"(?:--)?[A-Za-z][\w-]*")
 _PAIR = re.compile(r"(?:--)?([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _NUMBER = re.compile(r"-[\d.]")
+_NAMES = {"text", "path"}
+"""Types of options whose values may hold any letters."""
 _BOOLEAN = {"true", "false", "yes", "no", "on", "off"}
 _SWITCHES = {
     "--json": "json",
@@ -73,8 +92,7 @@ def take_switches(tokens: Sequence[str]) -> tuple[Switches, list[str]]:
 def join(tokens: Sequence[str]) -> list[str]:
     """Join tokens that the shell has split: ``conf = 0.5``, ``conf= 0.5`` and ``classes=[0, 2]``.
 
-    Raises:
-        UsageError: A bracket is not closed.
+    A bracket that nothing closes is part of a name.
     """
     joined: list[str] = []
     rest = list(tokens)
@@ -86,12 +104,23 @@ def join(tokens: Sequence[str]) -> list[str]:
             joined[-1] += token
         else:
             joined.append(token)
-        while _is_open(joined[-1]):
-            if not rest:
-                msg = f"the bracket in {joined[-1]!r} is not closed"
-                raise UsageError(msg)
-            joined[-1] += " " + rest.pop(0)
+        if _is_open(joined[-1]):
+            whole, taken = _closed(joined[-1], rest)
+            joined[-1] = whole
+            del rest[:taken]
     return joined
+
+
+def _closed(token: str, rest: Sequence[str]) -> tuple[str, int]:
+    """Return a list with the tokens that close it and their number; as it is where none does, for names may be so."""
+    whole = token
+    for taken, following in enumerate(rest, start=1):
+        if _PAIR.fullmatch(following):
+            break
+        whole = f"{whole} {following}"
+        if not _is_open(whole):
+            return whole, taken
+    return token, 0
 
 
 def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str) -> tuple[dict[str, Value], list[str]]:
@@ -117,6 +146,8 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
         token = rest.pop(0)
         if pair := _PAIR.fullmatch(token):
             name = _known(pair[1], known, command)
+            if _is_open(token) and known[name].type_name not in _NAMES:
+                raise UsageError(f"the bracket in {token!r} is not closed")
             take(name, _text(name, pair[2]))
         elif token.startswith("--"):
             take(*_dashed(token, rest, known, command))
@@ -129,6 +160,12 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
         else:
             words.append(token)
     return values, words
+
+
+def dashed(tokens: Sequence[str]) -> list[str]:
+    """Return a line in which every ``name=value`` is written ``--name=value``, which Typer reads."""
+    pairs = ((token, _PAIR.fullmatch(token)) for token in join(tokens))
+    return [f"--{pair[1].replace('_', '-')}={_text(pair[1], pair[2])}" if pair else token for token, pair in pairs]
 
 
 def _quoted(value: Value) -> str:

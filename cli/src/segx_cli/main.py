@@ -1,27 +1,32 @@
 """``segx``: finds the command in the line, runs it, and turns every ending into words and an exit code.
 
-Only this file, the table of commands and the help are imported for ``segx --help``; a verb is run without Typer, whose
-options are those of :mod:`segx.options.verbs`; every other command is a Typer app.
+Only this file, the table of commands and the help are imported for ``segx --help``. Every command is a record of that
+table, with one grammar; Typer is imported only for what a plugin adds.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from segx.console import visible
 from segx.errors import SegxError, UsageError, did_you_mean
 from segx.plugin.guard import one_line
-from segx_cli.commands import COMMANDS
+from segx.runtime import take_process
+from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE, TASKS_ELSEWHERE
 from segx_cli.line import Switches, is_pair, take_switches
-from segx_cli.output import Output, results_apart
+from segx_cli.output import Output, opencv_cure, results_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from segx_cli.commands import Command
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -32,9 +37,28 @@ class TerminatedError(KeyboardInterrupt):
     """Somebody has sent SIGTERM: what is begun is ended as after Ctrl-C, and nothing half-written is left."""
 
 
+def program() -> NoReturn:
+    """Be the command ``segx``: run the command line of this process and end it.
+
+    The process belongs to segx, which may tune it. It ends as Python ends one, but for taking every object apart, which
+    takes 50 ms and gives nothing back that the system would not.
+    """
+    take_process()
+    gc.disable()  # what is imported stays: looking through it for garbage took 15 ms; commands switch it on again
+    code = main()
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what Python calls first of all at the end
+    atexit._run_exitfuncs()  # noqa: SLF001 - and then
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed by who started the program, or since
+            stream.flush()
+    os._exit(code)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if len(tokens) == 1 and tokens[0] in ALIASES:
+        tokens = ALIASES[tokens[0]]
     switches, _ = take_switches(tokens)
     with results_apart() as stream:
         output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug, stream=stream)
@@ -94,18 +118,63 @@ def _run(tokens: list[str], switches: Switches, output: Output) -> int:
         _page(pages.overview(), output)
         return 0
     command = COMMANDS.get(name)
-    if command is None or not command.verb:
-        return _run_tool(name, tokens, rest, switches, output)
-    if switches.help or words[0] == "help":
-        _page(pages.verb_page(command), output)
-        return 0
     from segx_cli import logs
-    from segx_cli.verbs import read_call
 
     logs.listen(output)
+    if command is None:
+        return _run_plugins(name, tokens, output)
+    return _run_command(command, rest, output, helps=switches.help or "help" in rest)
 
-    verb = command.load_verb()
-    return verb.run(read_call(command, verb, rest), output)
+
+def _run_command(command: Command, words: list[str], output: Output, *, helps: bool) -> int:
+    """Run a command of our own, or one of its actions, or explain it."""
+    from segx_cli import help as pages
+
+    program, words = f"segx {command.name}", [word for word in words if word != "help"]
+    if command.actions:
+        action = _action(command, words)
+        if action is None and (helps or not command.run):
+            _page(pages.actions_page(command, _plugins_actions(command)), output)
+            return 0
+        if isinstance(action, str):
+            return _run_plugins(action, [action, *words, *(["--help"] if helps else [])], output)
+        if action is not None:
+            command, program = action, f"{program} {action.name}"
+    if helps:
+        _page(pages.page(command, program), output)
+        return 0
+    from segx_cli.verbs import read_call
+
+    call = read_call(command, words, program=program)
+    if not command.quick:
+        gc.enable()
+    return command.execute(call, output)
+
+
+def _action(command: Command, words: list[str]) -> Command | str | None:
+    """Take the word that names what to do; of what a plugin adds return the plugin's command."""
+    place = next((index for index, word in enumerate(words) if _is_word(word)), None)
+    if place is None:
+        return None
+    word = words.pop(place)
+    if own := next((action for action in command.actions if action.name == word), None):
+        return own
+    added = _plugins_actions(command)
+    if word in added:
+        return f"{command.name}-{word}"
+    known = [*(action.name for action in command.actions), *added]
+    raise UsageError(
+        f"segx {command.name} has no action {word!r}{did_you_mean(word, known)}", hint=f"segx {command.name} --help"
+    )
+
+
+def _plugins_actions(command: Command) -> dict[str, str]:
+    """Return name and summary of the actions that plugins add: those of ``data`` are commands named ``data-NAME``."""
+    from segx.plugin.registry import get_registry
+
+    prefix = f"{command.name}-"
+    found = get_registry().commands.items()
+    return {name.removeprefix(prefix): spec.summary for name, spec in found if name.startswith(prefix)}
 
 
 def _page(text: str, output: Output) -> None:
@@ -149,9 +218,13 @@ def _no_command(words: Sequence[str]) -> SegxError:
     """Return the error for a line without a command."""
     from segx.plugin.registry import get_registry
 
+    known = next((word for word in words if word in ELSEWHERE), None)
+    if known is not None:
+        return UsageError(f"segx has no command {known!r}", hint=ELSEWHERE[known])
     registry = get_registry()
     commands = {*COMMANDS, *registry.commands}
-    strays = [word for word in words if _is_word(word) and word not in registry.tasks and word != "help"]
+    tasks = {*registry.tasks, *TASKS_ELSEWHERE}
+    strays = [word for word in words if _is_word(word) and word not in tasks and word != "help"]
     if not strays:
         typed = " ".join(words)
         return UsageError(f"{typed!r} names no command", hint=f"commands: {', '.join(sorted(commands))}")
@@ -160,15 +233,11 @@ def _no_command(words: Sequence[str]) -> SegxError:
     return UsageError(f"{word!r} is no command and no task{close}", hint="segx --help lists the commands")
 
 
-def _run_tool(name: str, tokens: list[str], rest: list[str], switches: Switches, output: Output) -> int:
-    """Run a command that is a Typer app: one of ours, or a plugin's, which gets its arguments as they were typed."""
-    from segx_cli import logs, tools
+def _run_plugins(name: str, tokens: list[str], output: Output) -> int:
+    """Run a command that a plugin adds, which gets its arguments as they were typed."""
+    from segx_cli import tools
 
-    logs.listen(output)
-    if name in COMMANDS:
-        arguments = [*rest, *(["--help"] if switches.help else [])]
-        with output.given_back() if {"--help", "-h"} & {*arguments} else contextlib.nullcontext():
-            return tools.run(COMMANDS[name], arguments, output)
+    gc.enable()
     return tools.run_plugin(name, tokens[tokens.index(name) + 1 :], output)
 
 
@@ -180,6 +249,8 @@ def _notify(error: BaseException, output: Output) -> int:
         code, message, hint = error.exit_code, error.message, error.hint
     elif _is_typers(error):
         code, message, hint = getattr(error, "exit_code", 1), _typers_words(error), ""
+    elif isinstance(error, ImportError) and (error.name == "cv2" or "libGL" in str(error)):
+        code, message, hint = 5, f"OpenCV cannot be imported ({one_line(error)})", opencv_cure(str(error))
     elif isinstance(error, OSError) and error.filename:
         code, message, hint = 1, f"{error.filename}: {error.strerror}", "the same with --debug shows where"
     else:
@@ -187,7 +258,8 @@ def _notify(error: BaseException, output: Output) -> int:
     message = visible(message, lines=False)
     _say(f"{message}\n  {hint}" if hint else message)
     if output.json:
-        output.result("", {"error": {"message": message, "hint": hint, "exit_code": code}})
+        with contextlib.suppress(SegxError):  # what could not be written is the error
+            output.result("", {"error": {"message": message, "hint": hint, "exit_code": code}})
     return code
 
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from segx.console import visible
+from segx.errors import SegxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+OPENCV_BUILDS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 # What JSON lets stand and a terminal obeys, or no stream can write.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -39,13 +42,19 @@ class Output:
 
     def result(self, text: str, document: Any) -> None:
         """Print what was asked for: the text, or the document."""
-        if not self.json:
-            print(visible(text), file=self.stream)
-            return
-        import json
+        if self.json:
+            import json
 
-        said = json.dumps(document, indent=2, default=_plain, ensure_ascii=False)
-        print(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", said), file=self.stream)
+            said = json.dumps(document, indent=2, default=_plain, ensure_ascii=False)
+            said = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", said)
+        else:
+            said = visible(text)
+        try:
+            print(said, file=self.stream, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SegxError(f"standard output cannot be written: {error.strerror}") from error
 
     def say(self, text: str) -> None:
         """Print a message to standard error."""
@@ -103,7 +112,8 @@ def _moved(before: TextIO) -> Iterator[TextIO]:
         yield stream
     finally:
         try:
-            stream.close()
+            with contextlib.suppress(OSError):  # what could not be written has been told, or the reader is gone
+                stream.close()
         finally:
             os.dup2(kept, 1)
             os.close(kept)
@@ -147,3 +157,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | tuple):
         return sorted(value)
     return str(value)
+
+
+def opencv_cure(reason: str) -> str:
+    """Return what to type where OpenCV cannot be imported: it is absent, or asks for libraries of a screen."""
+    if "libGL" in reason or "libgthread" in reason:
+        return "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
+    return "pip install opencv-python, or opencv-python-headless on a machine without a screen"

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer  # noqa: TID253 - this module is imported only to run its Typer app
+from typing import TYPE_CHECKING, Any
 
 from segx_cli.output import table
-from segx_cli.tools import app
 
 if TYPE_CHECKING:
     from segx.plugin.registry import Registry
+    from segx_cli.line import Call
     from segx_cli.output import Output
-
-APP = app("The plugins that are installed, and a new one from a template.")
 
 _KINDS = {
     "task": "tasks",
@@ -26,19 +22,11 @@ _KINDS = {
 }
 
 
-@APP.callback(invoke_without_command=True)
-def plugins(ctx: typer.Context) -> None:
+def run(call: Call, output: Output) -> int:
     """List what is installed and what it declares; broken plugins with the reason."""
-    if ctx.invoked_subcommand is None:
-        list_plugins(ctx)
-
-
-@APP.command("list")
-def list_plugins(ctx: typer.Context) -> None:
-    """List what is installed and what it declares; broken plugins with the reason."""
+    del call
     from segx.plugin.registry import get_registry
 
-    output: Output = ctx.obj
     registry = get_registry()
     document = describe_plugins(registry)
     rows = [(item["distribution"], item["version"], _notes(item)) for item in document["plugins"]]
@@ -49,21 +37,17 @@ def list_plugins(ctx: typer.Context) -> None:
     if registry.disabled:
         lines += ["", f"left out: {', '.join(item.distribution for item in registry.disabled)}"]
     output.result("\n".join(lines), document)
+    return 0
 
 
-@APP.command()
-def new(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="kind and name: export-foo, backend-foo, data-foo, logger-foo")],
-    folder: Annotated[Path, typer.Option(help="where the plugin's folder is made")] = Path(),
-) -> None:
+def new(call: Call, output: Output) -> int:
     """Write a whole new plugin from a template: declaration, work, tests that pass."""
     from segx.plugin.scaffold import create
 
-    output: Output = ctx.obj
-    made = create(name, folder)
+    made = create(str(call.arguments["name"]), Path(call.arguments["folder"]))
     output.say(f"next: pip install -e {made} && python -m pytest {made}")
     output.result(str(made), {"folder": str(made)})
+    return 0
 
 
 def describe_plugins(registry: Registry) -> dict[str, Any]:

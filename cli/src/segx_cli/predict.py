@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import glob
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from segx.console import visible
 from segx.errors import DataError
-from segx.options.verbs import PredictOptions
-from segx_cli.verbs import MODEL, argument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from segx.options.schema import OptionInfo
+    from segx.options.verbs import PredictOptions
     from segx.structures.results import Results
+    from segx_cli.line import Call
     from segx_cli.output import Output
-    from segx_cli.verbs import Call
-
-ARGUMENTS = (
-    MODEL,
-    argument("source", "image, folder, pattern, list file, video, camera number, or address", type_name="path"),
-)
-DEFAULTS: Mapping[str, Any] = {"save": True}
-EXAMPLE = "segx predict model=yolov8n-seg.pt source=photo.jpg"
 
 
-def known_options() -> tuple[OptionInfo, ...]:
-    """Return all options but ``stream``, which only has a meaning in Python."""
-    return tuple(info for info in PredictOptions.describe() if info.name != "stream")
-
-
-def options_type(arguments: Mapping[str, Any]) -> type[PredictOptions]:  # noqa: ARG001 - the same for all
-    """Return the options of predict."""
-    return PredictOptions
+_ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]+))\s*(?:,|$)""")
+"""Of a list, with quotation marks where a name holds a comma."""
 
 
 def run(call: Call, output: Output) -> int:
@@ -47,6 +33,7 @@ def run(call: Call, output: Output) -> int:
     images: list[dict[str, Any]] = []
     folder: Path | None = None
     for result in model.predict(_source(call.arguments["source"]), stream=True, options=options):
+        gc.enable()
         folder = result.save_dir
         if output.json:
             images.append(_describe(result))
@@ -62,8 +49,8 @@ def run(call: Call, output: Output) -> int:
 def _source(typed: Any) -> Any:
     """Return what was typed, a list written with brackets as a list."""
     if isinstance(typed, str) and typed.startswith("[") and typed.endswith("]") and not Path(typed).exists():
-        items = [item.strip().strip("'\"") for item in typed[1:-1].split(",")]
-        return items if len(items) > 1 else typed
+        items = [next(filter(None, parts), "").strip() for parts in _ITEM.findall(typed[1:-1])]
+        return items if not glob.glob(typed) else typed  # noqa: PTH207 - a pattern is no path
     return typed
 
 

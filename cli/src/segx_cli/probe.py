@@ -17,6 +17,9 @@ def main() -> None:
     kind, name, provider = sys.argv[1:]
     said, sys.stdout = sys.stdout, sys.stderr  # plugins and libraries may print
     from segx.plugin.registry import get_registry
+    from segx.runtime import take_process
+
+    take_process()
 
     registry = get_registry()
     spec = next(s for s in registry.declared[kind] if (s.name, s.provider) == (name, provider))

@@ -5,33 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from segx.errors import UsageError
-from segx.options.verbs import TrainOptions
-from segx_cli.verbs import argument
+from segx_cli.commands import COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from segx.options.schema import OptionInfo
+    from segx.options.verbs import TrainOptions
+    from segx_cli.line import Call
     from segx_cli.output import Output
-    from segx_cli.verbs import Call
-
-ARGUMENTS = (
-    argument(
-        "model", "YAML of a new model, or a .pt to start from; not needed with resume=", type_name="path", default=None
-    ),
-)
-DEFAULTS: Mapping[str, Any] = {}
-EXAMPLE = "segx train model=yolov8n-seg.yaml data=coco128-seg.yaml epochs=100"
-
-
-def known_options() -> tuple[OptionInfo, ...]:
-    """Return the options of train."""
-    return TrainOptions.describe()
-
-
-def options_type(arguments: Mapping[str, Any]) -> type[TrainOptions]:  # noqa: ARG001 - the same for all
-    """Return the options of train."""
-    return TrainOptions
 
 
 def run(call: Call, output: Output) -> int:
@@ -64,6 +43,6 @@ def _model(call: Call) -> tuple[str, dict[str, Any]]:
     if model is None and not isinstance(resume, bool):
         return str(resume), {**given, "resume": True}
     if model is None:
-        hint = "resume=runs/segment/train/weights/last.pt" if resume else EXAMPLE
+        hint = "resume=runs/segment/train/weights/last.pt" if resume else COMMANDS["train"].example
         raise UsageError("train needs model=...", hint=hint)
     return str(model), given

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from segx.errors import DataError
-from segx.options.verbs import ValOptions
-from segx_cli.verbs import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from segx.options.schema import OptionInfo
+    from segx.options.verbs import ValOptions
+    from segx_cli.line import Call
     from segx_cli.output import Output
-    from segx_cli.verbs import Call
-
-ARGUMENTS = (MODEL,)
-DEFAULTS: Mapping[str, Any] = {}
-EXAMPLE = "segx val model=yolov8n-seg.pt data=coco8-seg.yaml"
-
-
-def known_options() -> tuple[OptionInfo, ...]:
-    """Return all options of val."""
-    return ValOptions.describe()
-
-
-def options_type(arguments: Mapping[str, Any]) -> type[ValOptions]:  # noqa: ARG001 - the same for all
-    """Return the options of val."""
-    return ValOptions
 
 
 def run(call: Call, output: Output) -> int:

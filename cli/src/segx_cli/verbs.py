@@ -1,106 +1,56 @@
-"""What all verbs share: a line of ``name=value`` becomes a checked call."""
+"""A line of ``name=value`` becomes a checked call of a command."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean, not_known
 from segx.options.neutral import NEUTRAL
 from segx.options.schema import OptionInfo
-from segx_cli.commands import COMMANDS
-from segx_cli.line import UnknownOptionError, join, read
+from segx_cli.commands import COMMANDS, DEFAULT_MODEL, TASKS_ELSEWHERE
+from segx_cli.line import Call, UnknownOptionError, join, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from segx.options.schema import Options
     from segx_cli.commands import Command
-    from segx_cli.output import Output
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """A checked call of a verb.
-
-    Attributes:
-        task: The task that was named, if one was.
-        arguments: What the verb works on: ``model``, ``source``, ``format``.
-        options: How.
-        given: Those of the options that were typed or are the command line's own default.
-    """
-
-    task: str | None
-    arguments: Mapping[str, Any]
-    options: Options
-    given: Mapping[str, Any]
-
-
-class VerbModule(Protocol):
-    """What the module of a verb holds."""
-
-    ARGUMENTS: tuple[OptionInfo, ...]
-    """What the verb works on; those without a default must be given."""
-
-    DEFAULTS: Mapping[str, Any]
-    """Options whose default on the command line is not Python's."""
-
-    EXAMPLE: str
-
-    def known_options(self) -> tuple[OptionInfo, ...]:
-        """Return all options the verb may take, whatever its arguments."""
-        ...
-
-    def options_type(self, arguments: Mapping[str, Any]) -> type[Options]:
-        """Return the options the verb takes for these arguments."""
-        ...
-
-    def run(self, call: Call, output: Output) -> int:
-        """Do it and return the exit code."""
-        ...
-
-
-def argument(name: str, help: str, *, type_name: str = "text", default: Any = ...) -> OptionInfo:  # noqa: A002
-    """Declare an argument of a verb; one without a default must be given."""
-    return OptionInfo(name=name, type_name=type_name, default=default, help=help, range="")
-
-
-MODEL = argument("model", "model file or folder, or a known name such as yolov8n-seg.pt", type_name="path")
-COMMON = (
-    argument("task", "the task the model must have, as the first word or here", default=None),
-    argument("cfg", "YAML file of options; what is typed goes before it", type_name="path", default=None),
-)
-
-
-def read_call(command: Command, verb: VerbModule, tokens: Sequence[str]) -> Call:
+def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> Call:
     """Return the call that was typed.
 
     Args:
-        command: The verb's row.
-        verb: The verb's module.
-        tokens: Everything that was typed but switches and the verb itself.
+        command: Its record.
+        tokens: Everything that was typed but switches and the command itself.
+        program: What is typed to run it; default: ``segx`` and its name.
 
     Raises:
         UsageError: Something is unknown, missing, or out of range.
     """
-    known = _taken_in_silence() | known_names(verb)
+    program = program or f"segx {command.name}"
+    own = command.known_names()
+    known = _taken_in_silence() | own if command.verb else own
     values: dict[str, Any]
     try:
-        values, words = read(join(tokens), known, command=f"segx {command.name}")
+        values, words = read(join(tokens), known, command=program)
     except UnknownOptionError as error:
         raise _with_its_verb(error, command) from error
+    if not command.verb:
+        _take_word(command, words, values, known, program)
+        return _check(command, None, values)
     task = _take_task(words, command, known)
     if "cfg" in values:
-        values = _from_file(str(values.pop("cfg")), known_names(verb), command) | values
+        values = _from_file(str(values.pop("cfg")), own, command) | values
     named = values.pop("task", None)
     task = task or (None if named is None else str(named))
     if task is not None:
-        _check_task(task)
-    return _check(verb, command, task, values)
+        _check_task(task, str(values["model"]) if "model" in values else None)
+    return _check(command, task, values)
 
 
 def _taken_in_silence() -> dict[str, OptionInfo]:
@@ -111,30 +61,40 @@ def _taken_in_silence() -> dict[str, OptionInfo]:
     }
 
 
-def known_names(verb: VerbModule) -> dict[str, OptionInfo]:
-    """Return everything that may stand before ``=``."""
-    return {info.name: info for info in (*verb.ARGUMENTS, *COMMON, *verb.known_options())}
+def _take_word(
+    command: Command, words: list[str], values: dict[str, Any], known: Mapping[str, OptionInfo], program: str
+) -> None:
+    """Let a bare word be the value of what it stands for."""
+    if words and command.word and command.word not in values:
+        values[command.word] = words.pop(0)
+    if words:
+        raise UsageError(
+            f"{words[0]!r} is no option of {program.removeprefix('segx ')}{did_you_mean(words[0], known)}",
+            hint=f"{program} --help lists the options",
+        )
 
 
-def _check(verb: VerbModule, command: Command, task: str | None, values: dict[str, Any]) -> Call:
-    missing = [info.name for info in verb.ARGUMENTS if info.default is ... and info.name not in values]
+def _check(command: Command, task: str | None, values: dict[str, Any]) -> Call:
+    missing = [info.name for info in command.arguments if info.default is ... and info.name not in values]
     if missing:
         needs = " and ".join(f"{name}=..." for name in missing)
-        raise UsageError(f"{command.name} needs {needs}", hint=verb.EXAMPLE)
+        raise UsageError(f"{command.name} needs {needs}", hint=command.example)
+    if command.verb and "model" not in values and any(info.default == DEFAULT_MODEL for info in command.arguments):
+        logger.info("model=%s, for no other was named", DEFAULT_MODEL)
     arguments = {
-        info.name: values.pop(info.name, None if info.default is ... else info.default) for info in verb.ARGUMENTS
+        info.name: values.pop(info.name, None if info.default is ... else info.default) for info in command.arguments
     }
-    chosen = {**verb.DEFAULTS, **values}
-    options = _options(verb, arguments, chosen)
-    given = {name: getattr(options, name) for name in chosen}
+    chosen = {**command.defaults, **values}
+    options = _options(command, arguments, chosen)
+    given = {name: value for name, value in options.as_dict().items() if name in chosen}
     return Call(task=task, arguments=arguments, options=options, given=given)
 
 
-def _options(verb: VerbModule, arguments: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
+def _options(command: Command, arguments: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
     """Return the checked options; one that goes only with other arguments is told so."""
-    kind = verb.options_type(arguments)
+    kind = command.options_type(arguments)
     taken = {info.name for info in kind.describe()}
-    for info in verb.known_options():
+    for info in command.known_options():
         if info.name in values and info.name not in taken:
             raise UsageError(f"option {info.name!r} does not go with {_words(arguments)}: {info.group}")
     return kind.parse(values)
@@ -151,7 +111,7 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
     from segx.plugin.registry import get_registry
 
     registry = get_registry()
-    strays = [word for word in words if word not in registry.tasks]
+    strays = [word for word in words if word not in {*registry.tasks, *TASKS_ELSEWHERE}]
     if not strays and len(words) == 1:
         return words[0]
     word = strays[0] if strays else words[1]
@@ -162,9 +122,22 @@ def _take_task(words: Sequence[str], command: Command, known: Mapping[str, Optio
     raise UsageError(f"{word!r} is no option and no task{did_you_mean(word, {*known, *registry.tasks})}", hint=hint)
 
 
-def _check_task(task: str) -> None:
+def _check_task(task: str, model: str | None) -> None:
+    """Refuse a task that is not installed; where the model is there, say what it is for.
+
+    Raises:
+        UsageError: The task is not installed, or not the model's.
+    """
     from segx.plugin.registry import get_registry
 
+    tasks = get_registry().tasks
+    if task in TASKS_ELSEWHERE and task not in tasks:
+        if model is not None and Path(model).exists():
+            from segx import YOLO
+
+            YOLO(model, task=task)
+        hint = f"installed tasks: {', '.join(tasks) or 'none'}; left out, it is the model's"
+        raise UsageError(f"task {task!r} is not installed", hint=hint)
     get_registry().tasks.get(task)
 
 
@@ -198,7 +171,7 @@ def _verbs_by_option() -> dict[str, list[str]]:
     verbs: dict[str, list[str]] = {}
     for command in COMMANDS.values():
         if command.verb:
-            for name in known_names(command.load_verb()):
+            for name in command.known_names():
                 verbs.setdefault(name, []).append(command.name)
     return verbs
 

@@ -258,20 +258,21 @@ def _about(value: Any, name: str) -> tuple[int, int]:
 
 def _parity(table: Mapping[str, Any]) -> Parity:
     counts = ("images", "objects")
-    numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou")
-    missing = [name for name in (*counts, *numbers, "raw") if name not in table]
+    numbers = ("box", "score", "mask_iou", "matched")
+    table = {"images": table.get("pictures"), "typical_box": 0.0, "typical_mask_iou": 1.0, **table}  # as it once was
+    missing = [name for name in (*counts, *numbers, "raw") if table.get(name) is None]
     if missing:
         raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")
     raw = read.table(table["raw"], "raw")
     whole = {name: read.whole(table[name], name, least=0, most=1 << 40) for name in counts}
-    real = {name: read.real(table[name], name) for name in numbers}
+    real = {name: read.real(table[name], name) for name in (*numbers, "typical_box", "typical_mask_iou")}
     return Parity(raw={name: read.real(value, name) for name, value in raw.items()}, **whole, **real)  # type: ignore[arg-type]
 
 
 def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     """Return an info with what another tool says: of how it was asked (``args``), and of where its graph ends."""
     said = {**_arguments(metadata.get("args", {})), **metadata}
-    ends = [end for key, end in _MARKS.items() if read.annotation(said.get(key), key)]
+    ends = [end for key, end in _MARKS.items() if read.flag(said.get(key), key)]
     head = read.words(said["head"], "head") if said.get("head") is not None else info.head
     if ends:
         family, _, version = head.partition("/")
@@ -279,7 +280,7 @@ def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     return info.replace(
         head=head,
         precision=_foreign_precision(said),
-        dynamic=AXES if read.annotation(said.get("dynamic"), "dynamic") else frozenset(),
+        dynamic=AXES if read.flag(said.get("dynamic"), "dynamic") else frozenset(),
     )
 
 
@@ -298,9 +299,9 @@ def _foreign_precision(said: Mapping[str, Any]) -> str:
     if quantised is not None and quantised is not False:
         word = read.words(quantised, "quantize").lower()
         return _PRECISIONS.get(word, word)
-    if read.annotation(said.get("int8"), "int8"):
+    if read.flag(said.get("int8"), "int8"):
         return "int8"
-    return "fp16" if read.annotation(said.get("half"), "half") else "fp32"
+    return "fp16" if read.flag(said.get("half"), "half") else "fp32"
 
 
 def _as_text(value: Any, what: str) -> str:

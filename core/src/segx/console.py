@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tqdm import tqdm
+
+T = TypeVar("T")
 
 
 def plural(noun: str) -> str:
@@ -107,3 +112,62 @@ def progress(
         dynamic_ncols=True,
     ) as bar:
         yield Bar(bar)
+
+
+def log_handler() -> logging.Handler:
+    """Return what writes the log of segx and its plugins to standard error, and warnings of all others."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain())
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("segx"))
+    return handler
+
+
+@contextlib.contextmanager
+def spoken(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is what the context is about
+    """Show what segx logs, as its command line does, in a program that has set up no logging of its own."""
+    root = logging.getLogger()
+    if not wanted or root.handlers or logging.getLogger("segx").handlers:
+        yield
+        return
+    handler, level = log_handler(), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+def each_spoken(items: Iterator[T], wanted: bool) -> Iterator[T]:  # noqa: FBT001 - as above
+    """Yield the items; what is logged while one is made is shown, and nothing is changed between them."""
+    try:
+        while True:
+            with spoken(wanted):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+    finally:
+        if isinstance(items, Generator):
+            with spoken(wanted):
+                items.close()
+
+
+class _Plain(logging.Formatter):
+    """Words in which nothing steers a terminal; warnings and errors say that they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and record.msg != "%s":  # what is put into a sentence is part of its line
+            record = copy.copy(record)
+            record.args = tuple(map(_one_line, record.args or ()))
+        text = visible(super().format(record))
+        return text if record.levelno < logging.WARNING else f"segx: {record.levelname.lower()}: {text}"
+
+
+def _one_line(value: object) -> object:
+    """Return what is put into a sentence without line feeds; errors have lines of their own, the hint's."""
+    if isinstance(value, BaseException | int | float):
+        return value
+    text = str(value)
+    return visible(text, lines=False) if "\n" in text else value

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 from segx.console import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+_ENDLESS = re.compile(r"(\S{200})\S{300,}")
+"""A word that is no name any more: what somebody has pasted, or the content of a file."""
 
 
 class SegxError(Exception):
@@ -26,7 +31,7 @@ class SegxError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         # Whatever a file, a plugin or a server has said is part of it, and ends on a terminal, a traceback's too.
-        message, hint = visible(message), visible(hint)
+        message, hint = (_ENDLESS.sub(r"\1...", visible(text)) for text in (message, hint))
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -94,6 +99,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def version_or_typo(name: str, known: Iterable[str]) -> str:
+    """Say of a model's name that its architecture is not installed, where only the number differs, else what is meant.
+
+    Who asks for ``net11s`` where there is ``net8s`` has not mistyped it.
+    """
+    known = sorted(known)
+    numbers = {text: re.findall(r"\d+", text) for text in (name, *known)}
+    same = [text for text in known if numbers[text] == numbers[name]]
+    if numbers[name] and not did_you_mean(name, same) and did_you_mean(name, known):
+        return "; no architecture that is installed has a model of this number"
+    return did_you_mean(name, same or known)
 
 
 def not_known(names: Sequence[str], known: Iterable[str]) -> str:

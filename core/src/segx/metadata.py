@@ -73,7 +73,7 @@ def words(value: Any, what: str) -> str:
     return text
 
 
-def annotation(value: Any, what: str) -> bool:
+def flag(value: Any, what: str) -> bool:
     """Return yes or no, as tools write it."""
     text = str(value).strip().lower() if isinstance(value, str | bool | int | None) else ""
     if text in _TRUE:

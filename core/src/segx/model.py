@@ -7,9 +7,10 @@ import os
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from segx.artifact import Artifact
+from segx.console import each_spoken, spoken
 from segx.errors import MissingModelError, UsageError
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
 from segx.plugin.registry import get_registry
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from segx.flows.export import ExportResult
     from segx.io.sources import Source, Unreadable
     from segx.io.writers import RunOutput
+    from segx.options.arguments import ExportArguments, PredictArguments, TrainArguments, ValArguments
     from segx.options.schema import Options
     from segx.plugin.interfaces import Metrics, Session
     from segx.plugin.jobs import ModelSummary
@@ -110,17 +112,18 @@ class YOLO:
             UsageError: The model is an exported one, of which these are not known.
         """
         summary = self._sessions.model("info").describe()
-        logger.info(
-            "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
-            self.metadata.variant or self._given,
-            summary.layers,
-            f"{summary.parameters:,}",
-            f"{summary.fused_parameters:,}",
-            summary.gflops,
-            *summary.imgsz,
-        )
-        for note in summary.notes:
-            logger.info("%s", note)
+        with spoken(True):
+            logger.info(
+                "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
+                self.metadata.variant or self._given,
+                summary.layers,
+                f"{summary.parameters:,}",
+                f"{summary.fused_parameters:,}",
+                summary.gflops,
+                *summary.imgsz,
+            )
+            for note in summary.notes:
+                logger.info("%s", note)
         return summary
 
     def __repr__(self) -> str:
@@ -175,12 +178,22 @@ class YOLO:
 
     @overload
     def predict(
-        self, source: Any, *, stream: Literal[False] = False, options: PredictOptions | None = None, **given: Any
+        self,
+        source: Any,
+        *,
+        stream: Literal[False] = False,
+        options: PredictOptions | None = None,
+        **given: Unpack[PredictArguments],
     ) -> list[Results]: ...
 
     @overload
     def predict(
-        self, source: Any, *, stream: Literal[True], options: PredictOptions | None = None, **given: Any
+        self,
+        source: Any,
+        *,
+        stream: Literal[True],
+        options: PredictOptions | None = None,
+        **given: Unpack[PredictArguments],
     ) -> Iterator[Results]: ...
 
     def predict(
@@ -205,8 +218,9 @@ class YOLO:
             DataError: The source does not exist, or nothing of it can be read.
         """
         chosen = _checked(PredictOptions, options, given if options else {**given, "stream": stream})
-        found = self._predict(source, chosen)
-        return found if stream or chosen.stream else list(found)
+        with spoken(chosen.verbose):
+            found = self._predict(source, chosen)
+            return each_spoken(found, chosen.verbose) if stream or chosen.stream else list(found)
 
     __call__ = predict
 
@@ -244,6 +258,18 @@ class YOLO:
             return self._sessions.get(how, options.backend), 1
         return self._sessions.with_streams(how, options.backend)
 
+    @overload
+    def export(
+        self,
+        format: str = "onnx",
+        *,
+        options: ExportOptions | None = None,
+        **given: Unpack[ExportArguments],
+    ) -> ExportResult: ...
+
+    @overload
+    def export(self, format: str = "onnx", *, options: ExportOptions | None = None, **given: Any) -> ExportResult: ...
+
     def export(
         self,
         format: str = "onnx",  # noqa: A002 - the word of the command line
@@ -270,9 +296,10 @@ class YOLO:
 
         model = self._sessions.artifact or self._sessions.model("export")
         chosen = given if options is None else _checked(ExportOptions, options, given)
-        return export(model, format, chosen, name=self._given, registry=self._registry)
+        with spoken(True):
+            return export(model, format, chosen, name=self._given, registry=self._registry)
 
-    def train(self, *, options: TrainOptions | None = None, **given: Any) -> Metrics:
+    def train(self, *, options: TrainOptions | None = None, **given: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
 
         Args:
@@ -305,7 +332,10 @@ class YOLO:
         try:
             weights = find_weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
             fetch = not chosen.resume or "data" in given  # what only a file names is not fetched
-            result = train(session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch)
+            with spoken(chosen.verbose):
+                result = train(
+                    session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch
+                )
         except BaseException:
             if not self._sessions.changed:
                 self._sessions.close()  # what was half trained goes; the model is what its file says
@@ -316,7 +346,7 @@ class YOLO:
             self._take(written)
         return result.metrics
 
-    def val(self, *, show: bool = True, options: ValOptions | None = None, **given: Any) -> Metrics:
+    def val(self, *, show: bool = True, options: ValOptions | None = None, **given: Unpack[ValArguments]) -> Metrics:
         """Measure the model on a data set, by the COCO protocol for ``segment``.
 
         Args:
@@ -335,10 +365,11 @@ class YOLO:
 
         chosen = _checked(ValOptions, options, given)
         session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
-        metrics = validate(session, chosen, model=self._given, registry=self._registry, streams=streams)
-        if show:
-            for line in metrics.to_table(verbose=chosen.verbose).splitlines():
-                logger.info("%s", line)
+        with spoken(chosen.verbose):
+            metrics = validate(session, chosen, model=self._given, registry=self._registry, streams=streams)
+            if show:
+                for line in metrics.to_table(verbose=chosen.verbose).splitlines():
+                    logger.info("%s", line)
         return metrics
 
     def _take_resumed(self, resume: Path | bool) -> Path:  # noqa: FBT001 - the option's own type

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segx.data.definition import open_dataset
+from segx.data.splits import open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable

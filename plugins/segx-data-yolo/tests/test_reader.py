@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -348,3 +349,20 @@ def test_a_list_of_another_machine_is_found_by_the_end_of_its_names(tmp_path: Pa
     assert len(dataset[0].annotations) == 1
     assert "2 images found by the end of the name alone" in dataset.notes[0][1]
     assert "line 3" in dataset.problems[0]
+
+
+@pytest.mark.parametrize("folder", ["photos", "images"])
+def test_annotations_of_labelme_beside_the_images_are_told_of(tmp_path: Path, folder: str) -> None:
+    place = tmp_path / folder
+    place.mkdir()
+    shape = {"label": "a", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+    for name in ("one", "two", "three"):
+        cv2.imwrite(str(place / f"{name}.png"), np.zeros((20, 30, 3), np.uint8))
+    for name in ("one", "two"):
+        content = {"shapes": [shape], "imagePath": f"{name}.png", "imageData": "A" * 200_000, "imageHeight": 20}
+        (place / f"{name}.json").write_text(json.dumps(content))
+    (problem,) = read(place).problems
+    assert "annotations of 2 images lie beside them as labelme" in problem
+    for name in ("one", "two"):
+        (place / f"{name}.json").write_text("{}")
+    assert not read(place).problems, "any other JSON is none of these"

@@ -107,13 +107,13 @@ def row(epoch: int, **more: float) -> dict[str, float]:
 
 
 def test_curves_set_box_and_mask_side_by_side() -> None:
-    panels = _panels([row(1), row(2, **{"metrics/mAP75(B)": 0.5})])
+    panels = _panels([row(1, **{"val/box_loss": 2.0}), row(2, **{"metrics/mAP75(B)": 0.5})])
     assert {title: list(series) for title, series in panels.items()} == {
-        "box loss": [""],
+        "box loss": ["train", "val"],
         "mAP50": ["box", "mask"],
         "mAP75": ["box"],
     }
-    epochs, values = panels["box loss"][""]
+    epochs, values = panels["box loss"]["train"]
     assert (epochs.tolist(), values.tolist()) == ([1, 2], [1, 0.5])
     assert panels["mAP75"]["box"][0].tolist() == [2]
 

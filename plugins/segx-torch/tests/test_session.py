@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError
+from segx.errors import ModelError, PluginError, UsageError
 from segx.options.verbs import ExportOptions, SessionOptions
 from segx.plugin.training import ModelSession
 from segx.testing.scenes import NAMES, noise_images
+from segx.testing.training import tiny_session
+from segx_torch import identify as identify_module
 from segx_torch.backend import TorchBackend
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from segx_torch.container import open_container
 from segx_torch.session import TorchSession
 
 if TYPE_CHECKING:
@@ -154,6 +157,19 @@ def test_definition_of_monstrous_size_is_refused(tiny: Any, session: TorchSessio
     with pytest.raises(ModelError):
         _opened(tmp_path / "m.pt")
     assert time.perf_counter() - started < 5
+
+
+def test_bare_weights_that_fit_two_families_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose name sorts first decides nothing."""
+    torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "linear.pt")
+    claims = [("one@a", "first", "s"), ("one@a", "first", "m"), ("two@b", "second", "s")]
+    monkeypatch.setattr(identify_module, "_candidates", lambda _stem: iter(claims))
+    monkeypatch.setattr(identify_module, "_fitting_config", lambda _, variant, __: variant if variant == "s" else None)
+    with open_container(tmp_path / "linear.pt") as container:
+        with pytest.raises(PluginError, match="fit several architectures: one@a, two@b"):
+            identify_module.identify(container)
+        claims.pop()
+        assert identify_module.identify(container) == ("first", "s")
 
 
 def test_unknown_weights_are_refused(tmp_path: Path) -> None:
@@ -352,3 +368,43 @@ def test_real_checkpoint_converts(real_data: Path, tmp_path: Path) -> None:
         for ours, theirs in zip(again.run(images), wanted, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert read_checkpoint(tmp_path / "own.pt").kind == "segx"
+
+
+def test_what_is_known_of_a_class_moves_with_its_name(tmp_path: Path) -> None:
+    session = tiny_session(tmp_path)
+    names = dict(session.info.names)
+    architecture = session.architecture
+    rows = architecture.class_tensors(session.module)
+    assert rows
+    own = session.module.state_dict()
+    assert all(len(own[name]) == len(names) for name in rows)
+    session.random_weights = frozenset()
+    wanted = {0: "new", 1: names[1].upper(), 2: "other", 3: names[0]}
+    moved, report = session.for_classes(wanted, seed=1)
+    fresh, _ = tiny_session(tmp_path, seed=1).for_classes({number: f"fresh{number}" for number in wanted}, seed=1)
+    assert report is not None
+    assert report.classes == (1, 3)
+    assert not report.skipped
+    for name in rows:
+        found, begun = moved.module.state_dict()[name], fresh.module.state_dict()[name]
+        assert found[[1, 3]].equal(own[name][[1, 0]])
+        assert found[[0, 2]].equal(begun[[0, 2]])
+    turned, report = session.for_classes(dict(enumerate(reversed(names.values()))), seed=1)
+    assert report is not None
+    for name in rows:
+        assert turned.module.state_dict()[name].equal(own[name].flip(0))
+    same, report = session.for_classes({number: f"renamed{number}" for number in names})
+    assert same is session
+    assert report is None
+
+
+def test_weights_of_a_file_find_their_classes(tmp_path: Path) -> None:
+    session = tiny_session(tmp_path)
+    file = session.save(tmp_path / "a.pt")
+    turned = dict(enumerate(reversed(session.info.names.values())))
+    other, _ = tiny_session(tmp_path, seed=1).for_classes(turned, seed=1)
+    report = other.load_weights(file)
+    assert report.classes == tuple(range(len(turned)))
+    assert dict(other.info.names) == turned
+    for name in session.architecture.class_tensors(session.module):
+        assert other.module.state_dict()[name].equal(session.module.state_dict()[name].flip(0))

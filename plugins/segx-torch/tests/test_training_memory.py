@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    monkeypatch.setattr(memory, "process_taken", lambda: True)
+
+
 needs_glibc = pytest.mark.skipif(memory._glibc() is None, reason="only glibc's memory can be kept")
 
 
@@ -53,6 +59,15 @@ def test_what_the_environment_sets_stays(monkeypatch, name, value, kept):
     monkeypatch.setenv(name, value)
     with retain_heap():
         assert (pages_asked_for() < without / 2) == kept
+
+
+def test_a_program_that_only_uses_segx_keeps_its_allocator(monkeypatch):
+    monkeypatch.setattr(memory, "_glibc", object)  # has no mallopt
+    with pytest.raises(AttributeError, match="mallopt"), retain_heap():
+        pass
+    monkeypatch.setattr(memory, "process_taken", lambda: False)
+    with retain_heap():
+        pass
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

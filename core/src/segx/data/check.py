@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from segx.data.definition import OpenSplit
+    from segx.data.splits import OpenSplit
     from segx.options.verbs import DataCheckOptions
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from segx.console import counted, progress
-from segx.data.definition import ONLY, open_splits
-from segx.data.splits import open_data
+from segx.data.definition import ONLY
+from segx.data.splits import open_data, open_splits
 from segx.data.tally import notify
 from segx.errors import DataError, UsageError
 from segx.io.files import new_folder, write_text
@@ -24,7 +24,7 @@ from segx.structures.annotations import masks_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from segx.data.definition import OpenSplit
+    from segx.data.splits import OpenSplit
     from segx.options.verbs import DataConvertOptions
     from segx.plugin.interfaces import Dataset, DatasetWriter
     from segx.plugin.registry import Registry

@@ -11,6 +11,7 @@ from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
 from segx.ops.images import fit, sheet
+from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ def show(options: DataShowOptions, registry: Registry, *, task: str = "segment")
 def _choose(dataset: Dataset, options: DataShowOptions) -> list[int]:
     """Return which images to show: those with objects first, then any."""
     order = random.Random(options.seed).sample(range(len(dataset)), len(dataset))  # noqa: S311 - no secret
-    wanted = None if options.classes is None else set(options.classes)
+    wanted = numbers_of(options.classes, dataset.names, of="the data set")
     with_objects: list[int] = []
     others: list[int] = []
     for index in order:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Self
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
-from segx.flows.proofs import record_proof
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size, merged
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from segx.artifact import Parity
     from segx.flows.parity import Proof
     from segx.plugin.interfaces import Exporter, Session
+    from segx.plugin.jobs import CalibrationImages
     from segx.plugin.registry import Registry
     from segx.plugin.specs import BackendSpec, ExporterSpec
     from segx.structures.batch import SourceImage
@@ -247,6 +247,7 @@ class _Job:
     destination: Path
     registry: Registry
     finished: bool
+    images: CalibrationImages | None
 
     @property
     def spec(self) -> ExporterSpec:
@@ -284,12 +285,22 @@ def _plan(
 
         check_head(info, registry.tasks.load(info.task), model=name)
     path = model.path if isinstance(model, Artifact) else Path(name)
+    travelling = _travelling(info, kind, links, finished=finished)
+    count = max(link.spec.demands(link.options).images for link in links)
+    images: CalibrationImages | None = None
+    if count:
+        from segx.flows.calibration import open_calibration
+
+        made_for = info.replace(imgsz=travelling.imgsz, batch=travelling.batch)
+        images, noted = open_calibration(links[-1].options, made_for, count, registry)
+        travelling = travelling.replace(settings={**travelling.settings, "calibration": noted})
     return _Job(
         model=model,
         name=name,
         links=links,
-        info=_travelling(info, kind, links, finished=finished),
+        info=travelling,
         finished=finished,
+        images=images,
         destination=_destination(path, links[-1], registry),
         registry=registry,
     )
@@ -627,7 +638,6 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         _move(job, made, job.destination)
     if unproven:
         logger.warning("%s is not verified: %s", job.destination, unproven)
-    record_proof(job.spec.name, info)
     return ExportResult(
         Artifact(path=job.destination, format=job.spec.name),
         info=info,
@@ -675,6 +685,10 @@ def _make(
             options=link.options,
             destination=path,
             scratch=Path(tempfile.mkdtemp(prefix="scratch-", dir=folder)),
+            images=job.images if link.spec.demands(link.options).images else None,
+            notify=lambda stage, done, total: job.registry.notify(
+                "step_ended", run=run, step=Step(kind="stage", index=done, total=total, name=stage)
+            ),
         )
         info = link.exporter.export(current, work)
         if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from segx.console import counted
 from segx.errors import ModelError, UsageError
@@ -12,9 +12,8 @@ from segx.options.schema import ImageSize, image_size
 from segx.runtime import check_fits, cores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from segx.artifact import ArtifactInfo
+    from segx.options.verbs import PredictOptions
     from segx.plugin.interfaces import Session, Task
     from segx.structures.batch import SourceImage
 
@@ -31,25 +30,6 @@ class InputRequest(NamedTuple):
     imgsz: ImageSize | None
     batch: int
     rect: bool
-
-
-class InputOptions(Protocol):
-    """What the options of a verb say of the input."""
-
-    @property
-    def imgsz(self) -> ImageSize | None:
-        """Size asked for."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Images per run."""
-        ...
-
-    @property
-    def rect(self) -> bool:
-        """Pad only to the stride, where the model takes any size."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +53,7 @@ class InputPlan:
     fixed_batch: bool
 
     @classmethod
-    def make(cls, session: Session, options: InputOptions, *, model: str) -> InputPlan:
+    def make(cls, session: Session, options: PredictOptions | InputRequest, *, model: str) -> InputPlan:
         """Return the plan for an open model and options.
 
         On a CPU, images of a batch that are large enough to fill it go through one after the other: what is found is
@@ -129,18 +109,6 @@ class InputPlan:
         return f"{said}: padded to the whole size"
 
 
-def check_classes(classes: Sequence[int] | None, names: Mapping[int, str], *, model: str) -> None:
-    """Refuse class numbers that a model does not have, of which nothing would ever be found.
-
-    Raises:
-        UsageError: Some of them are none of the model's.
-    """
-    unknown = sorted(set(classes or ()) - set(names))
-    if unknown and names:
-        hint = f"segx info model={model} lists them"
-        raise UsageError(f"classes={unknown}: {model} has {min(names)}..{max(names)}", hint=hint)
-
-
 def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:
     """Refuse a model whose graph ends in something that the task does not read.
 
@@ -155,7 +123,7 @@ def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:
         raise ModelError(f"{model}: ends in head {info.head!r}, which task {task.name!r} does not read", hint=hint)
 
 
-def _input_size(info: ArtifactInfo, options: InputOptions, model: str) -> tuple[int, int]:
+def _input_size(info: ArtifactInfo, options: PredictOptions | InputRequest, model: str) -> tuple[int, int]:
     """Return the input size that was asked for, in whole strides, or the model's own."""
     if options.imgsz is None:
         return info.imgsz

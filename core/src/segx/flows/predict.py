@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from segx.console import counted, progress
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, by, check_classes, check_head
+from segx.flows.inputs import InputPlan, by, check_head
 from segx.flows.runner import STAGES, Runner
 from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
 from segx.runs import Run, Step
+from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,8 @@ def predict(
     """
     check(options)
     check_head(session.info, task, model=model)
-    check_classes(options.classes, session.info.names, model=model)
+    hint = f"segx info model={model} lists them"
+    options = options.replace(classes=numbers_of(options.classes, session.info.names, of=model, hint=hint))
     runner = Runner(
         session=session,
         task=task,

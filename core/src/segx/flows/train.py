@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact
 from segx.console import counted
-from segx.data.definition import open_splits, shared_images
+from segx.data.splits import open_splits, shared_images
 from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows import val
@@ -28,9 +28,10 @@ from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
 from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
 from segx.sessions import MODEL_FORMAT, model_backend
+from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from segx.artifact import ArtifactInfo
     from segx.plugin.interfaces import Dataset, LoaderMaker, Metrics, Session
@@ -46,6 +47,8 @@ _FINGERPRINT = "fingerprint"
 _PLACE = ("project", "name", "exist_ok")
 _DEVICES = ("device", "accelerator", "devices", "num_nodes")
 """What decides which processes a run starts, and where."""
+_FEW = 10
+"""Classes that are told one by one."""
 _LESSON = ("classes", "single_cls", "crowds")
 """What a run is about: with others its figures could not be compared any more."""
 
@@ -108,17 +111,23 @@ def train(
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _log_transfer(report, splits.names)
     task = registry.tasks.load(session.info.task)
-    loader = task.train_loader(splits.train, options, stride=session.info.stride, indices=splits.indices)
+    seen = options.replace(classes=splits.classes)
+    loader = task.train_loader(splits.train, seen, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,
         model=model,
         task=session.info.task,
         splits=splits,
-        images=task.train_drawings(splits.names, options) if options.plots else None,
+        images=task.train_drawings(splits.names, seen) if options.plots else None,
         registry=registry,
     )
     backend = model_backend(registry)
-    job = make_job(session, options, splits, record, registry, loader=loader)
+    unchanged = {**dict.fromkeys(TrainOptions.groups["augmentation"], 0), "rect": True, "cache": False}
+    val_loader = None
+    with contextlib.suppress(DataError):  # images without masks: there are figures of them, but no losses
+        if options.val:
+            val_loader = task.train_loader(splits.val, seen.replace(**unchanged), stride=session.info.stride)
+    job = make_job(session, options, splits, record, registry, loader=loader, val_loader=val_loader)
     with _notifying(record):
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
         record.trained(trained.history)
@@ -202,9 +211,8 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
     for note in opened.notes:
         logger.warning("%s", note)
     names = {0: "object"} if options.single_cls else dict(train.names)
-    wanted = None if options.classes is None else set(options.classes)
-    if wanted is not None and not wanted <= set(train.names):
-        raise UsageError(f"classes={sorted(wanted)}: {data} has classes 0..{len(train.names) - 1}")
+    classes = numbers_of(options.classes, train.names, of=data)
+    wanted = None if classes is None else set(classes)
     count = max(math.ceil(options.fraction * len(train)), 1)
     indices = [index * len(train) // count for index in range(count)]
     notify("train", train)
@@ -221,7 +229,7 @@ def read_splits(options: TrainOptions, *, fetch: bool = True) -> Splits:
                 f"{data}: none of the {len(used)} {which} images has a labelled object{of}",
                 hint=f"see what is wrong with: segx data check data={data}",
             )
-    return Splits(train=train, val=val, names=names, indices=indices)
+    return Splits(train=train, val=val, names=names, indices=indices, classes=classes)
 
 
 def try_export(session: ModelSession, name: str, registry: Registry) -> None:
@@ -244,6 +252,7 @@ def make_job(
     registry: Registry,
     *,
     loader: LoaderMaker,
+    val_loader: LoaderMaker | None,
 ) -> TrainJob:
     """Return what the trainer needs of the rest of segx."""
     architecture = registry.architectures.load(session.info.architecture)
@@ -263,6 +272,7 @@ def make_job(
         notify=record.notify,
         settings={"data": str(options.data), REMEMBERED: plain(options), _FINGERPRINT: splits.fingerprint},
         finished=record.finished,
+        val_loader=val_loader,
     )
 
 
@@ -364,6 +374,15 @@ def _log_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
             counted(len(report.loaded), "tensor"),
             len(report.skipped),
         )
+        if report.classes is not None:
+            kept = _few([names[number] for number in report.classes])
+            fresh = _few([name for number, name in names.items() if number not in report.classes])
+            logger.info("classes are moved by name: known from the weights: %s; begin anew: %s", kept, fresh)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return (", ".join(names[:_FEW]) or "none") + more
 
 
 @contextlib.contextmanager

@@ -58,12 +58,14 @@ class Splits:
         val: The split it is validated on.
         names: Class number to class name.
         indices: The images of the training split that are used.
+        classes: The numbers of the classes that are learned; None: all.
     """
 
     train: Dataset
     val: Dataset
     names: Mapping[int, str]
     indices: Sequence[int]
+    classes: tuple[int, ...] | None = None
 
     @property
     def fingerprint(self) -> dict[str, str]:

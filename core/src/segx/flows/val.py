@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from segx.console import counted, progress
-from segx.data.definition import open_splits
+from segx.data.splits import open_splits
 from segx.data.tally import log_problems, notify
 from segx.errors import DataError, ModelError, UsageError
 from segx.flows.inputs import InputPlan, InputRequest, by, check_head
@@ -22,6 +22,7 @@ from segx.io.sources import Unreadable
 from segx.plugin.jobs import EvalSpec
 from segx.runs import Run, Step, make_run_folder
 from segx.structures.batch import SourceImage
+from segx.structures.classes import numbers_of, paired_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +75,7 @@ def validate(
     """
     if dataset is None:
         options, dataset = _open(session, options, registry)
+    options = options.replace(classes=numbers_of(options.classes, dataset.names, of="the data set"))
     if not announced:
         return _Validation(session, dataset, options, registry=registry, model=model, streams=streams).run()
     if folder is None and (options.plots or options.save_json or options.save_txt):
@@ -152,8 +154,8 @@ def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool
         return np.zeros(max(len(model), 1), np.int64)
     if not model or dict(model) == dict(data):
         return None
-    numbers = {_plain(name): number for number, name in data.items()}
-    found = np.array([numbers.get(_plain(name), -1) for _, name in sorted(model.items())], np.int64)
+    same = paired_by_name(data, model)
+    found = np.array([same.get(number, -1) for number in sorted(model)], np.int64)
     if (found >= 0).any():
         missing = sorted(set(data) - set(found.tolist()))
         unused = int((found < 0).sum())
@@ -323,11 +325,8 @@ def _decoding(options: ValOptions, dataset: Dataset, classes: NDArray[np.int64] 
     if options.single_cls:
         return decoding
     wanted = set(dataset.names) if options.classes is None else set(options.classes)
-    unknown = wanted - set(dataset.names)
-    if unknown:
-        raise UsageError(f"classes={sorted(unknown)}: the data set has 0..{len(dataset.names) - 1}")
     if classes is None:
-        return decoding if options.classes is None else decoding.replace(classes=tuple(sorted(wanted)))
+        return decoding if options.classes is None else decoding.replace(classes=options.classes)
     theirs = [number for number, ours in enumerate(classes.tolist()) if ours in wanted]
     return decoding.replace(classes=tuple(theirs))
 
@@ -338,7 +337,7 @@ def _renumbered(found: Results, classes: NDArray[np.int64]) -> Results:
     kept = np.flatnonzero(numbers >= 0)
     chosen = found[kept]
     data = chosen.boxes.data.copy()
-    data[:, 5] = numbers[kept]
+    data[:, -1] = numbers[kept]
     chosen.boxes = type(chosen.boxes)(data, chosen.orig_shape)
     return chosen
 
@@ -365,7 +364,3 @@ def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: D
         if getattr(options, name):
             settings[name] = getattr(options, name)
     return settings
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

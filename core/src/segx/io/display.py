@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -44,6 +43,8 @@ def _can_open_windows(_environment: tuple[str | None, ...]) -> bool:
     """Try it in a process of its own, once for each display: nothing else tells of every way in which it can fail."""
     if not sys.executable or getattr(sys, "frozen", False):
         return True
+    import subprocess
+
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         trial = subprocess.run(  # noqa: S603 - our own program

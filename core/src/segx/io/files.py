@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from pathlib import Path
@@ -140,7 +139,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.name:
         raise DataError(f"{path} is a folder, not a file to write")
-    temporary = path.with_name(f".segx-{secrets.token_hex(8)}{path.suffix[:16]}")
+    temporary = path.with_name(f".segx-{os.urandom(8).hex()}{path.suffix[:16]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -233,6 +232,12 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, data)
 
 
+def plain_cell(value: Any) -> Any:
+    """Return what spreadsheets show instead of running it: names of images and classes are other people's words."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if formula else value
+
+
 class GrowingFile:
     """A text file that is written bit by bit and appears when it is finished.
 
@@ -317,7 +322,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         if there and not folder.is_dir():
             raise DataError(f"{path} is a file", hint="name a folder that does not exist yet")
         _refuse_full(folder, path)
-        mark = f".segx-{secrets.token_hex(8)}{_PART}"
+        mark = f".segx-{os.urandom(8).hex()}{_PART}"
         work = folder / mark if there else folder.with_name(mark)
         work.mkdir(parents=True)
     except OSError as error:

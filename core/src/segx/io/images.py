@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 
 from segx.errors import DataError, UsageError
-from segx.io import network
 from segx.io.files import open_regular, read_at_most
 from segx.io.image_header import one_line, open_with_pillow, read_header
 from segx.io.paths import PIXELS_VARIABLE, most_pixels
@@ -170,6 +169,8 @@ def fetch_image(address: str) -> Image:
     Raises:
         DataError: With the reason alone, without the address.
     """
+    from segx.io import network  # with http and ssl, which images on disk do without
+
     data, kind = network.fetch(address, most=DOWNLOAD_LIMIT, within=DOWNLOAD_SECONDS)
     try:
         return decode_image(data)

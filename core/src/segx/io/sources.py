@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import difflib
 import glob
+import logging
 import os
 import re
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from segx.errors import DataError, MissingDataError, UsageError, WrongTypeError
-from segx.io import network
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
 from segx.io.images import (
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from segx.structures.types import Image
+
+logger = logging.getLogger(__name__)
 
 _LIST_SUFFIXES = frozenset({".txt", ".csv"})
 _LIST_DEPTH = 4
@@ -393,6 +394,8 @@ class _Reader:
             raise UsageError("the source is empty", hint="source=photo.jpg, source=folder, source=0 for a camera")
         scheme = text.partition("://")[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else ""
         if scheme == "file":
+            import urllib.request
+
             return self._read_path(Path(urllib.request.url2pathname(urllib.parse.urlsplit(text).path)))
         if scheme in {"http", "https"}:
             return iter([self._read_address(text, alone=alone)])
@@ -411,6 +414,8 @@ class _Reader:
         return self._read_path(path)
 
     def _read_address(self, address: str, *, alone: bool) -> Part:
+        from segx.io import network
+
         suffix = PurePosixPath(urllib.parse.urlsplit(address).path).suffix.lower()
         if suffix in VIDEO_SUFFIXES:
             return self._video(address)
@@ -461,7 +466,8 @@ class _Reader:
         deeper = "; to look into sub-folders: source='" + str(folder / "**" / "*.*") + "'"
         otherwise = f"folder {folder} holds no image and no video"
         otherwise += deeper if any(entry.is_dir() for entry in entries) else ""
-        return self._read_files([entry for entry in entries if not entry.name.startswith(".")], otherwise)
+        files = [entry for entry in entries if not (entry.name.startswith(".") or entry.is_dir())]
+        return self._read_files(files, otherwise)
 
     def _read_list(self, path: Path) -> Iterator[Part]:
         if len(self.lists) >= _LIST_DEPTH:
@@ -505,7 +511,11 @@ def _exists(path: Path) -> bool:
 
 
 def _find(pattern: str) -> Iterator[Path]:
-    return (Path(name) for name in glob.iglob(os.path.expanduser(pattern), recursive=True) if Path(name).is_file())  # noqa: PTH111, PTH207 - a pattern is no path
+    """Yield the files that a pattern matches; folders that are there, such as ``photos[1]``, are no pattern."""
+    path = Path(expanded(pattern))
+    there = next(folder for folder in path.parents if _exists(folder))
+    whole = os.path.join(glob.escape(str(there)), str(path.relative_to(there)))  # noqa: PTH118 - a pattern is no path
+    return (Path(name) for name in glob.iglob(whole, recursive=True) if Path(name).is_file())  # noqa: PTH207
 
 
 def _similar(path: Path) -> str:
@@ -522,11 +532,21 @@ def _lines(path: Path) -> list[str]:
 
 
 def _rows(path: Path) -> list[str]:
-    """Return the column headed ``source``, or else the first."""
-    rows = [row for row in csv.reader(_text(path).splitlines()) if any(cell.strip() for cell in row)]
-    heads = [cell.strip().lower() for cell in rows[0]] if rows else []
-    column = heads.index("source") if "source" in heads else 0
-    return [row[column].strip() for row in rows if len(row) > column and row[column].strip()]
+    """Return the column headed ``source``, or else the first, and whatever else in the rows is a source."""
+    lines = csv.reader(_text(path).splitlines(), skipinitialspace=True)
+    rows = [row for line in lines if any(row := [cell.strip() for cell in line])]
+    heads = [cell.lower() for cell in rows[0]] if rows else []
+    if "source" in heads:
+        column = heads.index("source")
+        return [row[column] for row in rows if len(row) > column and row[column]]
+
+    def is_source(cell: str) -> bool:
+        return "://" in cell or (not cell.isdecimal() and _exists(path.parent / expanded(cell)))
+
+    found = [[cell for place, cell in enumerate(row) if cell and (not place or is_source(cell))] for row in rows]
+    if any(len(cells) > 1 for cells in found):
+        logger.warning("%s: there are several sources in a row; all of them are read", path)
+    return [cell for cells in found for cell in cells]
 
 
 def _text(path: Path) -> str:

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from segx.errors import DataError
-from segx.io import network
 from segx.io.files import open_regular, utf8_name
 from segx.io.images import check_size, quiet
 from segx.io.paths import offline
@@ -74,11 +73,20 @@ class Lost:
     reason: str
 
 
+def _shown(name: str) -> str:
+    """Return a file's name, or an address without what is secret in it."""
+    if "://" not in name:
+        return name
+    from segx.io.network import shown  # with http and ssl, which files do without
+
+    return shown(name)
+
+
 class VideoFile:
     """A video, local or at an http(s) address, read from its beginning each time it is asked for."""
 
     def __init__(self, name: str, *, stride: int = 1) -> None:
-        self.name = network.shown(name)
+        self.name = _shown(name)
         self.stride = stride
         self._target = name
 
@@ -229,7 +237,7 @@ class _Feed:
     ) -> None:
         self.target, self.stride, self.news, self.closed = target, stride, news, closed
         self.room, self.keep_all = room, keep_all
-        self.name = f"camera{target}" if isinstance(target, int) else network.shown(target)
+        self.name = f"camera{target}" if isinstance(target, int) else _shown(target)
         self.arrived: deque[Frame] = deque()
         self.ended = False
         self.lost = ""
@@ -338,6 +346,8 @@ def _open(target: int | str) -> cv2.VideoCapture:
         with quiet():
             return cv2.VideoCapture(target)
     if _ADDRESS.match(target):
+        from segx.io import network
+
         network.allow(target, {*network.FETCHED, *STREAM_SCHEMES})
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
     # The options bound what FFmpeg follows by itself, whatever a playlist or a server points to.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -12,13 +15,15 @@ import cv2
 
 from segx.errors import DataError, UsageError
 from segx.io.display import close_window, require_display, show_image
-from segx.io.files import GrowingFile, replacing, utf8_name, write_image
+from segx.io.files import GrowingFile, plain_cell, replacing, utf8_name, write_image
 from segx.io.images import quiet
 from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
 from segx.runs import make_run_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segx.options.verbs import PredictOptions
     from segx.structures.batch import Clip, SourceImage
     from segx.structures.results import Results
@@ -61,7 +66,8 @@ class RunOutput:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self.names, self.reports = Names(), Names()
+        self.names, self.reports, self.tables = Names(), Names(), Names()
+        self._lock = threading.Lock()  # one model may be used from several threads
 
     def open(self, options: PredictOptions, *, task: str) -> Path:
         """Return the folder; it is made when there is none yet, or none any more.
@@ -70,12 +76,13 @@ class RunOutput:
             UsageError: Its name leads out of the project.
             DataError: It cannot be made.
         """
-        if self.folder is None or not self.folder.is_dir():
-            self.names, self.reports = Names(), Names()
-            self.folder = make_run_folder(
-                "predict", task=task, project=options.project, name=options.name, exist_ok=options.exist_ok
-            )
-        return self.folder
+        with self._lock:
+            if self.folder is None or not self.folder.is_dir():
+                self.names, self.reports, self.tables = Names(), Names(), Names()
+                self.folder = make_run_folder(
+                    "predict", task=task, project=options.project, name=options.name, exist_ok=options.exist_ok
+                )
+            return self.folder
 
 
 class ResultWriters:
@@ -127,7 +134,7 @@ class ResultWriters:
 
 def saves(options: PredictOptions) -> bool:
     """Return True if a run with these options writes anything."""
-    return bool(options.save or options.save_txt or options.save_crop or options.save_json)
+    return bool(options.save or options.save_txt or options.save_crop or options.save_json or options.save_csv)
 
 
 def check(options: PredictOptions) -> None:
@@ -154,6 +161,7 @@ def drawing_style(options: PredictOptions) -> dict[str, Any]:
         "labels": options.show_labels,
         "conf": options.show_conf,
         "boxes": options.show_boxes,
+        **({} if options.font is None else {"font": options.font}),
     }
 
 
@@ -217,7 +225,10 @@ def _chosen(options: PredictOptions, output: RunOutput) -> list[ResultWriter]:
     if options.save_crop:
         writers.append(_CropWriter(folder / "crops", "box" if options.save_crop == "box" else "mask"))
     if options.save_json:
-        writers.append(_CocoJsonWriter(folder / f"{output.reports.new('predictions')}.json"))
+        kind = _CocoDatasetWriter if options.save_json == "dataset" else _CocoJsonWriter
+        writers.append(kind(folder / f"{output.reports.new('predictions')}.json"))
+    if options.save_csv:
+        writers.append(_CsvWriter(folder / f"{output.tables.new('predictions')}.csv"))
     return writers
 
 
@@ -289,6 +300,81 @@ class _CocoJsonWriter:
         try:
             if complete:
                 self._file.write("[]\n" if self._separator.startswith("[") else "\n]\n")
+                self._file.finish()
+        finally:
+            self._file.discard()
+
+
+class _CocoDatasetWriter:
+    """All images of the run and what was found in them as a COCO data set, which annotation tools and segx open."""
+
+    ordered = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._file.write('{"annotations":[')
+        self._ids = ImageIds()
+        self._images: list[dict[str, Any]] = []
+        self._names: dict[int, str] = {}
+        self._count = 0
+
+    def write(self, source: SourceImage, results: Results) -> None:
+        height, width = results.orig_shape
+        image = {
+            "id": self._ids.new(results.stem),
+            "file_name": _lasting(source, results),
+            "height": height,
+            "width": width,
+        }
+        self._images.append(image)
+        self._names.update(results.names)
+        for row, area in zip(results.to_coco(image["id"]), results.areas.tolist(), strict=True):
+            self._count += 1
+            whole = {"id": self._count, "segmentation": [], **row, "area": round(area, 3), "iscrowd": 0}
+            self._file.write((",\n" if self._count > 1 else "\n") + json.dumps(whole))
+
+    def close(self, *, complete: bool) -> None:
+        try:
+            if complete:
+                categories = [{"id": number, "name": name} for number, name in sorted(self._names.items())]
+                rest = json.dumps({"images": self._images, "categories": categories}, ensure_ascii=False)
+                self._file.write(f"\n],\n{rest[1:]}\n")
+                self._file.finish()
+        finally:
+            self._file.discard()
+
+
+def _lasting(source: SourceImage, results: Results) -> str:
+    """Return the name by which an image is found from any folder; a frame of a video has that of its drawing."""
+    path = Path(source.path)
+    return str(path.absolute()) if source.frame is None and path.exists() else f"{results.stem}.jpg"
+
+
+class _CsvWriter:
+    """All objects of the run as a table, a row for each."""
+
+    ordered = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._put(["image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2", "area"])
+
+    def write(self, source: SourceImage, results: Results) -> None:
+        for row, area in zip(results.boxes.data.tolist(), results.areas.tolist(), strict=True):
+            score, number = row[-2:]
+            name = results.names.get(int(number), str(int(number)))
+            place = ["" if source.frame is None else source.frame, int(number)]
+            box = [f"{value:.2f}" for value in row[:4]]
+            self._put([plain_cell(source.path), *place, plain_cell(name), f"{score:.5f}", *box, round(area, 3)])
+
+    def _put(self, cells: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        self._file.write(text.getvalue())
+
+    def close(self, *, complete: bool) -> None:
+        try:
+            if complete:
                 self._file.finish()
         finally:
             self._file.discard()

@@ -5,15 +5,7 @@ So settings that were written down elsewhere, such as the ``args.yaml`` of a tra
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from segx.errors import WrongValueError
-from segx.options.schema import parse_literal, plain, shown
-from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Neutral(NamedTuple):
@@ -34,13 +26,13 @@ def _each(reason: str, **neutral: Any) -> dict[str, Neutral]:
     }
 
 
-_ANY = ()
-_UNSET = (None,)
+ANY = ()
+UNSET = (None,)
 
 NEUTRAL: dict[str, Neutral] = {
     **_each("test-time augmentation is not there", augment=False),
     **_each("feature maps are not written", visualize=False),
-    **_each("feature vectors are not returned", embed=_UNSET),
+    **_each("feature vectors are not returned", embed=UNSET),
     **_each("labels are not mixed with predictions", save_hybrid=False),
     **_each("frames of a video are written as a video", save_frames=False),
     **_each("runtimes are named with backend=", dnn=False),
@@ -51,17 +43,17 @@ NEUTRAL: dict[str, Neutral] = {
     **_each("see show_labels=, show_conf= and show_boxes=", hide_labels=False, hide_conf=False, boxes=True),
     **_each("see line_width=", line_thickness=(3,)),
     **_each("images are loaded in one way", v5loader=False, min_memory=False),
-    **_each("of other tasks", pose=_ANY, kobj=_ANY, rle=_ANY, angle=_ANY, kpt_shape=_ANY),
-    **_each("of classification", auto_augment=_ANY, erasing=_ANY, crop_fraction=_ANY),
+    **_each("of other tasks", pose=ANY, kobj=ANY, rle=ANY, angle=ANY, kpt_shape=ANY),
+    **_each("of classification", auto_augment=ANY, erasing=ANY, crop_fraction=ANY),
     **_each("an option of some export formats", keras=False, optimize=False, int8=False, dynamic=False, nms=False),
-    **_each("an option of some export formats", simplify=(True, False), opset=_UNSET, workspace=(4,), end2end=False),
-    **_each("the call says it", source=_ANY, format=_ANY),
-    **_each("the call says it", task=_ANY, mode=_ANY, model=_ANY, cfg=_ANY, save_dir=_ANY, tracker=_ANY),
+    **_each("an option of some export formats", simplify=(True, False), opset=UNSET, workspace=(4,), end2end=False),
+    **_each("the call says it", source=ANY, format=ANY),
+    **_each("the call says it", task=ANY, mode=ANY, model=ANY, cfg=ANY, save_dir=ANY, tracker=ANY),
 }
 """Options that no verb has, or only some formats."""
 
-_BESIDE_DEFAULT: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("workers", "data", "verbose"), _ANY),
+BESIDE_DEFAULT: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("workers", "data", "verbose"), ANY),
     **dict.fromkeys(("rect", "plots", "save", "exist_ok", "retina_masks"), (True, False)),
     "conf": (0.25, 0.001),
     "patience": (50,),
@@ -70,33 +62,3 @@ _BESIDE_DEFAULT: dict[str, tuple[Any, ...]] = {
     "line_width": (3,),
 }
 """Of options that other verbs have, what else changes nothing where they are not."""
-
-
-def known_elsewhere() -> dict[str, Neutral]:
-    """Return what is known of every option that a verb may not have."""
-    of_verbs: dict[str, Neutral] = {}
-    for kind in (PredictOptions, ValOptions, TrainOptions, ExportOptions):
-        for item in dataclasses.fields(kind):
-            beside = _BESIDE_DEFAULT.get(item.name, _UNSET)
-            values = (*beside, item.default) if beside else _ANY
-            verb = kind.__name__.removesuffix("Options").lower()
-            of_verbs.setdefault(item.name, Neutral(values, f"an option of {verb}"))
-    return of_verbs | NEUTRAL
-
-
-def not_neutral(values: Mapping[str, Any]) -> list[str]:
-    """Return which names, of those that a verb does not have, are known nowhere.
-
-    Args:
-        values: Names and values, as they were given.
-
-    Raises:
-        UsageError: One is known, and would change something.
-    """
-    known = known_elsewhere()
-    for name in [name for name in values if name in known]:
-        value = plain(values[name])
-        value = parse_literal(value) if isinstance(value, str) else value
-        if known[name].values and value is not None and value not in known[name].values:
-            raise WrongValueError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
-    return [name for name in values if name not in known]

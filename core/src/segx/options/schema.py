@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import reprlib
 import types
 import typing
@@ -88,9 +89,6 @@ class Options:
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Heading to the names listed under it, for help and documentation; what is in no group is listed first."""
 
-    lenient: ClassVar[bool] = False
-    """Whether options of other programs are taken at values that change nothing; see :mod:`segx.options.neutral`."""
-
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for item in dataclasses.fields(self):
@@ -121,13 +119,14 @@ class Options:
         """
         known = {item.name for item in dataclasses.fields(cls)}
         unknown = [name for name in values if name not in known]
-        if unknown and cls.lenient:
-            from segx.options.neutral import not_neutral
-
-            unknown = not_neutral({name: values[name] for name in unknown})
-        if unknown:
+        if unknown := cls.unknown({name: values[name] for name in unknown}):
             raise WrongTypeError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
         return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def unknown(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return which names, of those that are no options here, are to be refused: all of them."""
+        return list(values)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some options changed, checked like the original."""
@@ -254,7 +253,9 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     candidate = value
     if isinstance(value, str):
         literal = parse_literal(value)
-        if not _takes_text(kind) or (isinstance(literal, bool) and bool in _alternatives(kind)):
+        if _lists_texts(kind):
+            candidate = _words(value, literal)
+        elif not _takes_text(kind) or (isinstance(literal, bool) and bool in _alternatives(kind)):
             candidate = literal
     accepted, converted = _fit(candidate, kind)
     if not accepted:
@@ -270,6 +271,21 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
 def _is_boolean(value: str, kind: Any) -> bool:
     """Return True if a text means True or False: for an option that takes either that or a text."""
     return bool in _alternatives(kind) and value.strip().lower() in {"true", "false"}
+
+
+def _lists_texts(kind: Any) -> bool:
+    return any(
+        typing.get_origin(part) is tuple and str in _alternatives(typing.get_args(part)[0])
+        for part in _alternatives(kind)
+    )
+
+
+def _words(text: str, literal: Any) -> Any:
+    """Return a list of numbers and texts as it is typed: names like yes or 1.5 are texts there."""
+    if isinstance(literal, list | tuple) or literal is None:
+        return literal
+    words = (word.strip() for word in text.strip().removeprefix("[").removesuffix("]").split(","))
+    return [int(word) if re.fullmatch(r"-?(0|[1-9]\d{0,17})", word) else word for word in words if word]
 
 
 def _takes_text(kind: Any) -> bool:
@@ -328,6 +344,8 @@ def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     items = [value] if repeated and not isinstance(value, list | tuple) else value
     if not isinstance(items, list | tuple) or (not repeated and len(items) != len(arguments)):
         return False, value
+    if any(isinstance(item, list | tuple) for item in items):
+        return False, value
     kinds = [arguments[0]] * len(items) if repeated else arguments
     fitted = [_fit(item, kind) for item, kind in zip(items, kinds, strict=True)]
     return all(ok for ok, _ in fitted), tuple(out for _, out in fitted)
@@ -377,7 +395,7 @@ def _type_name(kind: Any) -> str:
         if origin is Literal:
             words.extend(repr(argument) for argument in arguments)
         elif origin is tuple and arguments[-1] is Ellipsis:
-            words.append(f"list of {arguments[0].__name__}")
+            words.append(f"list of {_type_name(arguments[0])}")
         elif origin is tuple:
             words.append(",".join(argument.__name__ for argument in arguments))
         else:

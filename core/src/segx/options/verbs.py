@@ -9,12 +9,37 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from segx.options.schema import MOST_IMAGES, MOST_PIXELS, MOST_WORKERS, ImageSize, Options, option
+from segx.errors import WrongValueError
+from segx.options.neutral import ANY, BESIDE_DEFAULT, NEUTRAL, UNSET, Neutral
+from segx.options.schema import (
+    MOST_IMAGES,
+    MOST_PIXELS,
+    MOST_WORKERS,
+    ImageSize,
+    Options,
+    option,
+    parse_literal,
+    plain,
+    shown,
+)
 
 Crowds = Literal["ignore", "objects"]
 _CROWDS = "what iscrowd: 1 makes of an annotation: a crowd, neither learned nor measured, or an object like others"
+
+
+class VerbOptions(Options):
+    """Options of a verb: those of other programs are taken too, at values that change nothing."""
+
+    @classmethod
+    def unknown(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return which names are known nowhere.
+
+        Raises:
+            WrongValueError: One is known elsewhere, and would change something.
+        """
+        return not_neutral(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +75,8 @@ class SessionOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(SessionOptions, RunFolderOptions):
+class InferenceOptions(VerbOptions, SessionOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
-
-    lenient: ClassVar[bool] = True
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
@@ -79,12 +102,15 @@ class PredictOptions(InferenceOptions):
         "what is found": ("conf", "iou", "max_det", "classes", "agnostic_nms", "retina_masks"),
         "what goes in": ("imgsz", "rect", "batch", "vid_stride", "stream_buffer", "stream"),
         "where it runs": ("device", "half", "backend", "threads"),
-        "what is written": ("save", "save_txt", "save_conf", "save_crop", "save_json", "project", "name", "exist_ok"),
-        "how it looks": ("show", "line_width", "show_labels", "show_conf", "show_boxes", "verbose"),
+        "what is written": (
+            *("save", "save_txt", "save_conf", "save_crop", "save_json", "save_csv"),
+            *("project", "name", "exist_ok"),
+        ),
+        "how it looks": ("show", "line_width", "font", "show_labels", "show_conf", "show_boxes", "verbose"),
     }
 
     max_det: int = option(300, "most objects per image", ge=1, le=100_000)
-    classes: tuple[int, ...] | None = option(None, "keep only these class numbers")
+    classes: tuple[int | str, ...] | None = option(None, "keep only these classes, by number or name")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
     batch: int = option(
         1, "most images per run of the network; a CPU takes fewer when they are large", ge=1, le=MOST_IMAGES
@@ -96,9 +122,13 @@ class PredictOptions(InferenceOptions):
     save_crop: Literal["mask", "box"] | bool = option(
         False, "write one image per object: mask (cut out, transparent) or box"
     )
-    save_json: bool = option(False, "write predictions.json with COCO masks (RLE)")
+    save_json: Literal["results", "dataset"] | bool = option(
+        False, "write predictions.json with COCO masks (RLE): results, or a whole COCO data set, to be corrected"
+    )
+    save_csv: bool = option(False, "write predictions.csv, a row for each object")
     show: bool = option(False, "show results in a window")
     line_width: int | None = option(None, "width of outlines in pixels; default: from the image size", ge=1, le=1000)
+    font: Path | None = option(None, "TrueType or OpenType file for labels; default: one that has the letters")
     show_labels: bool = option(True, "draw class names")
     show_conf: bool = option(True, "draw scores")
     show_boxes: bool = option(True, "draw boxes")
@@ -141,7 +171,7 @@ class ValOptions(InferenceOptions):
     )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1, le=100_000)
-    classes: tuple[int, ...] | None = option(None, "measure only these class numbers of the data set")
+    classes: tuple[int | str, ...] | None = option(None, "measure only these classes, by number or name")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(
@@ -164,10 +194,8 @@ class ValOptions(InferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunFolderOptions):
+class TrainOptions(VerbOptions, RunFolderOptions):
     """Options of train."""
-
-    lenient: ClassVar[bool] = True
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": ("data", "imgsz", "batch", "fraction", "classes", "single_cls", "crowds", "rect", "cache", "workers"),
@@ -213,7 +241,7 @@ class TrainOptions(RunFolderOptions):
     deterministic: bool = option(True, "the same seed gives the same weights on the same machine")
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
-    classes: tuple[int, ...] | None = option(None, "train on these class numbers only")
+    classes: tuple[int | str, ...] | None = option(None, "train on these classes only, by number or name")
     rect: bool = option(False, "batches of like-shaped images, padded as little as possible, without mosaic")
     cos_lr: bool = option(False, "lower the learning rate along a cosine instead of a line")
     close_mosaic: int = option(
@@ -312,7 +340,7 @@ class DataShowOptions(Options):
     count: int = option(16, "images on the sheet", ge=1, le=1000)
     columns: int = option(4, "images in a row", ge=1, le=100)
     side: int = option(480, "width and height of an image on the sheet, in pixels", ge=32, le=4096)
-    classes: tuple[int, ...] | None = option(None, "only images with objects of these class numbers")
+    classes: tuple[int | str, ...] | None = option(None, "only images with objects of these classes, by number or name")
     seed: int = option(0, "another seed, other images", ge=0, le=2_000_000_000)
 
 
@@ -321,10 +349,8 @@ PRECISION_OPTIONS: Mapping[str, str] = {"half": "fp16", "int8": "int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
+class ExportOptions(VerbOptions):
     """Options every export format has; a format adds its own by inheriting."""
-
-    lenient: ClassVar[bool] = True
 
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
@@ -341,3 +367,47 @@ class ExportOptions(Options):
         """The precision asked for: the lowest precision option that is set, else fp32."""
         asked = [word for option, word in PRECISION_OPTIONS.items() if getattr(self, option, False)]
         return asked[-1] if asked else "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(ExportOptions):
+    """Options that a format with 8-bit numbers inherits, so that they are the same words for every format."""
+
+    int8: bool = option(False, "8-bit weights and arithmetic, with ranges taken from images")
+    data: str | None = option(
+        None, "data set to calibrate on: a YAML, a COCO JSON, or a known name; default: what the model remembers"
+    )
+    split: str = option("train", "which part of the data set")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
+    fraction: float = option(1.0, "share of the images to choose from", gt=0, le=1)
+    most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
+
+
+def known_elsewhere() -> dict[str, Neutral]:
+    """Return what is known of every option that a verb may not have."""
+    of_verbs: dict[str, Neutral] = {}
+    for kind in (PredictOptions, ValOptions, TrainOptions, ExportOptions):
+        for item in dataclasses.fields(kind):
+            beside = BESIDE_DEFAULT.get(item.name, UNSET)
+            values = (*beside, item.default) if beside else ANY
+            verb = kind.__name__.removesuffix("Options").lower()
+            of_verbs.setdefault(item.name, Neutral(values, f"an option of {verb}"))
+    return of_verbs | NEUTRAL
+
+
+def not_neutral(values: Mapping[str, Any]) -> list[str]:
+    """Return which names, of those that a verb does not have, are known nowhere.
+
+    Args:
+        values: Names and values, as they were given.
+
+    Raises:
+        UsageError: One is known, and would change something.
+    """
+    known = known_elsewhere()
+    for name in [name for name in values if name in known]:
+        value = plain(values[name])
+        value = parse_literal(value) if isinstance(value, str) else value
+        if known[name].values and value is not None and value not in known[name].values:
+            raise WrongValueError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
+    return [name for name in values if name not in known]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
 import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
 from segx.console import visible
 from segx.plugin import hookspecs, specs
 from segx.plugin.guard import PATIENCE, TooSlowError, one_line, was_interrupted, within
+from segx.plugin.installed import distributions, normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from segx.plugin.installed import Distribution
 
 GROUP = "segx"
 """The entry-point group; name = distribution without ``segx-``, value = ``<package>.plugin``."""
@@ -109,6 +113,21 @@ class _RefusedError(Exception):
     """A plugin breaks the rules; the text says which."""
 
 
+class _Entry(NamedTuple):
+    """An entry point: its name, and ``package.module`` or ``package.module:attribute``."""
+
+    name: str
+    value: str
+
+    @property
+    def module(self) -> str:
+        return self.value.partition("[")[0].partition(":")[0].strip()
+
+    def load(self) -> Any:
+        attributes = filter(None, self.value.partition("[")[0].partition(":")[2].strip().split("."))
+        return functools.reduce(getattr, attributes, importlib.import_module(self.module))
+
+
 @dataclass
 class _Loader:
     """Loads one entry point after another; what it has gathered so far is whole at any moment."""
@@ -119,7 +138,7 @@ class _Loader:
     disabled: list[Disabled] = field(default_factory=list)
     declared: dict[str, list[specs.Spec]] = field(default_factory=lambda: {kind: [] for kind in PLUGIN_TYPES})
 
-    def add(self, entry: metadata.EntryPoint, distribution: str, version: str) -> None:
+    def add(self, entry: _Entry, distribution: str, version: str) -> None:
         """Load one plugin; any error becomes a record of a broken plugin."""
         module: Any = None
         try:
@@ -139,9 +158,7 @@ class _Loader:
             return
         for kind, found in declared.items():
             self.declared[kind].extend(found)
-        self.plugins.append(
-            Plugin(name=entry.name, distribution=distribution, version=version, module=entry.value.partition(":")[0])
-        )
+        self.plugins.append(Plugin(name=entry.name, distribution=distribution, version=version, module=entry.module))
 
     def refuse(self, name: str, distribution: str, version: str, error: BaseException) -> None:
         """Note a plugin that cannot be used."""
@@ -201,7 +218,7 @@ def discover(*, path: list[str] | None = None) -> Discovery:
     loader = _Loader(manager)
     unwanted = _unwanted()
     for entry, distribution, version in _entry_points(path, loader):
-        if "all" in unwanted or unwanted & {_normal(entry.name), _normal(distribution)}:
+        if "all" in unwanted or unwanted & {normal(entry.name), normal(distribution)}:
             loader.disabled.append(Disabled(name=entry.name, distribution=distribution))
         else:
             loader.add(entry, distribution, version)
@@ -214,57 +231,40 @@ def discover(*, path: list[str] | None = None) -> Discovery:
     )
 
 
-def _entry_points(path: list[str] | None, loader: _Loader) -> Iterator[tuple[metadata.EntryPoint, str, str]]:
+def _entry_points(path: list[str] | None, loader: _Loader) -> Iterator[tuple[_Entry, str, str]]:
     """Yield entry points with distribution and version, in a stable order; what cannot be read is noted."""
-    options: dict[str, Any] = {} if path is None else {"path": path}
     seen: set[str] = set()
-    found: list[tuple[metadata.EntryPoint, str, str]] = []
-    for distribution in metadata.distributions(**options):
+    found: list[tuple[_Entry, str, str]] = []
+    for distribution in distributions(path):
+        # Most distributions have nothing to do with segx: their names and versions are not even read.
+        if f"[{GROUP}]".encode() not in _bytes(distribution):
+            continue
         try:
-            # Most distributions have nothing to do with segx: their names and versions are not even read.
-            if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
-                continue
-            about = distribution.metadata
-            name, version = about["Name"] or "", about["Version"] or ""
-            entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
+            about = distribution.about()
+            name, version = about.get("Name", ""), about.get("Version", "")
+            entries = [_Entry(*entry) for entry in distribution.entry_points(GROUP)]
         except Exception as error:  # noqa: BLE001 - whatever one installer left behind must not hide the others
-            name, version = _folder_name(distribution)
-            if not _has_nothing_for_us(distribution):
-                loader.refuse(name, name, version, error)
+            loader.refuse(distribution.name, distribution.name, distribution.version, error)
             continue
         if not name:
             logger.warning("a distribution with a plugin of segx has no name, and is passed over; reinstall it")
             continue
-        if _normal(name) in seen:
+        if normal(name) in seen:
             continue  # of two copies on the path the first is the one that is imported
-        seen.add(_normal(name))
+        seen.add(normal(name))
         found.extend((entry, name, version) for entry in entries)
-    yield from sorted(found, key=lambda item: (_normal(item[1]), item[0].name))
+    yield from sorted(found, key=lambda item: (normal(item[1]), item[0].name))
 
 
-def _folder_name(distribution: metadata.Distribution) -> tuple[str, str]:
-    """Return name and version of a distribution whose metadata cannot be read, from its folder's name."""
-    folder = str(getattr(distribution, "_path", "unknown"))
-    name, _, version = os.path.splitext(os.path.basename(folder))[0].partition("-")  # noqa: PTH119, PTH122 - a text
-    return name.replace("_", "-"), version
-
-
-def _has_nothing_for_us(distribution: metadata.Distribution) -> bool:
-    """Return True if a distribution whose metadata cannot be read names no plugin of segx."""
-    folder = getattr(distribution, "_path", None)
+def _bytes(distribution: Distribution) -> bytes:
     try:
-        return f"[{GROUP}]".encode() not in folder.joinpath("entry_points.txt").read_bytes()  # type: ignore[union-attr]
-    except (AttributeError, OSError):
-        return True
+        return distribution.read("entry_points.txt")
+    except OSError:  # it may not be read, so nothing of it can be used
+        return b""
 
 
 def _unwanted() -> set[str]:
-    return {_normal(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
-
-
-def _normal(name: str) -> str:
-    """Return a distribution's name as package indexes compare it (PEP 503)."""
-    return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
+    return {normal(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
 
 
 def _shake_hands(module: Any) -> None:

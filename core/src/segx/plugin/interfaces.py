@@ -108,6 +108,10 @@ class Architecture(Protocol):
         """
         ...
 
+    def class_tensors(self, module: Any) -> Sequence[str]:
+        """Return the names of the tensors that have a row for each class; rows move with the names of their classes."""
+        ...
+
     def criterion(self, module: Any, options: TrainOptions) -> Criterion:
         """Return the loss that trains this module; its weights and gains are those of the options."""
         ...

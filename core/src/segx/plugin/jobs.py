@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
@@ -22,11 +22,13 @@ class LoadReport:
         loaded: Names that fit in name and shape.
         skipped: Name to the reason it was not moved.
         missing: Names of the model for which the source has nothing.
+        classes: Numbers of the classes that kept what the source knows of them, where they were paired by name.
     """
 
     loaded: tuple[str, ...]
     skipped: Mapping[str, str]
     missing: tuple[str, ...]
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,22 @@ def _say_nothing(_stage: str, _done: int, _total: int | None) -> None:
     """Nobody wants to know how far an export is."""
 
 
+class CalibrationImages(Protocol):
+    """Network input to calibrate on, the same for every format; it can be gone through again and again."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __iter__(self) -> Iterator[Images]:
+        """Return float32 (batch, 3, height, width) in 0..1, RGB, of the size and batch that the file is made for."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a child process: ``segx.flows.calibration.Calibration.from_dict`` reads them."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportJob:
     """Request of one export: a record, so that what a later format needs breaks no plugin.
@@ -59,7 +77,7 @@ class ExportJob:
         options: The format's own options.
         destination: A temporary name beside the final one; core renames it when all is proven.
         scratch: An empty folder on the same disk, removed afterwards, for what a converter litters.
-        images: Network input to calibrate on, float32 (batch, 3, height, width) in 0..1, where it was demanded.
+        images: Network input to calibrate on, where the format has demanded it.
         notify: Called with a stage, how much of it is done, and of how much: ``notify("calibrating", 12, 300)``.
     """
 
@@ -67,7 +85,7 @@ class ExportJob:
     options: ExportOptions
     destination: Path
     scratch: Path
-    images: Collection[Images] | None = None
+    images: CalibrationImages | None = None
     notify: Callable[[str, int, int | None], None] = _say_nothing
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING
+
+from segx.plugin.installed import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from importlib import metadata
 
     from packaging.requirements import Requirement
 
@@ -46,6 +49,8 @@ def unmet(requirements: Iterable[str]) -> tuple[Unmet, ...]:
 
 def modules(entry: str) -> list[str]:
     """Return the names of the top-level modules to import for a requirement that is met."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     text = next((text.strip() for text in entry.split(ALTERNATIVE) if _check_one(text.strip()) is None), "")
@@ -72,7 +77,34 @@ def _check(entry: str) -> Unmet | None:
     return next((problem for problem in problems if problem.found), problems[0])
 
 
+_AT_LEAST = re.compile(r"([A-Za-z0-9][\w.-]*?)\s*>=\s*(\d+(?:\.\d+)*)")
+_RELEASE = re.compile(r"\d+(?:\.\d+)*")
+
+
+def _plainly_met(text: str) -> bool:
+    """Return True if a release is installed that ``name>=1.2`` is happy with.
+
+    It is what nearly every requirement comes to. Whatever else there is, a False too, is for ``packaging`` to judge,
+    which takes 20 ms to import.
+    """
+    wanted = _AT_LEAST.fullmatch(text)
+    distribution = find(wanted[1]) if wanted else None
+    if wanted is None or distribution is None:
+        return False
+    try:
+        version = distribution.about().get("Version", "")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(_RELEASE.fullmatch(version)) and _numbers(version) >= _numbers(wanted[2])
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
 def _check_one(text: str) -> Unmet | None:
+    if _plainly_met(text):
+        return None
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
@@ -84,6 +116,8 @@ def _check_one(text: str) -> Unmet | None:
 
 def _find_unmet(requirement: Requirement, *, seen: set[tuple[str, frozenset[str]]]) -> Unmet | None:
     """Return the first thing missing of a requirement and of the extras it asks for."""
+    from importlib import metadata
+
     if requirement.marker is not None and not requirement.marker.evaluate():
         return None
     if requirement.url is not None:

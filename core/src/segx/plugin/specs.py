@@ -62,8 +62,8 @@ class Spec:
         problem: Says why it cannot be used here although it is installed: no GPU, no Node; an empty string if it can.
             A quick look at files, ``PATH`` and the platform, which imports nothing.
         prepare: Called once, before anything that any plugin requires is imported. It keeps a library from reporting
-            or writing by itself: sets a variable (``os.environ.setdefault``: who wants the reports may have them) or
-            blocks a module. It imports nothing.
+            or writing by itself: blocks a module, for instance. It imports nothing. A variable that is read when the
+            library is imported is set there, with :func:`segx.runtime.variables`.
         provider: The distribution that declares it; filled in by the loader.
     """
 

@@ -79,6 +79,7 @@ class TrainJob:
         criterion: Returns the loss for a module.
         validate: Measures a session; called on the first process only. The figures hold ``"fitness"``.
         notify: Hears of each batch and epoch; called on the first process only.
+        val_loader: Makes the loader of the validation images as they are, for the losses; None: they are not measured.
         settings: What a checkpoint is to remember: data, settings, versions.
         finished: The run that goes on had come to its end and was measured; only more epochs can make it go on.
     """
@@ -93,6 +94,7 @@ class TrainJob:
     notify: Callable[[Step], None]
     settings: Mapping[str, Any]
     finished: bool = False
+    val_loader: LoaderMaker | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from segx.errors import MissingModelError, did_you_mean
+from segx.errors import MissingModelError, version_or_typo
 from segx.io.download import fetch
 from segx.io.paths import MIRROR_VARIABLE, weights_address, weights_folder
 
@@ -27,7 +27,7 @@ def resolve_weights(name: str, registry: Registry, *, retry: RetryPolicy | None 
     file = registry.weights_file(name)
     if file is None:
         known = {known for spec in registry.architectures.values() for known in spec.weights}
-        msg = f"model {name!r} is not a file here, nor a known name{did_you_mean(name, known)}"
+        msg = f"model {name!r} is not a file here, nor a known name{version_or_typo(name, known)}"
         raise MissingModelError(
             msg, hint=f"known names: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
         )

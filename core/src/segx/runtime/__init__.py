@@ -1,17 +1,51 @@
-"""What this machine and process offer: devices, cores, and which of several processes this is."""
+"""What this machine and process offer: devices, cores, which of several processes this is, and whose it is."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segx.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+
+_taken = threading.Event()
+
+
+def take_process() -> None:
+    """Let segx tune this process as its own: environment variables, the allocator, warnings filters, signals.
+
+    Without this call, what segx is asked to do in a program leaves all of these as they were. The command line makes
+    it first of all; a script that only trains does well to: freed memory is kept for the next batch.
+    """
+    _taken.set()
+
+
+def process_taken() -> bool:
+    """Return True if :func:`take_process` has been called in this process."""
+    return _taken.is_set()
+
+
+@contextlib.contextmanager
+def variables(**wanted: str) -> Iterator[None]:
+    """Set environment variables that a library reads while it is imported or started; the user's own stand.
+
+    At the end they are as before, unless the process is segx's own (:func:`take_process`).
+    """
+    ours = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in ours})
+    try:
+        yield
+    finally:
+        if not process_taken():
+            for name in ours:
+                os.environ.pop(name, None)
 
 
 def parse_device(text: str) -> tuple[str, str]:

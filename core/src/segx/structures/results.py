@@ -23,6 +23,8 @@ from segx.structures.boxes import Boxes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from segx.structures.types import Image
 
 NO_OBJECTS = "(no detections)"
@@ -200,6 +202,13 @@ class Results(OnHost):
     def _columns(self) -> list[str]:
         """Return the keys of :meth:`summary`."""
         return ["name", "class", "confidence", "box", *(["track_id"] if self.boxes.is_track else [])]
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        """float64 (N,), the area of each object in pixels of the image: that of its box."""
+        x1, y1, x2, y2 = self.boxes.data[:, :4].astype(np.float64).T
+        areas: NDArray[np.float64] = (x2 - x1) * (y2 - y1)
+        return areas
 
     def to_coco(self, image_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
         """Return what COCO's results file holds: one dictionary for each object.

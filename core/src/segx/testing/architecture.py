@@ -193,6 +193,13 @@ class ArchitectureContract(PluginContract, standard=True):
         assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
         assert _shapes(module) == _shapes(architecture.build(config)), "built alike each time"
 
+    def test_class_tensors_have_a_row_for_each_class(
+        self, architecture: Architecture, module: Any, config: ModelConfig
+    ) -> None:
+        """So a class moves with its name when a model is trained for others; there may be no such tensors."""
+        own = module.state_dict()
+        assert all(len(own[name]) == config.nc for name in architecture.class_tensors(module))
+
     def test_fused_model_says_the_same(self, architecture: Architecture, module: Any, config: ModelConfig) -> None:
         """Folding BatchNorm changes speed, not outputs, and makes a copy."""
         import torch

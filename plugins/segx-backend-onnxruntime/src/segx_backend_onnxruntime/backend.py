@@ -47,6 +47,6 @@ class OnnxRuntimeBackend(FormatBackend):
 
     def devices(self) -> list[str]:
         """Return what ``device=`` may be with the installed ONNX Runtime; ``segx doctor`` shows it."""
-        import onnxruntime
+        from segx_backend_onnxruntime.session import available_providers
 
-        return devices(onnxruntime.get_available_providers())
+        return devices(available_providers())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, lazy
+from segx.runtime import process_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +19,9 @@ _BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntim
 
 
 def _keep_quiet() -> None:
-    """Keep ONNX Runtime from reporting: it reads the variable when it is imported, and later is too late."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    """Keep ONNX Runtime from reporting, in a process of segx's own; in a program the import itself is guarded."""
+    if process_taken():
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @hookimpl

@@ -7,12 +7,14 @@ import os
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from segx.errors import UsageError
 from segx.plugin.base import FormatSession
-from segx.runtime import cores
+from segx.runtime import cores, variables
 from segx_backend_onnxruntime.providers import Device, choose_device
+
+with variables(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported; else it writes into the home folder and reports
+    import onnxruntime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,13 +39,19 @@ class OnnxRuntimeSession(FormatSession[onnxruntime.InferenceSession]):
         return outputs
 
 
+def available_providers() -> list[str]:
+    """Return the names of what the installed ONNX Runtime can run on."""
+    found: list[str] = onnxruntime.get_available_providers()
+    return found
+
+
 def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSession, str]:
     """Return ONNX Runtime's session for a file, and the name of the device it really runs on.
 
     Raises:
         UsageError: The device is not there.
     """
-    device = choose_device(options.device, onnxruntime.get_available_providers())
+    device = choose_device(options.device, available_providers())
     session = onnxruntime.InferenceSession(str(path), sess_options=_settings(options), providers=device.chain)
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:

@@ -13,7 +13,7 @@ import numpy as np
 from segx.console import counted
 from segx.errors import DataError
 from segx.io import index_cache
-from segx.io.files import read_text
+from segx.io.files import open_regular, read_text
 from segx.io.image_header import image_shape
 from segx.io.index_cache import Stamps
 from segx.io.names import IMAGE_SUFFIXES
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from segx.structures.sample import DatasetSource
 
 _SIZES = "yolo-sizes/2"  # of 1, sizes of turned PNG and TIFF were those of the pixels as stored
+_HEAD = 1 << 16
+"""Bytes of a JSON's beginning and end that are looked at."""
 _NAMES = ("classes.txt", "obj.names")
 """What annotation tools call the list of class names, one a line."""
 
@@ -230,21 +232,40 @@ def _reported(index: LabelIndex) -> list[str]:
 
 
 def _beside(images: Sequence[str], index: LabelIndex) -> list[str]:
-    """Report labels that lie beside the images, where they are not looked for, of images that have no others."""
+    """Report labels that lie beside the images and are not read, of images that have no others."""
     listings: dict[str, set[str]] = {}
     found: list[tuple[str, str]] = []
+    other: list[str] = []
     for place in np.flatnonzero(~index.there).tolist():
         beside = os.path.splitext(images[place])[0] + ".txt"  # noqa: PTH122 - speed
         folder, name = os.path.split(beside)
         if folder not in listings:
-            listings[folder] = {file for file in os.listdir(folder) if file.endswith(".txt")}  # noqa: PTH208 - speed
+            every = os.listdir(folder)  # noqa: PTH208 - speed
+            listings[folder] = {file for file in every if file.endswith((".txt", ".json"))}
         if beside != index.files[place] and name in listings[folder]:
             found.append((beside, index.files[place]))
-    if not found:
-        return []
-    beside, label = found[0]
-    count = f"labels of {counted(len(found), 'image')} lie beside them and are not read"
-    return [f"{beside}: {count}: this one belongs to {label}"]
+        elif f"{name[:-4]}.json" in listings[folder]:
+            other.append(f"{beside[:-4]}.json")
+    reported = []
+    if found:
+        beside, label = found[0]
+        count = f"labels of {counted(len(found), 'image')} lie beside them and are not read"
+        reported.append(f"{beside}: {count}: this one belongs to {label}")
+    if other and _is_of_labelme(other[0]):
+        count = f"annotations of {counted(len(other), 'image')} lie beside them as labelme and X-AnyLabeling keep them"
+        reported.append(f"{other[0]}: {count}, and are not read: export them as COCO or YOLO there")
+    return reported
+
+
+def _is_of_labelme(path: str) -> bool:
+    """Return True if a JSON begins or ends as labelme writes them: what is drawn, and of which image."""
+    try:
+        with open_regular(Path(path)) as file:
+            head = file.read(_HEAD)
+            file.seek(max(os.path.getsize(path) - _HEAD, 0))  # noqa: PTH202 - a text
+            return b'"shapes"' in head and b'"imagePath"' in head + file.read(_HEAD)
+    except OSError:
+        return False
 
 
 def _sharing(images: Sequence[str], index: LabelIndex) -> list[tuple[str, str]]:

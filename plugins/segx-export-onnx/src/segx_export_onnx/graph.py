@@ -9,6 +9,7 @@ import onnx
 
 from segx.errors import ExportError
 from segx.plugin.base import INPUT_AXES, reason
+from segx.runtime import variables
 from segx_export_onnx.tracing import INPUT
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: onnxslim fails.
     """
-    import onnxslim
+    with variables(ORT_DISABLE_TELEMETRY="1"):  # it imports onnxruntime, where that is installed
+        import onnxslim
 
     try:
         slim: onnx.ModelProto = onnxslim.slim(model)

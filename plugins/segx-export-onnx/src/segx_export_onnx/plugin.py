@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import ExporterSpec, default_tolerances, lazy
+from segx.runtime import process_taken
 from segx_export_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ SEGX_API = (1, 0)
 
 
 def _keep_quiet() -> None:
-    """Keep ONNX Runtime from reporting, which onnxslim imports where it is installed."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    """Keep ONNX Runtime from reporting, which onnxslim imports, in a process of segx's own."""
+    if process_taken():
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @hookimpl
@@ -34,6 +36,6 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             precisions=("fp32", "fp16"),
             tolerance=default_tolerances("fp32", "fp16"),
             metadata="embedded",
-            requires=("onnx>=1.17", "onnxscript>=0.5", "onnxslim>=0.1.50", "torch>=2.6"),
+            requires=("onnx>=1.17", "onnxscript>=0.6.2", "onnxslim>=0.1.50", "torch>=2.6"),
         )
     ]

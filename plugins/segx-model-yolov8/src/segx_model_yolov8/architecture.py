@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from segx.options.verbs import TrainOptions
     from segx.plugin.jobs import ExportModule, ModelConfig, ModelSummary
@@ -86,6 +86,12 @@ class YOLOv8Seg:
         on; a fused module gets weights with BatchNorm folded. Names the module does not have are kept.
         """
         return weights.adapt(module, state)
+
+    def class_tensors(self, module: SegmentationModel) -> list[str]:
+        """Return the names of the weights and biases that score the classes, a row for each."""
+        scoring = [cast("nn.Sequential", branch)[-1] for branch in module.head.cv3]
+        layers = [name for name, layer in module.named_modules() if any(layer is one for one in scoring)]
+        return [f"{name}.{part}" for name in layers for part in ("weight", "bias")]
 
     def criterion(self, module: SegmentationModel, options: TrainOptions) -> SegmentationLoss:
         """Return the loss that trains this module, with the gains of the options."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 from segx.errors import UsageError
 from segx.io.images import from_array
 from segx.structures.masks import Masks
+from segx_task_segment.fonts import fitting_font, legible, load
 from segx_task_segment.palette import Color, color, text_color
 
 if TYPE_CHECKING:
@@ -54,14 +54,15 @@ def draw(
         masks: Masks: a translucent fill and an outline.
         line_width: Width of outlines in pixels; default: from the size of the image.
         font_size: Height of labels in pixels; default: from the size of the image.
-        font: A TrueType or OpenType file, for names the built-in Latin font lacks.
+        font: A TrueType or OpenType file; default: the built-in Latin font, and for names that it lacks letters of
+            one of this machine that has them, else the number of the class.
         color_mode: One colour for each class, the same in every image, or one for each object.
         opacity: Of the fill, 0..1.
         img: The image to draw on, left as it is; grey, 16 bits and floats are read as a source is.
         text: Colour of the labels' text; default: what is legible on the label.
 
     Raises:
-        UsageError: ``img`` is of another size, or no image.
+        UsageError: ``img`` is of another size, or no image; or the font cannot be read.
         DataError: Its values are out of range.
     """
     canvas = from_array(img, copy=True)
@@ -79,17 +80,18 @@ def draw(
         for i in weakest_first:
             _draw_box(canvas, results.boxes.xyxy[i], colors[i], line if not masks else line * 0.6)
     if labels:
-        texts = [_label(results, i, conf=conf) for i in range(len(results))]
-        writer = Labels(canvas, size=size, font=None if font is None else str(font), text=text)
+        face = None if font is None else str(font)
+        texts = [_label(results, i, conf=conf, font=face) for i in range(len(results))]
+        writer = Labels(canvas, size=size, font=face, text=text)
         for i in range(len(results)):
             writer.place(texts[i], results.boxes.xyxy[i], colors[i], gap=line / 2 if boxes else 0)
         writer.draw()
     return canvas
 
 
-def _label(results: SegmentResults, index: int, *, conf: bool) -> str:
+def _label(results: SegmentResults, index: int, *, conf: bool, font: str | None) -> str:
     number = int(results.boxes.cls[index])
-    name = results.names.get(number, str(number))
+    name = legible(results.names.get(number, str(number)), number, font)
     return f"{name} {results.boxes.conf[index]:.2f}" if conf else name
 
 
@@ -267,23 +269,9 @@ def _glyphs(text: str, size: float, font: str | None) -> NDArray[np.float32]:
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    face = _font(size, font)
+    face = load(size, fitting_font(text, font))
     left, _, right, _ = face.getbbox(text or " ")
     _, top, _, bottom = face.getbbox("Agjdy|")
     image = Pillow.new("L", (max(int(np.ceil(right - left)), 1), max(int(np.ceil(bottom - top)), 1)))
     ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=face)
     return np.asarray(image).astype(np.float32) / np.float32(255)
-
-
-@lru_cache(maxsize=16)
-def _font(size: float, font: str | None) -> Any:
-    from PIL import ImageFont
-
-    if font is None:
-        return ImageFont.load_default(size)
-    try:
-        return ImageFont.truetype(font, round(size))
-    except OSError as error:
-        if PurePath(font).name == font:  # a font of the system, where it may be or not
-            return ImageFont.load_default(size)
-        raise UsageError(f"font={font} cannot be read: {error}", hint="a TrueType or OpenType file") from error

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from segx.structures.sample import Sample
     from segx.structures.types import Image
 
@@ -66,6 +68,11 @@ class SegmentResults(Results):
 
     def _columns(self) -> list[str]:
         return [*super()._columns(), *(["segments"] if len(self.masks) else [])]
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        """float64 (N,), the area of each object in pixels of the image: that of its mask, else of its box."""
+        return self.masks.area.astype(np.float64) if self._masks_fit and len(self.masks) else super().areas
 
     def to_coco(self, image_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
         """Return what COCO's results file holds: one dictionary for each object, its mask as compressed RLE text.

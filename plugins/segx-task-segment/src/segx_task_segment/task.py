@@ -1,9 +1,12 @@
-"""The task ``segment``: images into network input, raw outputs into results, results into images."""
+"""The task ``segment``: images into network input, raw outputs into results, results into images.
+
+What only training, validation and export need is imported where they begin: who predicts does not wait for it.
+"""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,11 +17,7 @@ from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.decode import detect, read_outputs
 from segx_task_segment.mask_assembly import image_masks, input_masks
-from segx_task_segment.parity import compare
 from segx_task_segment.results import SegmentResults, annotation_results
-from segx_task_segment.training.drawings import SegmentDrawings
-from segx_task_segment.training.loader import make_loader, require_masks
-from segx_task_segment.validation import SegmentValidation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from segx.structures.sample import Sample
     from segx.structures.types import Array, Image
     from segx_task_segment.decode import Detections
+    from segx_task_segment.training.drawings import SegmentDrawings
 
 
 class SegmentTask:
@@ -95,6 +95,8 @@ class SegmentTask:
 
     def parity(self, reference: Sequence[Any], other: Sequence[Any]) -> Parity:
         """Compare what two models found in the same images; ``raw`` is filled by core."""
+        from segx_task_segment.parity import compare
+
         return compare(reference, other)
 
     def train_loader(
@@ -111,6 +113,8 @@ class SegmentTask:
         Raises:
             DataError: No object has a mask to learn from.
         """
+        from segx_task_segment.training.loader import make_loader, require_masks
+
         require_masks(dataset, options, indices)
         return partial(make_loader, dataset, options, stride=stride, indices=indices)
 
@@ -121,10 +125,16 @@ class SegmentTask:
             names: Class number to class name, as they are trained.
             options: Which classes are trained on, and whether as one.
         """
-        return SegmentDrawings(names=names, classes=options.classes, single_class=options.single_cls)
+        from segx_task_segment.training.drawings import SegmentDrawings
+
+        return SegmentDrawings(
+            names=names, classes=cast("tuple[int, ...] | None", options.classes), single_class=options.single_cls
+        )
 
     def evaluator(self, spec: EvalSpec) -> Evaluator:
         """Return what measures a model on a data set by the COCO protocol."""
+        from segx_task_segment.validation import SegmentValidation
+
         return SegmentValidation(spec)
 
 

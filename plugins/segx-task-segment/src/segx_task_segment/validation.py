@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segx.errors import DataError
 from segx.io.files import write_bytes, write_text
@@ -41,7 +41,7 @@ class SegmentValidation:
         self._folder = spec.folder
         self._evaluator = SegmentEvaluator(
             spec.names,
-            classes=options.classes,
+            classes=cast("tuple[int, ...] | None", options.classes),  # names are numbers by now
             single_cls=options.single_cls,
             fitness=options.fitness,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
+from segx.runtime import variables
 from segx_torch.container import open_container
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from segx.artifact import Artifact, ArtifactInfo
@@ -39,8 +40,8 @@ class TorchBackend:
             ModelError: The file is missing, damaged, unsafe or of another kind, or no architecture installed fits.
             UsageError: The device is not there, or cannot run in half precision.
         """
-        _let_idle_threads_sleep()
-        from segx_torch.session import open_session
+        with _idle_threads_sleep():
+            from segx_torch.session import open_session
 
         return open_session(artifact, options)
 
@@ -50,8 +51,8 @@ class TorchBackend:
         Raises:
             UsageError: The device is not there, or cannot run in half precision.
         """
-        _let_idle_threads_sleep()
-        from segx_torch.session import TorchSession
+        with _idle_threads_sleep():
+            from segx_torch.session import TorchSession
 
         return TorchSession(architecture.build(config), config, architecture, architecture.info(config), options)
 
@@ -67,17 +68,19 @@ class TorchBackend:
 
         if not isinstance(session, TorchSession):
             raise TypeError(f"the torch backend trains its own sessions, not {type(session).__name__}")
+        # Read when CUDA starts; cuBLAS varies without it.
+        fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if job.options.deterministic else {}
         try:
-            return train(session, job, resume=resume)
+            with variables(**fixed):
+                return train(session, job, resume=resume)
         finally:
             session.weights_changed()
 
 
-def _let_idle_threads_sleep() -> None:
+def _idle_threads_sleep() -> AbstractContextManager[None]:
     """Ask OpenMP not to spin while its threads wait for each other, unless the user has asked for something else.
 
     On a machine where others want the cores too, an image took ten times as long with spinning threads as without.
     OpenMP reads the variable when torch is imported, so later it has no effect.
     """
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return variables(OMP_WAIT_POLICY="PASSIVE")

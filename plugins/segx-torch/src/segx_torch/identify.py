@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from segx.errors import ModelError, SegxError
+from segx.errors import ModelError, PluginError, SegxError
+from segx.plugin.catalog import full_name
 from segx.plugin.registry import get_registry
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def identify(container: Container) -> tuple[Architecture, ModelConfig]:
 
     Raises:
         ModelError: It is a model for another task, or no architecture installed fits.
+        PluginError: Several fit.
     """
     if container.info.task != "segment":
         msg = f"{container.path}: a model for {container.info.task!r}; it has no masks"
@@ -42,11 +44,16 @@ def _by_shapes(container: Container) -> tuple[Architecture, ModelConfig]:
     """Try the shipped configurations, those named like the file first; the shapes tell the number of classes."""
     given = {name: ref.shape for name, ref in container.weights.items()}
     tried = []
-    for architecture, variant in _candidates(container.path.stem):
+    found: dict[str, tuple[Architecture, ModelConfig]] = {}
+    for family, architecture, variant in _candidates(container.path.stem):
         tried.append(variant)
-        config = _fitting_config(architecture, variant, given)
-        if config is not None:
-            return architecture, config
+        if family not in found and (config := _fitting_config(architecture, variant, given)) is not None:
+            found[family] = architecture, config
+    if len(found) > 1:
+        msg = f"{container.path}: bare weights, which fit several architectures: {', '.join(found)}"
+        raise PluginError(msg, hint="with the YAML of the one that is meant: YOLO('model.yaml').load(file)")
+    if found:
+        return next(iter(found.values()))
     msg = f"{container.path}: bare weights, of no configuration that is known"
     hint = f"tried: {', '.join(tried) or 'none'}; with your own YAML: YOLO('model.yaml').load(file)"
     raise ModelError(msg, hint=hint)
@@ -62,15 +69,16 @@ def _fitting_config(architecture: Architecture, variant: str, given: Shapes) -> 
     return config if config and not _misfits(_shapes(architecture, config), given) else None
 
 
-def _candidates(stem: str) -> Iterator[tuple[Architecture, str]]:
+def _candidates(stem: str) -> Iterator[tuple[str, Architecture, str]]:
+    """Yield families by their full names, with each variant they ship."""
     registry = get_registry()
-    variants = [(spec.name, variant) for spec in registry.architectures.values() for variant in spec.variants]
-    for name, variant in sorted(variants, key=lambda item: not stem.startswith(item[1])):
+    variants = [(spec, variant) for spec in registry.architectures.specs for variant in spec.variants]
+    for spec, variant in sorted(variants, key=lambda item: not stem.startswith(item[1])):
         try:
-            architecture = registry.architectures.load(name)
+            architecture = registry.architectures.load(spec)
         except SegxError:  # it is installed without what it needs, which is told to whoever asks for it by name
             continue
-        yield architecture, variant
+        yield full_name(spec), architecture, variant
 
 
 def _class_count(architecture: Architecture, variant: str, given: Shapes) -> int | None:

@@ -16,6 +16,7 @@ from segx.options.verbs import SessionOptions
 from segx.plugin.base import check_images
 from segx.plugin.jobs import LoadReport
 from segx.runtime.pytorch import inference, resolve_device, to_device, to_numpy
+from segx.structures.classes import paired_by_name
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.identify import identify
@@ -87,17 +88,18 @@ class TorchSession:
     def load_weights(self, artifact: Artifact) -> LoadReport:
         """Move the weights of a file that fit in name and shape into this model, and say what was skipped.
 
-        The model takes over the file's class names when it has as many classes.
+        Classes move by name. Where model and file share no name, the model takes over the file's class names when it
+        has as many classes.
         """
         with artifact.take(open_container) as container:
             source = read_container(container)
-        report = _move(source.weights, self.module, self.architecture)
+        report = _move(source.weights, self.module, self.architecture, _paired(source.info.names, self.info.names))
         if not report.loaded:
             count = len(report.skipped)
             msg = f"{artifact.path}: none of its {count} tensors fits {self.config.variant} in name and shape"
             raise ModelError(msg, hint="give weights of the same family and size")
         self.random_weights = self.random_weights.difference(report.loaded)
-        if len(source.info.names) == self.config.nc:
+        if report.classes is None and len(source.info.names) == self.config.nc:
             self.info = self.info.replace(names=source.info.names)
         self.weights_changed()
         return report
@@ -111,10 +113,14 @@ class TorchSession:
             names: Class number to class name.
             seed: Where random weights come from.
 
+        What is known of a class moves with its name. Where no name is shared but the number of classes is, they are
+        taken to be the same under other names.
+
         Returns:
-            This session and None when it has as many classes and no random weights; else a new one.
+            This session and None when it has these classes and no random weights; else a new one.
         """
-        if len(names) == self.config.nc and not self.random_weights:
+        pairs = _paired(self.info.names, names)
+        if pairs is None and not self.random_weights:
             self.info = self.info.replace(names=dict(names))
             return self, None
         config = self.architecture.config_from_definition(
@@ -126,7 +132,7 @@ class TorchSession:
         options = SessionOptions(device=self.device, half=self._dtype == torch.float16, threads=self._threads)
         session = TorchSession(module, config, self.architecture, self.info.replace(names=dict(names)), options)
         learned = {name: own for name, own in self.module.state_dict().items() if name not in self.random_weights}
-        report = _move(learned, module, self.architecture) if learned else None
+        report = _move(learned, module, self.architecture, pairs) if learned else None
         session.random_weights = session.random_weights.difference(report.loaded if report else ())
         return session, report
 
@@ -226,16 +232,48 @@ def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpo
     return module
 
 
-def _move(weights: Mapping[str, Tensor], module: nn.Module, architecture: Architecture) -> LoadReport:
-    """Copy the tensors that fit a module in name and shape into it, and say what was skipped."""
+def _paired(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int] | None:
+    """Return our class numbers to theirs, by name; None where they are the same but for their names, or have none."""
+    pairs = paired_by_name(theirs, ours)
+    same = len(theirs) == len(ours) and (not pairs or pairs == {number: number for number in ours})
+    return None if same or not theirs else pairs
+
+
+def _move(
+    weights: Mapping[str, Tensor], module: nn.Module, architecture: Architecture, pairs: Mapping[int, int] | None
+) -> LoadReport:
+    """Copy the tensors that fit a module in name and shape into it, and say what was skipped.
+
+    Args:
+        weights: The tensors by name.
+        module: The module they go into.
+        architecture: The family it belongs to.
+        pairs: The module's class numbers to those of the weights; None: they are the same.
+    """
     own = module.state_dict()
     given = _adapted(architecture, module, weights)
     skipped = {name: reason for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))}
+    rows = [] if pairs is None else [name for name in architecture.class_tensors(module) if name in given]
+    classes: tuple[int, ...] | None = None if pairs is None else ()
+    if pairs and all(own[name].shape[1:] == given[name].shape[1:] for name in rows):
+        skipped = {name: reason for name, reason in skipped.items() if name not in rows}
+        given |= {name: _with_rows(own[name], given[name], pairs) for name in rows}
+        classes = tuple(sorted(pairs))
+    else:  # of another width, or of none of these classes: they begin anew together
+        skipped = {**dict.fromkeys(rows, "is for other classes"), **skipped}
     loaded = tuple(name for name in given if name not in skipped)
     with torch.no_grad():
         for name in loaded:
             own[name].copy_(given[name])
-    return LoadReport(loaded=loaded, skipped=skipped, missing=tuple(name for name in own if name not in given))
+    missing = tuple(name for name in own if name not in given)
+    return LoadReport(loaded=loaded, skipped=skipped, missing=missing, classes=classes)
+
+
+def _with_rows(own: Tensor, given: Tensor, pairs: Mapping[int, int]) -> Tensor:
+    """Return a tensor with the rows of another in the place of those they are paired with."""
+    rows = own.clone()
+    rows[list(pairs)] = given[list(pairs.values())].to(rows)
+    return rows
 
 
 def _adapted(architecture: Architecture, module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -97,16 +97,16 @@ def found_in(
     boxes = results.boxes.data.astype(np.float64)
     if len(boxes) and (not len(results.masks) or results.masks.frame != results.orig_shape):
         raise UsageError("masks are measured at the image's own resolution", hint="decode with retina_masks=true")
-    category = boxes[:, 5].astype(np.int64)
+    category = boxes[:, -1].astype(np.int64)
     wanted = np.isin(category, list(names) if classes is None else list(classes))
     if single:
         category = np.zeros_like(category)
     kept = np.flatnonzero(wanted)
-    rows = kept[np.argsort(-boxes[kept, 4], kind="stable")]
+    rows = kept[np.argsort(-boxes[kept, -2], kind="stable")]
     box = np.concatenate([boxes[rows, :2], boxes[rows, 2:4] - boxes[rows, :2]], axis=1).round(4)
     return Found(
         category=category[rows],
-        score=boxes[rows, 4],
+        score=boxes[rows, -2],
         box=box,
         rank=_ranks(category[rows]),
         results=results,

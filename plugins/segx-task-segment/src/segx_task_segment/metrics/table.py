@@ -11,6 +11,7 @@ import numpy as np
 
 from segx.console import counted
 from segx.errors import MissingPluginError
+from segx.io.files import plain_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ class MatchTable:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows([_as_text(value) for value in row] for row in self._values())
+        writer.writerows([plain_cell(value) for value in row] for row in self._values())
         return out.getvalue()
 
     def to_df(self) -> Any:
@@ -153,9 +154,3 @@ def _rows(result: ImageMatches, matches: IouMatches, iou_type: Literal["box", "m
             detection_id=None,
             annotation_id=int(annotations.id[item]),
         )
-
-
-def _as_text(value: Any) -> Any:
-    """Return what spreadsheets show instead of running it: names of images and classes are other people's words."""
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    return f"'{value}" if formula else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -197,11 +198,11 @@ def _panels(
     panels: dict[str, dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
     for name in names:
         kind, _, rest = name.partition("/")
-        if kind not in {"train", "metrics"}:
+        if kind not in {"train", "val", "metrics"}:
             continue
         title, _, letter = rest.removesuffix(")").partition("(")
         pairs = np.array([(row["epoch"], row[name]) for row in rows if name in row])
-        label = _LETTERS.get(letter, letter)
+        label = _LETTERS.get(letter, letter) if kind == "metrics" else kind
         panels.setdefault(title.replace("_", " "), {})[label] = (pairs[:, 0], pairs[:, 1])
     return panels
 
@@ -246,8 +247,6 @@ def _grid(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, lis
         raise MissingPluginError(
             "labels.png and results.png need matplotlib", hint='pip install "segx-task-segment[charts]"'
         ) from error
-    # Not catch_warnings: it is not safe in a thread beside others.
-    warnings.filterwarnings("ignore", message="Glyph .* missing")
     figure = Figure(figsize=size, layout="tight")
     FigureCanvasAgg(figure)
     grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
@@ -258,5 +257,12 @@ def _grid(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, lis
 
 def _png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
+    # Not catch_warnings: it is not safe in a thread beside others. A name may be in a script that the font lacks.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
+    ours = warnings.filters[0]
+    try:
+        figure.savefig(out, format="png", dpi=110)
+    finally:
+        with contextlib.suppress(ValueError):  # another thread has removed it
+            warnings.filters.remove(ours)  # type: ignore[attr-defined]
     return out.getvalue()

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -424,7 +424,7 @@ def make_loader(
         cache_bytes=memory_limit(needed, sharing=sharing) if options.cache in {True, "ram"} else DEFAULT_BYTES,
         cache_disk=options.cache == "disk" and disk_has_room(needed),
         single_class=options.single_cls,
-        classes=options.classes,
+        classes=cast("tuple[int, ...] | None", options.classes),  # names are numbers by now
     )
     return TrainLoader(dataset, settings, indices=indices)
 

@@ -7,6 +7,8 @@ import ctypes
 import os
 from typing import TYPE_CHECKING, Any
 
+from segx.runtime import process_taken
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,11 +25,12 @@ def retain_heap() -> Iterator[None]:
     """Have glibc keep the memory that is freed, and hand it back to the system at the end.
 
     Activations of a batch are tens of megabytes each. glibc asks the system for each of them anew, which clears every
-    page of it: about 40 % of the time of a step of YOLOv8n at 640 pixels. Nothing is done with another C library, or
-    where the environment sets when memory goes back to the system.
+    page of it: about 40 % of the time of a step of YOLOv8n at 640 pixels. Nothing is done with another C library,
+    where the environment sets when memory goes back to the system, or in a process that is not segx's own
+    (:func:`segx.runtime.take_process`).
     """
     library = _glibc()
-    if library is None or _set_by_user():
+    if library is None or _set_by_user() or not process_taken():
         yield
         return
     library.mallopt(_M_MMAP_MAX, 0)

@@ -151,6 +151,9 @@ class Trainer:
         self.loader = self.job.loader(
             rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
         )
+        make = self.job.val_loader
+        per_device = max(self.batch // fabric.world_size, 1)
+        self._val_loader = None if make is None else make(rank=0, world=1, batch=per_device)
         self.schedule = Schedule.of(options, self.optimizer_config, steps_per_epoch=len(self.loader))
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
         self.raw = module.to(fabric.device)
@@ -337,9 +340,29 @@ class Trainer:
         last = self.progress.epoch + 1 >= self.options.epochs
         metrics: Mapping[str, float] = {}
         if self.fabric.is_global_zero and (self.options.val or last):
-            metrics = self._measure(self.ema.module)
+            metrics = {**self._val_losses(), **self._measure(self.ema.module)}
         shared: Mapping[str, float] = self.fabric.broadcast(metrics)
         return shared
+
+    @torch.no_grad()
+    def _val_losses(self) -> dict[str, float]:
+        """Return the mean losses of the average on the validation images; nothing of it is changed."""
+        if self._val_loader is None:
+            return {}
+        module, sums, count = self.ema.module, dict[str, torch.Tensor](), 0
+        began = module.training
+        try:
+            module.eval()
+            module.training = True  # of the whole alone: it answers as the loss takes it, statistics stay as they are
+            for batch in self._val_loader.epoch(0, closed=True):
+                tensors = to_device(batch, self.fabric.device)
+                _, items = self.criterion(module(tensors["images"]), tensors)
+                for name, value in items.items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch.images)
+                count += len(batch.images)
+        finally:
+            module.train(began)
+        return {f"val/{name}_loss": float(value) / max(count, 1) for name, value in sums.items()}
 
     def _share_waiting(self) -> None:
         """Give all processes the mean of the gradients that wait for a step: the checkpoint of the first holds all."""
