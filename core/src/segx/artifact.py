@@ -258,14 +258,15 @@ def _about(value: Any, name: str) -> tuple[int, int]:
 
 def _parity(table: Mapping[str, Any]) -> Parity:
     counts = ("images", "objects")
-    numbers = ("box", "score", "mask_iou", "matched")
-    table = {"images": table.get("pictures"), "typical_box": 0.0, "typical_mask_iou": 1.0, **table}  # as it once was
-    missing = [name for name in (*counts, *numbers, "raw") if table.get(name) is None]
+    numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou")
+    if "pictures" in table:  # as it once was, before it had typical figures
+        table = {"images": table["pictures"], "typical_box": 0.0, "typical_mask_iou": 1.0, **table}
+    missing = [name for name in (*counts, *numbers, "raw") if name not in table]
     if missing:
         raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")
     raw = read.table(table["raw"], "raw")
     whole = {name: read.whole(table[name], name, least=0, most=1 << 40) for name in counts}
-    real = {name: read.real(table[name], name) for name in (*numbers, "typical_box", "typical_mask_iou")}
+    real = {name: read.real(table[name], name) for name in numbers}
     return Parity(raw={name: read.real(value, name) for name, value in raw.items()}, **whole, **real)  # type: ignore[arg-type]
 
 

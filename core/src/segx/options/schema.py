@@ -306,6 +306,8 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - on
             return True, None
         if isinstance(value, bool) and bool in parts:
             return True, value
+        if isinstance(value, list):  # where one of a list is not the same as one alone: freeze=[3]
+            parts = tuple(sorted(parts, key=lambda part: typing.get_origin(part) is not tuple))
         return next(((True, out) for ok, out in (_fit(value, part) for part in parts) if ok), (False, value))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):
