@@ -182,12 +182,16 @@ def test_load_moves_weights_and_says_what_it_skipped(tiny, tmp_path, caplog):
     assert np.abs(raw(target) - before).max() > 1e-3
     np.testing.assert_allclose(raw(target), raw(source), atol=1e-4)
     other = tmp_path / "widen-seg.yaml"
-    other.write_text(TINY_YOLOV8.replace("nc: 3", "nc: 5"))
+    other.write_text(TINY_YOLOV8.replace("nc: 3", "nc: 5").replace("[64, 3, 2]] # 0", "[64, 5, 2]] # 0"))
     caplog.clear()
     caplog.set_level(logging.WARNING, logger="segx")  # as for a Python user who has not set up logging
     YOLO(other).load(path)
-    assert "skipped" in caplog.text
+    assert "1 skipped" in caplog.text
     assert "has shape" in caplog.text
+    caplog.clear()
+    other.write_text(TINY_YOLOV8.replace("nc: 3", "nc: 5"))
+    YOLO(other).load(path)
+    assert "known from the weights: class0, class1, class2; begin anew: class3, class4" in caplog.text
 
 
 def test_loaded_weights_reach_sessions_opened_for_other_requests(tiny, image, tmp_path):

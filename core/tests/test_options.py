@@ -184,3 +184,10 @@ def test_none_is_the_default_and_words_have_no_case() -> None:
     for wrong in ({"imgsz": [640, 480]}, {"optimizer": "sgdx"}, {"imgsz": [1, 2, 3]}):
         with pytest.raises(UsageError, match=r"imgsz=|optimizer="):
             TrainOptions.parse(wrong)
+
+
+def test_a_list_of_one_is_no_number_where_a_list_means_something_else() -> None:
+    assert TrainOptions.parse({"freeze": [3]}).freeze == (3,)
+    assert TrainOptions.parse({"freeze": (3,)}).replace(epochs=1).freeze == (3,)
+    assert TrainOptions.parse({"freeze": "3"}).freeze == 3
+    assert TrainOptions.parse({"imgsz": [64]}).imgsz == 64

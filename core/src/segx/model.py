@@ -157,13 +157,16 @@ class YOLO:
         report = session.load_weights(find_weights(weights, self._registry))
         self._sessions.keep_only(session)
         taken, skipped, missing = len(report.loaded), len(report.skipped), len(report.missing)
-        level = logging.WARNING if skipped else logging.INFO  # shown without logging set up
+        names = session.info.names
+        level = logging.WARNING if skipped or report.fresh(names) else logging.INFO  # shown without logging set up
         say = partial(logger.log, level)
         say("%s: %d tensors taken, %d skipped, %d not in it", os.fspath(weights), taken, skipped, missing)
         for name, reason in islice(report.skipped.items(), _MOST_LINES):
             say("  skipped %s: %s", name, reason)
         if skipped > _MOST_LINES:
             say("  and %d more", skipped - _MOST_LINES)
+        if line := report.about_classes(names):
+            say("  %s", line)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -380,15 +380,15 @@ def test_freezing_leaves_no_gradient():
         {"epoch": float("nan")},
         {"epoch": -(10**9)},
         {"hours": float("inf")},
-        {"rows": [1]},
-        {"rows": [{"loss": "x"}]},
+        {"history": [1]},
+        {"history": [{"loss": "x"}]},
         {"sums": []},
         {"optimizer": 3},
-        {"closed": None},
+        {"mosaic_off": None},
     ],
 )
 def test_where_a_strangers_run_stands_is_checked(wrong):
-    sound = dataclasses.asdict(TrainerState(epoch=2, rows=[{"loss": 1.0}], optimizer="SGD"))
+    sound = dataclasses.asdict(TrainerState(epoch=2, history=[{"loss": 1.0}], optimizer="SGD"))
     assert TrainerState.read(sound) == TrainerState(**sound)
     with pytest.raises(ModelError, match="does not hold the state of a run"), _sound(Snapshot):
         TrainerState.read({**sound, **wrong})

@@ -31,7 +31,7 @@ from segx.sessions import MODEL_FORMAT, model_backend
 from segx.structures.classes import numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
     from segx.plugin.interfaces import Dataset, LoaderMaker, Metrics, Session
@@ -47,8 +47,6 @@ _FINGERPRINT = "fingerprint"
 _PLACE = ("project", "name", "exist_ok")
 _DEVICES = ("device", "accelerator", "devices", "num_nodes")
 """What decides which processes a run starts, and where."""
-_FEW = 10
-"""Classes that are told one by one."""
 _LESSON = ("classes", "single_cls", "crowds")
 """What a run is about: with others its figures could not be compared any more."""
 
@@ -374,15 +372,8 @@ def _log_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
             counted(len(report.loaded), "tensor"),
             len(report.skipped),
         )
-        if report.classes is not None:
-            kept = _few([names[number] for number in report.classes])
-            fresh = _few([name for number, name in names.items() if number not in report.classes])
-            logger.info("classes are moved by name: known from the weights: %s; begin anew: %s", kept, fresh)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return (", ".join(names[:_FEW]) or "none") + more
+        if line := report.about_classes(names):
+            logger.info("%s", line)
 
 
 @contextlib.contextmanager

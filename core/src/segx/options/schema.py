@@ -298,7 +298,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911 - one line for each kind of type
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911, PLR0912 - one line for each kind of type
     """Return whether the value is of a kind, and the value in that kind's own form."""
     parts = _alternatives(kind)
     if len(parts) > 1:

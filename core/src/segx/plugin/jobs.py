@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
     from segx.options.verbs import ExportOptions, ValOptions
     from segx.structures.types import Images
+
+_FEW = 10
+"""Classes that are told one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,23 @@ class LoadReport:
     skipped: Mapping[str, str]
     missing: tuple[str, ...]
     classes: tuple[int, ...] | None = None
+
+    def fresh(self, names: Mapping[int, str]) -> list[str]:
+        """Return which of the model's classes begin anew, where they were paired by name."""
+        kept = names if self.classes is None else self.classes
+        return [name for number, name in names.items() if number not in kept]
+
+    def about_classes(self, names: Mapping[int, str]) -> str:
+        """Return what to say of the model's classes; nothing where they were not paired by name."""
+        if self.classes is None:
+            return ""
+        kept, fresh = _few([names[number] for number in self.classes]), _few(self.fresh(names))
+        return f"classes are moved by name: known from the weights: {kept}; begin anew: {fresh}"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return (", ".join(names[:_FEW]) or "none") + more
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,14 +37,14 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: onnxslim fails.
     """
-    with variables(ORT_DISABLE_TELEMETRY="1"):  # it imports onnxruntime, where that is installed
+    with variables(ORT_DISABLE_TELEMETRY="1"):  # it imports onnxruntime at work, where that is installed
         import onnxslim
 
-    try:
-        slim: onnx.ModelProto = onnxslim.slim(model)
-    except Exception as error:  # a graph optimiser can fail in any way; the graph itself is sound
-        msg = f"onnxslim {onnxslim.__version__} cannot simplify this graph ({error})"
-        raise ExportError(msg, hint="simplify=False leaves it out") from error
+        try:
+            slim: onnx.ModelProto = onnxslim.slim(model)
+        except Exception as error:  # a graph optimiser can fail in any way; the graph itself is sound
+            msg = f"onnxslim {onnxslim.__version__} cannot simplify this graph ({error})"
+            raise ExportError(msg, hint="simplify=False leaves it out") from error
     strip(slim)
     return slim
 

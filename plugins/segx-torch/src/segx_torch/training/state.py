@@ -64,7 +64,7 @@ class TrainerState:
         read = cls(**{item.name: saved[item.name] for item in fields(cls) if item.name in saved})
         table: list[Any] = [read.sums, *read.history]
         if not all(isinstance(row, dict) and all(isinstance(x, int | float) for x in row.values()) for row in table):
-            raise ValueError("rows")
+            raise ValueError("history")
         return read
 
     def change_batch(self, size: int) -> None:
