@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx.errors import UsageError, did_you_mean
+from segx.plugin.registry import get_registry
 from segx_cli.commands import COMMANDS, every
 
 if TYPE_CHECKING:
@@ -60,8 +61,14 @@ def _words() -> Iterator[tuple[str, list[str]]]:
 
 def _names(command: Command) -> list[str]:
     known = command.known_names()
-    choices = [f"{info.name}={choice}" for info in known.values() for choice in info.choices]
+    choices = [f"{name}={choice}" for name, info in known.items() for choice in info.choices or _declared(name)]
     return [*(action.name for action in command.actions), *(f"{name}=" for name in known), *choices]
+
+
+def _declared(name: str) -> list[str]:
+    """Return the values of an option that names what plugins declare."""
+    formats = get_registry().dataset_formats
+    return [key for key, spec in formats.items() if spec.write is not None] if name == "to" else []
 
 
 def _fish() -> Iterator[str]:

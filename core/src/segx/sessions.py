@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -150,6 +149,8 @@ class Sessions:
         elif isinstance(self._origin, ModelDefinition) and not self._open:
             session = model_backend(self._registry, spec).build(self._origin.config, self._origin.architecture, how)
         else:  # the weights are in memory only: the sessions that run elsewhere get a copy
+            import tempfile
+
             with tempfile.TemporaryDirectory(prefix="segx-") as folder:
                 session = runtime.open(self.model("copy").save(Path(folder) / "model.pt"), how)
         return session if spec.concurrent or isinstance(session, ModelSession) else OneAtATime(session)

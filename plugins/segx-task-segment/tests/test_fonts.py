@@ -9,9 +9,8 @@ import pytest
 
 from segx.errors import UsageError
 from segx.structures.boxes import Boxes
-from segx.structures.results import Results
 from segx_task_segment import fonts
-from segx_task_segment.draw import draw
+from segx_task_segment.results import SegmentResults
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +24,9 @@ def forgotten() -> None:
         function.cache_clear()
 
 
-def results(name: str) -> Results:
+def results(name: str) -> SegmentResults:
     boxes = Boxes(np.array([[20, 40, 90, 90, 0.9, 3]], np.float32), (120, 160))
-    return Results(orig_img=np.zeros((120, 160, 3), np.uint8), path="a.png", names={3: name}, boxes=boxes, masks=None)
+    return SegmentResults(orig_img=np.zeros((120, 160, 3), np.uint8), path="a.png", names={3: name}, boxes=boxes)
 
 
 def test_letters_that_the_built_in_font_lacks_are_found_in_another() -> None:
@@ -41,9 +40,9 @@ def test_letters_that_the_built_in_font_lacks_are_found_in_another() -> None:
 
 
 def test_a_name_that_no_font_has_is_drawn_as_its_number_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    number = draw(results("3"))
+    number = results("3").plot()
     for _ in range(2):
-        assert (draw(results(NOWHERE)) == number).all()
+        assert (results(NOWHERE).plot() == number).all()
     assert len([record for record in caplog.records if "its number, 3, is drawn" in record.getMessage()]) == 1
 
 
@@ -51,4 +50,4 @@ def test_a_font_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.ttf").write_text("no font")
     for name in ("a.ttf", "missing.ttf"):
         with pytest.raises(UsageError, match=rf"{name}: cannot be read as a font"):
-            draw(results("cat"), font=tmp_path / name)
+            results("cat").plot(font=tmp_path / name)

@@ -10,7 +10,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata as distributions
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from segx.artifact import Artifact, ArtifactInfo
@@ -108,6 +107,8 @@ class FormatExporter(ABC, Generic[Chosen]):
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     """Return the version of each package, as it says itself where it is imported: its build is part of that."""
+    from importlib import metadata as distributions
+
     said = {name: getattr(sys.modules.get(name), "__version__", None) for name in packages}
     return {name: str(version or distributions.version(name)) for name, version in said.items()}
 
