@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from segx.artifact import Artifact
-from segx.errors import MissingModelError, ModelError, UsageError, WrongTypeError, did_you_mean
+from segx.errors import MissingModelError, ModelError, UsageError, WrongTypeError, version_or_typo
 from segx.io.paths import expanded
 from segx.options.verbs import SessionOptions
 
@@ -213,6 +213,10 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         raise WrongTypeError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
     path = expanded(text)
+    try:
+        path.exists()
+    except OSError as error:  # no name that there could be
+        raise ModelError(f"model {text!r} cannot be looked for ({error.strerror})") from error
     if path.suffix.lower() in {".yaml", ".yml"}:
         return _find_definition(text, path, registry)
     if path.exists():
@@ -257,5 +261,5 @@ def _find_definition(text: str, path: Path, registry: Registry) -> ModelDefiniti
     known = [f"{name}.yaml" for spec in registry.architectures.values() for name in spec.variants]
     hint = f"shipped: {', '.join(sorted(known)) or 'none (no architecture is installed)'}"
     raise MissingModelError(
-        f"model {text!r} is not a file here, nor a shipped configuration{did_you_mean(text, known)}", hint=hint
+        f"model {text!r} is not a file here, nor a shipped configuration{version_or_typo(text, known)}", hint=hint
     )

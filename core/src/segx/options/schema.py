@@ -288,6 +288,10 @@ def _words(text: str, literal: Any) -> Any:
     return [int(word) if re.fullmatch(r"-?(0|[1-9]\d{0,17})", word) else word for word in words if word]
 
 
+def _is_no_list(kind: Any) -> bool:
+    return typing.get_origin(kind) is not tuple
+
+
 def _takes_text(kind: Any) -> bool:
     return any(part in {str, Path} for part in _alternatives(kind))
 
@@ -307,7 +311,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: C901, PLR0911, PLR
         if isinstance(value, bool) and bool in parts:
             return True, value
         if isinstance(value, list):  # where one of a list is not the same as one alone: freeze=[3]
-            parts = tuple(sorted(parts, key=lambda part: typing.get_origin(part) is not tuple))
+            parts = tuple(sorted(parts, key=_is_no_list))
         return next(((True, out) for ok, out in (_fit(value, part) for part in parts) if ok), (False, value))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is type(None):

@@ -15,7 +15,7 @@ from segx.plugin import known as known_plugins
 from segx.plugin.discovery import DISABLE, PLUGIN_TYPES
 from segx.plugin.guard import LOADING_PATIENCE, one_line, was_interrupted, watched
 from segx.plugin.requirements import unmet
-from segx.plugin.specs import ExporterSpec, Spec, nothing
+from segx.plugin.specs import ExporterSpec, Spec, no_problem, nothing
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterator, Mapping, ValuesView
@@ -296,6 +296,8 @@ def _elsewhere(spec: Spec) -> bool:
 
 
 def _problem(spec: Spec) -> str:
+    if spec.problem is no_problem:
+        return ""
     try:
         with watched(f"plugin {spec.provider} is looking whether {spec.name!r} can be used"):
             return str(spec.problem() or "")
