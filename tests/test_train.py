@@ -27,7 +27,7 @@ import yaml
 from segx import YOLO, __version__
 from segx.data.splits import open_dataset
 from segx.errors import DataError, MissingPluginError, ModelError, UsageError
-from segx.flows import train_lines
+from segx.flows import train_lines, val
 from segx.flows.train_lines import EpochLines
 from segx.flows.train_record import _alone, as_csv
 from segx.options.verbs import TrainOptions
@@ -469,12 +469,15 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(
 def test_a_run_killed_between_its_last_epoch_and_the_measurement_is_measured(
     shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_args: Any, **_named: Any) -> None:
-        raise KeyboardInterrupt
+    def killed(*args: Any, announced: bool = True, **named: Any) -> Any:
+        if announced:  # the run's last measurement, not one after an epoch
+            raise KeyboardInterrupt
+        return measure(*args, announced=announced, **named)
 
+    measure = val.validate
     options = {**QUICK, "epochs": 1, "export": "torchscript"}
     with monkeypatch.context() as patch:
-        patch.setattr("segx.flows.train.validate_into", killed)
+        patch.setattr(val, "validate", killed)
         with pytest.raises(KeyboardInterrupt):
             YOLO(tiny_yaml).train(data=str(shapes), **options)
     manifest = Path("runs/segment/train/manifest.json")

@@ -245,6 +245,15 @@ def test_hooks_are_notified(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None
     reported.clear()
     with pytest.raises(UsageError):
         validate(ColorSession(), options(coco, classes=(9,)), model="seeing", registry=registry)
+    assert not reported, "what cannot be is refused before a run begins"
+
+    class Failing(ColorSession):
+        def run(self, images: Any) -> Any:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        validate(Failing(), options(coco), model="seeing", registry=registry)
+    assert reported[0] == "run_started"
     assert reported[-1] == "run_failed"
 
 
