@@ -96,6 +96,9 @@ def image(seed: int, split: str, index: int, imgsz: int) -> Scene:
     return draw_scene(rng, height=height, width=width)
 
 
+picture = image  # what it was called before the words were settled; scripts beside the project use it
+
+
 def _annotations(scene: Scene) -> list[dict[str, Any]]:
     height, width = scene.image.shape[:2]
     rows = []
