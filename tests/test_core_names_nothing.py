@@ -16,8 +16,6 @@ ASIDE = ("plugin/known.py", "testing/", "templates/")
 TO_GO: dict[str, set[str]] = {
     "artifact.py": {"segment", "yolov8-seg", "yolov8-seg/1"},
     "data/show.py": {"segment"},
-    "flows/export.py": {"pt"},
-    "flows/train.py": {"pt"},
     "flows/train_record.py": {"torch"},
     "io/download.py": {".pt", ".pth", ".safetensors"},
     "io/sources.py": {"torch"},
@@ -25,6 +23,8 @@ TO_GO: dict[str, set[str]] = {
     "options/schema.py": {"torch"},
     "plugin/registry.py": {".pt"},
     "runs.py": {"segment"},
+    "flows/export.py": {"pt"},
+    "sessions.py": {".pt", "pt"},
     "runtime/pytorch.py": {"torch"},
     "sessions.py": {".pt", "pt"},
     "structures/results.py": {"segment"},

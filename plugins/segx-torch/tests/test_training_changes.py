@@ -17,7 +17,7 @@ from lightning_fabric.plugins import MixedPrecision
 from segx.errors import UsageError
 from segx.options.verbs import TrainOptions
 from segx.testing.training import DrawnLoader, tiny_run
-from segx_torch.training import run
+from segx_torch.training import processes, run
 from segx_torch.training.state import TrainerState
 from segx_torch.training.trainer import determinism
 
@@ -187,7 +187,7 @@ def test_devices_that_contradict_each_other(
 ) -> None:
     three_gpus(monkeypatch)
     with pytest.raises(UsageError, match=expected):
-        run._devices(TrainOptions(**options))
+        processes._devices(TrainOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_devices_that_contradict_each_other(
 )
 def test_devices_that_are_meant(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: object) -> None:
     three_gpus(monkeypatch)
-    assert run._devices(TrainOptions(**options)) == expected
+    assert processes._devices(TrainOptions(**options)) == expected
 
 
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,8 @@ def predict(
     check(options)
     check_head(session.info, task, model=model)
     hint = f"segx info model={model} lists them"
-    options = options.replace(classes=numbers_of(options.classes, session.info.names, of=model, hint=hint))
+    classes = numbers_of(options.classes, session.info.names, of=model, hint=hint)
+    options = options if classes == options.classes else options.replace(classes=classes)
     runner = Runner(
         session=session,
         task=task,

@@ -75,7 +75,8 @@ def validate(
     """
     if dataset is None:
         options, dataset = _open(session, options, registry)
-    options = options.replace(classes=numbers_of(options.classes, dataset.names, of="the data set"))
+    classes = numbers_of(options.classes, dataset.names, of="the data set")
+    options = options if classes == options.classes else options.replace(classes=classes)
     if not announced:
         return _Validation(session, dataset, options, registry=registry, model=model, streams=streams).run()
     if folder is None and (options.plots or options.save_json or options.save_txt):
