@@ -19,13 +19,13 @@ TO_GO: dict[str, set[str]] = {
     "flows/train_record.py": {"torch"},
     "io/download.py": {".pt", ".pth", ".safetensors"},
     "io/sources.py": {"torch"},
-    "model.py": {".pt", "onnx", "pt", "yolov8n-seg", "yolov8n-seg.pt"},
+    "model.py": {"onnx", "yolov8n-seg", "yolov8n-seg.pt"},
     "options/schema.py": {"torch"},
     "plugin/registry.py": {".pt"},
-    "runs.py": {"segment"},
     "flows/export.py": {"pt"},
-    "sessions.py": {".pt", "pt"},
+    "runs.py": {"segment"},
     "runtime/pytorch.py": {"torch"},
+    "sessions.py": {".pt", "pt"},
     "structures/results.py": {"segment"},
 }
 """File to the names that are still in it."""

@@ -235,8 +235,7 @@ class YOLO:
         failures: list[Unreadable] = []
         self.failures = failures  # another thread may begin to predict, with failures of its own
         # Who names a folder that may be there already wants its files replaced.
-        asked = options.replace(stream=False) if options.stream else options
-        output = None if options.exist_ok else self._outputs.setdefault(asked, RunOutput())
+        output = None if options.exist_ok else self._outputs.setdefault(options.replace(stream=False), RunOutput())
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
             session, streams = self._session_for(opened, options)

@@ -10,7 +10,7 @@ import pytest
 from segx.errors import UsageError
 from segx.options.verbs import TrainOptions
 from segx.testing.training import DrawnLoader, tiny_run
-from segx_torch.training import run, trainer
+from segx_torch.training import processes, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,8 +155,8 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPa
         def launch(self) -> None:
             pass
 
-    monkeypatch.setattr(run, "Fabric", Fabric)
+    monkeypatch.setattr(processes, "Fabric", Fabric)
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}.items():
         monkeypatch.setenv(name, value)
-    run.make_fabric(TrainOptions(device="cpu"))
+    processes.make_fabric(TrainOptions(device="cpu"))
     assert (made["devices"], made["num_nodes"], type(made["strategy"]).__name__) == (2, 3, "DDPStrategy")

@@ -91,8 +91,7 @@ def predict(
     check(options)
     check_head(session.info, task, model=model)
     hint = f"segx info model={model} lists them"
-    classes = numbers_of(options.classes, session.info.names, of=model, hint=hint)
-    options = options if classes == options.classes else options.replace(classes=classes)
+    options = options.replace(classes=numbers_of(options.classes, session.info.names, of=model, hint=hint))
     runner = Runner(
         session=session,
         task=task,

@@ -109,7 +109,7 @@ def train(
         session, _ = session.for_classes(splits.names, seed=options.seed)  # by their own names again
     _log_transfer(report, splits.names)
     task = registry.tasks.load(session.info.task)
-    seen = options if splits.classes == options.classes else options.replace(classes=splits.classes)
+    seen = options.replace(classes=splits.classes)
     loader = task.train_loader(splits.train, seen, stride=session.info.stride, indices=splits.indices)
     record = Record(
         options,

@@ -75,8 +75,7 @@ def validate(
     """
     if dataset is None:
         options, dataset = _open(session, options, registry)
-    classes = numbers_of(options.classes, dataset.names, of="the data set")
-    options = options if classes == options.classes else options.replace(classes=classes)
+    options = options.replace(classes=numbers_of(options.classes, dataset.names, of="the data set"))
     if not announced:
         return _Validation(session, dataset, options, registry=registry, model=model, streams=streams).run()
     if folder is None and (options.plots or options.save_json or options.save_txt):

@@ -129,7 +129,10 @@ class Options:
         return list(values)
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with some options changed, checked like the original."""
+        """Return a copy with some options changed, checked like the original; itself where nothing changes."""
+        own = self.as_dict()
+        if all(name in own and type(own[name]) is type(new) and own[name] == new for name, new in changes.items()):
+            return self
         return type(self).parse({**self.as_dict(), **changes})
 
     def as_dict(self) -> dict[str, Any]:
