@@ -127,6 +127,9 @@ def test_an_export_is_written_once(place: Path, tmp_path: Path, monkeypatch: pyt
 def test_what_an_export_returns_is_its_path_as_text(place: Path, tmp_path: Path) -> None:
     made = YOLO(place / "tiny.pt").export("onnx", imgsz=64, output=tmp_path / "made.onnx", verify=False)
     assert isinstance(made, str)
+    assert (made.parent, made.suffix, made.exists()) == (made.path.parent, ".onnx", True)
+    with pytest.raises(AttributeError):
+        made.nothing_of_the_kind  # noqa: B018
     assert isinstance(made, os.PathLike)
     assert made.endswith("made.onnx")
     assert made == str(tmp_path / "made.onnx") == os.fspath(made)

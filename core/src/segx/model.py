@@ -210,7 +210,8 @@ class YOLO:
             stream: Return an iterator that works as it is asked, and keeps nothing; for videos and long folders.
             options: What is asked for, where it has been checked already.
             given: See :class:`segx.options.verbs.PredictOptions`. What calls with the same options write goes into one
-                folder, nothing over anything else; with ``exist_ok`` files of the same name are replaced.
+                folder, nothing over anything else. A document (``save_json``, ``save_csv``) is of one call, which has a
+                folder of its own; with ``exist_ok`` files of the same name are replaced.
 
         Returns:
             One :class:`~segx.structures.results.Results` for each image, in order. What cannot be read is logged,
@@ -234,8 +235,9 @@ class YOLO:
 
         failures: list[Unreadable] = []
         self.failures = failures  # another thread may begin to predict, with failures of its own
-        # Who names a folder that may be there already wants its files replaced.
-        output = None if options.exist_ok else self._outputs.setdefault(options.replace(stream=False), RunOutput())
+        # Who names a folder that may be there already wants its files replaced, and a document is of one call.
+        alone = options.exist_ok or options.save_json or options.save_csv
+        output = None if alone else self._outputs.setdefault(options.replace(stream=False), RunOutput())
         opened = open_source(source, vid_stride=options.vid_stride, stream_buffer=options.stream_buffer)
         try:
             session, streams = self._session_for(opened, options)

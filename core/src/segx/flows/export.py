@@ -80,6 +80,12 @@ class ExportResult(str):  # noqa: SLOT000 - text has no slots for attributes
     def __fspath__(self) -> str:
         return str(self)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what a path has and text has not: ``resolve()``, ``parent``, ``exists()``."""
+        if name.startswith("_") or "artifact" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self.artifact.path, name)
+
     @property
     def path(self) -> Path:
         """The file or folder."""

@@ -66,7 +66,7 @@ class RunOutput:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        self.names, self.reports, self.tables = Names(), Names(), Names()
+        self.names = Names()
         self._lock = threading.Lock()  # one model may be used from several threads
 
     def open(self, options: PredictOptions, *, task: str) -> Path:
@@ -78,7 +78,7 @@ class RunOutput:
         """
         with self._lock:
             if self.folder is None or not self.folder.is_dir():
-                self.names, self.reports, self.tables = Names(), Names(), Names()
+                self.names = Names()
                 self.folder = make_run_folder(
                     "predict", task=task, project=options.project, name=options.name, exist_ok=options.exist_ok
                 )
@@ -226,9 +226,9 @@ def _chosen(options: PredictOptions, output: RunOutput) -> list[ResultWriter]:
         writers.append(_CropWriter(folder / "crops", "box" if options.save_crop == "box" else "mask"))
     if options.save_json:
         kind = _CocoDatasetWriter if options.save_json == "dataset" else _CocoJsonWriter
-        writers.append(kind(folder / f"{output.reports.new('predictions')}.json"))
+        writers.append(kind(folder / "predictions.json"))
     if options.save_csv:
-        writers.append(_CsvWriter(folder / f"{output.tables.new('predictions')}.csv"))
+        writers.append(_CsvWriter(folder / "predictions.csv"))
     return writers
 
 
