@@ -104,6 +104,18 @@ def test_a_loop_writes_into_one_folder_and_over_nothing(tiny, image, tmp_path):
     assert model(image, **options)[0].stem == "drawn"
 
 
+def test_handles_that_programs_use_return_the_model(tiny, image):
+    model = YOLO(tiny)
+    for again in (model.fuse(), model.eval(), model.cpu(), model.to("cpu"), model.float()):
+        assert again is model
+    assert len(model(image, **FIND_ALL)) == 1
+    assert model.device == "cpu"
+    with pytest.raises(UsageError, match="device"):
+        model.to("cuda:77")(image)
+    assert len(model(image, device="cpu", **FIND_ALL)) == 1, "what a call asks for goes first"
+    assert np.asarray(model(image, device="cpu", **FIND_ALL)[0].boxes).shape[1] == 6
+
+
 def test_results_and_models_are_copied_and_sent_to_other_processes(tiny, image, tmp_path):
     path = YOLO(tiny).save(tmp_path / "saved.pt")
     model = YOLO(path)

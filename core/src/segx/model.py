@@ -71,6 +71,7 @@ class YOLO:
         self._given = os.fspath(model)
         self._sessions = Sessions(origin, self._given, self._registry)
         self._outputs: dict[PredictOptions, RunOutput] = {}
+        self._defaults: dict[str, Any] = {}
         self.failures: list[Unreadable] = []
         self.trained: Trained | None = None
         if task is not None and task != self.task:
@@ -104,6 +105,44 @@ class YOLO:
     def device(self) -> str | None:
         """Where it ran last, ``"cpu"`` or ``"cuda:0"``; None when it has not run yet."""
         return self._sessions.device
+
+    def to(self, device: Any) -> Self:
+        """Predict and validate on this device from now on, where no other is asked for; returns itself.
+
+        Args:
+            device: ``"cpu"``, ``"cuda:1"``, a number, or a ``torch.device``.
+
+        Raises:
+            UsageError: It is no device's name. Whether it is there is seen when the model runs.
+        """
+        self._defaults["device"] = PredictOptions.parse({"device": device}).device
+        return self
+
+    def cpu(self) -> Self:
+        """Run on the CPU, as ``to("cpu")``."""
+        return self.to("cpu")
+
+    def cuda(self, index: int = 0) -> Self:
+        """Run on a GPU, as ``to("cuda:0")``."""
+        return self.to(f"cuda:{index}")
+
+    def half(self) -> Self:
+        """Run in half precision, where the runtime can, as ``half=True`` for each call."""
+        self._defaults["half"] = True
+        return self
+
+    def float(self) -> Self:
+        """Run in single precision again, after :meth:`half`."""
+        self._defaults.pop("half", None)
+        return self
+
+    def eval(self) -> Self:
+        """Return the model itself: outside of training it always is in this state."""
+        return self
+
+    def fuse(self) -> Self:
+        """Return the model itself: what can be folded is folded when it is opened."""
+        return self
 
     def info(self) -> ModelSummary:
         """Return layers, parameters and FLOPs; they are logged too.
@@ -221,7 +260,7 @@ class YOLO:
             UsageError: An option is unknown, out of range, or does not go with the model.
             DataError: The source does not exist, or nothing of it can be read.
         """
-        chosen = _checked(PredictOptions, options, given if options else {**given, "stream": stream})
+        chosen = _checked(PredictOptions, options, given if options else {**self._defaults, **given, "stream": stream})
         with spoken(chosen.verbose):
             found = self._predict(source, chosen)
             return each_spoken(found, chosen.verbose) if stream or chosen.stream else list(found)
@@ -368,7 +407,7 @@ class YOLO:
         """
         from segx.flows.val import validate
 
-        chosen = _checked(ValOptions, options, given)
+        chosen = _checked(ValOptions, options, given if options else {**self._defaults, **given})
         session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
         with spoken(chosen.verbose):
             metrics = validate(session, chosen, model=self._given, registry=self._registry, streams=streams)

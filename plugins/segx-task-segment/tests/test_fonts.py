@@ -46,6 +46,10 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number_and_told_once(caplog: py
     assert len([record for record in caplog.records if "its number, 3, is drawn" in record.getMessage()]) == 1
 
 
+def test_a_font_that_draws_a_frame_for_every_letter_does_not_count() -> None:
+    assert not any("lastresort" in file.lower() for file in fonts._installed())
+
+
 def test_a_font_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.ttf").write_text("no font")
     for name in ("a.ttf", "missing.ttf"):

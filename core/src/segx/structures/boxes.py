@@ -12,6 +12,8 @@ from segx.structures.arrays import OnHost, ResultArray
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
 
 class Boxes(OnHost):
     """The boxes of the objects in one image, best first.
@@ -88,6 +90,10 @@ class Boxes(OnHost):
     def _size(self) -> ResultArray:
         height, width = self.orig_shape
         return ResultArray.of(np.array([width, height, width, height], np.float32))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's protocol
+        """Return :attr:`data`, for ``np.asarray(boxes)``."""
+        return np.array(self.data, dtype, copy=copy)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -28,6 +28,8 @@ _FOLDERS = (
 _SUFFIXES = {".ttf", ".otf", ".ttc"}
 _ODD = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "condensed", "display")
 """Words in the names of fonts that come last."""
+_STAND_INS = ("lastresort",)
+"""Words in the names of fonts that draw a frame for a whole block of letters: two names would look alike."""
 _MOST = 1000
 """Fonts that are looked at."""
 _NO_LETTER = "\U0010fffd"
@@ -112,7 +114,12 @@ def _installed() -> tuple[str, ...]:
     matplotlib = importlib.util.find_spec("matplotlib")
     if matplotlib is not None and matplotlib.origin is not None:
         folders.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")
-    files = (file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    files = (
+        file
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.suffix.lower() in _SUFFIXES and not any(word in file.stem.lower() for word in _STAND_INS)
+    )
     return tuple(sorted(map(str, itertools.islice(files, _MOST)), key=_plain_first))
 
 
