@@ -139,6 +139,16 @@ def test_our_own_document_goes_before_what_other_tools_said() -> None:
     assert ArtifactInfo.from_metadata(info.to_metadata()) == info
 
 
+def test_a_proof_of_before_there_were_typical_figures_is_read() -> None:
+    written = INFO.to_metadata()
+    own = json.loads(written["segx"]) if isinstance(written["segx"], str) else written["segx"]
+    for name in ("typical_box", "typical_mask_iou"):
+        del own["parity"][name]
+    parity = ArtifactInfo.from_metadata({**written, "segx": json.dumps(own)}).parity
+    assert parity is not None
+    assert (parity.box, parity.typical_mask_iou) == (PARITY.box, 1.0)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.97])
 def test_metadata_cut_short_are_reported(tmp_path: Path, share: float) -> None:
     text = sidecar.write(tmp_path, INFO).read_text(encoding="utf-8")

@@ -129,7 +129,7 @@ class ArtifactInfo:
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "files": {name: list(about) for name, about in self.files.items()},
-            "parity": None if self.parity is None else dataclasses.asdict(self.parity),
+            "parity": None if self.parity is None else _newest_first(dataclasses.asdict(self.parity)),
         }
         return {
             **self.extra,
@@ -256,11 +256,15 @@ def _about(value: Any, name: str) -> tuple[int, int]:
     return read.whole(size, f"size of {name}", least=0, most=1 << 50), read.whole(crc, name, least=0, most=1 << 32)
 
 
+def _newest_first(parity: dict[str, Any]) -> dict[str, Any]:
+    return dict(reversed(parity.items()))
+
+
 def _parity(table: Mapping[str, Any]) -> Parity:
     counts = ("images", "objects")
     numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou")
-    if "pictures" in table:  # as it once was, before it had typical figures
-        table = {"images": table["pictures"], "typical_box": 0.0, "typical_mask_iou": 1.0, **table}
+    # Files of before had no typical figures. They stand first, so that what is cut short lacks others too.
+    table = {"typical_box": 0.0, "typical_mask_iou": 1.0, **table}
     missing = [name for name in (*counts, *numbers, "raw") if name not in table]
     if missing:
         raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")
