@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -13,18 +12,14 @@ import pytest
 from segx_cli.main import main
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 @pytest.fixture(scope="module")
-def demo(repository: Path) -> Any:
+def demo(script: Callable[[str], Any]) -> Any:
     """The script."""
-    spec = importlib.util.spec_from_file_location("demo", repository / "scripts" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("demo")
 
 
 @pytest.mark.filterwarnings("default")  # as in the processes that it starts

@@ -27,7 +27,7 @@ from segx.plugin.registry import get_registry
 from segx_cli.main import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -218,13 +218,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def generator(script: Callable[[str], Any]) -> Any:
+    """The script, as a module."""
+    return script("generate_docs")
 
 
 def test_what_is_generated_is_up_to_date(generator: Any) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from segx import artifact, runs
 from segx.plugin import hookspecs, specs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = [name for name in vars(hookspecs) if name.startswith("segx_")]
@@ -21,14 +23,9 @@ RECORDS = [
 
 
 @pytest.fixture(scope="module")
-def generator() -> Any:
+def generator(script: Callable[[str], Any]) -> Any:
     """The script that writes the page, as a module."""
-    spec = importlib.util.spec_from_file_location("hooks_reference", ROOT / "scripts" / "generate_hooks_reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("generate_hooks_reference")
 
 
 @pytest.fixture(scope="module")

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import sysconfig
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 
 @pytest.fixture(scope="module")
-def release(repository: Path) -> ModuleType:
+def release(script: Callable[[str], Any]) -> Any:
     """The script that releases are made with."""
-    spec = importlib.util.spec_from_file_location("release", repository / "scripts" / "release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("release")
 
 
 @pytest.fixture(scope="module")
