@@ -155,6 +155,24 @@ COMMANDS = {
             example="segx export model=yolov8n-seg.pt format=onnx",
         ),
         Command(
+            name="verify",
+            summary="compare a model with the one it was made from",
+            run="segx_cli.verify:run",
+            options="segx.options.verbs:VerifyOptions",
+            arguments=(MODEL, argument("reference", "the model it was made from", type_name="path")),
+            verb=True,
+            example="segx verify model=yolov8n-seg.onnx reference=yolov8n-seg.pt",
+        ),
+        Command(
+            name="benchmark",
+            summary="measure a model in every format: accuracy, speed, size",
+            run="segx_cli.benchmark:run",
+            options="segx.options.verbs:BenchmarkOptions",
+            arguments=(USUAL_MODEL,),
+            verb=True,
+            example="segx benchmark model=yolov8n-seg.pt data=coco8-seg.yaml",
+        ),
+        Command(
             name="info",
             summary="what is known of a model",
             run="segx_cli.info:run",
@@ -243,7 +261,6 @@ ELSEWHERE = {
     "copy-cfg": "segx VERB --help shows every option with its default; cfg=FILE reads them from a YAML",
     "tune": "segx searches no settings; each of them is an option of train: segx train --help",
     "track": "segx gives no ids to objects; trackers such as supervision's take its results",
-    "benchmark": "segx val model=FILE measures a model of any format; segx formats lists them",
 }
 """What programs of the same kind have, and what does that job here."""
 TASKS_ELSEWHERE = frozenset({"classify", "detect", "obb", "pose"})

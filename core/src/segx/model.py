@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from segx.artifact import Artifact
 from segx.console import each_spoken, spoken
 from segx.errors import MissingModelError, UsageError
-from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
+from segx.options.verbs import (
+    BenchmarkOptions,
+    ExportOptions,
+    PredictOptions,
+    TrainOptions,
+    ValOptions,
+    VerifyOptions,
+)
 from segx.plugin.registry import get_registry
 from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights
 
@@ -20,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
+    from segx.flows.benchmark import Benchmark
     from segx.flows.export import ExportResult
+    from segx.flows.parity import Proof
     from segx.io.sources import Source, Unreadable
     from segx.io.writers import RunOutput
     from segx.options.arguments import ExportArguments, PredictArguments, TrainArguments, ValArguments
@@ -415,6 +424,69 @@ class YOLO:
                 for line in metrics.to_table(verbose=chosen.verbose).splitlines():
                     logger.info("%s", line)
         return metrics
+
+    def verify(self, reference: str | os.PathLike[str], *, options: VerifyOptions | None = None, **given: Any) -> Proof:
+        """Compare the model with the one it was made from, on drawn images and those of a data set.
+
+        Args:
+            reference: The model it was made from, or any other that should find the same.
+            options: What is asked for, where it has been checked already.
+            given: See :class:`segx.options.verbs.VerifyOptions`.
+
+        Returns:
+            The figures, and what of them is outside of what the format allows: ``proof.holds``, ``proof.problems``.
+
+        Raises:
+            UsageError: An option is unknown or out of range, or the weights of this model are in memory only.
+            ModelError: One of the two cannot be opened or run.
+            DataError: The data are missing, or an image cannot be read.
+        """
+        from segx.flows.verify import images_of, verify
+
+        chosen = _checked(VerifyOptions, options, given)
+        source = find_model(reference, self._registry)
+        if not isinstance(source, Artifact):
+            raise UsageError(f"{os.fspath(reference)} has no weights to compare with")
+        return verify(
+            self._on_disk("verify"),
+            source,
+            images=images_of(chosen, self._registry),
+            device=chosen.device,
+            backend=chosen.backend,
+            registry=self._registry,
+        )
+
+    def benchmark(self, *, options: BenchmarkOptions | None = None, **given: Any) -> Benchmark:
+        """Measure the model in every format that can be made of it here.
+
+        Args:
+            options: What is asked for, where it has been checked already.
+            given: See :class:`segx.options.verbs.BenchmarkOptions`.
+
+        Returns:
+            A row for each format: accuracy, latency, throughput, size, parity; and the run's folder with the models.
+
+        Raises:
+            UsageError: An option is unknown or out of range, or the weights of this model are in memory only.
+            DataError: The data are missing, or hold nothing to measure.
+        """
+        from segx.flows.benchmark import benchmark
+
+        chosen = _checked(BenchmarkOptions, options, given)
+        with spoken(chosen.verbose):
+            return benchmark(self._on_disk("benchmark"), chosen, name=self._given, registry=self._registry)
+
+    def _on_disk(self, verb: str) -> Artifact:
+        """Return the model's file.
+
+        Raises:
+            UsageError: Its weights are in memory only.
+        """
+        artifact = self._sessions.artifact
+        if artifact is None:
+            hint = f'write them first: YOLO(model.save("mine.pt")).{verb}(...)'
+            raise UsageError(f"{verb} works on files, and the weights of {self._given} are in memory only", hint=hint)
+        return artifact
 
     def _take_resumed(self, resume: Path | bool) -> Path:  # noqa: FBT001 - the option's own type
         """Return the checkpoint that a run goes on from, after becoming the model in it.

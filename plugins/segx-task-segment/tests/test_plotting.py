@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 LOADS = """
     import json, os
     before = dict(os.environ)
-    from segx_task_segment.plotting import load_matplotlib
+    from segx.io.plotting import load_matplotlib
     mpl = load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Self
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
+from segx.flows.verify import opened, tolerance_of
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size, merged
-from segx.options.verbs import PRECISION_OPTIONS, ExportOptions, SessionOptions
+from segx.options.verbs import PRECISION_OPTIONS, ExportOptions
 from segx.plugin.jobs import ExportJob
 from segx.plugin.registry import get_registry
-from segx.plugin.specs import Tolerance
 from segx.plugin.training import ModelSession
 from segx.runs import Run, Step
 from segx.runtime import check_fits
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from segx.plugin.interfaces import Exporter, Session
     from segx.plugin.jobs import CalibrationImages
     from segx.plugin.registry import Registry
-    from segx.plugin.specs import BackendSpec, ExporterSpec
+    from segx.plugin.specs import ExporterSpec
     from segx.structures.batch import SourceImage
 
 logger = logging.getLogger(__name__)
@@ -150,40 +150,6 @@ def check(
     registry = registry or get_registry()
     chain = registry.export_chain(format)
     _links(chain, info, _chosen(chain, options), registry)
-
-
-def verify(
-    artifact: Artifact,
-    reference: Artifact | Session,
-    *,
-    images: Sequence[SourceImage] = (),
-    tolerance: Tolerance | None = None,
-    device: str | None = None,
-    registry: Registry | None = None,
-) -> Proof:
-    """Compare a model on disk with the model it was made from.
-
-    Args:
-        artifact: The model to prove.
-        reference: Its source.
-        images: Images to prove it on, besides the drawn ones.
-        tolerance: How far they may be apart; default: what the format allows for the file's precision.
-        device: Where both run; default: on the CPU where the runtime has one.
-        registry: Where to look things up; default: the installed plugins.
-
-    Raises:
-        MissingPluginError: No backend for one of the formats is installed.
-        ModelError: One of them cannot be opened or run.
-    """
-    from segx.flows.parity import prove
-
-    registry = registry or get_registry()
-    with contextlib.ExitStack() as stack:
-        source = _opened(stack, reference, registry, device) if isinstance(reference, Artifact) else reference
-        made = _opened(stack, artifact, registry, device)
-        allowed = tolerance or _tolerance(registry.exporters.find(artifact.format), made.info.precision)
-        task = registry.tasks.load(source.info.task)
-        return prove(source, made, task=task, tolerance=allowed, images=images)
 
 
 def default_destination(
@@ -657,19 +623,7 @@ def _source(stack: contextlib.ExitStack, job: _Job) -> Session:
     """Return the open source: what the result is made from and compared with."""
     if not isinstance(job.model, Artifact):
         return job.model
-    return _opened(stack, job.model, job.registry, job.options.device)
-
-
-def _opened(stack: contextlib.ExitStack, artifact: Artifact, registry: Registry, device: str | None) -> Session:
-    spec = registry.backend_for(artifact.format, device=device)
-    session = registry.backends.load(spec).open(artifact, SessionOptions(device=device or _quiet_device(spec)))
-    stack.callback(session.close)
-    return session
-
-
-def _quiet_device(spec: BackendSpec) -> str | None:
-    """Return the CPU where the runtime has one: figures are the same on every machine then."""
-    return "cpu" if "cpu" in spec.devices else None
+    return opened(stack, job.model, job.registry, job.options.device)
 
 
 def _make(
@@ -722,7 +676,7 @@ def _prove(
         except (MissingPluginError, UsageError) as error:
             return None, str(error)
         task = job.registry.tasks.load(source.info.task)
-        allowed = _tolerance(job.spec, job.options.precision)
+        allowed = tolerance_of(job.spec, job.options.precision)
         proof = prove(source, other, task=task, tolerance=allowed, images=images)
         heads = f"{source.info.head} and {other.info.head}"
     if not proof.comparable and not proof.problems:
@@ -770,8 +724,8 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
     for (made, info), link in zip(links, job.links, strict=False):
         with contextlib.suppress(SegxError), contextlib.ExitStack() as stack:
             sidecar.write(made.path, info)
-            other = _opened(stack, made, job.registry, None)
-            if prove(source, other, task=task, tolerance=_tolerance(link.spec, info.precision)).problems:
+            other = opened(stack, made, job.registry, None)
+            if prove(source, other, task=task, tolerance=tolerance_of(link.spec, info.precision)).problems:
                 yield f"{link.spec.name}, which it is made from, differs already"
                 return
 
@@ -779,15 +733,11 @@ def _first_wrong(job: _Job, links: Sequence[tuple[Artifact, ArtifactInfo]], sour
 def _opened_somewhere(stack: contextlib.ExitStack, made: Artifact, job: _Job) -> Session:
     """Return the result, open: on the CPU if it runs there, else where it was made."""
     try:
-        return _opened(stack, made, job.registry, None)
+        return opened(stack, made, job.registry, None)
     except UsageError:
         if job.options.device is None:
             raise
-        return _opened(stack, made, job.registry, job.options.device)
-
-
-def _tolerance(spec: ExporterSpec | None, precision: str) -> Tolerance:
-    return Tolerance() if spec is None else spec.tolerance.get(precision, Tolerance())
+        return opened(stack, made, job.registry, job.options.device)
 
 
 def _write_info(job: _Job, made: Artifact, info: ArtifactInfo) -> None:

@@ -383,6 +383,46 @@ class CalibrationOptions(ExportOptions):
     most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(VerbOptions):
+    """Options of verify."""
+
+    data: str | None = option(
+        None, "data set whose images are compared too: a YAML, a COCO JSON, or a known name; default: drawn ones only"
+    )
+    split: str = option("val", "which part of the data set: train, val or test")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
+    most: int = option(32, "most images of the data set", ge=1, le=100_000)
+    device: str | None = option(None, "where both run; default: cpu, where the runtime has one")
+    backend: str | None = option(None, "runtime of the model, by name; default: the best installed for the format")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(VerbOptions, RunFolderOptions):
+    """Options of benchmark."""
+
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "what is measured": ("formats", "half", "int8", "cold"),
+        "data": ("data", "split", "images", "imgsz", "most"),
+        "where it runs": ("device",),
+        "what is written": ("project", "name", "exist_ok", "verbose"),
+    }
+
+    data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
+    split: str = option("val", "which part of the data set: train, val or test")
+    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
+    imgsz: ImageSize | None = option(
+        None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
+    )
+    formats: tuple[str, ...] | None = option(None, "only these formats; default: every known one")
+    half: bool = option(False, "also in half precision, where a format has it")
+    int8: bool = option(False, "also with 8-bit numbers, where a format has them")
+    most: int = option(50, "most images that speed is measured on", ge=1, le=100_000)
+    cold: bool = option(True, "also time a first prediction in a new process")
+    device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
+    verbose: bool = option(True, "a line for each format")
+
+
 def known_elsewhere() -> dict[str, Neutral]:
     """Return what is known of every option that a verb may not have."""
     of_verbs: dict[str, Neutral] = {}

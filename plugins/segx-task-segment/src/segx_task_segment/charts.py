@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx_task_segment.palette import color
-from segx_task_segment.plotting import load_matplotlib
+from segx.io.plotting import load_matplotlib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.charts import number_whole, tint
 from segx_task_segment.panels import BATCH, encode
-from segx_task_segment.plotting import load_matplotlib
+from segx.io.plotting import load_matplotlib
 from segx_task_segment.results import SegmentResults
 
 if TYPE_CHECKING:

@@ -1,0 +1,498 @@
+"""Benchmark: a model in every format that can be made of it here, each measured in the same way on the same images.
+
+A format that cannot be had here keeps its row, with the reason: a table without it would look complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import chain
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+from segx.console import visible
+from segx.errors import ModelError, SegxError, UsageError
+from segx.flows.verify import some_of
+from segx.io.files import write_text
+from segx.options.verbs import PRECISION_OPTIONS, BenchmarkOptions, PredictOptions, ValOptions
+from segx.plugin.known import FORMATS
+from segx.runs import Run, Step, make_run_folder
+from segx.sessions import MODEL_FORMAT, Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from segx.artifact import Artifact, Parity
+    from segx.plugin.interfaces import Dataset, Session
+    from segx.plugin.registry import Registry
+    from segx.plugin.specs import ExporterSpec
+    from segx.structures.batch import SourceImage
+
+logger = logging.getLogger(__name__)
+
+STATES = ("ok", "blocked", "failed")
+ACCURATE = 0.01
+"""How much of the source's fitness a format may lose and still be recommended."""
+_WARM_UP, _TURNS = 3, 20
+"""Runs of one image that are thrown away, and those whose median is the latency."""
+_COLD = """\
+import sys
+from segx import YOLO
+YOLO(sys.argv[1]).predict(sys.argv[2], verbose=False, **({"device": sys.argv[3]} if sys.argv[3] else {}))
+"""
+_COLD_SECONDS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRow:
+    """One format in one precision.
+
+    Attributes:
+        format: Name of the format.
+        precision: What its numbers are.
+        state: ``"ok"``; ``"blocked"``: it cannot be had here; ``"failed"``: it was tried.
+        reason: Why it is not ok, and what to do about it.
+        backend: What ran it.
+        path: The file or folder.
+        bytes: Its size on disk.
+        export_seconds: How long making and proving it took; 0 for the model itself.
+        metrics: Every figure of its validation by its flat name: ``"metrics/mAP50-95(M)"``, ``"fitness"``.
+        latency: Median milliseconds of one image, from pixels to results.
+        network: Milliseconds of that in the network.
+        throughput: Images a second of predict, from files to results.
+        cold: Seconds of a first prediction in a new process, imports included; None: not measured.
+        parity: How close it is to what it was made from; None for the model itself.
+    """
+
+    format: str
+    precision: str = "fp32"
+    state: Literal["ok", "blocked", "failed"] = "ok"
+    reason: str = ""
+    backend: str = ""
+    path: Path | None = None
+    bytes: int = 0
+    export_seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    latency: float = 0.0
+    network: float = 0.0
+    throughput: float = 0.0
+    cold: float | None = None
+    parity: Parity | None = None
+
+    @property
+    def name(self) -> str:
+        """Format and precision: ``"openvino int8"``."""
+        return f"{self.format} {self.precision}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**dataclasses.asdict(self), "path": None if self.path is None else self.path.name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """The measured formats of one model.
+
+    Attributes:
+        rows: The model itself first, then each format.
+        settings: What the figures are made with.
+        folder: Where the models, the table and the picture are.
+    """
+
+    rows: tuple[BenchmarkRow, ...]
+    settings: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def measured(self) -> tuple[BenchmarkRow, ...]:
+        """The rows that are ok."""
+        return tuple(row for row in self.rows if row.state == "ok")
+
+    @property
+    def shown_metrics(self) -> tuple[str, ...]:
+        """The figures of a validation that the table shows: those that average over all overlaps."""
+        names = dict.fromkeys(chain.from_iterable(row.metrics for row in self.measured))
+        return tuple(name for name in names if "mAP50-95" in name)
+
+    def advice(self) -> list[str]:
+        """Return which to take, a line for each purpose; of those that keep the accuracy of the first measured row."""
+        if not self.measured:
+            return ["nothing could be measured"]
+        least = self.measured[0].metrics["fitness"] - ACCURATE
+        accurate = [row for row in self.measured if row.metrics["fitness"] >= least]
+        fastest = min(accurate, key=lambda row: row.latency)
+        busiest = max(accurate, key=lambda row: row.throughput)
+        smallest = min(accurate, key=lambda row: row.bytes)
+        lines = [
+            f"shortest wait for one image: {fastest.name} ({fastest.latency:.0f} ms)",
+            f"most images a second: {busiest.name} ({busiest.throughput:.1f})",
+            f"smallest: {smallest.name} ({smallest.bytes / 1e6:.1f} MB)",
+        ]
+        if cold := [row for row in accurate if row.cold is not None]:
+            quickest = min(cold, key=lambda row: row.cold or 0.0)
+            lines.append(f"first result soonest: {quickest.name} ({quickest.cold:.1f} s)")
+        lost = [row.name for row in self.measured if row not in accurate]
+        return [*lines, *([f"lose more than {ACCURATE} of the fitness: {', '.join(lost)}"] if lost else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        rows = [row.to_dict() for row in self.rows]
+        return {"settings": dict(self.settings), "rows": rows, "advice": self.advice()}
+
+    def columns(self) -> tuple[tuple[str, Callable[[BenchmarkRow], str]], ...]:
+        """Return heading and cell of each column of the table."""
+        return (
+            ("format", lambda row: row.name),
+            ("MB", lambda row: f"{row.bytes / 1e6:.1f}"),
+            *((name.removeprefix("metrics/"), _metric(name)) for name in self.shown_metrics),
+            ("box px", lambda row: "" if row.parity is None else f"{row.parity.box:.2g}"),
+            ("mask IoU", lambda row: "" if row.parity is None else f"{row.parity.mask_iou:.4f}"),
+            ("ms", lambda row: f"{row.latency:.0f}"),
+            ("images/s", lambda row: f"{row.throughput:.1f}"),
+            ("cold s", lambda row: "" if row.cold is None else f"{row.cold:.1f}"),
+            ("backend", lambda row: row.backend),
+        )
+
+    def to_table(self) -> str:
+        """Return the table for people: what was measured, then what could not be, then which to take."""
+        columns = self.columns()
+        cells = [[heading for heading, _ in columns]]
+        cells += [[cell(row) for _, cell in columns] for row in self.measured]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
+        others = [row for row in self.rows if row.state != "ok"]
+        lines += [f"{row.name}: {row.state}: {visible(row.reason, lines=False)}" for row in others]
+        return "\n".join([*lines, "", *self.advice()])
+
+    def to_csv(self) -> str:
+        """Return the rows as CSV, with everything that was measured."""
+        import csv
+        import io
+
+        names = dict.fromkeys(chain.from_iterable(row.metrics for row in self.rows))
+        plain = [item.name for item in dataclasses.fields(BenchmarkRow) if item.name not in {"metrics", "parity"}]
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow([*plain, *names, "parity_box", "parity_score", "parity_mask_iou", "parity_matched"])
+        for row in self.rows:
+            about = row.to_dict()
+            close = row.parity
+            proven = ("",) * 4 if close is None else (close.box, close.score, close.mask_iou, close.matched)
+            writer.writerow([*(about[name] for name in plain), *(row.metrics.get(name, "") for name in names), *proven])
+        return text.getvalue()
+
+
+def _metric(name: str) -> Callable[[BenchmarkRow], str]:
+    return lambda row: f"{row.metrics[name]:.4f}" if name in row.metrics else ""
+
+
+def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", registry: Registry) -> Benchmark:
+    """Measure a model in every format that is asked for.
+
+    Args:
+        model: The model on disk; formats are made from it, or from what it is on the way to.
+        options: What was asked for.
+        name: What the user named as model.
+        registry: The plugins.
+
+    Raises:
+        UsageError: A format is not known, or no data set is named and the model remembers none.
+        DataError: The data are missing or hold nothing to measure.
+        ModelError: The model itself cannot be run.
+    """
+    name = name or str(model.path)
+    wanted = _wanted(model.format, options, registry)
+    info = registry.backends.load(registry.backend_for(model.format)).read_info(model)
+    task = registry.tasks.load(info.task)
+    dataset, images = _data(info.settings, options, registry)
+    folder = make_run_folder(
+        "benchmark", task=info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
+    )
+    run = Run(mode="benchmark", model=name, options=options.as_dict(), folder=folder)
+    registry.notify("run_started", run=run)
+    rows: list[BenchmarkRow] = []
+    try:
+        bench = _Bench(model, options, dataset, images, folder, name, registry)
+        for row in bench.rows(wanted):
+            rows.append(row)
+            figures = {"latency": row.latency, "throughput": row.throughput, **row.metrics}
+            step = Step(kind="stage", index=len(rows) - 1, total=len(wanted) + 1, name=row.name, metrics=figures)
+            registry.notify("step_ended", run=run, step=step)
+            _tell(row, len(rows), len(wanted) + 1)
+        result = Benchmark(rows=tuple(rows), settings=bench.settings(info.imgsz), folder=folder)
+        _write(result, task.name)
+    except BaseException as error:
+        registry.notify("run_failed", run=run, error=error)
+        raise
+    registry.notify("run_ended", run=run, metrics={f"{row.name}/latency": row.latency for row in result.measured})
+    return result
+
+
+def _tell(row: BenchmarkRow, number: int, total: int) -> None:
+    if row.state == "ok":
+        said = f"fitness {row.metrics['fitness']:.4f}, {row.latency:.0f} ms, {row.throughput:.1f} images/s"
+        logger.info("%d of %d: %s: %s", number, total, row.name, said)
+    elif row.state == "failed":
+        logger.warning("%d of %d: %s: failed: %s", number, total, row.name, row.reason)
+    else:
+        logger.info("%d of %d: %s: blocked", number, total, row.name)
+
+
+Wanted = tuple[str, str]
+"""A format, and the precision it is wanted in; empty: its usual one."""
+
+
+def _wanted(given: str, options: BenchmarkOptions, registry: Registry) -> list[Wanted]:
+    """Return each format and precision, those that cannot be had here among them.
+
+    Raises:
+        UsageError: A format that is asked for is not known.
+    """
+    known = [name for name in dict.fromkeys([*registry.exporters, *FORMATS]) if name not in {given, MODEL_FORMAT}]
+    if options.formats is not None:
+        for name in options.formats:
+            if name not in {*known, given}:
+                registry.exporters.get(name)  # which says what there is
+        known = [name for name in known if name in options.formats]
+    asked = [word for option, word in PRECISION_OPTIONS.items() if getattr(options, option)]
+    wanted: list[Wanted] = []
+    for name in known:
+        spec = registry.exporters.find(name)
+        usual = spec.precisions[0] if spec is not None else ""
+        also = [word for word in asked if spec is not None and word in spec.precisions[1:]]
+        wanted += [(name, usual), *((name, word) for word in also)]
+    return wanted
+
+
+def _data(
+    remembered: Mapping[str, Any], options: BenchmarkOptions, registry: Registry
+) -> tuple[Dataset, list[SourceImage]]:
+    """Return the split that is measured on, and some of its images for speed.
+
+    Raises:
+        UsageError: No data set is named, and the model remembers none.
+        DataError: None of the images can be read.
+    """
+    from segx.data.splits import open_splits
+    from segx.flows.val import with_remembered
+    from segx.io.images import read_image
+    from segx.structures.batch import SourceImage
+
+    data = with_remembered(ValOptions(data=options.data), remembered).data
+    opened = open_splits(
+        str(data), (options.split,), images=options.images, registry=registry, fetch=options.data is not None
+    )
+    (split,) = opened.splits.values()
+    paths = some_of(list(split.dataset.paths()), options.most)
+    return split.dataset, [SourceImage(image=read_image(path), path=str(path)) for path in paths]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A running benchmark."""
+
+    model: Artifact
+    options: BenchmarkOptions
+    dataset: Dataset
+    images: Sequence[SourceImage]
+    folder: Path
+    name: str
+    registry: Registry
+
+    def settings(self, imgsz: tuple[int, int]) -> dict[str, Any]:
+        """Return what the figures are made with, to be told beside them."""
+        import platform
+
+        from segx import __version__
+        from segx.runtime import cores
+
+        return {
+            "segx": __version__,
+            "model": self.name,
+            "data": str(self.options.data or ""),
+            "split": self.options.split,
+            "images": len(self.dataset),
+            "imgsz": list(imgsz),
+            "speed_images": len(self.images),
+            "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
+            "python": platform.python_version(),
+        }
+
+    def rows(self, wanted: Sequence[Wanted]) -> Iterator[BenchmarkRow]:
+        """Yield the model itself, then each format.
+
+        Raises:
+            ModelError: The model itself cannot be run.
+        """
+        yield self._measured(BenchmarkRow(format=self.model.format), self.model)
+        for name, precision in wanted:
+            row = BenchmarkRow(format=name, precision=precision or "fp32")
+            spec = self.registry.exporters.find(name)
+            if blocked := self._blocked(name, precision, spec):
+                yield dataclasses.replace(row, state="blocked", reason=blocked)
+                continue
+            try:
+                yield self._made(row)
+            except UsageError as error:  # refused before any work
+                yield dataclasses.replace(row, state="blocked", reason=_said(error))
+            except SegxError as error:
+                yield dataclasses.replace(row, state="failed", reason=_said(error))
+
+    def _blocked(self, name: str, precision: str, spec: ExporterSpec | None) -> str:
+        """Return why a format cannot be made or run here, an empty string if it can."""
+        if spec is None:
+            return f"pip install {FORMATS[name].exporter}" if FORMATS[name].exporter else "nothing makes it"
+        try:
+            for link in self.registry.export_chain(name):
+                self.registry.require(link)
+            self.registry.require(spec, precision=precision)
+            self.registry.backend_for(name, device=self.options.device)
+        except SegxError as error:
+            return _said(error)
+        return ""
+
+    def _made(self, row: BenchmarkRow) -> BenchmarkRow:
+        """Export, and measure the result."""
+        from segx.flows.export import export
+
+        models = self.folder / "models"
+        models.mkdir(exist_ok=True)
+        known = {info.name for info in self.registry.export_options(row.format).describe()}
+        option = next((option for option, word in PRECISION_OPTIONS.items() if word == row.precision), "")
+        given: dict[str, Any] = {"output": models, "imgsz": self.options.imgsz}
+        if option in known:
+            given[option] = True
+        if row.precision == "int8" and "data" in known:
+            given["data"] = self.options.data
+        made = export(self.model, row.format, given, name=self.name, registry=self.registry)
+        found = dataclasses.replace(row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision)
+        return self._measured(found, made.artifact)
+
+    def _measured(self, row: BenchmarkRow, artifact: Artifact) -> BenchmarkRow:
+        """Validate it, time one image, time many, and time a new process."""
+        how = ValOptions(device=self.options.device).session()
+        with contextlib.closing(Sessions(artifact, self.name, self.registry)) as sessions:
+            session = sessions.get(how)
+            precision, backend = sessions.info.precision, self.registry.backend_for(artifact.format, device=how.device)
+            metrics = self._validate(sessions, how)
+            latency, network = self._latency(session)
+            throughput = self._throughput(sessions)
+        return dataclasses.replace(
+            row,
+            precision=precision,
+            backend=backend.name,
+            path=artifact.path,
+            bytes=_size(artifact.path),
+            metrics=metrics,
+            latency=latency,
+            network=network,
+            throughput=throughput,
+            cold=self._cold(artifact.path) if self.options.cold else None,
+        )
+
+    def _validate(self, sessions: Sessions, how: Any) -> dict[str, float]:
+        """Return the figures of a validation at one input shape, the same for every format."""
+        from segx.flows.val import validate
+
+        options = ValOptions(data=self.options.data, imgsz=self.options.imgsz, rect=False, plots=False, verbose=False)
+        session, streams = sessions.with_streams(how)
+        found = validate(
+            session,
+            options,
+            registry=self.registry,
+            dataset=self.dataset,
+            model=self.name,
+            streams=streams,
+            announced=False,
+        )
+        return dict(found.results_dict)
+
+    def _latency(self, session: Session) -> tuple[float, float]:
+        """Return median milliseconds of one image from pixels to results, and of the network alone."""
+        from segx.flows.inputs import InputPlan, InputRequest
+        from segx.flows.runner import infer, milliseconds_since
+
+        task = self.registry.tasks.load(session.info.task)
+        plan = InputPlan.make(session, InputRequest(self.options.imgsz, 1, rect=False), model=self.name)
+        decoding = PredictOptions().decode()
+        whole, network = [], []
+        for turn in range(_WARM_UP + _TURNS):
+            source = self.images[turn % len(self.images)]
+            start = time.perf_counter()
+            batch = task.preprocess([source] * (session.info.batch if plan.fixed_batch else 1), plan.size)
+            ran = time.perf_counter()
+            outputs = infer(session, batch.images)
+            network.append(milliseconds_since(ran))
+            task.decode(outputs, batch, session.info, decoding)
+            whole.append(milliseconds_since(start))
+        return median(whole[_WARM_UP:]), median(network[_WARM_UP:])
+
+    def _throughput(self, sessions: Sessions) -> float:
+        """Return images a second of predict, from files to results."""
+        from segx.flows.predict import predict
+        from segx.io.sources import open_source
+
+        options = PredictOptions(imgsz=self.options.imgsz, rect=False, device=self.options.device, verbose=False)
+        session, streams = sessions.with_streams(options.session())
+        source = open_source([image.path for image in self.images])
+        task = self.registry.tasks.load(session.info.task)
+        start = time.perf_counter()
+        results = predict(session, source, options, task=task, notify=_to_nobody, model=self.name, streams=streams)
+        count = sum(1 for _ in results)
+        return count / (time.perf_counter() - start)
+
+    def _cold(self, path: Path) -> float:
+        """Return the seconds of a first prediction in a new process; the second of two, whose files are in memory.
+
+        Raises:
+            ModelError: The process ends otherwise than well.
+        """
+        line = [sys.executable, "-c", _COLD, str(path), self.images[0].path, self.options.device or ""]
+        for _ in range(2):
+            start = time.perf_counter()
+            try:
+                ended = subprocess.run(line, capture_output=True, text=True, timeout=_COLD_SECONDS, check=False)  # noqa: S603
+            except subprocess.TimeoutExpired as error:
+                raise ModelError(f"{path}: a new process predicts nothing within {_COLD_SECONDS} s") from error
+            seconds = time.perf_counter() - start
+            if ended.returncode:
+                last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+                raise ModelError(f"{path}: cannot be used in a new process ({last})")
+        return seconds
+
+
+def _to_nobody(_event: str, **_facts: Any) -> None:
+    """Tell no listener: what is timed is no run of its own."""
+
+
+def _said(error: SegxError) -> str:
+    return " ".join(f"{error.message}; {error.hint}".split()) if error.hint else " ".join(error.message.split())
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    return sum(item.stat().st_size for item in files)
+
+
+def _write(result: Benchmark, title: str) -> None:
+    """Write table, figures and picture into the run's folder."""
+    from segx.flows.benchmark_chart import draw
+
+    write_text(result.folder / "benchmark.csv", result.to_csv())
+    write_text(result.folder / "benchmark.json", json.dumps(result.to_dict(), indent=2, default=str) + "\n")
+    try:
+        picture = draw(result, title=f"{title}: {result.settings['model']} on {result.settings['machine']}")
+    except ImportError:
+        logger.warning('benchmark.png is not drawn: pip install "segx-core[charts]"')
+        return
+    (result.folder / "benchmark.png").write_bytes(picture)
