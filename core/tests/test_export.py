@@ -403,7 +403,7 @@ def test_size_is_rounded_up_and_reported(model, registry, caplog):
     assert "rounded up to 128,320" in caplog.text
     caplog.clear()
     export(model, "toy", {"imgsz": 320}, registry=registry)
-    assert "rounded" not in caplog.text
+    assert "rounded up" not in caplog.text
 
 
 def test_no_folder_of_this_machine_travels(model, registry):

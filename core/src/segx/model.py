@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.flows.benchmark import Benchmark
+    from segx.flows.benchmark_rows import Benchmark
     from segx.flows.export import ExportResult
     from segx.flows.parity import Proof
     from segx.io.sources import Source, Unreadable

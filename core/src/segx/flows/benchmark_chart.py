@@ -10,7 +10,7 @@ from segx.io.plotting import load_matplotlib
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from segx.flows.benchmark import Benchmark, BenchmarkRow
+    from segx.flows.benchmark_rows import Benchmark, BenchmarkRow
 
 _COLOURS = {"fp32": "#4269d0", "fp16": "#3ca951", "int8": "#efb118"}
 _OTHER = "#97bbf5"
@@ -58,7 +58,9 @@ def draw(result: Benchmark, *, title: str) -> bytes:
         for place, row in zip(places, rows, strict=True):
             if row.state != "ok":
                 said = row.reason if len(row.reason) <= _LETTERS else row.reason[:_LETTERS] + " ..."
-                note = panels[0].text(0, place, f" {row.state}: {said}", va="center", fontsize=8, color="0.45", zorder=9)
+                note = panels[0].text(
+                    0, place, f" {row.state}: {said}", va="center", fontsize=8, color="0.45", zorder=9
+                )
                 note.set_in_layout(False)  # it may run on over the empty panels
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
         out = io.BytesIO()

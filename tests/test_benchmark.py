@@ -1,0 +1,185 @@
+"""``segx benchmark`` and ``segx verify``: every format in one table, measured alike, none left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from segx import YOLO
+from segx.errors import UsageError
+from segx.flows.benchmark_rows import Benchmark, BenchmarkRow
+from segx.plugin.known import FORMATS
+from segx.plugin.registry import get_registry
+from segx.testing.models import TINY_YOLOV8
+from segx_cli.main import main
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, a data set drawn for it, and the model as ONNX."""
+    from segx_data_synth.dataset import write_dataset
+
+    folder = tmp_path_factory.mktemp("benchmark")
+    (folder / "tinyn-seg.yaml").write_text(TINY_YOLOV8.replace("nc: 3", "nc: 6"))
+    YOLO(folder / "tinyn-seg.yaml").save(folder / "tiny.pt")
+    YOLO(folder / "tiny.pt").export("onnx", imgsz=64)
+    write_dataset(folder / "shapes", images=2, val_images=4, imgsz=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> Benchmark:
+    data = next((folder / "shapes").glob("*.yaml"))
+    return YOLO(folder / "tiny.pt").benchmark(
+        data=data, formats=("onnx", "torchscript"), half=True, imgsz=64, most=3, cold=False, project=folder / "runs"
+    )
+
+
+def test_the_model_comes_first_and_every_format_has_its_row(measured: Benchmark) -> None:
+    assert [row.name for row in measured.rows] == [
+        *("pt fp32", "onnx fp32", "onnx fp16", "torchscript fp32", "torchscript fp16")
+    ]
+    states = {row.name: row.state for row in measured.rows}
+    assert states.pop("torchscript fp16") == "blocked"  # for GPUs only
+    assert set(states.values()) == {"ok"}
+
+
+def test_rows_hold_what_was_measured(measured: Benchmark, folder: Path) -> None:
+    for row in measured.measured:
+        assert row.bytes == row.path.stat().st_size > 1000
+        assert 0 < row.network < row.latency
+        assert row.throughput > 0
+        assert row.cold is None
+        assert "fitness" in row.metrics
+    assert measured.rows[0].path == folder / "tiny.pt"
+    assert measured.rows[0].parity is None
+    assert measured.rows[1].parity.box < 0.01
+    assert [row.backend for row in measured.measured[:2]] == ["torch", "onnxruntime"]
+    same = YOLO(measured.rows[1].path).val(
+        data=next((folder / "shapes").glob("*.yaml")), imgsz=64, rect=False, plots=False, show=False
+    )
+    assert measured.rows[1].metrics["fitness"] == pytest.approx(same.fitness, abs=1e-12)
+
+
+def test_table_csv_and_picture_are_written(measured: Benchmark) -> None:
+    rows = list(csv.DictReader((measured.folder / "benchmark.csv").read_text().splitlines()))
+    assert [row["format"] for row in rows] == [row.format for row in measured.rows]
+    assert float(rows[1]["latency"]) == measured.rows[1].latency
+    assert float(rows[1]["parity_matched"]) == measured.rows[1].parity.matched
+    document = json.loads((measured.folder / "benchmark.json").read_text())
+    assert document["settings"]["images"] == 4
+    assert document["rows"][2]["precision"] == "fp16"
+    picture = cv2.imread(str(measured.folder / "benchmark.png"))
+    assert picture is not None
+    assert picture.std() > 10
+    table = measured.to_table().splitlines()
+    assert table[0].split()[:3] == ["format", "MB", "mAP50-95(B)"]
+    assert any(line.startswith("torchscript fp16: blocked: half=True is for GPUs") for line in table)
+
+
+def test_advice_names_the_best_of_those_that_keep_the_accuracy() -> None:
+    def row(name: str, fitness: float, **figures: float) -> BenchmarkRow:
+        return BenchmarkRow(format=name, metrics={"fitness": fitness}, **figures)
+
+    rows = (
+        row("source", 0.5, latency=9.0, throughput=10.0, bytes=9_000_000, cold=3.0),
+        row("exact", 0.495, latency=5.0, throughput=30.0, bytes=8_000_000, cold=2.0),
+        row("small", 0.491, latency=7.0, throughput=20.0, bytes=2_000_000, cold=0.5),
+        row("broken", 0.1, latency=1.0, throughput=99.0, bytes=1_000_000, cold=0.1),
+        BenchmarkRow(format="absent", state="blocked", reason="not here"),
+    )
+    assert Benchmark(rows=rows, settings={}, folder=Path()).advice() == [
+        "shortest wait for one image: exact fp32 (5 ms)",
+        "most images a second: exact fp32 (30.0)",
+        "smallest: small fp32 (2.0 MB)",
+        "first result soonest: small fp32 (0.5 s)",
+        "lose more than 0.01 of the fitness: broken fp32",
+    ]
+
+
+def test_formats_that_are_not_here_keep_their_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(get_registry().exporters, "find", lambda name: None)
+    data = next((folder / "shapes").glob("*.yaml"))
+    result = YOLO(folder / "tiny.onnx").benchmark(data=data, most=1, cold=False, project=folder / "none")
+    assert result.rows[0].format == "onnx"
+    assert {row.format for row in result.rows[1:]} == set(FORMATS) - {"pt", "onnx"}
+    assert {row.state for row in result.rows[1:]} == {"blocked"}
+    absent = {row.format: row for row in result.rows}["engine"]
+    assert (absent.state, absent.reason) == ("blocked", f"pip install {FORMATS['engine'].exporter}")
+
+
+def test_a_format_that_cannot_be_made_fails_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segx.errors import ExportError
+
+    exporter = get_registry().exporters.load("onnx")
+    monkeypatch.setattr(type(exporter), "_export", lambda *_: (_ for _ in ()).throw(ExportError("no luck", hint="try")))
+    data = next((folder / "shapes").glob("*.yaml"))
+    result = YOLO(folder / "tiny.pt").benchmark(
+        data=data, formats="onnx", imgsz=64, most=1, cold=False, project=folder / "fail"
+    )
+    assert [row.state for row in result.rows] == ["ok", "failed"]
+    assert result.rows[1].reason == "no luck; try"
+
+
+def test_a_first_prediction_is_timed_in_a_new_process(folder: Path) -> None:
+    data = next((folder / "shapes").glob("*.yaml"))
+    result = YOLO(folder / "tiny.onnx").benchmark(data=data, formats=(), most=1, project=folder / "cold", verbose=False)
+    assert 0.1 < result.rows[0].cold < 60
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"formats": ("onxx",)}, "did you mean 'onnx'"), ({"data": None}, "no data set"), ({"most": 0}, "most=0")],
+)
+def test_wrong_questions_are_refused_before_any_folder_is_made(folder: Path, given: dict, words: str) -> None:
+    data = next((folder / "shapes").glob("*.yaml"))
+    with pytest.raises(UsageError, match=words):
+        YOLO(folder / "tiny.pt").benchmark(**{"data": data, "project": folder / "refused", **given})
+    assert not (folder / "refused").exists()
+
+
+def test_new_weights_have_to_be_written_first(folder: Path) -> None:
+    with pytest.raises(UsageError, match="in memory only"):
+        YOLO(folder / "tinyn-seg.yaml").verify(folder / "tiny.pt")
+
+
+def test_the_command_line_measures_too(folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder)
+    data = next((folder / "shapes").glob("*.yaml"))
+    assert main(["benchmark", "model=tiny.onnx", f"data={data}", "formats=[]", "cold=False", "most=1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["format"] for row in document["rows"]] == ["onnx"]
+    assert Path(document["folder"]) == Path("runs/segment/benchmark")
+
+
+# verify
+
+
+def test_an_export_is_verified_on_images_of_a_data_set(folder: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    data = next((folder / "shapes").glob("*.yaml"))
+    assert main(["verify", "model=tiny.onnx", "reference=tiny.pt", f"data={data}", "most=3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same"]
+    assert found["parity"]["images"] == 4 + 3
+
+
+def test_another_model_is_told_from_the_same_one(folder: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    import torch
+
+    other = YOLO("tiny.pt")
+    with torch.no_grad():
+        for parameter in other._sessions.model("save").module.parameters():
+            parameter.add_(0.05 * torch.sin(torch.arange(parameter.numel())).reshape(parameter.shape))
+    other.save("other.pt")
+    assert main(["verify", "model=tiny.onnx", "reference=other.pt"]) == 5
+    assert "tiny.onnx differs from other.pt: output0" in capsys.readouterr().out
+    assert YOLO("tiny.onnx").verify("tiny.pt").holds
