@@ -230,6 +230,8 @@ class _Reader:
             if name in attributes and len(inputs) <= position:
                 inputs += [""] * (position - len(inputs)) + [f"{proto.output[0]}/{name}"]
                 self.constants[inputs[-1]] = np.asarray(attributes.pop(name))
+        if op == "Split" and len(inputs) == 1:
+            attributes.setdefault("num_outputs", len(proto.output))
         if op == "Upsample" or (op == "Resize" and self.opset < _FIRST_RESIZE_WITH_REGION):
             op, inputs = "Resize", [inputs[0], "", *inputs[1:]]
             attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -338,6 +340,12 @@ class _Reader:
 
     def _infer(self, node: Node, proto: onnx.NodeProto) -> None:
         """Note the types of a node's outputs, as far as ONNX can tell."""
+        if node.op == "Reshape" and node.inputs[1] in self.partly and node.inputs[0] in self.types:
+            wanted = self.partly[node.inputs[1]]
+            lengths = [int(length) if is_number(length) and length > 0 else None for length in wanted]
+            kind = self.types[node.inputs[0]].tensor_type.elem_type
+            self.types[node.outputs[0]] = helper.make_tensor_type_proto(kind, lengths)
+            return
         if node.op == "Reshape" and node.inputs[1] != proto.input[1]:
             proto = helper.make_node("Reshape", node.inputs, node.outputs)
         types = {name: self._type(name) for name in proto.input if name in self.types or name in self.constants}

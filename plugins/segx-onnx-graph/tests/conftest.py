@@ -1,11 +1,17 @@
 """A translator to NumPy: slow and plain, to hold reader and walk against ONNX Runtime."""
 
+# ruff: noqa: N802 - a method has the name of its operator
+
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
+import pytest
+from onnx import helper
 
+from segx.testing.models import export_file, real_module, tiny_info
 from segx_onnx_graph import REPEATS, Translator, fill_value, reshaped, settled
 
 
@@ -29,6 +35,33 @@ class ToNumpy(Translator):
     def Div(self, a, b):
         return a / b if np.asarray(a).dtype.kind == "f" else a // b
 
+    def Pow(self, a, b):
+        return a**b
+
+    def Exp(self, x):
+        return np.exp(x)
+
+    def Neg(self, x):
+        return -x
+
+    def Relu(self, x):
+        return np.maximum(x, 0)
+
+    def LeakyRelu(self, x, alpha):
+        return np.where(x < 0, alpha * x, x)
+
+    def Clip(self, x, low=None, high=None):
+        return np.clip(x, low, high)
+
+    def MatMul(self, a, b):
+        return a @ b
+
+    def Flatten(self, x, axis):
+        return x.reshape(int(np.prod(x.shape[:axis])), -1)
+
+    def ReduceSum(self, x, axes=None, *, keepdims, **_):
+        return x.sum(tuple(axes.tolist()), keepdims=bool(keepdims))
+
     def Sigmoid(self, x):
         return 1 / (1 + np.exp(-x))
 
@@ -37,8 +70,6 @@ class ToNumpy(Translator):
         return e / e.sum(axis, keepdims=True)
 
     def Cast(self, x, to, **_):
-        from onnx import helper
-
         return settled(x).astype(helper.tensor_dtype_to_np_dtype(to))
 
     def Transpose(self, x, perm=None):
@@ -121,3 +152,21 @@ def _windows(x, kernel, strides, pads, fill):
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
     windows = np.lib.stride_tricks.sliding_window_view(x, tuple(kernel), (2, 3))
     return windows[:, :, :: strides[0], :: strides[1]], x
+
+
+@pytest.fixture(scope="session")
+def to_numpy() -> type[ToNumpy]:
+    """The translator, for tests: a class that is made of a graph."""
+    return ToNumpy
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """A tiny YOLOv8-seg as an .onnx file: one for each set of options, whoever asks."""
+
+    @functools.cache
+    def write(batch=1, **options):
+        module = real_module(tiny_info(batch=batch, dynamic=bool(options.get("dynamic"))))
+        return export_file("onnx", tmp_path_factory.mktemp("written"), module, **options)[0].path
+
+    return write
