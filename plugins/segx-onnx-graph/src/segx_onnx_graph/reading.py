@@ -7,6 +7,7 @@ are float32 throughout: half precision is a matter of the target.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -340,11 +341,8 @@ class _Reader:
 
     def _infer(self, node: Node, proto: onnx.NodeProto) -> None:
         """Note the types of a node's outputs, as far as ONNX can tell."""
-        if node.op == "Reshape" and node.inputs[1] in self.partly and node.inputs[0] in self.types:
-            wanted = self.partly[node.inputs[1]]
-            lengths = [int(length) if is_number(length) and length > 0 else None for length in wanted]
-            kind = self.types[node.inputs[0]].tensor_type.elem_type
-            self.types[node.outputs[0]] = helper.make_tensor_type_proto(kind, lengths)
+        if node.op in ("Reshape", "Expand") and node.inputs[1] in self.partly:
+            self._note_partly(node)
             return
         if node.op == "Reshape" and node.inputs[1] != proto.input[1]:
             proto = helper.make_node("Reshape", node.inputs, node.outputs)
@@ -361,6 +359,18 @@ class _Reader:
         except (shape_inference.InferenceError, onnx.defs.SchemaError, KeyError, ValueError):
             return  # shapes are a help; whoever needs one that is missing says so
         self.types.update(found)
+
+    def _note_partly(self, node: Node) -> None:
+        """Note how many axes a value has, and what is known of them, that gets a shape of which some is open."""
+        value, wanted = node.inputs[0], self.partly[node.inputs[1]]
+        if value not in self.types and value not in self.constants:
+            return
+        kind = self._type(value)
+        least = 1 if node.op == "Reshape" else 2  # Expand leaves an axis alone where a 1 is asked for
+        lengths = [int(length) if is_number(length) and length >= least else None for length in wanted]
+        if node.op == "Expand":
+            lengths = [*itertools.repeat(None, len(_lengths(kind) or ()) - len(lengths)), *lengths]
+        self.types[node.outputs[0]] = helper.make_tensor_type_proto(kind.tensor_type.elem_type, lengths)
 
     def _type(self, name: str) -> onnx.TypeProto:
         if name in self.types:
