@@ -265,11 +265,12 @@ class _Reader:
         return list(found)
 
     def _shape_of(self, node: Node) -> Sequence[Any] | None:
-        lengths = _lengths(self.types.get(node.inputs[0]))
+        name = node.inputs[0]
+        lengths = self.partly[name].shape if name in self.partly else _lengths(self.types.get(name))
         if lengths is None:
             return None
         known = [length if isinstance(length, int) else OPEN for length in lengths]
-        if known and known[0] is OPEN and node.inputs[0] in self.batched:
+        if known and known[0] is OPEN and name in self.batched:
             known[0] = BATCH
         part = slice(node.attributes.get("start", 0), node.attributes.get("end"))
         return self._settle(node, vector(known[part]))
