@@ -8,5 +8,5 @@ from segx.testing import ExporterContract
 class TestContract(ExporterContract):
     distribution = "segx-export-paddle"
     name = "paddle"
-    combinations = ({"dynamic": True}, {"batch": 2})
+    combinations = ({"batch": 2},)
     refused = ({"dynamic": True, "batch": 2},)

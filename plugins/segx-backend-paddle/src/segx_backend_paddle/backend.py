@@ -25,7 +25,7 @@ _MOST_PROGRAM = 64 << 20
 """Bytes; the program of the largest models has half a million."""
 _INPUT, _OUTPUT = ".data", ".fetch"
 """How the operations are named that take the input and give an output."""
-_HALF = "0.t_f16"
+_FLOAT32 = "0.t_f32"
 
 
 class PaddleBackend(FormatBackend):
@@ -45,10 +45,10 @@ class PaddleBackend(FormatBackend):
         if len(inputs) != 1 or not any(item["#"].endswith(_OUTPUT) for item in operations):
             raise ModelError(f"{program}: has {len(inputs)} inputs; segx runs models with one, and outputs")
         kind, shape = inputs[0]["O"][0]["TT"]["D"][:2]
-        if len(shape) != 4 or shape[1] not in {3, -1}:
-            raise ModelError(f"{program}: takes {'x'.join(map(str, shape))}, not images Nx3xHxW")
-        lengths = [length if length > 0 else None for length in shape]
-        return None, Graph(input=lengths, precision="fp16" if kind["#"] == _HALF else "")
+        if len(shape) != 4 or shape[1] not in {3, -1} or kind["#"] != _FLOAT32:
+            took = f"{'x'.join(map(str, shape))} of kind {kind['#'].rpartition('_')[2]}"
+            raise ModelError(f"{program}: takes {took}, not images Nx3xHxW of kind f32")
+        return None, Graph(input=[length if length > 0 else None for length in shape])
 
     def _open(self, artifact: Artifact, info: ArtifactInfo, options: SessionOptions) -> PaddleSession:
         device = choose_device(options.device, ("cpu",))
