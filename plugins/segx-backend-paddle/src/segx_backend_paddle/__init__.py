@@ -1,0 +1,1 @@
+"""Paddle Inference as a backend of segx."""

@@ -1,0 +1,1 @@
+"""PaddlePaddle export for segx."""
