@@ -59,7 +59,7 @@ def assert_keeps_to_itself(code: str, *arguments: str, folder: Path) -> None:
     watch.mkdir()
     (watch / "sitecustomize.py").write_text(_NO_CONNECTIONS.format(asked=str(asked)), encoding="utf-8")
     own["PYTHONPATH"] = os.pathsep.join((str(watch), kept["PYTHONPATH"]))
-    whole = f"import sys\n{textwrap.dedent(code)}\n{_WAIT}"
+    whole = f"import json, sys, time\n{textwrap.dedent(code)}\n{_WAIT}"
     done = run_fresh(whole, *arguments, warnings="default", env={**kept, **own}, folder=places["work"])
     assert done == "done"
     connections = asked.read_text(encoding="utf-8") if asked.exists() else ""
