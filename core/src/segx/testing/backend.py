@@ -309,8 +309,9 @@ class BackendContract(PluginContract, standard=True):
         for precision, artifact in written:
             try:
                 session = backend.open(artifact, SessionOptions(device="cpu"))
-            except ModelError as refusal:
-                assert registry.backend_for(self.format) != spec, f"{precision}: {refusal}"
+            except ModelError:
+                if registry.backend_for(self.format) == spec:
+                    raise
                 continue
             assert session.info.precision == precision
             first, second = run_twice(session, _images(session))
