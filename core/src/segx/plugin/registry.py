@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from segx.plugin.guard import one_line, was_interrupted, watched
 from segx.runtime import device_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pluggy
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
         Spec,
         TaskSpec,
     )
+
+    OwnListener = Callable[["Event", Mapping[str, Any]], None]
 
 Event = Literal["run_started", "step_ended", "run_ended", "run_failed"]
 
@@ -92,6 +95,7 @@ class Registry:
         self.commands: Catalog[CommandSpec, Any] = Catalog("command", loader)
         self.prepare, self.unavailable = loader.prepare, loader.unavailable
         self.require, self.load = loader.require, loader.load
+        self._own: tuple[OwnListener, ...] = ()
 
     # What there is
 
@@ -296,12 +300,21 @@ class Registry:
 
     # Telling
 
+    def heard_by(self, listener: OwnListener) -> Registry:
+        """Return this registry with a listener of the caller's own: it hears what is notified through this one alone.
+
+        Unlike those of plugins it is told every fact, and what it raises is passed on: it ends the run.
+        """
+        other = copy.copy(self)
+        other._own = (*self._own, listener)  # noqa: SLF001 - its own class's
+        return other
+
     def notify(self, event: Event, **facts: Any) -> None:
-        """Notify all listeners of an event; a listener that fails is logged, and the run goes on.
+        """Notify all listeners of an event; a plugin's that fails is logged, and the run goes on.
 
         Args:
             event: Name of the event hook, without ``segx_``.
-            **facts: What the hook is told.
+            **facts: What the hook is told, and what only :meth:`heard_by` is.
         """
         caller = getattr(self.manager.hook, f"segx_{event}")
         for listener in reversed(caller.get_hookimpls()):
@@ -313,6 +326,8 @@ class Registry:
                     raise
                 logger.warning("plugin %s failed in segx_%s: %s", listener.plugin_name, event, one_line(error))
                 logger.debug("plugin %s failed", listener.plugin_name, exc_info=True)
+        for own in self._own:
+            own(event, facts)
 
     # How
 
