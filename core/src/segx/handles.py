@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Self
@@ -33,8 +34,15 @@ _ELSEWHERE = {
     "profile": "result.speed and metrics.speed hold the times",
     "push_to_hub": "nothing is sent anywhere: save() writes a file",
     "set_classes": "names are the model's: train with other data",
+    "ckpt": "metadata holds what the file says of itself: settings, versions, date",
+    "reset_weights": "a model made of a configuration, name.yaml, begins with random weights",
     "transforms": "preprocessing belongs to the task: give images as they are",
 }
+
+
+@functools.cache
+def _option_names() -> frozenset[str]:
+    return frozenset(info.name for verb in _VERBS for info in verb.describe())
 
 
 class Device(str):
@@ -258,6 +266,16 @@ class Handles:
         setattr(self, state.word, state)
 
     # What is not there
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would change nothing.
+
+        Raises:
+            UsageError: It is the name of an option.
+        """
+        if name in _option_names():
+            raise UsageError(f"model.{name} cannot be set", hint=f"model.overrides[{name!r}] = {value!r}")
+        super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         """Say of what other tools have, and this one has not, what there is instead.

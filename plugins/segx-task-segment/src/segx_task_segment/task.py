@@ -41,6 +41,7 @@ class SegmentTask:
 
     name = "segment"
     heads: tuple[str, ...] = ("yolov8-seg/1",)
+    results: type[Results] = SegmentResults
 
     def input_shape(
         self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
