@@ -141,7 +141,8 @@ class State:
         if name.startswith("_"):
             raise AttributeError(name)
         kind = type(self)
-        known = {*vars(self), *(item for item in dir(kind) if not item.startswith("_"))} - {"word", "options"}
+        names = {*vars(self), *dir(kind)} - {"word", "options"}
+        known = [item for item in names if not item.startswith("_")]
         raise MissingAttributeError(
             f"{kind.word} has no {name!r} here{did_you_mean(name, known)}", hint=f"it has: {', '.join(sorted(known))}"
         )
@@ -188,7 +189,8 @@ class Trainer(State):
         folder = run.folder
         assert folder is not None  # a training always has one  # noqa: S101
         self.epoch, self.epochs, self.batch_size = 0, int(self.args.epochs), int(self.args.batch)
-        self.batch_i, self.batches = 0, None
+        self.batch_i = 0
+        self.batches: int | None = None
         self.metrics: dict[str, float] = {}
         self.tloss: dict[str, float] = {}
         self.lr: dict[str, float] = {}
@@ -213,7 +215,9 @@ class Trainer(State):
             hint = "raise an exception of your own: train() passes it on; last.pt is written, resume=true goes on"
             raise UsageError("trainer.stop cannot be set", hint=hint)
 
-    def label_loss_items(self, loss_items: Mapping[str, float] | None = None, prefix: str = "train") -> dict[str, float]:
+    def label_loss_items(
+        self, loss_items: Mapping[str, float] | None = None, prefix: str = "train"
+    ) -> dict[str, float]:
         """Return losses with ``prefix`` before their names; default: those of the epoch so far."""
         losses = self.tloss if loss_items is None else loss_items
         return {f"{prefix}/{name.partition('/')[2]}": value for name, value in losses.items()}

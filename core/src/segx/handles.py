@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from segx.callbacks import Callbacks, Exporter, Listener, Predictor, Trainer, Validator
 from segx.console import spoken
-from segx.errors import MissingAttributeError, UsageError, did_you_mean
+from segx.errors import MissingAttributeError, UsageError, WrongTypeError, did_you_mean
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
 
 if TYPE_CHECKING:
@@ -43,6 +43,24 @@ _ELSEWHERE = {
 @functools.cache
 def _option_names() -> frozenset[str]:
     return frozenset(info.name for verb in _VERBS for info in verb.describe())
+
+
+def _of_file(cfg: Any) -> dict[str, Any]:
+    """Return the options in the YAML file that ``cfg`` names, if it names one.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    if cfg is None:
+        return {}
+    if not isinstance(cfg, str | os.PathLike):
+        raise WrongTypeError(f"cfg={cfg!r} is not a path", hint="it names a YAML file of options")
+    from segx.io.files import read_mapping
+    from segx.io.paths import expanded
+
+    path = expanded(cfg)
+    hint = "write one option per line: conf: 0.4"
+    return read_mapping(path, error=UsageError, what="names and values", hint=hint)
 
 
 class Device(str):
@@ -148,9 +166,9 @@ class Handles:
             given: What the call is given.
             placed: It runs where :meth:`to` says.
         """
-        own = {info.name for info in kind.describe()}
-        others = {info.name for verb in _VERBS for info in verb.describe()} - own
-        overrides = {name: value for name, value in self.overrides.items() if name not in others}
+        others = _option_names() - {info.name for info in kind.describe()}
+        before = {**self.overrides, **_of_file(given.get("cfg"))}
+        overrides = {name: value for name, value in before.items() if name not in others}
         return {**(self._defaults if placed else {}), **overrides, **given}
 
     # What it is

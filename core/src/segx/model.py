@@ -20,14 +20,12 @@ from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from segx.artifact import ArtifactInfo
     from segx.flows.export import ExportResult
     from segx.io.sources import Source, Unreadable
     from segx.io.writers import RunOutput
     from segx.options.arguments import ExportArguments, PredictArguments, TrainArguments, ValArguments
     from segx.options.schema import Options
     from segx.plugin.interfaces import Metrics, Session
-    from segx.plugin.jobs import ModelSummary
     from segx.plugin.training import Trained
     from segx.structures.results import Results
 
@@ -155,7 +153,7 @@ class YOLO(Handles):
     def predict(
         self,
         source: Any = None,
-        stream: Literal[False] = False,
+        stream: Literal[False] = False,  # noqa: FBT002
         *,
         options: PredictOptions | None = None,
         **given: Unpack[PredictArguments],
@@ -307,8 +305,8 @@ class YOLO(Handles):
         """
         from segx.flows.train import resumed, train
 
-        chosen = given if options else self._with_defaults(TrainOptions, given, placed=False)
-        chosen = _checked(TrainOptions, options, chosen)  # a wrong option is told before anything is read
+        asked: Mapping[str, Any] = given if options else self._with_defaults(TrainOptions, given, placed=False)
+        chosen = _checked(TrainOptions, options, asked)  # a wrong option is told before anything is read
         if chosen.resume:
             path = self._take_resumed(chosen.resume)
             session = self._sessions.model("train")
@@ -322,9 +320,7 @@ class YOLO(Handles):
             weights = find_weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
             fetch = not chosen.resume or "data" in given  # what only a file names is not fetched
             with spoken(chosen.verbose):
-                result = train(
-                    session, chosen, model=self._given, registry=self._heard(), weights=weights, fetch=fetch
-                )
+                result = train(session, chosen, model=self._given, registry=self._heard(), weights=weights, fetch=fetch)
         except BaseException:
             if not self._sessions.changed:
                 self._sessions.close()  # what was half trained goes; the model is what its file says

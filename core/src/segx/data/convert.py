@@ -87,7 +87,9 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
     """
     writer = writer_of(options.to, registry) if options.to else None  # a wrong name is told before anything is read
     found = open_data(options, registry)
-    writer = writer or writer_of(other_format([entry for one in found.splits.values() for entry in one.source.entries], registry), registry)
+    writer = writer or writer_of(
+        other_format([entry for one in found.splits.values() for entry in one.source.entries], registry), registry
+    )
     for line in (*found.notes, *(f"{error.message}: it is left out" for error in found.missing.values())):
         logger.warning("%s", line)
     opened = {_split_name(split): one.dataset for split, one in found.splits.items()}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from segx.data.convert import other_format, writer_of
 from segx.data.splits import open_splits
@@ -18,13 +17,15 @@ from segx.plugin.writing import LOSSES, Losses, WriteJob
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from segx.structures.sample import Sample, TableDataset
+    from segx.plugin.interfaces import Dataset
+    from segx.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 
 
-def convert_coco(
+def convert_coco(  # noqa: PLR0917
     labels_dir: str | os.PathLike[str],
     save_dir: str | os.PathLike[str] = "coco_converted",
     use_segments: bool = False,  # noqa: FBT001, FBT002 - as it is elsewhere
@@ -32,7 +33,7 @@ def convert_coco(
     cls91to80: bool = True,  # noqa: FBT001, FBT002
     lvis: bool = False,  # noqa: FBT001, FBT002
     *,
-    images: str | os.PathLike[str] | None = None,
+    images: str | Path | None = None,
 ) -> Path:
     """Write the labels of COCO JSON files as text labels, with links to the images beside them.
 
@@ -72,7 +73,7 @@ def convert_coco(
             split = file.stem.removeprefix("instances_")
             job = WriteJob(folder=folder, split=split, link=True, losses=losses)
             writer = writer_of(other_format([file], registry), registry)
-            for _ in writer.write(dataset if use_segments else _BoxesOnly(dataset), job):
+            for _ in writer.write(dataset if use_segments else cast("Dataset", _BoxesOnly(dataset)), job):
                 pass
             logger.info("%s: %d images", file, len(dataset))
     for kind, (noun, what) in LOSSES.items():
@@ -84,7 +85,7 @@ def convert_coco(
 class _BoxesOnly:
     """A split of which only the boxes are seen."""
 
-    def __init__(self, dataset: TableDataset) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
     def __getattr__(self, name: str) -> object:

@@ -78,11 +78,7 @@ class FormatExporter(ABC, Generic[Chosen]):
         Raises:
             UsageError: With the combination and what to type instead.
         """
-        chosen = self._own(options)
-        if getattr(chosen, "dynamic", False) and chosen.batch > 1:
-            msg = f"batch={chosen.batch} fixes what dynamic=True leaves open"
-            raise UsageError(msg, hint="leave one of them out: a dynamic file takes any batch")
-        self._check(info, chosen)
+        self._check(info, self._own(options))
 
     def export(self, source: ExportModule | Artifact, job: ExportJob) -> ArtifactInfo:
         """Write ``job.destination`` and return the info that describes it.
