@@ -2,7 +2,7 @@
 """Programs as people have them: with the import changed they run, and get the values they get elsewhere.
 
 What is asked of results alone is in ``segx-task-segment``'s ``test_idioms.py``; here whole models, verbs and command
-lines are at work, with a tiny model that was trained on drawn images.
+lines are at work, with the small model that comes with segx, on drawn images.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 QUICK: dict[str, Any] = {"epochs": 2, "imgsz": 64, "batch": 2, "device": "cpu", "plots": False, "workers": 0}
-FIND: dict[str, Any] = {"conf": 0.0, "max_det": 7, "imgsz": 64, "verbose": False}
-"""So that a model of two epochs finds something."""
+FIND: dict[str, Any] = {"conf": 0.05, "max_det": 7, "imgsz": 160, "verbose": False}
+"""Low, so that there is something in every image."""
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    write_dataset(folder / "set", images=4, val_images=2, imgsz=64)
-    shutil_yaml = next((folder / "set").glob("*.yaml"))
-    (folder / "data.yaml").write_text(yaml.safe_dump(yaml.safe_load(shutil_yaml.read_text()) | {"path": "set"}))
+    write_dataset(folder / "set", images=4, val_images=2, imgsz=160)
+    written = yaml.safe_load(next((folder / "set").glob("*.yaml")).read_text())
+    (folder / "data.yaml").write_text(yaml.safe_dump(written | {"path": "set"}))
     (folder / "tinyn-seg.yaml").write_text(TINY_YOLOV8)
-    model = YOLO("tinyn-seg.yaml")
-    model.train(data="data.yaml", project=folder / "trained", **QUICK)
-    YOLO(model.save("best.pt")).export(format="onnx", imgsz=64, verify=False)
+    YOLO(YOLO("shapes-seg.pt").save("best.pt")).export(format="onnx", imgsz=160, verify=False)
     photos = folder / "my photos"
     photos.mkdir()
-    for number, image in enumerate(sorted((folder / "set").rglob("*.png"))[:2]):
-        cv2.imwrite(str(photos / f"{number}.jpg"), cv2.imread(str(image)))
+    for number, image in enumerate(sorted((folder / "set").rglob("*.jpg"))[:2]):
+        cv2.imwrite(str(photos / f"{number}.jpg"), cv2.resize(cv2.imread(str(image)), (160, 160)))
     yield folder
     torch.set_num_threads(threads)
     os.chdir(before)
@@ -86,7 +84,7 @@ HANDLES: dict[str, tuple[Callable[[YOLO], Any], Any]] = {
     "sum(p.numel() for p in model.parameters())": (lambda m: sum(p.numel() for p in m.parameters()) == m.info().parameters, True),
     "len(model.model.state_dict())": (lambda m: len(m.model.state_dict()) == len(m.state_dict()) > 100, True),
     "model.model.eval().float().to('cpu')": (lambda m: isinstance(m.model.eval().float().to("cpu"), torch.nn.Module), True),
-    "len(model.model.model)": (lambda m: len(m.model.model), 11),
+    "len(model.model.model)": (lambda m: len(m.model.model) == len(m.model.yaml["backbone"]) + len(m.model.yaml["head"]), True),
     "isinstance(next(model.named_parameters())[1], Tensor)": (lambda m: isinstance(next(m.named_parameters())[1], torch.Tensor), True),
     "model.ckpt_path": (lambda m: (m.ckpt_path, m.model_name, m.overrides["task"], m.overrides["model"]), ("best.pt", "best.pt", "segment", "best.pt")),
     "model.trainer, predictor, metrics": (lambda m: (m.trainer, m.predictor, m.validator, m.metrics), (None, None, None, None)),
@@ -115,8 +113,7 @@ IMAGE = "my photos/0.jpg"
 
 
 def tensor() -> torch.Tensor:
-    image = cv2.resize(cv2.imread(IMAGE), (64, 64), interpolation=cv2.INTER_NEAREST)
-    return torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None]
+    return torch.from_numpy(cv2.imread(IMAGE)[..., ::-1].copy()).permute(2, 0, 1)[None]
 
 
 SOURCES: dict[str, tuple[Callable[[], Any], int]] = {
@@ -144,6 +141,7 @@ def test_a_source_of_any_kind_finds_the_same(model: YOLO, place: Path, source: s
     results = model(make(), **FIND)
     assert len(results) == count
     (reference,) = model(IMAGE, **FIND)
+    assert len({*reference.boxes.cls.tolist()}) > 1
     np.testing.assert_allclose(results[0].boxes.data, reference.boxes.data, atol=2e-3)
 
 
@@ -154,8 +152,8 @@ def test_calls_of_predict(model: YOLO, photo: str) -> None:
         lambda: model.predict(source=photo, **FIND),
         lambda: list(model.predict(photo, True, **FIND)),
         lambda: list(model(photo, stream=True, **FIND)),
-        lambda: model(photo, **FIND | {"imgsz": [64, 64]}),
-        lambda: model(photo, **FIND | {"imgsz": (64, 64)}),
+        lambda: model(photo, **FIND | {"imgsz": [160, 160]}),
+        lambda: model(photo, **FIND | {"imgsz": (160, 160)}),
         lambda: model(photo, device=torch.device("cpu"), **FIND),
         lambda: model(photo, predictor=None, prompts=None, augment=False, visualize=False, embed=None, **FIND),
         lambda: model(photo, half=False, dnn=False, show=False, stream_buffer=False, classes=None, **FIND),
@@ -170,8 +168,8 @@ def test_options_for_every_call(model: YOLO, photo: str) -> None:
     """``model.overrides`` are options from now on, as many published models are told to be used."""
     model.overrides["conf"] = 0.0
     model.overrides["max_det"] = 3
-    assert len(model.predict(photo, imgsz=64, verbose=False)[0]) == 3
-    assert len(model.predict(photo, imgsz=64, max_det=2, verbose=False)[0]) == 2, "what a call is given goes before"
+    assert len(model.predict(photo, imgsz=160, verbose=False)[0]) == 3
+    assert len(model.predict(photo, imgsz=160, max_det=2, verbose=False)[0]) == 2, "what a call is given goes before"
     assert model.val(data="data.yaml", imgsz=64, plots=False, verbose=False).images == 2, "what is for others is not"
     model.overrides["max_dets"] = 3
     with pytest.raises(UsageError, match="did you mean 'max_det'"):
@@ -182,7 +180,7 @@ def test_options_for_every_call(model: YOLO, photo: str) -> None:
 
 def test_options_of_a_file(model: YOLO, photo: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("task: segment\nmode: predict\nmodel: other.pt\nconf: 0.0\nmax_det: 2\nmosaic: 0.5\nimgsz: 64\n")
+    file.write_text("task: segment\nmode: predict\nmodel: other.pt\nconf: 0.0\nmax_det: 2\nmosaic: 0.5\nimgsz: 160\n")
     assert len(model.predict(photo, cfg=file, verbose=False)[0]) == 2
     assert len(model.predict(photo, cfg=str(file), max_det=1, verbose=False)[0]) == 1
     with pytest.raises(UsageError, match="absent"):
@@ -191,6 +189,7 @@ def test_options_of_a_file(model: YOLO, photo: str, tmp_path: Path) -> None:
 
 def test_a_loop_as_people_write_it(model: YOLO, photo: str, tmp_path: Path) -> None:
     seen = []
+    found = len(model(photo, **FIND)[0])
     for result in model(photo, save=True, project=str(tmp_path), name="x", exist_ok=True, **FIND):
         boxes = result.boxes
         for i, box in enumerate(boxes):
@@ -209,7 +208,7 @@ def test_a_loop_as_people_write_it(model: YOLO, photo: str, tmp_path: Path) -> N
         assert len(Path(result.save(str(tmp_path / "drawn.jpg"))).read_bytes()) > 100
         result.save_txt(str(tmp_path / "labels.txt"), True)
         assert len((tmp_path / "labels.txt").read_text().splitlines()) <= len(result)
-    assert len(seen) == FIND["max_det"]
+    assert len(seen) == found > 1
     assert all(one[1:] == (True, True, True, (2,)) for one in seen)
     assert (tmp_path / "x" / "0.jpg").is_file()
 
@@ -285,14 +284,15 @@ def test_callbacks_of_predict(model: YOLO, photo: str, tmp_path: Path) -> None:
     model.add_callback("on_predict_batch_end", with_frame)
     model.add_callback("on_predict_end", lambda predictor: told.append(("end", predictor.seen)))
     pairs = model.predict([photo, "my photos/1.jpg"], project=tmp_path, save=True, **FIND)
-    assert [(len(result), frame.shape) for result, frame in pairs] == [(7, cv2.imread(photo).shape)] * 2
+    assert [frame.shape for _, frame in pairs] == [(160, 160, 3)] * 2
+    assert all(result.orig_img is frame and len(result) for result, frame in pairs)
     assert told == [("start", 7), ("end", 2)]
     assert model.predictor is not None
     assert model.predictor.save_dir == tmp_path / "predict"
     assert YOLO("best.pt")(photo, **FIND)[0] is not None, "another model's callbacks are not called"
     assert len(told) == 2
     model.clear_callback("on_predict_batch_end")
-    assert len(model(photo, **FIND)[0]) == 7
+    assert len(model(photo, **FIND)[0]) == len(pairs[0][0])
     model.add_callback("on_predict_batch_end", lambda predictor: setattr(predictor, "results", []))
     with pytest.raises(UsageError, match="0 items for 1 images"):
         model(photo, **FIND)
@@ -347,26 +347,26 @@ def test_export_as_people_call_it(model: YOLO, photo: str) -> None:
     model.add_callback("on_export_start", lambda exporter: told.append(exporter.args.format))
     model.add_callback("on_export_end", lambda exporter: told.append(exporter.file))
     path = model.export(
-        format="onnx", imgsz=[64, 64], dynamic=True, batch=2, simplify=True, opset=17, half=False, int8=False,
+        format="onnx", imgsz=[160, 160], output="open.onnx", dynamic=True, batch=2, simplify=True, opset=17, half=False, int8=False,
         nms=False, workspace=4, optimize=False, keras=False, device="cpu",
     )  # fmt: skip
     assert isinstance(path, str)
-    assert path.endswith("best.onnx")
+    assert path.endswith("open.onnx")
     assert told == ["onnx", Path(path)]
     exported = YOLO(path, task="segment")
-    assert (exported.metadata.batch, "batch" in exported.metadata.dynamic) == (2, True)
+    assert "batch" in exported.metadata.dynamic
     for count in (1, 3):
         found = exported([photo] * count, batch=count, **FIND)
-        assert [len(result) for result in found] == [7] * count
+        assert [len(result) for result in found] == [len(model(photo, **FIND)[0])] * count
 
 
 def test_a_fixed_file_called_with_another_size_says_so(
     place: Path, photo: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    YOLO("best.pt").export(format="onnx", imgsz=64, output="fixed.onnx", verify=False)
+    YOLO("best.pt").export(format="onnx", imgsz=160, output="fixed.onnx", verify=False)
     (found,) = YOLO("fixed.onnx").predict(photo, **FIND | {"imgsz": 128})
-    assert len(found) == 7
-    assert "imgsz=128x128 becomes 64x64: fixed.onnx takes that only" in caplog.text
+    assert len(found) == len(YOLO("best.pt").predict(photo, **FIND)[0])
+    assert "imgsz=128x128 becomes 160x160: fixed.onnx takes that only" in caplog.text
 
 
 def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
@@ -378,7 +378,8 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
     built = Results(
         orig_img=found.orig_img, path=photo, names=model.names, boxes=found.boxes.data, masks=found.masks.data
     )
-    assert [len(built), built.summary()] == [7, found.summary()]
+    assert len(built) > 1
+    assert built.summary() == found.summary()
 
 
 @pytest.mark.parametrize(
@@ -492,7 +493,7 @@ segx segment predict model=best.pt, source="my photos/0.jpg", conf=0.5
 segx segment predict model = best.pt source = "my photos/0.jpg"
 segx segment predict --model best.pt --source "my photos/0.jpg" --conf 0.3
 segx predict segment model=best.pt source="my photos/0.jpg"
-segx segment predict model=best.onnx source="my photos/0.jpg" imgsz=64
+segx segment predict model=best.onnx source="my photos/0.jpg" imgsz=160
 segx cfg=predict.yaml max_det=2
 segx segment val model=best.pt data=data.yaml imgsz=64 batch=4 plots=False
 segx val model=best.pt data=data.yaml imgsz=64 device=cpu plots=False
