@@ -284,13 +284,14 @@ class Registry:
 
         Raises:
             DataError: No installed format recognises it.
-            PluginError: Several do.
+            PluginError: Several of the same priority do.
         """
         if name is not None:
             return self.dataset_formats.get(name)
         path = Path(path)
         found = [spec for spec in self.dataset_formats.specs if _detects(spec, path)]
-        spec = self.dataset_formats.only(found, str(path))
+        highest = max((spec.priority for spec in found), default=0)
+        spec = self.dataset_formats.only([spec for spec in found if spec.priority == highest], str(path))
         if spec is not None:
             return spec
         if not path.exists():

@@ -253,7 +253,7 @@ def _beside(images: Sequence[str], index: LabelIndex) -> list[str]:
         reported.append(f"{beside}: {count}: this one belongs to {label}")
     if other and _is_of_labelme(other[0]):
         count = f"annotations of {counted(len(other), 'image')} lie beside them as labelme and X-AnyLabeling keep them"
-        reported.append(f"{other[0]}: {count}, and are not read: export them as COCO or YOLO there")
+        reported.append(f"{other[0]}: {count}, and are not read: pip install segx-data-labelme")
     return reported
 
 
