@@ -207,7 +207,8 @@ def test_an_image_without_a_json_is_not_background(folder: Path) -> None:
 
 
 def test_classes(folder: Path) -> None:
-    place(folder, "a", [shape("dog", TRIANGLE), shape("cat", TRIANGLE), shape(7, TRIANGLE)])
+    line = shape("edge", [[1, 1], [2, 2]], "line")
+    place(folder, "a", [shape("dog", TRIANGLE), shape("cat", TRIANGLE), shape(7, TRIANGLE), line])
     assert dict(read(folder).names) == {0: "7", 1: "cat", 2: "dog"}
     assert dict(read(folder, ["dog", "cat", "7"]).names) == {0: "dog", 1: "cat", 2: "7"}
     (folder / "labels.txt").write_text("__ignore__\n_background_\ndog\n7\ncat\n")

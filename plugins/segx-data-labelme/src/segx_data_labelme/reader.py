@@ -22,7 +22,7 @@ from segx.io.names import IMAGE_SUFFIXES
 from segx.structures.annotations import AnnotationTable, starts_of
 from segx.structures.sample import TableDataset
 from segx_data_labelme.files import image_of, walk
-from segx_data_labelme.shapes import BadShapeError, label_of, objects_of
+from segx_data_labelme.shapes import WITHOUT_AREA, BadShapeError, label_of, objects_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,9 +151,11 @@ def _used(files: Iterable[_File]) -> dict[int, str]:
         shapes = file.content["shapes"]
         for item in shapes if isinstance(shapes, list) else ():
             try:
-                labels.add(label_of(item))
+                label = label_of(item)
             except BadShapeError:
                 continue  # it is named where the shapes are read
+            if item.get("shape_type") not in WITHOUT_AREA:
+                labels.add(label)
     return dict(enumerate(sorted(labels - _NO_CLASSES)))
 
 

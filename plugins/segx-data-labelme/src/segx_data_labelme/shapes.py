@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTLINES = {"polygon", "circle", "mask"}
 BOXES = {"rectangle", "rotation"}
-_WITHOUT_AREA = {"line", "linestrip", "point", "points"}
+WITHOUT_AREA = {"line", "linestrip", "point", "points"}
 _CORNERS = 64
 """Of the polygon that a circle becomes."""
 _MOST_POINTS = 1_000_000
@@ -125,7 +125,7 @@ def _part(item: Mapping[str, Any], shape: tuple[int, int]) -> tuple[_Part, float
         BadShapeError: It has no area, or makes no sense.
     """
     kind = item.get("shape_type") or "polygon"  # the oldest files say nothing of it
-    if kind in _WITHOUT_AREA:
+    if kind in WITHOUT_AREA:
         raise BadShapeError(f"{kind} has no area")
     points = _points(item.get("points"))
     if kind == "mask":
