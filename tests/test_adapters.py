@@ -1,4 +1,4 @@
-"""Libraries that take another tool's models and results take these: run for real, skipped where they are not installed."""
+"""Libraries that take another tool's models and results take these: run for real, skipped where absent."""
 
 from __future__ import annotations
 

@@ -263,11 +263,11 @@ def _other_case(images: Sequence[str], index: LabelIndex) -> list[str]:
     found: list[str] = []
     siblings: dict[str, list[str]] = {}
     for place in np.flatnonzero(~index.there).tolist():
-        parts = images[place].split(os.sep)
+        parts = images[place].split(os.sep)  # noqa: PTH206 - speed
         last = next((at for at in range(len(parts) - 2, 0, -1) if parts[at].casefold() == "images"), None)
         if last is None:
             continue
-        above = os.sep.join(parts[:last]) or os.sep
+        above = os.sep.join(parts[:last]) or os.sep  # noqa: PTH118
         if above not in siblings:
             siblings[above] = [name for name in os.listdir(above) if name.casefold() == "labels"]  # noqa: PTH208 - speed
         stem = os.path.splitext(os.path.join(*parts[last + 1 :]))[0]  # noqa: PTH118, PTH122 - speed
