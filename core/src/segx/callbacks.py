@@ -248,7 +248,7 @@ class Trainer(State):
             yield from (*(("on_model_save",) if self.args.save else ()), "on_fit_epoch_end")
 
     def _run_ended(self, metrics: Mapping[str, float], result: Any = None) -> Iterator[str]:
-        self.metrics = dict(metrics) if result is None else dict(result.metrics.results_dict)
+        self.metrics = dict(metrics) if result is None else dict(result.results_dict)
         yield "on_train_end"
 
 

@@ -31,9 +31,8 @@ from segx.runs import Run, Step, make_run_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from segx.flows.train import TrainResult
     from segx.options.verbs import TrainOptions
-    from segx.plugin.interfaces import Dataset, TrainDrawings
+    from segx.plugin.interfaces import Dataset, Metrics, TrainDrawings
     from segx.plugin.registry import Registry
 
 logger = logging.getLogger("segx.train")
@@ -177,14 +176,14 @@ class Record:
         step = Step(kind="stage", index=0, name="record", files=written)
         self._registry.notify("step_ended", run=self._run, step=step)
 
-    def ended(self, metrics: Mapping[str, float], result: TrainResult) -> None:
+    def ended(self, metrics: Mapping[str, float], result: Metrics) -> None:
         """Write the manifest, and notify the hooks that the run has succeeded.
 
         Args:
             metrics: The figures of the last epoch.
-            result: What the run leaves, with what the best weights measure.
+            result: What the best weights measure.
         """
-        best = result.metrics.results_dict
+        best = result.results_dict
         if self._run is not None and self._run.folder is not None:
             done = {"time": _now(), "metrics": {k: v if math.isfinite(v) else None for k, v in best.items()}}
             _write_manifest(self._run.folder, {**(_read_manifest(self._run.folder) or {}), _FINISHED: done})
