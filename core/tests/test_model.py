@@ -68,7 +68,7 @@ def test_a_new_model_predicts_saves_and_comes_back(tiny, image, tmp_path):
     assert model.path is None
     assert model.task == "segment"
     assert list(model.names) == [0, 1, 2]
-    assert model.device is None
+    assert model.device == "cpu", "where its weights lie, before it has run"
     found = model(image, **FIND_ALL)
     assert model.device == "cpu"
     assert len(found) == 1

@@ -447,3 +447,17 @@ def test_a_file_whose_name_begins_with_a_tilde_is_a_file(tmp_path, monkeypatch):
     assert [item.path for item in open_source("~nobody.png")] == ["~nobody.png"]
     with pytest.raises(DataError, match="~stranger"):
         open_source("~stranger/a.png")
+
+
+def test_sub_folders_are_left_aside_and_told_of(tmp_path, caplog):
+    """Those that are links too; a pattern with two stars follows them all."""
+    inner = tmp_path / "photos" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    for folder in (tmp_path / "photos", inner, tmp_path / "elsewhere"):
+        cv2.imwrite(str(folder / "one.png"), np.zeros((4, 6, 3), np.uint8))
+    with caplog.at_level("INFO"):
+        assert open_source(tmp_path / "photos").length() == 1
+    assert "2 sub-folders left aside; to look into sub-folders: source=" in caplog.text
+    assert open_source(str(tmp_path / "photos" / "**" / "*.*")).length() == 3

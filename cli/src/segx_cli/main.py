@@ -201,7 +201,20 @@ def find_command(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if first is not None and first != "help" and _is_plugin_command(first):
         index = list(words).index(first)
         return first, [*words[:index], *words[index + 1 :]]
-    return None, list(words)
+    return _mode_of_file(words), list(words)
+
+
+def _mode_of_file(words: Sequence[str]) -> str | None:
+    """Return the verb that the file of options names, where the line names none and there is such a file."""
+    from pathlib import Path
+
+    from segx.io.files import read_mapping
+
+    pair = next((word for word in words if word.removeprefix("--").startswith("cfg=")), None)
+    if pair is None:
+        return None
+    mode = str(read_mapping(Path(pair.partition("=")[2]), error=UsageError, what="names and values").get("mode"))
+    return mode if mode in COMMANDS else None
 
 
 def _is_word(word: str) -> bool:

@@ -34,7 +34,7 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
     """
     program = program or f"segx {command.name}"
     own = command.known_names()
-    known = _taken_in_silence() | own if command.verb else own
+    known = _taken_in_silence(command) | own if command.verb else own
     values: dict[str, Any]
     try:
         values, words = read(join(tokens), known, command=program)
@@ -43,6 +43,8 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
     if not command.verb:
         _take_word(command, words, values, known, program)
         return _check(command, None, values)
+    for name in command.python_only:  # a command line works that way whatever is asked for
+        values.pop(name, None)
     task = _take_task(words, command, known)
     if "cfg" in values:
         values = _from_file(str(values.pop("cfg")), own, command) | values
@@ -53,12 +55,13 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
     return _check(command, task, values)
 
 
-def _taken_in_silence() -> dict[str, OptionInfo]:
-    """Return the options of other programs, which the options themselves take or refuse."""
-    return {
+def _taken_in_silence(command: Command) -> dict[str, OptionInfo]:
+    """Return the options of other programs, which the options themselves take or refuse, and those for Python alone."""
+    elsewhere = {
         name: OptionInfo(name, "", None, reason, "", switch=any(isinstance(value, bool) for value in values))
         for name, (values, reason) in NEUTRAL.items()
     }
+    return elsewhere | {name: OptionInfo(name, "", None, "", "", switch=True) for name in command.python_only}
 
 
 def _take_word(

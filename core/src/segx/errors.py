@@ -54,6 +54,10 @@ class WrongTypeError(UsageError, TypeError):
     """An argument that is not known, or of a type that is not; also what programs catch for that."""
 
 
+class MissingAttributeError(UsageError, AttributeError):
+    """Something that is not there by that name; also what programs, and ``hasattr``, catch for that."""
+
+
 class DataError(SegxError):
     """Images, labels or sources that are missing or cannot be read."""
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from segx.artifact import Artifact
 from segx.console import each_spoken, spoken
-from segx.errors import MissingModelError, UsageError
+from segx.errors import MissingModelError, UsageError, WrongTypeError
+from segx.handles import Handles
 from segx.options.verbs import (
     BenchmarkOptions,
     ExportOptions,
@@ -26,7 +27,6 @@ from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from segx.artifact import ArtifactInfo
     from segx.flows.benchmark_rows import Benchmark
     from segx.flows.export import ExportResult
     from segx.flows.parity import Proof
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from segx.options.arguments import ExportArguments, PredictArguments, TrainArguments, ValArguments
     from segx.options.schema import Options
     from segx.plugin.interfaces import Metrics, Session
-    from segx.plugin.jobs import ModelSummary
     from segx.plugin.training import Trained
     from segx.structures.results import Results
 
@@ -49,7 +48,7 @@ _MOST_LINES = 20
 """Of skipped tensors, that are named one by one."""
 
 
-class YOLO:
+class YOLO(Handles):
     """A model and what can be done with it.
 
     Args:
@@ -75,25 +74,21 @@ class YOLO:
         task: str | None = None,
         verbose: bool = False,  # noqa: FBT001, FBT002 - a keyword that others have
     ) -> None:
+        super().__init__()
         self._registry = get_registry()
         origin = find_model(model, self._registry)
         self._given = os.fspath(model)
         self._sessions = Sessions(origin, self._given, self._registry)
         self._outputs: dict[PredictOptions, RunOutput] = {}
-        self._defaults: dict[str, Any] = {}
         self.failures: list[Unreadable] = []
         self.trained: Trained | None = None
+        self.overrides = {"model": self._given, "task": self.task}
         if task is not None and task != self.task:
             raise UsageError(f"{self._given} is a model for {self.task!r}, not for {task!r}")
         if verbose and (self.path is None or self.path.suffix == f".{MODEL_FORMAT}"):
             self.info()
 
     # What is known
-
-    @property
-    def metadata(self) -> ArtifactInfo:
-        """What travels with the model: task, classes, input size, versions, parity."""
-        return self._sessions.info
 
     @property
     def path(self) -> Path | None:
@@ -110,70 +105,6 @@ class YOLO:
         """The task its outputs belong to."""
         return self.metadata.task
 
-    @property
-    def device(self) -> str | None:
-        """Where it ran last, ``"cpu"`` or ``"cuda:0"``; None when it has not run yet."""
-        return self._sessions.device
-
-    def to(self, device: Any) -> Self:
-        """Predict and validate on this device from now on, where no other is asked for; returns itself.
-
-        Args:
-            device: ``"cpu"``, ``"cuda:1"``, a number, or a ``torch.device``.
-
-        Raises:
-            UsageError: It is no device's name. Whether it is there is seen when the model runs.
-        """
-        self._defaults["device"] = PredictOptions.parse({"device": device}).device
-        return self
-
-    def cpu(self) -> Self:
-        """Run on the CPU, as ``to("cpu")``."""
-        return self.to("cpu")
-
-    def cuda(self, index: int = 0) -> Self:
-        """Run on a GPU, as ``to("cuda:0")``."""
-        return self.to(f"cuda:{index}")
-
-    def half(self) -> Self:
-        """Run in half precision, where the runtime can, as ``half=True`` for each call."""
-        self._defaults["half"] = True
-        return self
-
-    def float(self) -> Self:
-        """Run in single precision again, after :meth:`half`."""
-        self._defaults.pop("half", None)
-        return self
-
-    def eval(self) -> Self:
-        """Return the model itself: outside of training it always is in this state."""
-        return self
-
-    def fuse(self) -> Self:
-        """Return the model itself: what can be folded is folded when it is opened."""
-        return self
-
-    def info(self) -> ModelSummary:
-        """Return layers, parameters and FLOPs; they are logged too.
-
-        Raises:
-            UsageError: The model is an exported one, of which these are not known.
-        """
-        summary = self._sessions.model("info").describe()
-        with spoken(True):
-            logger.info(
-                "%s: %d layers, %s parameters (%s fused), %.1f GFLOPs at %dx%d",
-                self.metadata.variant or self._given,
-                summary.layers,
-                f"{summary.parameters:,}",
-                f"{summary.fused_parameters:,}",
-                summary.gflops,
-                *summary.imgsz,
-            )
-            for note in summary.notes:
-                logger.info("%s", note)
-        return summary
-
     def __repr__(self) -> str:
         return f"YOLO({self._given!r})"
 
@@ -187,7 +118,7 @@ class YOLO:
         if artifact is None:
             msg = f"{self!r} cannot be copied or sent to another process: its weights are in memory only"
             raise UsageError(msg, hint='write them first: YOLO(model.save("mine.pt"))')
-        return _reopen, (str(artifact.path.absolute()), self._given)
+        return _reopen, (str(artifact.path.absolute()), self._given, self._defaults, self.overrides)
 
     # Weights
 
@@ -230,9 +161,9 @@ class YOLO:
     @overload
     def predict(
         self,
-        source: Any,
+        source: Any = None,
+        stream: Literal[False] = False,  # noqa: FBT002
         *,
-        stream: Literal[False] = False,
         options: PredictOptions | None = None,
         **given: Unpack[PredictArguments],
     ) -> list[Results]: ...
@@ -240,7 +171,7 @@ class YOLO:
     @overload
     def predict(
         self,
-        source: Any,
+        source: Any = None,
         *,
         stream: Literal[True],
         options: PredictOptions | None = None,
@@ -248,7 +179,12 @@ class YOLO:
     ) -> Iterator[Results]: ...
 
     def predict(
-        self, source: Any, *, stream: bool = False, options: PredictOptions | None = None, **given: Any
+        self,
+        source: Any = None,
+        stream: bool = False,  # noqa: FBT001, FBT002 - as it is elsewhere
+        *,
+        options: PredictOptions | None = None,
+        **given: Any,
     ) -> list[Results] | Iterator[Results]:
         """Find the objects in images.
 
@@ -266,10 +202,13 @@ class YOLO:
             passed over and kept in :attr:`failures`.
 
         Raises:
-            UsageError: An option is unknown, out of range, or does not go with the model.
+            UsageError: No source is named, or an option is unknown, out of range, or does not go with the model.
             DataError: The source does not exist, or nothing of it can be read.
         """
-        chosen = _checked(PredictOptions, options, given if options else {**self._defaults, **given, "stream": stream})
+        if source is None:
+            raise WrongTypeError("predict needs a source", hint='model.predict("photo.jpg")')
+        given = given if options else self._with_defaults(PredictOptions, {**given, "stream": stream})
+        chosen = _checked(PredictOptions, options, given)
         with spoken(chosen.verbose):
             found = self._predict(source, chosen)
             return each_spoken(found, chosen.verbose) if stream or chosen.stream else list(found)
@@ -294,7 +233,7 @@ class YOLO:
                 opened,
                 options,
                 task=self._registry.tasks.load(self.task),
-                notify=self._registry.notify,
+                notify=self._heard().notify,
                 model=self._given,
                 failures=failures,
                 streams=streams,
@@ -348,9 +287,12 @@ class YOLO:
         from segx.flows.export import export
 
         model = self._sessions.artifact or self._sessions.model("export")
-        chosen = given if options is None else _checked(ExportOptions, options, given)
+        if options is None:
+            chosen: Any = self._with_defaults(ExportOptions, given, placed=False)
+        else:
+            chosen = _checked(ExportOptions, options, given)
         with spoken(True):
-            return export(model, format, chosen, name=self._given, registry=self._registry)
+            return export(model, format, chosen, name=self._given, registry=self._heard())
 
     def train(self, *, options: TrainOptions | None = None, **given: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
@@ -372,7 +314,8 @@ class YOLO:
         """
         from segx.flows.train import resumed, train
 
-        chosen = _checked(TrainOptions, options, given)  # a wrong option is told before anything is read
+        asked: Mapping[str, Any] = given if options else self._with_defaults(TrainOptions, given, placed=False)
+        chosen = _checked(TrainOptions, options, asked)  # a wrong option is told before anything is read
         if chosen.resume:
             path = self._take_resumed(chosen.resume)
             session = self._sessions.model("train")
@@ -386,9 +329,7 @@ class YOLO:
             weights = find_weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
             fetch = not chosen.resume or "data" in given  # what only a file names is not fetched
             with spoken(chosen.verbose):
-                result = train(
-                    session, chosen, model=self._given, registry=self._registry, weights=weights, fetch=fetch
-                )
+                result = train(session, chosen, model=self._given, registry=self._heard(), weights=weights, fetch=fetch)
         except BaseException:
             if not self._sessions.changed:
                 self._sessions.close()  # what was half trained goes; the model is what its file says
@@ -397,6 +338,7 @@ class YOLO:
         written = self.trained.best or self.trained.last
         if written is not None:
             self._take(written)
+        self.metrics = result.metrics
         return result.metrics
 
     def val(self, *, show: bool = True, options: ValOptions | None = None, **given: Unpack[ValArguments]) -> Metrics:
@@ -416,13 +358,14 @@ class YOLO:
         """
         from segx.flows.val import validate
 
-        chosen = _checked(ValOptions, options, given if options else {**self._defaults, **given})
+        chosen = _checked(ValOptions, options, given if options else self._with_defaults(ValOptions, given))
         session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
         with spoken(chosen.verbose):
-            metrics = validate(session, chosen, model=self._given, registry=self._registry, streams=streams)
+            metrics = validate(session, chosen, model=self._given, registry=self._heard(), streams=streams)
             if show:
                 for line in metrics.to_table(verbose=chosen.verbose).splitlines():
                     logger.info("%s", line)
+        self.metrics = metrics
         return metrics
 
     def verify(self, reference: str | os.PathLike[str], *, options: VerifyOptions | None = None, **given: Any) -> Proof:
@@ -526,8 +469,8 @@ def _checked(kind: type[Chosen], options: Chosen | None, given: Mapping[str, Any
     return options
 
 
-def _reopen(path: str, given: str) -> YOLO:
-    """Return a model of a file, called as it was by who opened it first."""
+def _reopen(path: str, given: str, defaults: dict[str, Any], overrides: dict[str, Any]) -> YOLO:
+    """Return a model of a file, called as it was by who opened it first, and with what was set for all calls."""
     model = YOLO(path)
-    model._given = given  # noqa: SLF001 - its own class's
+    model._given, model._defaults, model.overrides = given, dict(defaults), dict(overrides)  # noqa: SLF001 - its own
     return model

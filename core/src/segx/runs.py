@@ -41,7 +41,8 @@ class Step:
         kind: ``"batch"``, ``"epoch"`` or ``"stage"``.
         index: Zero-based count within its kind.
         total: How many there will be, when known.
-        name: What was done, for stages; for batches of a training the size of their images, ``"640x640"``.
+        name: What was done, for stages; for batches of a training the size of their images, ``"640x640"``. A training
+            tells the stages ``"train"`` and ``"val"`` as they begin, with the epoch as ``index``.
         metrics: Figures of this step: for an epoch its row of ``results.csv``, for a batch of a training its
             ``instances`` and the mean losses of the epoch so far.
         files: Images and tables this step has written.

@@ -366,3 +366,14 @@ def test_annotations_of_labelme_beside_the_images_are_told_of(tmp_path: Path, fo
     for name in ("one", "two"):
         (place / f"{name}.json").write_text("{}")
     assert not read(place).problems, "any other JSON is none of these"
+
+
+def test_folders_in_other_capitals_are_told_of(tmp_path: Path) -> None:
+    for folder in ("Images/Train", "Labels/Train"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("one", "two"):
+        cv2.imwrite(str(tmp_path / "Images" / "Train" / f"{name}.png"), np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "Labels" / "Train" / "one.txt").write_text(f"0 {TRIANGLE}\n")
+    (problem,) = read(tmp_path / "Images" / "Train").problems
+    assert "labels of 1 image are not read: the folders have to be called 'images' and 'labels'" in problem
+    assert problem.startswith(str(tmp_path / "Labels" / "Train" / "one.txt"))

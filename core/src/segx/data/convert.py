@@ -24,7 +24,6 @@ from segx.structures.annotations import masks_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from segx.data.splits import OpenSplit
     from segx.options.verbs import DataConvertOptions
     from segx.plugin.interfaces import Dataset, DatasetWriter
     from segx.plugin.registry import Registry
@@ -86,9 +85,11 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         UsageError: No data set or no folder is named.
         DataError: The data set is missing, or the folder is not empty.
     """
-    writer = _writer(options.to, registry) if options.to else None  # a wrong name is told before anything is read
+    writer = writer_of(options.to, registry) if options.to else None  # a wrong name is told before anything is read
     found = open_data(options, registry)
-    writer = writer or _writer(_other_format(found.splits.values(), registry), registry)
+    writer = writer or writer_of(
+        other_format([entry for one in found.splits.values() for entry in one.source.entries], registry), registry
+    )
     for line in (*found.notes, *(f"{error.message}: it is left out" for error in found.missing.values())):
         logger.warning("%s", line)
     opened = {_split_name(split): one.dataset for split, one in found.splits.items()}
@@ -120,7 +121,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
     )
 
 
-def _writer(name: str, registry: Registry) -> DatasetWriter:
+def writer_of(name: str, registry: Registry) -> DatasetWriter:
     """Return what writes a format.
 
     Raises:
@@ -133,13 +134,13 @@ def _writer(name: str, registry: Registry) -> DatasetWriter:
     return spec.write()
 
 
-def _other_format(opened: Iterable[OpenSplit], registry: Registry) -> str:
+def other_format(entries: Iterable[Path], registry: Registry) -> str:
     """Return the one format that can be written and that the data are not of.
 
     Raises:
         UsageError: There is not just one.
     """
-    own = {registry.dataset_format_for(entry).name for one in opened for entry in one.source.entries}
+    own = {registry.dataset_format_for(entry).name for entry in entries}
     others = [name for name in _written(registry) if registry.dataset_formats[name].name not in own]
     if len(others) != 1:
         raise UsageError("to= names the format to write", hint=_choice(_written(registry)))

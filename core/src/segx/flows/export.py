@@ -130,7 +130,7 @@ def export(
     except BaseException as error:
         job.registry.notify("run_failed", run=run, error=error)
         raise
-    job.registry.notify("run_ended", run=run, metrics=_metrics(result))
+    job.registry.notify("run_ended", run=run, metrics=_metrics(result), result=result)
     return result
 
 

@@ -161,11 +161,12 @@ class _Prediction:
                 stack.callback(window.close)
             for results in batches:
                 self.tally.add(results)
-                self._notify_step(run, results, total)
+                returned = self._notify_step(run, results, total)
                 bar(len(results))
-                for number, result in enumerate(results, start=self.tally.images - len(results) + 1):
+                first = self.tally.images - len(results) + 1
+                for number, (result, given) in enumerate(zip(results, returned, strict=True), start=first):
                     self._say(result, number, total)
-                    yield result
+                    yield given
                     if window is not None and not window.show(result):
                         return
 
@@ -237,12 +238,14 @@ class _Prediction:
             logger.info("results are in %s", run.folder)
         self.notify("run_ended", run=run, metrics=figures)
 
-    def _notify_step(self, run: Run, results: Sequence[Results], total: int | None) -> None:
+    def _notify_step(self, run: Run, results: Sequence[Results], total: int | None) -> list[Results]:
+        """Notify listeners of a batch, and return its results, or what a callback has put in their place."""
+        returned = list(results)
         metrics = {"images": float(len(results)), "inference_ms": results[0].speed["inference"]}
         batches = total if self.runner.plan.batch == 1 else None
-        self.notify(
-            "step_ended", run=run, step=Step(kind="batch", index=self.tally.batches - 1, total=batches, metrics=metrics)
-        )
+        step = Step(kind="batch", index=self.tally.batches - 1, total=batches, metrics=metrics)
+        self.notify("step_ended", run=run, step=step, results=returned)
+        return returned
 
     def _say(self, result: Results, number: int, total: int | None) -> None:
         """Log what was found in an image."""

@@ -130,7 +130,7 @@ def train(
         trained = backend.train(session, job, resume=options.resume if isinstance(options.resume, Path) else None)
         record.trained(trained.history)
         result = finish(trained, options, splits, backend=backend, registry=registry)
-        record.ended(trained.metrics, result.metrics.results_dict)
+        record.ended(trained.metrics, result.metrics)
     return result
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from segx.options.verbs import TrainOptions
-    from segx.plugin.interfaces import Dataset, TrainDrawings
+    from segx.plugin.interfaces import Dataset, Metrics, TrainDrawings
     from segx.plugin.registry import Registry
 
 logger = logging.getLogger("segx.train")
@@ -152,7 +152,7 @@ class Record:
         """Write the metrics of an epoch, and pass a step on to the hooks with the plots drawn meanwhile."""
         if self._run is None or self._run.folder is None:
             return
-        self._begun = True
+        self._begun = self._begun or step.kind != "stage"
         self._lines.on_step(step, epoch=self._epoch)
         written = () if self.drawings is None else self.drawings.done()
         if step.kind == "epoch":
@@ -176,17 +176,18 @@ class Record:
         step = Step(kind="stage", index=0, name="record", files=written)
         self._registry.notify("step_ended", run=self._run, step=step)
 
-    def ended(self, metrics: Mapping[str, float], best: Mapping[str, float]) -> None:
+    def ended(self, metrics: Mapping[str, float], result: Metrics) -> None:
         """Write the manifest, and notify the hooks that the run has succeeded.
 
         Args:
             metrics: The figures of the last epoch.
-            best: What the best weights measure.
+            result: What the best weights measure.
         """
+        best = result.results_dict
         if self._run is not None and self._run.folder is not None:
             done = {"time": _now(), "metrics": {k: v if math.isfinite(v) else None for k, v in best.items()}}
             _write_manifest(self._run.folder, {**(_read_manifest(self._run.folder) or {}), _FINISHED: done})
-            self._registry.notify("run_ended", run=self._run, metrics={**metrics, **best})
+            self._registry.notify("run_ended", run=self._run, metrics={**metrics, **best}, result=result)
         self._lock.close()
 
     def failed(self, error: BaseException) -> None:

@@ -94,7 +94,7 @@ def validate(
         raise
     if folder is not None:
         logger.info("results are in %s", folder)
-    registry.notify("run_ended", run=run, metrics=metrics.results_dict)
+    registry.notify("run_ended", run=run, metrics=metrics.results_dict, result=metrics)
     return metrics
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from segx.console import counted
 from segx.errors import DataError, MissingDataError, UsageError, WrongTypeError
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
@@ -153,7 +154,8 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
     """Return the images of a source.
 
     Args:
-        source: An image or video file, a folder, a glob (``**`` reaches into sub-folders), a ``.txt`` or ``.csv``
+        source: An image or video file, a folder (without its sub-folders), a glob (``**`` reaches into sub-folders,
+            those that are links too), a ``.txt`` or ``.csv``
             list, a ``.streams`` file, an http(s), rtsp, rtmp, tcp or udp address, a camera number (``0`` or ``"0"``),
             a ``PIL.Image``, a NumPy array (H, W[, 1|3|4]) BGR or a batch of them, a torch tensor (3, H, W) or
             (N, 3, H, W) RGB in 0..1, encoded bytes or a file object, or a list, tuple or iterator of any of these.
@@ -463,11 +465,14 @@ class _Reader:
             entries = list(folder.iterdir())
         except OSError as error:
             raise DataError(f"folder {folder} cannot be read: {error.strerror}") from error
-        deeper = "; to look into sub-folders: source='" + str(folder / "**" / "*.*") + "'"
-        otherwise = f"folder {folder} holds no image and no video"
-        otherwise += deeper if any(entry.is_dir() for entry in entries) else ""
-        files = [entry for entry in entries if not (entry.name.startswith(".") or entry.is_dir())]
-        return self._read_files(files, otherwise)
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = sum(entry.is_dir() for entry in shown)
+        deeper = "to look into sub-folders: source='" + str(folder / "**" / "*.*") + "'"
+        otherwise = f"folder {folder} holds no image and no video" + (f"; {deeper}" if folders else "")
+        found = self._read_files([entry for entry in shown if not entry.is_dir()], otherwise)
+        if folders:
+            logger.info("%s: %s left aside; %s", folder, counted(folders, "sub-folder"), deeper)
+        return found
 
     def _read_list(self, path: Path) -> Iterator[Part]:
         if len(self.lists) >= _LIST_DEPTH:

@@ -48,6 +48,8 @@ NEUTRAL: dict[str, Neutral] = {
     **_each("an option of some export formats", keras=False, optimize=False, int8=False, dynamic=False, nms=False),
     **_each("an option of some export formats", simplify=(True, False), opset=UNSET, workspace=(4,), end2end=False),
     **_each("exports take 8 for int8=true and 16 for half=true", quantize=(32, False)),
+    **_each("use add_callback, or a plugin", trainer=UNSET, validator=UNSET, predictor=UNSET, callbacks=UNSET),
+    **_each("prompts are of other models", prompts=UNSET),
     **_each("the call says it", source=ANY, format=ANY),
     **_each("the call says it", task=ANY, mode=ANY, model=ANY, cfg=ANY, save_dir=ANY, tracker=ANY),
 }

@@ -364,7 +364,7 @@ class ExportOptions(VerbOptions):
     imgsz: ImageSize | None = option(
         None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
     )
-    batch: int = option(1, "images per run of the network", ge=1, le=MOST_IMAGES)
+    batch: int = option(1, "images per run of the network; a dynamic file takes any number", ge=1, le=MOST_IMAGES)
     device: str | None = option(None, "where the source model runs while exporting; default: cpu")
     output: Path | None = option(
         None, "file or folder to write; default: beside the model, with any precision but the usual in the name"

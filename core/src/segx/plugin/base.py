@@ -79,9 +79,6 @@ class FormatExporter(ABC, Generic[Chosen]):
             UsageError: With the combination and what to type instead.
         """
         chosen = self._own(options)
-        if getattr(chosen, "dynamic", False) and chosen.batch > 1:
-            msg = f"batch={chosen.batch} fixes what dynamic=True leaves open"
-            raise UsageError(msg, hint="leave one of them out: a dynamic file takes any batch")
         if isinstance(chosen, SuppressionOptions) and not chosen.nms:
             for name in ("conf", "iou", "max_det"):
                 if (value := getattr(chosen, name)) != getattr(SuppressionOptions, name):

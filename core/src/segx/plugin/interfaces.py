@@ -161,10 +161,17 @@ class Exporter(Protocol):
 
 
 class Task(Protocol):
-    """A task: preprocessing, decoding, drawing, comparison and evaluation."""
+    """A task: preprocessing, decoding, drawing, comparison and evaluation.
+
+    Attributes:
+        name: Its name.
+        heads: Ids of the heads that it decodes.
+        results: The type of what it finds in an image.
+    """
 
     name: str
     heads: tuple[str, ...]
+    results: type[Results]
 
     def input_shape(
         self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool

@@ -130,7 +130,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary:
-    """What there is to say of a model.
+    """What there is to say of a model; taken apart it is layers, parameters, gradients and GFLOPs.
 
     Attributes:
         layers: Number of modules.
@@ -139,6 +139,7 @@ class ModelSummary:
         gflops: 1e9 floating-point operations per image at ``imgsz``, a multiply-add counted as two.
         imgsz: The input (height, width) the FLOPs are counted at.
         notes: Lines worth saying beside the numbers.
+        gradients: Number of parameters that can learn.
     """
 
     layers: int
@@ -147,6 +148,10 @@ class ModelSummary:
     gflops: float
     imgsz: tuple[int, int]
     notes: tuple[str, ...] = ()
+    gradients: int = 0
+
+    def __iter__(self) -> Iterator[int | float]:
+        return iter((self.layers, self.parameters, self.gradients, self.gflops))
 
 
 @dataclass(frozen=True, kw_only=True)

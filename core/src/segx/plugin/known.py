@@ -35,6 +35,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "torchscript"): "segx-backend-torchscript",
     ("command", "data-synth"): "segx-data-synth",
     ("dataset_format", "coco"): "segx-data-coco",
+    ("dataset_format", "labelme"): "segx-data-labelme",
     ("dataset_format", "yolo"): "segx-data-yolo",
     ("exporter", "coreml"): "segx-export-coreml",
     ("exporter", "edgetpu"): "segx-export-edgetpu",

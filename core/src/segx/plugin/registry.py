@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from segx.plugin.guard import one_line, was_interrupted, watched
 from segx.runtime import device_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pluggy
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
         Spec,
         TaskSpec,
     )
+
+    OwnListener = Callable[["Event", Mapping[str, Any]], None]
 
 Event = Literal["run_started", "step_ended", "run_ended", "run_failed"]
 
@@ -92,6 +95,7 @@ class Registry:
         self.commands: Catalog[CommandSpec, Any] = Catalog("command", loader)
         self.prepare, self.unavailable = loader.prepare, loader.unavailable
         self.require, self.load = loader.require, loader.load
+        self._own: tuple[OwnListener, ...] = ()
 
     # What there is
 
@@ -280,13 +284,14 @@ class Registry:
 
         Raises:
             DataError: No installed format recognises it.
-            PluginError: Several do.
+            PluginError: Several of the same priority do.
         """
         if name is not None:
             return self.dataset_formats.get(name)
         path = Path(path)
         found = [spec for spec in self.dataset_formats.specs if _detects(spec, path)]
-        spec = self.dataset_formats.only(found, str(path))
+        highest = max((spec.priority for spec in found), default=0)
+        spec = self.dataset_formats.only([spec for spec in found if spec.priority == highest], str(path))
         if spec is not None:
             return spec
         if not path.exists():
@@ -296,12 +301,21 @@ class Registry:
 
     # Telling
 
+    def heard_by(self, listener: OwnListener) -> Registry:
+        """Return this registry with a listener of the caller's own: it hears what is notified through this one alone.
+
+        Unlike those of plugins it is told every fact, and what it raises is passed on: it ends the run.
+        """
+        other = copy.copy(self)
+        other._own = (*self._own, listener)  # noqa: SLF001 - its own class's
+        return other
+
     def notify(self, event: Event, **facts: Any) -> None:
-        """Notify all listeners of an event; a listener that fails is logged, and the run goes on.
+        """Notify all listeners of an event; a plugin's that fails is logged, and the run goes on.
 
         Args:
             event: Name of the event hook, without ``segx_``.
-            **facts: What the hook is told.
+            **facts: What the hook is told, and what only :meth:`heard_by` is.
         """
         caller = getattr(self.manager.hook, f"segx_{event}")
         for listener in reversed(caller.get_hookimpls()):
@@ -313,6 +327,8 @@ class Registry:
                     raise
                 logger.warning("plugin %s failed in segx_%s: %s", listener.plugin_name, event, one_line(error))
                 logger.debug("plugin %s failed", listener.plugin_name, exc_info=True)
+        for own in self._own:
+            own(event, facts)
 
     # How
 

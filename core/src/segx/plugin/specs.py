@@ -299,12 +299,15 @@ class DatasetFormatSpec(Spec):
     Attributes:
         detects: Says quickly whether a split's folder, list or file is of this format; must not raise.
         write: Imports what writes the format and returns it, beside ``load`` which reads; None: it is only read.
+        priority: Of several formats that recognise a path the one with the highest reads it: above 0 is one that looks
+            into files and not only at their names.
     """
 
     word: ClassVar[str] = "dataset format"
     load: Callable[[], DatasetReader]
     detects: Callable[[Path], bool]
     write: Callable[[], DatasetWriter] | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,10 @@ class ModelSession(Session, Protocol):
         """Return the model as exporters take it."""
         ...
 
+    def copy_module(self) -> Any:
+        """Return a copy of the model in the runtime's own type, to look at: ``names``, ``yaml``, ``parameters()``."""
+        ...
+
     def describe(self) -> ModelSummary:
         """Return what there is to say of the model: parameters, FLOPs, layers."""
         ...

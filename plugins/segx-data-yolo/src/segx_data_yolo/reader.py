@@ -54,6 +54,7 @@ class YoloReader:
         problems += [f"{images[i]}: {reason}" for i, reason in unreadable.items()]
         problems += _reported(index)
         problems += _beside(images, index)
+        problems += _other_case(images, index)
         names, keep, unknown = _classes(index, source)
         problems += unknown
         notes = [*moved, *_sharing(images, index)]
@@ -253,8 +254,29 @@ def _beside(images: Sequence[str], index: LabelIndex) -> list[str]:
         reported.append(f"{beside}: {count}: this one belongs to {label}")
     if other and _is_of_labelme(other[0]):
         count = f"annotations of {counted(len(other), 'image')} lie beside them as labelme and X-AnyLabeling keep them"
-        reported.append(f"{other[0]}: {count}, and are not read: export them as COCO or YOLO there")
+        reported.append(f"{other[0]}: {count}, and are not read: pip install segx-data-labelme")
     return reported
+
+
+def _other_case(images: Sequence[str], index: LabelIndex) -> list[str]:
+    """Report labels that are not read because the folders are called ``Images`` and ``Labels``, of images without."""
+    found: list[str] = []
+    siblings: dict[str, list[str]] = {}
+    for place in np.flatnonzero(~index.there).tolist():
+        parts = images[place].split(os.sep)  # noqa: PTH206 - speed
+        last = next((at for at in range(len(parts) - 2, 0, -1) if parts[at].casefold() == "images"), None)
+        if last is None:
+            continue
+        above = os.sep.join(parts[:last]) or os.sep  # noqa: PTH118
+        if above not in siblings:
+            siblings[above] = [name for name in os.listdir(above) if name.casefold() == "labels"]  # noqa: PTH208 - speed
+        stem = os.path.splitext(os.path.join(*parts[last + 1 :]))[0]  # noqa: PTH118, PTH122 - speed
+        labels = (os.path.join(above, name, f"{stem}.txt") for name in siblings[above])  # noqa: PTH118 - speed
+        found += [label for label in labels if label != index.files[place] and os.path.isfile(label)]  # noqa: PTH113
+    if not found:
+        return []
+    count = f"labels of {counted(len(found), 'image')} are not read"
+    return [f"{found[0]}: {count}: the folders have to be called 'images' and 'labels', in small letters"]
 
 
 def _is_of_labelme(path: str) -> bool:

@@ -33,6 +33,7 @@ def summarise(model: SegmentationModel, imgsz: tuple[int, int]) -> ModelSummary:
         fused_parameters=as_built - saved,
         gflops=gflops,
         imgsz=imgsz,
+        gradients=sum(weights.numel() for weights in model.parameters() if weights.requires_grad),
         notes=(_note_on_older_counts(model, gflops, imgsz),),
     )
 

@@ -41,6 +41,7 @@ class SegmentTask:
 
     name = "segment"
     heads: tuple[str, ...] = tuple(head.id for head in HEADS)
+    results: type[Results] = SegmentResults
 
     def input_shape(
         self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import weakref
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
@@ -122,7 +123,9 @@ def open_container(path: Path) -> Container:
             head = file.read(512)
             if head.startswith(_ZIP):
                 opening.pop_all()  # the archive's from here on
-                return _open_archive(path, file)
+                container = _open_archive(path, file)
+                weakref.finalize(container, file.close)  # of a model that is named and never run
+                return container
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror or error}"
         raise ModelError(msg, hint="give the path of a .pt or .safetensors file") from error

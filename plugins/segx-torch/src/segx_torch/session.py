@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import importlib.metadata
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +168,17 @@ class TorchSession:
         finally:
             self.module = module.to("cpu")
 
+    def copy_module(self) -> nn.Module:
+        """Return a copy of the model in eval mode, to look at; it carries what programs ask a model for."""
+        module = copy.deepcopy(self.module).eval()
+        definition = {**self.config.definition, "nc": self.config.nc, "scale": self.config.scale}
+        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition}
+        for name, value in known.items():
+            setattr(module, name, value)
+        module.stride = torch.tensor([float(side) for side in getattr(module, "strides", (self.info.stride,))])
+        setattr(module, "load_state_dict", _refuse_weights)  # noqa: B010 - of this copy alone
+        return module
+
     def describe(self) -> ModelSummary:
         """Return parameters, FLOPs and layers, at the input size the model was made for."""
         return self.architecture.summarise(self.module, self.info.imgsz)
@@ -286,6 +298,11 @@ def _misfit(tensor: Tensor, own: Tensor | None) -> str:
     if tensor.shape != own.shape:
         return f"has shape {tuple(tensor.shape)}, the model's has {tuple(own.shape)}"
     return ""
+
+
+def _refuse_weights(*_weights: Any, **_how: Any) -> NoReturn:
+    """Say how weights are changed: the module is a copy, and would take them in vain."""
+    raise UsageError("model.model is a copy to look at", hint='model.load("weights.pt") takes what fits of a file')
 
 
 def _versions() -> dict[str, str]:

@@ -191,9 +191,10 @@ def disk_has_room(needed: int) -> bool:
 def _free_memory() -> int | None:
     """Return the bytes of memory that are free, where the system says."""
     try:
-        for line in open("/proc/meminfo", encoding="ascii"):  # noqa: PTH123, SIM115 - a file of the kernel
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123 - a file of the kernel
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
     except OSError:
         pass
     try:

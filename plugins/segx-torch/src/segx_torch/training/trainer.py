@@ -87,9 +87,11 @@ class Trainer:
         try:
             with Stop() as stop, retain_heap(), determinism(self.options.deterministic):
                 while not self._over():
+                    self._begin_stage("train")
                     losses = self._train_epoch(stop)
                     self._refuse_spoiled()
                     self._share_waiting()
+                    self._begin_stage("val")
                     self._finish_epoch(losses, self._validate())
                     if self._agreed(stop):
                         break
@@ -210,6 +212,10 @@ class Trainer:
             )
 
     # -- one epoch ------------------------------------------------------------------------------------------------
+
+    def _begin_stage(self, name: str) -> None:
+        """Notify listeners that a part of the epoch begins."""
+        self._notify(Step(kind="stage", index=self.progress.epoch, total=self.options.epochs, name=name))
 
     def _train_epoch(self, stop: Stop) -> dict[str, float]:
         """Go through the rest of the epoch under way and return its mean losses."""

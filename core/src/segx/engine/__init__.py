@@ -1,0 +1,1 @@
+"""Where programs written for other tools look for the types of results: :mod:`segx.engine.results`."""

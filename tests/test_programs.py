@@ -1,0 +1,557 @@
+# ruff: noqa: E501 - tables
+"""Programs as people have them: with the import changed they run, and get the values they get elsewhere.
+
+What is asked of results alone is in ``segx-task-segment``'s ``test_idioms.py``; here whole models, verbs and command
+lines are at work, with the small model that comes with segx, on drawn images.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import pickle
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import segx
+from segx import YOLO
+from segx.errors import SegxError, UsageError
+from segx.testing.interpreter import run_fresh
+from segx.testing.models import TINY_YOLOV8
+from segx_cli.main import main
+from segx_data_synth.dataset import write_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+QUICK: dict[str, Any] = {"epochs": 2, "imgsz": 64, "batch": 2, "device": "cpu", "plots": False, "workers": 0}
+FIND: dict[str, Any] = {"conf": 0.05, "max_det": 7, "imgsz": 160, "verbose": False}
+"""Low, so that there is something in every image."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in: a data set, a model as ``.pt`` and ``.onnx``, photos in a folder with a blank in its name."""
+    folder = tmp_path_factory.mktemp("programs")
+    before = Path.cwd()
+    os.chdir(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    write_dataset(folder / "set", images=4, val_images=2, imgsz=160)
+    written = yaml.safe_load(next((folder / "set").glob("*.yaml")).read_text())
+    (folder / "data.yaml").write_text(yaml.safe_dump(written | {"path": "set"}))
+    (folder / "tinyn-seg.yaml").write_text(TINY_YOLOV8)
+    YOLO(YOLO("shapes-seg.pt").save("best.pt")).export(format="onnx", imgsz=160, verify=False)
+    photos = folder / "my photos"
+    photos.mkdir()
+    for number, image in enumerate(sorted((folder / "set").rglob("*.jpg"))[:2]):
+        cv2.imwrite(str(photos / f"{number}.jpg"), cv2.resize(cv2.imread(str(image)), (160, 160)))
+    yield folder
+    torch.set_num_threads(threads)
+    os.chdir(before)
+
+
+@pytest.fixture
+def model(place: Path) -> YOLO:
+    return YOLO("best.pt")
+
+
+@pytest.fixture
+def photo(place: Path) -> str:
+    return "my photos/0.jpg"
+
+
+HANDLES: dict[str, tuple[Callable[[YOLO], Any], Any]] = {
+    "model.names[0]": (lambda m: (m.names[0], next(iter(m.names.values())), len(m.names)), ("ball", "ball", 6)),
+    "model.task": (lambda m: m.task, "segment"),
+    "model.device": (lambda m: (m.device, str(m.device), m.device.type, m.device.index), ("cpu", "cpu", "cpu", None)),
+    "model.to('cuda:1').device": (lambda m: (m.to("cuda:1").device.type, m.device.index), ("cuda", 1)),
+    "torch.zeros(1, device=model.device)": (lambda m: torch.zeros(1, device=m.device).device.type, "cpu"),
+    "model.model.names": (lambda m: m.model.names == dict(m.names), True),
+    "model.model.yaml['nc']": (lambda m: (m.model.yaml["nc"], m.model.task), (6, "segment")),
+    "model.model.stride.max()": (lambda m: int(max(m.model.stride)), 32),
+    "sum(p.numel() for p in model.model.parameters())": (lambda m: sum(p.numel() for p in m.model.parameters()) == m.info().parameters, True),
+    "sum(p.numel() for p in model.parameters())": (lambda m: sum(p.numel() for p in m.parameters()) == m.info().parameters, True),
+    "len(model.model.state_dict())": (lambda m: len(m.model.state_dict()) == len(m.state_dict()) > 100, True),
+    "model.model.eval().float().to('cpu')": (lambda m: isinstance(m.model.eval().float().to("cpu"), torch.nn.Module), True),
+    "len(model.model.model)": (lambda m: len(m.model.model) == len(m.model.yaml["backbone"]) + len(m.model.yaml["head"]), True),
+    "isinstance(next(model.named_parameters())[1], Tensor)": (lambda m: isinstance(next(m.named_parameters())[1], torch.Tensor), True),
+    "model.ckpt_path": (lambda m: (m.ckpt_path, m.model_name, m.overrides["task"], m.overrides["model"]), ("best.pt", "best.pt", "segment", "best.pt")),
+    "model.trainer, predictor, metrics": (lambda m: (m.trainer, m.predictor, m.validator, m.metrics), (None, None, None, None)),
+    "layers, parameters, gradients, flops = model.info()": (lambda m: [type(value) for value in m.info(detailed=True, verbose=False)], [int, int, int, float]),
+    "model.info().parameters": (lambda m: m.info(verbose=False).gradients < m.info().parameters, True),
+    "copy.deepcopy(model)": (lambda m: copy.deepcopy(m).names == m.names, True),
+    "pickle.dumps(model)": (lambda m: pickle.loads(pickle.dumps(m)).ckpt_path == str(Path("best.pt").absolute()), True),
+    "a copy keeps overrides": (lambda m: (m.overrides.update(conf=0.3), copy.deepcopy(m).overrides["conf"])[1], 0.3),
+    "model.fuse().eval()": (lambda m: m.fuse() is m and m.eval() is m and m.float() is m, True),
+    "YOLO(path, task='segment')": (lambda _: YOLO("best.pt", task="segment", verbose=False).task, "segment"),
+    "YOLO(model='best.pt')": (lambda _: YOLO(model="best.pt").task, "segment"),
+    "YOLO(Path('best.pt'))": (lambda _: YOLO(Path("best.pt")).task, "segment"),
+    "YOLO('tinyn-seg.yaml').load('best.pt')": (lambda _: YOLO("tinyn-seg.yaml").load("best.pt").task, "segment"),
+    "hasattr(model, 'predictor')": (lambda m: (hasattr(m, "predictor"), hasattr(m, "nothing")), (True, False)),
+    "an exported model has no module": (lambda _: hasattr(YOLO("best.onnx"), "model"), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("idiom", HANDLES)
+def test_handles(model: YOLO, idiom: str) -> None:
+    function, expected = HANDLES[idiom]
+    assert function(model) == expected
+
+
+IMAGE = "my photos/0.jpg"
+
+
+def tensor() -> torch.Tensor:
+    return torch.from_numpy(cv2.imread(IMAGE)[..., ::-1].copy()).permute(2, 0, 1)[None]
+
+
+SOURCES: dict[str, tuple[Callable[[], Any], int]] = {
+    "path": (lambda: IMAGE, 1),
+    "Path": (lambda: Path(IMAGE), 1),
+    "list of paths": (lambda: [IMAGE, "my photos/1.jpg"], 2),
+    "folder": (lambda: "my photos", 2),
+    "glob": (lambda: "my photos/*.jpg", 2),
+    "cv2.imread": (lambda: cv2.imread(IMAGE), 1),
+    "float array of 0..255": (lambda: cv2.imread(IMAGE).astype(np.float32), 1),
+    "float array of 0..1": (lambda: cv2.imread(IMAGE).astype(np.float32) / 255, 1),
+    "list of arrays": (lambda: [cv2.imread(IMAGE)] * 3, 3),
+    "Image.open": (lambda: Image.open(IMAGE), 1),
+    "np.asarray(Image.open)[..., ::-1]": (lambda: np.asarray(Image.open(IMAGE))[..., ::-1], 1),
+    "uint8 tensor BCHW": (tensor, 1),
+    "float tensor BCHW of 0..255": (lambda: tensor().float(), 1),
+    "float tensor BCHW of 0..1": (lambda: tensor().float() / 255, 1),
+    "float tensor CHW": (lambda: (tensor().float() / 255)[0], 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_of_any_kind_finds_the_same(model: YOLO, place: Path, source: str) -> None:
+    make, count = SOURCES[source]
+    results = model(make(), **FIND)
+    assert len(results) == count
+    (reference,) = model(IMAGE, **FIND)
+    assert len({*reference.boxes.cls.tolist()}) > 1
+    np.testing.assert_allclose(results[0].boxes.data, reference.boxes.data, atol=2e-3)
+
+
+def test_calls_of_predict(model: YOLO, photo: str) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: model(photo, **FIND),
+        lambda: model.predict(photo, **FIND),
+        lambda: model.predict(source=photo, **FIND),
+        lambda: list(model.predict(photo, True, **FIND)),
+        lambda: list(model(photo, stream=True, **FIND)),
+        lambda: model(photo, **FIND | {"imgsz": [160, 160]}),
+        lambda: model(photo, **FIND | {"imgsz": (160, 160)}),
+        lambda: model(photo, device=torch.device("cpu"), **FIND),
+        lambda: model(photo, predictor=None, prompts=None, augment=False, visualize=False, embed=None, **FIND),
+        lambda: model(photo, half=False, dnn=False, show=False, stream_buffer=False, classes=None, **FIND),
+        lambda: model(photo, classes=[0, 1, 2, 3, 4, 5], agnostic_nms=np.bool_(False), iou=np.float32(0.7), **FIND),
+    ]
+    first = calls[0]()[0].boxes.data
+    for call in calls:
+        np.testing.assert_allclose(call()[0].boxes.data, first, atol=1e-4)
+
+
+def test_options_for_every_call(model: YOLO, photo: str) -> None:
+    """``model.overrides`` are options from now on, as many published models are told to be used."""
+    model.overrides["conf"] = 0.0
+    model.overrides["max_det"] = 3
+    assert len(model.predict(photo, imgsz=160, verbose=False)[0]) == 3
+    assert len(model.predict(photo, imgsz=160, max_det=2, verbose=False)[0]) == 2, "what a call is given goes before"
+    assert model.val(data="data.yaml", imgsz=64, plots=False, verbose=False).images == 2, "what is for others is not"
+    model.overrides["max_dets"] = 3
+    with pytest.raises(UsageError, match="did you mean 'max_det'"):
+        model.predict(photo, verbose=False)
+    with pytest.raises(UsageError, match=r"overrides\['conf'\] = 0.2"):
+        model.conf = 0.2
+
+
+def test_options_of_a_file(model: YOLO, photo: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("task: segment\nmode: predict\nmodel: other.pt\nconf: 0.0\nmax_det: 2\nmosaic: 0.5\nimgsz: 160\n")
+    assert len(model.predict(photo, cfg=file, verbose=False)[0]) == 2
+    assert len(model.predict(photo, cfg=str(file), max_det=1, verbose=False)[0]) == 1
+    with pytest.raises(UsageError, match="absent"):
+        model.predict(photo, cfg="absent.yaml")
+
+
+def test_a_loop_as_people_write_it(model: YOLO, photo: str, tmp_path: Path) -> None:
+    seen = []
+    found = len(model(photo, **FIND)[0])
+    for result in model(photo, save=True, project=str(tmp_path), name="x", exist_ok=True, **FIND):
+        boxes = result.boxes
+        for i, box in enumerate(boxes):
+            x1, y1, x2, y2 = box.xyxy[0].tolist()
+            label = f"{result.names[int(box.cls)]} {float(box.conf):.2f}"
+            mask = result.masks.data[i].cpu().numpy()
+            polygon = result.masks.xy[i].astype(np.int32)
+            seen.append((label, x2 > x1, y2 > y1, mask.shape == result.orig_shape, polygon.shape[1:]))
+        assert len(result.boxes[0]) == len(result[0]) == 1
+        assert set(result.speed) == {"preprocess", "inference", "postprocess"}
+        assert Path(result.path).name == "0.jpg"
+        assert Path(result.save_dir) == tmp_path / "x"
+        assert result.verbose().count(",") >= 1
+        assert len(json.loads(result.tojson())) == len(result) == len(result.to_df())
+        assert result.plot(line_width=1, labels=False).shape == result.orig_img.shape
+        assert len(Path(result.save(str(tmp_path / "drawn.jpg"))).read_bytes()) > 100
+        result.save_txt(str(tmp_path / "labels.txt"), True)
+        assert len((tmp_path / "labels.txt").read_text().splitlines()) <= len(result)
+    assert len(seen) == found > 1
+    assert all(one[1:] == (True, True, True, (2,)) for one in seen)
+    assert (tmp_path / "x" / "0.jpg").is_file()
+
+
+def test_training_tells_its_callbacks(place: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    epochs: list[dict[str, Any]] = []
+    ended: list[Any] = []
+    model = YOLO("tinyn-seg.yaml")
+    for event in ("on_train_start", "on_train_epoch_start", "on_train_epoch_end", "on_fit_epoch_end", "on_model_save"):
+        model.add_callback(event, lambda trainer, event=event: told.append((event, trainer.epoch)))
+    model.add_callback("on_train_end", ended.append)
+    validations: list[Any] = []
+    model.add_callback("on_val_end", lambda validator: validations.append(validator.metrics))
+
+    def fit(trainer: Any) -> None:
+        assert trainer.last.is_file()
+        assert trainer.csv.is_file()
+        epochs.append({**trainer.metrics, **trainer.label_loss_items(trainer.tloss, prefix="train")})
+
+    model.add_callback("on_fit_epoch_end", fit)
+    metrics = model.train(data="data.yaml", project=str(tmp_path), name="run", optimizer="sgd", trainer=None, **QUICK)
+    each = ["on_train_epoch_start", "on_train_epoch_end", "on_model_save", "on_fit_epoch_end"]
+    assert told == [("on_train_start", 0), *((event, epoch) for epoch in (0, 1) for event in each)]
+    with (tmp_path / "run" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for ours, row in zip(epochs, rows, strict=True):
+        assert ours.keys() < row.keys()
+        for name, value in ours.items():
+            np.testing.assert_allclose(value, float(row[name]), rtol=1e-4, err_msg=name)
+    (trainer,) = ended
+    assert trainer is model.trainer
+    assert (trainer.save_dir, trainer.epochs) == (tmp_path / "run", 2)
+    assert (trainer.best, trainer.wdir) == (tmp_path / "run/weights/best.pt", tmp_path / "run/weights")
+    assert (trainer.args.lr0, trainer.args.optimizer, vars(trainer.args)["imgsz"]) == (0.01, "SGD", 64)
+    assert trainer.metrics == metrics.results_dict
+    assert validations == [metrics] == [model.metrics]
+    assert metrics.save_dir == tmp_path / "run"
+    with pytest.raises(AttributeError, match="trainer has no 'optimizer' here"):
+        _ = trainer.optimizer
+    with pytest.raises(UsageError, match="raise an exception"):
+        trainer.stop = True
+
+
+def test_a_callback_that_raises_ends_the_training(place: Path, tmp_path: Path) -> None:
+    """As searches for parameters stop a trial that is no good; the last checkpoint is there."""
+
+    class PrunedError(Exception):
+        pass
+
+    def judge(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            raise PrunedError(trainer.metrics["metrics/mAP50-95(M)"])
+
+    model = YOLO("tinyn-seg.yaml")
+    model.add_callback("on_fit_epoch_end", judge)
+    with pytest.raises(PrunedError):
+        model.train(data="data.yaml", project=tmp_path, **QUICK | {"epochs": 5})
+    assert (tmp_path / "train" / "weights" / "last.pt").is_file()
+    assert model.trainer is not None
+    assert model.trainer.epoch == 1
+
+
+def test_callbacks_of_predict(model: YOLO, photo: str, tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    def with_frame(predictor: Any) -> None:
+        _, images, _, _ = predictor.batch
+        images = images if isinstance(images, list) else [images]
+        predictor.results = zip(predictor.results, images, strict=True)
+
+    model.add_callback("on_predict_start", lambda predictor: told.append(("start", predictor.args.max_det)))
+    model.add_callback("on_predict_batch_end", with_frame)
+    model.add_callback("on_predict_end", lambda predictor: told.append(("end", predictor.seen)))
+    pairs = model.predict([photo, "my photos/1.jpg"], project=tmp_path, save=True, **FIND)
+    assert [frame.shape for _, frame in pairs] == [(160, 160, 3)] * 2
+    assert all(result.orig_img is frame and len(result) for result, frame in pairs)
+    assert told == [("start", 7), ("end", 2)]
+    assert model.predictor is not None
+    assert model.predictor.save_dir == tmp_path / "predict"
+    assert YOLO("best.pt")(photo, **FIND)[0] is not None, "another model's callbacks are not called"
+    assert len(told) == 2
+    model.clear_callback("on_predict_batch_end")
+    assert len(model(photo, **FIND)[0]) == len(pairs[0][0])
+    model.add_callback("on_predict_batch_end", lambda predictor: setattr(predictor, "results", []))
+    with pytest.raises(UsageError, match="0 items for 1 images"):
+        model(photo, **FIND)
+    model.reset_callbacks()
+    before = len(told)
+    model(photo, **FIND)
+    assert len(told) == before
+
+
+def test_events_that_are_not_there(model: YOLO) -> None:
+    with pytest.raises(UsageError, match="did you mean 'on_train_end'"):
+        model.add_callback("on_train_ends", print)
+    with pytest.raises(UsageError, match="only ends are told"):
+        model.add_callback("on_train_batch_start", print)
+    with pytest.raises(TypeError, match="a function that takes one argument"):
+        model.add_callback("on_train_end", "print")  # type: ignore[arg-type]
+    assert model.callbacks["on_train_end"] == []
+
+
+def test_val_as_people_call_it(model: YOLO, place: Path) -> None:
+    ended: list[Any] = []
+    model.add_callback("on_val_start", lambda validator: ended.append(validator.args.split))
+    model.add_callback("on_val_end", ended.append)
+    metrics = model.val(
+        data="data.yaml", imgsz=64, batch=1, workers=0, conf=0.001, iou=0.6, half=False, dnn=False, plots=False,
+        split="val", rect=True, save_json=False, save_hybrid=False, validator=None, augment=False, device="cpu",
+    )  # fmt: skip
+    assert ended == ["val", model.validator]
+    assert model.validator is not None
+    assert model.validator.metrics is metrics is model.metrics
+    for kind in (metrics.box, metrics.seg):
+        assert [getattr(kind, name) for name in ("map", "map50", "map75", "mp", "mr")] == pytest.approx(
+            [getattr(kind, name) for name in ("map", "map50", "map75", "mp", "mr")]
+        )
+        assert len(kind.maps) == 6
+        assert kind.p.shape == kind.r.shape == kind.f1.shape == kind.ap.shape == kind.ap50.shape
+        assert kind.ap_class_index.tolist() == metrics.ap_class_index.tolist()
+        assert kind.mean_results() == [kind.mp, kind.mr, kind.map50, kind.map]
+    assert metrics.keys == [
+        f"metrics/{name}({letter})" for letter in "BM" for name in ("precision", "recall", "mAP50", "mAP50-95")
+    ]
+    assert metrics.mean_results() == [metrics.results_dict[name] for name in metrics.keys]
+    assert metrics.fitness == metrics.results_dict["fitness"]
+    assert len(metrics.class_result(0)) == 8
+    assert metrics.confusion_matrix.matrix.shape == (7, 7)
+    assert (metrics.names[0], metrics.save_dir) == ("ball", None)
+    assert metrics.speed["inference"] > 0
+    assert f"{metrics.box.map:.3f}" == f"{metrics.results_dict['metrics/mAP50-95(B)']:.3f}"
+
+
+def test_export_as_people_call_it(model: YOLO, photo: str) -> None:
+    told: list[Any] = []
+    model.add_callback("on_export_start", lambda exporter: told.append(exporter.args.format))
+    model.add_callback("on_export_end", lambda exporter: told.append(exporter.file))
+    path = model.export(
+        format="onnx", imgsz=[160, 160], output="open.onnx", dynamic=True, batch=2, simplify=True, opset=17, half=False, int8=False,
+        nms=False, workspace=4, optimize=False, keras=False, device="cpu",
+    )  # fmt: skip
+    assert isinstance(path, str)
+    assert path.endswith("open.onnx")
+    assert told == ["onnx", Path(path)]
+    exported = YOLO(path, task="segment")
+    assert "batch" in exported.metadata.dynamic
+    for count in (1, 3):
+        found = exported([photo] * count, batch=count, **FIND)
+        assert [len(result) for result in found] == [len(model(photo, **FIND)[0])] * count
+
+
+def test_a_fixed_file_called_with_another_size_says_so(
+    place: Path, photo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    YOLO("best.pt").export(format="onnx", imgsz=160, output="fixed.onnx", verify=False)
+    (found,) = YOLO("fixed.onnx").predict(photo, **FIND | {"imgsz": 128})
+    assert len(found) == len(YOLO("best.pt").predict(photo, **FIND)[0])
+    assert "imgsz=128x128 becomes 160x160: fixed.onnx takes that only" in caplog.text
+
+
+def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
+    from segx.engine.results import Boxes, Masks, Results
+
+    (found,) = model(photo, **FIND)
+    assert type(found) is Results
+    assert (type(found.boxes), type(found.masks)) == (Boxes, Masks)
+    built = Results(
+        orig_img=found.orig_img, path=photo, names=model.names, boxes=found.boxes.data, masks=found.masks.data
+    )
+    assert len(built) > 1
+    assert built.summary() == found.summary()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("from segx.utils.plotting import Annotator", "result.plot"),
+        ("from segx.utils import LOGGER", "segx has no utils"),
+        ("from segx.models.yolo.segment import SegmentationTrainer", "add_callback"),
+        ("from segx import SAM", "other families"),
+        ("from segx import settings", "run and cache folders"),
+        ("import segx; segx.checks()", "segx doctor"),
+        ("from segx.engine.results import Keypoints", "another task"),
+    ],
+)
+def test_what_is_not_there_says_what_is(line: str, message: str) -> None:
+    with pytest.raises(ImportError, match=message):
+        exec(line, {})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.track("a.mp4"), AttributeError, "supervision"),
+        (lambda m: m.embed("a.jpg"), AttributeError, "feature vectors"),
+        (lambda m: m.tune(data="x"), AttributeError, "hyper-parameters"),
+        (lambda m: m.benchmark(data="x"), AttributeError, "val"),
+        (lambda m: m.predicts("a.jpg"), AttributeError, "did you mean 'predict'"),
+        (lambda m: m(IMAGE, augment=True), ValueError, "test-time augmentation"),
+        (lambda m: m(IMAGE, visualize=True), ValueError, "feature maps"),
+        (lambda m: m(IMAGE, embed=[1]), ValueError, "feature vectors"),
+        (lambda m: m(IMAGE, confidence=0.5), TypeError, "confidence"),
+        (lambda m: m(IMAGE, conf=2), ValueError, "outside 0..1"),
+        (lambda m: m(), TypeError, "needs a source"),
+        (lambda m: m("absent.jpg"), FileNotFoundError, "absent.jpg"),
+        (lambda m: m.train(data="data.yaml", trainer=object), ValueError, "add_callback"),
+        (lambda m: m.train(data="absent.yaml"), FileNotFoundError, "absent.yaml"),
+        (lambda m: m.model.load_state_dict({}), UsageError, "a copy to look at"),
+        (lambda _: YOLO("absent.pt"), FileNotFoundError, "absent.pt"),
+        (lambda _: YOLO("best.pt", task="detect"), UsageError, "'segment', not for 'detect'"),
+        (lambda _: YOLO("best.onnx").train(data="data.yaml"), UsageError, "'onnx'"),
+        (lambda _: YOLO("best.onnx").info(), UsageError, "needs a model of format 'pt'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_the_class_that_programs_catch(
+    model: YOLO, call: Callable[[YOLO], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        call(model)
+    assert isinstance(caught.value, SegxError)
+
+
+def test_a_copied_module_changes_nothing(model: YOLO, photo: str) -> None:
+    before = model(photo, **FIND)[0].boxes.data
+    with torch.no_grad():
+        for weights in model.model.parameters():
+            weights.zero_()
+    np.testing.assert_array_equal(model(photo, **FIND)[0].boxes.data, before)
+    assert model.model is model.model
+
+
+def test_convert_coco(place: Path, tmp_path: Path) -> None:
+    from segx.data.converter import convert_coco
+
+    folder = convert_coco(labels_dir=place / "set" / "annotations", save_dir=tmp_path / "out", use_segments=True)
+    assert folder == tmp_path / "out"
+    files = sorted((folder / "labels").rglob("*.txt"))
+    assert len(files) == 6
+    content = json.loads((place / "set" / "annotations" / "val.json").read_text())
+    rows = [row.split() for file in (folder / "labels" / "val").iterdir() for row in file.read_text().splitlines()]
+    assert len(rows) == len(content["annotations"])
+    ids = sorted(category["id"] for category in content["categories"])
+    assert sorted(int(row[0]) for row in rows) == sorted(ids.index(a["category_id"]) for a in content["annotations"])
+    assert min(map(len, rows)) >= 7
+    boxes = convert_coco(place / "set" / "annotations", tmp_path / "out")
+    assert boxes == tmp_path / "out2", "nothing is written over"
+    assert {len(row.split()) for file in boxes.rglob("*.txt") for row in file.read_text().splitlines()} == {5}
+    for wrong in ({"use_keypoints": True}, {"cls91to80": False}, {"lvis": True}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            convert_coco(place / "set" / "annotations", tmp_path / "no", **wrong)
+    with pytest.raises(FileNotFoundError, match="no JSON file"):
+        convert_coco(tmp_path, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_importing_costs_nothing_more() -> None:
+    """A name that is asked for last imports what it needs, and not before."""
+    loaded = run_fresh("import json, sys, segx; print(json.dumps(sorted(sys.modules)))")
+    assert not {"numpy", "torch", "cv2", "segx.handles", "segx.callbacks", "segx.engine.results"} & set(loaded)
+    assert segx.__version__
+
+
+LINES = """
+segx task=segment mode=predict model=best.pt source="my photos/0.jpg"
+segx segment predict model=best.pt source='my photos/0.jpg' imgsz=64
+segx predict model=best.pt source="my photos/0.jpg" save=True show_labels=False line_width=2 classes=[0,2]
+segx predict task=segment model=best.pt source="my photos/0.jpg" imgsz=64,96 conf=0.25 iou=0.7
+segx mode=predict task=segment model="best.pt" source="my photos" save_txt=True save_conf=True
+segx segment predict model=best.pt source="my photos/0.jpg" classes='[0, 2, 3]' max_det=10
+segx segment predict model=best.pt source="my photos/0.jpg" classes=0
+segx segment predict model=best.pt source="my photos/0.jpg" save_crop=True project=p name=n exist_ok=True
+segx segment predict model=best.pt source="my photos/0.jpg" device=cpu half=False retina_masks=True
+segx segment predict model=best.pt source="my photos/0.jpg" show_boxes=False show_conf=False
+segx segment predict model=best.pt source="my photos/0.jpg" visualize=False augment=False agnostic_nms=True
+segx segment predict model=best.pt source="my photos/*.jpg" imgsz=64 max_det=3
+segx segment predict model=best.pt source="my photos" stream=True verbose=False imgsz=64
+segx segment predict model=best.pt source="my photos/0.jpg" show=False stream_buffer=False vid_stride=1
+segx segment predict model=best.pt source="my photos/0.jpg" conf=0.25 line_thickness=3
+segx segment predict model=best.pt source="my photos/0.jpg" hide_labels=False hide_conf=False boxes=True
+segx segment predict model=best.pt source="my photos/0.jpg" line_width=None embed=None
+segx segment predict model=best.pt, source="my photos/0.jpg", conf=0.5
+segx segment predict model = best.pt source = "my photos/0.jpg"
+segx segment predict --model best.pt --source "my photos/0.jpg" --conf 0.3
+segx predict segment model=best.pt source="my photos/0.jpg"
+segx segment predict model=best.onnx source="my photos/0.jpg" imgsz=160
+segx cfg=predict.yaml max_det=2
+segx segment val model=best.pt data=data.yaml imgsz=64 batch=4 plots=False
+segx val model=best.pt data=data.yaml imgsz=64 device=cpu plots=False
+segx task=segment mode=val model=best.pt data=data.yaml imgsz=64 plots=False split=val save_json=True
+segx segment val data=data.yaml model=best.pt imgsz=64 plots=False workers=0 rect=True dnn=False
+segx segment val model=best.onnx data=data.yaml imgsz=64 plots=False
+segx segment val model=best.pt data=data.yaml plots=False verbose=False save_txt
+segx export model=best.pt format=onnx imgsz=64 verify=False
+segx export model=best.pt format=onnx dynamic=True simplify=True imgsz=64 verify=False
+segx mode=export model=best.pt format=torchscript imgsz=64 optimize=False verify=False
+segx export model=best.pt format=onnx opset=17 imgsz=64,64 verify=False nms=False
+segx segment train data=data.yaml model=tinyn-seg.yaml epochs=1 imgsz=64 plots=False
+segx task=segment mode=train model=tinyn-seg.yaml data=data.yaml epochs=1 imgsz=64 batch=2 plots=False
+segx segment train data=data.yaml model=tinyn-seg.yaml epochs=1 imgsz=64 pretrained=False optimizer=sgd lr0=0.01 plots=False
+segx segment train data=data.yaml model=tinyn-seg.yaml pretrained=best.pt epochs=1 imgsz=[64,64] plots=False
+segx segment train data='data.yaml' model='best.pt' epochs=1 imgsz=64 batch=2 patience=0 cache=ram name='my run' plots=False
+segx checks
+segx version
+segx help
+segx --help
+"""
+
+
+@pytest.mark.parametrize("line", LINES.strip().splitlines())
+def test_command_lines_from_notebooks(place: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "predict.yaml").write_text(
+        "task: segment\nmode: predict\nmodel: best.pt\nsource: my photos\nmosaic: 1.0\n"
+    )
+    words = shlex.split(line)[1:]
+    assert main(words) == 0, capsys.readouterr().err
+    if "predict" in line and "stream" not in line:
+        assert any((place / "runs" / "segment").glob("predict*/*.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("settings", "keeps no settings"),
+        ("cfg", "cfg=FILE"),
+        ("copy-cfg", "cfg=FILE"),
+        ("track model=best.pt source=x.mp4", "supervision"),
+        ("tune model=best.pt data=data.yaml", "train"),
+        ("task=detect mode=predict model=best.pt source=x.jpg", "'segment', not for 'detect'"),
+        ("detect train data=coco8.yaml model=other.pt", "task 'detect' is not installed"),
+        ("predict model=yolo11n-seg.pt source=x.jpg", "no architecture that is installed has a model of this number"),
+        ("predict model=best.pt source=x.jpg hide_labels=True", "show_labels="),
+        ("predict model=best.pt source=x.jpg embed=[10]", "feature vectors"),
+        ("predict best.pt source=x.jpg", "meant as model=best.pt"),
+        ("predict model=best.pt source=absent.jpg", "absent.jpg"),
+        ("cfg=absent.yaml", "absent.yaml"),
+        ("cfg=data.yaml", "names no command"),
+    ],
+)
+def test_command_lines_that_cannot_be_say_what_to_type(
+    place: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(line)) in {2, 3, 4}
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
