@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx_task_segment.palette import color
 from segx.io.plotting import load_matplotlib
+from segx_task_segment.palette import color
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,12 +14,12 @@ import numpy as np
 from segx.console import counted
 from segx.errors import MissingPluginError
 from segx.io.files import write_bytes
+from segx.io.plotting import load_matplotlib
 from segx.ops.images import fit, sheet
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.charts import number_whole, tint
 from segx_task_segment.panels import BATCH, encode
-from segx.io.plotting import load_matplotlib
 from segx_task_segment.results import SegmentResults
 
 if TYPE_CHECKING:
