@@ -6,6 +6,7 @@ output, and folders into the temporary one.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -48,7 +49,8 @@ def convert(
         shape: Of the images, (N, 3, H, W).
         outputs: Names of the outputs.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
-        suppression: Arguments of :class:`~segx_export_coreml.suppression.Suppressed`; None: the model as it is.
+        suppression: ``classes``, ``side``, ``conf``, ``iou`` and ``most`` of
+            :class:`~segx_export_coreml.suppression.Suppressed`; None: the model as it is.
         metadata: Text that is embedded under these keys.
         about: What Xcode shows: ``short_description``, ``author``, ``license``, ``version``.
 
@@ -65,9 +67,11 @@ def convert(
     if suppression is not None:
         from segx_export_coreml.suppression import Suppressed
 
-        model = Suppressed(model, **suppression).eval()
         with torch.no_grad():
-            model = torch.jit.trace(model, torch.zeros(*shape), strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+            blank = torch.zeros(*shape)
+            coefficients = model(blank)[0].shape[1] - 4 - suppression["classes"]
+            model = Suppressed(model, coefficients=coefficients, **suppression).eval()
+            model = torch.jit.trace(model, blank, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
     compute = ct.precision.FLOAT32 if precision == "fp32" else ct.transform.FP16ComputePrecision(_Body())
     package = ct.convert(
         model,
@@ -85,7 +89,17 @@ def convert(
         setattr(package, name, text)
     package.user_defined_metadata.update(metadata)
     package.save(destination)
+    _readable(Path(destination))
     return {"coremltools": ct.__version__, "torch": torch.__version__}
+
+
+def _readable(package: Path) -> None:
+    """Give files the permissions that a new file has: coremltools copies one that only its owner may read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in package.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)
 
 
 def _quantised(package: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import ExporterSpec, default_tolerances, lazy
+from segx_export_coreml.options import CoreMLOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,4 +17,17 @@ SEGX_API = (1, 0)
 @hookimpl
 def segx_exporters() -> Iterable[ExporterSpec]:
     """Declare the format."""
-    return []
+    return [
+        ExporterSpec(
+            name="coreml",
+            summary="a package for iPhone, iPad and Mac: CPU, GPU and Neural Engine",
+            load=lazy("segx_export_coreml.exporter:CoreMLExporter"),
+            suffix=".mlpackage",
+            options=CoreMLOptions,
+            precisions=("fp32", "fp16", "int8"),
+            tolerance=default_tolerances("fp32", "fp16", "int8"),
+            axes=frozenset(),
+            metadata="folder",
+            requires=("torch>=2.6", "coremltools>=8.0"),
+        )
+    ]
