@@ -66,8 +66,8 @@ class RunFolderOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionOptions(Options):
-    """How a backend opens a model."""
+class RuntimeOptions(Options):
+    """Where and how a model runs."""
 
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     half: bool = option(False, "run in half precision, where the device can")
@@ -75,7 +75,16 @@ class SessionOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(VerbOptions, SessionOptions, RunFolderOptions):
+class SessionOptions(RuntimeOptions):
+    """How a backend opens a model: what users choose, and what whoever runs it knows."""
+
+    streams: int = option(
+        1, "how many threads will call run at once; threads is the share of each", ge=1, le=MOST_WORKERS
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions(VerbOptions, RuntimeOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
 
     imgsz: ImageSize | None = option(
@@ -381,6 +390,26 @@ class CalibrationOptions(ExportOptions):
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     fraction: float = option(1.0, "share of the images to choose from", gt=0, le=1)
     most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuppressionOptions(ExportOptions):
+    """Options that a format inherits whose graph can suppress overlapping boxes by itself."""
+
+    nms: bool = option(False, "suppress overlapping boxes in the graph: its rows are objects, the best first")
+    conf: float = option(0.25, "with nms: smallest score that is kept", ge=0, le=1)
+    iou: float = option(0.7, "with nms: boxes of a class overlapping more than this are one object", ge=0, le=1)
+    max_det: int = option(300, "with nms: rows per image; those that are not needed are zero", ge=1, le=100_000)
+
+
+_COMMON = frozenset(item.name for item in dataclasses.fields(ExportOptions))
+ON_DEMAND: frozenset[str] = frozenset(
+    item.name
+    for kind in (CalibrationOptions, SuppressionOptions)
+    for item in dataclasses.fields(kind)
+    if item.name not in _COMMON
+) | frozenset(PRECISION_OPTIONS)
+"""Options that a format on the way to another one takes only where that other one has them too, or demands them."""
 
 
 def known_elsewhere() -> dict[str, Neutral]:
