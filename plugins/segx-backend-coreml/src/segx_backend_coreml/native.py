@@ -69,7 +69,7 @@ def _coremltools() -> Any:
     if blocked:
         sys.modules["tensorflow"] = None  # type: ignore[assignment]  # how an import is blocked
     try:
-        import coremltools
+        import coremltools  # noqa: PLC0415 - within the block
     finally:
         if blocked:
             del sys.modules["tensorflow"]

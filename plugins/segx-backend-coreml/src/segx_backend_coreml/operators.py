@@ -29,6 +29,7 @@ _CHUNK = 1 << 21
 def conv(
     x: Floats,
     weight: Floats,
+    *,
     bias: Floats | None = None,
     strides: Sequence[int] = (1, 1),
     pad_type: str = "valid",
@@ -40,22 +41,25 @@ def conv(
     _two_sides(x, weight)
     count, channels = x.shape[:2]
     many, kernel = weight.shape[0], weight.shape[2:]
-    x = _padded(x, _pads(x.shape[2:], kernel, strides, dilations, pad_type, pad))
-    size = tuple((side - (k - 1) * d - 1) // s + 1 for side, k, d, s in zip(x.shape[2:], kernel, dilations, strides, strict=True))
+    x = _padded(x, _pads(x.shape[2:], kernel, strides=strides, dilations=dilations, pad_type=pad_type, pad=pad))
+    size = tuple(
+        (side - (k - 1) * d - 1) // s + 1 for side, k, d, s in zip(x.shape[2:], kernel, dilations, strides, strict=True)
+    )
     out = np.empty((count, many, *size), np.float32)
     inside, outside = channels // groups, many // groups
     for image in range(count):
         for group in range(groups):
             part = x[image, group * inside : (group + 1) * inside]
             rows = weight[group * outside : (group + 1) * outside].reshape(outside, -1)
-            _convolved(part, rows, kernel, strides, dilations, out[image, group * outside : (group + 1) * outside])
+            target = out[image, group * outside : (group + 1) * outside]
+            _convolved(part, rows, target, kernel=kernel, strides=strides, dilations=dilations)
     if bias is not None:
         out += bias.reshape(1, -1, 1, 1)
     return out
 
 
 def _convolved(
-    x: Floats, rows: Floats, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], out: Floats
+    x: Floats, rows: Floats, out: Floats, *, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> None:
     """Fill ``out`` (O, h, w) with the convolution of one padded image (C, H, W), a few rows at a time."""
     channels, (height, width) = x.shape[0], out.shape[1:]
@@ -78,6 +82,7 @@ def _convolved(
 def conv_transpose(
     x: Floats,
     weight: Floats,
+    *,
     bias: Floats | None = None,
     strides: Sequence[int] = (1, 1),
     pad_type: str = "valid",
@@ -92,7 +97,10 @@ def conv_transpose(
         raise ValueError(f"conv_transpose with pad_type {pad_type} is not run here")
     count, channels, height, width = x.shape
     outside, kernel = weight.shape[1], weight.shape[2:]
-    full = [(side - 1) * s + (k - 1) * d + 1 for side, s, k, d in zip((height, width), strides, kernel, dilations, strict=True)]
+    full = [
+        (side - 1) * s + (k - 1) * d + 1
+        for side, s, k, d in zip((height, width), strides, kernel, dilations, strict=True)
+    ]
     out = np.zeros((count, outside * groups, *full), np.float32)
     inside = channels // groups
     for image in range(count):
@@ -123,7 +131,7 @@ def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
     return out if bias is None else out + bias
 
 
-def matmul(x: Floats, y: Floats, transpose_x: bool = False, transpose_y: bool = False) -> Floats:  # noqa: FBT001, FBT002
+def matmul(x: Floats, y: Floats, *, transpose_x: bool = False, transpose_y: bool = False) -> Floats:
     """Multiply matrices, either of them turned."""
     out: Floats = (np.swapaxes(x, -1, -2) if transpose_x else x) @ (np.swapaxes(y, -1, -2) if transpose_y else y)
     return out
@@ -132,15 +140,16 @@ def matmul(x: Floats, y: Floats, transpose_x: bool = False, transpose_y: bool = 
 def max_pool(
     x: Floats,
     kernel_sizes: Sequence[int],
+    *,
     strides: Sequence[int] = (1, 1),
     pad_type: str = "valid",
     pad: Sequence[int] = (0, 0, 0, 0),
-    ceil_mode: bool = False,  # noqa: FBT001, FBT002
+    ceil_mode: bool = False,
 ) -> Floats:
     """Return the largest number under a window; rows and columns are looked at one after the other."""
     if ceil_mode:
         raise ValueError("max_pool with ceil_mode is not run here")
-    pads = _pads(x.shape[2:], kernel_sizes, strides, (1, 1), pad_type, pad)
+    pads = _pads(x.shape[2:], kernel_sizes, strides=strides, dilations=(1, 1), pad_type=pad_type, pad=pad)
     x = _padded(x, pads, value=-np.inf)
     for axis in (2, 3):
         kernel, stride = int(kernel_sizes[axis - 2]), int(strides[axis - 2])
@@ -159,12 +168,13 @@ def upsample_nearest_neighbor(x: Floats, scale_factor_height: float = 1, scale_f
     """Repeat rows and columns a whole number of times."""
     if scale_factor_height % 1 or scale_factor_width % 1:
         raise ValueError("upsample_nearest_neighbor by a fraction is not run here")
-    return x.repeat(int(scale_factor_height), axis=-2).repeat(int(scale_factor_width), axis=-1)
+    out: Floats = x.repeat(int(scale_factor_height), axis=-2).repeat(int(scale_factor_width), axis=-1)
+    return out
 
 
 def sigmoid(x: Floats) -> Floats:
     """Return 1 / (1 + exp(-x))."""
-    out = np.negative(x)
+    out: Floats = np.negative(x)
     np.exp(out, out=out)
     out += 1
     return np.reciprocal(out, out=out)
@@ -192,7 +202,7 @@ def clip(x: Floats, alpha: float, beta: float) -> Floats:
 
 def softmax(x: Floats, axis: int = -1) -> Floats:
     """Return exp(x) as shares along an axis."""
-    out = x - x.max(axis=axis, keepdims=True)
+    out: Floats = x - x.max(axis=axis, keepdims=True)
     np.exp(out, out=out)
     out /= out.sum(axis=axis, keepdims=True)
     return out
@@ -232,14 +242,15 @@ def exp(x: Floats) -> Floats:
     return out
 
 
-def reduce_max(x: Numbers, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Numbers:  # noqa: FBT001, FBT002
+def reduce_max(x: Numbers, axes: Sequence[int] | None = None, *, keep_dims: bool = False) -> Numbers:
     """Return the largest number along axes."""
     return np.asarray(x.max(axis=None if axes is None else _whole(axes), keepdims=keep_dims))
 
 
-def reduce_argmax(x: Numbers, axis: int = -1, keep_dims: bool = True) -> Numbers:  # noqa: FBT001, FBT002
+def reduce_argmax(x: Numbers, axis: int = -1, *, keep_dims: bool = True) -> Numbers:
     """Return where along an axis the largest number stands first."""
-    return x.argmax(axis=axis, keepdims=keep_dims).astype(np.int32)
+    places: Numbers = x.argmax(axis=axis, keepdims=keep_dims).astype(np.int32)
+    return places
 
 
 def cast(x: Numbers, dtype: str) -> Numbers:
@@ -255,7 +266,7 @@ _CASTS: Mapping[str, Any] = {"fp16": np.float32, "fp32": np.float32, "int32": np
 # Moving
 
 
-def concat(values: Sequence[Numbers], axis: int, interleave: bool = False) -> Numbers:  # noqa: FBT001, FBT002
+def concat(values: Sequence[Numbers], axis: int, *, interleave: bool = False) -> Numbers:
     """Join arrays along an axis."""
     if interleave:
         raise ValueError("concat with interleave is not run here")
@@ -295,6 +306,7 @@ def slice_by_index(
     x: Numbers,
     begin: Sequence[int],
     end: Sequence[int],
+    *,
     stride: Sequence[int] | None = None,
     begin_mask: Sequence[bool] | None = None,
     end_mask: Sequence[bool] | None = None,
@@ -318,7 +330,7 @@ def tile(x: Numbers, reps: Sequence[int]) -> Numbers:
     return np.tile(x, _whole(reps))
 
 
-def gather_along_axis(x: Numbers, indices: Numbers, axis: int = 0, validate_indices: bool = False) -> Numbers:  # noqa: ARG001, FBT001, FBT002
+def gather_along_axis(x: Numbers, indices: Numbers, axis: int = 0, *, validate_indices: bool = False) -> Numbers:  # noqa: ARG001 - for a runtime
     """Take the numbers that stand at these places along an axis."""
     return np.take_along_axis(x, indices, axis)
 
@@ -336,7 +348,11 @@ def constexpr_affine_dequantize(quantized_data: Numbers, zero_point: Numbers, sc
 
     def along(value: Any) -> Floats:
         numbers = np.asarray(value, np.float32)
-        return numbers.reshape([-1 if place == axis else 1 for place in range(quantized_data.ndim)]) if numbers.ndim else numbers
+        return (
+            numbers.reshape([-1 if place == axis else 1 for place in range(quantized_data.ndim)])
+            if numbers.ndim
+            else numbers
+        )
 
     return (quantized_data.astype(np.float32) - along(zero_point)) * along(scale)
 
@@ -347,7 +363,8 @@ def constexpr_lut_to_dense(indices: Numbers, lut: Numbers, shape: Sequence[int] 
         count, bits = int(np.prod(_whole(shape))), max(1, int(np.log2(lut.size)))
         spread = np.unpackbits(indices.view(np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
         places = (spread << np.arange(bits, dtype=np.uint8)).sum(1, dtype=np.uint8)
-        return lut.astype(np.float32)[places].reshape(_whole(shape))
+        unpacked: Floats = lut.astype(np.float32)[places].reshape(_whole(shape))
+        return unpacked
     if lut.shape[-1] != 1 or any(length != 1 for length in lut.shape[:-2]):
         raise ValueError("constexpr_lut_to_dense with several tables is not run here")
     return lut.astype(np.float32).reshape(-1)[indices]
@@ -371,10 +388,11 @@ def constexpr_blockwise_shift_scale(data: Numbers, scale: Numbers, offset: Numbe
 def non_maximum_suppression(
     boxes: Floats,
     scores: Floats,
+    *,
     iou_threshold: float,
     score_threshold: float,
     max_boxes: int,
-    per_class_suppression: bool = False,  # noqa: FBT001, FBT002
+    per_class_suppression: bool = False,
 ) -> tuple[Floats, Floats, Numbers, Numbers]:
     """Choose boxes (N, A, 4) xywh by scores (N, A, 1), the highest first.
 
@@ -427,6 +445,7 @@ def _two_sides(x: Floats, weight: Floats) -> None:
 def _pads(
     sides: Sequence[int],
     kernel: Sequence[int],
+    *,
     strides: Sequence[int],
     dilations: Sequence[int],
     pad_type: str,

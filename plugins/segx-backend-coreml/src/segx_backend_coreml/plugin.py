@@ -27,6 +27,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             formats=_FORMATS,
             devices=("npu", "gpu", "mps", "cpu"),
             priority=10,
+            apart=True,  # coremltools and TensorFlow bring each other down
         ),
         BackendSpec(
             name="coreml-reference",

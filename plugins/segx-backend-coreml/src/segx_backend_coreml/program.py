@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -24,11 +24,26 @@ HALF = 10
 """The type of 16-bit floats."""
 _STRING = 2
 _TYPES: Mapping[int, str] = {
-    **{1: "bool", 10: "<f2", 11: "<f4", 12: "<f8"},
-    **{21: "i1", 22: "<i2", 23: "<i4", 24: "<i8", 31: "u1", 32: "<u2", 33: "<u4", 34: "<u8"},
+    1: "bool",
+    10: "<f2",
+    11: "<f4",
+    12: "<f8",
+    21: "i1",
+    22: "<i2",
+    23: "<i4",
+    24: "<i8",
+    31: "u1",
+    32: "<u2",
+    33: "<u4",
+    34: "<u8",
 }
 _SMALL: Mapping[int, tuple[int, bool]] = {
-    **{25: (4, True), 35: (4, False), 36: (2, False), 37: (1, False), 38: (6, False), 39: (3, False)}
+    25: (4, True),
+    35: (4, False),
+    36: (2, False),
+    37: (1, False),
+    38: (6, False),
+    39: (3, False),
 }
 """Types of fewer than 8 bits: how many, and whether they are signed."""
 _PLACE = "@model_path/"
@@ -187,7 +202,7 @@ class _Weights:
         self._folder = folder
         self._files: dict[str, mmap.mmap] = {}
 
-    def __enter__(self) -> _Weights:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -221,8 +236,11 @@ class _Weights:
         return self._files[name]
 
 
-def _unpacked(content: bytes, count: int, bits: int, negative: bool) -> NDArray[Any]:  # noqa: FBT001 - as the table has it
+def _unpacked(content: bytes, count: int, bits: int, signed_: bool) -> NDArray[Any]:  # noqa: FBT001 - as the table has it
     """Return numbers of a few bits each, packed from the lowest bit on, as bytes."""
     spread = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
-    found = (spread << np.arange(bits, dtype=np.uint8)).sum(1, dtype=np.uint8)
-    return np.where(found >> (bits - 1), found.astype(np.int16) - (1 << bits), found).astype(np.int8) if negative else found
+    found: NDArray[Any] = (spread << np.arange(bits, dtype=np.uint8)).sum(1, dtype=np.uint8)
+    if not signed_:
+        return found
+    negative = found >> (bits - 1) > 0
+    return np.where(negative, found.astype(np.int16) - (1 << bits), found).astype(np.int8)

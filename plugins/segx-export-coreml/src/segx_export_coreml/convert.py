@@ -144,5 +144,3 @@ def _has_weights(operation: Any) -> bool:
     weight = operation.inputs.get("weight", operation.inputs.get("y"))
     value = None if weight is None else weight.val
     return value is not None and value.size >= _FEW_WEIGHTS
-
-

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import ExporterSpec, default_tolerances, lazy
+from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx_export_coreml.options import CoreMLOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEGX_API = (1, 0)
+
+
+def _demands(options: CoreMLOptions) -> Demands:
+    return Demands(makes="final" if options.nms else None)
 
 
 @hookimpl
@@ -26,6 +30,7 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             options=CoreMLOptions,
             precisions=("fp32", "fp16", "int8"),
             tolerance=default_tolerances("fp32", "fp16", "int8"),
+            demands=_demands,
             axes=frozenset(),
             metadata="folder",
             requires=("torch>=2.6", "coremltools>=8.0"),

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 _APART = 2.0
 """Boxes of two classes are this many times the longest side apart while they are compared: they never overlap."""
 
-_library = torch.library.Library("segx_coreml", "DEF")
-_library.define("suppress(Tensor boxes, Tensor scores, float iou, float conf, int most) -> (Tensor, Tensor)")
+_library = torch.library.Library("segx_coreml", "DEF")  # type: ignore[no-untyped-call]
+_SCHEMA = "suppress(Tensor boxes, Tensor scores, float iou, float conf, int most) -> (Tensor, Tensor)"
+_library.define(_SCHEMA)  # type: ignore[no-untyped-call]
 
 
 def _in_torch(boxes: Tensor, _scores: Tensor, _iou: float, _conf: float, most: int) -> tuple[Tensor, Tensor]:
@@ -26,7 +27,7 @@ def _in_torch(boxes: Tensor, _scores: Tensor, _iou: float, _conf: float, most: i
     return torch.zeros(count, most, dtype=torch.int32), torch.zeros(count, dtype=torch.int32)
 
 
-_library.impl("suppress", _in_torch, "CompositeExplicitAutograd")
+_library.impl("suppress", _in_torch, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 
 
 @register_torch_op(torch_alias=["segx_coreml::suppress"])  # type: ignore[untyped-decorator]  # coremltools has no types
