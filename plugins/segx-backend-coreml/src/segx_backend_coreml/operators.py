@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segx.ops.nms import nms
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -413,21 +415,12 @@ def non_maximum_suppression(
     return np.take_along_axis(boxes, rows, 1) * held, np.take_along_axis(scores, rows, 1) * held, places, lengths
 
 
-def _kept(boxes: Floats, scores: Floats, iou: float, conf: float, most: int) -> list[int]:
+def _kept(boxes: Floats, scores: Floats, iou: float, conf: float, most: int) -> NDArray[np.int64]:
     candidates = np.flatnonzero(scores > conf)
-    order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    half = boxes[:, 2:] / 2
-    corners = np.concatenate((boxes[:, :2] - half, boxes[:, :2] + half), 1).astype(np.float64)
-    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    kept: list[int] = []
-    while order.size and len(kept) < most:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        shared = np.minimum(corners[best, 2:], corners[rest, 2:]) - np.maximum(corners[best, :2], corners[rest, :2])
-        inside = np.prod(np.maximum(shared, 0), axis=1)
-        union = areas[best] + areas[rest] - inside
-        order = rest[~(inside > iou * union)]
-    return kept
+    # In 64 bits: boxes of other classes may have been moved far away, where 32 are coarse.
+    centres, sizes = np.split(boxes[candidates].astype(np.float64), 2, axis=1)
+    corners: Any = np.concatenate((centres - sizes / 2, centres + sizes / 2), 1)
+    return candidates[nms(corners, scores[candidates], iou=iou, max_det=most)]
 
 
 # What several share

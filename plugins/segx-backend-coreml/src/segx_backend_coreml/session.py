@@ -74,6 +74,7 @@ class _Threads:
         self._lock = threading.Lock()
         self._running = 0
         self._limit = contextlib.ExitStack()
+        self._pools: ThreadpoolController | None = None
 
     @contextlib.contextmanager
     def at_most(self, count: int | None) -> Iterator[None]:
@@ -83,7 +84,8 @@ class _Threads:
             return
         with self._lock:
             if not self._running:
-                self._limit.enter_context(ThreadpoolController().limit(limits=count, user_api="blas"))
+                self._pools = self._pools or ThreadpoolController()  # looks through all libraries once
+                self._limit.enter_context(self._pools.limit(limits=count, user_api="blas"))
             self._running += 1
         try:
             yield
