@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.modules["tensorflow"] = None  # type: ignore[assignment]  # it and coremltools bring each other down
 
-import coremltools as ct
-import coremltools.optimize.coreml as cto
-import numpy as np
-from coremltools.converters.mil import Builder as mb
+import coremltools as ct  # noqa: E402
+import coremltools.optimize.coreml as cto  # noqa: E402
+import numpy as np  # noqa: E402
+from coremltools.converters.mil import Builder as mb  # noqa: E402, N813 - as its documentation writes it
 
 SHAPE = (1, 3, 64, 96)
 
@@ -70,7 +70,11 @@ def main(folder: Path) -> None:
     smaller = {
         "table": (plain, cto.palettize_weights, cto.OpPalettizerConfig(mode="uniform", nbits=6, weight_threshold=10)),
         "affine": (plain, cto.linear_quantize_weights, cto.OpLinearQuantizerConfig(mode="linear", weight_threshold=10)),
-        "table18": (newest, cto.palettize_weights, cto.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=10)),
+        "table18": (
+            newest,
+            cto.palettize_weights,
+            cto.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=10),
+        ),
         "block18": (
             newest,
             cto.linear_quantize_weights,

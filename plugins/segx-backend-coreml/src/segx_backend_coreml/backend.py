@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from segx.options.verbs import SessionOptions
     from segx.plugin.interfaces import Session
 
+_OF_THE_CONVERTER = "com.github.apple."
+"""How keys begin under which coremltools notes itself."""
 _ARRAYS = frozenset({"fp32", "fp16", "RGB", "BGR"})
 
 
@@ -30,9 +32,9 @@ class _PackageBackend(FormatBackend):
         taken = images_of(package, path)
         # What lies in the package tells what was proven too; what is embedded is there for whoever loses that.
         beside = sidecar.folder_sidecar_path(path).exists()
-        return None if beside else package.metadata, Graph(
-            input=taken.shape, outputs=[feature.name for feature in package.outputs]
-        )
+        embedded = {key: text for key, text in package.metadata.items() if not key.startswith(_OF_THE_CONVERTER)}
+        graph = Graph(input=taken.shape, outputs=[feature.name for feature in package.outputs])
+        return None if beside else embedded, graph
 
 
 class CoreMLBackend(_PackageBackend):
