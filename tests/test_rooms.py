@@ -86,4 +86,4 @@ def test_polygons_are_filled_in_one_place() -> None:
     """What is taught, measured and shown is filled by ``segx.ops.polygons``; OpenCV paints made-up images only."""
     sources = [*SOURCE.rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
     fillers = {file.name for file in sources if "fillPoly" in (text := file.read_text("utf-8")) or "frPyObj" in text}
-    assert fillers == {"parity.py", "scene.py"}
+    assert fillers == {"calibration.py", "scene.py"}

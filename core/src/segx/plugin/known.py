@@ -23,6 +23,7 @@ class KnownFormat:
 PROVIDERS: dict[tuple[str, str], str] = {
     ("architecture", "yolov8-seg"): "segx-model-yolov8",
     ("backend", "coreml"): "segx-backend-coreml",
+    ("backend", "coreml-reference"): "segx-backend-coreml",
     ("backend", "ncnn"): "segx-backend-ncnn",
     ("backend", "onnxruntime"): "segx-backend-onnxruntime",
     ("backend", "openvino"): "segx-backend-openvino",
@@ -57,7 +58,7 @@ FORMATS: dict[str, KnownFormat] = {
     "coreml": KnownFormat(
         suffixes=(".mlpackage",),
         exporter="segx-export-coreml",
-        backends=("segx-backend-coreml",),
+        backends=("segx-backend-coreml", "segx-backend-coreml"),
     ),
     "edgetpu": KnownFormat(
         suffixes=("_edgetpu.tflite",),
@@ -124,14 +125,12 @@ FORMATS: dict[str, KnownFormat] = {
 
 PLANNED: frozenset[str] = frozenset(
     {
-        "segx-backend-coreml",
         "segx-backend-ncnn",
         "segx-backend-openvino",
         "segx-backend-tensorflow",
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
         "segx-backend-tflite",
-        "segx-export-coreml",
         "segx-export-edgetpu",
         "segx-export-ncnn",
         "segx-export-openvino",
