@@ -157,15 +157,7 @@ CLOSED = ("segx.console", "segx.data", "segx.flows", "segx.model")
 OPEN = ("segx.flows.calibration",)
 """But for what a converter in a process of its own reads its images with."""
 TO_GO = {
-    ("segx_data_coco.annotations", "segx.console"),
-    ("segx_data_coco.reader", "segx.console"),
     ("segx_data_synth.command", "segx.console"),
-    ("segx_data_yolo.reader", "segx.console"),
-    ("segx_task_segment.metrics.confusion", "segx.console"),
-    ("segx_task_segment.metrics.metrics", "segx.console"),
-    ("segx_task_segment.metrics.table", "segx.console"),
-    ("segx_task_segment.training.drawings", "segx.console"),
-    ("segx_torch.training.trainer", "segx.console"),
 }
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from segx.console import counted
+from segx.words import counted
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from segx.console import progress, visible, watched
+from segx.console import progress, watched
 from segx.errors import DataError
 from segx.flows import train_lines
 from segx.flows.train_lines import EpochLines, say
 from segx.io.download import _Download
 from segx.runs import Step
+from segx.words import visible
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from typing import TYPE_CHECKING
 
-from segx.console import counted
+from segx.words import counted
 from segx_cli.output import table
 
 if TYPE_CHECKING:

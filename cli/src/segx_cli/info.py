@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-from segx.console import visible
+from segx.words import visible
 from segx_cli.output import table
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from segx.console import visible
 from segx.errors import SegxError, UsageError, did_you_mean
 from segx.plugin.guard import one_line
 from segx.runtime import take_process
+from segx.words import visible
 from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE, TASKS_ELSEWHERE
 from segx_cli.line import Switches, is_pair, take_switches
 from segx_cli.output import Output, opencv_cure, results_apart

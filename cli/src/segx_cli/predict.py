@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from segx.console import visible
 from segx.errors import DataError
+from segx.words import visible
 
 if TYPE_CHECKING:
     from segx.options.verbs import PredictOptions

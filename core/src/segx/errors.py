@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import TYPE_CHECKING, ClassVar
 
-from segx.console import visible
+from segx.words import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from segx.console import counted, progress
+from segx.console import progress
 from segx.data.definition import ONLY
 from segx.data.splits import open_data
 from segx.data.tally import tally
 from segx.errors import DataError
 from segx.io.images import check_whole, read_encoded
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from segx.console import counted, progress
+from segx.console import progress
 from segx.data.definition import ONLY
 from segx.data.splits import open_data, open_splits
 from segx.data.tally import notify
@@ -20,6 +20,7 @@ from segx.io.names import safe
 from segx.io.paths import expanded
 from segx.plugin.writing import LOSSES, Losses, WriteJob
 from segx.structures.annotations import masks_of
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

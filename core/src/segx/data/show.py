@@ -6,12 +6,12 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from segx.console import counted
 from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
 from segx.ops.images import fit, sheet
 from segx.structures.classes import numbers_of
+from segx.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segx.console import counted
 from segx.data.check import summarise
 from segx.data.convert import relative, write_yaml, yaml_name
 from segx.data.splits import open_data
@@ -16,6 +15,7 @@ from segx.errors import DataError, UsageError
 from segx.io.files import new_folder, write_text
 from segx.io.paths import expanded
 from segx.plugin.interfaces import PartWriter
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segx.console import counted
 from segx.structures.sample import TableDataset
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from segx.console import visible
+from segx.words import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segx.console import counted
 from segx.data.splits import open_splits
 from segx.errors import DataError, UsageError
 from segx.plugin.calibration import Calibration
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from segx.console import counted
 from segx.errors import ModelError, UsageError
 from segx.options.schema import ImageSize, image_size
 from segx.runtime import check_fits, cores
+from segx.words import counted
 
 if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo

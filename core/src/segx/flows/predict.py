@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from segx.console import counted, progress
+from segx.console import progress
 from segx.errors import DataError
 from segx.flows.inputs import InputPlan, allowed_decoding, by, check_head
 from segx.flows.runner import STAGES, Runner
@@ -16,6 +16,7 @@ from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_sty
 from segx.options.verbs import DecodeOptions
 from segx.runs import Run, Step
 from segx.structures.classes import numbers_of
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact
-from segx.console import counted
 from segx.data.splits import open_splits, shared_images
 from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
@@ -29,6 +28,7 @@ from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
 from segx.sessions import MODEL_FORMAT, model_backend
 from segx.structures.classes import numbers_of
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from segx.console import progress, visible
+from segx.console import progress
+from segx.words import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from segx.console import counted
 from segx.errors import DataError, UsageError
 from segx.flows.train_drawings import Drawings
 from segx.flows.train_lines import EpochLines
 from segx.io import files
 from segx.io.locks import Busy, holding
 from segx.runs import Run, Step, make_run_folder
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from segx.console import counted, progress
+from segx.console import progress
 from segx.data.splits import open_splits
 from segx.data.tally import log_problems, notify
 from segx.errors import DataError, ModelError, UsageError
@@ -24,6 +24,7 @@ from segx.plugin.jobs import EvalSpec
 from segx.runs import Run, Step, make_run_folder
 from segx.structures.batch import SourceImage
 from segx.structures.classes import numbers_of, paired_by_name
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

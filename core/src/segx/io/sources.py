@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import DataError, MissingDataError, UsageError, WrongTypeError
 from segx.io.files import open_regular, read_text
 from segx.io.image_header import open_with_pillow, read_header
@@ -35,6 +34,7 @@ from segx.io.names import IMAGE_SUFFIXES, STREAM_SUFFIXES, VIDEO_SUFFIXES
 from segx.io.paths import expanded
 from segx.io.video import STREAM_SCHEMES, LiveStreams, Lost, VideoFile
 from segx.structures.batch import SourceImage
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

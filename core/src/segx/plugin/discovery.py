@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
-from segx.console import visible
 from segx.plugin import hookspecs, specs
 from segx.plugin.guard import PATIENCE, TooSlowError, one_line, was_interrupted, within
 from segx.plugin.installed import distributions, normal
+from segx.words import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,7 +9,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from segx.console import visible
+from segx.words import visible
 
 if TYPE_CHECKING:
     import types

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import MissingPluginError, UsageError
 from segx.io.names import class_folders, crop_stem, image_suffix, split_name
 from segx.structures.arrays import OnHost
 from segx.structures.boxes import Boxes
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from segx.console import counted
 from segx.ops.polygons import encloses
 from segx.structures import rle
 from segx.structures.annotations import AnnotationTable, starts_of
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

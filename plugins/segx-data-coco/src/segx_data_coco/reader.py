@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import DataError
 from segx.io import index_cache
 from segx.io.files import open_regular
@@ -26,6 +25,7 @@ from segx.io.image_header import image_shape
 from segx.structures import rle
 from segx.structures.annotations import AnnotationTable, starts_of
 from segx.structures.sample import TableDataset
+from segx.words import counted
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
 if TYPE_CHECKING:

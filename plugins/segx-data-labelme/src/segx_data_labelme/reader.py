@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import DataError
 from segx.io.files import read_regular, read_text
 from segx.io.image_header import image_shape
 from segx.io.names import IMAGE_SUFFIXES
 from segx.structures.annotations import AnnotationTable, starts_of
 from segx.structures.sample import TableDataset
+from segx.words import counted
 from segx_data_labelme.files import image_of, walk
 from segx_data_labelme.shapes import WITHOUT_AREA, BadShapeError, label_of, objects_of
 

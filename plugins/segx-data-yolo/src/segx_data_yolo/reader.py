@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import DataError
 from segx.io import index_cache
 from segx.io.files import open_regular, read_text
@@ -18,6 +17,7 @@ from segx.io.image_header import image_shape
 from segx.io.index_cache import Stamps
 from segx.io.names import IMAGE_SUFFIXES
 from segx.structures.sample import TableDataset
+from segx.words import counted
 from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels
 from segx_data_yolo.labels import SLACK

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import MissingPluginError
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import MissingPluginError
+from segx.words import counted
 from segx_task_segment.metrics.average_precision import (
     LIMITS,
     RECALLS,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from segx.console import counted
 from segx.errors import MissingPluginError
 from segx.io.files import plain_cell
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from segx.console import counted
 from segx.errors import MissingPluginError
 from segx.io.files import write_bytes
 from segx.io.plotting import load_matplotlib
 from segx.ops.images import fit, sheet
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
+from segx.words import counted
 from segx_task_segment.charts import number_whole, tint
 from segx_task_segment.panels import BATCH, encode
 from segx_task_segment.results import SegmentResults

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from segx.console import counted
 from segx.errors import DataError, ModelError, UsageError
 from segx.plugin.training import Trained
 from segx.runs import Step
+from segx.words import counted
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze, keep_frozen_statistics
