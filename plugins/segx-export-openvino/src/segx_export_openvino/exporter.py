@@ -1,0 +1,62 @@
+"""Writes ``_openvino_model`` folders: the ONNX graph as OpenVINO's IR, with numbers of 32, 16 or 8 bits."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from segx.errors import UsageError
+from segx.plugin.base import FormatExporter
+from segx.runtime import child
+from segx_export_openvino.options import OpenvinoOptions
+
+if TYPE_CHECKING:
+    from segx.artifact import Artifact, ArtifactInfo
+    from segx.plugin.jobs import ExportJob
+
+
+class OpenvinoExporter(FormatExporter[OpenvinoOptions]):
+    """Folders that OpenVINO opens, the benchmark and the samples of OpenVINO's makers among it."""
+
+    title = "OpenVINO"
+    format = "openvino"
+    options = OpenvinoOptions
+    source = "onnx"
+
+    def made_by(self, options: OpenvinoOptions) -> tuple[str, ...]:
+        """Return the packages whose versions travel with the file."""
+        return ("openvino", "nncf") if options.int8 else ("openvino",)
+
+    def _check(self, info: ArtifactInfo, options: OpenvinoOptions) -> None:  # noqa: ARG002 - OpenVINO holds any model
+        asked = [name for name in ("half", "bf16", "int8") if getattr(options, name)]
+        if len(asked) > 1:
+            msg = f"{'=True and '.join(asked)}=True are {len(asked)} precisions"
+            raise UsageError(msg, hint="leave all but one of them out")
+        if options.data is not None and not options.int8:
+            raise UsageError(f"data={options.data} calibrates int8, which is not asked for", hint="int8=True")
+        if options.bf16 and options.verify:
+            from segx_export_openvino.graph import cpu_has_bf16
+
+            if not cpu_has_bf16():
+                msg = "bf16=True: this CPU does not compute in bfloat16, so that the result cannot be proven"
+                raise UsageError(msg, hint="export where it is to run, or half=True; verify=False writes it all the same")
+
+    def _export(self, source: Artifact, job: ExportJob, options: OpenvinoOptions) -> None:
+        job.destination.mkdir(parents=True)
+        stem = job.destination.name.removesuffix("_openvino_model") or "model"
+        files = {"source": str(source.path), "destination": str(job.destination / f"{stem}.xml")}
+        metadata_ = job.info.to_metadata()
+        if options.int8:
+            assert job.images is not None
+            child.call(
+                "segx_export_openvino.quantise:convert",
+                {**files, "metadata": metadata_, "images": job.images.to_dict()},
+                what="NNCF",
+                prepare="segx_export_openvino.plugin:keep_quiet",
+                environment={"NNCF_CI": "1"},  # else it reports its use
+                notify=job.notify,
+            )
+            return
+        from segx_export_openvino import graph
+
+        graph.save(graph.read(source.path), job.destination / f"{stem}.xml", metadata_, small=options.half or options.bf16)

@@ -1,0 +1,50 @@
+"""Declares OpenVINO as a format that models are exported to."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from segx import hookimpl
+from segx.plugin.specs import Demands, ExporterSpec, Tolerance, default_tolerances, lazy
+from segx_export_openvino.options import OpenvinoOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SEGX_API = (1, 0)
+
+# bfloat16 has three bits less than float16, so that a box is a few tenths of a pixel off and a few objects flip at a
+# threshold. TODO figures
+_BF16 = Tolerance(box=12.0, score=0.1, mask_iou=0.7, matched=0.9, raw=0.5, typical_box=1.0, typical_mask_iou=0.93)
+
+
+def keep_quiet() -> None:
+    """Keep OpenVINO from reporting its use and from writing into ``~/intel``: it does without the module."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: importing it fails
+
+
+def _demands(options: OpenvinoOptions) -> Demands:
+    return Demands(images=options.most if options.int8 else 0)
+
+
+@hookimpl
+def segx_exporters() -> Iterable[ExporterSpec]:
+    """Declare the format."""
+    return [
+        ExporterSpec(
+            name="openvino",
+            summary="a folder for OpenVINO: CPUs of any maker, GPUs and NPUs of Intel's",
+            load=lazy("segx_export_openvino.exporter:OpenvinoExporter"),
+            prepare=keep_quiet,
+            suffix="_openvino_model",
+            source="onnx",
+            options=OpenvinoOptions,
+            precisions=("fp32", "fp16", "bf16", "int8"),
+            tolerance={**default_tolerances("fp32", "fp16", "int8"), "bf16": _BF16},
+            demands=_demands,
+            metadata="folder",
+            requires=("openvino>=2025.0",),
+            requires_for={"int8": ("nncf>=2.16",)},
+        )
+    ]
