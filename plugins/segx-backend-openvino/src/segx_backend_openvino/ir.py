@@ -1,9 +1,9 @@
-"""Reads the little that is asked of OpenVINO's IR before it is opened: its XML, without weights and without OpenVINO."""
+"""Reads what is asked of OpenVINO's IR before it is opened: its XML, without weights and without OpenVINO."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from segx.errors import ModelError
 from segx.io.files import open_regular
@@ -50,7 +50,7 @@ def read(file: Path) -> tuple[Mapping[str, Any], Graph]:
     metadata: dict[str, Any] = {}
     depth = 0
     with open_regular(file) as content:
-        for event, element in ElementTree.iterparse(content, events=("start", "end")):  # noqa: S314 - expat bounds entities
+        for event, element in ET.iterparse(content, events=("start", "end")):  # noqa: S314 - expat bounds entities
             if event == "start":
                 depth += 1
                 if depth == 1 and element.tag != "net":

@@ -9,8 +9,6 @@ import queue
 import sys
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segx.errors import ModelError, UsageError
 from segx.io.paths import cache_folder
 from segx.plugin.base import FormatSession, Graph
@@ -144,13 +142,12 @@ def settings(device: str, precision: str, options: SessionOptions) -> dict[str, 
         precision: Of the model.
         options: How to open it.
     """
-    streams = getattr(options, "streams", 1)
+    streams = options.streams
     chosen: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT"}
     if number := _number_format(device, precision):
         chosen["INFERENCE_PRECISION_HINT"] = number
     if device != devices.CPU:
-        # Elsewhere compiling takes up to minutes; on the CPU it is done before a compiled model of the same size is read.
-        return chosen | _cache()
+        return chosen | _cache()  # compiling takes up to minutes; on the CPU a tenth of a second, so nothing is kept
     chosen["NUM_STREAMS"] = streams
     restricted = cores() if cores() < (os.cpu_count() or 1) else 0
     if threads := options.threads * streams if options.threads else restricted:

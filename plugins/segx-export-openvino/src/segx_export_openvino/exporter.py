@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
-from segx.errors import UsageError
+from segx.errors import ExportError, UsageError
 from segx.plugin.base import FormatExporter
 from segx.runtime import child
 from segx_export_openvino.options import OpenvinoOptions
@@ -39,24 +38,24 @@ class OpenvinoExporter(FormatExporter[OpenvinoOptions]):
 
             if not cpu_has_bf16():
                 msg = "bf16=True: this CPU does not compute in bfloat16, so that the result cannot be proven"
-                raise UsageError(msg, hint="export where it is to run, or half=True; verify=False writes it all the same")
+                raise UsageError(msg, hint="half=True, or verify=False and prove it where it is to run: segx verify")
 
     def _export(self, source: Artifact, job: ExportJob, options: OpenvinoOptions) -> None:
         job.destination.mkdir(parents=True)
         stem = job.destination.name.removesuffix("_openvino_model") or "model"
         files = {"source": str(source.path), "destination": str(job.destination / f"{stem}.xml")}
-        metadata_ = job.info.to_metadata()
+        about = job.info.to_metadata()
         if options.int8:
-            assert job.images is not None
+            if job.images is None:
+                raise ExportError("int8=True: there are no images to calibrate on", hint="data=coco8-seg.yaml")
             child.call(
                 "segx_export_openvino.quantise:convert",
-                {**files, "metadata": metadata_, "images": job.images.to_dict()},
+                {**files, "metadata": about, "images": job.images.to_dict()},
                 what="NNCF",
-                prepare="segx_export_openvino.plugin:keep_quiet",
                 environment={"NNCF_CI": "1"},  # else it reports its use
                 notify=job.notify,
             )
             return
         from segx_export_openvino import graph
 
-        graph.save(graph.read(source.path), job.destination / f"{stem}.xml", metadata_, small=options.half or options.bf16)
+        graph.save(graph.read(source.path), job.destination / f"{stem}.xml", about, small=options.half or options.bf16)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segx.options.schema import option
-from segx.options.verbs import CalibrationOptions
+from segx.options.verbs import CalibrationOptions, SuppressionOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenvinoOptions(CalibrationOptions):
+class OpenvinoOptions(CalibrationOptions, SuppressionOptions):
     """Options of ``format=openvino``."""
 
     half: bool = option(False, "16-bit weights: half the size; a CPU computes in 32 bits, a GPU in 16")

@@ -19,7 +19,7 @@ SEGX_API = (1, 0)
 _BF16 = Tolerance(box=12.0, score=0.1, mask_iou=0.7, matched=0.9, raw=0.5, typical_box=1.0, typical_mask_iou=0.93)
 
 
-def keep_quiet() -> None:
+def _keep_quiet() -> None:
     """Keep OpenVINO from reporting its use and from writing into ``~/intel``: it does without the module."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: importing it fails
 
@@ -36,7 +36,7 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             name="openvino",
             summary="a folder for OpenVINO: CPUs of any maker, GPUs and NPUs of Intel's",
             load=lazy("segx_export_openvino.exporter:OpenvinoExporter"),
-            prepare=keep_quiet,
+            prepare=_keep_quiet,
             suffix="_openvino_model",
             source="onnx",
             options=OpenvinoOptions,
