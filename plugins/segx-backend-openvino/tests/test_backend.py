@@ -109,6 +109,7 @@ def test_several_threads_get_their_own_results(make_folder: MakeModel) -> None:
 def test_file_of_another_tool_is_described_by_its_graph(
     make_folder: MakeModel,
     make_onnx: MakeModel,
+    *,
     kind: str,
     shape: tuple[int | str | None, ...],
     dynamic: set[str],
@@ -325,6 +326,7 @@ class FakeCore:
 def test_precision_is_told_on_every_device(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    *,
     device: str,
     capabilities: tuple[str, ...],
     precision: str,

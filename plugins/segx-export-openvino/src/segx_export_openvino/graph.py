@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_HEAVY = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
+_FEW_WEIGHTS = 256
+"""A layer of fewer weights is arithmetic in disguise, like the expectation over 16 bins of a box's side."""
+_NOT_COMPUTED = frozenset({"Parameter", "Constant", "Result", "Convert"})
 _FRAMEWORK = "framework"
 """Where OpenVINO keeps what it was told by the file it has read a model from."""
 
@@ -62,6 +66,32 @@ def save(model: ov.Model, destination: Path, metadata: Mapping[str, str], *, sma
         ov.save_model(model, str(destination), compress_to_fp16=small)
     except Exception as error:
         raise ExportError(f"OpenVINO cannot write {destination.name} ({_said(error)})") from error
+
+
+def tail(model: ov.Model) -> list[str]:
+    """Return the names of the operations after which no layer with weights comes."""
+    ahead: set[str] = set()
+    after: list[str] = []
+    for node in reversed(model.get_ordered_ops()):
+        name = node.get_friendly_name()
+        readers = {end.get_node().get_friendly_name() for out in node.outputs() for end in out.get_target_inputs()}
+        if _is_heavy(node) or readers & ahead:
+            ahead.add(name)
+        elif node.get_type_name() not in _NOT_COMPUTED:
+            after.append(name)
+    return after
+
+
+def _is_heavy(node: ov.Node) -> bool:
+    if node.get_type_name() not in _HEAVY:
+        return False
+    shape = node.input_value(1).get_partial_shape()
+    if shape.is_dynamic:
+        return True
+    count = 1
+    for length in shape.to_shape():
+        count *= int(length)
+    return count >= _FEW_WEIGHTS
 
 
 def _said(error: BaseException) -> str:

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
     from segx.structures.types import Images
 
-_HEAVY = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
-_FEW_WEIGHTS = 256
-"""A layer of fewer weights is arithmetic in disguise, like the expectation over 16 bins of a box's side."""
-_NOT_COMPUTED = frozenset({"Parameter", "Constant", "Result", "Convert"})
-
 
 def convert(source: str, destination: str, metadata: Mapping[str, str], images: Mapping[str, Any]) -> None:
     """Write an ONNX file as IR in 8 bits.
@@ -58,10 +53,10 @@ class _Told:
 
     def __iter__(self) -> Iterator[Images]:
         for number, one in enumerate(self._images, 1):
-            yield one
-            if number > self._most:
+            if number > self._most:  # NNCF goes through them several times
                 self._most = number
                 child.notify("calibrating", min(number * self._images.batch, len(self._images)), len(self._images))
+            yield one
 
 
 def quantise(model: ov.Model, images: _Told) -> ov.Model:
@@ -71,31 +66,5 @@ def quantise(model: ov.Model, images: _Told) -> ov.Model:
         nncf.Dataset(images),
         preset=nncf.QuantizationPreset.MIXED,  # SiLU is not symmetric
         subset_size=max(len(images), 1),
-        ignored_scope=nncf.IgnoredScope(names=tail(model), validate=False),
+        ignored_scope=nncf.IgnoredScope(names=graph.tail(model), validate=False),
     )
-
-
-def tail(model: ov.Model) -> list[str]:
-    """Return the names of the operations after which no layer with weights comes."""
-    ahead: set[str] = set()
-    after: list[str] = []
-    for node in reversed(model.get_ordered_ops()):
-        name = node.get_friendly_name()
-        readers = {end.get_node().get_friendly_name() for out in node.outputs() for end in out.get_target_inputs()}
-        if _is_heavy(node) or readers & ahead:
-            ahead.add(name)
-        elif node.get_type_name() not in _NOT_COMPUTED:
-            after.append(name)
-    return after
-
-
-def _is_heavy(node: ov.Node) -> bool:
-    if node.get_type_name() not in _HEAVY:
-        return False
-    shape = node.input_value(1).get_partial_shape()
-    if shape.is_dynamic:
-        return True
-    count = 1
-    for length in shape.to_shape():
-        count *= int(length)
-    return count >= _FEW_WEIGHTS
