@@ -76,10 +76,10 @@ FORMATS: dict[str, KnownFormat] = {
     "onnx": KnownFormat(
         suffixes=(".onnx",),
         exporter="segx-export-onnx",
-        backends=("segx-backend-onnxruntime",),
+        backends=("segx-backend-onnxruntime", "segx-backend-openvino"),
     ),
     "openvino": KnownFormat(
-        suffixes=("_openvino_model",),
+        suffixes=("_openvino_model", ".xml"),
         exporter="segx-export-openvino",
         backends=("segx-backend-openvino",),
     ),
@@ -125,7 +125,6 @@ PLANNED: frozenset[str] = frozenset(
     {
         "segx-backend-coreml",
         "segx-backend-ncnn",
-        "segx-backend-openvino",
         "segx-backend-paddle",
         "segx-backend-tensorflow",
         "segx-backend-tensorrt",
@@ -134,7 +133,6 @@ PLANNED: frozenset[str] = frozenset(
         "segx-export-coreml",
         "segx-export-edgetpu",
         "segx-export-ncnn",
-        "segx-export-openvino",
         "segx-export-paddle",
         "segx-export-pb",
         "segx-export-saved-model",
