@@ -2,11 +2,12 @@
 
     python benchmarks/bench_openvino.py --model yolov8n-seg_openvino_model --images FOLDER
 
-``run``: milliseconds of ``Session.run`` against ``InferRequest.infer`` of a model that is compiled with the same settings;
-the target is 3 % more at most. ``folder``: images a second of ``predict`` over the folder, reading, decoding and masks at
-full resolution included, against those of OpenVINO's own ``AsyncInferQueue`` that is fed ready input; the target is 0.9 of
-it. Both sides take turns, so that a busy machine is busy for both; the figures are medians over the rounds, the ratios
-medians of each round's. ``--realtime`` (Linux, root) measures at real-time priority, for a machine that others are using.
+``run``: milliseconds of ``Session.run`` against ``InferRequest.infer`` of a model that is compiled with the same
+settings; the target is 3 % more at most. ``folder``: images a second of ``predict`` over the folder, reading,
+decoding and masks at full resolution included, against those of OpenVINO's own ``AsyncInferQueue`` that is fed ready
+input; the target is 0.9 of it. Both sides take turns, so that a busy machine is busy for both; the figures are
+medians over the rounds, the ratios medians of each round's. ``--realtime`` (Linux, root) measures at real-time
+priority, for a machine that others are using.
 """
 
 from __future__ import annotations
