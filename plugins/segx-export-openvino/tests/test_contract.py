@@ -13,5 +13,4 @@ class TestContract(ExporterContract):
         {"dynamic": True, "batch": 2},
         {"half": True, "int8": True},
         {"bf16": True, "half": True},
-        {"data": "coco8-seg.yaml"},
     )

@@ -126,7 +126,6 @@ def test_bfloat16_that_cannot_be_proven_here_is_refused(monkeypatch: pytest.Monk
     [
         ({"half": True, "int8": True}, "half=True and int8=True"),
         ({"bf16": True, "int8": True}, "bf16=True and int8=True"),
-        ({"data": "coco8-seg.yaml", "half": True}, "data=coco8-seg.yaml"),
     ],
 )
 def test_combinations_are_refused_with_what_to_type(options: dict[str, Any], word: str) -> None:

@@ -31,8 +31,6 @@ class OpenvinoExporter(FormatExporter[OpenvinoOptions]):
         if len(asked) > 1:
             msg = f"{'=True and '.join(asked)}=True are {len(asked)} precisions"
             raise UsageError(msg, hint="leave all but one of them out")
-        if options.data is not None and not options.int8:
-            raise UsageError(f"data={options.data} calibrates int8, which is not asked for", hint="int8=True")
         if options.bf16 and options.verify:
             from segx_export_openvino.graph import cpu_has_bf16
 
@@ -41,21 +39,27 @@ class OpenvinoExporter(FormatExporter[OpenvinoOptions]):
                 raise UsageError(msg, hint="half=True, or verify=False and prove it where it is to run: segx verify")
 
     def _export(self, source: Artifact, job: ExportJob, options: OpenvinoOptions) -> None:
-        job.destination.mkdir(parents=True)
-        stem = job.destination.name.removesuffix("_openvino_model") or "model"
-        files = {"source": str(source.path), "destination": str(job.destination / f"{stem}.xml")}
-        about = job.info.to_metadata()
-        if options.int8:
-            if job.images is None:
-                raise ExportError("int8=True: there are no images to calibrate on", hint="data=coco8-seg.yaml")
-            child.call(
-                "segx_export_openvino.quantise:convert",
-                {**files, "metadata": about, "images": job.images.to_dict()},
-                what="NNCF",
-                environment={"NNCF_CI": "1"},  # else it reports its use
-                notify=job.notify,
-            )
-            return
         from segx_export_openvino import graph
 
-        graph.save(graph.read(source.path), job.destination / f"{stem}.xml", about, small=options.half or options.bf16)
+        job.destination.mkdir(parents=True)
+        stem = job.destination.name.removesuffix("_openvino_model") or "model"
+        destination, about = job.destination / f"{stem}.xml", job.info.to_metadata()
+        model = graph.read(source.path)
+        if not options.int8 or graph.is_quantised(model):  # an ONNX file in 8 bits stays as it was calibrated
+            graph.save(model, destination, about, small=options.half or options.bf16)
+            return
+        if job.images is None:
+            raise ExportError("int8=True: there are no images to calibrate on", hint="data=coco8-seg.yaml")
+        del model
+        child.call(
+            "segx_export_openvino.quantise:convert",
+            {
+                "source": str(source.path),
+                "destination": str(destination),
+                "metadata": about,
+                "images": job.images.to_dict(),
+            },
+            what="NNCF",
+            environment={"NNCF_CI": "1"},  # else it reports its use
+            notify=job.notify,
+        )

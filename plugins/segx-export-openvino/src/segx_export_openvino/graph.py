@@ -68,6 +68,11 @@ def save(model: ov.Model, destination: Path, metadata: Mapping[str, str], *, sma
         raise ExportError(f"OpenVINO cannot write {destination.name} ({_said(error)})") from error
 
 
+def is_quantised(model: ov.Model) -> bool:
+    """Return True if a graph computes in 8 bits already."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
+
+
 def tail(model: ov.Model) -> list[str]:
     """Return the names of the operations after which no layer with weights comes."""
     ahead: set[str] = set()
