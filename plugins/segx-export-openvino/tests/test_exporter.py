@@ -220,3 +220,15 @@ def test_without_images_nothing_is_written_in_another_precision(source: Artifact
     )
     with pytest.raises(ExportError, match="no images"):
         EXPORTER.export(source, job)
+
+
+def test_an_onnx_file_in_8_bits_stays_as_it_was_calibrated(
+    module: ExportModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised_onnx, _ = export_file("onnx", tmp_path, module, int8=True)
+    monkeypatch.setattr("segx.runtime.child.call", lambda *_, **__: pytest.fail("quantised twice"))
+    images = np.random.default_rng(0).random((1, 3, 64, 96), dtype=np.float32)
+    ours = outputs(read(export(quantised_onnx, tmp_path, int8=True)), images)
+    theirs = outputs(ov.Core().read_model(str(quantised_onnx.path)), images)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
