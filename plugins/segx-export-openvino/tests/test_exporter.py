@@ -232,3 +232,25 @@ def test_an_onnx_file_in_8_bits_stays_as_it_was_calibrated(
     theirs = outputs(ov.Core().read_model(str(quantised_onnx.path)), images)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+# Suppression in the graph
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_suppression_in_the_graph_finds_what_segx_finds(tmp_path: Path, *, dynamic: bool) -> None:
+    pytest.importorskip("segx_backend_openvino")
+    from segx import YOLO
+    from segx.testing.scenes import draw_scene
+
+    model = YOLO("shapes-seg.pt")
+    settings = {"imgsz": 160, "rect": False, "device": "cpu", "verbose": False}
+    image = draw_scene(160, 160).image
+    made = model.export("openvino", imgsz=160, nms=True, dynamic=dynamic, output=tmp_path / "m_openvino_model")
+    final = YOLO(made)
+    assert final.metadata.head == "yolov8-seg-final/1"
+    assert final.metadata.parity is not None
+    ours, theirs = final.predict(image, **settings)[0], model.predict(image, **settings)[0]
+    assert len(ours) == len(theirs) > 0
+    np.testing.assert_array_equal(ours.boxes.cls, theirs.boxes.cls)
+    np.testing.assert_allclose(ours.boxes.data, theirs.boxes.data, atol=1e-2)
