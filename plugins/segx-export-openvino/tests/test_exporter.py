@@ -237,8 +237,7 @@ def test_an_onnx_file_in_8_bits_stays_as_it_was_calibrated(
 # Suppression in the graph
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_suppression_in_the_graph_finds_what_segx_finds(tmp_path: Path, *, dynamic: bool) -> None:
+def test_suppression_in_the_graph_finds_what_segx_finds(tmp_path: Path) -> None:
     pytest.importorskip("segx_backend_openvino")
     from segx import YOLO
     from segx.testing.scenes import draw_scene
@@ -246,7 +245,7 @@ def test_suppression_in_the_graph_finds_what_segx_finds(tmp_path: Path, *, dynam
     model = YOLO("shapes-seg.pt")
     settings = {"imgsz": 160, "rect": False, "device": "cpu", "verbose": False}
     image = draw_scene(160, 160).image
-    made = model.export("openvino", imgsz=160, nms=True, dynamic=dynamic, output=tmp_path / "m_openvino_model")
+    made = model.export("openvino", imgsz=160, nms=True, output=tmp_path / "m_openvino_model")
     final = YOLO(made)
     assert final.metadata.head == "yolov8-seg-final/1"
     assert final.metadata.parity is not None
