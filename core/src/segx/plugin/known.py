@@ -78,10 +78,10 @@ FORMATS: dict[str, KnownFormat] = {
     "onnx": KnownFormat(
         suffixes=(".onnx",),
         exporter="segx-export-onnx",
-        backends=("segx-backend-onnxruntime",),
+        backends=("segx-backend-onnxruntime", "segx-backend-openvino"),
     ),
     "openvino": KnownFormat(
-        suffixes=("_openvino_model",),
+        suffixes=("_openvino_model", ".xml"),
         exporter="segx-export-openvino",
         backends=("segx-backend-openvino",),
     ),
@@ -126,14 +126,12 @@ FORMATS: dict[str, KnownFormat] = {
 PLANNED: frozenset[str] = frozenset(
     {
         "segx-backend-ncnn",
-        "segx-backend-openvino",
         "segx-backend-tensorflow",
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
         "segx-backend-tflite",
         "segx-export-edgetpu",
         "segx-export-ncnn",
-        "segx-export-openvino",
         "segx-export-pb",
         "segx-export-saved-model",
         "segx-export-tensorrt",
