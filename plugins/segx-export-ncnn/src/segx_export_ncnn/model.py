@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[Any]
 
+TEXT, WEIGHTS = "model.ncnn.param", "model.ncnn.bin"
+"""What the two files are called, by pnnx and by other tools."""
+
 _MAGIC = "7767517"
 _FLOAT16, _INT8 = 0x01306B47, 0x000D4B38
 """What stands before weights that are no 32-bit numbers; 0 stands before those."""
