@@ -39,6 +39,11 @@ _SCALES, _LEFT_OUT = 8, 31
 _WITHOUT_WINOGRAD = 1 << 6
 """Its sums of whole numbers can grow beyond 32 bits; the plain way is exact, and was faster here (47 against 54 ms)."""
 
+_COARSEST = 0.25
+"""The largest step from one whole number to the next, as a share of the mean size of the values: where a few are so
+large that most become 0, the layer stays 32-bit. In YOLOv8n-seg that is one layer (0.36, the next has 0.21): without
+it a third of the error in boxes is gone, and two thirds of that in masks."""
+
 _BINS = 2048
 _SAMPLE = 1 << 17
 """Values of a blob that are counted for each image."""
@@ -67,7 +72,10 @@ def quantise(
     blobs = list(dict.fromkeys(origin[layer.inputs[0]] for layer in chosen))
     seen = observe(text, weights, blobs, images, notify=notify)
     for layer in chosen:
-        _quantise(layer, seen[origin[layer.inputs[0]]].limit())
+        values = seen[origin[layer.inputs[0]]]
+        limit = values.limit()
+        if limit / _TOP <= _COARSEST * values.mean:
+            _quantise(layer, limit)
     return layers
 
 
@@ -113,13 +121,22 @@ class Range:
             places = np.minimum((some * (_BINS / self.end)).astype(np.int64), _BINS - 1)
             self.counts += np.bincount(places, minlength=_BINS)
 
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """The middle of each bin."""
+        return (np.arange(_BINS) + 0.5) * (self.end / _BINS)
+
+    @property
+    def mean(self) -> float:
+        """The mean size."""
+        return float(self.centres @ self.counts) / max(int(self.counts.sum()), 1)
+
     def limit(self) -> float:
         """Return the size that becomes 127: where rounding and cutting off together cost the least, in squares."""
-        centres = (np.arange(_BINS) + 0.5) * (self.end / _BINS)
-        steps = self.most * _SHARES[:, None] / _TOP
         if not self.most:
             return 1.0
-        errors = np.minimum(np.rint(centres / steps), _TOP) * steps - centres
+        steps = self.most * _SHARES[:, None] / _TOP
+        errors = np.minimum(np.rint(self.centres / steps), _TOP) * steps - self.centres
         return float(steps[int((errors**2 @ self.counts).argmin()), 0]) * _TOP
 
 
