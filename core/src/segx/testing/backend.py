@@ -19,6 +19,7 @@ from segx.ops.arrays import to_numpy
 from segx.options.verbs import SessionOptions
 from segx.plugin.catalog import full_name
 from segx.plugin.requirements import ALTERNATIVE
+from segx.runtime import device_kind
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs, run_twice
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from segx.plugin.registry import Registry
     from segx.plugin.specs import BackendSpec
     from segx.structures.types import Images
-
-_DEVICES = {"cpu", "cuda", "mps", "xpu", "npu", "gpu", "dml", "tpu"}
 
 _WITHOUT_TORCH = """
     import json, sys
@@ -131,7 +130,7 @@ class BackendContract(PluginContract, standard=True):
                 assert suffix[:1] in {".", "_"}
                 assert registry.format_of(f"model{suffix.upper()}") == kind, "whatever the case"
         assert spec.devices
-        assert set(spec.devices) <= _DEVICES
+        assert all(device_kind(device) == device for device in spec.devices), "kinds, in small letters: no gpu:1"
 
     def test_is_chosen_by_name(self, spec: BackendSpec, backend: Backend, registry: Registry) -> None:
         """Whoever names it gets it, for the formats it runs and no other."""
