@@ -59,10 +59,10 @@ def read(path: Path) -> Layers:
         OSError: It cannot be read.
         ValueError: It is cut short, or none.
     """
-    magic, counts, *lines = read_regular(path, limit=_MOST_BYTES).decode("utf-8").splitlines() or ("", "")
-    if magic.strip() != _MAGIC:
+    lines = read_regular(path, limit=_MOST_BYTES).decode("utf-8").splitlines()
+    if len(lines) < 2 or lines.pop(0).strip() != _MAGIC:
         raise ValueError(f"{path.name} does not begin with {_MAGIC}")
-    layers, blobs = (int(count) for count in counts.split())
+    layers, blobs = (int(count) for count in lines.pop(0).split())
     rows = [line.split() for line in lines if line.strip()]
     if len(rows) != layers:
         raise ValueError(f"{path.name} has {len(rows)} layers, not {layers}")

@@ -46,12 +46,13 @@ def check(text: Path, weights: Path) -> None:
     Raises:
         ExportError: It cannot, with the operations where they are known.
     """
+    again = "pip install -U ncnn pnnx, or another opset"
     kinds = {line.split(maxsplit=1)[0] for line in text.read_text(encoding="utf-8").splitlines()[2:] if line.strip()}
-    unknown = sorted(kind for kind in kinds if "." in kind or "::" in kind)
+    if unknown := sorted(kind for kind in kinds if ncnn.layer_to_index(kind) < 0):
+        raise ExportError(f"the graph needs operations that ncnn has not: {', '.join(unknown)}", hint=again)
     net = ncnn.Net()
-    if unknown or net.load_param(str(text)) or net.load_model(str(weights)):
-        what = f"operations that ncnn has not: {', '.join(unknown)}" if unknown else "something that ncnn cannot load"
-        raise ExportError(f"the graph needs {what}", hint="pip install -U ncnn pnnx, or another opset")
+    if net.load_param(str(text)) or net.load_model(str(weights)):
+        raise ExportError("ncnn cannot load what pnnx makes of the graph", hint=again)
 
 
 def program() -> Path:
