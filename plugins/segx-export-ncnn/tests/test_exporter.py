@@ -209,7 +209,7 @@ def test_an_operator_that_nobody_knows_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
     info = ArtifactInfo(names={0: "egg"}, imgsz=(64, 64), outputs=("output0",))
-    with pytest.raises(ExportError, match=r"ncnn has not: .*det"):
+    with pytest.raises(ExportError, match="ncnn has not: Det"):
         export_with(EXPORTER, Artifact(path=path, format="onnx"), info, NcnnOptions(), tmp_path / "m_ncnn_model")
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 

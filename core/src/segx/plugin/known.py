@@ -124,7 +124,6 @@ FORMATS: dict[str, KnownFormat] = {
 PLANNED: frozenset[str] = frozenset(
     {
         "segx-backend-coreml",
-        "segx-backend-ncnn",
         "segx-backend-openvino",
         "segx-backend-paddle",
         "segx-backend-tensorflow",
@@ -133,7 +132,6 @@ PLANNED: frozenset[str] = frozenset(
         "segx-backend-tflite",
         "segx-export-coreml",
         "segx-export-edgetpu",
-        "segx-export-ncnn",
         "segx-export-openvino",
         "segx-export-paddle",
         "segx-export-pb",
