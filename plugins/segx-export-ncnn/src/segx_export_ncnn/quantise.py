@@ -122,7 +122,7 @@ class Range:
             self.counts += np.bincount(places, minlength=_BINS)
 
     @property
-    def centres(self) -> NDArray[np.float64]:
+    def centres(self) -> NDArray[np.floating[Any]]:
         """The middle of each bin."""
         return (np.arange(_BINS) + 0.5) * (self.end / _BINS)
 
