@@ -40,7 +40,7 @@ class NcnnExporter(FormatExporter[NcnnOptions]):
             raise UsageError("int8=True with half=True: weights are one or the other", hint="leave one of them out")
 
     def _export(self, source: Artifact, job: ExportJob, options: NcnnOptions) -> None:
-        from segx_export_ncnn.model import TEXT, WEIGHTS, write
+        from segx_export_ncnn import model
 
         graph = job.scratch / "model.onnx"  # pnnx writes beside what it reads
         _put(source.path, graph, job.info)
@@ -48,7 +48,7 @@ class NcnnExporter(FormatExporter[NcnnOptions]):
         other = [height + job.info.stride, width + 2 * job.info.stride] if job.info.dynamic else None
         arguments = {"source": str(graph), "imgsz": [height, width], "other": other, "half": options.half}
         child.call("segx_export_ncnn.convert:convert", arguments, what="pnnx", notify=job.notify)
-        text, weights = job.scratch / TEXT, job.scratch / WEIGHTS
+        text, weights = job.scratch / model.TEXT, job.scratch / model.WEIGHTS
         if options.int8:
             from segx_export_ncnn.quantise import quantise
 
@@ -56,7 +56,7 @@ class NcnnExporter(FormatExporter[NcnnOptions]):
                 raise ExportError("int8=True: there are no images to calibrate on", hint="data=NAME")
             total = len(job.images)
             layers = quantise(text, weights, job.images, notify=lambda done: job.notify("calibrating", done, total))
-            write(layers, text, weights)
+            model.write(layers, text, weights)
         job.destination.mkdir()
         for path in (text, weights):
             path.replace(job.destination / path.name)

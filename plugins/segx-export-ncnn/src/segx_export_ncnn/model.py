@@ -16,6 +16,7 @@ import numpy as np
 from segx.errors import ExportError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,9 +33,10 @@ _FLOAT16, _INT8 = 0x01306B47, 0x000D4B38
 _BIAS = 5
 """Key of the parameter that says whether a layer has a bias."""
 
-_CONVOLUTIONS = frozenset(
-    {"Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise", "Convolution1D"}
-)
+_CONVOLUTIONS = frozenset({"Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"})
+_HEAVY = _CONVOLUTIONS | {"InnerProduct"}
+_FEW_WEIGHTS = 256
+"""A layer of fewer weights is arithmetic in disguise, like the expectation over 16 bins of a box's side."""
 
 
 @dataclass
@@ -93,6 +95,20 @@ def write(layers: list[Layer], text: Path, weights: Path) -> None:
             for index, array in enumerate(layer.weights):
                 tagged = index < len(tags) and tags[index]  # scales of a quantised layer come after what it had
                 file.write(_bytes(array, tagged=tagged))
+
+
+def is_heavy(layer: Layer) -> bool:
+    """Return True for a layer of many weights, where a model spends its time; a constant is none."""
+    return layer.kind in _HEAVY and len(layer.weights[0]) >= _FEW_WEIGHTS
+
+
+def leading_on(layers: Iterable[Layer]) -> set[str]:
+    """Return the blobs from which a way leads to a layer of many weights; the others belong to the end."""
+    found: set[str] = set()
+    for layer in reversed(list(layers)):
+        if is_heavy(layer) or not found.isdisjoint(layer.outputs):
+            found.update(layer.inputs)
+    return found
 
 
 def _layer(line: str) -> Layer:
