@@ -125,13 +125,11 @@ FORMATS: dict[str, KnownFormat] = {
 
 PLANNED: frozenset[str] = frozenset(
     {
-        "segx-backend-ncnn",
         "segx-backend-tensorflow",
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
         "segx-backend-tflite",
         "segx-export-edgetpu",
-        "segx-export-ncnn",
         "segx-export-pb",
         "segx-export-saved-model",
         "segx-export-tensorrt",
