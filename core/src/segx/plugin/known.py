@@ -25,6 +25,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "coreml"): "segx-backend-coreml",
     ("backend", "ncnn"): "segx-backend-ncnn",
     ("backend", "onnxruntime"): "segx-backend-onnxruntime",
+    ("backend", "opencv"): "segx-backend-opencv",
     ("backend", "openvino"): "segx-backend-openvino",
     ("backend", "paddle"): "segx-backend-paddle",
     ("backend", "tensorflow"): "segx-backend-tensorflow",
@@ -76,7 +77,7 @@ FORMATS: dict[str, KnownFormat] = {
     "onnx": KnownFormat(
         suffixes=(".onnx",),
         exporter="segx-export-onnx",
-        backends=("segx-backend-onnxruntime",),
+        backends=("segx-backend-onnxruntime", "segx-backend-opencv"),
     ),
     "openvino": KnownFormat(
         suffixes=("_openvino_model",),
