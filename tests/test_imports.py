@@ -63,6 +63,7 @@ _OTHERS = [
     "torch",
     "onnx",
     "onnx.reference",
+    "paddle",
     "onnxruntime",
     "onnxscript",
     "onnxslim",
