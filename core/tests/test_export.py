@@ -27,7 +27,7 @@ from segx.flows.export import check, default_destination, export, verify
 from segx.io import sidecar
 from segx.io.paths import weights_folder
 from segx.options.schema import option
-from segx.options.verbs import CalibrationOptions, ExportOptions
+from segx.options.verbs import CalibrationOptions, ExportOptions, SuppressionOptions
 from segx.plugin import hookspecs
 from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
@@ -503,12 +503,13 @@ def make_toys(exporter, backend=None, *, also=(), **changes):
     """Return a registry in which the toy format is made and run by these."""
     manager = pluggy.PluginManager("segx")
     manager.add_hookspecs(hookspecs)
-    declared = dict.fromkeys(("architecture", "dataset_format", "command"), ())
+    declared = dict.fromkeys(("architecture", "command"), ())
     toy = dataclasses.replace(TOY, load=lambda: exporter, **changes)
     toys = dataclasses.replace(TOYS, formats={**TOYS.formats, "case": (".case",)})
     toys = toys if backend is None else dataclasses.replace(toys, load=lambda: backend)
     declared |= {
         "task": tuple(get_registry().tasks.values()),
+        "dataset_format": tuple(get_registry().dataset_formats.values()),
         "exporter": (toy, BOX, *also),
         "backend": (PT, toys),
     }
@@ -946,6 +947,104 @@ def test_a_form_is_the_head_that_the_architecture_has_for_it(model, jobs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinalOptions(ToyOptions, SuppressionOptions):
+    """Options of a format whose graph can suppress by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalCaseOptions(CaseOptions, SuppressionOptions):
+    """Options of a format made of such a graph."""
+
+
+SUPPRESSES = {
+    "options": FinalOptions,
+    "demands": lambda options: Demands(makes="final" if options.nms else None),
+    "cuts": ("raw",),
+}
+LIMITS = {"conf": 0.4, "iou": 0.7, "max_det": 300}
+
+
+def test_a_finished_graph_that_ends_in_boxes_is_cut_where_its_format_can_be(model, jobs):
+    raw = dataclasses.replace(CASE, demands=lambda _: Demands(form="raw"))
+    middle = export(model, "toy", registry=make_toys(Toy())).artifact
+    with pytest.raises(UsageError, match="needs a graph that ends in yolov8-seg-raw/1, not yolov8-seg/1"):
+        export(middle, "case", {"verify": False}, registry=make_toys(Toy(), also=(raw,)))
+    registry = make_toys(Toy(), also=(raw,), cuts=("raw",))
+    result = export(middle, "case", {"verify": False}, registry=registry)
+    info = Case.seen[-1][0]
+    assert info.head == result.info.head == "yolov8-seg-raw/1", "its exporter cuts it, whatever family it is of"
+    assert info.outputs == ("boxes", "scores", "coefficients", "prototypes")
+    assert info.decoding == {"strides": [8, 16, 32], "bins": 16}
+    family = ArchitectureSpec(
+        name=SOURCE.architecture, summary="s", load=object, task="segment", heads={"raw": "yolov8-seg-raw/1"}
+    )
+    registry.architectures.claims[family.name] = [family]
+    export(model, "case", {"verify": False}, registry=registry)
+    assert jobs[-1].info.head == "yolov8-seg-raw/1", "of a model it is the graph from the start"
+    assert Case.seen[-1][0].head == "yolov8-seg-raw/1"
+
+
+def test_a_graph_that_ends_raw_is_taken_as_it_is(model, jobs):
+    middle = export(model, "toy", registry=make_toys(Toy())).artifact
+    info = sidecar.read(middle.path)
+    raw = info.replace(head="yolov8-seg-raw/1", outputs=("boxes", "scores", "coefficients", "prototypes"))
+    sidecar.write(middle.path, raw.replace(decoding={"strides": [8], "bins": 8}))
+    for form in ("decoded", "raw"):  # nothing demanded, and this
+        case = dataclasses.replace(CASE, demands=lambda _, form=form: Demands(form=form))
+        export(middle, "case", {"verify": False}, registry=make_toys(Toy(), also=(case,), cuts=("raw",)))
+        assert Case.seen[-1][0].head == "yolov8-seg-raw/1"
+        assert Case.seen[-1][0].decoding == {"strides": [8], "bins": 8}
+
+
+def test_a_link_that_suppresses_says_how(model, jobs):
+    registry = make_toys(Toy(), **SUPPRESSES)
+    result = export(model, "toy", {"nms": True, "conf": 0.4, "verify": False}, registry=registry)
+    for info in (jobs[0].info, result.info):
+        assert info.head == "yolov8-seg-final/1"
+        assert info.outputs == ("detections", "prototypes")
+        assert info.decoding == LIMITS
+    export(model, "toy", {"verify": False}, registry=registry)
+    assert jobs[1].info.head == "yolov8-seg/1"
+
+
+def test_suppression_reaches_the_link_that_does_it_where_the_format_can_hold_it(model, jobs):
+    case = dataclasses.replace(CASE, options=FinalCaseOptions)
+    registry = make_toys(Toy(), also=(case,), **SUPPRESSES)
+    result = export(model, "case", {"nms": True, "conf": 0.4, "verify": False}, registry=registry)
+    assert (jobs[0].options.nms, jobs[0].info.decoding) == (True, LIMITS)
+    assert (result.info.head, result.info.decoding) == ("yolov8-seg-final/1", LIMITS)
+    plain = make_toys(Toy(), also=(CASE,), **SUPPRESSES)
+    assert not {"nms", "conf"} & {info.name for info in plain.export_options("case").describe()}
+    with pytest.raises(UsageError, match="nms"):
+        export(model, "case", {"nms": True}, registry=plain)
+    raw = dataclasses.replace(case, demands=lambda _: Demands(form="raw"))
+    both = make_toys(Toy(), also=(raw,), **SUPPRESSES)
+    family = ArchitectureSpec(
+        name=SOURCE.architecture, summary="s", load=object, task="segment", heads={"raw": "yolov8-seg-raw/1"}
+    )
+    both.architectures.claims[family.name] = [family]
+    with pytest.raises(UsageError, match="nms=True: case with these options is made from raw outputs"):
+        export(model, "case", {"nms": True}, registry=both)
+
+
+def test_a_finished_graph_that_suppresses_goes_on_only_into_formats_that_hold_it(model, jobs):
+    case = dataclasses.replace(CASE, options=FinalCaseOptions)
+    registry = make_toys(Toy(), also=(case,), **SUPPRESSES)
+    made = export(model, "toy", {"nms": True, "conf": 0.4, "verify": False}, registry=registry).artifact
+    with pytest.raises(ModelError, match=r"'yolov8-seg-final/1': it suppresses by itself, and case cannot do that"):
+        export(made, "case", registry=make_toys(Toy(), also=(CASE,)))
+    for asked in ({}, {"nms": True}, {"conf": 0.4}):
+        result = export(made, "case", {**asked, "verify": False}, registry=registry)
+        assert (result.info.head, result.info.decoding) == ("yolov8-seg-final/1", LIMITS)
+        assert Case.seen[-1][1].conf == 0.4
+    with pytest.raises(UsageError, match=r"conf=0\.6: .* suppresses by itself, that is 0\.4 in it"):
+        export(made, "case", {"conf": 0.6}, registry=registry)
+    plain = export(model, "toy", {"verify": False}, registry=registry).artifact
+    with pytest.raises(UsageError, match=r"nms=True: .* is finished, and ends in yolov8-seg/1"):
+        export(plain, "case", {"nms": True}, registry=registry)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibratedOptions(CalibrationOptions):
     """Options of a format that is calibrated."""
 
@@ -992,23 +1091,77 @@ def test_images_to_calibrate_on_are_opened_before_any_work(model, jobs, tmp_path
     assert len(jobs) == 2
 
 
-def test_images_of_a_data_set_are_spread_evenly(tmp_path, caplog):
+@pytest.fixture
+def photographs(tmp_path):
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
-    for number in range(10):
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), np.full((40, 60, 3), 20 * number, np.uint8))
-        (folder / "labels" / f"{number}.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    for number in range(20):
+        cv2.imwrite(str(folder / "images" / f"{number:02}.png"), np.full((40, 60, 3), 10 * number, np.uint8))
+        (folder / "labels" / f"{number:02}.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    return folder
+
+
+def test_images_of_a_data_set_are_spread_evenly(photographs, caplog):
     info = SOURCE.replace(imgsz=(64, 96), batch=1)
-    options = CalibratedOptions(data=str(folder), most=4)
+    options = CalibratedOptions(data=str(photographs), most=4, verify=False)
     images, noted = open_calibration(options, info, 4, get_registry())
-    assert [path.name for path in images.paths] == ["0.png", "2.png", "5.png", "7.png"]
-    assert (noted["images"], len(images)) == (4, 4)
+    assert [path.name for path in images.paths] == ["00.png", "05.png", "10.png", "15.png"]
+    assert (noted["images"], len(images), images.held_back) == (4, 4, ())
     images.paths[2].write_bytes(b"no image")
     again = Calibration.from_dict(json.loads(json.dumps(images.to_dict())))
     assert [batch.shape for batch in again] == [(1, 3, 64, 96)] * 3
-    assert "5.png" in caplog.text, "what cannot be read is passed over"
+    assert "10.png" in caplog.text, "what cannot be read is passed over"
     remembered, _ = open_calibration(
-        CalibratedOptions(), info.replace(settings={"data": str(folder)}), 300, get_registry()
+        CalibratedOptions(verify=False), info.replace(settings={"data": str(photographs)}), 300, get_registry()
     )
-    assert len(remembered) == 9, "what cannot be read is not among them"
+    assert len(remembered) == 19, "what cannot be read is not among them"
+
+
+def test_what_proves_a_file_is_not_calibrated_on(photographs):
+    options = CalibratedOptions(data=str(photographs))
+    images, noted = open_calibration(options, SOURCE, 300, get_registry())
+    assert [path.name for path in images.held_back] == ["00.png", "10.png"]
+    assert not {*images.held_back} & {*images.paths}
+    assert len(images.paths) == noted["images"] == 18
+    few, _ = open_calibration(options.replace(most=3), SOURCE, 3, get_registry())
+    assert len(few) == 3
+    assert not {*few.held_back} & {*few.paths}
+
+
+def test_few_images_are_all_calibrated_on(photographs):
+    for file in sorted((photographs / "images").iterdir())[7:]:
+        file.unlink()
+    images, _ = open_calibration(CalibratedOptions(data=str(photographs)), SOURCE, 300, get_registry())
+    assert (len(images), images.held_back) == (7, ())
+
+
+@pytest.mark.parametrize(
+    ("options", "proven_on"),
+    [
+        ({"int8": True}, ["00.png", "10.png"]),
+        ({}, [f"{number:02}.png" for number in (0, 2, 5, 7, 10, 12, 15, 17)]),
+        ({"int8": True, "verify": False}, None),
+        ({"verify": False}, None),
+    ],
+)
+@pytest.mark.usefixtures("jobs")
+def test_a_data_set_that_is_named_proves_the_file(model, photographs, monkeypatch, options, proven_on):
+    """Its photographs beside the drawn images, whether or not it is calibrated on them."""
+    from segx.flows import parity
+
+    seen, prove = [], parity.prove
+    monkeypatch.setattr(parity, "prove", lambda *a, images, **k: seen.append(images) or prove(*a, images=images, **k))
+    registry = make_toys(Toy(), also=(CALIBRATED,))
+    export(model, "case", {"data": str(photographs), **options}, registry=registry)
+    if proven_on is None:
+        assert not seen
+    else:
+        assert [Path(image.path).name for image in seen[0]] == proven_on
+        assert Case.seen[-1][0] == (18 if options else None)
+
+
+def test_a_data_set_to_prove_on_that_is_not_there_is_told_before_any_work(model, jobs, tmp_path):
+    with pytest.raises(DataError):
+        export(model, "case", {"data": str(tmp_path / "absent.yaml")}, registry=make_toys(Toy(), also=(CALIBRATED,)))
+    assert not jobs
