@@ -98,8 +98,8 @@ def _draw(folder: Path) -> None:
     (folder / "tiny-seg.yaml").unlink()
 
 
-# README is typed by people, each process of a distributed run starts the command line again, and Paddle shares no process
-# with other frameworks.
+# README is typed by people, each process of a distributed run starts the command line again, Paddle wants a process for
+# itself.
 IN_A_SHELL = ("README.md", "distributed.md", "paddle.md")
 
 PIP = """\
