@@ -64,6 +64,7 @@ _OTHERS = [
     "torch",
     "onnx",
     "onnx.reference",
+    "paddle",
     "onnxruntime",
     "onnxscript",
     "onnxslim",

@@ -26,6 +26,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "coreml-reference"): "segx-backend-coreml",
     ("backend", "ncnn"): "segx-backend-ncnn",
     ("backend", "onnxruntime"): "segx-backend-onnxruntime",
+    ("backend", "opencv"): "segx-backend-opencv",
     ("backend", "openvino"): "segx-backend-openvino",
     ("backend", "paddle"): "segx-backend-paddle",
     ("backend", "tensorflow"): "segx-backend-tensorflow",
@@ -78,7 +79,7 @@ FORMATS: dict[str, KnownFormat] = {
     "onnx": KnownFormat(
         suffixes=(".onnx",),
         exporter="segx-export-onnx",
-        backends=("segx-backend-onnxruntime", "segx-backend-openvino"),
+        backends=("segx-backend-onnxruntime", "segx-backend-openvino", "segx-backend-opencv"),
     ),
     "openvino": KnownFormat(
         suffixes=("_openvino_model", ".xml"),
