@@ -844,8 +844,8 @@ def _prove(
     job: _Job, made: Artifact, info: ArtifactInfo, source: Session, images: Sequence[SourceImage]
 ) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
-    from segx.flows.calibration import read_all
     from segx.flows.parity import describe, prove
+    from segx.plugin.calibration import read_all
 
     sidecar.write(made.path, info)  # what opens it has to know what it is
     logger.info("%s: comparing %s with it", job.name, made.path.name)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from segx.errors import ExportError
-from segx.flows.calibration import Calibration
+from segx.plugin.calibration import Calibration
 from segx.runtime import child, variables
 from segx_export_onnx import graph
 from segx_export_onnx.half import lift_constants, nodes_before_weights
@@ -64,7 +64,7 @@ def run(source: str, target: str, images: Mapping[str, Any]) -> None:
     Args:
         source: A float32 graph, a file.
         target: The file to write, in an empty folder, where temporary files go too.
-        images: What :meth:`segx.flows.calibration.Calibration.to_dict` has written.
+        images: What :meth:`segx.plugin.calibration.Calibration.to_dict` has written.
     """
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a simplification that has been done
     tempfile.tempdir = str(Path(target).parent)
