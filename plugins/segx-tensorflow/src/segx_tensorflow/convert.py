@@ -6,8 +6,6 @@ and return plain values, and nothing of TensorFlow leaves them.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +13,9 @@ from segx.io.files import write_bytes
 from segx_onnx_graph import raw_form, read
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from segx_onnx_graph import Graph
-
-
-def prepare() -> None:
-    """Keep TensorFlow from the graphics card, from talking, and from writing into the home folder; imports nothing."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    # Keras makes a folder and writes its settings as soon as it is imported.
-    os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), "segx-no-keras"))  # noqa: PTH118
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what converts."""
-    import tensorflow as tf
-
-    return {"tensorflow": tf.__version__}
 
 
 def saved_model(source: str, shape: Sequence[int | None], destination: str, *, keras: bool = False) -> dict[str, Any]:
@@ -45,7 +28,7 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
         keras: Also write the model for Keras, as ``model.keras`` in the folder.
 
     Returns:
-        The versions of what made it.
+        ``versions`` of what made it, and ``outputs``, their names.
 
     Raises:
         ExportError: The graph has operators that are not translated.
@@ -66,10 +49,10 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
         from segx_tensorflow.keras_model import write_keras
 
         write_keras(graph, folder / "model.keras")
-    return versions()
+    return _made(graph)
 
 
-def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> dict[str, str]:
+def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> dict[str, Any]:
     """Write a frozen graph: a GraphDef with the weights in it as constants.
 
     Its input is the placeholder ``images``, float32 (N, H, W, 3); its outputs are the nodes of ONNX's names, the flat
@@ -81,12 +64,11 @@ def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> 
         destination: The file to write.
 
     Returns:
-        The versions of what made it.
+        ``versions`` of what made it, and ``outputs``, their names.
 
     Raises:
         ExportError: The graph has operators that are not translated.
     """
-    from tensorflow.compat.v1.graph_util import extract_sub_graph
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     from segx_tensorflow.functions import GraphModule
@@ -94,9 +76,30 @@ def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> 
     graph = _graph(source, shape)
     module = GraphModule(graph, anchors_first=False)
     frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
-    definition = extract_sub_graph(frozen.graph.as_graph_def(), list(graph.outputs))
+    definition = _only_for(graph.outputs, frozen.graph.as_graph_def())
     write_bytes(Path(destination), definition.SerializeToString(deterministic=True))
-    return versions()
+    return _made(graph)
+
+
+def _only_for(outputs: Iterable[str], definition: Any) -> Any:
+    """Return a GraphDef with the nodes that some of them need, and no others."""
+    nodes = {node.name: node for node in definition.node}
+    wanted: set[str] = set()
+    todo = list(outputs)
+    while todo:
+        name = todo.pop()
+        if name not in wanted:
+            wanted.add(name)
+            todo += [source.removeprefix("^").partition(":")[0] for source in nodes[name].input]
+    kept = type(definition)(versions=definition.versions)
+    kept.node.extend(node for node in definition.node if node.name in wanted)
+    return kept
+
+
+def _made(graph: Graph) -> dict[str, Any]:
+    import tensorflow as tf
+
+    return {"versions": {"tensorflow": tf.__version__}, "outputs": list(graph.outputs)}
 
 
 def _graph(source: str, shape: Sequence[int | None], *, raw: bool = False) -> Graph:
