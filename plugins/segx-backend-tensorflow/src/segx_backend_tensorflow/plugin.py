@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, lazy
+from segx.runtime import process_taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +19,11 @@ _BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos
 
 
 def _keep_quiet() -> None:
-    """Keep TensorFlow from talking, in the process of its own that it runs in."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Keep TensorFlow from talking and from writing into the home folder, in a process of segx's own."""
+    if process_taken():
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        # Keras, which comes with it, makes a folder for its settings as soon as it is imported. Here it cannot.
+        os.environ.setdefault("KERAS_HOME", f"{os.devnull}/keras")
 
 
 @hookimpl

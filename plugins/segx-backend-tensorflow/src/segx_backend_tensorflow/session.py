@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import tensorflow as tf
-
 from segx.errors import ModelError
 from segx.plugin.base import FormatSession
-from segx.runtime import choose_device, cores
+from segx.runtime import choose_device, cores, variables
 from segx_backend_tensorflow.protobuf import SIGNATURE, read_graph
+
+_ABSENT = {name: sys.modules.get(name) for name in ("matplotlib",)}
+sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras imports it, and it writes a list of fonts
+with variables(TF_CPP_MIN_LOG_LEVEL="3", KERAS_HOME=f"{os.devnull}/keras"):  # Keras makes a folder where it can
+    import tensorflow as tf
+if (_found := _ABSENT["matplotlib"]) is None:
+    del sys.modules["matplotlib"]
+else:
+    sys.modules["matplotlib"] = _found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

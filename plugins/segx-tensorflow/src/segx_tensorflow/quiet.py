@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,8 +14,10 @@ def prepare() -> None:
     """Keep TensorFlow from the graphics card, from talking, and from writing into the home folder; imports nothing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    # Keras makes a folder and writes its settings as soon as it is imported.
-    os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), "segx-no-keras"))  # noqa: PTH118
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Keras, which comes with it, makes a folder for its settings as soon as it is imported. Here it cannot.
+    os.environ["KERAS_HOME"] = f"{os.devnull}/keras"
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Keras imports it, and it writes a list of fonts
 
 
 def open_shape(info: ArtifactInfo) -> list[int | None]:
