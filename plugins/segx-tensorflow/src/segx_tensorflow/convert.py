@@ -6,14 +6,18 @@ and return plain values, and nothing of TensorFlow leaves them.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segx.errors import ExportError
+from segx.flows.calibration import Calibration
 from segx.io.files import write_bytes
+from segx.runtime import child
 from segx_onnx_graph import raw_form, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from segx_onnx_graph import Graph
 
@@ -79,6 +83,76 @@ def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> 
     definition = _only_for(graph.outputs, frozen.graph.as_graph_def())
     write_bytes(Path(destination), definition.SerializeToString(deterministic=True))
     return _made(graph)
+
+
+def tflite(
+    source: str,
+    shape: Sequence[int | None],
+    destination: str,
+    scratch: str,
+    *,
+    precision: str = "fp32",
+    raw: bool = False,
+    values: str = "float32",
+    images: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a ``.tflite`` file.
+
+    Args:
+        source: The ``.onnx`` file.
+        shape: Lengths of its input (N, 3, H, W); all are fixed.
+        destination: The file to write.
+        scratch: An empty folder, for the SavedModel on the way. From there weights are read as variables, which takes a
+            quarter of the memory that a function with constants does.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        raw: End at the raw head, whose outputs are kept apart by their meaning, each with a scale of its own.
+        values: What an int8 file takes and gives: ``"float32"``, ``"int8"`` or ``"uint8"``.
+        images: What :meth:`segx.flows.calibration.Calibration.to_dict` wrote; needed for int8.
+
+    Returns:
+        ``versions`` of what made it, and ``outputs``, their names.
+
+    Raises:
+        ExportError: The graph has operators that are not translated.
+    """
+    import tensorflow as tf
+
+    from segx_tensorflow.functions import GraphModule
+
+    graph = _graph(source, shape, raw=raw)
+    module = GraphModule(graph, anchors_first=raw)
+    folder = Path(scratch) / "saved_model"
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve.get_concrete_function()})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
+    if precision == "fp16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    elif precision == "int8":
+        if images is None:
+            raise ExportError("int8 takes images to calibrate on")
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: _representative(images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, values)
+    write_bytes(Path(destination), converter.convert())
+    return _made(graph)
+
+
+def _representative(images: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Yield what the ranges of all values are taken from, channels last.
+
+    A black and a white image come first: with them the input's scale is 1/255, so that bytes are taken as they are.
+    """
+    import numpy as np
+
+    calibration = Calibration.from_dict(images)
+    total = 2 + -(-len(calibration) // calibration.batch)
+    shape = (calibration.batch, *calibration.shape, 3)
+    ends = (np.full(shape, value, np.float32) for value in (0, 1))
+    photographs = (np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) for batch in calibration)
+    for done, batch in enumerate(itertools.chain(ends, photographs), start=1):
+        yield [batch]
+        child.notify("calibrating", done, total)
 
 
 def _only_for(outputs: Iterable[str], definition: Any) -> Any:
