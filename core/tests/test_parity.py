@@ -197,10 +197,69 @@ def test_nothing_comparable_proves_nothing():
     assert prove(Changed(blind), Changed(blind), task=task, tolerance=STRICT).comparable
 
 
-def test_another_head_that_finds_nothing_is_reported(monkeypatch):
+def as_raw(rows, prototypes):
+    """The same boxes, as another head says them: each in the nearest cell whose bins reach its sides."""
+    cells = [(320 // stride, stride) for stride in (8, 16, 32)]
+    points = np.concatenate([(np.mgrid[:n, :n].reshape(2, -1)[::-1].T + 0.5) for n, _ in cells])
+    pixels = np.concatenate([np.full(n * n, stride) for n, stride in cells])
+    boxes = np.zeros((1, 4, BINS, len(points)), np.float32)
+    scores, coefficients = np.zeros_like(rows[:, 4:7]), np.zeros_like(rows[:, 7:])
+    for number in np.flatnonzero(rows[0, 4:7].any(axis=0)).tolist():
+        centre, half = rows[0, 0:2, number], rows[0, 2:4, number] / 2
+        sides = np.concatenate(
+            [points - (centre - half) / pixels[:, None], (centre + half) / pixels[:, None] - points], 1
+        )
+        reached = (sides >= 0).all(axis=1) & (sides < BINS - 1).all(axis=1) & (scores[0].max(axis=0) == 0)
+        anchor = int(np.where(reached, np.abs(points * pixels[:, None] - centre).sum(axis=1), np.inf).argmin())
+        assert reached[anchor]
+        for side, distance in enumerate(sides[anchor]):
+            below, share = int(distance), distance - int(distance)
+            boxes[0, side, :, anchor] = -80
+            boxes[0, side, below : below + 2, anchor] = np.log(np.maximum([1 - share, share], 1e-30))
+        scores[0, :, anchor], coefficients[0, :, anchor] = rows[0, 4:7, number], rows[0, 7:, number]
+    return boxes.reshape(1, 4 * BINS, -1), scores, coefficients, prototypes
+
+
+BINS = 16
+RAW = STATIC.replace(
+    head="yolov8-seg-raw/1",
+    outputs=("boxes", "scores", "coefficients", "prototypes"),
+    decoding={"strides": [8, 16, 32], "bins": BINS},
+)
+
+
+def as_final(rows, prototypes):
+    """The same objects, as a graph gives them that suppresses by itself."""
+    centre, half = rows[:, 0:2], rows[:, 2:4] / 2
+    scores = rows[:, 4:7].max(axis=1, keepdims=True)
+    classes = rows[:, 4:7].argmax(axis=1, keepdims=True)
+    found = np.concatenate([centre - half, centre + half, scores, classes, rows[:, 7:]], axis=1)
+    return np.where(scores > 0, found, 0).transpose(0, 2, 1)[:, :300].astype(np.float32), prototypes
+
+
+FINAL = STATIC.replace(
+    head="yolov8-seg-final/1",
+    outputs=("detections", "prototypes"),
+    decoding={"conf": 0.25, "iou": 0.7, "max_det": 300},
+)
+
+
+@pytest.mark.parametrize(("change", "info"), [(as_raw, RAW), (as_final, FINAL)], ids=["raw", "final"])
+def test_another_head_of_the_same_model_holds(change, info):
     task = get_registry().tasks.load("segment")
-    monkeypatch.setattr(type(task), "heads", (*task.heads, "other/1"))
-    other = Changed(lambda rows, prototypes: (np.zeros_like(rows), prototypes), STATIC.replace(head="other/1"))
+    scenes = [draw_scene(240, 320, objects=6).source]
+    found = prove(ColorSession(), Changed(change, info), task=task, tolerance=STRICT, images=scenes)
+    assert found.holds
+    assert found.has_detections
+    assert found.parity.objects >= 6
+    assert found.parity.box < 1e-3
+    assert found.parity.raw == {}
+
+
+@pytest.mark.parametrize(("change", "info"), [(as_raw, RAW), (as_final, FINAL)], ids=["raw", "final"])
+def test_another_head_that_finds_nothing_is_reported(change, info):
+    task = get_registry().tasks.load("segment")
+    other = Changed(lambda *outputs: tuple(np.zeros_like(output) for output in change(*outputs)), info)
     scenes = [draw_scene(240, 320, objects=6).source]
     found = prove(ColorSession(), other, task=task, tolerance=STRICT, images=scenes)
     assert found.comparable

@@ -787,9 +787,9 @@ def test_a_batch_that_has_no_effect_is_reported(folder, caplog):
 
 def test_a_model_that_ends_in_another_head_is_refused_by_name_before_anything_runs(folder):
     session = Watched()
-    session.info = session.info.replace(head="yolov8-seg-final/1")
+    session.info = session.info.replace(head="yolov8-seg-end2end/1")
     task = get_registry().tasks.load("segment")
-    with pytest.raises(ModelError, match=r"nms\.onnx: ends in head 'yolov8-seg-final/1'") as caught:
+    with pytest.raises(ModelError, match=r"nms\.onnx: ends in head 'yolov8-seg-end2end/1'") as caught:
         predict(session, open_source(folder), PredictOptions(), task=task, notify=Listener(), model="nms.onnx")
     assert "it suppresses (NMS) by itself" in caught.value.hint
     assert session.shapes == []

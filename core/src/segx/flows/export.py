@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
-from segx.errors import DataError, ExportError, MissingPluginError, SegxError, UsageError
+from segx.errors import DataError, ExportError, MissingPluginError, ModelError, SegxError, UsageError
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size, merged
-from segx.options.verbs import PRECISION_OPTIONS, ExportOptions, SessionOptions
+from segx.options.verbs import ON_DEMAND, PRECISION_OPTIONS, ExportOptions, SessionOptions, SuppressionOptions
 from segx.plugin.jobs import ExportJob
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from segx.plugin.interfaces import Exporter, Session
     from segx.plugin.jobs import CalibrationImages
     from segx.plugin.registry import Registry
-    from segx.plugin.specs import BackendSpec, ExporterSpec
+    from segx.plugin.specs import BackendSpec, Demands, ExporterSpec, Head, TaskSpec
     from segx.structures.batch import SourceImage
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,8 @@ def check(
     """
     registry = registry or get_registry()
     chain = registry.export_chain(format)
-    _links(chain, info, _chosen(chain, options), registry)
+    links = _links(chain, info, _chosen(chain, options), registry)
+    _ending(info, links, info.variant or "the model", registry, cuts=(), finished=False)
 
 
 def verify(
@@ -232,11 +233,19 @@ def _stem(name: str, registry: Registry) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Link:
-    """One exporter of the chain with its options."""
+    """One exporter of the chain with its options.
+
+    ``head``: what its file ends in, where that is not what it is made from.
+    """
 
     spec: ExporterSpec
     exporter: Exporter
     options: ExportOptions
+    head: Head | None = None
+
+    @property
+    def demands(self) -> Demands:
+        return self.spec.demands(self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,16 +292,19 @@ def _plan(
         name = name or info.variant or "model"
     chosen = _chosen(whole, options)
     if finished:
-        chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, name)
+        task = registry.tasks.find(info.task)
+        chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, task, name)
     links = _links(chain, info, chosen, registry)
-    info = _ending(info, chain, links, name, registry, finished=finished)
     if finished:
         from segx.flows.inputs import check_head
 
         check_head(info, registry.tasks.load(info.task), model=name)
+        _check_source(info, chain, links, name)
+    cuts = whole[-len(chain) - 1].cuts if finished and len(whole) > len(chain) else ()
+    info, links = _ending(info, links, name, registry, cuts=cuts, finished=finished)
     path = model.path if isinstance(model, Artifact) else Path(name)
     travelling = _travelling(info, kind, links, finished=finished)
-    count = max(link.spec.demands(link.options).images for link in links)
+    count = max(link.demands.images for link in links)
     images: CalibrationImages | None = None
     if count:
         from segx.flows.calibration import open_calibration
@@ -328,19 +340,9 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[Export
 def _links(
     chain: tuple[ExporterSpec, ...], info: ArtifactInfo, chosen: ExportOptions, registry: Registry
 ) -> tuple[_Link, ...]:
-    """Return the exporters with their options, each combination checked.
-
-    Options are settled from the last format back to the first. One on the way takes those that it has too, but for the
-    precision: what is on the way stays as it is, unless the format made from it demands otherwise.
-    """
-    settled: list[ExportOptions] = []
-    demanded: Mapping[str, Any] = {}
-    for spec in reversed(chain):
-        own = options_on_the_way(spec, chosen, demanded) if settled else chosen
-        demanded = spec.demands(own).source
-        settled.insert(0, own)
+    """Return the exporters with their options, each combination checked."""
     links = []
-    for spec, own in zip(chain, settled, strict=True):
+    for spec, own in zip(chain, settled(chain, chosen), strict=True):
         registry.require(spec)
         if own.precision not in spec.precisions:
             msg = f"format {spec.name!r} has no precision {own.precision}"
@@ -350,6 +352,25 @@ def _links(
         exporter.check(info, own)
         links.append(_Link(spec=spec, exporter=exporter, options=own))
     return tuple(links)
+
+
+def settled(chain: Sequence[ExporterSpec], chosen: ExportOptions) -> list[ExportOptions]:
+    """Return the options of each format of a chain, settled from the last one back to the first.
+
+    One on the way takes those that it has too, but for the precision: what is on the way stays as it is, unless the
+    format made from it demands otherwise.
+
+    Args:
+        chain: The formats, in the order they are made.
+        chosen: The options of the last one.
+    """
+    found: list[ExportOptions] = []
+    demanded: Mapping[str, Any] = {}
+    for spec in reversed(chain):
+        own = options_on_the_way(spec, chosen, demanded) if found else chosen
+        demanded = spec.demands(own).source
+        found.insert(0, own)
+    return found
 
 
 def _chosen(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
@@ -369,7 +390,7 @@ def _chosen(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | Export
 
 
 def _options_of(chain: tuple[ExporterSpec, ...]) -> type[ExportOptions]:
-    return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=PRECISION_OPTIONS)
+    return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=ON_DEMAND)
 
 
 def _still_to_do(chosen: ExportOptions, chain: tuple[ExporterSpec, ...], name: str) -> ExportOptions:
@@ -386,40 +407,115 @@ def _still_to_do(chosen: ExportOptions, chain: tuple[ExporterSpec, ...], name: s
     return kind.parse({option: value for option, value in chosen.as_dict().items() if option in known})
 
 
+_AGAIN = "export from the .pt it was made from"
+
+
+def _check_source(info: ArtifactInfo, chain: tuple[ExporterSpec, ...], links: tuple[_Link, ...], name: str) -> None:
+    """Refuse a finished graph that the next format is not made from.
+
+    Raises:
+        UsageError: It is of another precision.
+    """
+    source = chain[0].source.partition("@")[0]
+    for option, word in PRECISION_OPTIONS.items():
+        if links[0].demands.source.get(option) and info.precision != word:
+            msg = f"{name} is {info.precision}: {chain[0].name} in {links[0].options.precision} is made from"
+            raise UsageError(f"{msg} {source} in {word}", hint=_AGAIN)
+
+
 def _ending(
     info: ArtifactInfo,
-    chain: tuple[ExporterSpec, ...],
     links: tuple[_Link, ...],
     name: str,
     registry: Registry,
     *,
+    cuts: Collection[str],
     finished: bool,
-) -> ArtifactInfo:
-    """Return the info with the head that the last format that asks for another form than the usual wants.
+) -> tuple[ArtifactInfo, tuple[_Link, ...]]:
+    """Return what the graph is that the first link gets, and the links with what each makes of its end.
+
+    The last format that asks for another form than the usual one decides for the whole chain.
+
+    Args:
+        info: What the source says.
+        links: The exporters.
+        name: What the user named as model.
+        registry: Where tasks and architectures are looked up.
+        cuts: Forms that a decoded graph of the source's format can be cut back to.
+        finished: The source is a graph that is finished.
 
     Raises:
-        UsageError: The architecture has no such form, or a finished graph ends elsewhere or is of another precision.
+        ModelError: A finished graph suppresses by itself, and a format cannot hold that.
+        UsageError: The architecture has no such form, or a finished graph ends elsewhere.
     """
-    demands = [link.spec.demands(link.options) for link in links]
-    again = "export from the .pt it was made from"
-    if finished:
-        source = chain[0].source.partition("@")[0]
-        for option, word in PRECISION_OPTIONS.items():
-            if demands[0].source.get(option) and info.precision != word:
-                msg = f"{name} is {info.precision}: {chain[0].name} in {links[0].options.precision} is made from"
-                raise UsageError(f"{msg} {source} in {word}", hint=again)
-    forms = [(link.spec.name, wanted.form) for link, wanted in zip(links, demands, strict=True)]
-    wanting, form = next(((who, form) for who, form in reversed(forms) if form != "decoded"), ("", "decoded"))
-    if form == "decoded":
-        return info
+    task = registry.tasks.find(info.task)
+    wanted = [(link.spec.name, link.demands.form) for link in links]
+    who, form = next(((who, form) for who, form in reversed(wanted) if form != "decoded"), ("", "decoded"))
+    if form != "decoded" and _form(info, task) != form:
+        target = _target(info, who, form, name, registry, finished=finished)
+        if not finished:
+            known = task.head(target) if task is not None else None
+            info = known.describe(info) if known is not None else info.replace(head=target)
+        elif info.head != target:
+            cut = task.head_in(form, info.head) if task is not None else None
+            whole = _form(info, task) == "decoded" and links[0].demands.form == form and form in cuts
+            if cut is None or cut.id != target or not whole:
+                raise UsageError(f"format {who!r} needs a graph that ends in {target}, not {info.head}", hint=_AGAIN)
+            links = (dataclasses.replace(links[0], head=cut), *links[1:])
+    return info, _suppressing(info, links, name, task)
+
+
+def _form(info: ArtifactInfo, task: TaskSpec | None) -> str:
+    """Return where a graph ends, as far as its task says so."""
+    head = task.head(info.head) if task is not None else None
+    return "decoded" if head is None else head.form
+
+
+def _target(info: ArtifactInfo, who: str, form: str, name: str, registry: Registry, *, finished: bool) -> str:
+    """Return the id of the head that a model has in another form.
+
+    Raises:
+        UsageError: It has none.
+    """
     architecture = registry.architectures.find(info.architecture)
-    heads = architecture.heads if architecture is not None else {}
+    task = registry.tasks.find(info.task)
+    heads = dict(architecture.heads) if architecture is not None else {}
+    if architecture is None and task is not None and finished:  # its family need not be installed
+        own = task.head(info.head)
+        heads = {head.form: head.id for head in task.heads if own is not None and head.family == own.family}
     if form not in heads:
         has = ", ".join(("decoded", *(known for known in heads if known != "decoded")))
-        raise UsageError(f"format {wanting!r} needs a model that ends in {form} outputs", hint=f"{name} has: {has}")
-    if finished and info.head != heads[form]:
-        raise UsageError(f"format {wanting!r} needs a graph that ends in {heads[form]}, not {info.head}", hint=again)
-    return info.replace(head=heads[form])
+        raise UsageError(f"format {who!r} needs a model that ends in {form} outputs", hint=f"{name} has: {has}")
+    return heads[form]
+
+
+def _suppressing(info: ArtifactInfo, links: tuple[_Link, ...], name: str, task: TaskSpec | None) -> tuple[_Link, ...]:
+    """Return the links with the head of the one that appends suppression, where one does.
+
+    Raises:
+        ModelError: A finished graph suppresses by itself, and a format cannot hold that.
+        UsageError: Suppression is asked for, and no link appends it or another needs a graph without.
+    """
+    found: list[_Link] = []
+    final = _form(info, task) == "final"
+    for link in links:
+        if final and not isinstance(link.options, SuppressionOptions):
+            msg = f"{name}: ends in head {info.head!r}: it suppresses by itself, and {link.spec.name} cannot do that"
+            raise ModelError(msg, hint="give a file that was exported with nms=False, or the .pt it was made from")
+        made = link.demands.makes
+        if made is not None and not final:
+            head = task.head_in(made, info.head) if task is not None else None
+            if head is None or link.head is not None:
+                raise UsageError(f"nms=True: {link.spec.name} cannot add it to a graph that ends in {info.head}")
+            link = dataclasses.replace(link, head=head)  # noqa: PLW2901
+            final = made == "final"
+        found.append(link)
+    if final and any(link.demands.form == "raw" for link in links):
+        who = next(link.spec.name for link in links if link.demands.form == "raw")
+        raise UsageError(f"nms=True: {who} with these options is made from raw outputs", hint="leave nms out")
+    if not final and getattr(links[-1].options, "nms", False):
+        raise UsageError(f"nms=True: {name} is finished, and ends in {info.head}", hint=_AGAIN)
+    return tuple(found)
 
 
 def _open_axes(links: Sequence[_Link], asked: Collection[str]) -> frozenset[str]:
@@ -437,7 +533,9 @@ def _open_axes(links: Sequence[_Link], asked: Collection[str]) -> frozenset[str]
     return left
 
 
-def _as_its_source(last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, name: str) -> ExportOptions:
+def _as_its_source(
+    last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo, task: TaskSpec | None, name: str
+) -> ExportOptions:
     """Return the options of an export that begins at a finished graph: what is fixed there is taken over.
 
     Raises:
@@ -461,9 +559,25 @@ def _as_its_source(last: ExporterSpec, chosen: ExportOptions, info: ArtifactInfo
         raise UsageError(f"dynamic=True: {name} leaves no axis open", hint=again)
     if "dynamic" in known:
         changes["dynamic"] = bool(info.dynamic)
+    if isinstance(chosen, SuppressionOptions):
+        changes |= _suppression_of(chosen, info, task, name)
     if info.precision != chosen.precision:
         changes |= _precision_of(last, chosen, info, name, known)
     return chosen.replace(**changes)
+
+
+def _suppression_of(chosen: SuppressionOptions, info: ArtifactInfo, task: TaskSpec | None, name: str) -> dict[str, Any]:
+    """Return how a finished graph suppresses; what is asked for must not be something else."""
+    head = task.head(info.head) if task is not None else None
+    if head is None or head.form != "final":
+        return {}
+    usual = type(chosen)()
+    for option in head.options:
+        asked, own = getattr(chosen, option), info.decoding.get(option)
+        if asked not in {getattr(usual, option), own}:
+            fixed = "settled in it" if own is None else f"{own} in it"
+            raise UsageError(f"{option}={asked}: {name} suppresses by itself, that is {fixed}", hint="leave it out")
+    return {"nms": True, **{option: info.decoding[option] for option in head.options if option in info.decoding}}
 
 
 def _precision_of(
@@ -681,17 +795,19 @@ def _make(
     made: list[tuple[Artifact, ArtifactInfo]] = []
     if isinstance(source, ModelSession):
         current = source.export_module(job.options, info)
+        info = info.replace(outputs=current.info.outputs, decoding=current.info.decoding)
     for index, link in enumerate(job.links):
         path = folder / (job.destination.name.removesuffix(job.spec.suffix) + link.spec.suffix)
         logger.info("%s: writing %s", job.name, link.spec.name)
         on_the_way = job.finished and link is not job.links[-1]
         precision = source.info.precision if on_the_way else link.options.precision
+        ending = info if link.head is None else link.head.describe(info, link.options)
         work = ExportJob(
-            info=info.replace(precision=precision),
+            info=ending.replace(precision=precision),
             options=link.options,
             destination=path,
             scratch=Path(tempfile.mkdtemp(prefix="scratch-", dir=folder)),
-            images=job.images if link.spec.demands(link.options).images else None,
+            images=job.images if link.demands.images else None,
             notify=lambda stage, done, total: job.registry.notify(
                 "step_ended", run=run, step=Step(kind="stage", index=done, total=total, name=stage)
             ),

@@ -13,7 +13,7 @@ from segx.runtime import check_fits, cores
 
 if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo
-    from segx.options.verbs import PredictOptions
+    from segx.options.verbs import DecodeOptions, PredictOptions
     from segx.plugin.interfaces import Session, Task
     from segx.structures.batch import SourceImage
 
@@ -121,6 +121,35 @@ def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:
             f"{own}export it again so that it ends in {' or '.join(task.heads)}; in most tools nms=False end2end=False"
         )
         raise ModelError(f"{model}: ends in head {info.head!r}, which task {task.name!r} does not read", hint=hint)
+
+
+def allowed_decoding(
+    info: ArtifactInfo, task: Task, options: DecodeOptions, usual: DecodeOptions, *, model: str
+) -> DecodeOptions:
+    """Return how outputs are read, as far as the model leaves a choice; what it has settled otherwise is told.
+
+    Args:
+        info: What is known of the model.
+        task: What its outputs mean.
+        options: How they are to be read.
+        usual: The same where nothing is asked for: what differs from it was asked for.
+        model: What the user named as model.
+
+    Raises:
+        UsageError: Something was asked for that a finished graph has settled otherwise.
+    """
+    nearest = task.limits(info, options)
+    settled = [
+        name
+        for name, value in options.as_dict().items()
+        if value == getattr(usual, name) and value != getattr(nearest, name)
+    ]
+    options = options.replace(**{name: getattr(nearest, name) for name in settled})
+    task.check(info, options)
+    if settled:
+        words = ", ".join(f"{name}={getattr(nearest, name)}" for name in settled)
+        logger.warning("%s suppresses by itself, with %s: what it left out is not there to be found", model, words)
+    return options
 
 
 def _input_size(info: ArtifactInfo, options: PredictOptions | InputRequest, model: str) -> tuple[int, int]:

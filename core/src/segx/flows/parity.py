@@ -250,22 +250,25 @@ def _both(found: Sequence[_Found]) -> tuple[list[Results], list[Results]]:
 
 
 def _find_objects(task: Task, same: _Run, ours: ArtifactInfo, theirs: ArtifactInfo) -> _Found:
+    """Return what both find, by rules that both leave open: of what suppresses by itself, nothing below its floor."""
     everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
     scores = np.concatenate([result.boxes.conf for result in task.decode(same.reference, same.batch, ours, everything)])
-    threshold = choose_threshold(scores)
+    floor = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0))).conf
+    threshold = choose_threshold(scores, floor=floor)
 
-    def both(options: DecodeOptions) -> tuple[list[Results], list[Results]]:
+    def both(options: DecodeOptions, others: DecodeOptions) -> tuple[list[Results], list[Results]]:
         return (
             task.decode(same.reference, same.batch, ours, options),
-            task.decode(same.other, same.batch, theirs, options),
+            task.decode(same.other, same.batch, theirs, others),
         )
 
     def choices(slack: float) -> tuple[list[Results], list[Results]]:
-        conf = max(0.0, threshold - slack)
-        return both(DecodeOptions(conf=conf, iou=1.0, multi_label=True, max_det=MOST_CHOICES))
+        options = DecodeOptions(conf=max(0.0, threshold - slack), iou=1.0, multi_label=True, max_det=MOST_CHOICES)
+        return both(task.limits(ours, options), task.limits(theirs, options))
 
-    reference, other = both(DecodeOptions(conf=threshold, max_det=MOST_OBJECTS))
-    meaningful = bool((scores > MEANINGFUL_SCORE).any())
+    alike = task.limits(theirs, task.limits(ours, DecodeOptions(conf=threshold, max_det=MOST_OBJECTS)))
+    reference, other = both(alike, alike)
+    meaningful = bool((scores > max(MEANINGFUL_SCORE, floor)).any())
     return _Found(reference=reference, other=other, meaningful=meaningful, choices=choices)
 
 
@@ -306,7 +309,7 @@ def _counterparts(kept: Results, choice: Results, tolerance: Tolerance) -> Resul
     return choice[sorted(chosen)]
 
 
-def choose_threshold(scores: NDArray[np.float32]) -> float:
+def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0) -> float:
     """Return the score above which objects are compared.
 
     The usual one where enough objects reach it, else the one that enough objects reach, as long as they are more than
@@ -314,8 +317,14 @@ def choose_threshold(scores: NDArray[np.float32]) -> float:
 
     Args:
         scores: (N,) scores of all objects of a run.
+        floor: A graph that suppresses by itself keeps what scores more; the gap is looked for above.
     """
     descending = np.sort(scores.astype(np.float64))[::-1]
+    if floor > 0:
+        reached = descending[descending > floor][:MOST_OBJECTS]
+        lowest = np.append(reached[-1 - SLACK :], floor)
+        below = int((lowest[:-1] - lowest[1:]).argmax()) if len(reached) else 0
+        return float(lowest[below : below + 2].mean())
     wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
     meaningful = int((descending > MEANINGFUL_SCORE).sum())
     wanted = min(wanted, meaningful or wanted)

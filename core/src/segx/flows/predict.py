@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from segx.console import counted, progress
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, by, check_head
+from segx.flows.inputs import InputPlan, allowed_decoding, by, check_head
 from segx.flows.runner import STAGES, Runner
 from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
+from segx.options.verbs import PredictOptions
 from segx.runs import Run, Step
 from segx.structures.classes import numbers_of
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.io.sources import Source, Unreadable
-    from segx.options.verbs import PredictOptions
     from segx.plugin.interfaces import Session, Task
     from segx.structures.batch import Batch
     from segx.structures.results import Results
@@ -96,7 +96,7 @@ def predict(
         session=session,
         task=task,
         plan=InputPlan.make(session, options, model=model),
-        decoding=options.decode(),
+        decoding=allowed_decoding(session.info, task, options.decode(), PredictOptions().decode(), model=model),
         streams=1 if source.live else streams,
         live=source.live,
     )

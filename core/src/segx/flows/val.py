@@ -14,11 +14,12 @@ from segx.console import counted, progress
 from segx.data.splits import open_splits
 from segx.data.tally import log_problems, notify
 from segx.errors import DataError, ModelError, UsageError
-from segx.flows.inputs import InputPlan, InputRequest, by, check_head
+from segx.flows.inputs import InputPlan, InputRequest, allowed_decoding, by, check_head
 from segx.flows.runner import STAGES, Runner
 from segx.io.images import image_of
 from segx.io.names import file_names, image_ids, stems
 from segx.io.sources import Unreadable
+from segx.options.verbs import ValOptions
 from segx.plugin.jobs import EvalSpec
 from segx.runs import Run, Step, make_run_folder
 from segx.structures.batch import SourceImage
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.options.verbs import DecodeOptions, ValOptions
+    from segx.options.verbs import DecodeOptions
     from segx.plugin.interfaces import Dataset, Metrics, Session
     from segx.plugin.registry import Registry
     from segx.structures.batch import Batch
@@ -211,11 +212,13 @@ class _Validation:
         self.notify = None if part_of is None else partial(registry.notify, "step_ended", run=part_of)
         self.problems: list[str] = []
         self.milliseconds = dict.fromkeys(STAGES, 0.0)
+        decoding = _decoding(options, dataset, self.classes)
+        decoding = allowed_decoding(session.info, task, decoding, ValOptions().decode(), model=model)
         self.runner = Runner(
             session=session,
             task=task,
             plan=plan,
-            decoding=_decoding(options, dataset, self.classes),
+            decoding=decoding,
             streams=streams,
             threads=options.workers or None,
             keep_images=False,
@@ -227,7 +230,7 @@ class _Validation:
             options=options,
             images=len(dataset),
             folder=folder,
-            settings=_settings(session, plan, options, dataset, model),
+            settings=_settings(session, plan, options, dataset, model=model, decoding=decoding),
             file_names=dict(zip(self.ids or (), files, strict=False)),
         )
         self.evaluator = task.evaluator(spec)
@@ -342,7 +345,9 @@ def _renumbered(found: Results, classes: NDArray[np.int64]) -> Results:
     return chosen
 
 
-def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: Dataset, model: str) -> dict[str, Any]:
+def _settings(
+    session: Session, plan: InputPlan, options: ValOptions, dataset: Dataset, *, model: str, decoding: DecodeOptions
+) -> dict[str, Any]:
     """Return what the figures are made with, to be told beside them."""
     settings = {
         "model": model,
@@ -351,15 +356,17 @@ def _settings(session: Session, plan: InputPlan, options: ValOptions, dataset: D
         "imgsz": by(*plan.size),
         "rect": plan.rect,
         "batch": plan.batch,
-        "conf": options.conf,
-        "iou": options.iou,
-        "max_det": options.max_det,
+        "conf": decoding.conf,
+        "iou": decoding.iou,
+        "max_det": decoding.max_det,
         "device": session.device,
         "precision": "fp16" if options.half else session.info.precision,
         "data_hash": dataset.fingerprint,
     }
     if options.crowds != "ignore":
         settings["crowds"] = options.crowds
+    if not (decoding.multi_label or options.single_cls):
+        settings["multi_label"] = False  # a graph that suppresses keeps the best class of a box
     for name in ("single_cls", "agnostic_nms", "classes"):
         if getattr(options, name):
             settings[name] = getattr(options, name)

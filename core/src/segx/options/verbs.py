@@ -383,6 +383,26 @@ class CalibrationOptions(ExportOptions):
     most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuppressionOptions(ExportOptions):
+    """Options that a format inherits whose graph can suppress overlapping boxes by itself."""
+
+    nms: bool = option(False, "suppress overlapping boxes in the graph: its rows are objects, the best first")
+    conf: float = option(0.25, "with nms: smallest score that is kept", ge=0, le=1)
+    iou: float = option(0.7, "with nms: boxes of a class overlapping more than this are one object", ge=0, le=1)
+    max_det: int = option(300, "with nms: rows per image; those that are not needed are zero", ge=1, le=100_000)
+
+
+_COMMON = frozenset(item.name for item in dataclasses.fields(ExportOptions))
+ON_DEMAND: frozenset[str] = frozenset(
+    item.name
+    for kind in (CalibrationOptions, SuppressionOptions)
+    for item in dataclasses.fields(kind)
+    if item.name not in _COMMON
+) | frozenset(PRECISION_OPTIONS)
+"""Options that a format on the way to another one takes only where that other one has them too, or demands them."""
+
+
 def known_elsewhere() -> dict[str, Neutral]:
     """Return what is known of every option that a verb may not have."""
     of_verbs: dict[str, Neutral] = {}

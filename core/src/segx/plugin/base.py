@@ -16,7 +16,7 @@ from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ExportError, ModelError, SegxError, UsageError
 from segx.io import sidecar
 from segx.io.files import irregular
-from segx.options.verbs import ExportOptions
+from segx.options.verbs import ExportOptions, SuppressionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +82,12 @@ class FormatExporter(ABC, Generic[Chosen]):
         if getattr(chosen, "dynamic", False) and chosen.batch > 1:
             msg = f"batch={chosen.batch} fixes what dynamic=True leaves open"
             raise UsageError(msg, hint="leave one of them out: a dynamic file takes any batch")
+        if isinstance(chosen, SuppressionOptions) and not chosen.nms:
+            usual = type(chosen)()
+            for name in ("conf", "iou", "max_det"):
+                if (value := getattr(chosen, name)) != getattr(usual, name):
+                    msg = f"{name}={value} is for graphs that suppress by themselves"
+                    raise UsageError(msg, hint=f"nms=True, or leave it out: predict and val take {name}=")
         self._check(info, chosen)
 
     def export(self, source: ExportModule | Artifact, job: ExportJob) -> ArtifactInfo:

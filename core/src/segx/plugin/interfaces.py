@@ -182,6 +182,21 @@ class Task(Protocol):
         """Return what was found in each image."""
         ...
 
+    def limits(self, info: ArtifactInfo, options: DecodeOptions) -> DecodeOptions:
+        """Return the options nearest to these that a model lets one choose: a graph that suppresses has settled some.
+
+        Called for every run; a task whose heads leave everything open returns the options.
+        """
+        ...
+
+    def check(self, info: ArtifactInfo, options: DecodeOptions) -> None:
+        """Refuse what a model no longer lets one choose: whatever :meth:`limits` would change.
+
+        Raises:
+            UsageError: With the option and what the model does: ``iou=0.5: the file suppresses at 0.7``.
+        """
+        ...
+
     def draw_annotations(self, sample: Sample, names: Mapping[int, str]) -> Image:
         """Return an image of a data set, uint8 (H, W, 3) BGR, with its annotations drawn in."""
         ...

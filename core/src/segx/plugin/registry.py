@@ -23,7 +23,7 @@ from segx.errors import (
 )
 from segx.io.files import irregular
 from segx.options.schema import merged
-from segx.options.verbs import PRECISION_OPTIONS
+from segx.options.verbs import ON_DEMAND
 from segx.plugin import known as known_plugins
 from segx.plugin.catalog import Catalog, Loader, Unavailable, full_name, join_lines, planned
 from segx.plugin.discovery import discover
@@ -225,7 +225,7 @@ class Registry:
     def export_options(self, name: str) -> type[ExportOptions]:
         """Return the options that an export to a format takes: its own, and those of the formats on the way."""
         chain = self.export_chain(name)
-        return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=PRECISION_OPTIONS)
+        return merged(chain[-1].options, *(spec.options for spec in chain[:-1]), without=ON_DEMAND)
 
     def backends_for(self, kind: str) -> Backends:
         """Return the backends that run a format: the usable ones, best first, and the others with the reason."""

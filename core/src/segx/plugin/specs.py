@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from segx.artifact import Axis, WeightsFile
+    from segx.artifact import ArtifactInfo, Axis, WeightsFile
     from segx.options.verbs import ExportOptions
     from segx.plugin.interfaces import Architecture, Backend, DatasetReader, DatasetWriter, Exporter, Task
 
@@ -84,12 +84,63 @@ class Spec:
         return dataclasses.replace(self, provider=distribution)
 
 
+Form = Literal["decoded", "raw", "final"]
+"""Where a graph ends: in boxes, in what the head says before they are made, or after suppression (NMS)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What the outputs of a graph are; the heads of one family are the same model, ending in different places.
+
+    Attributes:
+        id: What ``ArtifactInfo.head`` says, with a version: ``"yolo-raw/1"``.
+        family: What heads that can be made of each other share: ``"yolo"``.
+        form: Where the graph ends.
+        outputs: Names of the outputs, in their order.
+        decoding: Numbers that whoever reads the outputs needs, as most models of the family have them.
+        options: Options of an export whose values are such numbers too: ``("conf", "iou", "max_det")``.
+    """
+
+    id: str
+    family: str
+    form: Form = "decoded"
+    outputs: tuple[str, ...] = ("output0", "output1")
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+    def describe(self, info: ArtifactInfo, options: ExportOptions | None = None) -> ArtifactInfo:
+        """Return the info of a graph that ends in this head instead of its own.
+
+        Args:
+            info: What is known of the graph.
+            options: Those of the export that makes it end so.
+        """
+        chosen = {name: getattr(options, name) for name in self.options if hasattr(options, name)}
+        return info.replace(head=self.id, outputs=self.outputs, decoding={**self.decoding, **chosen})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec(Spec):
-    """A task: what a model's raw outputs mean."""
+    """A task: what a model's raw outputs mean.
+
+    Attributes:
+        heads: What it reads, so that an export from a finished graph, whose architecture need not be installed, knows
+            which other form the graph can be given.
+    """
 
     word: ClassVar[str] = "task"
     load: Callable[[], Task]
+    heads: tuple[Head, ...] = ()
+
+    def head(self, name: str) -> Head | None:
+        """Return a head by its id; None: it is not known."""
+        return next((head for head in self.heads if head.id == name), None)
+
+    def head_in(self, form: str, name: str) -> Head | None:
+        """Return the head of this form that is of one family with the head of this id; None: there is none."""
+        own = self.head(name)
+        same = [head for head in self.heads if own is not None and (head.family, head.form) == (own.family, form)]
+        return same[0] if same else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,21 +208,21 @@ def default_tolerances(*precisions: str) -> dict[str, Tolerance]:
     return {precision: _TOLERANCES[precision] for precision in precisions}
 
 
-Form = Literal["decoded", "raw", "final"]
-"""Where a graph ends: in boxes, in what the head says before they are made, or after suppression (NMS)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Demands:
     """What an export needs of what comes before it.
 
     Attributes:
-        form: Where the graph ends.
+        form: Where the graph ends that it is made from. A finished file of a format that can be cut
+            (``ExporterSpec.cuts``) may still end in boxes: the exporter cuts it, and ``job.info`` says what it will be.
+        makes: The form that the exporter itself gives the graph where that is another one: ``"final"`` for one that
+            appends suppression. ``job.info`` says so already.
         source: Options of the format it is made from, which go before those of the user: ``{"int8": True}``.
         images: How many images to calibrate on; 0: none.
     """
 
     form: Form = "decoded"
+    makes: Form | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     images: int = 0
 
@@ -194,6 +245,7 @@ class ExporterSpec(Spec):
         requires_for: What a precision needs beyond ``requires``: ``{"int8": ("nncf>=2.16",)}``.
         demands: Says of options what the export needs of what comes before it; loads nothing.
         axes: The axes it can leave open where ``dynamic`` is asked for.
+        cuts: Forms that whoever makes another format of a finished file of this one can cut a decoded graph back to.
         metadata: Where :class:`~segx.artifact.ArtifactInfo` travels. ``"embedded"``: the exporter writes it into the
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
     """
@@ -208,6 +260,7 @@ class ExporterSpec(Spec):
     requires_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     demands: Callable[[Any], Demands] = no_demands
     axes: frozenset[Axis] = AXES
+    cuts: tuple[Form, ...] = ()
     metadata: Literal["embedded", "folder", "beside"] = "beside"
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
+from segx.options.verbs import DecodeOptions
+from segx.structures.batch import SourceImage
 from segx.testing.models import TINY_YOLOV8, run_module, tiny_info
 from segx.testing.parity import assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from segx.plugin.jobs import ModelConfig
     from segx.plugin.registry import Registry
     from segx.plugin.specs import ArchitectureSpec
+    from segx.structures.boxes import Boxes
 
 _BUILDS = """
     import yaml
@@ -242,6 +245,34 @@ class ArchitectureContract(PluginContract, standard=True):
         for output, axes, small in zip(outputs, dynamic.output_axes, run_module(fixed, _images()), strict=True):
             changed = {axis for axis, (a, b) in enumerate(zip(output.shape, small.shape, strict=True)) if a != b}
             assert changed <= set(axes), f"axes {changed} change with the input, {set(axes)} are declared"
+
+    def test_each_head_is_the_same_model(
+        self, spec: ArchitectureSpec, architecture: Architecture, module: Any, config: ModelConfig, registry: Registry
+    ) -> None:
+        """Whichever form a graph is asked to end in, its task finds the same objects."""
+        info = _info(architecture, config)
+        heads = {form: head for form, head in spec.heads.items() if head != info.head}
+        if not heads or info.task not in registry.tasks:
+            pytest.skip("there is one head, or no task that reads them")
+        task = registry.tasks.load(info.task)
+        options = DecodeOptions(conf=0.0, iou=1.0, max_det=50, masks=False)
+        sources = [SourceImage(image=np.zeros((*info.imgsz, 3), np.uint8), path="drawn.png")]
+        batch = task.preprocess(sources, info.imgsz)
+
+        def found(head: str, more: frozenset[str] = frozenset()) -> Boxes:
+            wrapped = architecture.export_module(module, info.replace(head=head, dynamic=more))
+            outputs = run_module(wrapped, _images())
+            assert wrapped.info.head == head
+            assert len(outputs) == len(wrapped.info.outputs) == len(wrapped.output_axes)
+            return task.decode(outputs, batch, wrapped.info, options)[0].boxes
+
+        usual = found(info.head)
+        assert len(usual) == 50
+        for form, head in heads.items():
+            assert head in task.heads, f"form {form} ends in a head that the task does not read"
+            for boxes in (found(head), found(head, frozenset({"batch", "height", "width"}))):
+                np.testing.assert_array_equal(boxes.cls, usual.cls)
+                np.testing.assert_allclose(boxes.data[:, :5], usual.data[:, :5], atol=1e-3)
 
     def test_summary_counts(self, architecture: Architecture, module: Any) -> None:
         """Parameters as they are, fewer when fused, FLOPs that grow with the area."""

@@ -26,6 +26,7 @@ from segx.testing.models import (
     run_module,
     tiny_info,
     tiny_module,
+    wanted_info,
 )
 from segx.testing.parity import RAW_TOLERANCE, assert_follows, assert_same_outputs
 from segx.testing.plugin import PluginContract, load_or_skip
@@ -277,7 +278,7 @@ def _words(settings: Settings) -> str:
 
 def _info_for(spec: ExporterSpec, settings: Settings) -> ArtifactInfo:
     info = tiny_info(batch=settings.get("batch", 1), dynamic=bool(settings.get("dynamic")))
-    return info.replace(precision=spec.options.parse(settings).precision)
+    return wanted_info(spec, info, **settings)
 
 
 def _skip_refused(exporter: Exporter, spec: ExporterSpec, module: ExportModule, settings: Settings) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.artifact import Artifact, ArtifactInfo
+from segx.flows.calibration import Calibration
 from segx.io import sidecar
+from segx.plugin.catalog import full_name
 from segx.plugin.jobs import ExportJob, ExportModule
 from segx.plugin.registry import get_registry
 from segx.testing.scenes import HEAD, NAMES, noise_images
@@ -40,6 +42,12 @@ head:
 """
 """A YOLOv8-seg model of the user's own, small enough for tests: the blocks and three strides of the real ones."""
 
+RAW_HEAD = "yolov8-seg-raw/1"
+RAW_OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
+_BINS = 16
+CALIBRATED_ON = 8
+"""Drawn images that a quantised format is calibrated on in tests."""
+
 OUTPUT_AXES = ({0: "batch", 2: "anchors"}, {0: "batch", 2: "mask_height", 3: "mask_width"})
 
 
@@ -60,25 +68,31 @@ def tiny_info(*, imgsz: tuple[int, int] = (64, 96), batch: int = 1, dynamic: boo
 
 
 def tiny_module(info: ArtifactInfo) -> ExportModule:
-    """Return a convolutional model of five layers with the outputs of ``yolov8-seg/1``; needs torch.
+    """Return a convolutional model of five layers with the outputs of ``info.head``; needs torch.
 
-    Its weights are the same in every process; boxes are positive, scores in 0..1.
+    Its weights are the same in every process; boxes are positive, scores in 0..1. Of heads it knows ``yolov8-seg/1``
+    and ``yolov8-seg-raw/1`` (one level of stride 32).
     """
     import torch
     from torch import nn
 
+    raw = info.head == RAW_HEAD
+    sides = 4 * _BINS if raw else 4
+
     class Tiny(nn.Module):
-        """Five layers that end in the real head's two outputs."""
+        """Five layers that end in the real head's outputs."""
 
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.SiLU())
             self.protos = nn.Conv2d(16, 32, 1)
-            self.rows = nn.Conv2d(16, 4 + len(NAMES) + 32, 3, 8, 1)
+            self.rows = nn.Conv2d(16, sides + len(NAMES) + 32, 3, 8, 1)
 
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             features = self.stem(images)
-            boxes, scores, coefficients = self.rows(features).flatten(2).split((4, len(NAMES), 32), dim=1)
+            boxes, scores, coefficients = self.rows(features).flatten(2).split((sides, len(NAMES), 32), dim=1)
+            if raw:
+                return boxes, scores.sigmoid(), coefficients, self.protos(features)
             return torch.cat((boxes.exp() * 16, scores.sigmoid(), coefficients), dim=1), self.protos(features)
 
     module = Tiny().eval()
@@ -89,7 +103,11 @@ def tiny_module(info: ArtifactInfo) -> ExportModule:
             parameter.copy_(torch.from_numpy(drawn))
             parameter.requires_grad_(False)
     example = noise_images((info.batch, 3, *info.imgsz))
-    return ExportModule(module=module, example=example, info=info, output_axes=OUTPUT_AXES)
+    if not raw:
+        return ExportModule(module=module, example=example, info=info, output_axes=OUTPUT_AXES)
+    info = info.replace(outputs=RAW_OUTPUTS, decoding={"strides": [32], "bins": _BINS})
+    axes = (*[OUTPUT_AXES[0]] * 3, OUTPUT_AXES[1])
+    return ExportModule(module=module, example=example, info=info, output_axes=axes)
 
 
 def real_module(info: ArtifactInfo) -> ExportModule:
@@ -108,9 +126,10 @@ def real_module(info: ArtifactInfo) -> ExportModule:
         torch.manual_seed(7)
         module = architecture.build(config).eval()
     known = architecture.info(config, NAMES)
-    return architecture.export_module(
-        module, info.replace(head=known.head, variant=known.variant, stride=known.stride, outputs=known.outputs)
-    )
+    wanted = info.replace(variant=known.variant, stride=known.stride)
+    if info.head == HEAD:
+        wanted = wanted.replace(head=known.head, outputs=known.outputs)
+    return architecture.export_module(module, wanted)
 
 
 def run_module(module: ExportModule, images: Any) -> tuple[Any, ...]:
@@ -128,12 +147,36 @@ def export_options(spec: ExporterSpec, **wanted: Any) -> ExportOptions:
     return spec.options.parse({name: value for name, value in wanted.items() if name in known})
 
 
+def wanted_info(spec: ExporterSpec, info: ArtifactInfo, **options: Any) -> ArtifactInfo:
+    """Return the info of a model as an export with these options wants it: with its precision and its head."""
+    from segx.flows.export import settled
+
+    registry = get_registry()
+    chosen = spec.options.parse(options)
+    info = info.replace(precision=chosen.precision)
+    chain = registry.export_chain(full_name(spec))
+    forms = [link.demands(own).form for link, own in zip(chain, settled(chain, chosen), strict=True)]
+    form = next((form for form in reversed(forms) if form != "decoded"), "decoded")
+    head = registry.tasks.get(info.task).head_in(form, info.head)
+    return info if form == "decoded" or head is None else head.describe(info)
+
+
 def export_with(
     exporter: Exporter, source: ExportModule | Artifact, info: ArtifactInfo, options: ExportOptions, destination: Path
 ) -> ArtifactInfo:
-    """Have one exporter do its work, as core does, and return the info that it gives back."""
+    """Have one exporter do its work, as core does, and return the info that it gives back.
+
+    What is calibrated is calibrated on drawn images.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        job = ExportJob(info=info, options=options, destination=destination, scratch=Path(scratch))
+        images = Calibration((), count=CALIBRATED_ON, task=info.task, shape=info.imgsz, batch=info.batch)
+        job = ExportJob(
+            info=info,
+            options=options,
+            destination=destination,
+            scratch=Path(scratch),
+            images=images if getattr(options, "int8", False) else None,
+        )
         return exporter.export(source, job)
 
 
@@ -143,25 +186,27 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     Args:
         kind: The format, bare or ``name@distribution``.
         folder: Where to write.
-        module: The model.
+        module: The model, of the head that the options want: see :func:`wanted_info`.
         **options: Options of the format; those in between get what an export gives them.
 
     Returns:
         The artefact, and the info that was to travel with it.
     """
-    from segx.flows.export import made_of, options_on_the_way
+    from segx.flows.export import made_of, settled
 
     registry = get_registry()
     source: ExportModule | Artifact = module
     info = module.info
     chain = registry.export_chain(kind)
     chosen = export_options(chain[-1], **{"imgsz": info.imgsz, "batch": info.batch, **options})
-    for spec in chain:
+    for spec, settings in zip(chain, settled(chain, chosen), strict=True):
         exporter = registry.exporters.load(spec)
-        settings = chosen if spec is chain[-1] else options_on_the_way(spec, chosen)
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
-        info = export_with(exporter, source, info.replace(precision=settings.precision), settings, destination)
+        makes = spec.demands(settings).makes
+        head = registry.tasks.get(info.task).head_in(makes, info.head) if makes is not None else None
+        ending = info if head is None else head.describe(info, settings)
+        info = export_with(exporter, source, ending.replace(precision=settings.precision), settings, destination)
         if destination.is_dir():
             info = info.replace(files=made_of(destination))
         if spec.metadata == "embedded":

@@ -13,6 +13,7 @@ from segx_model_yolov8.blocks import strides
 from segx_model_yolov8.export import make_export_module
 from segx_model_yolov8.loss import Gains, SegmentationLoss
 from segx_model_yolov8.network import SegmentationModel
+from segx_model_yolov8.plugin import HEADS
 from segx_model_yolov8.summary import summarise
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from segx.options.verbs import TrainOptions
     from segx.plugin.jobs import ExportModule, ModelConfig, ModelSummary
 
-HEAD_ID = "yolov8-seg/1"
 OUTPUTS = ("output0", "output1")
 
 
@@ -70,7 +70,7 @@ class YOLOv8Seg:
         """Return what will travel with files of this model; without names, classes are called class0, class1, ..."""
         return ArtifactInfo(
             task="segment",
-            head=HEAD_ID,
+            head=HEADS["decoded"],
             architecture=self.name,
             variant=config.variant,
             names=dict(names) if names else {index: f"class{index}" for index in range(config.nc)},
@@ -107,7 +107,9 @@ class YOLOv8Seg:
         return fused
 
     def export_module(self, module: SegmentationModel, info: ArtifactInfo) -> ExportModule:
-        """Return a fused copy that gives (output0, output1) and is open along the axes in ``info.dynamic``.
+        """Return a fused copy that ends in ``info.head`` and is open along the axes in ``info.dynamic``.
+
+        Its info names the outputs and holds the numbers that reading them needs.
 
         Dynamic heights and widths are multiples of ``info.stride``: for ``torch.export`` give them as
         ``info.stride * torch.export.Dim(...)``.

@@ -20,6 +20,9 @@ OWN = "p"
 EMBEDDED = Path(__file__).parent / "embedded"
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.1.0"
 
+HEADS = {"decoded": "yolov8-seg/1", "raw": "yolov8-seg-raw/1"}
+"""Where a graph of the family can end, and what the task calls that."""
+
 PICKLED = {
     "ultralytics.nn.tasks": ("SegmentationModel", "DetectionModel"),
     "ultralytics.nn.modules.conv": ("Conv", "Concat"),
@@ -43,6 +46,7 @@ def segx_architectures() -> Iterable[ArchitectureSpec]:
             load=lazy("segx_model_yolov8.architecture:YOLOv8Seg"),
             requires=("torch>=2.6",),
             task="segment",
+            heads=HEADS,
             pickled=PICKLED,
             variants=tuple(f"yolov8{size}-seg" for size in (OWN, *SIZES)),
             weights={

@@ -17,7 +17,7 @@ from segx.ops.arrays import to_numpy
 from segx.ops.nms import nms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,7 +30,7 @@ _USUAL_LEVELS, _MOST_LEVELS = 3, 8
 _COARSEST_FIRST = 3
 """Of several levels the finest has at most four times the prototypes' stride: number 0 is twice as fine as they are."""
 
-_ANY_SIZE = 1e9
+ANY_SIZE = 1e9
 """What no number of an object reaches: a box of a billion pixels."""
 
 
@@ -88,9 +88,14 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
         raise ModelError(problem)
     predictions = flat[0] if layout.channels == 1 else flat[0].swapaxes(1, 2)
     prototypes = maps[0] if layout.map_channels == 1 else np.ascontiguousarray(maps[0].transpose(0, 3, 1, 2))
-    if not np.isfinite(prototypes).all():
-        prototypes = np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)  # no part of any mask
-    return RawOutputs(predictions, prototypes, layout.nc)
+    return RawOutputs(predictions, without_noise(prototypes), layout.nc)
+
+
+def without_noise(prototypes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return prototypes in which what is not finite is no part of any mask."""
+    if np.isfinite(prototypes).all():
+        return prototypes
+    return np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @dataclass(frozen=True)
@@ -145,18 +150,48 @@ def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) ->
         nc: Number of classes.
         options: ``conf iou max_det classes agnostic_nms multi_label``. A score counts when it is above ``conf``.
     """
-    scores, classes, anchors = _candidates(predictions, predictions[4 : 4 + nc], options)
-    best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    scores, classes, anchors = scores[best], classes[best], anchors[best]
-    centre, half = predictions[0:2, anchors].T, predictions[2:4, anchors].T / 2
-    boxes = np.concatenate([centre - half, centre + half], axis=1)
-    kept = nms(boxes, scores, None if options.agnostic_nms else classes, iou=options.iou, max_det=options.max_det)
-    coefficients = predictions[4 + nc :, anchors[kept]].T
-    return Detections(boxes[kept], scores[kept], classes[kept], np.ascontiguousarray(coefficients))
+
+    def corners(anchors: NDArray[np.int64]) -> NDArray[np.float32]:
+        centre, half = predictions[0:2, anchors].T, predictions[2:4, anchors].T / 2
+        return np.concatenate([centre - half, centre + half], axis=1)
+
+    def sound(anchors: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray((np.abs(predictions[:, anchors]) < ANY_SIZE).all(axis=0))
+
+    return detect_lazily(
+        predictions[4 : 4 + nc], options, corners=corners, coefficients=predictions[4 + nc :], sound=sound
+    )
+
+
+def detect_lazily(
+    scores: NDArray[np.float32],
+    options: DecodeOptions,
+    *,
+    corners: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    coefficients: NDArray[np.float32],
+    sound: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+) -> Detections:
+    """Return the objects of one image, of whose boxes only those are made that score enough.
+
+    Args:
+        scores: float32 (nc, A).
+        options: As for :func:`detect`.
+        corners: Returns the boxes of some anchors, float32 (n, 4), x1, y1, x2, y2.
+        coefficients: float32 (nm, A).
+        sound: Returns which of some anchors have finite boxes, scores and coefficients, bool (n,).
+    """
+    best_scores, classes, anchors = _candidates(scores, options, sound)
+    best = np.argsort(-best_scores, kind="stable")[:MAX_CANDIDATES]
+    best_scores, classes, anchors = best_scores[best], classes[best], anchors[best]
+    boxes = corners(anchors)
+    groups = None if options.agnostic_nms else classes
+    kept = nms(boxes, best_scores, groups, iou=options.iou, max_det=options.max_det)
+    chosen = np.ascontiguousarray(coefficients[:, anchors[kept]].T)
+    return Detections(boxes[kept], best_scores[kept], classes[kept], chosen)
 
 
 def _candidates(
-    rows: NDArray[np.float32], scores: NDArray[np.float32], options: DecodeOptions
+    scores: NDArray[np.float32], options: DecodeOptions, sound: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Return score, class and anchor of whatever is above ``conf``: for each anchor the best class, or each class.
 
@@ -170,7 +205,7 @@ def _candidates(
     if options.classes is not None:
         wanted = np.isin(classes, options.classes)
         classes, anchors = classes[wanted], anchors[wanted]
-    sound = (np.abs(rows[:, anchors]) < _ANY_SIZE).all(axis=0)
-    if not sound.all():  # an object that is not finite is none, and would take its neighbours with it
-        classes, anchors = classes[sound], anchors[sound]
+    fine = sound(anchors)
+    if not fine.all():  # an object that is not finite is none, and would take its neighbours with it
+        classes, anchors = classes[fine], anchors[fine]
     return scores[classes, anchors], classes, anchors

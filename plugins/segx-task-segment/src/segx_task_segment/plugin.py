@@ -5,12 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import TaskSpec, lazy
+from segx.plugin.specs import Head, TaskSpec, lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEGX_API = (1, 0)
+
+FAMILY = "yolov8-seg"
+HEADS = (
+    Head(id="yolov8-seg/1", family=FAMILY),
+    Head(
+        id="yolov8-seg-raw/1",
+        family=FAMILY,
+        form="raw",
+        outputs=("boxes", "scores", "coefficients", "prototypes"),
+        decoding={"strides": [8, 16, 32], "bins": 16},
+    ),
+    Head(
+        id="yolov8-seg-final/1",
+        family=FAMILY,
+        form="final",
+        outputs=("detections", "prototypes"),
+        options=("conf", "iou", "max_det"),
+    ),
+)
+"""What :mod:`segx_task_segment.heads` reads."""
 
 
 @hookimpl
@@ -21,5 +41,6 @@ def segx_tasks() -> Iterable[TaskSpec]:
             name="segment",
             summary="instance segmentation: a box, a class and a mask per object",
             load=lazy("segx_task_segment.task:SegmentTask"),
+            heads=HEADS,
         )
     ]

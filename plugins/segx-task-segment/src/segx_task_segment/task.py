@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from segx.errors import ModelError
 from segx.ops.letterbox import boxes_to_image, letterbox, rect_shape
 from segx.structures.batch import Batch
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx_task_segment.decode import detect, read_outputs
+from segx_task_segment import heads
 from segx_task_segment.mask_assembly import image_masks, input_masks
+from segx_task_segment.plugin import HEADS
 from segx_task_segment.results import SegmentResults, annotation_results
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class SegmentTask:
     """Instance segmentation."""
 
     name = "segment"
-    heads: tuple[str, ...] = ("yolov8-seg/1",)
+    heads: tuple[str, ...] = tuple(head.id for head in HEADS)
 
     def input_shape(
         self, image: tuple[int, int], imgsz: tuple[int, int], *, stride: int, rect: bool
@@ -74,16 +74,33 @@ class SegmentTask:
         Raises:
             ModelError: The head is not known, or the outputs are not its.
         """
-        if info.head not in self.heads:
-            raise ModelError(f"head {info.head!r} is not known", hint=f"known heads: {', '.join(self.heads)}")
-        raw = read_outputs(outputs, len(info.names))
-        names = info.names or {number: f"class{number}" for number in range(raw.nc)}
+        shape = batch.geometry[0].input
+        found = heads.read(outputs, shape, info, options)
         return [
-            _results(detect(predictions, raw.nc, options), prototypes, source, geometry, names=names, options=options)
-            for predictions, prototypes, source, geometry in zip(
-                raw.predictions, raw.prototypes, batch.sources, batch.geometry, strict=True
+            _results(
+                detections,
+                prototypes,
+                source,
+                geometry,
+                names=info.names or {number: f"class{number}" for number in range(nc)},
+                options=options,
+            )
+            for ((detections, prototypes), nc), source, geometry in zip(
+                found, batch.sources, batch.geometry, strict=True
             )
         ]
+
+    def limits(self, info: ArtifactInfo, options: DecodeOptions) -> DecodeOptions:
+        """Return the options nearest to these that a finished graph still lets one choose."""
+        return heads.limits(info, options)
+
+    def check(self, info: ArtifactInfo, options: DecodeOptions) -> None:
+        """Refuse what a finished graph no longer lets one choose.
+
+        Raises:
+            UsageError: With the option, and what the file does.
+        """
+        heads.check(info, options)
 
     def draw_annotations(self, sample: Sample, names: Mapping[int, str]) -> Image:
         """Return an image of a data set, uint8 (H, W, 3) BGR, with its annotations drawn in.
