@@ -14,7 +14,7 @@ from segx.errors import ExportError
 from segx.flows.calibration import Calibration
 from segx.io.files import write_bytes
 from segx.runtime import child
-from segx_onnx_graph import raw_form, read
+from segx_onnx_graph import raw_decoding, raw_form, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
 
     from segx_tensorflow.functions import GraphModule
 
-    graph = _graph(source, shape)
+    graph = read(Path(source), tuple(shape))
     module = GraphModule(graph, anchors_first=False)
     signatures = {"serving_default": module.serve.get_concrete_function()}
     tf.saved_model.save(module, destination, signatures=signatures)
@@ -77,7 +77,7 @@ def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> 
 
     from segx_tensorflow.functions import GraphModule
 
-    graph = _graph(source, shape)
+    graph = read(Path(source), tuple(shape))
     module = GraphModule(graph, anchors_first=False)
     frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
     definition = _only_for(graph.outputs, frozen.graph.as_graph_def())
@@ -110,16 +110,24 @@ def tflite(
         images: What :meth:`segx.flows.calibration.Calibration.to_dict` wrote; needed for int8.
 
     Returns:
-        ``versions`` of what made it, and ``outputs``, their names.
+        ``versions`` of what made it, ``outputs``, their names, and the ``decoding`` of a graph that was cut here.
 
     Raises:
-        ExportError: The graph has operators that are not translated.
+        ExportError: The graph has operators that are not translated, or does not end in a head that can be cut.
     """
+    import onnx
     import tensorflow as tf
 
     from segx_tensorflow.functions import GraphModule
 
-    graph = _graph(source, shape, raw=raw)
+    decoding: dict[str, Any] = {}
+    if raw:
+        model = onnx.load(source)
+        cut = raw_form(model)
+        decoding = raw_decoding(model) if cut is not model else {}
+        graph = read(cut, tuple(shape))
+    else:
+        graph = read(Path(source), tuple(shape))
     module = GraphModule(graph, anchors_first=raw)
     folder = Path(scratch) / "saved_model"
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve.get_concrete_function()})
@@ -135,7 +143,7 @@ def tflite(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, values)
     write_bytes(Path(destination), converter.convert())
-    return _made(graph)
+    return {**_made(graph), **({"decoding": decoding} if decoding else {})}
 
 
 def _representative(images: Mapping[str, Any]) -> Iterator[list[Any]]:
@@ -174,11 +182,3 @@ def _made(graph: Graph) -> dict[str, Any]:
     import tensorflow as tf
 
     return {"versions": {"tensorflow": tf.__version__}, "outputs": list(graph.outputs)}
-
-
-def _graph(source: str, shape: Sequence[int | None], *, raw: bool = False) -> Graph:
-    if raw:
-        import onnx
-
-        return read(raw_form(onnx.load(source)), tuple(shape))
-    return read(Path(source), tuple(shape))
