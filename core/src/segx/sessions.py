@@ -93,7 +93,7 @@ class Sessions:
             if not (on_cpu and self._backend_spec(how, backend).concurrent):
                 return self.get(how, backend), 1
             streams, threads = streams_and_threads(how.threads)
-            session = self.get(how.replace(threads=threads), backend)
+            session = self.get(how.replace(threads=threads, streams=streams), backend)
             if session.device == "cpu":
                 return session, streams
             self._open[how, backend] = session  # where threads do not matter

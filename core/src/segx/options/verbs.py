@@ -66,8 +66,8 @@ class RunFolderOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionOptions(Options):
-    """How a backend opens a model."""
+class RuntimeOptions(Options):
+    """Where and how a model runs."""
 
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     half: bool = option(False, "run in half precision, where the device can")
@@ -75,7 +75,16 @@ class SessionOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(VerbOptions, SessionOptions, RunFolderOptions):
+class SessionOptions(RuntimeOptions):
+    """How a backend opens a model: what users choose, and what whoever runs it knows."""
+
+    streams: int = option(
+        1, "how many threads will call run at once; threads is the share of each", ge=1, le=MOST_WORKERS
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions(VerbOptions, RuntimeOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
 
     imgsz: ImageSize | None = option(

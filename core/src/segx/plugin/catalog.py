@@ -15,7 +15,7 @@ from segx.plugin import known as known_plugins
 from segx.plugin.discovery import DISABLE, PLUGIN_TYPES
 from segx.plugin.guard import LOADING_PATIENCE, one_line, was_interrupted, watched
 from segx.plugin.requirements import unmet
-from segx.plugin.specs import ExporterSpec, Spec, no_problem, nothing
+from segx.plugin.specs import BackendSpec, ExporterSpec, Spec, no_problem, nothing
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterator, Mapping, ValuesView
@@ -148,13 +148,18 @@ class Loader:
             raise PluginError(f"{what} cannot be prepared: {reason}")
         try:
             with watched(f"{what} is loading", patience=LOADING_PATIENCE):
-                return spec.load()
+                loaded = spec.load()
         except SegxError:
             raise
         except BaseException as error:
             if was_interrupted(error):
                 raise
             raise PluginError(f"{what} cannot be loaded: {one_line(error)}") from error
+        if isinstance(spec, BackendSpec) and spec.apart:
+            from segx.plugin.apart import stand_in
+
+            return stand_in(spec, loaded)
+        return loaded
 
 
 class Catalog(Generic[S, T]):

@@ -274,6 +274,10 @@ class BackendSpec(Spec):
         priority: Of several usable backends for a format the highest is taken.
         concurrent: Its sessions may be run from several threads at once. On a CPU that is how folders and videos go
             through the network: a few images side by side, each on its share of the cores.
+        apart: It does not share a process with other libraries: they bring each other down, or it prints and starts
+            what it likes. Core opens its models in a process of its own and hands over images and outputs in shared
+            memory; the plugin writes nothing for it. ``load`` is then a :class:`lazy`, and what it loads reads a
+            file's info without the runtime.
         caution: What whoever opens a stranger's file of these formats should know, a clause after its name: said by
             ``segx info`` and when the first one is opened.
     """
@@ -284,6 +288,7 @@ class BackendSpec(Spec):
     devices: tuple[str, ...] = ("cpu",)
     priority: int = 0
     concurrent: bool = False
+    apart: bool = False
     caution: str = ""
 
 

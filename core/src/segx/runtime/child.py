@@ -231,15 +231,16 @@ class Child:
 
     def finish(self, patience: float = 2 * _PATIENCE) -> None:
         """Let it end by itself, as Python does, for some seconds."""
-        with contextlib.suppress(OSError), self._writing:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+        if os.getpid() != self._owner:  # a fork of this process has no part in it
+            return
+        with contextlib.suppress(OSError):
+            self.send(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
 
     def end(self) -> None:
         """End it and what it has started, and take away what it leaves; harmless when done already."""
-        if os.getpid() != self._owner:  # a fork of this process has no part in it
+        if os.getpid() != self._owner:
             return
         _end(self._process)
         self._thread.join(_PATIENCE)  # a grandchild may hold the pipe open
@@ -435,8 +436,6 @@ class Parent:
         self._folder = folder
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._served = False
-        self.answered = False
         threading.Thread(target=self._listen, name="segx-parent", daemon=True).start()
 
     def send(self, message: object) -> None:
@@ -448,18 +447,19 @@ class Parent:
 
     def messages(self) -> Iterator[Any]:
         """Yield what it sends until it wants no more; may be gone through by several threads."""
-        self._served = True
         while (message := self._inbox.get()) is not None:
             yield message
         self._inbox.put(None)  # for the other threads
 
     def _listen(self) -> None:
+        dismissed = False
         with contextlib.suppress(OSError, ValueError), os.fdopen(self._read, "rb") as lines:
             for line in lines:
-                self._inbox.put(json.loads(line))
-        self._inbox.put(None)
-        if self._served or self.answered:
-            time.sleep(2 * _PATIENCE)  # it is closing what it holds
+                message = json.loads(line)
+                self._inbox.put(message)
+                dismissed = message is None
+        if dismissed:
+            time.sleep(2 * _PATIENCE)  # this process is closing what it holds
         self._leave()
 
     def _leave(self) -> None:
@@ -494,22 +494,21 @@ def main(request: Mapping[str, Any]) -> None:
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
     try:
         result = _work(request)
-        _parent.answered = True
         _parent.send({"result": result})
-    except SegxError as error:
+    except Exception as error:  # noqa: BLE001 - a converter's may be of any class
+        _parent.send({"error": described(error)})
+
+
+def described(error: Exception) -> dict[str, str]:
+    """Return an error as a message holds it; the traceback of one that is not segx's own is among what is said."""
+    if isinstance(error, SegxError):
         kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-        _fail(_parent, kind, error.message, error.hint)
-    except Exception as error:  # noqa: BLE001 - a converter's may be of any class; its traceback is among what was said
-        import traceback
+        return {"class": kind, "message": error.message, "hint": error.hint}
+    import traceback
 
-        traceback.print_exc()
-        said = " ".join(str(error).split())[:_LONGEST]
-        _fail(_parent, "", f"{type(error).__name__}: {said}".rstrip(": "))
-
-
-def _fail(parent: Parent, kind: str, message: str, hint: str = "") -> None:
-    parent.answered = True
-    parent.send({"error": {"class": kind, "message": message, "hint": hint}})
+    traceback.print_exception(error)
+    said = " ".join(str(error).split())[:_LONGEST]
+    return {"class": "", "message": f"{type(error).__name__}: {said}".rstrip(": "), "hint": ""}
 
 
 def _work(request: Mapping[str, Any]) -> Any:
