@@ -109,7 +109,7 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool
         ModelError: The model has other outputs than its metadata say.
     """
     device = choose_device(options.device, delegate.devices())
-    streams = getattr(options, "streams", 1)
+    streams = options.streams
     threads = options.threads or max(1, cores() // streams)
     delegates = [_edge_tpu()] if device == "tpu" else []
 

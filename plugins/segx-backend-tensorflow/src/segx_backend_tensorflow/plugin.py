@@ -37,6 +37,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             prepare=_keep_quiet,
             formats={"saved_model": ("_saved_model",), "pb": (".pb",)},
             devices=("cpu", "cuda"),
+            apart=True,
             requires=(" | ".join(f"{build}>=2.16" for build in _BUILDS), "numpy>=1.26"),
         )
     ]

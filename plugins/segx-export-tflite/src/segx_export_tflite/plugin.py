@@ -39,6 +39,6 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             demands=_demands,
             axes=frozenset(),
             metadata="embedded",
-            requires=("onnx>=1.17", "tensorflow>=2.18 | tensorflow-cpu>=2.18"),
+            requires=("segx-tensorflow>=0.1.0",),  # which brings TensorFlow, and is imported in a process of its own
         )
     ]

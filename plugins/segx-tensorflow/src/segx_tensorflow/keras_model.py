@@ -69,6 +69,9 @@ class KerasTranslator(TensorFlowTranslator):
     def _sigmoid(self, tensor: Any) -> Any:
         return keras.ops.sigmoid(tensor)
 
+    def _exp(self, tensor: Any) -> Any:
+        return keras.ops.exp(tensor)
+
     def _relu(self, tensor: Any) -> Any:
         return keras.ops.relu(tensor)
 

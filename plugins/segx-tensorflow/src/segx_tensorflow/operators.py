@@ -133,6 +133,9 @@ class TensorFlowTranslator(Translator):
     def Sigmoid(self, value: Value) -> Value:
         return Value(self._sigmoid(value.tensor), value.axes)
 
+    def Exp(self, value: Value) -> Value:
+        return Value(self._exp(value.tensor), value.axes)
+
     def Relu(self, value: Value) -> Value:
         return Value(self._relu(value.tensor), value.axes)
 
@@ -372,6 +375,9 @@ class TensorFlowTranslator(Translator):
 
     def _sigmoid(self, tensor: Any) -> Any:
         return tf.sigmoid(tensor)
+
+    def _exp(self, tensor: Any) -> Any:
+        return tf.exp(tensor)
 
     def _relu(self, tensor: Any) -> Any:
         return tf.nn.relu(tensor)
