@@ -27,7 +27,7 @@ from segx.flows.export import check, default_destination, export, verify
 from segx.io import sidecar
 from segx.io.paths import weights_folder
 from segx.options.schema import option
-from segx.options.verbs import CalibrationOptions, ExportOptions
+from segx.options.verbs import CalibrationOptions, ExportOptions, SuppressionOptions
 from segx.plugin import hookspecs
 from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
@@ -943,6 +943,104 @@ def test_a_form_is_the_head_that_the_architecture_has_for_it(model, jobs):
     middle = export(model, "toy", registry=registry).artifact
     with pytest.raises(UsageError, match="needs a graph that ends in toy-raw/1, not yolov8-seg/1"):
         export(middle, "case", registry=registry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalOptions(ToyOptions, SuppressionOptions):
+    """Options of a format whose graph can suppress by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalCaseOptions(CaseOptions, SuppressionOptions):
+    """Options of a format made of such a graph."""
+
+
+SUPPRESSES = {
+    "options": FinalOptions,
+    "demands": lambda options: Demands(makes="final" if options.nms else None),
+    "cuts": ("raw",),
+}
+LIMITS = {"conf": 0.4, "iou": 0.7, "max_det": 300}
+
+
+def test_a_finished_graph_that_ends_in_boxes_is_cut_where_its_format_can_be(model, jobs):
+    raw = dataclasses.replace(CASE, demands=lambda _: Demands(form="raw"))
+    middle = export(model, "toy", registry=make_toys(Toy())).artifact
+    with pytest.raises(UsageError, match="needs a graph that ends in yolov8-seg-raw/1, not yolov8-seg/1"):
+        export(middle, "case", {"verify": False}, registry=make_toys(Toy(), also=(raw,)))
+    registry = make_toys(Toy(), also=(raw,), cuts=("raw",))
+    result = export(middle, "case", {"verify": False}, registry=registry)
+    info = Case.seen[-1][0]
+    assert info.head == result.info.head == "yolov8-seg-raw/1", "its exporter cuts it, whatever family it is of"
+    assert info.outputs == ("boxes", "scores", "coefficients", "prototypes")
+    assert info.decoding == {"strides": [8, 16, 32], "bins": 16}
+    family = ArchitectureSpec(
+        name=SOURCE.architecture, summary="s", load=object, task="segment", heads={"raw": "yolov8-seg-raw/1"}
+    )
+    registry.architectures.claims[family.name] = [family]
+    export(model, "case", {"verify": False}, registry=registry)
+    assert jobs[-1].info.head == "yolov8-seg-raw/1", "of a model it is the graph from the start"
+    assert Case.seen[-1][0].head == "yolov8-seg-raw/1"
+
+
+def test_a_graph_that_ends_raw_is_taken_as_it_is(model, jobs):
+    middle = export(model, "toy", registry=make_toys(Toy())).artifact
+    info = sidecar.read(middle.path)
+    raw = info.replace(head="yolov8-seg-raw/1", outputs=("boxes", "scores", "coefficients", "prototypes"))
+    sidecar.write(middle.path, raw.replace(decoding={"strides": [8], "bins": 8}))
+    for form in ("decoded", "raw"):  # nothing demanded, and this
+        case = dataclasses.replace(CASE, demands=lambda _, form=form: Demands(form=form))
+        export(middle, "case", {"verify": False}, registry=make_toys(Toy(), also=(case,), cuts=("raw",)))
+        assert Case.seen[-1][0].head == "yolov8-seg-raw/1"
+        assert Case.seen[-1][0].decoding == {"strides": [8], "bins": 8}
+
+
+def test_a_link_that_suppresses_says_how(model, jobs):
+    registry = make_toys(Toy(), **SUPPRESSES)
+    result = export(model, "toy", {"nms": True, "conf": 0.4, "verify": False}, registry=registry)
+    for info in (jobs[0].info, result.info):
+        assert info.head == "yolov8-seg-final/1"
+        assert info.outputs == ("detections", "prototypes")
+        assert info.decoding == LIMITS
+    export(model, "toy", {"verify": False}, registry=registry)
+    assert jobs[1].info.head == "yolov8-seg/1"
+
+
+def test_suppression_reaches_the_link_that_does_it_where_the_format_can_hold_it(model, jobs):
+    case = dataclasses.replace(CASE, options=FinalCaseOptions)
+    registry = make_toys(Toy(), also=(case,), **SUPPRESSES)
+    result = export(model, "case", {"nms": True, "conf": 0.4, "verify": False}, registry=registry)
+    assert (jobs[0].options.nms, jobs[0].info.decoding) == (True, LIMITS)
+    assert (result.info.head, result.info.decoding) == ("yolov8-seg-final/1", LIMITS)
+    plain = make_toys(Toy(), also=(CASE,), **SUPPRESSES)
+    assert not {"nms", "conf"} & {info.name for info in plain.export_options("case").describe()}
+    with pytest.raises(UsageError, match="nms"):
+        export(model, "case", {"nms": True}, registry=plain)
+    raw = dataclasses.replace(case, demands=lambda _: Demands(form="raw"))
+    both = make_toys(Toy(), also=(raw,), **SUPPRESSES)
+    family = ArchitectureSpec(
+        name=SOURCE.architecture, summary="s", load=object, task="segment", heads={"raw": "yolov8-seg-raw/1"}
+    )
+    both.architectures.claims[family.name] = [family]
+    with pytest.raises(UsageError, match="nms=True: case with these options is made from raw outputs"):
+        export(model, "case", {"nms": True}, registry=both)
+
+
+def test_a_finished_graph_that_suppresses_goes_on_only_into_formats_that_hold_it(model, jobs):
+    case = dataclasses.replace(CASE, options=FinalCaseOptions)
+    registry = make_toys(Toy(), also=(case,), **SUPPRESSES)
+    made = export(model, "toy", {"nms": True, "conf": 0.4, "verify": False}, registry=registry).artifact
+    with pytest.raises(ModelError, match=r"'yolov8-seg-final/1': it suppresses by itself, and case cannot do that"):
+        export(made, "case", registry=make_toys(Toy(), also=(CASE,)))
+    for asked in ({}, {"nms": True}, {"conf": 0.4}):
+        result = export(made, "case", {**asked, "verify": False}, registry=registry)
+        assert (result.info.head, result.info.decoding) == ("yolov8-seg-final/1", LIMITS)
+        assert Case.seen[-1][1].conf == 0.4
+    with pytest.raises(UsageError, match=r"conf=0\.6: .* suppresses by itself, that is 0\.4 in it"):
+        export(made, "case", {"conf": 0.6}, registry=registry)
+    plain = export(model, "toy", {"verify": False}, registry=registry).artifact
+    with pytest.raises(UsageError, match=r"nms=True: .* is finished, and ends in yolov8-seg/1"):
+        export(plain, "case", {"nms": True}, registry=registry)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import yaml
 
 from segx.errors import UsageError
 from segx.options.neutral import NEUTRAL
-from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions, known_elsewhere
+from segx.options.schema import option
+from segx.options.verbs import (
+    CalibrationOptions,
+    ExportOptions,
+    PredictOptions,
+    TrainOptions,
+    ValOptions,
+    known_elsewhere,
+)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +201,39 @@ def test_a_list_of_one_is_no_number_where_a_list_means_something_else() -> None:
     assert TrainOptions.parse({"freeze": (3,)}).replace(epochs=1).freeze == (3,)
     assert TrainOptions.parse({"freeze": "3"}).freeze == 3
     assert TrainOptions.parse({"imgsz": [64]}).imgsz == 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised(CalibrationOptions):
+    half: bool = option(False, "16-bit numbers")
+
+
+@pytest.mark.parametrize(
+    ("values", "precision"),
+    [
+        ({"quantize": 8}, "int8"),
+        ({"quantize": "16"}, "fp16"),
+        ({"quantize": 16, "half": True, "int8": False}, "fp16"),
+        ({"quantize": 32}, "fp32"),
+        ({"quantize": None, "half": "true"}, "fp16"),
+        ({"quantize": False}, "fp32"),
+    ],
+)
+def test_bits_of_another_program_are_the_precision_options(values: dict[str, object], precision: str) -> None:
+    assert Quantised.parse(values).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (Quantised, {"quantize": 4}, "quantize=4 cannot be: exports take 8 for int8=true and 16 for half=true"),
+        (Quantised, {"quantize": True}, "quantize=True cannot be"),
+        (Quantised, {"quantize": 8, "half": True}, "quantize=8 is int8=True here, and half=True says otherwise"),
+        (Quantised, {"quantize": 16, "half": "false"}, "quantize=16 is half=True here, and half=False says otherwise"),
+        (ExportOptions, {"quantize": 8}, "quantize=8 is int8=True here, which this format does not have"),
+        (PredictOptions, {"quantize": 8}, "quantize=8 cannot be"),
+    ],
+)
+def test_bits_that_cannot_be_are_refused(kind: type, values: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        kind.parse(values)

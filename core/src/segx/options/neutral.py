@@ -47,6 +47,7 @@ NEUTRAL: dict[str, Neutral] = {
     **_each("of classification", auto_augment=ANY, erasing=ANY, crop_fraction=ANY),
     **_each("an option of some export formats", keras=False, optimize=False, int8=False, dynamic=False, nms=False),
     **_each("an option of some export formats", simplify=(True, False), opset=UNSET, workspace=(4,), end2end=False),
+    **_each("exports take 8 for int8=true and 16 for half=true", quantize=(32, False)),
     **_each("the call says it", source=ANY, format=ANY),
     **_each("the call says it", task=ANY, mode=ANY, model=ANY, cfg=ANY, save_dir=ANY, tracker=ANY),
 }

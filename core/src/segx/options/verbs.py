@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from segx.errors import WrongValueError
 from segx.options.neutral import ANY, BESIDE_DEFAULT, NEUTRAL, UNSET, Neutral
@@ -371,11 +371,48 @@ class ExportOptions(VerbOptions):
     )
     verify: bool = option(True, "open the result, compare it with its source, and fail when they differ")
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Return options from names and values; ``quantize=8`` is ``int8=true``, ``quantize=16`` is ``half=true``.
+
+        Raises:
+            UsageError: A name is unknown, or a value is of the wrong type or out of range.
+        """
+        return super().parse(_in_own_words(cls, values))
+
     @property
     def precision(self) -> str:
         """The precision asked for: the lowest precision option that is set, else fp32."""
         asked = [word for option, word in PRECISION_OPTIONS.items() if getattr(self, option, False)]
         return asked[-1] if asked else "fp32"
+
+
+_BITS: Mapping[int, str] = {8: "int8", 16: "half"}
+
+
+def _in_own_words(kind: type[ExportOptions], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return names and values in which bits, which another program asks for, are the option that is meant here.
+
+    Raises:
+        WrongValueError: There is no such option, or another one says otherwise.
+    """
+    if "quantize" not in values:
+        return values
+    given = plain(values["quantize"])
+    bits = parse_literal(given) if isinstance(given, str) else given
+    option = None if isinstance(bits, bool) or not isinstance(bits, int) else _BITS.get(bits)
+    if option is None:
+        return values  # what changes nothing is taken, anything else refused
+    rest = {name: value for name, value in values.items() if name != "quantize"}
+    if option not in {item.name for item in dataclasses.fields(kind)}:
+        raise WrongValueError(f"quantize={bits} is {option}=True here, which this format does not have")
+    told = plain(rest.pop(option, None))
+    told = parse_literal(told) if isinstance(told, str) else told
+    others = [name for name in PRECISION_OPTIONS if name != option and parse_literal(str(rest.get(name))) is True]
+    if told is False or others:
+        other = f"{others[0]}=True" if others else f"{option}=False"
+        raise WrongValueError(f"quantize={bits} is {option}=True here, and {other} says otherwise")
+    return {**rest, option: True}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 import pytest
 
+from segx.errors import UsageError
 from segx.options.verbs import DecodeOptions
 from segx.plugin.catalog import full_name
 from segx.structures.batch import SourceImage
@@ -89,6 +90,24 @@ class TaskContract(PluginContract, standard=True):
         assert task.name == spec.name
         assert task.heads
         assert all(head.rpartition("/")[2].isdigit() for head in task.heads)
+        assert [head.id for head in spec.heads] == list(task.heads), "declared, so that exports can plan with them"
+        forms = [(head.family, head.form) for head in spec.heads]
+        assert len(set(forms)) == len(forms), "one head for each form of a family"
+
+    def test_limits_are_what_is_not_refused(self, spec: TaskSpec, task: Task, session: Session) -> None:
+        """Of each head; where a graph leaves everything open, nothing changes."""
+        for head in spec.heads:
+            settled = {"conf": 0.3, "iou": 0.6, "max_det": 20}
+            info = session.info.replace(head=head.id, decoding={**head.decoding, **settled} if head.options else {})
+            for options in (DecodeOptions(), DecodeOptions(conf=0.5, iou=0.2, max_det=5), DecodeOptions(conf=0.001)):
+                nearest = task.limits(info, options)
+                task.check(info, nearest)
+                assert task.limits(info, nearest) == nearest
+                if nearest == options:
+                    task.check(info, options)
+                    continue
+                with pytest.raises(UsageError):
+                    task.check(info, options)
 
     @pytest.mark.parametrize("image", _SHAPES)
     @pytest.mark.parametrize("imgsz", [(320, 320), (320, 416)])

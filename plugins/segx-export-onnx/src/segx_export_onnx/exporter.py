@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segx.errors import UsageError
+from segx.errors import ExportError, UsageError
 from segx.io.files import write_bytes
 from segx.plugin.base import FormatExporter
-from segx_export_onnx.options import OnnxOptions
+from segx.runtime import child
+from segx_export_onnx.options import OLDEST_INT8, OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,8 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
 
     def made_by(self, options: OnnxOptions) -> tuple[str, ...]:
         """Return the packages whose versions travel with the file."""
-        return ("torch", "onnx", "onnxslim") if options.simplify else ("torch", "onnx")
+        used = ("torch", "onnx", *(["onnxslim"] if options.simplify else []))
+        return (*used, "onnxruntime") if options.int8 else used
 
     def _check(self, info: ArtifactInfo, options: OnnxOptions) -> None:  # noqa: ARG002 - ONNX holds any model
         import onnx
@@ -34,17 +36,26 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
         if options.opset > newest:
             msg = f"opset={options.opset} is newer than the installed onnx knows ({newest})"
             raise UsageError(msg, hint=f'opset={newest}, or pip install -U "onnx"')
+        if options.int8 and options.opset < OLDEST_INT8:
+            msg = f"opset={options.opset} with int8=True: numbers of 8 bits for each channel are newer"
+            raise UsageError(msg, hint=f"opset={OLDEST_INT8} or more")
 
     def _export(self, source: ExportModule, job: ExportJob, options: OnnxOptions) -> None:
-        from segx_export_onnx import graph, half, tracing
+        from segx_export_onnx import graph, half, suppression, tracing
 
         model = tracing.trace(source, opset=options.opset, dynamic=bool(job.info.dynamic))
         graph.strip(model)
         if options.simplify:
             model = graph.simplify(model)
-        if options.half:
+        if options.int8:
+            model = _quantised(model, job)
+        elif options.half:
             half.convert(model)
-        graph.name_axes(model, source, job.info)
+        axes = dict(zip(source.info.outputs, source.output_axes, strict=True))
+        if options.nms:
+            suppression.append(model, len(job.info.names), job.info.outputs, options)
+            axes = {job.info.outputs[0]: {0: "batch"}, job.info.outputs[1]: source.output_axes[1]}
+        graph.name_axes(model, axes, job.info)
         graph.check(model)
         write_bytes(job.destination, _serialise(model))
 
@@ -66,6 +77,27 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
         graph.embed(rest, info)
         with path.open("ab") as file:
             file.write(_serialise(rest))
+
+
+def _quantised(model: Any, job: ExportJob) -> Any:
+    """Return a graph with 8-bit numbers.
+
+    Raises:
+        ExportError: There are no images to calibrate on, or the tool fails.
+    """
+    import onnx
+
+    from segx_export_onnx import graph
+
+    if job.images is None:
+        raise ExportError("int8=True needs images to calibrate on", hint="data=coco8-seg.yaml")
+    source, target = job.scratch / "float.onnx", job.scratch / "int8.onnx"
+    onnx.save(model, source)
+    arguments = {"source": str(source), "target": str(target), "images": job.images.to_dict()}
+    child.call("segx_export_onnx.quantise:run", arguments, what="ONNX Runtime's quantisation", notify=job.notify)
+    quantised = onnx.load(target)
+    graph.strip(quantised)
+    return quantised
 
 
 def _serialise(model: Any) -> bytes:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from segx.artifact import ArtifactInfo
-    from segx.plugin.jobs import ExportModule
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +48,19 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     return slim
 
 
-def name_axes(model: onnx.ModelProto, source: ExportModule, info: ArtifactInfo) -> None:
+def name_axes(model: onnx.ModelProto, outputs: Mapping[str, Mapping[int, str]], info: ArtifactInfo) -> None:
     """Give open axes the names other tools know, and make sure that they are open, and the others fixed.
+
+    Args:
+        model: The graph.
+        outputs: Name of each output to its axes that may be open, and what these are called.
+        info: Whether any are.
 
     Raises:
         ExportError: An axis that was to stay open has become fixed.
     """
     dynamic = bool(info.dynamic)
-    values = {INPUT: INPUT_AXES, **dict(zip(source.info.outputs, source.output_axes, strict=True))}
+    values = {INPUT: INPUT_AXES, **outputs}
     _keep_names(model, values)
     for value in (*model.graph.input, *model.graph.output):
         for axis, name in values[value.name].items():

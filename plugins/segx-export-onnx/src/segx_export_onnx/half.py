@@ -49,7 +49,7 @@ def convert(model: onnx.ModelProto) -> None:
     Raises:
         ExportError: A weight is too large for half precision.
     """
-    _lift_constants(model.graph)
+    lift_constants(model.graph)
     _Converter(model).run()
     model.graph.ClearField("value_info")  # it speaks of 32-bit tensors
 
@@ -59,7 +59,12 @@ class _Converter:
         self.graph = model.graph
         self.weights = {item.name: item for item in self.graph.initializer}
         self.floats = _float_tensors(model)
-        self.halved = _nodes_to_halve(self.graph, self.weights, self.floats)
+        self.halved = {
+            position
+            for position in nodes_before_weights(model)
+            for node in [self.graph.node[position]]
+            if node.op_type in HALF_OPERATORS and any(name in self.floats for name in node.output)
+        }
         self.twins: dict[str, str] = {}
         self.twin_weights: list[onnx.TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
@@ -113,19 +118,18 @@ class _Converter:
         return self.twins[name]
 
 
-def _nodes_to_halve(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], floats: set[str]) -> set[int]:
+def nodes_before_weights(model: onnx.ModelProto) -> set[int]:
     """Return the positions of the nodes from which a layer with weights is still to come, that layer included."""
+    graph = model.graph
+    weights = {item.name: item for item in graph.initializer}
     before_weights: set[str] = set()
-    halved = set()
+    found = set()
     for position in reversed(range(len(graph.node))):
         node = graph.node[position]
-        ahead = _is_heavy(node, weights) or any(name in before_weights for name in node.output)
-        if not ahead:
-            continue
-        before_weights.update(_reads(node))
-        if node.op_type in HALF_OPERATORS and any(name in floats for name in node.output):
-            halved.add(position)
-    return halved
+        if _is_heavy(node, weights) or any(name in before_weights for name in node.output):
+            before_weights.update(_reads(node))
+            found.add(position)
+    return found
 
 
 def _is_heavy(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
@@ -144,7 +148,7 @@ def _halve_weight(weight: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(values.astype(np.float16), weight.name + _SUFFIX)
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
+def lift_constants(graph: onnx.GraphProto) -> None:
     """Make weights of Constant nodes, so that there is one way to hold a number."""
     nodes = []
     for node in graph.node:

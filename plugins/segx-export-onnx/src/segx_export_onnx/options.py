@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segx.options.schema import option
-from segx.options.verbs import ExportOptions
+from segx.options.verbs import CalibrationOptions, SuppressionOptions
 
+OLDEST_INT8 = 13
+"""The first whose 8-bit numbers know channels."""
 OLDEST_OPSET, NEWEST_OPSET = 11, 27
 """11 is the first whose Resize does what the models need; 27 the last that was seen running."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnnxOptions(ExportOptions):
+class OnnxOptions(SuppressionOptions, CalibrationOptions):
     """Options of ``format=onnx``."""
 
     half: bool = option(False, "16-bit weights and arithmetic; inputs and outputs stay 32-bit, so it opens everywhere")

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
-from segx.plugin.specs import ExporterSpec, default_tolerances, lazy
+from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx.runtime import process_taken
 from segx_export_onnx.options import OnnxOptions
 
@@ -22,6 +22,10 @@ def _keep_quiet() -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
+def _demands(options: OnnxOptions) -> Demands:
+    return Demands(makes="final" if options.nms else None, images=options.most if options.int8 else 0)
+
+
 @hookimpl
 def segx_exporters() -> Iterable[ExporterSpec]:
     """Declare the format."""
@@ -33,9 +37,12 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             prepare=_keep_quiet,
             suffix=".onnx",
             options=OnnxOptions,
-            precisions=("fp32", "fp16"),
-            tolerance=default_tolerances("fp32", "fp16"),
+            precisions=("fp32", "fp16", "int8"),
+            tolerance=default_tolerances("fp32", "fp16", "int8"),
+            demands=_demands,
+            cuts=("raw",),
             metadata="embedded",
             requires=("onnx>=1.17", "onnxscript>=0.6.2", "onnxslim>=0.1.50", "torch>=2.6"),
+            requires_for={"int8": ("onnxruntime>=1.20 | onnxruntime-gpu>=1.20",)},
         )
     ]
