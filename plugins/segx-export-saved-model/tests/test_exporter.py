@@ -91,7 +91,7 @@ def test_an_export_over_it_leaves_nothing_of_the_old_one(folder: Path, source: P
     assert made.path == folder
     assert made.parity is not None
     assert not (folder / "model.keras").exists()
-    assert set(made.info.versions) >= {"segx-core", "tensorflow"}
+    assert set(made.info.versions) >= {"segx", "tensorflow"}
 
 
 def test_operators_without_translation_are_named(tmp_path: Path) -> None:
