@@ -8,10 +8,12 @@ import sys
 _LIBRARY = {"linux": "libedgetpu.so.1", "darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}
 
 
+NAME = _LIBRARY.get(sys.platform, "libedgetpu")
+
+
 def library() -> str:
     """Return the name of Coral's runtime library on this system; empty where it is not installed."""
-    name = _LIBRARY.get(sys.platform, "")
-    return name if name and ctypes.util.find_library("edgetpu") else ""
+    return NAME if sys.platform in _LIBRARY and ctypes.util.find_library("edgetpu") else ""
 
 
 def devices() -> list[str]:

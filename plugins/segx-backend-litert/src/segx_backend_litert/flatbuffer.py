@@ -24,8 +24,10 @@ METADATA = "metadata.json"
 """The first file of the archive: the names other tools read, and everything of ours under ``segx``."""
 _OLDER_METADATA = ("temp_meta.txt",)
 _IDENTIFIER = b"TFL3"
+_EDGE_TPU = b"edgetpu-custom-op"
 _BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1}
 """``TensorType`` to the bytes of a number: float32, float16, int32, uint8, int64, int16, int8."""
+_QUANTISED = (3, 9)
 TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8"}
 
 
@@ -38,12 +40,14 @@ class Header:
         type: What the input's numbers are: ``"float32"``, ``"uint8"``.
         outputs: Names of its outputs, as the signature gives them; none where it has no signature.
         precision: ``"int8"`` or ``"fp16"`` where the weights are that, else ``"fp32"``.
+        compiled: It is mapped onto an Edge TPU, and nothing else runs it.
     """
 
     shape: tuple[int, ...]
     type: str
     outputs: tuple[str, ...]
     precision: str
+    compiled: bool
 
 
 def read_metadata(path: Path) -> Mapping[str, Any] | None:
@@ -99,12 +103,14 @@ def read_header(path: Path) -> Header:
             _check_operator(graph.Operators(index), graph.TensorsLength(), model.OperatorCodesLength())
         source = graph.Tensors(graph.Inputs(0))
         weights = [kind for kind in kinds if kind]
-        precision = "int8" if "int8" in weights else "fp16" if "float16" in weights else "fp32"
+        precision = "int8" if "int8" in weights or source.Type() in _QUANTISED else "fp16" if "float16" in weights else "fp32"
+        custom = {model.OperatorCodes(index).CustomCode() for index in range(model.OperatorCodesLength())}
         return Header(
             shape=tuple(int(source.Shape(axis)) for axis in range(source.ShapeLength())),
             type=TYPES.get(source.Type(), "?"),
             outputs=_signature(model),
             precision=precision,
+            compiled=_EDGE_TPU in custom,
         )
 
 

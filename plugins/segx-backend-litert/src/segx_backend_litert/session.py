@@ -15,6 +15,7 @@ from segx.errors import ModelError, UsageError
 from segx.plugin.base import FormatSession
 from segx.runtime import choose_device, cores
 from segx_backend_litert import delegate
+from segx_backend_litert.flatbuffer import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,7 +109,7 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool
         UsageError: The device is not there.
         ModelError: The model has other outputs than its metadata say.
     """
-    device = choose_device(options.device, delegate.devices())
+    device = _device(options.device, path, compiled=read_header(path).compiled)
     streams = options.streams
     threads = options.threads or max(1, cores() // streams)
     delegates = [_edge_tpu()] if device == "tpu" else []
@@ -119,6 +120,26 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool
     pool = Pool(make, 1 if delegates else max(streams, 1))
     pool.outputs = _by_name(pool, info.outputs, path)
     return pool, device
+
+
+def _device(wanted: str | None, path: Path, *, compiled: bool) -> str:
+    """Return the device that runs a file: what is compiled for an Edge TPU runs nowhere else, and what is not, there not.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    device = choose_device(wanted, delegate.devices())
+    if not compiled:
+        if device == "tpu":
+            msg = f"device=tpu: {path} is not compiled for an Edge TPU"
+            raise UsageError(msg, hint=f"edgetpu_compiler -s {path.name}, or device=cpu")
+        return device
+    if "tpu" not in delegate.devices():
+        msg = f"{path}: is compiled for an Edge TPU, whose library ({delegate.NAME}) is not installed here"
+        raise UsageError(msg, hint="coral.ai/software has it; on a CPU run a file exported with compile=False")
+    if wanted is not None and device != "tpu":
+        raise UsageError(f"device={wanted}: {path} is compiled for an Edge TPU", hint="device=tpu, or leave it out")
+    return "tpu"
 
 
 def _edge_tpu() -> Any:
