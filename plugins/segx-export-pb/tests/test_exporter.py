@@ -31,7 +31,9 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    artifact, _ = export_file("onnx", tmp_path_factory.mktemp("source"), real_module(tiny_info(dynamic=True)), dynamic=True)
+    artifact, _ = export_file(
+        "onnx", tmp_path_factory.mktemp("source"), real_module(tiny_info(dynamic=True)), dynamic=True
+    )
     return artifact.path
 
 

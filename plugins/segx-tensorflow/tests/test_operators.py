@@ -97,22 +97,31 @@ CASES = {
     "conv-same-lower": Case(
         [node("Conv", "x", "w", auto_pad="SAME_LOWER")], {"w": weight(5, 4, 2, 2)}, refused="auto_pad=SAME_LOWER"
     ),
-    "conv-shared-kernel": Case(
-        [node("Conv", "x", "w", to="a"), node("Conv", "a", "w")], {"w": weight(4, 4, 3, 3)}
-    ),
+    "conv-shared-kernel": Case([node("Conv", "x", "w", to="a"), node("Conv", "a", "w")], {"w": weight(4, 4, 3, 3)}),
     "transposed": Case(
         [node("ConvTranspose", "x", "w", "b", strides=[2, 2])], {"w": weight(4, 5, 2, 2), "b": weight(5)}
     ),
     "transposed-wide": Case([node("ConvTranspose", "x", "w", strides=[2, 2])], {"w": weight(4, 5, 3, 3)}),
     "transposed-pads": Case(
-        [node("ConvTranspose", "x", "w", strides=[2, 2], pads=[1, 1, 1, 1])], {"w": weight(4, 5, 4, 4)},
+        [node("ConvTranspose", "x", "w", strides=[2, 2], pads=[1, 1, 1, 1])],
+        {"w": weight(4, 5, 4, 4)},
         refused="ConvTranspose with padding",
     ),
     "pool-same": Case([node("MaxPool", "x", kernel_shape=[5, 5], pads=[2, 2, 2, 2], strides=[1, 1])]),
     "pool-stride": Case([node("MaxPool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])]),
     "pool-ceil": Case([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], refused="ceil_mode"),
     "resize": Case(
-        [node("Resize", "x", "", "s", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
+        [
+            node(
+                "Resize",
+                "x",
+                "",
+                "s",
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            )
+        ],
         {"s": np.array([1, 1, 2, 2], np.float32)},
     ),
     "resize-to-sizes": Case([node("Resize", "x", "", "", "s", mode="nearest")], {"s": whole(2, 4, 16, 24)}),
@@ -172,8 +181,11 @@ CASES = {
         [node("Unsqueeze", "x", "i", to="a"), node("Mul", "a", "a", to="b"), node("Squeeze", "b", "i")],
         {"i": whole(2)},
     ),
-    "gather": Case([node("Gather", "x", "i", to="a", axis=1), node("Unsqueeze", "a", "o")],
-                   {"i": np.int64(2), "o": whole(1)}, keras=False),
+    "gather": Case(
+        [node("Gather", "x", "i", to="a", axis=1), node("Unsqueeze", "a", "o")],
+        {"i": np.int64(2), "o": whole(1)},
+        keras=False,
+    ),
     "gather-some": Case([node("Gather", "x", "i", axis=3)], {"i": whole(5, 0, 5)}, keras=False),
     "expand": Case(
         [node("Slice", "x", "a", "b", "c", to="p"), node("Expand", "p", "s")],

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from segx.errors import ModelError
 from segx.plugin.base import FormatBackend, Graph
-from segx_backend_litert.flatbuffer import read_header, read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +24,8 @@ class LiteRtBackend(FormatBackend):
 
     def _read(self, path: Path) -> tuple[Mapping[str, Any] | None, Graph]:
         """Return what the archive at the end says, and the graph from the bytes of the header."""
+        from segx_backend_litert.flatbuffer import read_header, read_metadata
+
         header = read_header(path)
         if len(header.shape) != 4 or header.shape[3] != 3 or header.type not in {"float32", "uint8", "int8"}:
             shape = "x".join(map(str, header.shape))

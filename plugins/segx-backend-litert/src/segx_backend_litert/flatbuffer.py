@@ -6,12 +6,15 @@ takes a tenth of a second to import, and nothing of the runtime.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import mmap
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ai_edge_litert import schema_py_generated as schema
 
 from segx.io.files import open_regular
 from segx.metadata import MOST_TEXT
@@ -69,12 +72,7 @@ def read_metadata(path: Path) -> Mapping[str, Any] | None:
             if archive.getinfo(name).file_size > 4 * MOST_TEXT:
                 raise ValueError(f"{name} in it is too long")
             text = archive.read(name).decode("utf-8")
-    if name != METADATA:
-        import ast
-
-        metadata = ast.literal_eval(text)
-    else:
-        metadata = json.loads(text)
+    metadata = json.loads(text) if name == METADATA else ast.literal_eval(text)
     if not isinstance(metadata, dict):
         raise ValueError(f"{name} in it holds no keys and values")  # noqa: TRY004 - damage, not a caller's mistake
     return {str(key): value if isinstance(value, str) else str(value) for key, value in metadata.items()}
@@ -87,8 +85,6 @@ def read_header(path: Path) -> Header:
         OSError: The file is missing, or is none.
         ValueError: It is empty, cut short, or no such model; IndexError, TypeError and struct.error likewise.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[4:8] != _IDENTIFIER:
             raise ValueError("it does not begin as a .tflite file does")
@@ -103,7 +99,9 @@ def read_header(path: Path) -> Header:
             _check_operator(graph.Operators(index), graph.TensorsLength(), model.OperatorCodesLength())
         source = graph.Tensors(graph.Inputs(0))
         weights = [kind for kind in kinds if kind]
-        precision = "int8" if "int8" in weights or source.Type() in _QUANTISED else "fp16" if "float16" in weights else "fp32"
+        precision = (
+            "int8" if "int8" in weights or source.Type() in _QUANTISED else "fp16" if "float16" in weights else "fp32"
+        )
         custom = {model.OperatorCodes(index).CustomCode() for index in range(model.OperatorCodesLength())}
         return Header(
             shape=tuple(int(source.Shape(axis)) for axis in range(source.ShapeLength())),

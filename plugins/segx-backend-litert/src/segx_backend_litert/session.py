@@ -123,7 +123,7 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool
 
 
 def _device(wanted: str | None, path: Path, *, compiled: bool) -> str:
-    """Return the device that runs a file: what is compiled for an Edge TPU runs nowhere else, and what is not, there not.
+    """Return the device that runs a file: what is compiled for an Edge TPU runs there, and what is not runs elsewhere.
 
     Raises:
         UsageError: It is not there.
@@ -198,7 +198,7 @@ def _fill(place: Any, images: Images, tensor: Tensor) -> None:
 
 
 def _taken(output: Any, tensor: Tensor, *, anchors_first: bool) -> Array:
-    """Return an output as float32, laid out as in ONNX: a copy, for the interpreter writes into the same place again."""
+    """Return a copy of an output, float32, laid out as in ONNX: the interpreter writes into the same place again."""
     if output.ndim == 4:
         output = output.transpose(0, 3, 1, 2)
     elif anchors_first:

@@ -121,7 +121,9 @@ def _node(data: mmap.mmap, span: Span) -> tuple[str, str, list[str], tuple[int |
             case 5 if operator == "Placeholder":
                 key, attribute = _entry(data, _span(value))
                 if key == "shape":
-                    shape = next((_shape(data, _span(item)) for field, item in _fields(data, attribute) if field == 7), ())
+                    shape = next(
+                        (_shape(data, _span(item)) for field, item in _fields(data, attribute) if field == 7), ()
+                    )
     return name, operator, inputs, shape
 
 

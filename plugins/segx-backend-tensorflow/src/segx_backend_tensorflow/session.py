@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from segx.errors import ModelError
@@ -24,6 +23,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from segx.artifact import ArtifactInfo
     from segx.options.verbs import SessionOptions
@@ -128,8 +128,7 @@ def _load_graph(path: Path) -> Any:
     definition = tf.compat.v1.GraphDef()
     definition.ParseFromString(path.read_bytes())
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
-    pruned = imported.prune(f"{header.input}:0", {name: f"{name}:0" for name in header.outputs})
-    return pruned
+    return imported.prune(f"{header.input}:0", {name: f"{name}:0" for name in header.outputs})
 
 
 def _set_threads(threads: int) -> None:

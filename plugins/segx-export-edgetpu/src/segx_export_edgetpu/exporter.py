@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from segx.errors import ExportError, UsageError
 from segx.plugin.base import FormatExporter, reason
 from segx.plugin.registry import get_registry
-from segx_export_edgetpu.operators import Report, look
 from segx_export_edgetpu.options import EdgeTpuOptions
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from segx.artifact import Artifact, ArtifactInfo
     from segx.plugin.jobs import ExportJob
+    from segx_export_edgetpu.operators import Report
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class EdgeTpuExporter(FormatExporter[EdgeTpuOptions]):
 
     def _check(self, info: ArtifactInfo, options: EdgeTpuOptions) -> None:  # noqa: ARG002 - any model
         if options.compile and shutil.which(COMPILER) is None:
-            msg = f"compile=True: {COMPILER} is not on PATH; Coral has it for Debian on x86-64 (coral.ai/docs/edgetpu/compiler)"
+            msg = f"compile=True: {COMPILER} is not on PATH; Coral has it for Linux on x86-64 (coral.ai)"
             hint = f"compile=False writes the file that it takes, to be compiled elsewhere: {COMPILER} -s FILE"
             raise UsageError(msg, hint=hint)
 
@@ -65,6 +65,8 @@ def _looked_at(path: Path) -> Report:
     Raises:
         ExportError: It takes nothing of it.
     """
+    from segx_export_edgetpu.operators import look
+
     try:
         report = look(path)
     except Exception as error:  # readers answer to damage with errors of every class
@@ -80,7 +82,11 @@ def _looked_at(path: Path) -> Report:
         raise ExportError(msg, hint="an older TensorFlow writes older versions")
     count = sum(report.operators.values())
     if report.on_host:
-        logger.warning("of %d operators the Edge TPU has not: %s; they and what follows run on the host", count, ", ".join(report.on_host))
+        logger.warning(
+            "of %d operators the Edge TPU has not: %s; they and what follows run on the host",
+            count,
+            ", ".join(report.on_host),
+        )
     else:
         logger.info("the Edge TPU has all %d operators", count)
     return report

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segx.io.files import read_regular
+from ai_edge_litert import schema_py_generated as schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,18 @@ KNOWN: Mapping[str, int] = {
     **dict.fromkeys(
         (
             *("AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "EXPAND_DIMS", "FULLY_CONNECTED", "L2_NORMALIZATION", "LSTM"),
-            *("MAXIMUM", "MEAN", "MINIMUM", "PACK", "PRELU", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RELU_N1_TO_1"),
+            *(
+                "MAXIMUM",
+                "MEAN",
+                "MINIMUM",
+                "PACK",
+                "PRELU",
+                "REDUCE_MAX",
+                "REDUCE_MIN",
+                "RELU",
+                "RELU6",
+                "RELU_N1_TO_1",
+            ),
             *("RESIZE_BILINEAR", "RSQRT", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE", "SQUEEZE"),
             *("STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
         ),
@@ -66,9 +77,7 @@ def look(path: Path) -> Report:
         OSError: It cannot be read.
         ValueError: It is no such model; struct.error and IndexError likewise.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(read_regular(path), 0)
+    model = schema.Model.GetRootAs(path.read_bytes(), 0)
     names = _names(schema.BuiltinOperator)
     types = _names(schema.TensorType)
     graph = model.Subgraphs(0)

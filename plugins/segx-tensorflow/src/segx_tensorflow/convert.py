@@ -10,11 +10,18 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx  # noqa: TID253 - this module is imported in processes of its own
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
 from segx.errors import ExportError
 from segx.flows.calibration import Calibration
 from segx.io.files import write_bytes
 from segx.runtime import child
 from segx_onnx_graph import raw_decoding, raw_form, read
+from segx_tensorflow.functions import GraphModule
+from segx_tensorflow.keras_model import write_keras
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,10 +44,6 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
     Raises:
         ExportError: The graph has operators that are not translated.
     """
-    import tensorflow as tf
-
-    from segx_tensorflow.functions import GraphModule
-
     graph = read(Path(source), tuple(shape))
     module = GraphModule(graph, anchors_first=False)
     signatures = {"serving_default": module.serve.get_concrete_function()}
@@ -50,8 +53,6 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
         if item.is_dir() and not any(item.iterdir()):  # assets: there are none
             item.rmdir()
     if keras:
-        from segx_tensorflow.keras_model import write_keras
-
         write_keras(graph, folder / "model.keras")
     return _made(graph)
 
@@ -73,10 +74,6 @@ def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> 
     Raises:
         ExportError: The graph has operators that are not translated.
     """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    from segx_tensorflow.functions import GraphModule
-
     graph = read(Path(source), tuple(shape))
     module = GraphModule(graph, anchors_first=False)
     frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
@@ -115,11 +112,6 @@ def tflite(
     Raises:
         ExportError: The graph has operators that are not translated, or does not end in a head that can be cut.
     """
-    import onnx
-    import tensorflow as tf
-
-    from segx_tensorflow.functions import GraphModule
-
     decoding: dict[str, Any] = {}
     if raw:
         model = onnx.load(source)
@@ -151,8 +143,6 @@ def _representative(images: Mapping[str, Any]) -> Iterator[list[Any]]:
 
     A black and a white image come first: with them the input's scale is 1/255, so that bytes are taken as they are.
     """
-    import numpy as np
-
     calibration = Calibration.from_dict(images)
     total = 2 + -(-len(calibration) // calibration.batch)
     shape = (calibration.batch, *calibration.shape, 3)
@@ -179,6 +169,4 @@ def _only_for(outputs: Iterable[str], definition: Any) -> Any:
 
 
 def _made(graph: Graph) -> dict[str, Any]:
-    import tensorflow as tf
-
     return {"versions": {"tensorflow": tf.__version__}, "outputs": list(graph.outputs)}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from segx_onnx_graph import Graph
 
 
-class GraphModule(tf.Module):
+class GraphModule(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
     """A module whose ``serve`` takes float32 images (N, H, W, 3) and returns a dictionary of the outputs.
 
     Kernels are variables: as constants of the graph they would be copied at every step of a conversion (YOLOv8x-seg:
@@ -30,14 +30,16 @@ class GraphModule(tf.Module):
         self._graph_read = graph
         self._anchors_first = anchors_first
         found = {
-            id(graph.constants[node.inputs[1]]): turned(graph.constants[node.inputs[1]], node.attributes.get("group", 1))
+            id(graph.constants[node.inputs[1]]): turned(
+                graph.constants[node.inputs[1]], node.attributes.get("group", 1)
+            )
             for node in graph.nodes
             if node.op in {"Conv", "ConvTranspose"}
         }
         self._places = {key: place for place, key in enumerate(found)}
         self.kernels = [tf.Variable(kernel, trainable=False, name="kernel") for kernel in found.values()]
         batch, channels, height, width = (
-            length if isinstance(length, int) else None for length in graph.shapes[graph.input]
+            length if isinstance(length, int) else None for length in graph.shapes[graph.input] or ()
         )
         shape = tf.TensorSpec((batch, height, width, channels), tf.float32, name="images")
         # autograph would rewrite the translator's own Python, which takes ten seconds and is of no use

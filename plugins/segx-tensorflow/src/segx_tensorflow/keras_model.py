@@ -1,5 +1,7 @@
 """An ONNX graph as a Keras model of Keras' own layers and operations, which loads without any code of ours."""
 
+# ruff: noqa: D102, N802 - methods are named as the operators of ONNX, whose reference describes them
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -104,6 +106,7 @@ class KerasTranslator(TensorFlowTranslator):
         tensor: Any,
         kernel: np.ndarray[Any, Any],
         bias: np.ndarray[Any, Any] | None,
+        *,
         strides: list[int],
         padding: str,
         dilations: list[int],

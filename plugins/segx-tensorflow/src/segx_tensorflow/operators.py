@@ -1,5 +1,7 @@
 """ONNX operators as TensorFlow operations, channels last."""
 
+# ruff: noqa: D102, N802 - methods are named as the operators of ONNX, whose reference describes them
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -26,7 +28,7 @@ _KINDS = {1: tf.float32, 6: tf.int32, 7: tf.int32, 9: tf.bool, 10: tf.float32, 1
 
 def is_depthwise(kernel: np.ndarray[Any, Any], group: int) -> bool:
     """Return True if a convolution takes each channel by itself, once."""
-    return group == kernel.shape[0] > 1 == kernel.shape[1]
+    return bool(group == kernel.shape[0] > 1 == kernel.shape[1])
 
 
 def turned(kernel: np.ndarray[Any, Any], group: int) -> np.ndarray[Any, Any]:
@@ -177,8 +179,11 @@ class TensorFlowTranslator(Translator):
         pointwise = kernel.shape[2:] == (1, 1) and strides == [1, 1] and group == 1 and not any(pads or ())
         if not (pointwise and value.axes[-1] == 1):  # a 1x1 kernel takes the other axes in any order
             value = self.laid(value, channels_last(4))
-        tensor, padding = self._padded(value.tensor, kernel.shape[2:], strides, pads, dilations, auto_pad)
-        return Value(self._conv(tensor, kernel, bias, strides, padding, dilations, group), value.axes)
+        tensor, padding = self._padded(
+            value.tensor, kernel=kernel.shape[2:], strides=strides, pads=pads, dilations=dilations, auto_pad=auto_pad
+        )
+        made = self._conv(tensor, kernel, bias, strides=strides, padding=padding, dilations=dilations, group=group)
+        return Value(made, value.axes)
 
     def ConvTranspose(
         self,
@@ -216,7 +221,15 @@ class TensorFlowTranslator(Translator):
             raise ExportError(f"{self.title} has no translation of a MaxPool with ceil_mode or dilation")
         value = self.laid(value, channels_last(4))
         steps = list(strides or (1, 1))
-        tensor, padding = self._padded(value.tensor, kernel_shape, steps, pads, (1, 1), auto_pad, fill=_LEAST)
+        tensor, padding = self._padded(
+            value.tensor,
+            kernel=kernel_shape,
+            strides=steps,
+            pads=pads,
+            dilations=(1, 1),
+            auto_pad=auto_pad,
+            fill=_LEAST,
+        )
         return Value(self._max_pool(tensor, list(kernel_shape), steps, padding), value.axes)
 
     def Resize(
@@ -239,18 +252,23 @@ class TensorFlowTranslator(Translator):
             whole = [float(factor) for factor in known] == factors
         elif sizes is not None and all(map(is_number, lengths)) and all(map(is_number, sizes)):
             known = [int(sizes[axis]) // length for axis, length in zip((2, 3), lengths, strict=True)]
-            whole = [factor * length for factor, length in zip(known, lengths, strict=True)] == list(map(int, sizes[2:]))
+            whole = [factor * length for factor, length in zip(known, lengths, strict=True)] == list(
+                map(int, sizes[2:])
+            )
         else:
             whole, known = False, []
         # Where a pixel's place is rounded to decides above a factor of 2; up to there each is repeated in every way.
         how = (coordinate_transformation_mode, nearest_mode)
         if not whole or mode != "nearest" or how not in REPEATS or max(known) > 2:
-            raise ExportError(f"{self.title} has no translation of a Resize that does not repeat each pixel ({mode}, {how})")
+            raise ExportError(
+                f"{self.title} has no translation of a Resize that does not repeat each pixel ({mode}, {how})"
+            )
         return Value(self._repeat(value, known), value.axes)
 
     def _padded(
         self,
         tensor: Any,
+        *,
         kernel: Sequence[int],
         strides: Sequence[int],
         pads: Sequence[int] | None,
@@ -413,6 +431,7 @@ class TensorFlowTranslator(Translator):
         tensor: Any,
         kernel: np.ndarray[Any, Any],
         bias: np.ndarray[Any, Any] | None,
+        *,
         strides: list[int],
         padding: str,
         dilations: list[int],
