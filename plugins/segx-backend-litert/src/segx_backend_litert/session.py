@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import queue
 import threading
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def _device(wanted: str | None, path: Path, *, compiled: bool) -> str:
 
 def _edge_tpu() -> Any:
     try:
+        ctypes.CDLL(delegate.library())  # LiteRT's own loader stumbles over a library that is not there
         return load_delegate(delegate.library())
     except (ValueError, OSError) as error:
         msg = "device=tpu: Coral's library is installed, but no Edge TPU answers"
