@@ -27,10 +27,16 @@ VALIDATES_AND_TRAINS = """
     YOLO("shapes-seg.pt").train(data=data, imgsz=64, epochs=1, batch=2, workers=1, plots=True, project=sys.argv[1])
 """
 PROBES = """
-    import runpy
-    sys.argv[1:] = ["backend", "onnxruntime", "segx-backend-onnxruntime"]
-    runpy.run_module("segx_cli.probe", run_name="__main__")
+    from segx_cli.probe import load
+    from segx.runtime import take_process
+    take_process()
+    load("backend", "onnxruntime", "segx-backend-onnxruntime")
     assert "onnxruntime" in sys.modules
+"""
+CONNECTS_ELSEWHERE = """
+    import subprocess
+    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 """
 IMPORTS_ALL = """
     import importlib, json, os, pkgutil, sys
@@ -64,6 +70,8 @@ def test_a_connection_and_a_file_are_seen(tmp_path: Path) -> None:
     looks_up = "import socket\ntry: socket.getaddrinfo('segx.invalid', 80)\nexcept OSError: pass"
     with pytest.raises(AssertionError, match="asked for a connection"):
         assert_keeps_to_itself(looks_up, folder=tmp_path / "b")
+    with pytest.raises(AssertionError, match="asked for a connection"):
+        assert_keeps_to_itself(CONNECTS_ELSEWHERE, folder=tmp_path / "d")
     with pytest.raises(AssertionError, match="left files behind"):
         assert_keeps_to_itself("from pathlib import Path\n(Path.home() / 'id').touch()", folder=tmp_path / "c")
 

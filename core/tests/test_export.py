@@ -503,12 +503,13 @@ def make_toys(exporter, backend=None, *, also=(), **changes):
     """Return a registry in which the toy format is made and run by these."""
     manager = pluggy.PluginManager("segx")
     manager.add_hookspecs(hookspecs)
-    declared = dict.fromkeys(("architecture", "dataset_format", "command"), ())
+    declared = dict.fromkeys(("architecture", "command"), ())
     toy = dataclasses.replace(TOY, load=lambda: exporter, **changes)
     toys = dataclasses.replace(TOYS, formats={**TOYS.formats, "case": (".case",)})
     toys = toys if backend is None else dataclasses.replace(toys, load=lambda: backend)
     declared |= {
         "task": tuple(get_registry().tasks.values()),
+        "dataset_format": tuple(get_registry().dataset_formats.values()),
         "exporter": (toy, BOX, *also),
         "backend": (PT, toys),
     }
@@ -1090,23 +1091,77 @@ def test_images_to_calibrate_on_are_opened_before_any_work(model, jobs, tmp_path
     assert len(jobs) == 2
 
 
-def test_images_of_a_data_set_are_spread_evenly(tmp_path, caplog):
+@pytest.fixture
+def photographs(tmp_path):
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
-    for number in range(10):
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), np.full((40, 60, 3), 20 * number, np.uint8))
-        (folder / "labels" / f"{number}.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    for number in range(20):
+        cv2.imwrite(str(folder / "images" / f"{number:02}.png"), np.full((40, 60, 3), 10 * number, np.uint8))
+        (folder / "labels" / f"{number:02}.txt").write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+    return folder
+
+
+def test_images_of_a_data_set_are_spread_evenly(photographs, caplog):
     info = SOURCE.replace(imgsz=(64, 96), batch=1)
-    options = CalibratedOptions(data=str(folder), most=4)
+    options = CalibratedOptions(data=str(photographs), most=4, verify=False)
     images, noted = open_calibration(options, info, 4, get_registry())
-    assert [path.name for path in images.paths] == ["0.png", "2.png", "5.png", "7.png"]
-    assert (noted["images"], len(images)) == (4, 4)
+    assert [path.name for path in images.paths] == ["00.png", "05.png", "10.png", "15.png"]
+    assert (noted["images"], len(images), images.held_back) == (4, 4, ())
     images.paths[2].write_bytes(b"no image")
     again = Calibration.from_dict(json.loads(json.dumps(images.to_dict())))
     assert [batch.shape for batch in again] == [(1, 3, 64, 96)] * 3
-    assert "5.png" in caplog.text, "what cannot be read is passed over"
+    assert "10.png" in caplog.text, "what cannot be read is passed over"
     remembered, _ = open_calibration(
-        CalibratedOptions(), info.replace(settings={"data": str(folder)}), 300, get_registry()
+        CalibratedOptions(verify=False), info.replace(settings={"data": str(photographs)}), 300, get_registry()
     )
-    assert len(remembered) == 9, "what cannot be read is not among them"
+    assert len(remembered) == 19, "what cannot be read is not among them"
+
+
+def test_what_proves_a_file_is_not_calibrated_on(photographs):
+    options = CalibratedOptions(data=str(photographs))
+    images, noted = open_calibration(options, SOURCE, 300, get_registry())
+    assert [path.name for path in images.held_back] == ["00.png", "10.png"]
+    assert not {*images.held_back} & {*images.paths}
+    assert len(images.paths) == noted["images"] == 18
+    few, _ = open_calibration(options.replace(most=3), SOURCE, 3, get_registry())
+    assert len(few) == 3
+    assert not {*few.held_back} & {*few.paths}
+
+
+def test_few_images_are_all_calibrated_on(photographs):
+    for file in sorted((photographs / "images").iterdir())[7:]:
+        file.unlink()
+    images, _ = open_calibration(CalibratedOptions(data=str(photographs)), SOURCE, 300, get_registry())
+    assert (len(images), images.held_back) == (7, ())
+
+
+@pytest.mark.parametrize(
+    ("options", "proven_on"),
+    [
+        ({"int8": True}, ["00.png", "10.png"]),
+        ({}, [f"{number:02}.png" for number in (0, 2, 5, 7, 10, 12, 15, 17)]),
+        ({"int8": True, "verify": False}, None),
+        ({"verify": False}, None),
+    ],
+)
+@pytest.mark.usefixtures("jobs")
+def test_a_data_set_that_is_named_proves_the_file(model, photographs, monkeypatch, options, proven_on):
+    """Its photographs beside the drawn images, whether or not it is calibrated on them."""
+    from segx.flows import parity
+
+    seen, prove = [], parity.prove
+    monkeypatch.setattr(parity, "prove", lambda *a, images, **k: seen.append(images) or prove(*a, images=images, **k))
+    registry = make_toys(Toy(), also=(CALIBRATED,))
+    export(model, "case", {"data": str(photographs), **options}, registry=registry)
+    if proven_on is None:
+        assert not seen
+    else:
+        assert [Path(image.path).name for image in seen[0]] == proven_on
+        assert Case.seen[-1][0] == (18 if options else None)
+
+
+def test_a_data_set_to_prove_on_that_is_not_there_is_told_before_any_work(model, jobs, tmp_path):
+    with pytest.raises(DataError):
+        export(model, "case", {"data": str(tmp_path / "absent.yaml")}, registry=make_toys(Toy(), also=(CALIBRATED,)))
+    assert not jobs

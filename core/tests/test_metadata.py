@@ -129,6 +129,13 @@ def test_what_other_tools_say_of_their_files(said: dict[str, Any], expected: tup
     assert (info.precision, info.head, info.dynamic) == expected
 
 
+def test_how_another_tool_suppresses_is_kept_where_it_says_so() -> None:
+    said = {"args": "{'nms': True, 'iou': 0.45, 'conf': None, 'max_det': 100}"}
+    assert ArtifactInfo.from_metadata({**FOREIGN, **said}).decoding == {"iou": 0.45, "max_det": 100}
+    assert ArtifactInfo.from_metadata({**FOREIGN, "args": "{'nms': True}"}).decoding == {}
+    assert ArtifactInfo.from_metadata({**FOREIGN, "args": "{'nms': False, 'iou': 0.45}"}).decoding == {}
+
+
 def test_arguments_that_cannot_be_read_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert ArtifactInfo.from_metadata({**FOREIGN, "args": "{'data': PosixPath('x')}"}).precision == "fp32"
     assert "args cannot be read" in caplog.text

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from segx.errors import PluginError, SegxError
 from segx.plugin.discovery import DISABLE
 from segx.plugin.specs import ExporterSpec
+from segx.runtime import child
 from segx_cli.output import OPENCV_BUILDS, opencv_cure, table
 
 if TYPE_CHECKING:
@@ -89,11 +90,9 @@ def _machine() -> Iterator[Check]:
 def _opencv() -> Check:
     """Look which builds of OpenCV are installed, and whether what they share can be imported."""
     builds = [f"{build} {found}" for build in OPENCV_BUILDS if (found := _version(build))]
-    ended = subprocess.run(
-        [sys.executable, "-c", "import cv2"], capture_output=True, check=False, encoding="utf-8", errors="replace"
-    )
-    if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
+    ended = child.run(["-c", "import cv2"])
+    if ended.code:
+        last = (ended.said.strip().splitlines() or ["no words"])[-1]
         return Check(subject="OpenCV", state="wrong", words=f"{last}; {opencv_cure(last)}")
     if len(builds) > 1:
         words = f"{', '.join(builds)} share one folder: uninstall all, then install one again"
@@ -162,9 +161,15 @@ def _loads(registry: Registry) -> Iterator[Check]:
     usable = [(kind, spec) for kind, spec in specs if registry.unavailable(spec) is None]
     # The processes need not wait for what is known to be broken: it may hang.
     broken = ",".join(item.distribution for item in registry.broken)
-    environment = {**os.environ, DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
+    environment = {DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
+    stop = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(lambda item: _load(item[0], item[1], environment), usable)
+        try:
+            yield from pool.map(lambda item: _load(item[0], item[1], environment, stop), usable)
+        except BaseException:  # the processes hear nothing of Ctrl-C
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     for kind, spec in specs:
         if problem := registry.unavailable(spec):
             yield Check(subject=_subject(kind, spec), state="note", words=problem.message)
@@ -174,26 +179,24 @@ def _loads(registry: Registry) -> Iterator[Check]:
                     yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", words=problem.message)
 
 
-def _load(kind: str, spec: Spec, environment: Mapping[str, str] = os.environ) -> Check:
+def _load(
+    kind: str, spec: Spec, environment: Mapping[str, str] | None = None, stop: threading.Event | None = None
+) -> Check:
     subject = _subject(kind, spec)
-    command = [sys.executable, "-m", "segx_cli.probe", kind, spec.name, spec.provider]
     try:
-        ended = subprocess.run(  # noqa: S603 - our own interpreter
-            command,
-            capture_output=True,
-            check=False,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
+        found = child.call(
+            "segx_cli.probe:load",
+            {"kind": kind, "name": spec.name, "provider": spec.provider},
+            what="loading",
             timeout=_TIMEOUT,
+            environment=environment,
+            stop=stop,
+            error=PluginError,
         )
-    except subprocess.TimeoutExpired:
-        return Check(subject=subject, state="wrong", words=f"did not load within {_TIMEOUT:g} s")
-    if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
-        how = f"signal {-ended.returncode}" if ended.returncode < 0 else "an error"
-        return Check(subject=subject, state="wrong", words=f"loading ends with {how}: {last}")
-    found = json.loads(ended.stdout.splitlines()[-1])
+    except SegxError as error:
+        last = (error.hint.strip().splitlines() or [""])[-1].strip()
+        more = f": {last}" if last and last not in error.message else ""
+        return Check(subject=subject, state="wrong", words=f"{error.message}{more}")
     devices = f", devices: {', '.join(found['devices'])}" if found["devices"] else ""
     return Check(subject=subject, state="ok", words=f"loads in {found['seconds']:.1f} s{devices}")
 

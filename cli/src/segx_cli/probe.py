@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main() -> None:
-    """Load what the arguments name (kind, name, distribution) and print one line of JSON."""
-    kind, name, provider = sys.argv[1:]
-    said, sys.stdout = sys.stdout, sys.stderr  # plugins and libraries may print
+def load(kind: str, name: str, provider: str) -> dict[str, Any]:
+    """Load what a distribution declares of a kind and name, and return how long that took and the devices it lists."""
     from segx.plugin.registry import get_registry
-    from segx.runtime import take_process
-
-    take_process()
 
     registry = get_registry()
     spec = next(s for s in registry.declared[kind] if (s.name, s.provider) == (name, provider))
@@ -27,7 +21,7 @@ def main() -> None:
     loaded = registry.load(spec)
     import_requirements(spec.requires)
     seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "devices": devices(loaded)}), file=said)
+    return {"seconds": seconds, "devices": devices(loaded)}
 
 
 def import_requirements(requires: Sequence[str]) -> None:
@@ -48,7 +42,3 @@ def devices(loaded: Any) -> list[str]:
     count = torch.cuda.device_count()
     names = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(count)]
     return ["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-if __name__ == "__main__":
-    main()

@@ -31,6 +31,8 @@ _SHARED = frozenset({"description", "date", "stride", "task", "batch", "imgsz", 
 """The keys that :meth:`ArtifactInfo.to_metadata` writes; ``segx`` is the last."""
 _MARKS = {"nms": "final", "end2end": "end2end"}
 """What other tools say of a graph that goes on where ours ends, and what the head it ends in is called."""
+_SETTLED = ("conf", "iou", "max_det")
+"""How such a graph suppresses, where a tool says so."""
 _PRECISIONS = {"8": "int8", "16": "fp16", "32": "fp32", "half": "fp16"}
 """Bits that a tool says it quantised to, and the precision that is."""
 
@@ -282,8 +284,10 @@ def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     if ends:
         family, _, version = head.partition("/")
         head = f"{family}-{ends[0]}/{version or 1}"
+    settled = {name: said[name] for name in _SETTLED if ends and isinstance(said.get(name), int | float)}
     return info.replace(
         head=head,
+        decoding=settled,
         precision=_foreign_precision(said),
         dynamic=AXES if read.flag(said.get("dynamic"), "dynamic") else frozenset(),
     )

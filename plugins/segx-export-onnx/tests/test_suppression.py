@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from segx import YOLO
 from segx.artifact import Artifact
-from segx.errors import ExportError, UsageError
+from segx.errors import ExportError, ModelError, UsageError
 from segx.flows.export import export
 from segx.flows.runner import infer
 from segx.options.verbs import DecodeOptions, SessionOptions
@@ -167,6 +168,67 @@ def test_a_model_with_suppression_finds_what_it_finds_without(tmp_path, images, 
         assert parity.mask_iou > (0.9 if options.get("half") else 0.999)
     reference.close()
     session.close()
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory, images) -> Artifact:
+    """A file as another tool writes it: its own names and metadata, classes and boxes as ours."""
+    pytest.importorskip("segx_model_yolov8")
+    folder = tmp_path_factory.mktemp("foreign")
+    source = folder / "shapes-seg.pt"
+    source.write_bytes(get_registry().weights_file("shapes-seg.pt").path.read_bytes())
+    made = export(Artifact(path=source, format="pt"), "onnx", {"nms": True, "imgsz": 320, "verify": False})
+    model = onnx.load(made.path)
+    names = {"output0": "inner0", "output1": "inner1", "detections": "output0", "prototypes": "output1"}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*model.graph.output, *model.graph.value_info):
+        value.name = names.get(value.name, value.name)
+    said = {"task": "segment", "names": str(dict(made.info.names)), "imgsz": "[320, 320]", "stride": "32"}
+    model.ClearField("metadata_props")
+    onnx.helper.set_model_props(model, {**said, "batch": "1", "args": "{'nms': True}"})
+    onnx.save(model, folder / "foreign.onnx")
+    return Artifact(path=folder / "foreign.onnx", format="onnx")
+
+
+def test_files_of_other_tools_that_suppress_are_read(foreign, images):
+    model, own = YOLO(foreign.path), YOLO(foreign.path.with_name("shapes-seg.pt"))
+    assert model.metadata.head == "yolov8-seg-final/1"
+    pixels = [source.image for source in images]
+    for mine, wanted in zip(model.predict(pixels), own.predict(pixels, imgsz=320, rect=False), strict=True):
+        assert len(wanted)
+        np.testing.assert_array_equal(mine.boxes.cls, wanted.boxes.cls)
+        np.testing.assert_allclose(mine.boxes.data, wanted.boxes.data, atol=0.01)
+        assert all(one.iou(other)[0, 0] > 0.99 for one, other in zip(mine.masks, wanted.masks, strict=True))
+    with pytest.raises(UsageError, match=r"iou=0\.5: the file suppresses by itself"):
+        model.predict(pixels[:1], iou=0.5)
+    assert all(len(result) <= 1 for result in model.predict(pixels, max_det=1))
+
+
+def test_a_file_that_says_it_suppresses_and_does_not_is_refused(foreign, images, tmp_path):
+    own = YOLO(foreign.path.with_name("shapes-seg.pt")).export(
+        "onnx", imgsz=320, verify=False, output=tmp_path / "p.onnx"
+    )
+    model = onnx.load(own)
+    model.ClearField("metadata_props")
+    said = {"task": "segment", "names": str(dict(own.info.names)), "imgsz": "[320, 320]", "stride": "32"}
+    onnx.helper.set_model_props(model, {**said, "batch": "1", "args": "{'nms': True}"})
+    onnx.save(model, tmp_path / "lies.onnx")
+    with pytest.raises(ModelError, match="are not those of head 'yolov8-seg-final/1'"):
+        YOLO(tmp_path / "lies.onnx").predict(images[0].image)
+
+
+def test_val_says_how_a_file_suppresses(foreign, tmp_path, caplog):
+    data = pytest.importorskip("segx_data_synth.dataset").write_dataset(tmp_path / "set", images=6, imgsz=320)
+    plain = YOLO(foreign.path.with_name("shapes-seg.pt")).val(data=data, imgsz=320, plots=False, rect=False)
+    final = YOLO(foreign.path).val(data=data, plots=False)
+    assert "suppresses by itself, with" in caplog.text
+    assert final.results_dict["metrics/mAP50-95(M)"] <= plain.results_dict["metrics/mAP50-95(M)"] + 0.01
+    assert final.results_dict["metrics/mAP50-95(M)"] > 0.5 * plain.results_dict["metrics/mAP50-95(M)"]
+    assert "multi_label=False" in final.protocol
+    with pytest.raises(UsageError, match=r"iou=0\.5: the file suppresses"):
+        YOLO(foreign.path).val(data=data, iou=0.5, plots=False)
 
 
 @pytest.mark.parametrize("name", ["conf", "iou", "max_det"])

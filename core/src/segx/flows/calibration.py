@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _FEW = 100
 """Images below which ranges of values are guesses."""
+_PROVEN = 8
+"""Photographs that an export is proven on, besides the drawn images: they take seconds and tell a bad file at once."""
 
 
 class Calibration:
@@ -38,6 +40,7 @@ class Calibration:
         task: The task that makes network input of an image.
         shape: (height, width) of the input.
         batch: Images per run.
+        held_back: Images of the same data set that are not calibrated on, so that they can prove the result.
         registry: Where the task is looked up; default: the installed plugins.
     """
 
@@ -49,9 +52,10 @@ class Calibration:
         task: str,
         shape: tuple[int, int],
         batch: int,
+        held_back: Sequence[Path] = (),
         registry: Registry | None = None,
     ) -> None:
-        self.paths = tuple(paths)
+        self.paths, self.held_back = tuple(paths), tuple(held_back)
         self.count = count
         self.task, self.shape, self.batch = task, shape, batch
         self._registry = registry
@@ -86,11 +90,16 @@ class Calibration:
     def _sources(self) -> Iterator[SourceImage]:
         if not self.paths:
             yield from synthetic_images(self.shape, self.count)
-        for path in self.paths:
-            try:
-                yield SourceImage(image=read_image(path), path=str(path))
-            except DataError as error:
-                logger.warning("%s: %s; not calibrated on", path, error.message)
+        yield from read_all(self.paths, "calibrated on")
+
+
+def read_all(paths: Sequence[Path], use: str) -> Iterator[SourceImage]:
+    """Yield images, passing over those that cannot be read, which is told."""
+    for path in paths:
+        try:
+            yield SourceImage(image=read_image(path), path=str(path))
+        except DataError as error:
+            logger.warning("%s: %s; not %s", path, error.message, use)
 
 
 def open_calibration(
@@ -99,7 +108,8 @@ def open_calibration(
     """Return the images to calibrate on, and what is to be remembered of them.
 
     They are those of the data set that the options name, else of the one that the model remembers where it is here,
-    else drawn; as many as are wanted, spread evenly.
+    else drawn; as many as are wanted, spread evenly. A few are held back where the result is to be proven: figures of
+    images that the ranges were taken from would flatter it.
 
     Raises:
         UsageError: The share of the images that is asked for is none.
@@ -107,12 +117,16 @@ def open_calibration(
     """
     data = getattr(options, "data", None)
     paths = _paths(str(data), options, registry) if data else _remembered(info, options, registry)
+    held_back: list[Path] = []
     if paths:
         share = int(len(paths) * getattr(options, "fraction", 1.0))
         if not share:
             raise UsageError(f"fraction={options.fraction}: none of {counted(len(paths), 'image')} is left")  # type: ignore[attr-defined]
-        count = min(count, share)
-        paths = [paths[index * len(paths) // count] for index in range(count)]
+        held_back = _spread(paths, min(_PROVEN, len(paths) // _PROVEN)) if options.verify else []
+        proving = set(held_back)
+        paths = [path for path in paths if path not in proving]
+        count = min(count, share, len(paths))
+        paths = _spread(paths, count)
         if count < _FEW:
             logger.warning("calibrated on %s only: %d or more are better", counted(count, "image"), _FEW)
     else:
@@ -123,8 +137,32 @@ def open_calibration(
         "images": count,
         "sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }
-    images = Calibration(paths, count=count, task=info.task, shape=info.imgsz, batch=info.batch, registry=registry)
+    images = Calibration(
+        paths,
+        count=count,
+        task=info.task,
+        shape=info.imgsz,
+        batch=info.batch,
+        held_back=held_back,
+        registry=registry,
+    )
     return images, noted
+
+
+def images_to_prove_on(options: ExportOptions, registry: Registry) -> list[Path]:
+    """Return a few images of the data set that the options name, for an export that is not calibrated.
+
+    Raises:
+        DataError: It is not there.
+    """
+    data = getattr(options, "data", None)
+    return _spread(_paths(str(data), options, registry), _PROVEN) if data and options.verify else []
+
+
+def _spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """Return some of the paths, evenly spread; all of them where there are no more."""
+    count = min(count, len(paths))
+    return [paths[index * len(paths) // count] for index in range(count)]
 
 
 def _remembered(info: ArtifactInfo, options: ExportOptions, registry: Registry) -> list[Path]:

@@ -253,6 +253,7 @@ class _Job:
     """A checked export: exporters, options and destination.
 
     ``finished``: it begins at a finished graph, whose size, batch, axes, precision and head are what they are.
+    ``proving``: photographs to prove it on, none of which it is calibrated on.
     """
 
     model: Artifact | ModelSession
@@ -263,6 +264,7 @@ class _Job:
     registry: Registry
     finished: bool
     images: CalibrationImages | None
+    proving: tuple[Path, ...]
 
     @property
     def spec(self) -> ExporterSpec:
@@ -304,14 +306,8 @@ def _plan(
     info, links = _ending(info, links, name, registry, cuts=cuts, finished=finished)
     path = model.path if isinstance(model, Artifact) else Path(name)
     travelling = _travelling(info, kind, links, finished=finished)
-    count = max(link.demands.images for link in links)
-    images: CalibrationImages | None = None
-    if count:
-        from segx.flows.calibration import open_calibration
-
-        made_for = info.replace(imgsz=travelling.imgsz, batch=travelling.batch)
-        images, noted = open_calibration(links[-1].options, made_for, count, registry)
-        travelling = travelling.replace(settings={**travelling.settings, "calibration": noted})
+    images, proving, noted = _images(links, travelling, info, registry)
+    travelling = travelling.replace(settings={**travelling.settings, **noted})
     return _Job(
         model=model,
         name=name,
@@ -319,9 +315,30 @@ def _plan(
         info=travelling,
         finished=finished,
         images=images,
+        proving=proving,
         destination=_destination(path, links[-1], registry),
         registry=registry,
     )
+
+
+def _images(
+    links: Sequence[_Link], travelling: ArtifactInfo, info: ArtifactInfo, registry: Registry
+) -> tuple[CalibrationImages | None, tuple[Path, ...], dict[str, Any]]:
+    """Return the images to calibrate on, those to prove the result on, and what is to be remembered of them.
+
+    Photographs tell more than drawings, and are at hand where a data set is named, whether or not it is calibrated on.
+    """
+    options = links[-1].options
+    count = max(link.demands.images for link in links)
+    if not count and not getattr(options, "data", None):
+        return None, (), {}
+    from segx.flows.calibration import images_to_prove_on, open_calibration
+
+    if not count:
+        return None, tuple(images_to_prove_on(options, registry)), {}
+    made_for = info.replace(imgsz=travelling.imgsz, batch=travelling.batch)
+    images, noted = open_calibration(options, made_for, count, registry)
+    return images, images.held_back, {"calibration": noted}
 
 
 def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[ExporterSpec, ...]:
@@ -828,6 +845,7 @@ def _prove(
     job: _Job, made: Artifact, info: ArtifactInfo, source: Session, images: Sequence[SourceImage]
 ) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
+    from segx.flows.calibration import read_all
     from segx.flows.parity import describe, prove
 
     sidecar.write(made.path, info)  # what opens it has to know what it is
@@ -839,7 +857,9 @@ def _prove(
             return None, str(error)
         task = job.registry.tasks.load(source.info.task)
         allowed = _tolerance(job.spec, job.options.precision)
-        proof = prove(source, other, task=task, tolerance=allowed, images=images)
+        proof = prove(
+            source, other, task=task, tolerance=allowed, images=[*images, *read_all(job.proving, "proven on")]
+        )
         heads = f"{source.info.head} and {other.info.head}"
     if not proof.comparable and not proof.problems:
         return None, f"nothing could be compared: no objects are found, and raw outputs of {heads} share too little"

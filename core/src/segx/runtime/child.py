@@ -41,6 +41,8 @@ LINES = 20
 """How many of the last lines that a child wrote are told when it fails."""
 _PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
+_LOOK = 0.5
+"""Seconds after which a process that says nothing is looked at."""
 _MOST_SAID = 1 << 20
 """Bytes of what a child wrote that are read."""
 _LONGEST = 300
@@ -67,6 +69,7 @@ def call(
     timeout: float | None = None,
     notify: Callable[[str, int, int | None], object] | None = None,
     environment: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
     error: type[SegxError] = ExportError,
 ) -> Any:
     """Return what a function returns that is run in a new interpreter.
@@ -80,6 +83,7 @@ def call(
         timeout: Seconds it may take; None: as long as it takes.
         notify: Called with what the function tells by :func:`notify`: a stage, how much is done, and of how much.
         environment: Variables that are set there besides those of this process.
+        stop: Ends it once it is set: for a call that another thread waits for, which alone hears of Ctrl-C.
         error: Of which class the error is where the function does not raise one of segx's own.
 
     Raises:
@@ -90,7 +94,7 @@ def call(
     with _refused(what, error):
         child = Child(function, arguments or {}, what=what, prepare=prepare, environment=environment, hear=told.put)
     with child:
-        answer = _wait(child, told, timeout, notify, error)
+        answer = _wait(child, told, _limits(child, timeout, stop, error), notify)
         if "result" in answer:
             child.finish()
             return answer["result"]
@@ -316,22 +320,34 @@ def _refused(what: str, error: type[SegxError]) -> Iterator[None]:
         raise error(f"{what} cannot be started in a process of its own ({problem.strerror or problem})") from problem
 
 
+def _limits(
+    child: Child, timeout: float | None, stop: threading.Event | None, error: type[SegxError]
+) -> Callable[[], float]:
+    """Return what says for how many seconds to wait before asking it again, or raises when time is up."""
+    until = None if timeout is None else time.monotonic() + timeout
+
+    def left() -> float:
+        if stop is not None and stop.is_set():
+            raise error(f"{child.what} was stopped")
+        seconds = _LOOK if until is None else min(_LOOK, until - time.monotonic())
+        if seconds <= 0:
+            raise error(f"{child.what} was not done within {timeout:g} s")
+        return seconds
+
+    return left
+
+
 def _wait(
     child: Child,
     told: queue.SimpleQueue[dict[str, Any] | None],
-    timeout: float | None,
+    left: Callable[[], float],
     listener: Callable[[str, int, int | None], object] | None,
-    error: type[SegxError],
 ) -> dict[str, Any]:
     """Return the answer of a child; empty: it ended without one."""
-    until = None if timeout is None else time.monotonic() + timeout
     ended = False
     while True:
-        left = 1.0 if until is None else min(1.0, until - time.monotonic())
-        if left <= 0:
-            raise error(f"{child.what} was not done within {timeout:g} s")
         try:
-            message = told.get(timeout=left)
+            message = told.get(timeout=left())
         except queue.Empty:
             if ended:  # what it has started holds the pipe open, and nothing more will come
                 return {}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from segx.runtime import child
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+_PATIENCE = 300.0
+"""Seconds that it may take."""
 
 
 def run_fresh(
@@ -33,13 +37,11 @@ def run_fresh(
     Raises:
         AssertionError: It failed; the message holds what it wrote.
     """
-    command = [sys.executable, "-W", warnings, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        command, capture_output=True, text=True, check=False, timeout=300, env=env or environment(), cwd=folder
-    )
-    if done.returncode != 0:
-        raise AssertionError(f"a fresh interpreter failed ({done.returncode}):\n{done.stderr.strip()[-4000:]}")
-    lines = done.stdout.strip().splitlines()
+    words = ["-W", warnings, "-c", textwrap.dedent(code), *arguments]
+    done = child.run(words, timeout=_PATIENCE, environment=env or environment(), folder=folder)
+    if done.code != 0:
+        raise AssertionError(f"a fresh interpreter failed ({done.code}):\n{done.said.strip()[-4000:]}")
+    lines = done.out.strip().splitlines()
     return json.loads(lines[-1]) if lines else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -13,21 +14,23 @@ if TYPE_CHECKING:
 _FOREIGN = ("CI", "GITHUB_", "JENKINS_", "TF_", "XDG_", "ORT_", "MPL", "HF_", "NNCF_", "TORCH", "TRITON_", "SEGX_CACHE")
 """How variables begin that say that a test is running, or where libraries may write."""
 
-# Before anything else is imported. An audit hook sees what C code asks of Python's sockets too.
+# Imported by every interpreter that is started, of its own accord and before anything else: those that the code starts
+# are seen too. An audit hook sees what C code asks of Python's sockets.
 _NO_CONNECTIONS = """
-import json, sys, time
-_asked = []
+import sys
 def _refuse(event, arguments):
-    if event in {"socket.connect", "socket.sendto"} and not isinstance(arguments[1], (tuple, list)):
+    if event in {{"socket.connect", "socket.sendto"}} and not isinstance(arguments[1], (tuple, list)):
         return  # between processes of this machine
-    if event in {"socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"}:
-        _asked.append(f"{event}{arguments[-1] if event == 'socket.connect' else arguments}")
+    if event in {{"socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"}}:
+        with open({asked!r}, "a", encoding="utf-8") as file:
+            file.write(f"{{event}}{{arguments[-1] if event == 'socket.connect' else arguments}}\\n")
         raise OSError("there is no network here")
 sys.addaudithook(_refuse)
 """
 _WAIT = """
+import sys, time
 time.sleep(1.5)  # reports are sent by threads that begin late
-print(json.dumps(_asked), file=sys.__stdout__)
+print('"done"', file=sys.__stdout__)
 """
 
 
@@ -52,9 +55,15 @@ def assert_keeps_to_itself(code: str, *arguments: str, folder: Path) -> None:
         "TMPDIR": str(places["temporary"]),
         "SEGX_CACHE": str(places["cache"]),
     }
-    whole = f"{_NO_CONNECTIONS}\n{textwrap.dedent(code)}\n{_WAIT}"
-    asked = run_fresh(whole, *arguments, warnings="default", env={**kept, **own}, folder=places["work"])
-    assert not asked, f"it asked for a connection: {asked}"
+    watch, asked = folder / "watch", folder / "asked.txt"
+    watch.mkdir()
+    (watch / "sitecustomize.py").write_text(_NO_CONNECTIONS.format(asked=str(asked)), encoding="utf-8")
+    own["PYTHONPATH"] = os.pathsep.join((str(watch), kept["PYTHONPATH"]))
+    whole = f"import json, sys, time\n{textwrap.dedent(code)}\n{_WAIT}"
+    done = run_fresh(whole, *arguments, warnings="default", env={**kept, **own}, folder=places["work"])
+    assert done == "done"
+    connections = asked.read_text(encoding="utf-8") if asked.exists() else ""
+    assert not connections, f"it asked for a connection: {connections}"
     left = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    left = [name for name in left if not name.startswith("cache")]
+    left = [name for name in left if not name.startswith(("cache", "watch"))]
     assert not left, f"it left files behind: {left}"

@@ -94,7 +94,13 @@ def _quantised(model: Any, job: ExportJob) -> Any:
     source, target = job.scratch / "float.onnx", job.scratch / "int8.onnx"
     onnx.save(model, source)
     arguments = {"source": str(source), "target": str(target), "images": job.images.to_dict()}
-    child.call("segx_export_onnx.quantise:run", arguments, what="ONNX Runtime's quantisation", notify=job.notify)
+    child.call(
+        "segx_export_onnx.quantise:run",
+        arguments,
+        what="ONNX Runtime's quantisation",
+        notify=job.notify,
+        environment={"PYTHONHASHSEED": "0"},  # it goes through sets: the same model is to give the same file
+    )
     quantised = onnx.load(target)
     graph.strip(quantised)
     return quantised
