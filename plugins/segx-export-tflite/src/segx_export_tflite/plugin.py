@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segx import hookimpl
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEGX_API = (1, 0)
+
+_EIGHT_BITS = replace(default_tolerances("int8")["int8"], typical_box=3.0, typical_mask_iou=0.6)
+"""TensorFlow Lite's quantiser corrects no biases, and masks pay for it. Files that lose 0.010 of box AP and of mask AP on
+103 photographs had a median box of 2.6 pixels and a mask IoU of 0.64 on drawn images, 1.6 and 0.74 with 20 photographs."""
 
 
 def _demands(options: TfliteOptions) -> Demands:
@@ -35,7 +40,7 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             source="onnx",
             options=TfliteOptions,
             precisions=("fp32", "fp16", "int8"),
-            tolerance=default_tolerances("fp32", "fp16", "int8"),
+            tolerance={**default_tolerances("fp32", "fp16"), "int8": _EIGHT_BITS},
             demands=_demands,
             axes=frozenset(),
             metadata="embedded",
