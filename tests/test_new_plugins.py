@@ -23,7 +23,7 @@ broken = [item.reason for item in registry.broken]
 print(json.dumps([ours, broken, sorted(registry.exporters), sorted(registry.backends)]))
 """
 
-_RULES = "E,F,W,I,UP,B,SIM,RET,PTH,C4,PERF,ANN001,ANN201"
+_RULES = "E,F,W,I,UP,B,SIM,RET,PTH,C4,PERF,ANN001,ANN201,RUF009,RUF012"
 
 
 @pytest.fixture(scope="module")

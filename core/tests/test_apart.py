@@ -24,8 +24,10 @@ from segx.errors import ModelError, PluginError, UsageError
 from segx.options.verbs import SessionOptions
 from segx.plugin import apart
 from segx.plugin.apart import ApartBackend, ApartSession, stand_in
+from segx.plugin.registry import Registry, get_registry
 from segx.plugin.specs import BackendSpec, lazy
 from segx.runtime import child
+from segx.sessions import Sessions
 
 BACKEND = """
 import ctypes, json, os, signal, subprocess, sys, threading, time
@@ -450,6 +452,23 @@ def test_by_the_path_of_a_file_it_works_too(
         check(images(number), session.run(images(number)))
     assert isinstance(session, ApartSession)
     session.close()
+
+
+def test_the_registry_loads_what_stands_for_it(artifact: Artifact) -> None:
+    discovery = get_registry()._discovery
+    spec = spec_of(provider="segx-fake", concurrent=False)
+    registry = Registry(replace(discovery, declared={**discovery.declared, "backend": (spec,)}))
+    backend = registry.backends.load("fake")
+    assert isinstance(backend, ApartBackend)
+    assert registry.backends.load("fake") is backend
+    sessions = Sessions(artifact, "model.fake", registry)
+    session = sessions.get(SessionOptions(device="cpu"))
+    check(images(2), session.run(images(2)))
+    sessions.close()
+    assert ended(pid_of(artifact), 0.1)
+    wrong = Registry(replace(discovery, declared={**discovery.declared, "backend": (spec_of(load=object),)}))
+    with pytest.raises(PluginError, match="lazy"):
+        wrong.backends.load("fake")
 
 
 def test_declaration_has_to_be_lazy() -> None:

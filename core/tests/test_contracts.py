@@ -132,6 +132,23 @@ def test_coarse_numbers_follow_their_source_and_a_blind_model_does_not() -> None
         assert_follows(swapped, wanted, names=("a", "b"))
 
 
+@pytest.mark.parametrize(
+    ("channels", "change"),
+    [(slice(4, 6), lambda scores: scores * 0), (slice(4, 6), lambda scores: scores / 2), (slice(6, 9), np.flip)],
+)
+def test_a_channel_that_is_wrong_is_found_beside_larger_numbers(channels: slice, change: Any) -> None:
+    """As where scores share the step of boxes in pixels: over all channels together nothing is to be seen of it."""
+    random = np.random.default_rng(3)
+    scale = np.array([200.0] * 4 + [0.3] * 2 + [1.0] * 3)[:, None]
+    wanted = [[scale * random.random((1, 9, 40))] for _ in range(4)]
+    coarse = [[output + scale * random.normal(0, 0.03, output.shape) for output in outputs] for outputs in wanted]
+    assert_follows(coarse, wanted, names=["rows"])
+    for outputs in coarse:
+        outputs[0][:, channels] = change(outputs[0][:, channels])
+    with pytest.raises(AssertionError, match=r"rows: channel \d is off by"):
+        assert_follows(coarse, wanted, names=["rows"])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HalvedOptions(ExportOptions):
     """Options of a format that is made of another one."""

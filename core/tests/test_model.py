@@ -246,6 +246,7 @@ def test_many_images_share_the_cores(tiny, image, monkeypatch, case):
     assert len(model([image] * images, **FIND_ALL, **requests)) == images
     ((how, _),) = model._sessions._open
     assert (seen[0], how.threads) == expected
+    assert how.streams == seen[0], "a runtime is told how many threads will call it"
 
 
 def test_a_list_or_an_iterator(tiny, image):

@@ -149,7 +149,7 @@ def check(
     """
     registry = registry or get_registry()
     chain = registry.export_chain(format)
-    links = _links(chain, info, _chosen(chain, options), registry)
+    links = _links(chain, info, chosen_options(chain, options), registry)
     _ending(info, links, info.variant or "the model", registry, cuts=(), finished=False)
 
 
@@ -292,7 +292,7 @@ def _plan(
     else:
         info = model.info
         name = name or info.variant or "model"
-    chosen = _chosen(whole, options)
+    chosen = chosen_options(whole, options)
     if finished:
         task = registry.tasks.find(info.task)
         chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, task, name)
@@ -390,7 +390,7 @@ def settled(chain: Sequence[ExporterSpec], chosen: ExportOptions) -> list[Export
     return found
 
 
-def _chosen(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
+def chosen_options(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
     """Return the options of the last format, with those of the formats on the way; what is not given has its default.
 
     Where no precision is asked for, the format's first one is meant.

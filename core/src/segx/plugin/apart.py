@@ -351,7 +351,11 @@ class _Memory:
 
     def __init__(self, place: int | str) -> None:
         self.place = place
-        self._file = place if isinstance(place, int) else os.open(place, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        self._file = (
+            place
+            if isinstance(place, int)
+            else os.open(place, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_TEMPORARY", 0))
+        )
         self._map: mmap.mmap | None = None
         weakref.finalize(self, _let_go, self._file)
 

@@ -16,24 +16,24 @@ from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ModelError, SegxError, UsageError
 from segx.io import sidecar
 from segx.ops.arrays import to_numpy
-from segx.options.verbs import SessionOptions
+from segx.options.verbs import PRECISION_OPTIONS, SessionOptions
 from segx.plugin.catalog import full_name
-from segx.plugin.requirements import ALTERNATIVE
+from segx.plugin.requirements import ALTERNATIVE, modules
+from segx.runtime import device_kind
 from segx.testing.interpreter import run_fresh
-from segx.testing.models import export_file, tiny_info, tiny_module
+from segx.testing.models import export_file, export_options, tiny_info, tiny_module, wanted_info
 from segx.testing.parity import assert_same_outputs, run_twice
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import noise_images
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from segx.plugin.interfaces import Backend, Session
     from segx.plugin.registry import Registry
     from segx.plugin.specs import BackendSpec
     from segx.structures.types import Images
-
-_DEVICES = {"cpu", "cuda", "mps", "xpu", "npu", "gpu", "dml", "tpu"}
 
 _WITHOUT_TORCH = """
     import json, sys
@@ -72,6 +72,26 @@ _OPENS_AND_RUNS = """
     session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
     session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
 """
+
+
+_IMPORTED = """
+    import json, sys
+    from pathlib import Path
+    import numpy as np
+    from segx.artifact import Artifact
+    from segx.options.verbs import SessionOptions
+    from segx.plugin.registry import get_registry
+    name, kind, path = sys.argv[1:]
+    backend = get_registry().backends.load(name)
+    artifact = Artifact(path=Path(path), format=kind)
+    session = backend.open(artifact, SessionOptions(device="cpu"))
+    session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
+    if hasattr(backend, "devices"):
+        backend.devices()
+    session.close()
+    print(json.dumps(sorted(sys.modules)))
+"""
+_PRECISIONS: tuple[dict[str, bool], ...] = ({}, *({option: True} for option in PRECISION_OPTIONS))
 
 
 class BackendContract(PluginContract, standard=True):
@@ -131,7 +151,7 @@ class BackendContract(PluginContract, standard=True):
                 assert suffix[:1] in {".", "_"}
                 assert registry.format_of(f"model{suffix.upper()}") == kind, "whatever the case"
         assert spec.devices
-        assert set(spec.devices) <= _DEVICES
+        assert all(device_kind(device) == device for device in spec.devices), "kinds, in small letters: no gpu:1"
 
     def test_is_chosen_by_name(self, spec: BackendSpec, backend: Backend, registry: Registry) -> None:
         """Whoever names it gets it, for the formats it runs and no other."""
@@ -263,6 +283,52 @@ class BackendContract(PluginContract, standard=True):
             session.close()
         assert_same_outputs(results[0], results[1], names=names)
 
+    def test_streams_change_no_result(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
+        """A session that is told how many threads will call it gives each of them what one gets that is alone."""
+        alone = backend.open(artifact, SessionOptions(device="cpu", threads=1))
+        batches = [noise_images(_images(alone).shape, seed=seed) for seed in range(6)]
+        wanted = [[to_numpy(output).copy() for output in alone.run(images)] for images in batches]
+        alone.close()
+        streams = 2 if spec.concurrent else 1
+        session = backend.open(artifact, SessionOptions(device="cpu", threads=1, streams=streams))
+        with ThreadPoolExecutor(max_workers=streams) as pool:
+            for got, expected in zip(pool.map(session.run, batches), wanted, strict=True):
+                assert_same_outputs(got, expected, names=session.info.outputs)
+        session.close()
+
+    def test_runs_every_precision(
+        self, spec: BackendSpec, backend: Backend, registry: Registry, tmp_path: Path
+    ) -> None:
+        """Whatever numbers a file holds: float32 images go in, finite float32 outputs come out, the same each time.
+
+        A runtime that others go before, and that lacks what a file uses, may say so when it is opened.
+        """
+        written = list(_in_each_precision(registry, self.format, tmp_path))
+        if not written:
+            pytest.skip(f"nothing here writes format {self.format!r} in several precisions")
+        for precision, artifact in written:
+            try:
+                session = backend.open(artifact, SessionOptions(device="cpu"))
+            except ModelError:
+                if registry.backend_for(self.format) == spec:
+                    raise
+                continue
+            assert session.info.precision == precision
+            first, second = run_twice(session, _images(session))
+            for name, output in zip(session.info.outputs, first, strict=True):
+                assert output.dtype == np.float32, f"{precision}: {name} is {output.dtype}"
+                assert np.isfinite(output).all(), f"{precision}: {name}"
+            assert_same_outputs(second, first, names=session.info.outputs)
+            session.close()
+
+    def test_stays_apart(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:  # noqa: ARG002 - skips
+        """The runtime of a backend that declares so is never imported beside what calls it."""
+        if not spec.apart:
+            pytest.skip(f"backend {spec.name} shares the process of whoever calls it")
+        imported = run_fresh(_IMPORTED, full_name(spec), self.format, str(artifact.path), warnings="default")
+        wanted = {name for entry in spec.requires for name in modules(entry)} - {"numpy"}
+        assert not wanted.intersection(imported)
+
     def test_closing_twice_is_harmless(self, backend: Backend, artifact: Artifact) -> None:
         """And what is closed does not hinder another session of the same file."""
         session = backend.open(artifact, SessionOptions(device="cpu"))
@@ -325,7 +391,7 @@ class BackendContract(PluginContract, standard=True):
         assert len(shapes) == len(backend.read_info(artifact).outputs)
 
 
-def _written(registry: Registry, kind: str, folder: Path, *, dynamic: bool) -> Artifact:
+def _written(registry: Registry, kind: str, folder: Path, **options: bool) -> Artifact:
     """Return the tiny model as a file of the format, or skip where nothing here can write it."""
     pytest.importorskip("torch", reason="writing a model takes torch")
     try:
@@ -334,10 +400,28 @@ def _written(registry: Registry, kind: str, folder: Path, *, dynamic: bool) -> A
             registry.require(spec)
     except SegxError as error:
         pytest.skip(f"nothing here writes format {kind!r}: {error.message}")
-    if dynamic and not all(hasattr(spec.options(), "dynamic") for spec in chain):
+    dynamic = options.get("dynamic", False)
+    info = wanted_info(chain[-1], tiny_info(dynamic=dynamic), **options)
+    if dynamic and not info.dynamic:
         pytest.skip(f"format {kind!r} has no dynamic axes")
-    artifact, _ = export_file(kind, folder, tiny_module(tiny_info(dynamic=dynamic)), dynamic=dynamic)
-    return artifact
+    return export_file(kind, folder, tiny_module(info), **options)[0]
+
+
+def _in_each_precision(registry: Registry, kind: str, folder: Path) -> Iterator[tuple[str, Artifact]]:
+    """Yield the tiny model in each precision that the format has beside others and that can be written here."""
+    spec = registry.exporters.find(kind)
+    if spec is None or len(spec.precisions) < 2:
+        return
+    for precision in spec.precisions:
+        settings = next((s for s in _PRECISIONS if export_options(spec, **s).precision == precision), None)
+        if settings is None or registry.unavailable(spec, precision=precision) is not None:
+            continue
+        place = folder / precision
+        place.mkdir()
+        try:
+            yield precision, _written(registry, kind, place, **settings)
+        except UsageError:  # such as half precision where there is no GPU
+            continue
 
 
 def _damage_in_folder(backend: Backend, artifact: Artifact, folder: Path, damage: str) -> None:

@@ -14,8 +14,9 @@ import pytest
 from segx.errors import SegxError, UsageError
 from segx.io import sidecar
 from segx.ops.arrays import to_numpy
-from segx.options.verbs import ExportOptions, SessionOptions
+from segx.options.verbs import PRECISION_OPTIONS, ExportOptions, SessionOptions
 from segx.plugin.catalog import full_name
+from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import ExporterSpec, Tolerance
 from segx.testing.models import (
@@ -37,10 +38,9 @@ if TYPE_CHECKING:
 
     from segx.artifact import Artifact, ArtifactInfo
     from segx.plugin.interfaces import Exporter, Session
-    from segx.plugin.jobs import ExportModule
     from segx.plugin.registry import Registry
 
-_PRECISION_OPTIONS = {"fp32": {}, "fp16": {"half": True}, "int8": {"int8": True}}
+_PRECISIONS = {precision: {option: True} for option, precision in PRECISION_OPTIONS.items()}
 
 Settings = Mapping[str, Any]
 
@@ -48,9 +48,8 @@ _EXPORTS_AND_OPENS = """
     from pathlib import Path
     from segx.errors import MissingPluginError
     from segx.options.verbs import SessionOptions
-    from segx.testing.models import export_file, tiny_info, tiny_module, wanted_info
-    wanted = wanted_info(registry.exporters.get(sys.argv[2]), tiny_info())
-    artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(wanted))
+    from segx.testing.models import export_file, tiny_info, tiny_module
+    artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(tiny_info()))
     try:
         backend = registry.backends.load(registry.backend_for(artifact.format))
     except MissingPluginError:
@@ -83,10 +82,10 @@ class ExporterContract(PluginContract, standard=True):
     def _settings(self) -> list[Settings]:
         spec = get_registry().exporters.get(f"{self.name}@{self.distribution}")
         known = {field.name for field in dataclasses.fields(spec.options)}
-        standard: list[Settings] = [{}, {"batch": 2}, {"dynamic": True}]
-        standard += [
-            _PRECISION_OPTIONS[precision] for precision in spec.precisions[1:] if precision in _PRECISION_OPTIONS
-        ]
+        standard: list[Settings] = [{}, {"batch": 2}]
+        if wanted_info(spec, tiny_info(dynamic=True), dynamic=True).dynamic:
+            standard.append({"dynamic": True})
+        standard += [_PRECISIONS[precision] for precision in spec.precisions[1:] if precision in _PRECISIONS]
         return [settings for settings in (*standard, *self.combinations) if settings.keys() <= known]
 
     @pytest.fixture(scope="class")
@@ -105,10 +104,10 @@ class ExporterContract(PluginContract, standard=True):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def module(cls, spec: ExporterSpec) -> ExportModule:
+    def module(cls) -> ExportModule:
         """The model to export; its ``info`` holds something in every field."""
         pytest.importorskip("torch", reason="the source of an export is a torch module")
-        return tiny_module(wanted_info(spec, tiny_info()))
+        return tiny_module(tiny_info())
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -141,9 +140,9 @@ class ExporterContract(PluginContract, standard=True):
         assert set(spec.tolerance) == set(spec.precisions), "a tolerance for each precision, for nothing else"
         assert all(isinstance(tolerance, Tolerance) for tolerance in spec.tolerance.values())
         assert registry.export_chain(full_name(spec))[0].source == "model"
-        tested = {spec.options.parse(settings).precision for settings in self._settings()}
+        tested = {export_options(spec, **settings).precision for settings in self._settings()}
         assert tested == set(spec.precisions), "combinations with each precision, so that each is tested"
-        assert spec.options().precision == spec.precisions[0], "the first precision is the default"
+        assert export_options(spec).precision == spec.precisions[0], "the first precision is the default"
 
     def test_options_are_typed_frozen_and_explained(self, spec: ExporterSpec) -> None:
         """They inherit the common ones, have defaults and one line of help each, and refuse what they do not know."""
@@ -151,7 +150,6 @@ class ExporterContract(PluginContract, standard=True):
         options = spec.options()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(options, "batch", 2)  # noqa: B010 - the type checker refuses the plain form
-        assert options.precision in spec.precisions
         for item in spec.options.describe():
             assert item.help, f"option {item.name} has no help"
             assert not item.help.endswith(".")
@@ -160,34 +158,63 @@ class ExporterContract(PluginContract, standard=True):
 
     def test_check_takes_the_defaults(self, exporter: Exporter, spec: ExporterSpec) -> None:
         """Nobody has to give an option."""
-        exporter.check(tiny_info(), spec.options())
+        exporter.check(tiny_info(), export_options(spec))
 
     def test_check_refuses_before_any_work(self, exporter: Exporter, spec: ExporterSpec, wrong: Settings) -> None:
         """A combination that cannot work is a usage error, told at once."""
         started = time.perf_counter()
         with pytest.raises(UsageError) as refusal:
-            exporter.check(_info_for(spec, wrong), spec.options.parse(wrong))
+            exporter.check(_info_for(spec, wrong), export_options(spec, **wrong))
         assert time.perf_counter() - started < 2
         assert any(option in str(refusal.value) for option in wrong), "the error names the option"
 
     def test_writes_only_where_it_is_reported(
-        self, exporter: Exporter, spec: ExporterSpec, module: ExportModule, tmp_path: Path, monkeypatch: Any
+        self,
+        exporter: Exporter,
+        spec: ExporterSpec,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
-        """The destination is there afterwards, nothing else is, and the source is as it was."""
-        work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
-        work.mkdir()
-        elsewhere.mkdir()
-        source: ExportModule | Artifact = module
-        if spec.source != "model":
-            source, _ = export_file(spec.source, tmp_path, module, **spec.demands(spec.options()).source)
-        before = _state(source)
+        """The destination is there afterwards, nothing else is, and the source and its folder are as they were.
+
+        Standard output is the caller's: programs read the result's path, or JSON, from it.
+        """
+        pytest.importorskip("torch", reason="the source of an export is a torch module")
+        module = tiny_module(_info_for(spec, {}))
+        work, elsewhere, beside = (tmp_path / name for name in ("work", "elsewhere", "beside"))
+        for folder in (work, elsewhere, beside):
+            folder.mkdir()
+        source, options = _last_source(spec, module, beside)
+        before, listing = _state(source), _listing(beside)
         monkeypatch.chdir(elsewhere)
         destination = work / f".tiny.part{spec.suffix}"
-        export_with(exporter, source, module.info, export_options(spec, imgsz=module.info.imgsz), destination)
+        capfd.readouterr()
+        export_with(exporter, source, module.info, options, destination)
         assert destination.exists()
         assert [item.name for item in work.iterdir()] == [destination.name], "nothing is left beside it"
         assert not list(elsewhere.iterdir()), "nothing is written into the working directory"
         assert _state(source) == before, "the source is unchanged"
+        assert _listing(beside) == listing, "nothing is left beside the source"
+        assert capfd.readouterr().out == "", "nothing is written on standard output"
+
+    @pytest.mark.usefixtures("exporter")
+    def test_begins_at_a_finished_file(self, spec: ExporterSpec, tmp_path: Path) -> None:
+        """The file that it is made from will do in place of the model, and decides the size."""
+        from segx.flows.export import export
+
+        if spec.source == "model":
+            pytest.skip(f"format {spec.name} is made from the model itself")
+        pytest.importorskip("torch", reason="the source of an export is a torch module")
+        module = tiny_module(_info_for(spec, {}))
+        source, _ = _last_source(spec, module, tmp_path)
+        assert not isinstance(source, ExportModule)
+        _backend(get_registry(), source)
+        options = {"output": str(tmp_path / f"again{spec.suffix}"), "verify": False}
+        done = export(source, full_name(spec), options)
+        assert done.info.imgsz == module.info.imgsz, "which nobody has asked for again"
+        assert (done.info.names, done.info.head) == (module.info.names, module.info.head)
+        _assert_says_the_same(get_registry(), done.artifact, module)
 
     def test_info_arrives(
         self,
@@ -199,7 +226,7 @@ class ExporterContract(PluginContract, standard=True):
         """What was to travel with the file is what a backend reads from it."""
         module, artifact, info = exported
         assert info.names == module.info.names
-        assert info.precision == spec.options.parse(settings).precision
+        assert info.precision == export_options(spec, **settings).precision
         assert info.outputs
         backend = _backend(registry, artifact)
         read = registry.backends.load(backend).read_info(artifact)
@@ -238,23 +265,8 @@ class ExporterContract(PluginContract, standard=True):
 
         Of what is quantised they are not the same numbers, but they follow what the model sees as the source's do.
         """
-        module, artifact, info = exported
-        precision = info.precision
-        session = _open(registry, artifact)
-        try:
-            if precision not in RAW_TOLERANCE:
-                images = [
-                    noise_images((info.batch, 3, *info.imgsz), seed=seed) * np.float32((seed + 1) / 4)
-                    for seed in range(4)
-                ]
-                got = [[to_numpy(output).copy() for output in session.run(one)] for one in images]
-                assert_follows(got, [run_module(module, one) for one in images], names=info.outputs)
-                return
-            for shaped in _shapes(info):
-                wanted = run_module(module, shaped)
-                assert_same_outputs(session.run(shaped), wanted, names=info.outputs, precision=precision)
-        finally:
-            session.close()
+        module, artifact, _ = exported
+        _assert_says_the_same(registry, artifact, module)
 
     def test_takes_a_real_architecture(
         self, exporter: Exporter, spec: ExporterSpec, registry: Registry, tmp_path: Path
@@ -262,21 +274,12 @@ class ExporterContract(PluginContract, standard=True):
         """A tiny YOLOv8-seg, with all of its blocks, comes out the same."""
         pytest.importorskip("torch", reason="the source of an export is a torch module")
         try:
-            module = real_module(wanted_info(spec, tiny_info()))
+            module = real_module(_info_for(spec, {}))
         except SegxError as error:
             pytest.skip(f"no architecture to export: {error.message}")
-        exporter.check(module.info, spec.options())
-        artifact, info = export_file(full_name(spec), tmp_path, module)
-        session = _open(registry, artifact)
-        if info.precision in RAW_TOLERANCE:
-            images = noise_images((1, 3, *info.imgsz), seed=3)
-            wanted = run_module(module, images)
-            assert_same_outputs(session.run(images), wanted, names=info.outputs, precision=info.precision)
-        else:  # weights that nobody has trained answer too faintly to be told from the steps of 8 bits
-            batch = noise_images((1, 3, *info.imgsz), seed=3)
-            shapes = [output.shape for output in run_module(module, batch)]
-            assert [to_numpy(output).shape for output in session.run(batch)] == shapes
-        session.close()
+        exporter.check(module.info, export_options(spec))
+        artifact, _ = export_file(full_name(spec), tmp_path, module)
+        _assert_says_the_same(registry, artifact, module)
 
 
 def _words(settings: Settings) -> str:
@@ -290,7 +293,7 @@ def _info_for(spec: ExporterSpec, settings: Settings) -> ArtifactInfo:
 
 def _skip_refused(exporter: Exporter, spec: ExporterSpec, module: ExportModule, settings: Settings) -> None:
     try:
-        exporter.check(module.info, spec.options.parse(settings))
+        exporter.check(module.info, export_options(spec, **settings))
     except UsageError as error:
         pytest.skip(f"refused: {error.message}")
 
@@ -307,6 +310,44 @@ def _backend(registry: Registry, artifact: Artifact) -> Any:
 def _open(registry: Registry, artifact: Artifact) -> Session:
     backend = registry.backends.load(_backend(registry, artifact))
     return backend.open(artifact, SessionOptions(device="cpu"))
+
+
+def _last_source(
+    spec: ExporterSpec, module: ExportModule, folder: Path
+) -> tuple[ExportModule | Artifact, ExportOptions]:
+    """Return what a format is made from, as an export with no options makes it, and the format's own options."""
+    from segx.flows.export import settled
+
+    chosen = export_options(spec, imgsz=module.info.imgsz)
+    if spec.source == "model":
+        return module, chosen
+    chain = get_registry().export_chain(full_name(spec))
+    before = settled(chain, chosen)[-2]
+    given = {name: value for name, value in before.as_dict().items() if name not in {"output", "device", "imgsz"}}
+    return export_file(full_name(chain[-2]), folder, module, **given)[0], chosen
+
+
+def _assert_says_the_same(registry: Registry, artifact: Artifact, module: ExportModule) -> None:
+    """Fail when a file, opened with the installed backend, does not say what its source says."""
+    session = _open(registry, artifact)
+    info = session.info
+    try:
+        if info.precision not in RAW_TOLERANCE:
+            images = [
+                noise_images((info.batch, 3, *info.imgsz), seed=seed) * np.float32((seed + 1) / 4) for seed in range(4)
+            ]
+            got = [[to_numpy(output).copy() for output in session.run(one)] for one in images]
+            assert_follows(got, [run_module(module, one) for one in images], names=info.outputs)
+            return
+        for shaped in _shapes(info):
+            wanted = run_module(module, shaped)
+            assert_same_outputs(session.run(shaped), wanted, names=info.outputs, precision=info.precision)
+    finally:
+        session.close()
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def _run_once(session: Session, images: Any) -> list[Any]:

@@ -142,19 +142,25 @@ def run_module(module: ExportModule, images: Any) -> tuple[Any, ...]:
 
 
 def export_options(spec: ExporterSpec, **wanted: Any) -> ExportOptions:
-    """Return those of the wanted options that a format has."""
+    """Return a format's options with what it knows of those wanted, in the precision that an export then means."""
+    from segx.flows.export import chosen_options
+
     known = {field.name for field in dataclasses.fields(spec.options)}
-    return spec.options.parse({name: value for name, value in wanted.items() if name in known})
+    return chosen_options((spec,), {name: value for name, value in wanted.items() if name in known})
 
 
 def wanted_info(spec: ExporterSpec, info: ArtifactInfo, **options: Any) -> ArtifactInfo:
-    """Return the info of a model as an export with these options wants it: with its precision and its head."""
+    """Return the info of a model as an export with these options wants it.
+
+    It has their precision, the head they want, and of the axes that are open those that all formats on the way have.
+    """
     from segx.flows.export import settled
 
     registry = get_registry()
-    chosen = spec.options.parse(options)
-    info = info.replace(precision=chosen.precision)
+    chosen = export_options(spec, **options)
     chain = registry.export_chain(full_name(spec))
+    dynamic = info.dynamic.intersection(*(link.axes for link in chain))
+    info = info.replace(precision=chosen.precision, dynamic=dynamic)
     forms = [link.demands(own).form for link, own in zip(chain, settled(chain, chosen), strict=True)]
     form = next((form for form in reversed(forms) if form != "decoded"), "decoded")
     head = registry.tasks.get(info.task).head_in(form, info.head)

@@ -45,6 +45,11 @@ LIKENESS = 0.8
 few hundredths; a model that no longer sees its input has none."""
 
 
+CLOSENESS = 0.5
+"""Largest error of a channel (a side of the boxes, the scores of a class), as a fraction of how much it varies at all.
+Quantising to 8 bits costs a tenth of it; scores that share the step of boxes in pixels, or are halved, cost all."""
+
+
 def assert_follows(
     got: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]], *, names: Sequence[str], least: float = LIKENESS
 ) -> None:
@@ -63,10 +68,23 @@ def assert_follows(
         theirs = np.stack([to_numpy(outputs[index]).astype(np.float64) for outputs in wanted])
         assert ours.shape == theirs.shape, f"{name} has shape {ours.shape[1:]}, the source's {theirs.shape[1:]}"
         assert np.isfinite(ours).all(), f"{name} holds values that are no numbers"
-        ours, theirs = (values - values.mean(axis=0) for values in (ours, theirs))
-        spread = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
-        likeness = float((ours * theirs).sum()) / spread if spread else 0.0
+        mine, source = (values - values.mean(axis=0) for values in (ours, theirs))
+        spread = float(np.linalg.norm(mine) * np.linalg.norm(source))
+        likeness = float((mine * source).sum()) / spread if spread else 0.0
         assert likeness >= least, f"{name} follows its source by {likeness:.3f}, wanted {least}"
+        _assert_channels_close(ours, theirs, name)
+
+
+def _assert_channels_close(ours: NDArray[np.float64], theirs: NDArray[np.float64], name: str) -> None:
+    """Fail when a channel of (images, N, C, ...) is far off, which one with large numbers beside it would hide."""
+    every = tuple(axis for axis in range(theirs.ndim) if axis != 2)
+    error = np.sqrt(((ours - theirs) ** 2).mean(axis=every))
+    varies = theirs.std(axis=every)
+    share = np.divide(
+        error, varies, out=np.zeros_like(error), where=varies > 1e-6 * max(1.0, float(np.abs(theirs).max()))
+    )
+    worst = int(share.argmax())
+    assert share[worst] <= CLOSENESS, f"{name}: channel {worst} is off by {share[worst]:.2f} of how much it varies"
 
 
 def predict(
