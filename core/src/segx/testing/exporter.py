@@ -48,8 +48,9 @@ _EXPORTS_AND_OPENS = """
     from pathlib import Path
     from segx.errors import MissingPluginError
     from segx.options.verbs import SessionOptions
-    from segx.testing.models import export_file, tiny_info, tiny_module
-    artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(tiny_info()))
+    from segx.testing.models import export_file, tiny_info, tiny_module, wanted_info
+    wanted = wanted_info(registry.exporters.get(sys.argv[2]), tiny_info())
+    artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(wanted))
     try:
         backend = registry.backends.load(registry.backend_for(artifact.format))
     except MissingPluginError:
