@@ -149,6 +149,18 @@ def test_file_of_another_tool_opens(plain: Path, tmp_path: Path) -> None:
     assert_same_outputs(session.run(images), run_module(tiny_module(tiny_info()), images), names=session.info.outputs)
 
 
+def test_boxes_in_fractions_are_brought_into_pixels() -> None:
+    pixels = np.random.default_rng(0).random((1, 39, 126), dtype=np.float32)
+    pixels[:, 0:4:2] *= 96
+    pixels[:, 1:4:2] *= 64
+    fractions = pixels.copy()
+    fractions[:, 0:4:2] /= 96
+    fractions[:, 1:4:2] /= 64
+    for flat in (pixels.copy(), fractions):
+        session_module._into_pixels(flat, 64, 96)
+        np.testing.assert_allclose(flat, pixels, rtol=1e-5)
+
+
 def test_other_outputs_than_promised_are_reported(plain: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(bare(plain))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ANCHORS_FIRST = frozenset({"boxes", "scores", "coefficients"})
 """Outputs of a raw head, which lie (N, anchors, channels) in such a file."""
+_FRACTIONS = 2.0
+"""Centres of boxes beyond this are in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +99,13 @@ class LiteRtSession(FormatSession[Pool]):
         with model.lend() as interpreter:
             _fill(interpreter.tensor(model.input.index)(), images, model.input)
             interpreter.invoke()
-            return {
+            outputs = {
                 name: _taken(interpreter.tensor(tensor.index)(), tensor, anchors_first=name in _ANCHORS_FIRST)
                 for name, tensor in model.outputs.items()
             }
+        if not self.info.versions:
+            _into_pixels(outputs[self.info.outputs[0]], *images.shape[2:])
+        return outputs
 
 
 def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool, str]:
@@ -197,6 +202,16 @@ def _fill(place: Any, images: Images, tensor: Tensor) -> None:
     np.clip(steps, limits.min, limits.max, out=steps)
     for channel in range(3):
         place[..., channel] = steps[:, channel]
+
+
+def _into_pixels(flat: Array, height: int, width: int) -> None:
+    """Bring boxes that another tool wrote as fractions of the image into pixels, as they are in its other formats.
+
+    Anchors lie all over an image, so that the largest centre tells the two apart.
+    """
+    if flat.ndim == 3 and flat.shape[1] > 4 and float(np.abs(flat[:, :2]).max()) <= _FRACTIONS:
+        flat[:, 0:4:2] *= np.float32(width)
+        flat[:, 1:4:2] *= np.float32(height)
 
 
 def _taken(output: Any, tensor: Tensor, *, anchors_first: bool) -> Array:

@@ -19,9 +19,9 @@ _EIGHT_BITS = replace(default_tolerances("int8")["int8"], typical_box=3.0, typic
 103 photographs had a median box of 2.6 pixels and a mask IoU of 0.64 on drawn images, 1.6 and 0.74 with 20 photographs."""
 
 
-def _demands(options: EdgeTpuOptions) -> Demands:
-    """The accelerator computes in 8 bits only, and is fed bytes."""
-    return Demands(source={"int8": True, "values": "uint8"}, images=options.most)
+def _demands(_options: EdgeTpuOptions) -> Demands:
+    """The accelerator computes in 8 bits only, and is fed bytes; the images are for the format that it is made from."""
+    return Demands(source={"int8": True, "values": "uint8"})
 
 
 @hookimpl
