@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flatbuffers
@@ -23,12 +22,14 @@ from segx.options.verbs import SessionOptions
 from segx.testing.models import export_file, run_module, tiny_info, tiny_module, wanted_info
 from segx.testing.parity import assert_follows, assert_same_outputs
 from segx.testing.scenes import noise_images
-from segx_backend_litert import delegate, session as session_module
+from segx_backend_litert import delegate
+from segx_backend_litert import session as session_module
 from segx_backend_litert.backend import LiteRtBackend
 from segx_backend_litert.flatbuffer import read_header, read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 BACKEND = LiteRtBackend()
 CPU = SessionOptions(device="cpu")
@@ -227,7 +228,7 @@ def test_compiled_file_is_known_and_not_run_on_a_cpu(plain: Path, tmp_path: Path
     sidecar.write(path, tiny_info())
     assert read_header(path).compiled
     assert read_metadata(path) is None
-    with pytest.raises(UsageError, match="compiled for an Edge TPU, whose library .* is not installed") as refusal:
+    with pytest.raises(UsageError, match=r"compiled for an Edge TPU, whose library .* is not installed") as refusal:
         BACKEND.open(Artifact(path=path, format="edgetpu"), SessionOptions())
     assert "compile=False" in refusal.value.hint
 
@@ -240,7 +241,7 @@ def test_device_of_a_file_is_the_one_that_runs_it(plain: Path, monkeypatch: pyte
     assert session_module._device("tpu", plain, compiled=True) == "tpu"
     with pytest.raises(UsageError, match="is not compiled for an Edge TPU"):
         session_module._device("tpu", plain, compiled=False)
-    with pytest.raises(UsageError, match="device=cpu: .* is compiled for an Edge TPU"):
+    with pytest.raises(UsageError, match=r"device=cpu: .* is compiled for an Edge TPU"):
         session_module._device("cpu", plain, compiled=True)
 
 
