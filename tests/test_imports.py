@@ -151,6 +151,8 @@ PLUGINS = {
 }
 CLOSED = ("segx.console", "segx.data", "segx.flows", "segx.model")
 """Rooms of core that plugins do not enter."""
+OPEN = ("segx.flows.calibration",)
+"""But for what a converter in a process of its own reads its images with."""
 TO_GO = {
     ("segx_data_coco.annotations", "segx.console"),
     ("segx_data_coco.reader", "segx.console"),
@@ -181,7 +183,7 @@ def test_plugins_enter_open_rooms_only() -> None:
         for package in PLUGINS.values()
         for file in package.rglob("*.py")
         for room in CLOSED
-        if any(within(name, [room]) for name in imports(file))
+        if any(within(name, [room]) and not within(name, OPEN) for name in imports(file))
     }
     assert entered <= TO_GO
 

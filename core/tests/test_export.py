@@ -22,13 +22,14 @@ import pytest
 from segx import hookimpl
 from segx.artifact import AXES, Artifact, ArtifactInfo, WeightsFile
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, UsageError
-from segx.flows.calibration import Calibration, open_calibration
+from segx.flows.calibration import open_calibration
 from segx.flows.export import check, default_destination, export, verify
 from segx.io import sidecar
 from segx.io.paths import weights_folder
 from segx.options.schema import option
 from segx.options.verbs import CalibrationOptions, ExportOptions, SuppressionOptions
 from segx.plugin import hookspecs
+from segx.plugin.calibration import Calibration
 from segx.plugin.discovery import Discovery
 from segx.plugin.jobs import ExportModule
 from segx.plugin.registry import Registry, get_registry

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from segx.artifact import ArtifactInfo
-from segx.flows.parity import MEANINGFUL_SCORE, choose_threshold, describe, prove, synthetic_images
+from segx.flows.parity import MEANINGFUL_SCORE, choose_threshold, describe, prove
+from segx.plugin.calibration import synthetic_images
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
 from segx.testing.scenes import NAMES, ColorSession, draw_scene

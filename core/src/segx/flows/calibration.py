@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Any
 from segx.console import counted
 from segx.data.splits import open_splits
 from segx.errors import DataError, UsageError
-from segx.flows.parity import synthetic_images
-from segx.io.images import read_image
-from segx.plugin.registry import get_registry
-from segx.structures.batch import SourceImage
+from segx.plugin.calibration import Calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from segx.artifact import ArtifactInfo
     from segx.options.verbs import ExportOptions
     from segx.plugin.registry import Registry
-    from segx.structures.types import Images
 
 logger = logging.getLogger(__name__)
 
@@ -29,77 +25,6 @@ _FEW = 100
 """Images below which ranges of values are guesses."""
 _PROVEN = 8
 """Photographs that an export is proven on, besides the drawn images: they take seconds and tell a bad file at once."""
-
-
-class Calibration:
-    """Network input to calibrate on, float32 (batch, 3, height, width) in 0..1; it can be gone through again and again.
-
-    Args:
-        paths: The images; none: they are drawn.
-        count: How many.
-        task: The task that makes network input of an image.
-        shape: (height, width) of the input.
-        batch: Images per run.
-        held_back: Images of the same data set that are not calibrated on, so that they can prove the result.
-        registry: Where the task is looked up; default: the installed plugins.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        *,
-        count: int,
-        task: str,
-        shape: tuple[int, int],
-        batch: int,
-        held_back: Sequence[Path] = (),
-        registry: Registry | None = None,
-    ) -> None:
-        self.paths, self.held_back = tuple(paths), tuple(held_back)
-        self.count = count
-        self.task, self.shape, self.batch = task, shape, batch
-        self._registry = registry
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Images]:
-        task = (self._registry or get_registry()).tasks.load(self.task)
-        ready: list[SourceImage] = []
-        for source in self._sources():
-            ready.append(source)
-            if len(ready) == self.batch:
-                yield task.preprocess(ready, self.shape).images
-                ready.clear()
-        if ready:  # a graph may be fixed to its batch
-            filled = [ready[index % len(ready)] for index in range(self.batch)]
-            yield task.preprocess(filled, self.shape).images
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for a child process."""
-        paths = [str(path) for path in self.paths]
-        return {"paths": paths, "count": self.count, "task": self.task, "shape": self.shape, "batch": self.batch}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read what :meth:`to_dict` wrote."""
-        height, width = values["shape"]
-        paths = [Path(path) for path in values["paths"]]
-        return cls(paths, count=values["count"], task=values["task"], shape=(height, width), batch=values["batch"])
-
-    def _sources(self) -> Iterator[SourceImage]:
-        if not self.paths:
-            yield from synthetic_images(self.shape, self.count)
-        yield from read_all(self.paths, "calibrated on")
-
-
-def read_all(paths: Sequence[Path], use: str) -> Iterator[SourceImage]:
-    """Yield images, passing over those that cannot be read, which is told."""
-    for path in paths:
-        try:
-            yield SourceImage(image=read_image(path), path=str(path))
-        except DataError as error:
-            logger.warning("%s: %s; not %s", path, error.message, use)
 
 
 def open_calibration(

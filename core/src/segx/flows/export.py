@@ -588,10 +588,9 @@ def _suppression_of(chosen: SuppressionOptions, info: ArtifactInfo, task: TaskSp
     head = task.head(info.head) if task is not None else None
     if head is None or head.form != "final":
         return {}
-    usual = type(chosen)()
     for option in head.options:
         asked, own = getattr(chosen, option), info.decoding.get(option)
-        if asked not in {getattr(usual, option), own}:
+        if asked not in {getattr(type(chosen), option), own}:
             fixed = "settled in it" if own is None else f"{own} in it"
             raise UsageError(f"{option}={asked}: {name} suppresses by itself, that is {fixed}", hint="leave it out")
     return {"nms": True, **{option: info.decoding[option] for option in head.options if option in info.decoding}}
@@ -845,8 +844,8 @@ def _prove(
     job: _Job, made: Artifact, info: ArtifactInfo, source: Session, images: Sequence[SourceImage]
 ) -> tuple[Proof | None, str]:
     """Return the proof, or why there is none."""
-    from segx.flows.calibration import read_all
     from segx.flows.parity import describe, prove
+    from segx.plugin.calibration import read_all
 
     sidecar.write(made.path, info)  # what opens it has to know what it is
     logger.info("%s: comparing %s with it", job.name, made.path.name)

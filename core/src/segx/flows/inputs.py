@@ -139,6 +139,8 @@ def allowed_decoding(
         UsageError: Something was asked for that a finished graph has settled otherwise.
     """
     nearest = task.limits(info, options)
+    if nearest == options:
+        return options
     settled = [
         name
         for name, value in options.as_dict().items()

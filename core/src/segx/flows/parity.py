@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from segx.flows.runner import infer
 from segx.options.verbs import DecodeOptions
-from segx.structures.batch import SourceImage
+from segx.plugin.calibration import synthetic_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +25,8 @@ if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo, Parity
     from segx.plugin.interfaces import Session, Task
     from segx.plugin.specs import Tolerance
-    from segx.structures.batch import Batch
+    from segx.structures.batch import Batch, SourceImage
     from segx.structures.results import Results
-    from segx.structures.types import Image
-
-IMAGES = 4
-"""Drawn images at the export size; an open axis adds a run at another size and batch."""
 
 USUAL_SCORE = 0.25
 FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
@@ -140,42 +135,6 @@ def describe(parity: Parity) -> str:
         f"boxes within {parity.box:.2g} px (median {parity.typical_box:.2g}), scores within {parity.score:.2g}, "
         f"mask IoU at least {parity.mask_iou:.4f}; raw outputs within {raw or 'nothing comparable'}"
     )
-
-
-def synthetic_images(shape: tuple[int, int], count: int = IMAGES) -> list[SourceImage]:
-    """Return images of shaded grounds with bright shapes in several sizes and proportions, the same every time.
-
-    Args:
-        shape: (height, width) they are drawn for; every other one is narrower or lower.
-        count: How many.
-    """
-    height, width = shape
-    cuts = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.625), (0.5, 0.5))
-    return [
-        SourceImage(
-            image=_draw(max(32, round(height * down)), max(32, round(width * across)), seed), path=f"drawn{seed}"
-        )
-        for seed, (down, across) in enumerate(islice(cycle(cuts), count))
-    ]
-
-
-def _draw(height: int, width: int, seed: int) -> Image:
-    random = np.random.default_rng(seed)
-    corners = random.integers(40, 200, (2, 2, 3)).astype(np.float32)
-    ground = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
-    grain = cv2.resize(random.normal(0, 12, (height // 4, width // 4, 3)).astype(np.float32), (width, height))
-    image = np.clip(ground + grain, 0, 255).astype(np.uint8)
-    for index in range(8):
-        centre = int(random.integers(0, width)), int(random.integers(0, height))
-        size = max(4, int(random.uniform(0.05, 0.25) * min(height, width)))
-        colour = [int(value) for value in random.permutation([250, int(random.integers(0, 90)), 20])]
-        if index % 2:
-            cv2.circle(image, centre, size, colour, -1, cv2.LINE_AA)
-        else:
-            angle = float(random.uniform(0, 180))
-            corners_of = cv2.boxPoints((centre, (size * 2.5, size * 1.2), angle)).round().astype(np.int32)
-            cv2.fillPoly(image, [corners_of], colour, cv2.LINE_AA)
-    return np.asarray(cv2.GaussianBlur(image, (3, 3), 0), dtype=np.uint8)
 
 
 def _batches(task: Task, info: ArtifactInfo, images: Sequence[SourceImage]) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from segx.errors import DataError
 from segx.flows.inputs import InputPlan, allowed_decoding, by, check_head
 from segx.flows.runner import STAGES, Runner
 from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
-from segx.options.verbs import PredictOptions
+from segx.options.verbs import DecodeOptions
 from segx.runs import Run, Step
 from segx.structures.classes import numbers_of
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.io.sources import Source, Unreadable
+    from segx.options.verbs import PredictOptions
     from segx.plugin.interfaces import Session, Task
     from segx.structures.batch import Batch
     from segx.structures.results import Results
@@ -96,7 +97,7 @@ def predict(
         session=session,
         task=task,
         plan=InputPlan.make(session, options, model=model),
-        decoding=allowed_decoding(session.info, task, options.decode(), PredictOptions().decode(), model=model),
+        decoding=allowed_decoding(session.info, task, options.decode(), DecodeOptions(), model=model),
         streams=1 if source.live else streams,
         live=source.live,
     )

@@ -19,7 +19,7 @@ from segx.flows.runner import STAGES, Runner
 from segx.io.images import image_of
 from segx.io.names import file_names, image_ids, stems
 from segx.io.sources import Unreadable
-from segx.options.verbs import ValOptions
+from segx.options.verbs import DecodeOptions, ValOptions
 from segx.plugin.jobs import EvalSpec
 from segx.runs import Run, Step, make_run_folder
 from segx.structures.batch import SourceImage
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.options.verbs import DecodeOptions
     from segx.plugin.interfaces import Dataset, Metrics, Session
     from segx.plugin.registry import Registry
     from segx.structures.batch import Batch
@@ -213,7 +212,8 @@ class _Validation:
         self.problems: list[str] = []
         self.milliseconds = dict.fromkeys(STAGES, 0.0)
         decoding = _decoding(options, dataset, self.classes)
-        decoding = allowed_decoding(session.info, task, decoding, ValOptions().decode(), model=model)
+        usual = DecodeOptions(conf=ValOptions.conf, iou=ValOptions.iou, max_det=ValOptions.max_det, multi_label=True)
+        decoding = allowed_decoding(session.info, task, decoding, usual, model=model)
         self.runner = Runner(
             session=session,
             task=task,

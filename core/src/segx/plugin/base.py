@@ -83,9 +83,8 @@ class FormatExporter(ABC, Generic[Chosen]):
             msg = f"batch={chosen.batch} fixes what dynamic=True leaves open"
             raise UsageError(msg, hint="leave one of them out: a dynamic file takes any batch")
         if isinstance(chosen, SuppressionOptions) and not chosen.nms:
-            usual = type(chosen)()
             for name in ("conf", "iou", "max_det"):
-                if (value := getattr(chosen, name)) != getattr(usual, name):
+                if (value := getattr(chosen, name)) != getattr(SuppressionOptions, name):
                     msg = f"{name}={value} is for graphs that suppress by themselves"
                     raise UsageError(msg, hint=f"nms=True, or leave it out: predict and val take {name}=")
         self._check(info, chosen)

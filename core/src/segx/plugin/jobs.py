@@ -84,7 +84,7 @@ class CalibrationImages(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for a child process: ``segx.flows.calibration.Calibration.from_dict`` reads them."""
+        """Return plain values, for a child process: ``segx.plugin.calibration.Calibration.from_dict`` reads them."""
         ...
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segx.artifact import Artifact, ArtifactInfo
-from segx.flows.calibration import Calibration
 from segx.io import sidecar
+from segx.plugin.calibration import Calibration
 from segx.plugin.catalog import full_name
 from segx.plugin.jobs import ExportJob, ExportModule
 from segx.plugin.registry import get_registry

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segx.errors import ExportError, UsageError
+from segx.errors import UsageError
 from segx.io.files import write_bytes
 from segx.plugin.base import FormatExporter
-from segx.runtime import child
 from segx_export_onnx.options import OLDEST_INT8, OnnxOptions
 
 if TYPE_CHECKING:
@@ -41,14 +40,14 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
             raise UsageError(msg, hint=f"opset={OLDEST_INT8} or more")
 
     def _export(self, source: ExportModule, job: ExportJob, options: OnnxOptions) -> None:
-        from segx_export_onnx import graph, half, suppression, tracing
+        from segx_export_onnx import graph, half, quantise, suppression, tracing
 
         model = tracing.trace(source, opset=options.opset, dynamic=bool(job.info.dynamic))
         graph.strip(model)
         if options.simplify:
             model = graph.simplify(model)
         if options.int8:
-            model = _quantised(model, job)
+            model = quantise.quantised(model, job)
         elif options.half:
             half.convert(model)
         axes = dict(zip(source.info.outputs, source.output_axes, strict=True))
@@ -57,56 +56,13 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
             axes = {job.info.outputs[0]: {0: "batch"}, job.info.outputs[1]: source.output_axes[1]}
         graph.name_axes(model, axes, job.info)
         graph.check(model)
-        write_bytes(job.destination, _serialise(model))
+        write_bytes(job.destination, graph.serialise(model))
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
         """Append the metadata to a file; only one that has some already is written anew, atomically.
 
         The fields of a message may stand in any order, so that neither graph nor weights are written again.
         """
-        import onnx
-
         from segx_export_onnx import graph
 
-        model = onnx.load(path, load_external_data=False)
-        if model.metadata_props:
-            graph.embed(model, info)
-            write_bytes(path, _serialise(model))
-            return
-        rest = onnx.ModelProto()
-        graph.embed(rest, info)
-        with path.open("ab") as file:
-            file.write(_serialise(rest))
-
-
-def _quantised(model: Any, job: ExportJob) -> Any:
-    """Return a graph with 8-bit numbers.
-
-    Raises:
-        ExportError: There are no images to calibrate on, or the tool fails.
-    """
-    import onnx
-
-    from segx_export_onnx import graph
-
-    if job.images is None:
-        raise ExportError("int8=True needs images to calibrate on", hint="data=coco8-seg.yaml")
-    source, target = job.scratch / "float.onnx", job.scratch / "int8.onnx"
-    onnx.save(model, source)
-    arguments = {"source": str(source), "target": str(target), "images": job.images.to_dict()}
-    child.call(
-        "segx_export_onnx.quantise:run",
-        arguments,
-        what="ONNX Runtime's quantisation",
-        notify=job.notify,
-        environment={"PYTHONHASHSEED": "0"},  # it goes through sets: the same model is to give the same file
-    )
-    quantised = onnx.load(target)
-    graph.strip(quantised)
-    return quantised
-
-
-def _serialise(model: Any) -> bytes:
-    """Return the file's bytes; the same model gives the same bytes."""
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+        graph.write_info(path, info)

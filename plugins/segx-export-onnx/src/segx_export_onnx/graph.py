@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from segx.errors import ExportError
+from segx.io.files import write_bytes
 from segx.plugin.base import INPUT_AXES, reason
 from segx.runtime import variables
 from segx_export_onnx.tracing import INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from segx.artifact import ArtifactInfo
 
@@ -79,6 +81,25 @@ def embed(model: onnx.ModelProto, info: ArtifactInfo) -> None:
     """Replace the model's metadata with this info."""
     model.ClearField("metadata_props")
     onnx.helper.set_model_props(model, info.to_metadata())
+
+
+def write_info(path: Path, info: ArtifactInfo) -> None:
+    """Append the metadata to a file; only one that has some already is written anew, atomically."""
+    model = onnx.load(path, load_external_data=False)
+    if model.metadata_props:
+        embed(model, info)
+        write_bytes(path, serialise(model))
+        return
+    rest = onnx.ModelProto()
+    embed(rest, info)
+    with path.open("ab") as file:
+        file.write(serialise(rest))
+
+
+def serialise(model: onnx.ModelProto) -> bytes:
+    """Return the file's bytes; the same model gives the same bytes."""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def check(model: onnx.ModelProto) -> None:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from segx.flows.calibration import Calibration
+from segx.errors import ExportError
+from segx.plugin.calibration import Calibration
 from segx.runtime import child, variables
+from segx_export_onnx import graph
 from segx_export_onnx.half import lift_constants, nodes_before_weights
 from segx_export_onnx.tracing import INPUT
 
@@ -27,9 +29,33 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from segx.plugin.jobs import ExportJob
+
 LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """What is computed in 8 bits: nearly all of the work. Activation functions between take in more precision than ranges
 of 8 bits leave them, and runtimes fuse them with the layer before."""
+
+
+def quantised(model: onnx.ModelProto, job: ExportJob) -> onnx.ModelProto:
+    """Return a graph with 8-bit numbers.
+
+    Raises:
+        ExportError: There are no images to calibrate on, or the tool fails.
+    """
+    if job.images is None:
+        raise ExportError("int8=True needs images to calibrate on", hint="data=coco8-seg.yaml")
+    source, target = job.scratch / "float.onnx", job.scratch / "int8.onnx"
+    onnx.save(model, source)
+    child.call(
+        "segx_export_onnx.quantise:run",
+        {"source": str(source), "target": str(target), "images": job.images.to_dict()},
+        what="ONNX Runtime's quantisation",
+        notify=job.notify,
+        environment={"PYTHONHASHSEED": "0"},  # it goes through sets: the same model is to give the same file
+    )
+    made = onnx.load(target)
+    graph.strip(made)
+    return made
 
 
 def run(source: str, target: str, images: Mapping[str, Any]) -> None:
@@ -38,7 +64,7 @@ def run(source: str, target: str, images: Mapping[str, Any]) -> None:
     Args:
         source: A float32 graph, a file.
         target: The file to write, in an empty folder, where temporary files go too.
-        images: What :meth:`segx.flows.calibration.Calibration.to_dict` has written.
+        images: What :meth:`segx.plugin.calibration.Calibration.to_dict` has written.
     """
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a simplification that has been done
     tempfile.tempdir = str(Path(target).parent)
