@@ -24,6 +24,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("architecture", "yolov8-seg"): "segx-model-yolov8",
     ("backend", "coreml"): "segx-backend-coreml",
     ("backend", "coreml-reference"): "segx-backend-coreml",
+    ("backend", "litert"): "segx-backend-litert",
     ("backend", "ncnn"): "segx-backend-ncnn",
     ("backend", "onnxruntime"): "segx-backend-onnxruntime",
     ("backend", "opencv"): "segx-backend-opencv",
@@ -64,7 +65,7 @@ FORMATS: dict[str, KnownFormat] = {
     "edgetpu": KnownFormat(
         suffixes=("_edgetpu.tflite",),
         exporter="segx-export-edgetpu",
-        backends=("segx-backend-tflite",),
+        backends=("segx-backend-litert",),
     ),
     "engine": KnownFormat(
         suffixes=(".engine",),
@@ -114,7 +115,7 @@ FORMATS: dict[str, KnownFormat] = {
     "tflite": KnownFormat(
         suffixes=(".tflite",),
         exporter="segx-export-tflite",
-        backends=("segx-backend-tflite",),
+        backends=("segx-backend-litert",),
     ),
     "torchscript": KnownFormat(
         suffixes=(".torchscript",),
@@ -126,16 +127,11 @@ FORMATS: dict[str, KnownFormat] = {
 
 PLANNED: frozenset[str] = frozenset(
     {
-        "segx-backend-tensorflow",
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
         "segx-backend-tflite",
-        "segx-export-edgetpu",
-        "segx-export-pb",
-        "segx-export-saved-model",
         "segx-export-tensorrt",
         "segx-export-tfjs",
-        "segx-export-tflite",
     }
 )
 """Distributions that are announced and not released yet."""
