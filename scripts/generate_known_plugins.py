@@ -30,20 +30,9 @@ class Planned(NamedTuple):
 
 
 PLANNED_FORMATS = {
-    "torchscript": Planned((".torchscript",), "segx-export-torchscript", "segx-backend-torchscript"),
-    "onnx": Planned((".onnx",), "segx-export-onnx", "segx-backend-onnxruntime"),
-    "openvino": Planned(("_openvino_model",), "segx-export-openvino", "segx-backend-openvino"),
     "engine": Planned((".engine",), "segx-export-tensorrt", "segx-backend-tensorrt"),
-    "coreml": Planned((".mlpackage",), "segx-export-coreml", "segx-backend-coreml"),
-    "saved_model": Planned(("_saved_model",), "segx-export-saved-model", "segx-backend-tensorflow"),
-    "pb": Planned((".pb",), "segx-export-pb", "segx-backend-tensorflow"),
-    "tflite": Planned((".tflite",), "segx-export-tflite", "segx-backend-tflite"),
-    "edgetpu": Planned(("_edgetpu.tflite",), "segx-export-edgetpu", "segx-backend-tflite"),
     "tfjs": Planned(("_web_model",), "segx-export-tfjs", "segx-backend-tfjs"),
-    "paddle": Planned(("_paddle_model",), "segx-export-paddle", "segx-backend-paddle"),
-    "ncnn": Planned(("_ncnn_model",), "segx-export-ncnn", "segx-backend-ncnn"),
 }
-PLANNED_DATASET_FORMATS = {"yolo": "segx-data-yolo", "coco": "segx-data-coco"}
 
 HEADER = '''"""Which distribution provides what, for hints in errors; written by scripts/generate_known_plugins.py."""
 
@@ -78,7 +67,6 @@ def providers(found: Discovery, ours: frozenset[str]) -> dict[tuple[str, str], s
     """Return (kind, name) to distribution: what exists, then what is planned."""
     table = {("exporter", kind): planned.exporter for kind, planned in PLANNED_FORMATS.items()}
     table |= {("backend", p.backend.removeprefix("segx-backend-")): p.backend for p in PLANNED_FORMATS.values()}
-    table |= {("dataset_format", name): distribution for name, distribution in PLANNED_DATASET_FORMATS.items()}
     for kind in PLUGIN_TYPES:
         table |= {(kind, spec.name): spec.provider for spec in found.declared[kind] if spec.provider in ours}
     return dict(sorted(table.items()))

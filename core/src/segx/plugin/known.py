@@ -33,7 +33,6 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "tensorflow"): "segx-backend-tensorflow",
     ("backend", "tensorrt"): "segx-backend-tensorrt",
     ("backend", "tfjs"): "segx-backend-tfjs",
-    ("backend", "tflite"): "segx-backend-tflite",
     ("backend", "torch"): "segx-torch",
     ("backend", "torchscript"): "segx-backend-torchscript",
     ("command", "data-synth"): "segx-data-synth",
@@ -129,7 +128,6 @@ PLANNED: frozenset[str] = frozenset(
     {
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
-        "segx-backend-tflite",
         "segx-export-tensorrt",
         "segx-export-tfjs",
     }
