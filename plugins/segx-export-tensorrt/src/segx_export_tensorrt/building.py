@@ -30,6 +30,7 @@ def build(
     profile: dict[str, list[int]],
     workspace: float | None,
     cache: str,
+    quantised: bool = False,
 ) -> dict[str, str]:
     """Write an engine and return what it is bound to: ``{"version": TensorRT's, "gpu": its name or ""}``.
 
@@ -40,6 +41,7 @@ def build(
         profile: Shapes (N, 3, H, W): ``"min"``, ``"opt"`` and ``"max"``.
         workspace: GiB of GPU memory for scratch; None: what the GPU has.
         cache: Folder of timing caches, which is made where there is none.
+        quantised: The graph holds numbers of 8 bits.
 
     Raises:
         ExportError: TensorRT does not take the graph, or finds no way to compute a part of it.
@@ -48,7 +50,7 @@ def build(
     trt = _imported(library)
     logger = _logger(trt)
     builder = _builder(trt, logger)
-    network = _network(trt, builder, logger, source)
+    network = _network(trt, builder, logger, _graph(source, quantised=quantised))
     config = builder.create_builder_config()
     _configure(trt, config, workspace)
     _set_profile(builder, network, config, profile)
@@ -116,7 +118,16 @@ def _builder(trt: Any, logger: Any) -> Any:
         raise UsageError(msg, hint=hint) from error
 
 
-def _network(trt: Any, builder: Any, logger: Any, source: str) -> Any:
+def _graph(source: str, *, quantised: bool) -> bytes:
+    content = Path(source).read_bytes()
+    if not quantised:
+        return content
+    from segx_export_tensorrt.graph import with_float_biases
+
+    return with_float_biases(content)
+
+
+def _network(trt: Any, builder: Any, logger: Any, content: bytes) -> Any:
     """Return the graph as TensorRT understands it.
 
     Raises:
@@ -125,7 +136,7 @@ def _network(trt: Any, builder: Any, logger: Any, source: str) -> Any:
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later the only kind there is
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(Path(source).read_bytes()):
+    if not parser.parse(content):
         told = [" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors)]
         msg = f"TensorRT {trt.__version__} does not take this graph ({'; '.join(told[:_MOST_TOLD]) or logger.told()})"
         raise ExportError(msg, hint="a newer TensorRT may; or a lower opset=")

@@ -57,6 +57,7 @@ class EngineExporter(FormatExporter[EngineOptions]):
             "profile": profile(job.info, options),
             "workspace": options.workspace,
             "cache": str(cache_folder() / "tensorrt"),
+            "quantised": job.info.precision == "int8",
         }
         seen = visible_devices(options.device, os.environ.get(_VISIBLE))
         told = child.call(

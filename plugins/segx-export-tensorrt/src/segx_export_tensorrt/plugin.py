@@ -39,6 +39,6 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             demands=_demands,
             problem=nvidia.problem,
             metadata="beside",
-            requires=(TENSORRT,),
+            requires=(TENSORRT, "onnx>=1.17"),
         )
     ]
