@@ -1,9 +1,9 @@
 """Stand-ins of TensorRT's runtime and of CUDA's driver, which keep their rules and compute on the host.
 
-An engine is ``ftrt`` and a JSON text: names, kinds and bounds of its input and outputs, and what it was built for. It
+An engine is ``ftrt`` and a JSON text: names, kinds and bounds of its input and outputs, and its version. It
 doubles the images (``output0``) and takes their mean over the colours (``output1``). What would be an error or a crash
-on a GPU is an AssertionError here: memory that is freed twice or not at all, or used without a context; a stream that is
-not waited for.
+on a GPU is an AssertionError here: memory that is freed twice or not at all, or used without a context; a stream
+that is not waited for.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def tensorrt(driver: Driver, version: str = "10.9"):
                 self.logger.log(ILogger.ERROR, "magicTag does not match\nin stand-in")
                 return None
             if told["version"] != version:
-                self.logger.log(ILogger.ERROR, f"The engine plan file is not compatible, expecting {version}")
+                self.logger.log(ILogger.ERROR, "The engine plan file is not compatible, expecting " + version)
                 return None
             return Engine(told, self.logger)
 

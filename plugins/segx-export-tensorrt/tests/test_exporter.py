@@ -1,4 +1,4 @@
-"""What is special to engines: what is asked of the graph, bounds, devices, what TensorRT is told and what it answers."""
+"""What is special to engines: what the graph has to be, bounds, devices, what TensorRT is told."""
 
 from __future__ import annotations
 
@@ -178,12 +178,16 @@ class Builds:
                 return types.SimpleNamespace(desc=lambda: "no importer\nregistered for op: Odd")
 
         flags = types.SimpleNamespace(STRONGLY_TYPED=3) if typed else types.SimpleNamespace()
-        found = {
-            **{"__version__": "10.9", "NetworkDefinitionCreationFlag": flags, "ILogger": ILogger},
-            **{"BuilderFlag": types.SimpleNamespace(TF32="TF32"), "Builder": Builder, "OnnxParser": OnnxParser},
-            **{"MemoryPoolType": types.SimpleNamespace(WORKSPACE="workspace"), "IProgressMonitor": IProgressMonitor},
-        }
-        vars(self.module).update(found)
+        vars(self.module).update(
+            __version__="10.9",
+            NetworkDefinitionCreationFlag=flags,
+            ILogger=ILogger,
+            BuilderFlag=types.SimpleNamespace(TF32="TF32"),
+            Builder=Builder,
+            OnnxParser=OnnxParser,
+            MemoryPoolType=types.SimpleNamespace(WORKSPACE="workspace"),
+            IProgressMonitor=IProgressMonitor,
+        )
 
 
 @pytest.fixture
@@ -296,10 +300,10 @@ def with_rtx(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "asked",
-    [{}, {"half": True}, {"int8": True}, {"dynamic": True}, {"nms": True}, {"batch": 2}, {"nms": True, "dynamic": True}],
+    [{}, {"half": True}, {"int8": True}, {"dynamic": True}, {"dynamic": True, "half": True}, {"batch": 2}],
     ids=str,
 )
-def test_engines_are_built(with_rtx, tmp_path, asked, caplog):
+def test_engines_are_built(with_rtx, tmp_path, asked):
     pytest.importorskip("torch", reason="the source of an export is a torch module")
     from segx.testing.models import real_module
 
@@ -313,10 +317,23 @@ def test_engines_are_built(with_rtx, tmp_path, asked, caplog):
         [8, 3, 128, 192] if "dynamic" in asked else [asked.get("batch", 1), 3, 64, 96]
     )
     assert (done.info.head, done.info.outputs, done.info.dynamic) == (made.head, made.outputs, made.dynamic)
-    assert done.info.precision == {"half": "fp16", "int8": "int8"}.get(next(iter(asked), ""), "fp32")
+    assert done.info.precision == ("fp16" if "half" in asked else "int8" if "int8" in asked else "fp32")
     assert "tensorrt_rtx" in done.info.versions
     assert done.reason, "nothing here can open it, and that is said"
     assert list((tmp_path / "cache" / "tensorrt").iterdir())
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_suppression_is_understood(with_rtx, tmp_path, dynamic):
+    """TensorRT has a layer for it; TensorRT for RTX takes the graph, and has nothing that computes that one layer."""
+    pytest.importorskip("torch", reason="the source of an export is a torch module")
+    from segx.testing.models import real_module
+
+    module = real_module(tiny_info(dynamic=dynamic))
+    source, made = export_file("onnx", tmp_path, module, nms=True, dynamic=dynamic)
+    assert made.head == "yolov8-seg-final/1"
+    with pytest.raises(ExportError, match=r"cannot build an engine.*NonMaxSuppression\S* has no runners"):
+        export(source, "engine", {"verify": False}, registry=with_rtx)
 
 
 def test_an_operator_that_tensorrt_has_not_is_named(with_rtx, tmp_path):

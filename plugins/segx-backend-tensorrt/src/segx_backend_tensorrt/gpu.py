@@ -1,7 +1,7 @@
 """Memory and streams of one GPU, through CUDA's driver.
 
-The driver's own interface is used and not the runtime library above it: what is installed of that is made for one version
-of CUDA, and the driver of the machine may be of another.
+The driver's own interface is used and not the runtime library above it: what is installed of that is made for one
+version of CUDA, and the driver of the machine may be of another.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Gpu:
             raise UsageError(f"{told}TensorRT needs a GPU of NVIDIA's, and CUDA finds none", hint=_NOTHING_HERE)
         self.device = choose_device(wanted, there)
         self._handle = _asked(driver.cuDeviceGet(there.index(self.device)))
-        self.name: str = _asked(driver.cuDeviceGetName(_LONGEST_NAME, self._handle)).decode(errors="replace").rstrip("\0")
+        self.name: str = (
+            _asked(driver.cuDeviceGetName(_LONGEST_NAME, self._handle)).decode(errors="replace").rstrip("\0")
+        )
         self._context = _asked(driver.cuDevicePrimaryCtxRetain(self._handle))  # the one that TensorRT works in, too
 
     def activate(self) -> None:

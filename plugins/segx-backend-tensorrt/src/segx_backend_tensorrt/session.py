@@ -249,7 +249,8 @@ def bounds(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def kind_of(engine: Any, name: str) -> np.dtype[Any]:
     """Return NumPy's name for the numbers of a tensor."""
-    return np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+    kind: np.dtype[Any] = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+    return kind
 
 
 def told(shape: Sequence[int]) -> str:

@@ -59,7 +59,9 @@ def build(
     known = _use_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"TensorRT {trt.__version__} cannot build an engine of it ({logger.told()})", hint=_cure(logger))
+        raise ExportError(
+            f"TensorRT {trt.__version__} cannot build an engine of it ({logger.told()})", hint=_cure(logger)
+        )
     _keep_timings(config, timings, known)
     write_bytes(Path(target), bytes(plan))
     return {"version": str(trt.__version__), "gpu": gpu_name()}
@@ -68,7 +70,7 @@ def build(
 def gpu_name() -> str:
     """Return what the first GPU is called; empty where there is none, or nothing that asks it."""
     try:
-        from cuda.bindings import runtime
+        from cuda.bindings import runtime  # noqa: PLC0415 - not there, and no name is known
 
         error, properties = runtime.cudaGetDeviceProperties(0)
     except (ImportError, RuntimeError):
@@ -122,7 +124,7 @@ def _graph(source: str, *, quantised: bool) -> bytes:
     content = Path(source).read_bytes()
     if not quantised:
         return content
-    from segx_export_tensorrt.graph import with_float_biases
+    from segx_export_tensorrt.graph import with_float_biases  # noqa: PLC0415 - brings onnx, which few builds need
 
     return with_float_biases(content)
 

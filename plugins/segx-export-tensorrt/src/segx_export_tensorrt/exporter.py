@@ -82,7 +82,9 @@ def profile(info: ArtifactInfo, options: EngineOptions) -> dict[str, list[int]]:
         info: Of the file that is to be made; axes that are not open have one length.
         options: ``max_batch`` and ``max_imgsz``.
     """
-    largest = image_size(options.max_imgsz, info.stride) if options.max_imgsz else [LARGER * side for side in info.imgsz]
+    largest = (
+        image_size(options.max_imgsz, info.stride) if options.max_imgsz else [LARGER * side for side in info.imgsz]
+    )
     usual = [info.batch, 3, *info.imgsz]
     bounds = {"min": [1, 3, info.stride, info.stride], "opt": usual, "max": [options.max_batch, 3, *largest]}
     open_axes = {axis for axis, name in INPUT_AXES.items() if name in info.dynamic}
@@ -104,7 +106,9 @@ def visible_devices(device: str | None, visible: str | None) -> str | None:
     """
     kind, number = parse_device(device or "cpu")
     if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
-        raise UsageError(f"device={device}: TensorRT builds on GPUs of NVIDIA", hint="device=0, cuda:1, or leave it out")
+        raise UsageError(
+            f"device={device}: TensorRT builds on GPUs of NVIDIA", hint="device=0, cuda:1, or leave it out"
+        )
     if kind == "cpu" or not number:
         return None
     if visible is None:
@@ -113,4 +117,3 @@ def visible_devices(device: str | None, visible: str | None) -> str | None:
     if int(number) >= len(seen):
         raise UsageError(f"device={device}: {_VISIBLE}={visible} lets {len(seen)} be seen")
     return seen[int(number)]
-

@@ -19,7 +19,7 @@ TENSORRT = " | ".join(f"{name}>=10.0" for name in ("tensorrt", "tensorrt-cu12", 
 
 
 def _demands(options: EngineOptions) -> Demands:
-    """Ask for a graph that says itself in what precision it computes: TensorRT 11 takes no other, and 10 takes it too."""
+    """Ask for a graph that says itself in what precision it computes: TensorRT 11 takes no other."""
     return Demands(source={"half": options.half, "int8": options.int8})
 
 
