@@ -138,7 +138,7 @@ def tensorrt(driver: Driver, version: str = "10.9"):
                 self.logger.log(ILogger.ERROR, "magicTag does not match\nin stand-in")
                 return None
             if told["version"] != version:
-                self.logger.log(ILogger.ERROR, "The engine plan file is not compatible, expecting " + version)
+                self.logger.log(ILogger.ERROR, "The engine plan file is not compatible with this version")
                 return None
             return Engine(told, self.logger)
 

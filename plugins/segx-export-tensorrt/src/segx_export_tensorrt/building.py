@@ -16,6 +16,7 @@ from segx.io.files import write_bytes
 from segx.runtime import child
 
 _GIB = 1 << 30
+_LONGEST_NAME = 256
 _MOST_TOLD = 3
 """Errors of TensorRT that are told in one line; the rest says the same again."""
 _MOST_CACHE = 1 << 28
@@ -70,12 +71,13 @@ def build(
 def gpu_name() -> str:
     """Return what the first GPU is called; empty where there is none, or nothing that asks it."""
     try:
-        from cuda.bindings import runtime  # noqa: PLC0415 - not there, and no name is known
+        from cuda.bindings import driver  # noqa: PLC0415 - where it cannot be loaded, no name is known
 
-        error, properties = runtime.cudaGetDeviceProperties(0)
-    except (ImportError, RuntimeError):
+        driver.cuInit(0)
+        error, name = driver.cuDeviceGetName(_LONGEST_NAME, 0)
+    except (ImportError, RuntimeError):  # the second: there is no driver
         return ""
-    return properties.name.decode(errors="replace").rstrip("\0") if int(error) == 0 else ""
+    return name.decode(errors="replace").rstrip("\0") if int(error) == 0 else ""
 
 
 def _imported(library: str) -> Any:
