@@ -9,3 +9,4 @@ class TestContract(BackendContract):
     distribution = "segx-backend-tensorrt"
     name = "tensorrt"
     format = "engine"
+    device = "cuda"

@@ -12,7 +12,7 @@ from segx.errors import ExportError, MissingPluginError, UsageError
 from segx.flows.export import chosen_options, export, settled
 from segx.plugin.registry import get_registry
 from segx.runtime import nvidia
-from segx.testing.models import export_file, tiny_info, tiny_module
+from segx.testing.models import export_file, export_with, tiny_info, tiny_module
 from segx_export_tensorrt import building
 from segx_export_tensorrt.exporter import EngineExporter, profile, visible_devices
 from segx_export_tensorrt.options import EngineOptions
@@ -175,7 +175,8 @@ class Builds:
                 return "parse" not in outer.faults
 
             def get_error(self, _index):
-                return types.SimpleNamespace(desc=lambda: "no importer\nregistered for op: Odd")
+                node = {"node_operator": lambda: "Odd", "node_name": lambda: "n7"}
+                return types.SimpleNamespace(desc=lambda: "no importer\nregistered", **node)
 
         flags = types.SimpleNamespace(STRONGLY_TYPED=3) if typed else types.SimpleNamespace()
         vars(self.module).update(
@@ -243,7 +244,11 @@ def test_timings_are_kept_and_those_of_another_gpu_dropped(build, tmp_path):
 @pytest.mark.parametrize(
     ("stand_in", "error", "match"),
     [
-        (Builds(parse=True), ExportError, r"does not take this graph \(no importer registered for op: Odd\)"),
+        (
+            Builds(parse=True),
+            ExportError,
+            r"does not take this graph \(operator Odd of node n7: no importer registered\)",
+        ),
         (Builds(build="Could not find any implementation\nfor node"), ExportError, "any implementation for node"),
         (Builds(start=True), UsageError, "does not start on this machine .*error: 35"),
         (Builds(shape=(2, 3, 64, 96)), ExportError, r"takes 2x3x64x96, and was to take 1x3x64x96"),
@@ -336,16 +341,19 @@ def test_suppression_is_understood(with_rtx, tmp_path, dynamic):
         export(source, "engine", {"verify": False}, registry=with_rtx)
 
 
-def test_an_operator_that_tensorrt_has_not_is_named(with_rtx, tmp_path):
+@pytest.mark.usefixtures("with_rtx")
+def test_an_operator_that_tensorrt_has_not_is_named(tmp_path):
     import onnx
 
-    source, _ = export_file("onnx", tmp_path, tiny_module(tiny_info()))
+    source, info = export_file("onnx", tmp_path, tiny_module(tiny_info()))
     model = onnx.load(source.path)
     model.graph.node[-1].op_type = "Odd"
     onnx.save(model, source.path)
-    with pytest.raises(ExportError, match="Odd"):
-        export(source, "engine", {"verify": False}, registry=with_rtx)
-    assert not (tmp_path / "tiny.engine").exists()
+    target = tmp_path / "tiny.engine"
+    with pytest.raises(ExportError, match=r"does not take this graph \(operator Odd of node node_cat") as caught:
+        export_with(EXPORTER, source, info, EngineOptions(), target)
+    assert "\n" not in caught.value.message
+    assert not target.exists()
 
 
 def test_biases_of_32_bits_become_what_they_stand_for():

@@ -141,12 +141,19 @@ def _network(trt: Any, builder: Any, logger: Any, content: bytes) -> Any:
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
-        told = [" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors)]
+        told = [_about(parser.get_error(index)) for index in range(parser.num_errors)]
         msg = f"TensorRT {trt.__version__} does not take this graph ({'; '.join(told[:_MOST_TOLD]) or logger.told()})"
         raise ExportError(msg, hint="a newer TensorRT may; or a lower opset=")
     if network.num_inputs != 1:
         raise ExportError(f"the graph has {network.num_inputs} inputs; segx runs models with one")
     return network
+
+
+def _about(error: Any) -> str:
+    """Return what the parser says of a node, and which one it is."""
+    text = " ".join(error.desc().split())
+    operator, name = error.node_operator(), error.node_name()
+    return f"operator {operator} of node {name}: {text}" if operator else text
 
 
 def _configure(trt: Any, config: Any, workspace: float | None) -> None:
