@@ -309,7 +309,7 @@ def _backend(registry: Registry, artifact: Artifact) -> Any:
 
 def _open(registry: Registry, artifact: Artifact) -> Session:
     spec = _backend(registry, artifact)
-    return cast("Session", registry.backends.load(spec).open(artifact, SessionOptions(device=spec.devices[0])))
+    return registry.backends.load(spec).open(artifact, SessionOptions(device=spec.devices[0]))
 
 
 def _last_source(
