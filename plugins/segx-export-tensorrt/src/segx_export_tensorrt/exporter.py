@@ -56,7 +56,7 @@ class EngineExporter(FormatExporter[EngineOptions]):
             "library": self.library,
             "profile": profile(job.info, options),
             "workspace": options.workspace,
-            "cache": str(cache_folder() / "tensorrt"),
+            "cache": str(cache_folder() / "timings"),
             "quantised": job.info.precision == "int8",
         }
         seen = visible_devices(options.device, os.environ.get(_VISIBLE))
