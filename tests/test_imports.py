@@ -115,6 +115,8 @@ def failures() -> dict[str, str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_can_be_imported_alone(module: str, failures: dict[str, str]) -> None:
+    if "No module named 'tensorrt'" in failures.get(module, ""):
+        pytest.skip("TensorRT is chosen by the machine: no distribution of ours installs it")
     assert module not in failures, failures[module]
 
 

@@ -126,9 +126,7 @@ FORMATS: dict[str, KnownFormat] = {
 
 PLANNED: frozenset[str] = frozenset(
     {
-        "segx-backend-tensorrt",
         "segx-backend-tfjs",
-        "segx-export-tensorrt",
         "segx-export-tfjs",
     }
 )

@@ -46,7 +46,8 @@ _WITHOUT_TORCH = """
     name, kind, path = sys.argv[1:]
     registry = get_registry()
     backend = registry.backends.load(name)
-    session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
+    options = SessionOptions(device=registry.backends.get(name).devices[0])
+    session = backend.open(Artifact(path=Path(path), format=kind), options)
     images = np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32)
     print(json.dumps([list(np.asarray(output).shape) for output in session.run(images)]))
 """
@@ -69,7 +70,8 @@ _OPENS_AND_RUNS = """
     from segx.options.verbs import SessionOptions
     _, name, kind, path = sys.argv[1:]
     backend = registry.backends.load(name)
-    session = backend.open(Artifact(path=Path(path), format=kind), SessionOptions(device="cpu"))
+    options = SessionOptions(device=registry.backends.get(name).devices[0])
+    session = backend.open(Artifact(path=Path(path), format=kind), options)
     session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
 """
 
@@ -82,9 +84,10 @@ _IMPORTED = """
     from segx.options.verbs import SessionOptions
     from segx.plugin.registry import get_registry
     name, kind, path = sys.argv[1:]
-    backend = get_registry().backends.load(name)
+    registry = get_registry()
+    backend = registry.backends.load(name)
     artifact = Artifact(path=Path(path), format=kind)
-    session = backend.open(artifact, SessionOptions(device="cpu"))
+    session = backend.open(artifact, SessionOptions(device=registry.backends.get(name).devices[0]))
     session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
     if hasattr(backend, "devices"):
         backend.devices()
@@ -103,10 +106,12 @@ class BackendContract(PluginContract, standard=True):
     Attributes:
         name: The backend's name.
         format: The format to open.
+        device: Where it is opened: a word of the backend's ``devices``; one that has no CPU says another.
     """
 
     name: ClassVar[str]
     format: ClassVar[str]
+    device: ClassVar[str] = "cpu"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -134,8 +139,8 @@ class BackendContract(PluginContract, standard=True):
 
     @pytest.fixture
     def session(self, backend: Backend, artifact: Artifact) -> Session:
-        """The model, open on the CPU."""
-        return backend.open(artifact, SessionOptions(device="cpu"))
+        """The model, open."""
+        return backend.open(artifact, SessionOptions(device=self.device))
 
     @pytest.fixture
     def work(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
@@ -168,7 +173,7 @@ class BackendContract(PluginContract, standard=True):
         assert info.task
         assert info.names
         assert info.outputs
-        session = backend.open(artifact, SessionOptions(device="cpu"))
+        session = backend.open(artifact, SessionOptions(device=self.device))
         assert session.info == info
         session.close()
         assert run_fresh(_INFO_WITHOUT_RUNTIME, full_name(spec), self.format, str(artifact.path)) == info.variant
@@ -176,7 +181,7 @@ class BackendContract(PluginContract, standard=True):
     def test_runs(self, session: Session) -> None:
         """One array for each named output, finite floats, the batch in front."""
         info = session.info
-        assert session.device == "cpu"
+        assert device_kind(session.device) == self.device
         images = noise_images((info.batch, 3, *info.imgsz))
         before = images.copy()
         outputs = [to_numpy(output) for output in session.run(images)]
@@ -254,7 +259,7 @@ class BackendContract(PluginContract, standard=True):
         """A dynamic model runs other batches and sizes, and each image's result is its own."""
         if dynamic_artifact is None:
             pytest.skip(f"format {self.format} has no dynamic axes")
-        session = backend.open(dynamic_artifact, SessionOptions(device="cpu"))
+        session = backend.open(dynamic_artifact, SessionOptions(device=self.device))
         info = session.info
         height, width = info.imgsz
         batch = (
@@ -277,7 +282,7 @@ class BackendContract(PluginContract, standard=True):
         """``threads=1`` is taken, and is about time only."""
         results = []
         for threads in (None, 1):
-            session = backend.open(artifact, SessionOptions(device="cpu", threads=threads))
+            session = backend.open(artifact, SessionOptions(device=self.device, threads=threads))
             results.append([to_numpy(output).copy() for output in session.run(_images(session))])
             names = session.info.outputs
             session.close()
@@ -285,12 +290,12 @@ class BackendContract(PluginContract, standard=True):
 
     def test_streams_change_no_result(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
         """A session that is told how many threads will call it gives each of them what one gets that is alone."""
-        alone = backend.open(artifact, SessionOptions(device="cpu", threads=1))
+        alone = backend.open(artifact, SessionOptions(device=self.device, threads=1))
         batches = [noise_images(_images(alone).shape, seed=seed) for seed in range(6)]
         wanted = [[to_numpy(output).copy() for output in alone.run(images)] for images in batches]
         alone.close()
         streams = 2 if spec.concurrent else 1
-        session = backend.open(artifact, SessionOptions(device="cpu", threads=1, streams=streams))
+        session = backend.open(artifact, SessionOptions(device=self.device, threads=1, streams=streams))
         with ThreadPoolExecutor(max_workers=streams) as pool:
             for got, expected in zip(pool.map(session.run, batches), wanted, strict=True):
                 assert_same_outputs(got, expected, names=session.info.outputs)
@@ -308,7 +313,7 @@ class BackendContract(PluginContract, standard=True):
             pytest.skip(f"nothing here writes format {self.format!r} in several precisions")
         for precision, artifact in written:
             try:
-                session = backend.open(artifact, SessionOptions(device="cpu"))
+                session = backend.open(artifact, SessionOptions(device=self.device))
             except ModelError:
                 if registry.backend_for(self.format) == spec:
                     raise
@@ -331,10 +336,10 @@ class BackendContract(PluginContract, standard=True):
 
     def test_closing_twice_is_harmless(self, backend: Backend, artifact: Artifact) -> None:
         """And what is closed does not hinder another session of the same file."""
-        session = backend.open(artifact, SessionOptions(device="cpu"))
+        session = backend.open(artifact, SessionOptions(device=self.device))
         session.close()
         session.close()
-        again = backend.open(artifact, SessionOptions(device="cpu"))
+        again = backend.open(artifact, SessionOptions(device=self.device))
         again.run(_images(again))
         again.close()
 
@@ -348,7 +353,7 @@ class BackendContract(PluginContract, standard=True):
     def test_missing_file_is_reported(self, backend: Backend, artifact: Artifact, tmp_path: Path) -> None:
         """With its name, by both ways in."""
         absent = Artifact(path=tmp_path / f"absent{artifact.path.suffix}", format=artifact.format)
-        for look in (backend.read_info, lambda a: backend.open(a, SessionOptions(device="cpu"))):
+        for look in (backend.read_info, lambda a: backend.open(a, SessionOptions(device=self.device))):
             with pytest.raises(ModelError, match="absent"):
                 look(absent)
 
@@ -370,13 +375,13 @@ class BackendContract(PluginContract, standard=True):
         if sidecar.sidecar_path(artifact.path).exists():
             sidecar.sidecar_path(path).write_bytes(sidecar.sidecar_path(artifact.path).read_bytes())
         with pytest.raises(ModelError, match="damaged"):
-            backend.open(Artifact(path=path, format=artifact.format), SessionOptions(device="cpu"))
+            backend.open(Artifact(path=path, format=artifact.format), SessionOptions(device=self.device))
 
     def test_leaves_the_model_as_it_is(self, backend: Backend, artifact: Artifact) -> None:
         """Opening and running write nothing into the model or beside it."""
         before = _listing(artifact.path.parent)
         backend.read_info(artifact)
-        session = backend.open(artifact, SessionOptions(device="cpu"))
+        session = backend.open(artifact, SessionOptions(device=self.device))
         session.run(_images(session))
         session.close()
         assert _listing(artifact.path.parent) == before

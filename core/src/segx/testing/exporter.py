@@ -52,11 +52,12 @@ _EXPORTS_AND_OPENS = """
     wanted = wanted_info(registry.exporters.get(sys.argv[2]), tiny_info())
     artifact, _ = export_file(sys.argv[2], Path(sys.argv[3]), tiny_module(wanted))
     try:
-        backend = registry.backends.load(registry.backend_for(artifact.format))
+        spec = registry.backend_for(artifact.format)
+        backend = registry.backends.load(spec)
     except MissingPluginError:
         pass
     else:
-        backend.open(artifact, SessionOptions(device="cpu"))
+        backend.open(artifact, SessionOptions(device=spec.devices[0]))
 """
 
 
@@ -245,9 +246,10 @@ class ExporterContract(PluginContract, standard=True):
         from segx.artifact import Parity
 
         _, artifact, info = exported
-        backend = registry.backends.load(_backend(registry, artifact))
+        opener = _backend(registry, artifact)
+        backend, options = registry.backends.load(opener), SessionOptions(device=opener.devices[0])
         images = _images(info)
-        before = _run_once(backend.open(artifact, SessionOptions(device="cpu")), images)
+        before = _run_once(backend.open(artifact, options), images)
         parity = Parity(images=1, raw={"output0": 1e-5}, box=0.25, score=0.125, mask_iou=0.5, objects=3, matched=1.0)
         changed = info.replace(parity=parity)
         if spec.metadata == "embedded":
@@ -255,9 +257,7 @@ class ExporterContract(PluginContract, standard=True):
         else:
             sidecar.write(artifact.path, changed)
         assert backend.read_info(artifact).parity == parity
-        assert_same_outputs(
-            _run_once(backend.open(artifact, SessionOptions(device="cpu")), images), before, names=info.outputs
-        )
+        assert_same_outputs(_run_once(backend.open(artifact, options), images), before, names=info.outputs)
 
     def test_says_what_its_source_says(
         self, exported: tuple[ExportModule, Artifact, ArtifactInfo], registry: Registry
@@ -316,8 +316,8 @@ def _backend(registry: Registry, artifact: Artifact) -> Any:
 
 
 def _open(registry: Registry, artifact: Artifact) -> Session:
-    backend = registry.backends.load(_backend(registry, artifact))
-    return backend.open(artifact, SessionOptions(device="cpu"))
+    spec = _backend(registry, artifact)
+    return registry.backends.load(spec).open(artifact, SessionOptions(device=spec.devices[0]))
 
 
 def _last_source(

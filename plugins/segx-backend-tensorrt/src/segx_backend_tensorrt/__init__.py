@@ -1,0 +1,1 @@
+"""TensorRT as a backend of segx."""

@@ -1,0 +1,1 @@
+"""TensorRT export for segx."""
