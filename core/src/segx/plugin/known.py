@@ -23,6 +23,7 @@ class KnownFormat:
 PROVIDERS: dict[tuple[str, str], str] = {
     ("architecture", "yolov8-seg"): "segx-model-yolov8",
     ("backend", "coreml"): "segx-backend-coreml",
+    ("backend", "litert"): "segx-backend-litert",
     ("backend", "ncnn"): "segx-backend-ncnn",
     ("backend", "onnxruntime"): "segx-backend-onnxruntime",
     ("backend", "openvino"): "segx-backend-openvino",
@@ -62,7 +63,7 @@ FORMATS: dict[str, KnownFormat] = {
     "edgetpu": KnownFormat(
         suffixes=("_edgetpu.tflite",),
         exporter="segx-export-edgetpu",
-        backends=("segx-backend-tflite",),
+        backends=("segx-backend-litert",),
     ),
     "engine": KnownFormat(
         suffixes=(".engine",),
@@ -112,7 +113,7 @@ FORMATS: dict[str, KnownFormat] = {
     "tflite": KnownFormat(
         suffixes=(".tflite",),
         exporter="segx-export-tflite",
-        backends=("segx-backend-tflite",),
+        backends=("segx-backend-litert",),
     ),
     "torchscript": KnownFormat(
         suffixes=(".torchscript",),
@@ -128,18 +129,18 @@ PLANNED: frozenset[str] = frozenset(
         "segx-backend-ncnn",
         "segx-backend-openvino",
         "segx-backend-tensorflow",
+        "segx-backend-paddle",
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
         "segx-backend-tflite",
         "segx-export-coreml",
-        "segx-export-edgetpu",
         "segx-export-ncnn",
         "segx-export-openvino",
         "segx-export-pb",
         "segx-export-saved-model",
+        "segx-export-paddle",
         "segx-export-tensorrt",
         "segx-export-tfjs",
-        "segx-export-tflite",
     }
 )
 """Distributions that are announced and not released yet."""

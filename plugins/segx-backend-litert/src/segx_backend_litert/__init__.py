@@ -1,0 +1,1 @@
+"""Runs .tflite models in segx with LiteRT, without TensorFlow and torch."""

@@ -1,0 +1,227 @@
+"""Runs a ``.tflite`` model: what LiteRT is told, and what it is fed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, load_delegate
+
+from segx.errors import ModelError, UsageError
+from segx.plugin.base import FormatSession
+from segx.runtime import choose_device, cores
+from segx_backend_litert import delegate
+from segx_backend_litert.flatbuffer import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from segx.artifact import ArtifactInfo
+    from segx.options.verbs import SessionOptions
+    from segx.structures.types import Array, Images
+
+_ANCHORS_FIRST = frozenset({"boxes", "scores", "coefficients"})
+"""Outputs of a raw head, which lie (N, anchors, channels) in such a file."""
+_FRACTIONS = 2.0
+"""Centres of boxes beyond this are in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An input or output of an interpreter.
+
+    Attributes:
+        index: Its number.
+        type: What its numbers are.
+        scale: What a step of an integer is worth; 0 for floats.
+        zero: The integer that means 0.
+    """
+
+    index: int
+    type: Any
+    scale: float
+    zero: int
+
+
+class Pool:
+    """Interpreters of one model; each runs one batch at a time, and there are as many as run side by side.
+
+    Args:
+        make: Makes one.
+        most: How many there may be.
+    """
+
+    def __init__(self, make: Callable[[], Any], most: int) -> None:
+        self._make, self._most = make, most
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._made = 0
+        first = self._new()
+        self.input, self.outputs = _tensors(first)
+        self._idle.put(first)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Any]:
+        """Lend an interpreter that nobody uses; wait for one where all are in use."""
+        interpreter = self._next()
+        try:
+            yield interpreter
+        finally:
+            self._idle.put(interpreter)
+
+    def _next(self) -> Any:
+        with contextlib.suppress(queue.Empty):
+            return self._idle.get_nowait()
+        with self._lock:
+            if self._made < self._most:
+                return self._new()
+        return self._idle.get()
+
+    def _new(self) -> Any:
+        interpreter = self._make()
+        interpreter.allocate_tensors()
+        self._made += 1
+        return interpreter
+
+
+class LiteRtSession(FormatSession[Pool]):
+    """A model that is ready to run."""
+
+    runtime: ClassVar[str] = "LiteRT"
+
+    def _run(self, model: Pool, images: Images) -> Mapping[str, Array]:
+        with model.lend() as interpreter:
+            _fill(interpreter.tensor(model.input.index)(), images, model.input)
+            interpreter.invoke()
+            outputs = {
+                name: _taken(interpreter.tensor(tensor.index)(), tensor, anchors_first=name in _ANCHORS_FIRST)
+                for name, tensor in model.outputs.items()
+            }
+        if not self.info.versions:
+            _into_pixels(outputs[self.info.outputs[0]], *images.shape[2:])
+        return outputs
+
+
+def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool, str]:
+    """Return the interpreters of a file, and the device that they run on.
+
+    Raises:
+        UsageError: The device is not there.
+        ModelError: The model has other outputs than its metadata say.
+    """
+    device = _device(options.device, path, compiled=read_header(path).compiled)
+    streams = options.streams
+    threads = options.threads or max(1, cores() // streams)
+    delegates = [_edge_tpu()] if device == "tpu" else []
+
+    def make() -> Any:
+        return Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
+
+    pool = Pool(make, 1 if delegates else max(streams, 1))
+    pool.outputs = _by_name(pool, info.outputs, path)
+    return pool, device
+
+
+def _device(wanted: str | None, path: Path, *, compiled: bool) -> str:
+    """Return the device that runs a file: what is compiled for an Edge TPU runs there, and what is not runs elsewhere.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    device = choose_device(wanted, delegate.devices())
+    if not compiled:
+        if device == "tpu":
+            msg = f"device=tpu: {path} is not compiled for an Edge TPU"
+            raise UsageError(msg, hint=f"edgetpu_compiler -s {path.name}, or device=cpu")
+        return device
+    if "tpu" not in delegate.devices():
+        msg = f"{path}: is compiled for an Edge TPU, whose library ({delegate.NAME}) is not installed here"
+        raise UsageError(msg, hint="coral.ai/software has it; on a CPU run a file exported with compile=False")
+    if wanted is not None and device != "tpu":
+        raise UsageError(f"device={wanted}: {path} is compiled for an Edge TPU", hint="device=tpu, or leave it out")
+    return "tpu"
+
+
+def _edge_tpu() -> Any:
+    try:
+        ctypes.CDLL(delegate.library())  # LiteRT's own loader stumbles over a library that is not there
+        return load_delegate(delegate.library())
+    except (ValueError, OSError) as error:
+        msg = "device=tpu: Coral's library is installed, but no Edge TPU answers"
+        raise UsageError(msg, hint="is it plugged in, and may this user open it? Or device=cpu") from error
+
+
+def _tensors(interpreter: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the input, and the outputs by the names of the signature; else by the names of the tensors."""
+    (source,) = interpreter.get_input_details()
+    if interpreter.get_signature_list():
+        outputs = interpreter.get_signature_runner().get_output_details()
+    else:
+        outputs = {item["name"]: item for item in interpreter.get_output_details()}
+    return _tensor(source), {name: _tensor(item) for name, item in outputs.items()}
+
+
+def _tensor(details: Mapping[str, Any]) -> Tensor:
+    scale, zero = details["quantization"]
+    return Tensor(index=int(details["index"]), type=details["dtype"], scale=float(scale), zero=int(zero))
+
+
+def _by_name(pool: Pool, names: Sequence[str], path: Path) -> dict[str, Tensor]:
+    """Return the outputs by the names that the metadata give them.
+
+    Files of other tools may call them otherwise: then the flat one comes first and the maps second, as everywhere.
+    """
+    found = pool.outputs
+    if set(found) == set(names):
+        return found
+    with pool.lend() as interpreter:
+        ranks = {name: interpreter.tensor(tensor.index)().ndim for name, tensor in found.items()}
+    if sorted(ranks.values()) != [3, 4] or len(names) != 2:
+        msg = f"{path}: the model gives {', '.join(sorted(found))}; its metadata name {', '.join(names)}"
+        raise ModelError(msg, hint="export it again")
+    ordered = sorted(found, key=ranks.__getitem__)
+    return {name: found[own] for name, own in zip(names, ordered, strict=True)}
+
+
+def _fill(place: Any, images: Images, tensor: Tensor) -> None:
+    """Write images (N, 3, H, W) into an input (N, H, W, 3), a channel at a time: that is quicker than all at once."""
+    if not tensor.scale:
+        for channel in range(3):
+            place[..., channel] = images[:, channel]
+        return
+    limits = np.iinfo(tensor.type)
+    steps = images * np.float32(1 / tensor.scale)
+    steps += np.float32(tensor.zero)
+    np.rint(steps, out=steps)
+    np.clip(steps, limits.min, limits.max, out=steps)
+    for channel in range(3):
+        place[..., channel] = steps[:, channel]
+
+
+def _into_pixels(flat: Array, height: int, width: int) -> None:
+    """Bring boxes that another tool wrote as fractions of the image into pixels, as they are in its other formats.
+
+    Anchors lie all over an image, so that the largest centre tells the two apart.
+    """
+    if flat.ndim == 3 and flat.shape[1] > 4 and float(np.abs(flat[:, :2]).max()) <= _FRACTIONS:
+        flat[:, 0:4:2] *= np.float32(width)
+        flat[:, 1:4:2] *= np.float32(height)
+
+
+def _taken(output: Any, tensor: Tensor, *, anchors_first: bool) -> Array:
+    """Return a copy of an output, float32, laid out as in ONNX: the interpreter writes into the same place again."""
+    if output.ndim == 4:
+        output = output.transpose(0, 3, 1, 2)
+    elif anchors_first:
+        output = output.transpose(0, 2, 1)
+    taken: Array = np.array(output, dtype=np.float32, order="C")
+    if tensor.scale:
+        taken -= np.float32(tensor.zero)
+        taken *= np.float32(tensor.scale)
+    return taken

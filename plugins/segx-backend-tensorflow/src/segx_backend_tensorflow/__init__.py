@@ -1,0 +1,1 @@
+"""Runs SavedModels and frozen TensorFlow graphs in segx, without torch."""

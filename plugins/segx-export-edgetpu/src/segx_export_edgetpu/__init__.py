@@ -1,0 +1,1 @@
+"""Coral Edge TPU export for segx."""

@@ -1,0 +1,18 @@
+"""The options Edge TPU export takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segx.options.schema import option
+from segx.options.verbs import CalibrationOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeTpuOptions(CalibrationOptions):
+    """Options of ``format=edgetpu``."""
+
+    int8: bool = option(True, "8-bit weights and arithmetic: the accelerator has nothing else")
+    compile: bool = option(
+        True, "have edgetpu_compiler map it onto the accelerator; False: write what that takes, which runs on a CPU"
+    )

@@ -1,0 +1,11 @@
+"""What every exporter keeps, the pb exporter keeps."""
+
+from __future__ import annotations
+
+from segx.testing import ExporterContract
+
+
+class TestContract(ExporterContract):
+    distribution = "segx-export-pb"
+    name = "pb"
+    refused = ({"dynamic": True, "batch": 2},)

@@ -1,0 +1,1 @@
+"""TensorFlow Lite (LiteRT) export for segx."""

@@ -1,0 +1,1 @@
+"""ONNX graphs as TensorFlow functions, for the exporters of segx."""
