@@ -37,6 +37,14 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
+NUMBERED = """
+import os, sys
+commands, answers = (os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3])  # out of the way of 3 and 4
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
 
 class Browser:
     """A page of Chromium's, over ``--remote-debugging-pipe``: messages of JSON, each with a zero byte behind it."""
@@ -49,9 +57,9 @@ class Browser:
             *("--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage", "--no-sandbox"),
             *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "about:blank"),
         ]
-        shell = ["/bin/sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", *words]
+        numbered = [sys.executable, "-c", NUMBERED, str(commands), str(answers), *words]
         self._process = subprocess.Popen(
-            shell, pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            numbered, pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         os.close(commands)
         os.close(answers)
@@ -155,7 +163,7 @@ def test_page_loads_a_model_and_asks_nobody_else(browser: Browser, tmp_path: Pat
     made = export(Artifact(path=source.path, format="onnx"), "tfjs", {"verify": False}).path
     server = serve(browser, made)
     try:
-        assert browser.wait_for("document.body.dataset.ready || document.body.dataset.failed") == "wasm"
+        assert browser.wait_for("document.body && (document.body.dataset.ready || document.body.dataset.failed)") == "wasm"
         browser.ask("document.getElementById('camera').click()")
         assert browser.wait_for("segx.found() !== null") is True
         browser.ask("document.getElementById('camera').click()")
@@ -203,7 +211,7 @@ def test_masks_of_a_photograph_are_segx_s(browser: Browser, tmp_path: Path, real
     wanted = YOLO(weights).predict(photo, imgsz=640, rect=False)[0]
     server = serve(browser, made)
     try:
-        browser.wait_for("document.body.dataset.ready || document.body.dataset.failed")
+        browser.wait_for("document.body && (document.body.dataset.ready || document.body.dataset.failed)")
         browser.look("ready")
         browser.choose(photo)
         browser.wait_for("segx.found()")

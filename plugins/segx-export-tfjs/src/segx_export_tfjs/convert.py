@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
-
 from segx_export_tfjs.writer import write
-from segx_tensorflow.convert import frozen_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +36,10 @@ def web_model(
     Raises:
         ExportError: The graph has operators that are not translated.
     """
+    import tensorflow as tf
+
+    from segx_tensorflow.convert import frozen_graph
+
     frozen = Path(scratch) / "frozen.pb"
     made = frozen_graph(source, shape, str(frozen))
     definition = tf.compat.v1.GraphDef()

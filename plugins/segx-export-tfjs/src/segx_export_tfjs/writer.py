@@ -3,6 +3,8 @@
 Source: the format as TensorFlow.js reads it: ``modelTopology`` is the GraphDef as JSON, with constants that have a
 shape and no content; ``weightsManifest`` names them in the order in which they lie in the files. Weights of float32
 may be stored in 16 bits, or in 8 bits as ``value * scale + min``; they are float32 again once they are loaded.
+
+TensorFlow is imported by the functions, not with the module: it is used in a process of its own only.
 """
 
 from __future__ import annotations
@@ -11,8 +13,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
-from google.protobuf.json_format import MessageToDict
 
 from segx.io.files import write_bytes, write_text
 
@@ -44,6 +44,9 @@ def write(
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``: how weights are stored.
         about: What whoever loads the model may want to know, as JSON can hold it.
     """
+    import tensorflow as tf
+    from google.protobuf.json_format import MessageToDict
+
     graph = _with_biases_fused(definition)
     if precision == "int8":
         _scale_channels(graph)
@@ -129,6 +132,8 @@ def _scale_channels(graph: Any) -> None:
 
 def _scaled(graph: Any, constant: Any, axis: int) -> str:
     """Add the product of a kernel, brought to -1..1, and its scales; return its name."""
+    import tensorflow as tf
+
     kernel: NDArray[np.float32] = tf.make_ndarray(constant.attr["value"].tensor)
     others = tuple(place for place in range(kernel.ndim) if place != axis)
     scales = np.abs(kernel).max(axis=others, keepdims=True)
@@ -144,6 +149,8 @@ def _scaled(graph: Any, constant: Any, axis: int) -> str:
 
 def _stored(node: Any, precision: str) -> tuple[dict[str, Any], bytes]:
     """Take the content out of a constant; return what is said of it, and its bytes."""
+    import tensorflow as tf
+
     value: NDArray[Any] = np.asarray(tf.make_ndarray(node.attr["value"].tensor))
     kind = _TYPES[str(value.dtype)]
     if value.dtype == np.int64:  # JavaScript has none
