@@ -27,7 +27,9 @@ from segx_tfjs import runtime
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
 SCREENSHOTS = os.environ.get("SEGX_SCREENSHOTS", "")
 """A folder to leave pictures in, for whoever wants to look at them."""
 
@@ -37,6 +39,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
+SETTLED = "document.body && (document.body.dataset.ready || document.body.dataset.failed)"
 NUMBERED = """
 import os, sys
 commands, answers = (os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3])  # out of the way of 3 and 4
@@ -163,7 +166,7 @@ def test_page_loads_a_model_and_asks_nobody_else(browser: Browser, tmp_path: Pat
     made = export(Artifact(path=source.path, format="onnx"), "tfjs", {"verify": False}).path
     server = serve(browser, made)
     try:
-        assert browser.wait_for("document.body && (document.body.dataset.ready || document.body.dataset.failed)") == "wasm"
+        assert browser.wait_for(SETTLED) == "wasm"
         browser.ask("document.getElementById('camera').click()")
         assert browser.wait_for("segx.found() !== null") is True
         browser.ask("document.getElementById('camera').click()")
@@ -192,7 +195,7 @@ def test_page_without_tensorflow_js_says_what_to_run(
         assert "segx tfjs setup" in browser.ask("document.getElementById('status').textContent")
         browser.look("without-tfjs")
         browser.call("Page.navigate", url=(folder / "index.html").as_uri())
-        browser.wait_for("document.getElementById('status').textContent.includes('python -m http.server')")
+        browser.wait_for("document.getElementById('status')?.textContent.includes('python -m http.server')")
         browser.look("from-a-file")
     finally:
         server.shutdown()
@@ -211,12 +214,13 @@ def test_masks_of_a_photograph_are_segx_s(browser: Browser, tmp_path: Path, real
     wanted = YOLO(weights).predict(photo, imgsz=640, rect=False)[0]
     server = serve(browser, made)
     try:
-        browser.wait_for("document.body && (document.body.dataset.ready || document.body.dataset.failed)")
+        browser.wait_for(SETTLED)
         browser.look("ready")
         browser.choose(photo)
         browser.wait_for("segx.found()")
         found = browser.ask(
-            "segx.found().map(({category, score, mask}) => ({category, score, rect: mask.rect, bits: [...mask.bits].join('')}))"
+            "segx.found().map(({category, score, mask}) =>"
+            " ({category, score, rect: mask.rect, bits: [...mask.bits].join('')}))"
         )
         browser.look("photo")
         browser.look("photo-dark", dark=True)

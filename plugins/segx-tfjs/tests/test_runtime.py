@@ -85,7 +85,7 @@ def test_failure_of_npm_leaves_what_was_there(tools: Path, tmp_path: Path) -> No
     assert [item.name for item in (tmp_path / "cache").iterdir()] == ["tfjs"]
 
 
-def test_a_folder_of_ones_own_is_taken(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_a_folder_of_ones_own_is_taken(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(runtime.VARIABLE, str(tmp_path / "mine"))
     assert runtime.modules() == tmp_path / "mine" / "node_modules"
     for name in FILES:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import weakref
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -43,13 +43,14 @@ class Runner:
             raise ModelError(f"{folder}: TensorFlow.js {problem()}")
         self._path = folder
         self._said: IO[bytes] = tempfile.TemporaryFile(prefix="segx-tfjs-")  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - node, with a script of ours
             [node, str(_SCRIPT), str(modules().resolve()), str(folder.resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
             start_new_session=True,  # Ctrl-C is this process's; the other one ends with its input
         )
+        self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         self.stop = weakref.finalize(self, _end, self._process, self._said)
 
     def wait(self) -> None:
@@ -67,13 +68,12 @@ class Runner:
             ModelError: The model fails, or the process has ended.
         """
         header = json.dumps({"shape": images.shape}).encode()
-        assert self._process.stdin is not None
-        if self._process.stdin.closed:
+        if self._stdin.closed:
             raise ModelError(f"{self._path}: the run before was cut short", hint="open the model again")
         try:
-            self._process.stdin.write(struct.pack("<I", len(header)) + header)
-            self._process.stdin.write(memoryview(images).cast("B"))
-            self._process.stdin.flush()
+            self._stdin.write(struct.pack("<I", len(header)) + header)
+            self._stdin.write(memoryview(images).cast("B"))
+            self._stdin.flush()
         except OSError:
             raise self._ended() from None
         outputs = self._hear()["outputs"]
@@ -89,8 +89,7 @@ class Runner:
         return header
 
     def _read(self, count: int) -> bytes:
-        assert self._process.stdout is not None
-        data = self._process.stdout.read(count)
+        data = self._stdout.read(count)
         if len(data) < count:
             raise self._ended()
         return data
@@ -98,10 +97,9 @@ class Runner:
     def _take(self, shape: tuple[int, ...]) -> Array:
         array = np.empty(shape, np.float32)
         view = memoryview(array).cast("B")
-        assert self._process.stdout is not None
         done = 0
         while done < len(view):
-            got = self._process.stdout.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader has it
+            got = self._stdout.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader has it
             if not got:
                 raise self._ended()
             done += got
@@ -154,7 +152,7 @@ class Runners:
             return runner.run(images)
         except ModelError:
             raise
-        except BaseException:  # such as Ctrl-C: half an answer is in the pipe, which the next caller would take for its own
+        except BaseException:  # such as Ctrl-C: the next caller would take what is left of the answer for its own
             runner.stop()
             raise
         finally:

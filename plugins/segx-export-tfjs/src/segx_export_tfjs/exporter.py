@@ -10,7 +10,7 @@ from segx.plugin.base import FormatExporter
 from segx.runtime import child
 from segx_export_tfjs.options import TfjsOptions
 from segx_tensorflow.quiet import open_shape
-from segx_tfjs.runtime import for_a_page
+from segx_tfjs.runtime import LICENCE, for_a_page
 
 if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo
@@ -33,7 +33,7 @@ class TfjsExporter(FormatExporter[TfjsOptions]):
     def _export(self, source: Artifact, job: ExportJob, options: TfjsOptions) -> ArtifactInfo:
         job.destination.mkdir(parents=True, exist_ok=True)
         made: dict[str, Any] = child.call(
-            "segx_export_tfjs.convert:web_model",
+            "segx_tensorflow.web_model:web_model",
             {
                 "source": source.path,
                 "shape": open_shape(job.info),
@@ -64,6 +64,7 @@ def write_page(folder: Path) -> bool:
         return False
     place = folder / LIBRARY
     place.mkdir()
+    shutil.copyfile(LICENCE, place / "LICENSE")
     for name, path in files.items():
         shutil.copyfile(path, place / name)
     return True

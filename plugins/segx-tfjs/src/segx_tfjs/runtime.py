@@ -21,6 +21,9 @@ VARIABLE = "SEGX_TFJS"
 PACKAGES = {"@tensorflow/tfjs": "4.22.0", "@tensorflow/tfjs-backend-wasm": "4.22.0"}
 """What is installed: versions that were seen working together."""
 
+LICENCE = Path(__file__).with_name("LICENSE-tfjs")
+"""The licence of those packages, which bring no file of it."""
+
 OLDEST_NODE = 18
 
 SETUP = "segx tfjs setup"
@@ -93,7 +96,9 @@ def setup() -> Path:
             *("--no-update-notifier", "--loglevel=error", f"--cache={Path(work) / 'cache'}"),
             *(f"{name}@{version}" for name, version in PACKAGES.items()),
         ]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(  # noqa: S603 - npm, with words of ours
+            words, cwd=place, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
         if done.returncode:
             said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-_LAST_LINES:])
             raise SegxError(f"npm could not install TensorFlow.js (exit code {done.returncode})", hint=said)

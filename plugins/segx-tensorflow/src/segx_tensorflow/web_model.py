@@ -3,22 +3,23 @@
 Source: the format as TensorFlow.js reads it: ``modelTopology`` is the GraphDef as JSON, with constants that have a
 shape and no content; ``weightsManifest`` names them in the order in which they lie in the files. Weights of float32
 may be stored in 16 bits, or in 8 bits as ``value * scale + min``; they are float32 again once they are loaded.
-
-TensorFlow is imported by the functions, not with the module: it is used in a process of its own only.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
+from google.protobuf.json_format import MessageToDict
 
 from segx.io.files import write_bytes, write_text
+from segx_tensorflow.convert import frozen_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -29,6 +30,40 @@ _FEW = 64
 """Numbers: as few are stored as they are, biases among them in 8 bits."""
 _CHANNELS = {"Conv2D": 3, "Conv2DBackpropInput": 2}
 """Operator to the axis of its kernel that counts the channels it gives."""
+
+
+def web_model(
+    source: str,
+    shape: Sequence[int | None],
+    destination: str,
+    scratch: str,
+    *,
+    precision: str = "fp32",
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ``model.json`` and its weights, in a process of its own.
+
+    Args:
+        source: The ``.onnx`` file.
+        shape: Lengths of its input (N, 3, H, W).
+        destination: The folder to write into, which is there.
+        scratch: A folder for what is written on the way.
+        precision: Of the weights: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        about: What the page is told of the model.
+
+    Returns:
+        ``versions`` of what made it, and ``outputs``, their names.
+
+    Raises:
+        ExportError: The graph has operators that are not translated.
+    """
+    frozen = Path(scratch) / "frozen.pb"
+    made = frozen_graph(source, shape, str(frozen))
+    definition = tf.compat.v1.GraphDef()
+    definition.ParseFromString(frozen.read_bytes())
+    frozen.unlink()
+    write(definition, made["outputs"], Path(destination), precision=precision, about=about or {})
+    return made
 
 
 def write(
@@ -44,9 +79,6 @@ def write(
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``: how weights are stored.
         about: What whoever loads the model may want to know, as JSON can hold it.
     """
-    import tensorflow as tf
-    from google.protobuf.json_format import MessageToDict
-
     graph = _with_biases_fused(definition)
     if precision == "int8":
         _scale_channels(graph)
@@ -132,8 +164,6 @@ def _scale_channels(graph: Any) -> None:
 
 def _scaled(graph: Any, constant: Any, axis: int) -> str:
     """Add the product of a kernel, brought to -1..1, and its scales; return its name."""
-    import tensorflow as tf
-
     kernel: NDArray[np.float32] = tf.make_ndarray(constant.attr["value"].tensor)
     others = tuple(place for place in range(kernel.ndim) if place != axis)
     scales = np.abs(kernel).max(axis=others, keepdims=True)
@@ -149,8 +179,6 @@ def _scaled(graph: Any, constant: Any, axis: int) -> str:
 
 def _stored(node: Any, precision: str) -> tuple[dict[str, Any], bytes]:
     """Take the content out of a constant; return what is said of it, and its bytes."""
-    import tensorflow as tf
-
     value: NDArray[Any] = np.asarray(tf.make_ndarray(node.attr["value"].tensor))
     kind = _TYPES[str(value.dtype)]
     if value.dtype == np.int64:  # JavaScript has none
