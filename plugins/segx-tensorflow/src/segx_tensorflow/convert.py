@@ -16,8 +16,8 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from segx.errors import ExportError
-from segx.flows.calibration import Calibration
 from segx.io.files import write_bytes
+from segx.plugin.calibration import Calibration
 from segx.runtime import child
 from segx_onnx_graph import raw_decoding, raw_form, read
 from segx_tensorflow.functions import GraphModule
@@ -104,7 +104,7 @@ def tflite(
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         raw: End at the raw head, whose outputs are kept apart by their meaning, each with a scale of its own.
         values: What an int8 file takes and gives: ``"float32"``, ``"int8"`` or ``"uint8"``.
-        images: What :meth:`segx.flows.calibration.Calibration.to_dict` wrote; needed for int8.
+        images: What :meth:`segx.plugin.calibration.Calibration.to_dict` wrote; needed for int8.
 
     Returns:
         ``versions`` of what made it, ``outputs``, their names, and the ``decoding`` of a graph that was cut here.
