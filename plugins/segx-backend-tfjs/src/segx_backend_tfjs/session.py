@@ -72,7 +72,7 @@ class Runner:
             raise ModelError(f"{self._path}: the run before was cut short", hint="open the model again")
         try:
             self._stdin.write(struct.pack("<I", len(header)) + header)
-            self._stdin.write(memoryview(images).cast("B"))
+            self._stdin.write(images.data.cast("B"))
             self._stdin.flush()
         except OSError:
             raise self._ended() from None
@@ -96,7 +96,7 @@ class Runner:
 
     def _take(self, shape: tuple[int, ...]) -> Array:
         array = np.empty(shape, np.float32)
-        view = memoryview(array).cast("B")
+        view = array.data.cast("B")
         done = 0
         while done < len(view):
             got = self._stdout.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader has it
