@@ -35,6 +35,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "torch"): "segx-torch",
     ("backend", "torchscript"): "segx-backend-torchscript",
     ("command", "data-synth"): "segx-data-synth",
+    ("command", "tfjs"): "segx-backend-tfjs",
     ("dataset_format", "coco"): "segx-data-coco",
     ("dataset_format", "labelme"): "segx-data-labelme",
     ("dataset_format", "yolo"): "segx-data-yolo",
@@ -128,19 +129,12 @@ PLANNED: frozenset[str] = frozenset(
         "segx-backend-coreml",
         "segx-backend-ncnn",
         "segx-backend-openvino",
-        "segx-backend-tensorflow",
-        "segx-backend-paddle",
         "segx-backend-tensorrt",
-        "segx-backend-tfjs",
         "segx-backend-tflite",
         "segx-export-coreml",
         "segx-export-ncnn",
         "segx-export-openvino",
-        "segx-export-pb",
-        "segx-export-saved-model",
-        "segx-export-paddle",
         "segx-export-tensorrt",
-        "segx-export-tfjs",
     }
 )
 """Distributions that are announced and not released yet."""
