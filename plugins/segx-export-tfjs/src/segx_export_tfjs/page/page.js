@@ -151,21 +151,36 @@ function paint(picture, [height, width], found, lit) {
   const size = Math.max(12, Math.round(Math.max(width, height) / 55));
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "middle";
-  for (const [i, one] of [...found.entries()].reverse()) {
-    if (!$("boxes").checked || (lit >= 0 && i !== lit)) continue;
-    const [x0, y0, x1, y1] = one.rect;
-    const tint = color(one.category);
-    context.strokeStyle = context.fillStyle = `rgb(${tint.join(" ")})`;
-    context.lineWidth = line;
-    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  if (!$("boxes").checked) return;
+  const shown = found.filter((_, i) => lit < 0 || i === lit);
+  const chips = [];
+  for (const one of shown) {
     const text = `${name(one)} ${one.score.toFixed(2)}`;
     const wide = context.measureText(text).width + size * 0.8;
-    const x = Math.max(0, Math.min(x0 - line / 2, width - wide));
-    const y = Math.max(0, y0 - size * 1.5);
-    context.fillRect(x, y, wide, size * 1.5);
-    context.fillStyle = isLight(tint) ? "#181414" : "#ffffff";
-    context.fillText(text, x + size * 0.4, y + size * 0.78);
+    chips.push(spot(chips, one, wide, size * 1.5, line, width, height));
+    Object.assign(chips.at(-1), { one, text });
   }
+  for (const { one } of [...chips].reverse()) { // the best lies on top
+    const [x0, y0, x1, y1] = one.rect;
+    context.strokeStyle = `rgb(${color(one.category).join(" ")})`;
+    context.lineWidth = line;
+    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  }
+  for (const { one, text, x, y, wide, high } of chips) {
+    const tint = color(one.category);
+    context.fillStyle = `rgb(${tint.join(" ")})`;
+    context.fillRect(x, y, wide, high);
+    context.fillStyle = isLight(tint) ? "#181414" : "#ffffff";
+    context.fillText(text, x + size * 0.4, y + high * 0.52);
+  }
+}
+
+// Finds room for a name at its box: above, then inside its upper and lower edge, then below; else above all the same.
+function spot(taken, { rect: [x0, y0, , y1] }, wide, high, line, width, height) {
+  const x = Math.max(0, Math.min(x0 - line / 2, width - wide));
+  const tries = [y0 - high, y0, y1 - high, y1, y0 - 2 * high].map((y) => Math.max(0, Math.min(y, height - high)));
+  const free = (y) => taken.every((o) => x >= o.x + o.wide || x + wide <= o.x || y >= o.y + o.high || y + high <= o.y);
+  return { x, y: tries.find(free) ?? tries[0], wide, high };
 }
 
 function blend(image, { rect: [x0, y0, x1, y1], bits }, tint, opacity) {
