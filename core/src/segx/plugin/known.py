@@ -36,6 +36,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "torch"): "segx-torch",
     ("backend", "torchscript"): "segx-backend-torchscript",
     ("command", "data-synth"): "segx-data-synth",
+    ("command", "tfjs"): "segx-backend-tfjs",
     ("dataset_format", "coco"): "segx-data-coco",
     ("dataset_format", "labelme"): "segx-data-labelme",
     ("dataset_format", "yolo"): "segx-data-yolo",

@@ -1,0 +1,1 @@
+"""Runs TensorFlow.js models in segx, with Node.js."""

@@ -1,0 +1,1 @@
+"""Finds and installs TensorFlow.js for the plugins of segx."""
