@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
-import re
 import shutil
 import stat
 import threading
+import zlib
 from pathlib import Path
 
 PREFIX = ".segx-"
 """How every temporary name starts, those of earlier versions too."""
 
-_NAME = re.compile(r"\.segx-([0-9a-f]{8})-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{16}(?![0-9a-f])")
+_LONGEST = 10
+"""Digits of a process number."""
 _swept: set[str] = set()
 _lock = threading.Lock()
 
@@ -48,13 +48,14 @@ def sweep(folder: Path) -> None:
 
 def is_left(name: str) -> bool:
     """Return True if a name is a temporary one of this machine and its process is certainly gone."""
-    found = _NAME.match(name)
-    if found is None:
+    parts = name.removeprefix(PREFIX).split("-", 3)
+    if not name.startswith(PREFIX) or len(parts) != 4:
         return False
     machine, boot = _here()
-    if not machine.strip("0") or found[1] != machine:
+    process = parts[2]
+    if not machine.strip("0") or parts[0] != machine or not (process.isascii() and process.isdecimal()):
         return False
-    return found[2] != boot or not _lives(int(found[3]))
+    return len(process) <= _LONGEST and (parts[1] != boot or not _lives(int(process)))
 
 
 def _remove(path: Path) -> None:
@@ -106,4 +107,4 @@ def _read(path: str) -> str:
 
 
 def _mark(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=4).hexdigest()
+    return f"{zlib.crc32(chr(0).join(parts).encode('utf-8', 'replace')):08x}"  # hashlib takes 10 ms to import
