@@ -316,7 +316,7 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[Export
     if not starts:
         target = chain[-1].name
         msg = f"{model.path}: {target} is not made from {model.format}"
-        ways = " -> ".join(["pt", *(spec.name for spec in chain)])
+        ways = " -> ".join([MODEL_FORMAT, *(spec.name for spec in chain)])
         raise UsageError(msg, hint=f"give the model it was made from: {ways}")
     return chain[starts[0] :]
 
