@@ -306,3 +306,13 @@ def test_threshold_goes_down_to_where_objects_are_but_not_into_noise():
 @pytest.mark.parametrize("scores", [[], [0.9], [0.5, 0.5, 0.5], [0.9] * 50])
 def test_threshold_of_few_or_equal_scores_keeps_them_all(scores):
     assert choose_threshold(np.array(scores, np.float32)) < min(scores, default=1)
+
+
+def test_a_threshold_is_above_what_a_graph_keeps_by_itself():
+    scores = np.array([0.9, 0.8, 0.7, 0.5, 0.31, 0.3, 0.2, 0.1, 0.05], np.float32)
+    usual = choose_threshold(scores)
+    assert usual < 0.25
+    assert choose_threshold(scores, floor=0.01) == usual, "a floor below changes nothing"
+    assert choose_threshold(scores, floor=0.25) == pytest.approx(0.6), "the widest gap of the lowest ones kept"
+    assert choose_threshold(scores, floor=0.95) == pytest.approx(0.95)
+    assert choose_threshold(np.zeros(0, np.float32), floor=0.25) == 0.25

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from segx.errors import ExportError
-from segx.testing.models import export_file, tiny_info, tiny_module
+from segx.testing.models import export_file, real_module, tiny_info, tiny_module
 from segx_onnx_graph import RAW_OUTPUTS, raw_decoding, raw_form, read
 
 pytest.importorskip("segx_model_yolov8")
@@ -75,6 +75,19 @@ def test_cut_and_decoded_by_definition_it_is_the_whole_model(written, options):
     assert not {"Softmax", "Range"} & {node.op_type for node in raw.graph.node}
     used = {name for node in raw.graph.node for name in node.input}
     assert {item.name for item in raw.graph.initializer} <= used
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_it_is_the_raw_head_bit_for_bit(tmp_path, written, dynamic):
+    """What is cut from a file and what the model is exported with are the same graph."""
+    asked = tiny_info(dynamic=dynamic).replace(head="yolov8-seg-raw/1", outputs=RAW_OUTPUTS)
+    path = export_file("onnx", tmp_path, real_module(asked), dynamic=dynamic)[0].path
+    cut = raw_form(written(dynamic=True) if dynamic else written())
+    fed = np.random.default_rng(3).random((1, 3, 64, 96), dtype=np.float32)
+    theirs, ours = run(onnx.load(path), fed), run(cut, fed)
+    assert list(theirs) == list(ours) == list(RAW_OUTPUTS)
+    for name in RAW_OUTPUTS:
+        np.testing.assert_array_equal(ours[name], theirs[name])
 
 
 def test_open_axes_stay_open(written):

@@ -765,7 +765,8 @@ def _make(
     info = job.info
     made: list[tuple[Artifact, ArtifactInfo]] = []
     if isinstance(source, ModelSession):
-        current = source.export_module(job.options, info)
+        # What the first format is to be made with goes before what the last one is: ncnn takes one image a run.
+        current = source.export_module(job.options, info.replace(batch=job.links[0].options.batch))
         info = info.replace(outputs=current.info.outputs, decoding=current.info.decoding)
     for index, link in enumerate(job.links):
         path = folder / (job.destination.name.removesuffix(job.spec.suffix) + link.spec.suffix)

@@ -276,14 +276,19 @@ def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0) -> floa
 
     Args:
         scores: (N,) scores of all objects of a run.
-        floor: A graph that suppresses by itself keeps what scores more; the gap is looked for above.
+        floor: A graph that suppresses by itself keeps only what scores more.
     """
     descending = np.sort(scores.astype(np.float64))[::-1]
-    if floor > 0:
-        reached = descending[descending > floor][:MOST_OBJECTS]
-        lowest = np.append(reached[-1 - SLACK :], floor)
-        below = int((lowest[:-1] - lowest[1:]).argmax()) if len(reached) else 0
-        return float(lowest[below : below + 2].mean())
+    threshold = _wanted_threshold(descending)
+    if threshold > floor or floor <= 0:
+        return threshold
+    reached = descending[descending > floor]
+    lowest = np.append(reached[-1 - SLACK :], floor)
+    below = int((lowest[:-1] - lowest[1:]).argmax()) if len(reached) else 0
+    return float(lowest[below : below + 2].mean())
+
+
+def _wanted_threshold(descending: NDArray[np.float64]) -> float:
     wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
     meaningful = int((descending > MEANINGFUL_SCORE).sum())
     wanted = min(wanted, meaningful or wanted)

@@ -26,6 +26,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "coreml-reference"): "segx-backend-coreml",
     ("backend", "ncnn"): "segx-backend-ncnn",
     ("backend", "onnxruntime"): "segx-backend-onnxruntime",
+    ("backend", "opencv"): "segx-backend-opencv",
     ("backend", "openvino"): "segx-backend-openvino",
     ("backend", "paddle"): "segx-backend-paddle",
     ("backend", "tensorflow"): "segx-backend-tensorflow",
@@ -78,10 +79,10 @@ FORMATS: dict[str, KnownFormat] = {
     "onnx": KnownFormat(
         suffixes=(".onnx",),
         exporter="segx-export-onnx",
-        backends=("segx-backend-onnxruntime",),
+        backends=("segx-backend-onnxruntime", "segx-backend-openvino", "segx-backend-opencv"),
     ),
     "openvino": KnownFormat(
-        suffixes=("_openvino_model",),
+        suffixes=("_openvino_model", ".xml"),
         exporter="segx-export-openvino",
         backends=("segx-backend-openvino",),
     ),
@@ -125,15 +126,11 @@ FORMATS: dict[str, KnownFormat] = {
 
 PLANNED: frozenset[str] = frozenset(
     {
-        "segx-backend-ncnn",
-        "segx-backend-openvino",
         "segx-backend-tensorflow",
         "segx-backend-tensorrt",
         "segx-backend-tfjs",
         "segx-backend-tflite",
         "segx-export-edgetpu",
-        "segx-export-ncnn",
-        "segx-export-openvino",
         "segx-export-pb",
         "segx-export-saved-model",
         "segx-export-tensorrt",

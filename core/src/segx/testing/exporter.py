@@ -368,7 +368,8 @@ def _shapes(info: ArtifactInfo) -> list[Any]:
     if "batch" in info.dynamic:
         sizes.append((3, height, width))
     if {"height", "width"} <= info.dynamic:
-        sizes += [(1, width, height), (2, height + info.stride, width + 2 * info.stride)]
+        two = 2 if "batch" in info.dynamic else info.batch
+        sizes += [(info.batch, width, height), (two, height + info.stride, width + 2 * info.stride)]
     return [noise_images((count, 3, h, w), seed=index) for index, (count, h, w) in enumerate(sizes)]
 
 

@@ -1,0 +1,1 @@
+"""Runs ncnn models in segx, without torch."""

@@ -1,0 +1,1 @@
+"""Runs OpenVINO and ONNX models in segx with OpenVINO, without torch."""

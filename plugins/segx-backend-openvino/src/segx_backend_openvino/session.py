@@ -1,0 +1,197 @@
+"""Runs a model with OpenVINO: what it is told, and what it is fed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import sys
+from typing import TYPE_CHECKING, Any
+
+from segx.errors import ModelError, UsageError
+from segx.io.paths import cache_folder
+from segx.plugin.base import FormatSession, Graph
+from segx.runtime import cores
+from segx_backend_openvino import devices
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else the import writes into ~/intel
+import openvino as ov  # noqa: E402 - after that
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from segx.artifact import ArtifactInfo
+    from segx.options.verbs import SessionOptions
+    from segx.structures.types import Array, Images
+
+logger = logging.getLogger(__name__)
+
+_CORE = ov.Core()
+_CACHE = "runtimes"
+"""The part of segx's cache folder for what runtimes compile."""
+
+
+class OpenvinoSession(FormatSession[ov.CompiledModel]):
+    """A model that is ready to run, from several threads at once: each run takes an idle request, or a new one."""
+
+    runtime = "OpenVINO"
+
+    def __init__(self, model: ov.CompiledModel, *, path: Path, info: ArtifactInfo, device: str) -> None:
+        super().__init__(model, path=path, info=info, device=device)
+        self._kind = model.input(0).element_type.to_dtype()
+        named = {name: output for output in model.outputs for name in output.get_names()}
+        known = named.keys() >= set(info.outputs)  # a file of another tool's may have none
+        self._outputs = [named[name] for name in info.outputs] if known else list(model.outputs)
+        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+
+    def _run(self, model: ov.CompiledModel, images: Images) -> list[Array]:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = model.create_infer_request()
+        # The input is read where it lies; outputs are copied out of the request, which the next run writes into.
+        found = request.infer({0: images.astype(self._kind, copy=False)}, share_inputs=True)
+        outputs = [found[output] for output in self._outputs]
+        self._idle.put(request)
+        return outputs
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        super().close()
+        self._idle = queue.SimpleQueue()
+
+
+def available() -> list[str]:
+    """Return the devices that OpenVINO finds here, as it calls them."""
+    return list(_CORE.available_devices)
+
+
+def read_model(file: Path) -> ov.Model:
+    """Return OpenVINO's model of a file.
+
+    Raises:
+        ModelError: It is damaged.
+        OSError: It is missing.
+    """
+    file.stat()
+    try:
+        return _CORE.read_model(str(file))
+    except Exception as error:
+        msg = f"{file}: is damaged, or OpenVINO {ov.__version__.partition('-')[0]} cannot read it ({said(error)})"
+        raise ModelError(msg, hint="copy or export it again") from error
+
+
+def read_header(file: Path) -> tuple[Mapping[str, Any], Graph]:
+    """Return the metadata of an ONNX file and what its graph says.
+
+    Raises:
+        ModelError: The file is damaged, or takes something else than images.
+        OSError: It is missing.
+    """
+    model = read_model(file)
+    if len(model.inputs) != 1:
+        raise ModelError(f"{file}: has {len(model.inputs)} inputs; segx runs models with one")
+    source = model.input(0)
+    shape = [None if length.is_dynamic else length.get_length() for length in source.get_partial_shape()]
+    kind = source.get_element_type()
+    if len(shape) != 4 or shape[1] not in {3, None} or kind not in {ov.Type.f32, ov.Type.f16}:
+        msg = f"{file}: its input does not take float images Nx3xHxW; its shape is {source.get_partial_shape()}"
+        raise ModelError(msg, hint="export the model again with segx export format=onnx")
+    metadata = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
+    outputs = [output.get_any_name() for output in model.outputs]
+    return metadata, Graph(input=shape, outputs=outputs, precision="fp16" if kind == ov.Type.f16 else "")
+
+
+def start(file: Path, path: Path, info: ArtifactInfo, options: SessionOptions) -> OpenvinoSession:
+    """Return a session.
+
+    Args:
+        file: The graph.
+        path: What the user named: the graph or its folder.
+        info: What is known of the model.
+        options: How to open it.
+
+    Raises:
+        ModelError: The file is damaged, or the device cannot run it.
+        UsageError: The device is not there.
+    """
+    device = devices.choose(options.device, available())
+    model = read_model(file)
+    try:
+        compiled = _CORE.compile_model(model, device, settings(device, info.precision, options))
+    except Exception as error:
+        if device == devices.CPU:
+            raise ModelError(f"{path}: OpenVINO cannot prepare it ({said(error)})") from error
+        msg = f"{path}: OpenVINO cannot prepare it for device={options.device or device} ({said(error)})"
+        raise UsageError(msg, hint="device=cpu") from error
+    where = _executing(compiled, device)
+    return OpenvinoSession(compiled, path=path, info=info, device=where)
+
+
+def settings(device: str, precision: str, options: SessionOptions) -> dict[str, Any]:
+    """Return what OpenVINO is told for a device.
+
+    Whatever it is asked for: the precision is always told, for by itself it computes in what the device is fastest in,
+    and boxes are tens of pixels off then. Of threads the CPU has as many as are given for each run that is made at
+    once.
+
+    Args:
+        device: As OpenVINO calls it.
+        precision: Of the model.
+        options: How to open it.
+    """
+    streams = options.streams
+    chosen: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT"}
+    if number := _number_format(device, precision):
+        chosen["INFERENCE_PRECISION_HINT"] = number
+    if device != devices.CPU:
+        return chosen | _cache()  # compiling takes up to minutes; on the CPU a tenth of a second, so nothing is kept
+    chosen["NUM_STREAMS"] = streams
+    restricted = cores() if cores() < (os.cpu_count() or 1) else 0
+    if threads := options.threads * streams if options.threads else restricted:
+        chosen["INFERENCE_NUM_THREADS"] = threads
+    return chosen
+
+
+def _number_format(device: str, precision: str) -> str:
+    """Return the numbers to compute in, as OpenVINO calls them; an empty string where there is no choice."""
+    if ":" in device or device == devices.AUTO:
+        return "f32"  # on a CPU among them, half precision would be another format than on a GPU
+    capabilities = list(_CORE.get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    if precision == "bf16":
+        if "BF16" in capabilities:
+            return "bf16"
+        logger.info("%s has no bfloat16: computing in 32 bits", device)
+    if precision == "fp16" and device != devices.CPU and "FP16" in capabilities:
+        return "f16"
+    if device == devices.CPU or "FP32" in capabilities:
+        return "f32"
+    logger.warning("%s computes in its own precision only: results are not those that were proven", device)
+    return ""
+
+
+def _cache() -> dict[str, str]:
+    """Return where OpenVINO may keep what it has compiled; nothing where nothing can be written."""
+    with contextlib.suppress(OSError, UsageError):
+        folder = cache_folder() / _CACHE / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return {"CACHE_DIR": str(folder)}
+    return {}
+
+
+def _executing(compiled: ov.CompiledModel, device: str) -> str:
+    """Return where a model really runs, in small letters: of AUTO the device that was chosen."""
+    found: Sequence[str] = [device]
+    with contextlib.suppress(RuntimeError):  # not all devices say so
+        found = compiled.get_property("EXECUTION_DEVICES") or found
+    return ",".join(str(name).strip("()") for name in found).lower()
+
+
+def said(error: BaseException) -> str:
+    """Return what an error of OpenVINO's says, in one line without the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from ", "While validating"))]
+    return (told[0] if told else type(error).__name__)[:200]

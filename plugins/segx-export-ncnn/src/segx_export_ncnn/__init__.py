@@ -1,0 +1,1 @@
+"""ncnn export for segx."""

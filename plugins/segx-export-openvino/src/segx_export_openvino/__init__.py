@@ -1,0 +1,1 @@
+"""OpenVINO export for segx."""

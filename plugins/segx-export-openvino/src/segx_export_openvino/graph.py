@@ -1,0 +1,106 @@
+"""What is done with a graph in OpenVINO: read from ONNX, described, and written."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from segx.errors import ExportError
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else the import writes into ~/intel
+import openvino as ov  # noqa: E402 - after that
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_HEAVY = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
+_FEW_WEIGHTS = 256
+"""A layer of fewer weights is arithmetic in disguise, like the expectation over 16 bins of a box's side."""
+_NOT_COMPUTED = frozenset({"Parameter", "Constant", "Result", "Convert"})
+_FRAMEWORK = "framework"
+"""Where OpenVINO keeps what it was told by the file it has read a model from."""
+
+
+def cpu_has_bf16() -> bool:
+    """Return True if OpenVINO computes in bfloat16 on this machine's CPU."""
+    core = ov.Core()
+    return "CPU" in core.available_devices and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def read(source: Path) -> ov.Model:
+    """Return the graph of an ONNX file.
+
+    ``read_model`` and not ``convert_model``, which reports its use over the network.
+
+    Raises:
+        ExportError: OpenVINO does not know what is in it.
+    """
+    try:
+        return ov.Core().read_model(str(source))
+    except Exception as error:  # OpenVINO's errors share no class but this one
+        msg = f"OpenVINO {ov.__version__.partition('-')[0]} cannot read {source.name} ({_said(error)})"
+        raise ExportError(msg, hint="another opset may work, or a newer OpenVINO") from error
+
+
+def save(model: ov.Model, destination: Path, metadata: Mapping[str, str], *, small: bool) -> None:
+    """Write a graph as ``.xml`` and ``.bin``.
+
+    The metadata of the ONNX file give way to those of the result, so that the two files say what they are where
+    somebody takes them out of their folder.
+
+    Args:
+        model: The graph.
+        destination: The ``.xml``.
+        metadata: What is to travel with it.
+        small: Weights of 16 bits.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    if model.has_rt_info(_FRAMEWORK):
+        del model.get_rt_info()[_FRAMEWORK]
+    for key, value in metadata.items():
+        model.set_rt_info(value, [_FRAMEWORK, key])
+    try:
+        ov.save_model(model, str(destination), compress_to_fp16=small)
+    except Exception as error:
+        raise ExportError(f"OpenVINO cannot write {destination.name} ({_said(error)})") from error
+
+
+def is_quantised(model: ov.Model) -> bool:
+    """Return True if a graph computes in 8 bits already."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops())
+
+
+def tail(model: ov.Model) -> list[str]:
+    """Return the names of the operations after which no layer with weights comes."""
+    ahead: set[str] = set()
+    after: list[str] = []
+    for node in reversed(model.get_ordered_ops()):
+        name = node.get_friendly_name()
+        readers = {end.get_node().get_friendly_name() for out in node.outputs() for end in out.get_target_inputs()}
+        if _is_heavy(node) or readers & ahead:
+            ahead.add(name)
+        elif node.get_type_name() not in _NOT_COMPUTED:
+            after.append(name)
+    return after
+
+
+def _is_heavy(node: ov.Node) -> bool:
+    if node.get_type_name() not in _HEAVY:
+        return False
+    shape = node.input_value(1).get_partial_shape()
+    if shape.is_dynamic:
+        return True
+    count = 1
+    for length in shape.to_shape():
+        count *= int(length)
+    return count >= _FEW_WEIGHTS
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error of OpenVINO's says, in one line without the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception from ")]
+    return (told[0] if told else type(error).__name__)[:200]
