@@ -79,7 +79,7 @@ def test_every_format_is_proven_and_finds_the_same(kind: str, folder: Path) -> N
     for ours, theirs in zip(found, expected, strict=True):
         assert len(ours) == len(theirs) >= 10
         np.testing.assert_allclose(ours.boxes.data, theirs.boxes.data, atol=2e-3)
-    assert not list(folder.glob(".segx-export-*"))
+    assert not list(folder.glob(".segx-*"))
 
 
 @pytest.mark.real

@@ -114,6 +114,27 @@ def test_a_plugin_that_hangs_costs_seconds(segx_with: Callable[..., subprocess.C
     assert {record["format"] for record in json.loads(ended.stdout)} >= {"onnx"}
 
 
+HANGS = """
+import signal, threading, time
+from segx.plugin import guard
+guard.PATIENCE = 0.5
+@hookimpl
+def segx_run_started(run):
+    threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    time.sleep(90)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are of other systems")
+def test_a_hook_that_hangs_is_named_and_ctrl_c_ends_it(
+    segx_with: Callable[..., subprocess.CompletedProcess[str]], tiny_model: Path, photos: Path
+) -> None:
+    ended = segx_with(HANGS, "predict", f"model={tiny_model}", f"source={photos}", "save=false")
+    assert ended.returncode == 130, ended.stderr
+    assert "plugin bad@acme-bad is at work in segx_run_started, for more than 0.5 s" in ended.stderr
+    assert ended.stderr.rstrip().endswith("segx: stopped")
+
+
 def test_nothing_of_a_file_reaches_the_terminal_raw(segx: Callable[..., Any], tiny_model: Path, photos: Path) -> None:
     from segx import YOLO
 

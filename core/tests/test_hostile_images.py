@@ -19,6 +19,7 @@ import pytest
 
 from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
+from segx.io import images
 from segx.io.files import open_regular, read_regular, utf8_name, write_image
 from segx.io.image_header import image_shape
 from segx.io.images import decode_image, from_array, from_pillow, read_image
@@ -325,3 +326,61 @@ def test_an_image_is_written_in_the_format_of_its_suffix(tmp_path: Path) -> None
     image = np.zeros((4, 4, 3), np.uint8)
     assert write_image(tmp_path / "a.JPG", image).suffix == ".JPG"
     assert cv2.imread(str(tmp_path / "a.JPG")).shape == (4, 4, 3)
+
+
+def variants() -> dict[str, bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 60, 3)).astype(np.uint16)
+    found = {f"colour{suffix}": cv2.imencode(suffix, pixels)[1] for suffix in (".jpg", ".png", ".bmp", ".tif", ".webp")}
+    found |= {"grey.png": cv2.imencode(".png", pixels[..., 0])[1], "deep.png": cv2.imencode(".png", deep)[1]}
+    found["alpha.png"] = cv2.imencode(".png", np.dstack([pixels, pixels[..., :1]]))[1]
+    turned = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(turned, "JPEG", exif=exif(6))
+    return {name: bytes(data) for name, data in found.items()} | {"turned.jpg": turned.getvalue()}
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+@pytest.mark.parametrize(("name", "data"), variants().items(), ids=list(variants()))
+def test_large_images_are_read_as_small_ones(name: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = decode_image(data)
+    read: list[object] = []
+
+    def spy(*given: object) -> object:
+        read.append(result := cv2_imread(*given))
+        return result
+
+    cv2_imread = cv2.imread
+    monkeypatch.setattr(images, "_LARGE", 0)
+    monkeypatch.setattr(cv2, "imread", spy)
+    large = decode_image(data)
+    assert [result is not None for result in read] == ([] if name == "deep.png" else [True])  # of 8 bits only
+    np.testing.assert_array_equal(large, small)
+    monkeypatch.setattr(cv2, "imread", lambda *_: None)  # it cannot be done so on this machine
+    np.testing.assert_array_equal(decode_image(data), small)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from segx.io.images import read_image
+
+def peak():  # that of getrusage may be the parent's
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+path = Path(sys.argv[1])
+read_image(path.with_name("small.jpg"))
+before = peak()
+image = read_image(path)
+print((peak() - before) / image.nbytes)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+def test_a_large_image_is_not_held_twice_while_it_is_read(tmp_path: Path) -> None:
+    image = np.full((8200, 8200, 3), 90, np.uint8)
+    image[1000:3000, 2000:5000] = (0, 0, 255)
+    for name, pixels in (("large.jpg", image), ("small.jpg", image[:64, :64])):
+        cv2.imwrite(str(tmp_path / name), pixels)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "large.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout) < 1.3

@@ -57,7 +57,7 @@ class Step:
 
 
 def make_run_folder(
-    mode: Mode, *, task: str = "segment", project: Path | None = None, name: str | None = None, exist_ok: bool = False
+    mode: Mode, *, task: str, project: Path | None = None, name: str | None = None, exist_ok: bool = False
 ) -> Path:
     """Make a run's own folder and return it: ``runs/segment/predict``, then ``predict2``, ``predict3``, ...
 

@@ -221,7 +221,7 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
         return _find_definition(text, path, registry)
     if path.exists():
         return registry.artifact(path)
-    name = text if path.suffix or registry.format_of(text) else f"{text}.pt"
+    name = text if path.suffix or registry.format_of(text) else f"{text}.{MODEL_FORMAT}"
     if Path(name).exists():
         return registry.artifact(name)
     if registry.format_of(name) == MODEL_FORMAT and Path(name).name == name:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from segx.console import progress
 from segx.data.definition import ONLY
 from segx.data.splits import open_data
-from segx.data.tally import tally
+from segx.data.tally import Tally, tally
 from segx.errors import DataError
 from segx.io.images import check_whole, read_encoded
 from segx.words import counted
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FINDINGS = {
     "corrupt": "images that cannot be read whole",
     "missing": "splits that are named and not there",
+    "lacking": "splits that training needs and nothing names",
     "classes": "splits that number their classes otherwise",
     "names": "names that several classes have",
     "yaml": "entries of the YAML that mean nothing",
@@ -90,32 +91,21 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitSummary:
+class SplitSummary(Tally):
     """What a split holds.
 
     Attributes:
-        images: Number of images.
-        empty: Those of them without objects: background.
-        objects: Number of objects.
-        crowds: Those of them that are crowds.
-        boxes_only: Those of them without a mask.
-        masked: Those of them with a mask that are no crowds.
-        line: What takes no part, in the words of all verbs.
-        visible_crowds: What a visible share of crowds means; empty where there is none.
-        classes: Objects of each class, by its name; by name and number where several have that name.
         fingerprint: Hash of the ground truth.
     """
 
-    images: int
-    empty: int
-    objects: int
-    crowds: int
-    boxes_only: int
-    masked: int
-    line: str
-    visible_crowds: str
-    classes: Mapping[str, int]
     fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, and what is said of them, as plain values."""
+        numbers = ("images", "empty", "objects", "crowds", "boxes_only", "masked")
+        counts = {name: getattr(self, name) for name in numbers}
+        said = {"line": self.line(), "visible_crowds": self.visible_crowds}
+        return {**counts, **said, "classes": dict(self.classes), "fingerprint": self.fingerprint}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +132,7 @@ class DataReport:
         """Return everything as plain values."""
         return {
             "data": self.data,
-            "splits": {name: dict(vars(split)) for name, split in self.splits.items()},
+            "splits": {name: split.to_dict() for name, split in self.splits.items()},
             "counts": self.counts,
             "findings": [dict(vars(finding)) for finding in self.findings],
         }
@@ -156,7 +146,7 @@ class DataReport:
             parts += [counted(split.crowds, "crowd")] if split.crowds else []
             parts += [f"{split.boxes_only} without a mask"] if split.boxes_only else []
             lines.append(f"{name}: {', '.join(parts)}; {split.fingerprint}")
-            lines += [f"  {split.line}"] if split.line else []
+            lines += [f"  {split.line()}"] if split.line() else []
         lines.extend(self._class_rows())
         for kind, count in self.counts.items():
             lines.append(f"{kind} ({count:,}): {FINDINGS[kind]}")
@@ -166,9 +156,8 @@ class DataReport:
                 lines.append(f"  ... and {count - most} more")
         if not self.findings:
             lines.append("nothing is wrong")
-        lacks = [split for split in ("train", "val") if split not in self.splits]
-        if lacks and ONLY not in self.splits:
-            lines.append(f"training also needs {' and '.join(lacks)}: segx data split divides a split")
+        if "train" not in self.splits and ONLY not in self.splits:
+            lines.append("training also needs train: segx data split divides a split")
         return "\n".join(lines)
 
     def _class_rows(self) -> list[str]:
@@ -195,6 +184,8 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
     looking = _Looking(options)
     for split, error in found.missing.items():
         looking.find("missing", split, error.message)
+    if "train" in opened and "val" not in {*opened, *found.missing}:
+        looking.find("lacking", "val", "training measures itself on it: segx data split divides a split")
     for note in found.notes:
         looking.find("classes", "+".join(opened), note)
     total = sum(len(one.dataset) for one in opened.values())
@@ -215,25 +206,7 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
 
 def summarise(dataset: Dataset, indices: Sequence[int] | None = None) -> SplitSummary:
     """Return what a split holds, or some images of it."""
-    found = tally(dataset, indices)
-    return SplitSummary(
-        images=found.images,
-        empty=found.empty,
-        objects=found.objects,
-        crowds=found.crowds,
-        boxes_only=found.boxes_only,
-        masked=found.masked,
-        classes={label: found.classes[number] for number, label in class_labels(dataset.names).items()},
-        line=found.line(),
-        visible_crowds=found.visible_crowds,
-        fingerprint=dataset.fingerprint,
-    )
-
-
-def class_labels(names: Mapping[int, str]) -> dict[int, str]:
-    """Return class number to a name that no other class has: its own, with its number where several have that."""
-    often = Counter(names.values())
-    return {number: f"{name} (class {number})" if often[name] > 1 else name for number, name in names.items()}
+    return SplitSummary(**vars(tally(dataset, indices)), fingerprint=dataset.fingerprint)
 
 
 @dataclass(kw_only=True)

@@ -6,6 +6,7 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
+from segx.artifact import ArtifactInfo
 from segx.data.splits import open_data
 from segx.errors import DataError
 from segx.io.files import write_image
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def show(options: DataShowOptions, registry: Registry, *, task: str = "segment") -> Path:
+def show(options: DataShowOptions, registry: Registry, *, task: str = ArtifactInfo.task) -> Path:
     """Write a sheet of images with their ground truth drawn in, and return its path.
 
     Raises:

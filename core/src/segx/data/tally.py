@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ class Tally:
         crowds: Those of them that are crowds: they are neither learned nor measured.
         boxes_only: Those of them without a mask.
         masked: Those of them with a mask that are no crowds.
-        classes: Objects of each class, by its number.
+        classes: Objects of each class, by its name; by name and number where several have that name.
         crowded: Names of the classes of which most objects are crowds.
         left_out: How many rows, annotations and images the reader left out.
         mended: How many it keeps otherwise than they are written.
@@ -51,7 +52,7 @@ class Tally:
     crowds: int
     boxes_only: int
     masked: int
-    classes: Mapping[int, int]
+    classes: Mapping[str, int]
     crowded: Sequence[str]
     left_out: int
     mended: int
@@ -95,11 +96,17 @@ def tally(dataset: Dataset, indices: Sequence[int] | None = None) -> Tally:
         crowds=int(crowd.sum()),
         boxes_only=int((~mask).sum()),
         masked=int((mask & ~crowd).sum()),
-        classes={number: int(per_class[number]) for number in dataset.names},
+        classes={label: int(per_class[number]) for number, label in class_labels(dataset.names).items()},
         crowded=[dataset.names[number] for number in crowded],
         left_out=len(dataset.problems),
         mended=len(dataset.notes) if isinstance(dataset, TableDataset) else 0,
     )
+
+
+def class_labels(names: Mapping[int, str]) -> dict[int, str]:
+    """Return class number to a name that no other class has: its own, with its number where several have that."""
+    often = Counter(names.values())
+    return {number: f"{name} (class {number})" if often[name] > 1 else name for number, name in names.items()}
 
 
 def notify(split: str, dataset: Dataset) -> None:

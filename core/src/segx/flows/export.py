@@ -27,6 +27,7 @@ from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, SegxError, UsageError
 from segx.flows.verify import opened, tolerance_of
 from segx.io import sidecar
+from segx.io.leftovers import sweep, temporary_name
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size, merged
 from segx.options.verbs import ON_DEMAND, PRECISION_OPTIONS, ExportOptions, SuppressionOptions
@@ -315,7 +316,7 @@ def _from_here(chain: tuple[ExporterSpec, ...], model: Artifact) -> tuple[Export
     if not starts:
         target = chain[-1].name
         msg = f"{model.path}: {target} is not made from {model.format}"
-        ways = " -> ".join(["pt", *(spec.name for spec in chain)])
+        ways = " -> ".join([MODEL_FORMAT, *(spec.name for spec in chain)])
         raise UsageError(msg, hint=f"give the model it was made from: {ways}")
     return chain[starts[0] :]
 
@@ -902,7 +903,9 @@ def _workplace(parent: Path) -> Iterator[Path]:
     """Give a temporary folder on the same disk as the destination, so that the result can be renamed into place."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".segx-export-", dir=parent))
+        sweep(parent)
+        folder = parent / temporary_name()
+        folder.mkdir(mode=0o700)
     except OSError as error:
         raise DataError(f"{parent}: cannot be written ({error.strerror or error})", hint="output=FOLDER") from error
     with _stopped_by_signals() as undisturbed:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import DataError, UsageError
+from segx.io.leftovers import PREFIX, sweep, temporary_name
 from segx.io.names import image_suffix
 from segx.io.paths import expanded
 
@@ -139,9 +140,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.name:
         raise DataError(f"{path} is a folder, not a file to write")
-    temporary = path.with_name(f".segx-{os.urandom(8).hex()}{path.suffix[:16]}")
+    temporary = path.with_name(temporary_name(path.suffix[:16]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -322,7 +324,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         if there and not folder.is_dir():
             raise DataError(f"{path} is a file", hint="name a folder that does not exist yet")
         _refuse_full(folder, path)
-        mark = f".segx-{os.urandom(8).hex()}{_PART}"
+        sweep(folder if there else folder.parent)
+        mark = temporary_name(_PART)
         work = folder / mark if there else folder.with_name(mark)
         work.mkdir(parents=True)
     except OSError as error:
@@ -349,7 +352,7 @@ def _refuse_full(folder: Path, path: Path) -> None:
 
 
 def _is_part(path: Path) -> bool:
-    return path.name.startswith(".segx-") and path.suffix == _PART
+    return path.name.startswith(PREFIX) and path.suffix == _PART
 
 
 def _move_in(work: Path, folder: Path) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import logging
+import math
+import os
 import re
 import threading
 from contextlib import contextmanager, nullcontext
@@ -268,7 +270,9 @@ def _stored(data: bytes, header: Header, least: int) -> Image:
         image = _decode_opencv(data, _REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None and image.shape[:2] == tuple(-(-side // step) for side in header.stored):
             return image
-    image = _decode_opencv(data, _STORED)
+    image = _decode_large(data, header.stored) if math.prod(header.stored) > _LARGE else None
+    if image is None:
+        image = _decode_opencv(data, _STORED)
     return _decode_pillow(data) if image is None else image
 
 
@@ -314,6 +318,26 @@ def _decode_opencv(data: bytes, flags: int) -> Image | None:
         with quiet():
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
+        return None
+    return None if image is None else _to_colour(_to_uint8(image))
+
+
+def _decode_large(data: bytes, shape: tuple[int, int]) -> Image | None:
+    """Return an image without holding its pixels twice, or None where that cannot be done.
+
+    OpenCV's ``imdecode`` copies what it has decoded into the array that it returns; ``imread`` decodes into ours, but
+    only from a file: one in memory.
+    """
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        with os.fdopen(os.memfd_create("segx-image"), "wb") as file:
+            file.write(data)
+            file.flush()
+            room = np.empty((*shape, 3), np.uint8)
+            with quiet():
+                image = cv2.imread(f"/proc/self/fd/{file.fileno()}", room, _STORED)
+    except (OSError, cv2.error, TypeError):  # no such files, no /proc; OpenCV before 4.11 takes no array
         return None
     return None if image is None else _to_colour(_to_uint8(image))
 

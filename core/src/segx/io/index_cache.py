@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 import zipfile
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from segx.errors import DataError
+from segx.io.files import replacing
 from segx.io.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -163,14 +164,7 @@ class Stamps:
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
-        try:
-            with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
-                file.writelines(parts)
-            os.replace(name, path)  # noqa: PTH105 - a text
-        except BaseException:
-            os.unlink(name)  # noqa: PTH108 - a text
-            raise
-    except OSError as error:
-        logger.warning("the index of the data set cannot be kept in %s (%s)", path.parent, error.strerror or error)
+        with replacing(path) as temporary, temporary.open("xb") as file:
+            file.writelines(parts)
+    except DataError as error:
+        logger.warning("the index of the data set cannot be kept: %s", error.message)

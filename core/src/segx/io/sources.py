@@ -169,19 +169,37 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
     return Source(_Reader(vid_stride=vid_stride, stream_buffer=stream_buffer).read(source, alone=True))
 
 
-@dataclass(frozen=True)
-class _Still:
-    """One image."""
+class _Stored:
+    """A part that does not happen now, of unknown length, with nothing to release."""
 
-    name: str
-    load: Callable[[], Image]
     live = False
+
+    def length(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing to release: what is read closes when it has been read; an iterator belongs to the user."""
+
+
+class _One(_Stored):
+    """A part that is one image."""
 
     def length(self) -> int | None:
         return 1
 
     def loaders(self) -> Iterator[Callable[[], Item]]:
         yield self.read
+
+    def read(self) -> Item:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Still(_One):
+    """One image."""
+
+    name: str
+    load: Callable[[], Image]
 
     def read(self) -> Item:
         try:
@@ -191,23 +209,13 @@ class _Still:
         except MemoryError:
             return Unreadable(path=self.name, reason="it does not fit into memory")
 
-    def close(self) -> None:
-        """Nothing to release."""
-
 
 @dataclass(frozen=True)
-class _NetworkInput:
+class _NetworkInput(_One):
     """One image that is already what the network takes."""
 
     name: str
     values: Any
-    live = False
-
-    def length(self) -> int | None:
-        return 1
-
-    def loaders(self) -> Iterator[Callable[[], Item]]:
-        yield self.read
 
     def read(self) -> Item:
         try:
@@ -217,16 +225,12 @@ class _NetworkInput:
         image = np.rint(values.transpose(1, 2, 0)[..., ::-1] * 255).astype(np.uint8)
         return SourceImage(image=np.ascontiguousarray(image), path=self.name, network=values)
 
-    def close(self) -> None:
-        """Nothing to release."""
-
 
 @dataclass(frozen=True)
-class _Video:
+class _Video(_Stored):
     """The frames of a video."""
 
     file: VideoFile
-    live = False
 
     def length(self) -> int | None:
         try:
@@ -247,9 +251,6 @@ class _Video:
                 yield partial(_same, item)
         except DataError as error:
             yield partial(_same, Unreadable(path=self.file.name, reason=error.message))
-
-    def close(self) -> None:
-        """The file is closed when its frames have been read or are no longer asked for."""
 
 
 @dataclass(frozen=True)
@@ -275,15 +276,11 @@ class _Live:
 
 
 @dataclass(frozen=True)
-class _Lazy:
+class _Lazy(_Stored):
     """The images of an iterator."""
 
     items: Iterator[Any]
     reader: _Reader
-    live = False
-
-    def length(self) -> int | None:
-        return None
 
     def loaders(self) -> Iterator[Callable[[], Item]]:
         for item in self.items:
@@ -294,9 +291,6 @@ class _Lazy:
                 continue
             for part in parts:
                 yield from part.loaders()
-
-    def close(self) -> None:
-        """The iterator belongs to the user."""
 
 
 def _same(item: Item) -> Item:
