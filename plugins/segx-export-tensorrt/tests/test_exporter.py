@@ -325,7 +325,7 @@ def test_engines_are_built(with_rtx, tmp_path, asked):
     assert done.info.precision == ("fp16" if "half" in asked else "int8" if "int8" in asked else "fp32")
     assert "tensorrt_rtx" in done.info.versions
     assert done.reason, "nothing here can open it, and that is said"
-    assert list((tmp_path / "cache" / "timings").iterdir())
+    assert list((tmp_path / "cache" / "runtimes" / "tensorrt").iterdir())
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
