@@ -125,10 +125,5 @@ FORMATS: dict[str, KnownFormat] = {
 }
 """Format to how it is named on disk, and who writes and runs it."""
 
-PLANNED: frozenset[str] = frozenset(
-    {
-        "segx-backend-tfjs",
-        "segx-export-tfjs",
-    }
-)
+PLANNED: frozenset[str] = frozenset({})
 """Distributions that are announced and not released yet."""
