@@ -230,7 +230,7 @@ class _Plan:
         if kind == "cuda":
             room["num_gpus"] = 1
         return ray.data.from_arrow(blocks).map_batches(
-            do_shard,
+            do_shard,  # type: ignore[arg-type]  # pyarrow tells mypy nothing of its tables
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs={"work": work},

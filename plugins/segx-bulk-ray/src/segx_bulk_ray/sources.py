@@ -122,9 +122,7 @@ def divide(source: str | Sequence[str], *, size: int) -> list[Shard]:
         if some := [address for address in addresses if address.lower().endswith(suffixes)]:
             pieces += split(some)
     # What is named is meant, whatever its suffix.
-    named = not isinstance(source, str) or source.lower().endswith(
-        _LIST
-    )
+    named = not isinstance(source, str) or source.lower().endswith(_LIST)
     others = [address for address in addresses if not address.lower().endswith((*_TAR, *_PARQUET))]
     files = others if named else [address for address in others if _is_image(address)]
     if pieces and files:

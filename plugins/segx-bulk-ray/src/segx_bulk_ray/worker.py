@@ -22,7 +22,7 @@ from segx_bulk_ray.decoder import Decoder
 from segx_bulk_ray.sources import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
     from segx import YOLO
     from segx.structures.types import Image
@@ -55,6 +55,8 @@ class Work:
 
 _open: dict[tuple[str, str], YOLO] = {}
 """The model of this process; a worker opens it once, for all the shards it is given."""
+_decoder = Decoder()
+"""Of this process as well: one shard after the other asks it, and it ends when this process does."""
 
 
 def do_shard(batch: pa.Table, *, work: Work) -> pa.Table:
@@ -98,7 +100,7 @@ def _predicted(model: YOLO, named: list[tuple[str, Image]], work: Work) -> Itera
         yield files.row_of(name, results)
 
 
-def _decoded(shard: Shard) -> Iterator[tuple[str, Image | DataError]]:
+def _decoded(shard: Shard) -> Generator[tuple[str, Image | DataError], None, None]:
     """Yield the images of a shard, read and decoded while the network is busy with those before."""
     ready: queue.Queue[tuple[str, Image | DataError] | BaseException | None] = queue.Queue(_AHEAD)
     ended = threading.Event()
@@ -111,11 +113,10 @@ def _decoded(shard: Shard) -> Iterator[tuple[str, Image | DataError]]:
 
     def fill() -> None:
         try:
-            with Decoder() as decoder:
-                for name, data in shard:
-                    if ended.is_set():
-                        return
-                    put((name, data if isinstance(data, DataError) else _decode(decoder, data)))
+            for name, data in shard:
+                if ended.is_set():
+                    return
+                put((name, data if isinstance(data, DataError) else _decode(data)))
             put(None)
         except BaseException as error:  # noqa: BLE001 - it is raised where the images are asked for
             put(error)
@@ -132,9 +133,9 @@ def _decoded(shard: Shard) -> Iterator[tuple[str, Image | DataError]]:
         thread.join()
 
 
-def _decode(decoder: Decoder, data: bytes) -> Image | DataError:
+def _decode(data: bytes) -> Image | DataError:
     try:
-        return decoder.decode(data)
+        return _decoder.decode(data)
     except DataError as error:
         return error
 
