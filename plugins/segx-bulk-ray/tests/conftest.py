@@ -102,7 +102,8 @@ def begin(room: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subpro
     begun = []
 
     def run(*words: object, **how: Any) -> subprocess.Popen[str]:
-        line = [sys.executable, "-m", "segx_cli", "--json", "bulk", "predict", *map(str, words)]
+        switches = how.pop("switches", ["--json"])
+        line = [sys.executable, "-m", "segx_cli", *switches, "bulk", "predict", *map(str, words)]
         given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": room, "cwd": tmp_path} | how
         process = subprocess.Popen(line, start_new_session=True, **given)
         begun.append(process)
