@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")]
 
-SMALL = ("conf=0.01", "max_det=20", "workers=2")
+SMALL = ("conf=0.0001", "max_det=20", "workers=2")
 
 
 def assert_each_once(output: Path, folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_rows_are_those_of_local_prediction(
 
     local = YOLO(model)
     paths = sorted(str(path) for path in few.iterdir() if path.stem.isdecimal())
-    expected = local.predict(paths, conf=0.01, max_det=20, verbose=False)
+    expected = local.predict(paths, conf=0.0001, max_det=20, verbose=False)
     found = list(read(str(tmp_path / "out")))
     assert [results.path for results in found] == paths
     assert sum(map(len, expected)) > 12
@@ -83,7 +83,7 @@ def test_rows_are_those_of_local_prediction(
     assert told.splitlines()[1] == f"12 images, {objects} objects, 2 unreadable"
 
     about = json.loads(pq.read_schema(next((tmp_path / "out" / "images").iterdir())).metadata[b"segx"])
-    assert about["settings"]["conf"] == 0.01
+    assert about["settings"]["conf"] == 0.0001
     assert about["model"] == model.name
     document = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(document["annotations"]) == objects
@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_whole_files_and_no_process(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "segx: stopped"
+    assert err.splitlines()[-2:] == ["segx: stopped", "  the same with resume=true goes on"]
     counted = Counter(results.path for results in read(str(tmp_path / "out")))
     assert 12 <= len(counted) < 400
     assert set(counted.values()) == {1}
@@ -175,7 +175,7 @@ if __name__ == "__main__":
         nodes.remove_node(second, allow_graceful=False)
         print("removed at", len(list(Path(output, "images").glob("part-*.parquet"))), flush=True)
     threading.Thread(target=remove, daemon=True).start()
-    done = write(model, source, output, address=nodes.address, shard=4, conf=0.01, max_det=20)
+    done = write(model, source, output, address=nodes.address, shard=4, conf=0.0001, max_det=20)
     print("done", done.images, flush=True)
     nodes.shutdown()
 """
@@ -187,9 +187,10 @@ def test_a_lost_node_of_a_cluster_loses_nothing(model: Path, many: Path, tmp_pat
     line = [sys.executable, str(script), str(model), str(many), str(tmp_path / "out")]
     done = subprocess.run(line, capture_output=True, text=True, env=room, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    removed, finished = done.stdout.splitlines()[-2:]
+    told = done.stdout.splitlines()
+    (removed,) = [line for line in told if line.startswith("removed at ")]
     assert int(removed.removeprefix("removed at ")) < 100
-    assert finished == "done 400"
+    assert "done 400" in told
     assert_each_once(tmp_path / "out", many)
 
 
@@ -197,7 +198,7 @@ COMPOSED = """
 import sys
 from segx_bulk_ray import predict
 if __name__ == "__main__":
-    rows = predict(sys.argv[1], sys.argv[2], workers=1, shard=8, conf=0.01, max_det=20)
+    rows = predict(sys.argv[1], sys.argv[2], workers=1, shard=8, conf=0.0001, max_det=20)
     kept = rows.filter(lambda row: row["unreadable"] is None).map(lambda row: {"found": len(row["objects"])})
     print(rows.count(), kept.count(), kept.sum("found"))
 """
@@ -210,7 +211,7 @@ def test_rows_are_a_data_set_of_ray(model: Path, few: Path, tmp_path: Path, room
     done = subprocess.run(line, capture_output=True, text=True, env=room, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     paths = sorted(str(path) for path in few.iterdir() if path.stem.isdecimal())
-    found = sum(map(len, YOLO(model).predict(paths, conf=0.01, max_det=20, verbose=False)))
+    found = sum(map(len, YOLO(model).predict(paths, conf=0.0001, max_det=20, verbose=False)))
     assert done.stdout.split() == ["14", "12", str(found)]
 
 
@@ -254,7 +255,7 @@ def test_from_and_to_an_object_store(
         assert names_found == [
             f"s3://photos/day/{path.name}" for path in sorted(few.iterdir()) if path.stem.isdecimal()
         ]
-        expected = YOLO(model).predict(str(few / "0000.jpg"), conf=0.01, max_det=20, verbose=False)[0]
+        expected = YOLO(model).predict(str(few / "0000.jpg"), conf=0.0001, max_det=20, verbose=False)[0]
         assert np.array_equal(found[0].boxes.data, expected.boxes.data)
     finally:
         server.stop()

@@ -96,7 +96,7 @@ def test_a_shard_is_predicted_and_read_back(
     model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a worker does, without Ray; a second time over it, as after a lost machine, changes nothing."""
-    plan = bulk._Plan.make(model, str(few), shard=100, settings={"conf": 0.01, "max_det": 20}, workers=1)
+    plan = bulk._Plan.make(model, str(few), shard=100, settings={"conf": 0.0001, "max_det": 20}, workers=1)
     out = str(tmp_path / "out")
     assert bulk._begun(out, plan, resume=False) == set()
     work = worker.Work(str(model), None, plan.about["sha256"], plan.settings, out, plan.about)
@@ -107,7 +107,7 @@ def test_a_shard_is_predicted_and_read_back(
             (done,) = worker.do_shard(batch, work=work).to_pylist()
             assert (done["images"], done["unreadable"]) == (12, 2)  # what kills elsewhere is merely no image here
     names = [str(path) for path in stills(few)]
-    expected = YOLO(model).predict(names, conf=0.01, max_det=20, verbose=False)
+    expected = YOLO(model).predict(names, conf=0.0001, max_det=20, verbose=False)
     for one, other in zip(read(out), expected, strict=True):
         assert np.array_equal(one.boxes.data, other.boxes.data)
         assert one.masks.rle == other.masks.rle

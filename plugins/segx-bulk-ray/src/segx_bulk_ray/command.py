@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Annotated, Any
 
 import typer  # noqa: TID253 - this module is imported only to run the command
@@ -78,18 +80,25 @@ def predict(
         "backend": backend,
         "threads": threads,
     }
-    done = write(
-        model,
-        source,
-        output,
-        workers=workers,
-        address=address,
-        shard=shard,
-        resume=_truth("resume", resume),
-        format=format,
-        quiet=ctx.obj.quiet,
-        **settings,
-    )
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of lost workers; results stand alone
+            done = write(
+                model,
+                source,
+                output,
+                workers=workers,
+                address=address,
+                shard=shard,
+                resume=_truth("resume", resume),
+                format=format,
+                quiet=ctx.obj.quiet,
+                **settings,
+            )
+    except KeyboardInterrupt as error:  # Typer would end without a word
+        by_signal = type(error) is not KeyboardInterrupt
+        typer.echo("segx: stopped by SIGTERM" if by_signal else "segx: stopped", err=True)
+        typer.echo("  the same with resume=true goes on", err=True)
+        raise typer.Exit(143 if by_signal else 130) from None
     words = f"{done.output}\n{done.images} images, {done.objects} objects, {done.unreadable} unreadable"
     if done.skipped:
         words += f"; {done.skipped} shards were there already"
