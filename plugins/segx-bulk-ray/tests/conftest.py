@@ -83,7 +83,7 @@ def room(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "home").mkdir()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(HURTING)
-    short = Path(f"/tmp/sxt{os.getpid()}-{time.monotonic_ns() % 10**8}")  # sockets have short names
+    short = Path(f"/tmp/sxt{os.getpid()}-{time.monotonic_ns() % 10**6}")  # sockets have short names
     short.mkdir()
     kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS"}}
     return {

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _STORE = 256 << 20
 """Bytes of shared memory: what travels are addresses and counts."""
 _PREFIX = "segx-ray-"
+_LONGEST = 30
+"""Characters of the folder for temporary files, with which Ray's sockets in it keep to the 107 of a socket's name."""
 
 
 @contextlib.contextmanager
@@ -101,11 +103,16 @@ def start(address: str | None, *, cpus: int) -> Path | None:
 def _own_folder() -> Path:
     """Return a new folder, short enough for the sockets in it; those of processes that were killed are removed."""
     base = Path(tempfile.gettempdir())
+    if len(str(base)) > _LONGEST and os.name == "posix":
+        base = Path("/tmp")  # noqa: S108 - the folder in it is ours alone
     for left in base.glob(f"{_PREFIX}*"):
-        process = left.name.removeprefix(_PREFIX).partition("-")[0]
+        process = left.name.removeprefix(_PREFIX)
         if process.isdecimal() and not _lives(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+    folder = base / f"{_PREFIX}{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process of this number
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _lives(process: int) -> bool:
