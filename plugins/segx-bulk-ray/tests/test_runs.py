@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections import Counter
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_rows_are_those_of_local_prediction(
     begin: Callable[..., subprocess.Popen[str]],
 ) -> None:
     ours, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
     shown: list[bytes] = []
     process = begin(
         f"model={model}", f"source={few}", "output=out", "shard=4", "format=coco", *SMALL, stderr=terminal, switches=[]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -79,6 +80,8 @@ def start(address: str | None, *, cpus: int) -> Path | None:
             folder = None
         else:
             folder = _own_folder()
+            if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one into the home folder
             try:
                 ray.init(
                     address="local",
