@@ -19,6 +19,8 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 import segx_bulk_ray
 from segx import YOLO
 
@@ -52,9 +54,10 @@ def bulk_rate(model: str, files: list[str], shard: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "out")
         segx_bulk_ray.write(model, files, str(output), workers=WORKERS, shard=shard)
-        ended = sorted(part.stat().st_mtime for part in (output / "images").iterdir())
+        parts = (output / "images").iterdir()
+        ended = sorted((part.stat().st_mtime, pq.read_metadata(part).num_rows) for part in parts)
     skipped = WORKERS  # the first of each worker opens the model
-    return (len(ended) - skipped) * shard / (ended[-1] - ended[skipped - 1])
+    return sum(rows for _, rows in ended[skipped:]) / (ended[-1][0] - ended[skipped - 1][0])
 
 
 def largest_worker() -> float:

@@ -34,6 +34,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "tflite"): "segx-backend-tflite",
     ("backend", "torch"): "segx-torch",
     ("backend", "torchscript"): "segx-backend-torchscript",
+    ("command", "bulk"): "segx-bulk-ray",
     ("command", "data-synth"): "segx-data-synth",
     ("dataset_format", "coco"): "segx-data-coco",
     ("dataset_format", "labelme"): "segx-data-labelme",
