@@ -193,6 +193,8 @@ def find_command(words: Sequence[str]) -> tuple[str | None, list[str]]:
         if name not in COMMANDS:
             raise UsageError(f"mode {name!r} is not known{did_you_mean(name, COMMANDS)}")
         return name, [word for word in words if word is not mode]
+    if words and _is_word(words[0]) and words[0] not in COMMANDS and _is_plugin_command(words[0]):
+        return words[0], list(words[1:])  # its own actions may be called as commands of ours: segx bulk predict
     places = [index for index, word in enumerate(words) if word in COMMANDS]
     free = [index for index in places if not (index and words[index - 1].startswith("--"))]
     for index in free or places:

@@ -35,6 +35,7 @@ PROVIDERS: dict[tuple[str, str], str] = {
     ("backend", "tfjs"): "segx-backend-tfjs",
     ("backend", "torch"): "segx-torch",
     ("backend", "torchscript"): "segx-backend-torchscript",
+    ("command", "bulk"): "segx-bulk-ray",
     ("command", "data-synth"): "segx-data-synth",
     ("command", "tfjs"): "segx-backend-tfjs",
     ("dataset_format", "coco"): "segx-data-coco",

@@ -1,0 +1,179 @@
+"""Decodes images in a process of its own: one that kills it is set aside, and the work goes on.
+
+The protocol on its pipes: a length (8 bytes) and an encoded image in; out a status byte, then height, width and
+channels (4 bytes each) and the pixels, or a length (4 bytes) and the reason in UTF-8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from typing import IO, TYPE_CHECKING, Self
+
+import numpy as np
+
+from segx.errors import DataError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from segx.structures.types import Image
+
+_TRIES = 2
+_SECONDS = 120.0
+"""That decoding may take; the largest images take a few."""
+_PIPE = 1 << 20
+_SET_PIPE_SIZE = 1031
+"""Of Linux's ``fcntl``."""
+
+
+class Decoder:
+    """A process that decodes images one after the other; started when first needed, and again when it has died."""
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seconds = seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decode(self, data: bytes) -> Image:
+        """Return the image that encoded bytes hold, uint8 (H, W, 3) BGR, as ``segx predict`` reads it.
+
+        Raises:
+            DataError: It cannot be decoded, or twice killed the process that tried; with the reason alone.
+        """
+        how = ""
+        for _ in range(_TRIES):
+            late = threading.Event()
+            try:
+                return self._ask(data, late)
+            except (BrokenPipeError, EOFError):
+                how = self._buried(late=late.is_set())
+        raise DataError(f"it kills the process that decodes it ({how}), {_TRIES} times of {_TRIES}")
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._buried(late=False)
+
+    def _ask(self, data: bytes, late: threading.Event) -> Image:
+        if self._process is None:
+            self._process = _started()
+        process = self._process
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        into, out = process.stdin, process.stdout
+        if into is None or out is None:  # never: both are pipes
+            raise EOFError
+        watch = threading.Timer(self._seconds, end)
+        watch.daemon = True
+        watch.start()
+        try:
+            into.write(struct.pack("<q", len(data)))
+            into.write(data)
+            into.flush()
+            if _exactly(out, 1) == b"\1":
+                image = np.empty(struct.unpack("<3i", _exactly(out, 12)), np.uint8)
+                _fill(out, image.reshape(-1).data)
+                return image
+            raise DataError(_exactly(out, struct.unpack("<i", _exactly(out, 4))[0]).decode())
+        finally:
+            watch.cancel()
+
+    def _buried(self, *, late: bool) -> str:
+        """End what is left of the process, and return how it died."""
+        process, self._process = self._process, None
+        if process is None:
+            return ""
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        try:
+            code = process.wait(2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        if late:
+            return f"no end after {self._seconds:g} s"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return signal.Signals(-code).name
+        return f"exit code {code}"
+
+
+def _started() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from segx_bulk_ray.decoder import main; main()"]
+    process = subprocess.Popen(  # noqa: S603 - this interpreter, a constant line
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    for pipe in (process.stdin, process.stdout):
+        _widen(pipe)
+    return process
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold a megabyte, where the system can: fewer turns between the processes for an image."""
+    if sys.platform != "linux" or pipe is None:
+        return
+    import fcntl  # noqa: PLC0415 - not on every system
+
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
+
+
+def _exactly(pipe: IO[bytes], count: int) -> bytes:
+    data = bytearray(count)
+    _fill(pipe, memoryview(data))
+    return bytes(data)
+
+
+def _fill(pipe: IO[bytes], target: memoryview) -> None:
+    """Read until the target is full.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    done = 0
+    while done < len(target):
+        count = pipe.readinto(target[done:])  # type: ignore[attr-defined]  # raw and buffered files have it
+        if not count:
+            raise EOFError
+        done += count
+
+
+def main() -> None:
+    """Be the process that decodes; ends when its input does."""
+    from segx.io import images  # noqa: PLC0415 - the parent needs none of it
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks; the closed pipe ends this one
+    given, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not stand among the pixels
+    while True:
+        try:
+            data = _exactly(given, struct.unpack("<q", _exactly(given, 8))[0])
+        except EOFError:
+            return
+        try:
+            image = np.ascontiguousarray(images.decode_image(data))
+            answers.write(b"\1" + struct.pack("<3i", *image.shape))
+            answers.write(image.reshape(-1).data)
+        except (DataError, MemoryError) as error:
+            text = getattr(error, "message", "it does not fit into memory").encode()
+            answers.write(b"\0" + struct.pack("<i", len(text)) + text)
+        with contextlib.suppress(BrokenPipeError):
+            answers.flush()

@@ -1,0 +1,184 @@
+"""Sources divided into shards, and the process that decodes; nothing here starts Ray."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segx import YOLO
+from segx.errors import DataError, SegxError
+from segx.io.images import read_image
+from segx_bulk_ray import bulk, cluster, read, worker, write
+from segx_bulk_ray.decoder import Decoder
+from segx_bulk_ray.sources import Shard, divide, fingerprint
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def contents(shards: list[Shard]) -> dict[str, bytes]:
+    """Return what shards yield, each name once."""
+    pairs = [pair for shard in shards for pair in shard]
+    assert len(dict(pairs)) == len(pairs)
+    return {name: data for name, data in pairs if isinstance(data, bytes)}
+
+
+def stills(few: Path) -> list[Path]:
+    return sorted(path for path in few.iterdir() if path.stem.isdecimal())
+
+
+def test_folder_glob_and_list_name_the_same(few: Path, tmp_path: Path) -> None:
+    folder = divide(str(few), size=5)
+    assert [shard.images for shard in folder] == [5, 5, 4]
+    assert fingerprint(divide(f"{few}/*", size=5)) == fingerprint(folder)
+    (tmp_path / "list.txt").write_text("# images\n" + "".join(f"{path}\n" for path in sorted(few.iterdir())))
+    assert fingerprint(divide(str(tmp_path / "list.txt"), size=5)) == fingerprint(folder)
+    assert fingerprint(divide(sorted(map(str, few.iterdir())), size=5)) == fingerprint(folder)
+    assert fingerprint(divide(str(few), size=4)) != fingerprint(folder)
+    assert contents(divide(f"{few}/*.jpg", size=5)) == {
+        str(p): p.read_bytes() for p in stills(few) if p.suffix == ".jpg"
+    }
+
+
+def test_tar_files_are_shards(few: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for path in stills(few)[number::2]:
+                archive.add(path, arcname=f"in/{path.name}")
+            archive.addfile(tarfile.TarInfo("in/note.json"), io.BytesIO())
+    shards = divide(str(tmp_path), size=5)
+    assert [shard.kind for shard in shards] == ["tar", "tar"]
+    found = contents(shards)
+    assert sorted(found.values()) == sorted(path.read_bytes() for path in stills(few))
+    assert f"{tmp_path}/0.tar/in/0000.jpg" in found
+    whole = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(whole[: len(whole) // 2])
+    (*_, last) = divide(str(tmp_path / "1.tar"), size=5)[0]
+    assert isinstance(last[1], DataError)
+    assert "cannot be read on" in last[1].message
+
+
+@pytest.mark.parametrize("form", ["bytes", "names", "hub"])
+def test_row_groups_of_parquet_files_are_shards(form: str, few: Path, tmp_path: Path) -> None:
+    paths = stills(few)
+    data, names = [path.read_bytes() for path in paths], list(map(str, paths))
+    tables = {
+        "bytes": {"name": names, "jpeg": data},
+        "names": {"url": names},
+        "hub": {"image": [{"bytes": content, "path": name} for content, name in zip(data, names, strict=True)]},
+    }
+    pq.write_table(pa.table(tables[form]), tmp_path / "images.parquet", row_group_size=5)
+    shards = divide(str(tmp_path / "images.parquet"), size=100)
+    assert [shard.images for shard in shards] == [5, 5, 2]
+    assert contents(shards) == dict(zip(names, data, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("nowhere", "no such file"), ("empty", "holds no images"), ("mixed", "mixes"), ("numbers.parquet", "no column")],
+)
+def test_what_is_no_source_is_told(source: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.tar").touch()
+    (tmp_path / "mixed" / "b.png").touch()
+    pq.write_table(pa.table({"number": [1]}), tmp_path / "numbers.parquet")
+    with pytest.raises(SegxError, match=said):
+        divide(str(tmp_path / source), size=5)
+
+
+def test_a_shard_is_predicted_and_read_back(
+    model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker does, without Ray; a second time over it, as after a lost machine, changes nothing."""
+    plan = bulk._Plan.make(model, str(few), shard=100, settings={"conf": 0.0001, "max_det": 20}, workers=1)
+    out = str(tmp_path / "out")
+    assert bulk._begun(out, plan, resume=False) == set()
+    work = worker.Work(str(model), None, plan.about["sha256"], plan.settings, out, plan.about)
+    batch = pa.Table.from_pylist([plan.shards[0].row(0)])
+    monkeypatch.setattr(worker, "_decoder", Decoder())
+    with worker._decoder:
+        for _ in range(2):
+            (done,) = worker.do_shard(batch, work=work).to_pylist()
+            assert (done["images"], done["unreadable"]) == (12, 2)  # what kills elsewhere is merely no image here
+    names = [str(path) for path in stills(few)]
+    expected = YOLO(model).predict(names, conf=0.0001, max_det=20, verbose=False)
+    for one, other in zip(read(out), expected, strict=True):
+        assert np.array_equal(one.boxes.data, other.boxes.data)
+        assert one.masks.rle == other.masks.rle
+    assert bulk._begun(out, plan, resume=True) == {0}
+    assert [path.name for path in Path(out).rglob(".part*")] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "resume=true goes on"),
+        ({"resume": True, "conf": 0.5}, "other settings"),
+        ({"resume": True, "shard": 3}, "another source"),
+        ({"format": "csv"}, "not one of"),
+        ({"conf": 2}, "conf"),
+        ({"save": True}, "no option 'save'"),
+        ({"workers": 0}, "less than 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_ray_starts(
+    change: dict[str, object], said: str, model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "start", lambda *_, **__: pytest.fail("Ray was started"))
+    out = str(tmp_path / "out")
+    bulk._begun(out, bulk._Plan.make(model, str(few), shard=256, settings={}, workers=None), resume=False)
+    with pytest.raises(SegxError, match=said):
+        write(model, str(few), out, **change)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(model: Path, few: Path) -> None:
+    with pytest.raises(DataError, match="holds something already"):
+        write(model, str(few), str(few))
+    with pytest.raises(DataError, match="no results of segx bulk"):
+        next(read(str(few)))
+
+
+def test_the_process_that_decodes_gives_the_image(few: Path) -> None:
+    with Decoder() as decoder:
+        for path in stills(few)[:3]:
+            assert np.array_equal(decoder.decode(path.read_bytes()), read_image(path))
+        with pytest.raises(DataError):
+            decoder.decode(b"")
+        assert np.array_equal(decoder.decode(stills(few)[0].read_bytes()), read_image(stills(few)[0]))
+
+
+HURTING = """
+import sys
+if any("segx_bulk_ray.decoder" in word for word in sys.orig_argv):
+    import os, time
+    from segx.io import images
+    whole = images.decode_image
+    def decode(data):
+        if data == b"kill":
+            os.abort()
+        if data == b"sleep":
+            time.sleep(100)
+        return whole(data)
+    images.decode_image = decode
+"""
+
+
+def test_what_kills_or_stops_it_is_told_and_the_next_is_decoded(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HURTING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    image = stills(few)[0]
+    with Decoder(seconds=4) as decoder:
+        with pytest.raises(DataError, match="SIGABRT" if sys.platform == "linux" else "kills"):
+            decoder.decode(b"kill")
+        assert np.array_equal(decoder.decode(image.read_bytes()), read_image(image))
+        with pytest.raises(DataError, match="no end after 4 s"):
+            decoder.decode(b"sleep")
+        assert np.array_equal(decoder.decode(image.read_bytes()), read_image(image))
