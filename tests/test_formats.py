@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMATS = sorted(get_registry().exporters)
+EIGHT_BITS = [kind for kind in FORMATS if get_registry().exporters.get(kind).precisions == ("int8",)]
+"""What has no numbers but these. Weights that nobody has trained say less than one step of them, so only a real model
+can show that objects stay."""
+ON_A_CPU = {"edgetpu": {"compile": False}}
+"""Options with which a format that is for other hardware can be run here."""
 FIND_ALL = {"conf": 0.0, "max_det": 20, "rect": False, "device": "cpu", "verbose": False}
 
 
@@ -64,7 +69,7 @@ def device_of(kind: str) -> str | None:
     return "cpu" if "cpu" in registry.backend_for(kind).devices else None
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in EIGHT_BITS])
 def test_every_format_is_proven_and_finds_the_same(kind: str, folder: Path) -> None:
     device = device_of(kind)
     images = [folder / "0.png", folder / "1.png"]
@@ -89,11 +94,19 @@ def test_real_photographs_have_the_same_objects_in_every_format(kind: str, real_
     photographs = sorted((real_data / "coco-mini" / "images" / "val2017").glob("*.jpg"))[:6]
     model = YOLO(real_data / "weights" / "yolov8n-seg.pt")
     settings = {"imgsz": 320, "rect": False, "verbose": False}
-    exported = YOLO(model.export(kind, imgsz=320, output=tmp_path))
+    options = dict(ON_A_CPU.get(kind, {}))
+    if kind in EIGHT_BITS:
+        options |= {"images": photographs[0].parent, "most": 20}
+    exported = YOLO(model.export(kind, imgsz=320, output=tmp_path, **options))
     expected = model.predict(photographs, device="cpu", **settings)
     found = exported.predict(photographs, device=device, **settings)
     parity = get_registry().tasks.load("segment").parity(expected, found)
     assert parity.objects > 10
+    if kind in EIGHT_BITS:
+        assert parity.matched > 0.75
+        assert parity.typical_box < 3
+        assert parity.typical_mask_iou > 0.6
+        return
     assert parity.matched == 1
     assert parity.box < 0.05
     assert parity.score < 1e-4

@@ -12,5 +12,5 @@ class TestContract(ExporterContract):
         {"opset": 17, "dynamic": True},
         {"opset": 11, "half": True, "simplify": False},
         {"half": True, "dynamic": True},
+        {"dynamic": True, "batch": 2},
     )
-    refused = ({"dynamic": True, "batch": 2},)

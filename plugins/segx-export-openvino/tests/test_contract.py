@@ -9,8 +9,4 @@ class TestContract(ExporterContract):
     distribution = "segx-export-openvino"
     name = "openvino"
     combinations = ({"bf16": True}, {"half": True, "dynamic": True}, {"int8": True, "batch": 2})
-    refused = (
-        {"dynamic": True, "batch": 2},
-        {"half": True, "int8": True},
-        {"bf16": True, "half": True},
-    )
+    refused = ({"half": True, "int8": True}, {"bf16": True, "half": True})

@@ -9,4 +9,3 @@ class TestContract(ExporterContract):
     distribution = "segx-export-paddle"
     name = "paddle"
     combinations = ({"batch": 2},)
-    refused = ({"dynamic": True, "batch": 2},)

@@ -8,4 +8,3 @@ from segx.testing import ExporterContract
 class TestContract(ExporterContract):
     distribution = "segx-export-pb"
     name = "pb"
-    refused = ({"dynamic": True, "batch": 2},)

@@ -9,4 +9,4 @@ class TestContract(ExporterContract):
     distribution = "segx-export-saved-model"
     name = "saved_model"
     combinations = ({"keras": True, "batch": 2},)
-    refused = ({"dynamic": True, "batch": 2}, {"keras": True, "dynamic": True})
+    refused = ({"keras": True, "dynamic": True},)

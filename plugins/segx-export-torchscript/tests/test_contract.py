@@ -9,4 +9,4 @@ class TestContract(ExporterContract):
     distribution = "segx-export-torchscript"
     name = "torchscript"
     combinations = ({"optimize": True}, {"optimize": True, "dynamic": True})
-    refused = ({"dynamic": True, "batch": 2}, {"half": True}, {"half": True, "device": "cpu"})
+    refused = ({"half": True}, {"half": True, "device": "cpu"})

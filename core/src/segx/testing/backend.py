@@ -137,10 +137,16 @@ class BackendContract(PluginContract, standard=True):
         """The same open in batch, height and width, or None where the format has no such thing."""
         return _written(registry, cls.format, tmp_path_factory.mktemp("dynamic"), dynamic=True)
 
-    @pytest.fixture
-    def session(self, backend: Backend, artifact: Artifact) -> Session:
-        """The model, open."""
-        return backend.open(artifact, SessionOptions(device=self.device))
+    @pytest.fixture(scope="class")
+    @classmethod
+    def session(cls, backend: Backend, artifact: Artifact) -> Iterator[Session]:
+        """The model, open: once, for a runtime with a process of its own takes seconds to begin.
+
+        So what one test has asked for, and been refused, must not matter to the next.
+        """
+        session = backend.open(artifact, SessionOptions(device=cls.device))
+        yield session
+        session.close()
 
     @pytest.fixture
     def work(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
@@ -166,16 +172,16 @@ class BackendContract(PluginContract, standard=True):
         with pytest.raises(UsageError, match="does not run"):
             registry.backend_for("no-such-format", name=name)
 
-    def test_info_is_known_without_running(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
+    def test_info_is_known_without_running(
+        self, spec: BackendSpec, backend: Backend, artifact: Artifact, session: Session
+    ) -> None:
         """``read_info`` and an open session say the same, and the first says it alone in a fresh interpreter."""
         info = backend.read_info(artifact)
         assert isinstance(info, ArtifactInfo)
         assert info.task
         assert info.names
         assert info.outputs
-        session = backend.open(artifact, SessionOptions(device=self.device))
         assert session.info == info
-        session.close()
         assert run_fresh(_INFO_WITHOUT_RUNTIME, full_name(spec), self.format, str(artifact.path)) == info.variant
 
     def test_runs(self, session: Session) -> None:
@@ -191,7 +197,6 @@ class BackendContract(PluginContract, standard=True):
             assert output.shape[0] == info.batch, f"{name} has shape {output.shape}"
             assert np.isfinite(output).all(), name
         np.testing.assert_array_equal(images, before, err_msg="the images given are the caller's")
-        session.close()
 
     def test_outputs_depend_on_the_images_alone(self, session: Session) -> None:
         """The same images give the same outputs, others give others, and no output is overwritten by the next run."""
@@ -206,7 +211,6 @@ class BackendContract(PluginContract, standard=True):
         first, second = run_twice(session, images)
         assert_same_outputs(first, copies, names=info.outputs)
         assert_same_outputs(second, copies, names=info.outputs)
-        session.close()
 
     def test_runs_side_by_side_where_it_says_so(self, spec: BackendSpec, session: Session) -> None:
         """A ``concurrent`` runtime gives each thread the outputs of its own images."""
@@ -219,7 +223,6 @@ class BackendContract(PluginContract, standard=True):
             together = list(pool.map(session.run, batches))
         for got, wanted in zip(together, alone, strict=True):
             assert_same_outputs(got, wanted, names=info.outputs)
-        session.close()
 
     def test_takes_images_however_they_lie_in_memory(self, session: Session) -> None:
         """A view with other strides, and one that may not be written to, give what a plain array gives."""
@@ -229,7 +232,6 @@ class BackendContract(PluginContract, standard=True):
         view = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         view.flags.writeable = False
         assert_same_outputs(session.run(view), plain, names=info.outputs)
-        session.close()
 
     @pytest.mark.parametrize("shape", [(1, 1, 64, 96), (3, 64, 96), (1, 64, 96, 3), (1, 3, 65, 97), (0, 3, 64, 96)])
     def test_refuses_images_of_another_shape(self, session: Session, shape: tuple[int, ...]) -> None:
@@ -237,7 +239,6 @@ class BackendContract(PluginContract, standard=True):
         with pytest.raises(ModelError) as refusal:
             session.run(noise_images(shape))
         assert str(shape[-1]) in str(refusal.value)
-        session.close()
 
     def test_refuses_another_size_where_it_is_fixed(self, session: Session) -> None:
         """A static model is not run with a batch or a size it was not made for."""
@@ -253,7 +254,6 @@ class BackendContract(PluginContract, standard=True):
         for shape in wrong:
             with pytest.raises(ModelError):
                 session.run(noise_images(shape))
-        session.close()
 
     def test_takes_any_size_where_it_is_dynamic(self, backend: Backend, dynamic_artifact: Artifact | None) -> None:
         """A dynamic model runs other batches and sizes, and each image's result is its own."""
@@ -278,28 +278,25 @@ class BackendContract(PluginContract, standard=True):
             assert any(a.shape[1:] != b.shape[1:] for a, b in zip(larger, together, strict=True))
         session.close()
 
-    def test_threads_change_no_result(self, backend: Backend, artifact: Artifact) -> None:
+    def test_threads_change_no_result(self, backend: Backend, artifact: Artifact, session: Session) -> None:
         """``threads=1`` is taken, and is about time only."""
-        results = []
-        for threads in (None, 1):
-            session = backend.open(artifact, SessionOptions(device=self.device, threads=threads))
-            results.append([to_numpy(output).copy() for output in session.run(_images(session))])
-            names = session.info.outputs
-            session.close()
-        assert_same_outputs(results[0], results[1], names=names)
+        wanted = [to_numpy(output).copy() for output in session.run(_images(session))]
+        single = backend.open(artifact, SessionOptions(device=self.device, threads=1))
+        assert_same_outputs(single.run(_images(single)), wanted, names=session.info.outputs)
+        single.close()
 
-    def test_streams_change_no_result(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
+    def test_streams_change_no_result(
+        self, spec: BackendSpec, backend: Backend, artifact: Artifact, session: Session
+    ) -> None:
         """A session that is told how many threads will call it gives each of them what one gets that is alone."""
-        alone = backend.open(artifact, SessionOptions(device=self.device, threads=1))
-        batches = [noise_images(_images(alone).shape, seed=seed) for seed in range(6)]
-        wanted = [[to_numpy(output).copy() for output in alone.run(images)] for images in batches]
-        alone.close()
+        batches = [noise_images(_images(session).shape, seed=seed) for seed in range(6)]
+        wanted = [[to_numpy(output).copy() for output in session.run(images)] for images in batches]
         streams = 2 if spec.concurrent else 1
-        session = backend.open(artifact, SessionOptions(device=self.device, threads=1, streams=streams))
+        several = backend.open(artifact, SessionOptions(device=self.device, threads=1, streams=streams))
         with ThreadPoolExecutor(max_workers=streams) as pool:
-            for got, expected in zip(pool.map(session.run, batches), wanted, strict=True):
+            for got, expected in zip(pool.map(several.run, batches), wanted, strict=True):
                 assert_same_outputs(got, expected, names=session.info.outputs)
-        session.close()
+        several.close()
 
     def test_runs_every_precision(
         self, spec: BackendSpec, backend: Backend, registry: Registry, tmp_path: Path

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import hashlib
+import json
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +52,15 @@ RAW_OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
 _BINS = 16
 CALIBRATED_ON = 8
 """Drawn images that a quantised format is calibrated on in tests."""
+
+_ORIGINS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+"""Modules that were made here, whose weights and info say all that they are."""
+_WRITTEN: dict[str, tuple[Exporter, tempfile.TemporaryDirectory[str], ArtifactInfo]] = {}
+"""What tells a file apart from all others, to who wrote it, a copy of it, and its info.
+
+Tests of several distributions ask for the same tiny files, and a converter takes ten seconds for one. Nothing is taken
+from here that another exporter, other options or another model would have written.
+"""
 
 OUTPUT_AXES = ({0: "batch", 2: "anchors"}, {0: "batch", 2: "mask_height", 3: "mask_width"})
 
@@ -102,6 +116,7 @@ def tiny_module(info: ArtifactInfo) -> ExportModule:
             drawn = generator.normal(0, 0.3, tuple(parameter.shape)).astype(np.float32)
             parameter.copy_(torch.from_numpy(drawn))
             parameter.requires_grad_(False)
+    _ORIGINS[module] = "tiny"
     example = noise_images((info.batch, 3, *info.imgsz))
     if not raw:
         return ExportModule(module=module, example=example, info=info, output_axes=OUTPUT_AXES)
@@ -129,7 +144,9 @@ def real_module(info: ArtifactInfo) -> ExportModule:
     wanted = info.replace(variant=known.variant, stride=known.stride)
     if info.head == HEAD:
         wanted = wanted.replace(head=known.head, outputs=known.outputs)
-    return architecture.export_module(module, wanted)
+    made = architecture.export_module(module, wanted)
+    _ORIGINS[made.module] = "real"
+    return made
 
 
 def run_module(module: ExportModule, images: Any) -> tuple[Any, ...]:
@@ -189,6 +206,8 @@ def export_with(
 def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -> tuple[Artifact, ArtifactInfo]:
     """Write a model as a file of a format, through all formats in between, with its info as core carries it.
 
+    The files of :func:`tiny_module` and :func:`real_module` are written once in a process, and copied after that.
+
     Args:
         kind: The format, bare or ``name@distribution``.
         folder: Where to write.
@@ -205,6 +224,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     info = module.info
     chain = registry.export_chain(kind)
     chosen = export_options(chain[-1], **{"imgsz": info.imgsz, "batch": info.batch, **options})
+    key = _key_of(module)
     for spec, settings in zip(chain, settled(chain, chosen), strict=True):
         exporter = registry.exporters.load(spec)
         exporter.check(info, settings)
@@ -212,13 +232,48 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
         makes = spec.demands(settings).makes
         head = registry.tasks.get(info.task).head_in(makes, info.head) if makes is not None else None
         ending = info if head is None else head.describe(info, settings)
-        info = export_with(exporter, source, ending.replace(precision=settings.precision), settings, destination)
-        if destination.is_dir():
-            info = info.replace(files=made_of(destination))
-        if spec.metadata == "embedded":
-            exporter.write_info(destination, info)
+        ending = ending.replace(precision=settings.precision)
+        if key:
+            told = (key, full_name(spec), id(exporter), type(settings), settings.as_dict(), ending.to_metadata())
+            key = hashlib.sha256(repr(told).encode()).hexdigest()
+        if key in _WRITTEN:
+            _, kept, info = _WRITTEN[key]
+            shutil.copytree(kept.name, folder, dirs_exist_ok=True)
         else:
-            sidecar.write(destination, info)
+            info = export_with(exporter, source, ending, settings, destination)
+            if destination.is_dir():
+                info = info.replace(files=made_of(destination))
+            if spec.metadata == "embedded":
+                exporter.write_info(destination, info)
+            else:
+                sidecar.write(destination, info)
+            if key:
+                _WRITTEN[key] = (exporter, _copied(destination), info)
         source = Artifact(path=destination, format=spec.name)
     assert isinstance(source, Artifact)
     return source, info
+
+
+def _key_of(module: ExportModule) -> str:
+    """Return what tells a model made here apart from all others; nothing for any other model."""
+    origin = _ORIGINS.get(module.module)
+    if origin is None:
+        return ""
+    digest = hashlib.sha256(f"{origin}{module.example.shape}{json.dumps(module.info.to_metadata())}".encode())
+    digest.update(module.example.tobytes())
+    for name, tensor in module.module.state_dict().items():
+        digest.update(f"{name}{tensor.dtype}".encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _copied(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with a copy of a model, and of what describes it; it goes when the process ends."""
+    kept = tempfile.TemporaryDirectory(prefix="segx-written-")
+    atexit.register(kept.cleanup)
+    if path.is_dir():
+        shutil.copytree(path, Path(kept.name) / path.name)
+        return kept
+    for item in (path, sidecar.sidecar_path(path)):
+        if item.exists():
+            shutil.copy2(item, kept.name)
+    return kept
