@@ -406,7 +406,7 @@ def test_what_is_not_there_says_what_is(line: str, message: str) -> None:
         (lambda m: m.track("a.mp4"), AttributeError, "supervision"),
         (lambda m: m.embed("a.jpg"), AttributeError, "feature vectors"),
         (lambda m: m.tune(data="x"), AttributeError, "hyper-parameters"),
-        (lambda m: m.benchmark(data="x"), AttributeError, "val"),
+        (lambda m: m.benchmark(data="x"), FileNotFoundError, "is not there"),
         (lambda m: m.predicts("a.jpg"), AttributeError, "did you mean 'predict'"),
         (lambda m: m(IMAGE, augment=True), ValueError, "test-time augmentation"),
         (lambda m: m(IMAGE, visualize=True), ValueError, "feature maps"),

@@ -20,12 +20,8 @@ def run(call: Call, output: Output) -> int:
     from segx.plugin.registry import get_registry
 
     records = describe_formats(get_registry())
-    headers = ("format", "suffix", "precisions", "export and backends")
-    rows = [
-        (record["format"], record["suffix"], " ".join(record["precisions"]) or "-", _notes(record))
-        for record in records
-        if not record["planned"]
-    ]
+    headers = ("format", "suffix", "export and backends")
+    rows = [(record["format"], record["suffix"], _notes(record)) for record in records if not record["planned"]]
     planned = ", ".join(record["format"] for record in records if record["planned"])
     text = table(headers, rows)
     if planned:
@@ -84,7 +80,7 @@ def _notes(row: dict[str, Any]) -> str:
     else:
         origin = "" if row["made_from"] == "model" else f", from {row['made_from']}"
         options = f" ({' '.join(row['options'])})" if row["options"] else ""
-        lines.append(f"{row['exporter']}: {row['export']}{origin}{options}")
+        lines.append(f"{row['exporter']}: {row['export']}{origin}, in {' '.join(row['precisions'])}{options}")
     lines.extend(f"in {precision}: {reason}" for precision, reason in row["missing"].items())
     lines.extend(f"runs on {name}: {state}" for name, state in row["backends"].items())
     if not row["backends"] and row["known_backends"] != [row["exporter"]]:
