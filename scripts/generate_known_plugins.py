@@ -116,13 +116,10 @@ def render() -> str:
             "    ),",
         ]
     lines += ["}", '"""Format to how it is named on disk, and who writes and runs it."""', ""]
-    lines += [
-        "PLANNED: frozenset[str] = frozenset(",
-        "    {",
-        *(f"        {_text(name)}," for name in planned),
-        "    }",
-        ")",
-    ]
+    begins = "PLANNED: frozenset[str] = frozenset("
+    lines += (
+        [begins, "    {", *(f"        {_text(name)}," for name in planned), "    }", ")"] if planned else [f"{begins})"]
+    )
     lines += ['"""Distributions that are announced and not released yet."""', ""]
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("segment predct model=a", 2, "did you mean 'predict'?"),
         ("segmnt model=a", 2, "did you mean 'segment'?"),
         ("segment", 2, "segx: 'segment' names no command"),
-        ("model=a.pt", 2, "commands: benchmark, cache, completion, data"),
+        ("model=a.pt", 2, "commands: benchmark, bulk, cache, completion, data"),
         ("mode=predikt", 2, "mode 'predikt' is not known; did you mean 'predict'?"),
         ("predict", 2, "segx: predict needs source=..."),
         (

@@ -165,7 +165,11 @@ def test_export_refuses_what_cannot_be(segx: Segx, tiny_model: Path, monkeypatch
     ended = segx("export", f"model={tiny_model}", "format=onnx", "opset=99")
     assert (ended.code, ended.err) == (2, "segx: opset=99 is outside 11..27\n")
     monkeypatch.setenv("SEGX_DISABLE_PLUGINS", "segx-export-openvino")
-    ended = segx("export", f"model={tiny_model}", "format=openvino")
+    get_registry.cache_clear()
+    try:
+        ended = segx("export", f"model={tiny_model}", "format=openvino")
+    finally:
+        get_registry.cache_clear()
     assert ended.code == 5
     assert "segx-export-openvino" in ended.err
 

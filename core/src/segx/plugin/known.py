@@ -126,5 +126,5 @@ FORMATS: dict[str, KnownFormat] = {
 }
 """Format to how it is named on disk, and who writes and runs it."""
 
-PLANNED: frozenset[str] = frozenset({})
+PLANNED: frozenset[str] = frozenset()
 """Distributions that are announced and not released yet."""

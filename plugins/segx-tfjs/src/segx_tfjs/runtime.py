@@ -60,7 +60,7 @@ def problem() -> str:
     except UsageError as error:
         return f"{error.message}; {error.hint}"
     missing = [name for name in (*_FOR_NODE, *FOR_A_PAGE[2:4]) if not (folder / name).is_file()]
-    return f"needs TensorFlow.js, which is not in {folder}; run: {SETUP}" if missing else ""
+    return f"needs TensorFlow.js: {SETUP}" if missing else ""  # "segx tfjs status" says where it would be
 
 
 def for_a_page() -> dict[str, Path] | None:
