@@ -195,6 +195,10 @@ def _exiting() -> None:
     raise typer.Exit(7)
 
 
+def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def commanding(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
     """Makes a plugin declare the command ``greet``."""
@@ -232,6 +236,12 @@ def test_a_plugins_command_may_exit_and_fail(segx: Segx, commanding: Any) -> Non
     ended = segx("greet")
     assert ended.code == 5
     assert "command 'greet' (acme-greet) cannot be loaded: ImportError: no acme" in ended.err
+
+
+def test_a_plugins_command_stops_as_ours_do(segx: Segx, commanding: Any) -> None:
+    commanding(lambda: _interrupted)
+    ended = segx("greet")
+    assert (ended.code, ended.err.splitlines()[-1]) == (130, "segx: stopped")
 
 
 def test_a_plugins_command_is_in_the_help(segx: Segx, commanding: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from segx_cli.output import Output
 
+_STOPPED = 130
+"""Exit code of what was stopped with Ctrl-C."""
+
 
 def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     """Run a command that a plugin declares; ``name=value`` reaches it as ``--name=value``.
@@ -29,7 +32,7 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
         try:
             code = app(dashed(arguments), prog_name=f"segx {name}", standalone_mode=False, obj=output)
         except typer.Exit as ended:
-            return ended.exit_code
+            return _interrupted(ended.exit_code)
         except SystemExit as ended:
             # Click ends the process itself when the reader is gone; main has its own way of ending then.
             if isinstance(ended.__context__, BrokenPipeError):
@@ -37,7 +40,18 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
             if isinstance(ended.code, str):  # what sys.exit("words") means
                 raise SegxError(ended.code) from ended
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return code if isinstance(code, int) else 0
+    return _interrupted(code) if isinstance(code, int) else 0
+
+
+def _interrupted(code: int) -> int:
+    """Return the exit code of a command that has come to its end.
+
+    Raises:
+        KeyboardInterrupt: It was stopped with Ctrl-C, which Typer turns into a code.
+    """
+    if code == _STOPPED:
+        raise KeyboardInterrupt
+    return code
 
 
 def _as_app(declared: typer.Typer | Callable[..., Any]) -> typer.Typer:
