@@ -151,7 +151,7 @@ def test_ctrl_c_leaves_whole_files_and_no_process(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.splitlines()[-2:] == ["segx: stopped", "  the same with resume=true goes on"]
+    assert err.splitlines()[-2:] == ["what is done is kept: the same with resume=true goes on", "segx: stopped"]
     counted = Counter(results.path for results in read(str(tmp_path / "out")))
     assert 12 <= len(counted) < 400
     assert set(counted.values()) == {1}

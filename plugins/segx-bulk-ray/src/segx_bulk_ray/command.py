@@ -94,11 +94,12 @@ def predict(
                 quiet=ctx.obj.quiet,
                 **settings,
             )
-    except KeyboardInterrupt as error:  # Typer would end without a word
-        by_signal = type(error) is not KeyboardInterrupt
-        typer.echo("segx: stopped by SIGTERM" if by_signal else "segx: stopped", err=True)
-        typer.echo("  the same with resume=true goes on", err=True)
-        raise typer.Exit(143 if by_signal else 130) from None
+    except KeyboardInterrupt as error:
+        typer.echo("what is done is kept: the same with resume=true goes on", err=True)
+        if type(error) is KeyboardInterrupt:
+            raise
+        typer.echo("segx: stopped by SIGTERM", err=True)  # which Typer takes for Ctrl-C
+        raise typer.Exit(143) from None
     words = f"{done.output}\n{done.images} images, {done.objects} objects, {done.unreadable} unreadable"
     if done.skipped:
         words += f"; {done.skipped} shards were there already"
