@@ -356,9 +356,13 @@ def test_export_as_people_call_it(model: YOLO, photo: str) -> None:
     assert told == ["onnx", Path(path)]
     exported = YOLO(path, task="segment")
     assert "batch" in exported.metadata.dynamic
-    for count in (1, 3):
-        found = exported([photo] * count, batch=count, **FIND)
+    sizes: list[int] = []
+    exported.add_callback("on_predict_batch_end", lambda predictor: sizes.append(len(predictor.results)))
+    for count, batch, each in ((1, 1, [1]), (3, 3, [3]), (3, None, [2, 1]), (3, 1, [1, 1, 1])):
+        sizes.clear()
+        found = exported([photo] * count, batch=batch, **FIND)
         assert [len(result) for result in found] == [len(model(photo, **FIND)[0])] * count
+        assert sizes == each, "the batch it was made for is that of every call that asks for none"
 
 
 def test_a_fixed_file_called_with_another_size_says_so(
@@ -376,6 +380,14 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
     (found,) = model(photo, **FIND)
     assert type(found) is Results
     assert (type(found.boxes), type(found.masks)) == (Boxes, Masks)
+    dense = torch.from_numpy(np.asarray(found.masks.data))
+    for again in (Masks(dense, found.orig_shape), Masks(dense, orig_shape=found.orig_shape), Masks(dense)):
+        np.testing.assert_array_equal(again.data, found.masks.data)
+    assert len(Masks(dense[0], found.orig_shape)) == 1
+    assert Boxes(torch.tensor([1, 2, 3, 4, 7, 0.9, 0]), found.orig_shape).id.tolist() == [7]
+    for wrong in ({}, {"data": dense, "frame": (1, 1)}, {"orig_shape": (1, 1)}):
+        with pytest.raises(TypeError, match="masks are made of an array"):
+            Masks(**wrong)
     built = Results(
         orig_img=found.orig_img, path=photo, names=model.names, boxes=found.boxes.data, masks=found.masks.data
     )
@@ -387,7 +399,9 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
     ("line", "message"),
     [
         ("from segx.utils.plotting import Annotator", "result.plot"),
-        ("from segx.utils import LOGGER", "segx has no utils"),
+        ("from segx.utils import LOGGER", "segx has no utils but ops"),
+        ("import segx.utils.torch_utils", "segx has no utils but ops"),
+        ("from segx.utils.ops import non_max_suppression", "scale_masks"),
         ("from segx.models.yolo.segment import SegmentationTrainer", "add_callback"),
         ("from segx import SAM", "other families"),
         ("from segx import settings", "run and cache folders"),
@@ -463,6 +477,35 @@ def test_convert_coco(place: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no JSON file"):
         convert_coco(tmp_path, tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_figures_as_tables(model: YOLO, place: Path) -> None:
+    metrics = model.val(data="data.yaml", imgsz=160, plots=False, verbose=False)
+    rows = list(csv.DictReader(metrics.to_csv().splitlines()))
+    assert [row["Class"] for row in rows] == [row["Class"] for row in metrics.summary()]
+    assert float(rows[0]["Mask-mAP50"]) == pytest.approx(metrics.seg.ap50[0], abs=1e-4)
+    assert (metrics.box.nc, len(metrics.maps)) == (6, 6)
+    assert metrics.seg.fitness() == pytest.approx(0.1 * metrics.seg.map50 + 0.9 * metrics.seg.map)
+
+
+def test_helpers_that_libraries_reach_for() -> None:
+    """They import the tool and go through its attributes, or import a module below it."""
+    from segx.utils import ops
+    from segx.utils.ops import scale_masks
+
+    assert segx.utils.ops is ops
+    same = np.eye(8, dtype=np.uint8)[None, None]
+    np.testing.assert_array_equal(scale_masks(same, (8, 8)), same)
+    padded = torch.zeros(1, 1, 16, 16)
+    padded[:, :, 4:12] = 1  # an image twice as wide as high, and its border
+    assert scale_masks(padded, (20, 40)).shape == (1, 1, 20, 40)
+    assert scale_masks(padded, (20, 40)).min() == 1
+    assert scale_masks(padded, (16, 32), padding=False).min() == 0
+    assert scale_masks(np.zeros((1, 0, 16, 16)), (20, 40)).shape == (1, 0, 20, 40)
+    with pytest.raises(ValueError, match="N, C, H, W"):
+        scale_masks(same[0], (8, 8))
+    assert ops.xyxy2xywh([[1, 2, 5, 10]]).tolist() == [[3, 6, 4, 8]]
+    assert ops.xywh2xyxy(torch.tensor([3.0, 6, 4, 8])).tolist() == [1, 2, 5, 10]
 
 
 def test_importing_costs_nothing_more() -> None:

@@ -31,6 +31,10 @@ def __getattr__(name: str) -> object:
         from segx.plugin.hookspecs import hookimpl
 
         return hookimpl
+    if name == "utils":  # libraries reach segx.utils.ops in this way
+        import segx.utils
+
+        return segx.utils
     if name in _ELSEWHERE:  # no AttributeError: ``from segx import SAM`` would not show what it says
         msg = f"segx has no {name}: {_ELSEWHERE[name]}"
         raise ImportError(msg)

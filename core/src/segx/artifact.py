@@ -76,7 +76,7 @@ class ArtifactInfo:
         names: Class number to class name.
         imgsz: Input (height, width) in pixels; for a model that takes any size, the one it was made for.
         stride: Input sides are multiples of this.
-        batch: Images per run; for a dynamic batch, 1.
+        batch: Images per run; of an open batch how many there are where none are asked for.
         dynamic: The axes that take any length.
         outputs: Names of the raw outputs, in the order ``Session.run`` returns them.
         decoding: Numbers that whoever reads the outputs needs besides: of a raw head its strides and bins, of a final

@@ -246,7 +246,7 @@ class YOLO(Handles):
     def _session_for(self, source: Source, options: PredictOptions) -> tuple[Session, int]:
         """Return an open model, and how many images of the source are to go through it side by side."""
         how = options.session()
-        if source.live or not source.holds(_MANY * options.batch):
+        if source.live or not source.holds(_MANY * (options.batch or self.metadata.batch)):
             return self._sessions.get(how, options.backend), 1
         return self._sessions.with_streams(how, options.backend)
 

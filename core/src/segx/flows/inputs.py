@@ -28,7 +28,7 @@ class InputRequest(NamedTuple):
     """Requested input size, batch size and padding."""
 
     imgsz: ImageSize | None
-    batch: int
+    batch: int | None
     rect: bool
 
 
@@ -64,13 +64,14 @@ class InputPlan:
         size = _input_size(info, options, model)
         free = {"height", "width"} <= info.dynamic
         fixed_batch = "batch" not in info.dynamic
-        if fixed_batch and options.batch > info.batch:
+        asked = options.batch or info.batch
+        if fixed_batch and asked > info.batch:
             takes = counted(info.batch, "image")
-            logger.warning("%s takes %s a run: batch=%d has no effect", model, takes, options.batch)
-        batch = info.batch if fixed_batch else options.batch
+            logger.warning("%s takes %s a run: batch=%d has no effect", model, takes, asked)
+        batch = info.batch if fixed_batch else asked
         if session.device == "cpu" and not fixed_batch:
             batch = min(batch, max(1, _CPU_PIXELS * max(1, cores() // 8) // (size[0] * size[1])))
-        check_fits(*size, batch, device=session.device, asked=options.imgsz is not None or options.batch > 1)
+        check_fits(*size, batch, device=session.device, asked=options.imgsz is not None or (options.batch or 1) > 1)
         return cls(
             size=size,
             stride=info.stride,

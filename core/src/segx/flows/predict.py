@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from segx.console import progress
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, allowed_decoding, by, check_head
+from segx.flows.inputs import InputPlan, InputRequest, allowed_decoding, by, check_head
 from segx.flows.runner import STAGES, Runner
 from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
 from segx.options.verbs import DecodeOptions
@@ -94,10 +94,13 @@ def predict(
     check_head(session.info, task, model=model)
     hint = f"segx info model={model} lists them"
     options = options.replace(classes=numbers_of(options.classes, session.info.names, of=model, hint=hint))
+    # A camera's frame is not kept waiting for another because the file was made for more.
+    batch = options.batch or (1 if source.live else None)
+    request = InputRequest(options.imgsz, batch, rect=options.rect)
     runner = Runner(
         session=session,
         task=task,
-        plan=InputPlan.make(session, options, model=model),
+        plan=InputPlan.make(session, request, model=model),
         decoding=allowed_decoding(session.info, task, options.decode(), DecodeOptions(), model=model),
         streams=1 if source.live else streams,
         live=source.live,

@@ -121,8 +121,12 @@ class PredictOptions(InferenceOptions):
     max_det: int = option(300, "most objects per image", ge=1, le=100_000)
     classes: tuple[int | str, ...] | None = option(None, "keep only these classes, by number or name")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
-    batch: int = option(
-        1, "most images per run of the network; a CPU takes fewer when they are large", ge=1, le=MOST_IMAGES
+    batch: int | None = option(
+        None,
+        "most images per run of the network; a CPU takes fewer when they are large; default: the batch that an exported "
+        "file was made for, else 1",
+        ge=1,
+        le=MOST_IMAGES,
     )
     stream: bool = option(False, "return results one by one instead of a list (Python)")
     vid_stride: int = option(1, "take every n-th frame of a video", ge=1, le=1_000_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -140,6 +141,15 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         if dim is not None and self.shape[dim] != 1:
             return self
         return super().squeeze(axis if dim is None else dim)
+
+    def flatten(self, *axis: Any, start_dim: int = 0, end_dim: int = -1, **how: Any) -> Any:
+        """Return a copy with axes made into one: all, or those from ``start_dim`` to ``end_dim``, as ``flatten(1)``."""
+        if (axis and isinstance(axis[0], str)) or how:
+            return super().flatten(*axis, **how)
+        start, end = (*axis, *(start_dim, end_dim)[len(axis) :])
+        sides = self.shape or (1,)
+        start, end = start % len(sides), end % len(sides) + 1
+        return self.reshape(*sides[:start], math.prod(sides[start:end]), *sides[end:]).copy()
 
     def permute(self, *dims: Any) -> Any:
         """Return the array with its axes in another order."""

@@ -40,12 +40,13 @@ class RLE(TypedDict):
     counts: bytes
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, init=False)
 class Masks(OnHost):
     """The masks of the objects in one image.
 
     An empty result is an empty ``Masks``, never None. Made by a task, or by :meth:`from_dense`, :meth:`from_rle`,
-    :meth:`from_polygons` and :meth:`empty`.
+    :meth:`from_polygons` and :meth:`empty`; ``Masks(data, orig_shape)`` is :meth:`from_dense`. One row may come without
+    its axis of one.
 
     Attributes:
         frame: (height, width) in pixels of the frame that the masks lie in.
@@ -62,7 +63,25 @@ class Masks(OnHost):
     orig_shape: tuple[int, int]
     image: tuple[int, int, int, int]
 
-    def __post_init__(self) -> None:
+    def __init__(self, data: ArrayLike | None = None, orig_shape: tuple[int, int] | None = None, **parts: Any) -> None:
+        if data is not None:
+            dense = np.asarray(to_numpy(data))
+            made = Masks.from_dense(dense[None] if dense.ndim == 2 else dense, orig_shape)
+            if parts:
+                msg = f"masks are made of an array or of parts: not of both, as of {', '.join(parts)}"
+                raise TypeError(msg)
+            parts = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+        elif orig_shape is not None:
+            parts["orig_shape"] = orig_shape
+        names = [field.name for field in dataclasses.fields(self)]
+        if parts.keys() != set(names):
+            msg = f"masks are made of an array (N, H, W), or of {', '.join(names)}"
+            raise TypeError(msg)
+        for name in names:
+            object.__setattr__(self, name, parts[name])
+        self._check()
+
+    def _check(self) -> None:
         if self.rects.shape != (len(self.words), 4):
             msg = f"{len(self.words)} bitmaps need rects of shape ({len(self.words)}, 4), not {self.rects.shape}"
             raise ValueError(msg)

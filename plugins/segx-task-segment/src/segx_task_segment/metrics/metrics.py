@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -99,6 +101,15 @@ class IouTypeMetrics:
     def ap_class_index(self) -> NDArray[np.int64]:
         """int64 (K,): the classes that have objects; the order of ``p r f1 ap50 ap all_ap``."""
         return np.flatnonzero(self.objects[:, 0])
+
+    @property
+    def nc(self) -> int:
+        """The number of classes."""
+        return len(self.names)
+
+    def fitness(self) -> float:
+        """Return 0.1 of :attr:`map50` and 0.9 of :attr:`map`: one number to compare models by."""
+        return 0.1 * self.map50 + 0.9 * self.map
 
     @cached_property
     def all_ap(self) -> NDArray[np.float64]:
@@ -402,6 +413,15 @@ class SegmentMetrics:
     def to_json(self, *, decimals: int = 5, indent: int | None = 2) -> str:
         """Return :meth:`to_dict` as JSON."""
         return json.dumps(self.to_dict(decimals=decimals), indent=indent)
+
+    def to_csv(self, *, decimals: int = 5) -> str:
+        """Return :meth:`summary` as CSV, one row for each class."""
+        rows = self.summary(decimals=decimals)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
 
     def to_df(self, *, decimals: int = 5) -> Any:
         """Return :meth:`summary` as a pandas ``DataFrame``, one row for each class.
