@@ -15,8 +15,8 @@ __all__ = ["ops"]
 
 def _refuse() -> NoReturn:
     msg = (
-        "segx has no utils but ops, for the others are private elsewhere too: result.plot() draws, segx.ops computes on "
-        "boxes and polygons (iou, nms, letterbox), supervision has annotators and trackers; see "
+        "segx has no utils but ops, for the others are private elsewhere too: result.plot() draws, segx.ops computes "
+        "on boxes and polygons (iou, nms, letterbox), supervision has annotators and trackers; see "
         "docs/how-to/come-from-ultralytics.md"
     )
     raise ImportError(msg)

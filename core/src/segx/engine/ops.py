@@ -64,5 +64,5 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    msg = f"{name} is not there: {', '.join(__all__)} are; segx.ops computes on boxes and polygons (iou, nms, letterbox)"
+    msg = f"{name} is not there: {', '.join(__all__)} are, and segx.ops computes on boxes and polygons"
     raise ImportError(msg)

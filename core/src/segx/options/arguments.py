@@ -29,7 +29,7 @@ class PredictArguments(TypedDict, total=False):
     max_det: int
     classes: tuple[int | str, ...] | None
     retina_masks: bool
-    batch: int
+    batch: int | None
     vid_stride: int
     stream_buffer: bool
     save: bool

@@ -123,8 +123,8 @@ class PredictOptions(InferenceOptions):
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
     batch: int | None = option(
         None,
-        "most images per run of the network; a CPU takes fewer when they are large; default: the batch that an exported "
-        "file was made for, else 1",
+        "most images per run of the network; a CPU takes fewer when they are large; default: the batch that an "
+        "exported file was made for, else 1",
         ge=1,
         le=MOST_IMAGES,
     )

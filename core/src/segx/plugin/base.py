@@ -158,7 +158,7 @@ def describe(metadata: Mapping[str, Any] | None, path: Path, *, graph: Graph | N
         batch, _, height, width = (length if isinstance(length, int) else None for length in graph.input)
         info = info.replace(
             imgsz=tuple(info.imgsz[i] if side is None else side for i, side in enumerate((height, width))),
-            batch=1 if batch is None else batch,
+            batch=info.batch if batch is None else batch,
             dynamic=frozenset(name for axis, name in INPUT_AXES.items() if not isinstance(graph.input[axis], int)),
         )
     return info.checked(where=str(path))

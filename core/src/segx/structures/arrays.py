@@ -146,7 +146,8 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         """Return a copy with axes made into one: all, or those from ``start_dim`` to ``end_dim``, as ``flatten(1)``."""
         if (axis and isinstance(axis[0], str)) or how:
             return super().flatten(*axis, **how)
-        start, end = (*axis, *(start_dim, end_dim)[len(axis) :])
+        start = axis[0] if axis else start_dim
+        end = axis[1] if len(axis) > 1 else end_dim
         sides = self.shape or (1,)
         start, end = start % len(sides), end % len(sides) + 1
         return self.reshape(*sides[:start], math.prod(sides[start:end]), *sides[end:]).copy()
