@@ -484,6 +484,7 @@ def test_figures_as_tables(model: YOLO, place: Path) -> None:
     rows = list(csv.DictReader(metrics.to_csv().splitlines()))
     assert [row["Class"] for row in rows] == [row["Class"] for row in metrics.summary()]
     assert float(rows[0]["Mask-mAP50"]) == pytest.approx(metrics.seg.ap50[0], abs=1e-4)
+    assert metrics.box.p_curve.shape == metrics.box.r_curve.shape == (len(rows), len(metrics.box.px))
     assert (metrics.box.nc, len(metrics.maps)) == (6, 6)
     assert metrics.seg.fitness() == pytest.approx(0.1 * metrics.seg.map50 + 0.9 * metrics.seg.map)
 

@@ -103,6 +103,21 @@ class IouTypeMetrics:
         return np.flatnonzero(self.objects[:, 0])
 
     @property
+    def p_curve(self) -> NDArray[np.float64]:
+        """:attr:`precision_curve`, by its other name."""
+        return self.precision_curve
+
+    @property
+    def r_curve(self) -> NDArray[np.float64]:
+        """:attr:`recall_curve`, by its other name."""
+        return self.recall_curve
+
+    @property
+    def px(self) -> NDArray[np.float64]:
+        """The scores, 1000, that the curves are drawn over."""
+        return CONFIDENCES
+
+    @property
     def nc(self) -> int:
         """The number of classes."""
         return len(self.names)
