@@ -66,7 +66,10 @@ def device_of(kind: str) -> str | None:
     why = registry.unavailable(registry.exporters.get(kind))
     if why is not None:
         pytest.skip(f"{kind}: {why.reason}")
-    return "cpu" if "cpu" in registry.backend_for(kind).devices else None
+    backends = registry.backends_for(kind)
+    if not backends.usable:
+        pytest.skip(f"{kind}: {'; '.join(problem.message for problem in backends.unavailable)}")
+    return "cpu" if "cpu" in backends.usable[0].devices else None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in EIGHT_BITS])

@@ -158,6 +158,7 @@ LIBRARIES = {name for name, package in PLUGINS.items() if not (package / "plugin
 CLOSED = ("segx.console", "segx.data", "segx.flows", "segx.model")
 """Rooms of core that plugins do not enter."""
 TO_GO = {
+    ("segx_bulk_ray.bulk", "segx.console"),
     ("segx_data_synth.command", "segx.console"),
 }
 

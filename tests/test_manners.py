@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CALLS = """
-import json, logging, os, signal, sys, warnings
+import importlib.util, json, logging, os, signal, sys, warnings
 import cv2, numpy, numpy.testing  # which change variables and filters themselves
 warnings.resetwarnings()  # what the libraries warn of is not the question here
 def state():
@@ -34,6 +34,9 @@ def imports():
 
 YOLO = call("import", imports)
 import lightning_fabric, matplotlib.figure, onnx, onnxscript, torch, torch.onnx  # what these change is theirs
+for name in ("urllib3", "requests"):  # which some of them import when they are first asked for something
+    if importlib.util.find_spec(name):
+        importlib.import_module(name)
 from segx.testing.models import TINY_YOLOV8
 from segx_data_synth.dataset import write_dataset
 from pathlib import Path

@@ -51,6 +51,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def put(distribution: str, code: str, *, version: str = "1.2", head: str = HEAD) -> None:
         package = distribution.replace("-", "_")
+        for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+            monkeypatch.delitem(sys.modules, name)  # the real one of this name, which another test has imported
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
         source = textwrap.dedent(head) + textwrap.dedent(code)

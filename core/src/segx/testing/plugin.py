@@ -52,7 +52,8 @@ _LOADS_ALL = """
             if spec.provider == sys.argv[1] and registry.unavailable(spec) is None:
                 registry.load(spec)
                 for name in [name for entry in spec.requires for name in modules(entry)]:
-                    importlib.import_module(name)
+                    if name not in IN_CHILD:
+                        importlib.import_module(name)
 """
 
 
@@ -61,8 +62,10 @@ class PluginContract(Contract, standard=True):
 
     Attributes:
         distribution: What is installed with pip: ``"segx-export-foo"``.
+        in_child: Modules that it requires and imports only in a process of its own, which it prepares itself.
     """
 
+    in_child: ClassVar[tuple[str, ...]] = ()
     distribution: ClassVar[str]
 
     @pytest.fixture(scope="class")
@@ -166,7 +169,7 @@ class PluginContract(Contract, standard=True):
         What a library does by itself when it is imported is kept from happening in ``prepare`` of the spec.
         """
         code, arguments = work
-        both = textwrap.dedent(_LOADS_ALL) + textwrap.dedent(code)
+        both = f"IN_CHILD = {self.in_child!r}\n" + textwrap.dedent(_LOADS_ALL) + textwrap.dedent(code)
         assert_keeps_to_itself(both, self.distribution, *arguments, folder=tmp_path / "alone")
 
     def test_dependencies_have_lower_bounds(self) -> None:
