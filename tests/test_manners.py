@@ -34,8 +34,8 @@ def imports():
 
 YOLO = call("import", imports)
 import lightning_fabric, matplotlib.figure, onnx, onnxscript, torch, torch.onnx  # what these change is theirs
-for name in ("urllib3", "requests"):  # which some of them import when they are first asked for something
-    if importlib.util.find_spec(name):
+for name in ("urllib3", "requests", "botocore.compat", "botocore.httpsession"):  # which some of them import later
+    if importlib.util.find_spec(name.partition(".")[0]):
         importlib.import_module(name)
 from segx.testing.models import TINY_YOLOV8
 from segx_data_synth.dataset import write_dataset

@@ -38,6 +38,8 @@ _LOADS_ALL = """
     import importlib, pkgutil, sys
     from segx.plugin.registry import get_registry
     from segx.plugin.requirements import modules
+    for name in IN_CHILD:
+        sys.modules[name] = None  # so that it cannot be imported here
     registry = get_registry()
     registry.prepare()
     package = importlib.import_module(sys.argv[1].replace("-", "_"))
