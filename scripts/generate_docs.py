@@ -129,7 +129,8 @@ def formats_page() -> str:
     parts.append(MEASURED_INTRODUCTION.format(images=images))
     for name, model in figures.items():
         settings = model["settings"]
-        parts.append(f"\n### {name}\n\n{settings['machine']}, Python {settings['python']}. {settings.get('note', '')}".rstrip() + "\n\n")
+        told = f"{settings['machine']}, Python {settings['python']}. {settings.get('note', '')}"
+        parts.append(f"\n### {name}\n\n{told.rstrip()}\n\n")
         parts.append(_table(MEASURED, [_measured(row) for row in model["rows"]]) + "\n")
         picture = reference / f"benchmark-{name}.png"
         if picture.exists():

@@ -387,9 +387,7 @@ def test_a_missing_exporter_is_reported_before_the_first_epoch(
     monkeypatch.setenv("SEGX_DISABLE_PLUGINS", "segx-export-openvino")
     get_registry.cache_clear()
     try:
-        with pytest.raises(
-            PluginError, match="segx-export-openvino, which SEGX_DISABLE_PLUGINS leaves out"
-        ):
+        with pytest.raises(PluginError, match="segx-export-openvino, which SEGX_DISABLE_PLUGINS leaves out"):
             YOLO(tiny_yaml).train(data=str(shapes), export="openvino", **QUICK)
     finally:
         get_registry.cache_clear()
