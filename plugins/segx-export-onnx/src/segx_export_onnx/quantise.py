@@ -1,7 +1,7 @@
 """Gives a graph 8-bit weights and activations, as QuantizeLinear and DequantizeLinear pairs (QDQ).
 
 Source: onnxruntime.quantization (ONNX Runtime, MIT), with ranges of the calibration images. Weights are int8 for each
-channel, activations int8, both symmetric, as TensorRT takes them. What follows the last layers with weights (softmax
+channel, activations int8, both symmetric. What follows the last layers with weights (softmax
 over distances, boxes in pixels, scores) stays float32: 8 bits leave steps of several pixels there. So the graph ends in
 what it ended in before.
 
