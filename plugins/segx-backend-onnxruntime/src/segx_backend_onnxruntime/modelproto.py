@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segx.io.files import open_regular
+from segx.io.protobuf import fields, number_of, span_of, text_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    Span = tuple[int, int]
-    """First byte and the byte after the last of an embedded message."""
+    from segx.io.protobuf import Span
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_VARINT_BYTES = 10
 
 FLOAT32, FLOAT16 = 1, 10
 """``TensorProto.DataType`` values of the element types segx feeds."""
@@ -71,12 +69,12 @@ def read_header(path: Path) -> ModelHeader:
 
 def _model(data: mmap.mmap) -> ModelHeader:
     graph, metadata = None, {}
-    for number, value in _fields(data, (0, len(data))):
+    for number, value in fields(data, (0, len(data))):
         match number:
             case 7:
-                graph = _span(value)
+                graph = span_of(value)
             case 14:
-                key, text = _pair(data, _span(value))
+                key, text = _pair(data, span_of(value))
                 metadata[key] = text
     if graph is None:
         raise ValueError("it holds no graph")
@@ -93,25 +91,25 @@ def _graph(data: mmap.mmap, span: Span) -> tuple[list[ValueHeader], list[ValueHe
     inputs: list[ValueHeader] = []
     outputs: list[ValueHeader] = []
     weights: set[str] = set()
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         match number:
             case 5:
-                weights.add(_text_field(data, _span(value), 8))
+                weights.add(_text_field(data, span_of(value), 8))
             case 11:
-                inputs.append(_value(data, _span(value)))
+                inputs.append(_value(data, span_of(value)))
             case 12:
-                outputs.append(_value(data, _span(value)))
+                outputs.append(_value(data, span_of(value)))
     return inputs, outputs, weights
 
 
 def _value(data: mmap.mmap, span: Span) -> ValueHeader:
     name, element = "", 0
     shape: tuple[int | str, ...] = ()
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number == 1:
-            name = _text(data, _span(value))
+            name = text_at(data, span_of(value))
         elif number == 2:
-            element, shape = _type(data, _span(value))
+            element, shape = _type(data, span_of(value))
     return ValueHeader(name=name, element_type=element, shape=shape)
 
 
@@ -119,80 +117,30 @@ def _type(data: mmap.mmap, span: Span) -> tuple[int, tuple[int | str, ...]]:
     """Return element type and shape of a ``TypeProto``; anything but a tensor has neither."""
     element = 0
     shape: list[int | str] = []
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number != 1:
             continue
-        for inner, content in _fields(data, _span(value)):
+        for inner, content in fields(data, span_of(value)):
             if inner == 1:
-                element = _number(content)
+                element = number_of(content)
             elif inner == 2:
-                shape = [_dimension(data, _span(dim)) for key, dim in _fields(data, _span(content)) if key == 1]
+                shape = [_dimension(data, span_of(dim)) for key, dim in fields(data, span_of(content)) if key == 1]
     return element, tuple(shape)
 
 
 def _dimension(data: mmap.mmap, span: Span) -> int | str:
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number == 1:
-            return _number(value)
+            return number_of(value)
         if number == 2:
-            return _text(data, _span(value))
+            return text_at(data, span_of(value))
     return ""
 
 
 def _pair(data: mmap.mmap, span: Span) -> tuple[str, str]:
-    parts = {number: _text(data, _span(value)) for number, value in _fields(data, span) if number in {1, 2}}
+    parts = {number: text_at(data, span_of(value)) for number, value in fields(data, span) if number in {1, 2}}
     return parts.get(1, ""), parts.get(2, "")
 
 
 def _text_field(data: mmap.mmap, span: Span, wanted: int) -> str:
-    return next((_text(data, _span(value)) for number, value in _fields(data, span) if number == wanted), "")
-
-
-def _text(data: mmap.mmap, span: Span) -> str:
-    return data[span[0] : span[1]].decode("utf-8")
-
-
-def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """Yield number and value of each field of a message: an integer, or where the bytes lie."""
-    position, end = span
-    while position < end:
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if number == 0:
-            raise ValueError(f"no field begins at byte {position}")
-        value: int | Span
-        if wire == _VARINT:
-            value, position = _varint(data, position)
-        elif wire == _BYTES:
-            length, position = _varint(data, position)
-            value, position = (position, position + length), position + length
-        elif wire in {_FIXED32, _FIXED64}:
-            width = 4 if wire == _FIXED32 else 8
-            value, position = int.from_bytes(data[position : position + width], "little"), position + width
-        else:
-            raise ValueError(f"byte {position} has wire type {wire}")
-        if position > end:
-            raise ValueError(f"it ends {position - end} bytes early")
-        yield number, value
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = 0
-    for index in range(_MAX_VARINT_BYTES):
-        byte = data[position + index]
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value, position + index + 1
-    raise ValueError(f"the number at byte {position} does not end")
-
-
-def _span(value: int | Span) -> Span:
-    if isinstance(value, int):
-        raise ValueError("a number lies where a message belongs")  # noqa: TRY004 - damage, not a caller's mistake
-    return value
-
-
-def _number(value: int | Span) -> int:
-    if not isinstance(value, int):
-        raise ValueError("a message lies where a number belongs")  # noqa: TRY004 - damage, not a caller's mistake
-    return value
+    return next((text_at(data, span_of(value)) for number, value in fields(data, span) if number == wanted), "")

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segx.io.files import open_regular
+from segx.io.protobuf import fields, span_of, text_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    Span = tuple[int, int]
-    """First byte and the byte after the last of an embedded message."""
+    from segx.io.protobuf import Span
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_VARINT_BYTES = 10
 _UNKNOWN = (1 << 64) - 1
 """-1, as a length that is open is written."""
 
@@ -56,10 +53,10 @@ def read_graph(path: Path) -> Header:
         placeholders: dict[str, tuple[int | None, ...]] = {}
         names: list[str] = []
         read: set[str] = set()
-        for number, value in _fields(data, (0, len(data))):
+        for number, value in fields(data, (0, len(data))):
             if number != 1:
                 continue
-            name, operator, inputs, shape = _node(data, _span(value))
+            name, operator, inputs, shape = _node(data, span_of(value))
             if operator == "Placeholder":
                 placeholders[name] = shape
             elif operator not in {"Const", "NoOp"}:
@@ -79,12 +76,12 @@ def read_saved_model(path: Path) -> Header:
         ValueError: It is empty, cut short, or has no such signature; IndexError likewise.
     """
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for number, value in _fields(data, (0, len(data))):
+        for number, value in fields(data, (0, len(data))):
             if number != 2:
                 continue
-            for inner, entry in _fields(data, _span(value)):
+            for inner, entry in fields(data, span_of(value)):
                 if inner == 5:
-                    name, signature = _entry(data, _span(entry))
+                    name, signature = _entry(data, span_of(entry))
                     if name == SIGNATURE:
                         return _signature(data, signature)
     raise ValueError(f"it has no signature {SIGNATURE}")
@@ -93,13 +90,13 @@ def read_saved_model(path: Path) -> Header:
 def _signature(data: mmap.mmap, span: Span) -> Header:
     inputs: dict[str, tuple[int | None, ...]] = {}
     outputs: list[str] = []
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number == 1:
-            name, tensor = _entry(data, _span(value))
-            shapes = [_shape(data, _span(item)) for field, item in _fields(data, tensor) if field == 3]
+            name, tensor = _entry(data, span_of(value))
+            shapes = [_shape(data, span_of(item)) for field, item in fields(data, tensor) if field == 3]
             inputs[name] = shapes[0] if shapes else ()
         elif number == 2:
-            outputs.append(_entry(data, _span(value))[0])
+            outputs.append(_entry(data, span_of(value))[0])
     if len(inputs) != 1:
         raise ValueError(f"its signature has {len(inputs)} inputs ({', '.join(inputs) or 'none'}), not one")
     ((name, shape),) = inputs.items()
@@ -110,29 +107,29 @@ def _node(data: mmap.mmap, span: Span) -> tuple[str, str, list[str], tuple[int |
     name = operator = ""
     inputs: list[str] = []
     shape: tuple[int | None, ...] = ()
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         match number:
             case 1:
-                name = _text(data, _span(value))
+                name = text_at(data, span_of(value))
             case 2:
-                operator = _text(data, _span(value))
+                operator = text_at(data, span_of(value))
             case 3:
-                inputs.append(_text(data, _span(value)))
+                inputs.append(text_at(data, span_of(value)))
             case 5 if operator == "Placeholder":
-                key, attribute = _entry(data, _span(value))
+                key, attribute = _entry(data, span_of(value))
                 if key == "shape":
                     shape = next(
-                        (_shape(data, _span(item)) for field, item in _fields(data, attribute) if field == 7), ()
+                        (_shape(data, span_of(item)) for field, item in fields(data, attribute) if field == 7), ()
                     )
     return name, operator, inputs, shape
 
 
 def _shape(data: mmap.mmap, span: Span) -> tuple[int | None, ...]:
-    return tuple(_length(data, _span(value)) for number, value in _fields(data, span) if number == 2)
+    return tuple(_length(data, span_of(value)) for number, value in fields(data, span) if number == 2)
 
 
 def _length(data: mmap.mmap, span: Span) -> int | None:
-    size = next((value for number, value in _fields(data, span) if number == 1), 0)
+    size = next((value for number, value in fields(data, span) if number == 1), 0)
     if not isinstance(size, int):
         raise ValueError("a message lies where a length belongs")  # noqa: TRY004 - damage, not a caller's mistake
     return None if size == _UNKNOWN else size
@@ -141,53 +138,9 @@ def _length(data: mmap.mmap, span: Span) -> int | None:
 def _entry(data: mmap.mmap, span: Span) -> tuple[str, Span]:
     """Return key and value of an entry of a map."""
     key, value = "", (span[1], span[1])
-    for number, content in _fields(data, span):
+    for number, content in fields(data, span):
         if number == 1:
-            key = _text(data, _span(content))
+            key = text_at(data, span_of(content))
         elif number == 2:
-            value = _span(content)
+            value = span_of(content)
     return key, value
-
-
-def _text(data: mmap.mmap, span: Span) -> str:
-    return data[span[0] : span[1]].decode("utf-8")
-
-
-def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """Yield number and value of each field of a message: an integer, or where the bytes lie."""
-    position, end = span
-    while position < end:
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if number == 0:
-            raise ValueError(f"no field begins at byte {position}")
-        value: int | Span
-        if wire == _VARINT:
-            value, position = _varint(data, position)
-        elif wire == _BYTES:
-            length, position = _varint(data, position)
-            value, position = (position, position + length), position + length
-        elif wire in {_FIXED32, _FIXED64}:
-            width = 4 if wire == _FIXED32 else 8
-            value, position = int.from_bytes(data[position : position + width], "little"), position + width
-        else:
-            raise ValueError(f"byte {position} has wire type {wire}")
-        if position > end:
-            raise ValueError(f"it ends {position - end} bytes early")
-        yield number, value
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = 0
-    for index in range(_MAX_VARINT_BYTES):
-        byte = data[position + index]
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value, position + index + 1
-    raise ValueError(f"the number at byte {position} does not end")
-
-
-def _span(value: int | Span) -> Span:
-    if isinstance(value, int):
-        raise ValueError("a number lies where a message belongs")  # noqa: TRY004 - damage, not a caller's mistake
-    return value
