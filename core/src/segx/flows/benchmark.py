@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from segx.errors import ModelError, SegxError, UsageError
 from segx.flows.benchmark_rows import Benchmark, BenchmarkRow
-from segx.flows.verify import some_of
+from segx.flows.calibration import spread
 from segx.io.files import write_text
 from segx.options.verbs import PRECISION_OPTIONS, BenchmarkOptions, PredictOptions, ValOptions
 from segx.plugin.known import FORMATS
@@ -144,7 +144,7 @@ def _data(
         str(data), (options.split,), images=options.images, registry=registry, fetch=options.data is not None
     )
     (split,) = opened.splits.values()
-    paths = some_of(list(split.dataset.paths()), options.most)
+    paths = spread(list(split.dataset.paths()), options.most)
     return split.dataset, [SourceImage(image=read_image(path), path=str(path)) for path in paths]
 
 
@@ -243,7 +243,7 @@ class _Bench:
             precision=precision,
             backend=backend.name,
             path=artifact.path,
-            bytes=_size(artifact.path),
+            bytes=artifact.size,
             metrics=metrics,
             latency=latency,
             network=network,
@@ -328,11 +328,6 @@ def _to_nobody(_event: str, **_facts: Any) -> None:
 
 def _said(error: SegxError) -> str:
     return " ".join(f"{error.message}; {error.hint}".split()) if error.hint else " ".join(error.message.split())
-
-
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
-    return sum(item.stat().st_size for item in files)
 
 
 def _write(result: Benchmark, title: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from segx.artifact import ArtifactInfo
-    from segx.options.verbs import ExportOptions
+    from segx.options.verbs import ExportOptions, VerifyOptions
     from segx.plugin.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -41,17 +41,17 @@ def open_calibration(
         DataError: The data set that the options name is not there.
     """
     data = getattr(options, "data", None)
-    paths = _paths(str(data), options, registry) if data else _remembered(info, options, registry)
+    paths = paths_of(str(data), options, registry) if data else _remembered(info, options, registry)
     held_back: list[Path] = []
     if paths:
         share = int(len(paths) * getattr(options, "fraction", 1.0))
         if not share:
             raise UsageError(f"fraction={options.fraction}: none of {counted(len(paths), 'image')} is left")  # type: ignore[attr-defined]
-        held_back = _spread(paths, min(_PROVEN, len(paths) // _PROVEN)) if options.verify else []
+        held_back = spread(paths, min(_PROVEN, len(paths) // _PROVEN)) if options.verify else []
         proving = set(held_back)
         paths = [path for path in paths if path not in proving]
         count = min(count, share, len(paths))
-        paths = _spread(paths, count)
+        paths = spread(paths, count)
         if count < _FEW:
             logger.warning("calibrated on %s only: %d or more are better", counted(count, "image"), _FEW)
     else:
@@ -81,10 +81,10 @@ def images_to_prove_on(options: ExportOptions, registry: Registry) -> list[Path]
         DataError: It is not there.
     """
     data = getattr(options, "data", None)
-    return _spread(_paths(str(data), options, registry), _PROVEN) if data and options.verify else []
+    return spread(paths_of(str(data), options, registry), _PROVEN) if data and options.verify else []
 
 
-def _spread(paths: Sequence[Path], count: int) -> list[Path]:
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
     """Return some of the paths, evenly spread; all of them where there are no more."""
     count = min(count, len(paths))
     return [paths[index * len(paths) // count] for index in range(count)]
@@ -96,13 +96,18 @@ def _remembered(info: ArtifactInfo, options: ExportOptions, registry: Registry) 
     if not isinstance(data, str) or not Path(data).exists():  # what only a file names is not fetched
         return []
     try:
-        return _paths(data, options, registry)
+        return paths_of(data, options, registry)
     except DataError as error:
         logger.warning("%s, which the model remembers, cannot be read: %s", data, error.message)
         return []
 
 
-def _paths(data: str, options: ExportOptions, registry: Registry) -> list[Path]:
+def paths_of(data: str, options: ExportOptions | VerifyOptions, registry: Registry) -> list[Path]:
+    """Return the images of a data set, of the split and from the folder that the options name.
+
+    Raises:
+        DataError: It is not there.
+    """
     split = getattr(options, "split", "train")
     images = getattr(options, "images", None)
     (opened,) = open_splits(data, (split,), images=images, registry=registry).splits.values()

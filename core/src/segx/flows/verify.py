@@ -12,7 +12,6 @@ from segx.plugin.specs import Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from segx.flows.parity import Proof
     from segx.options.verbs import VerifyOptions
@@ -66,21 +65,12 @@ def images_of(options: VerifyOptions, registry: Registry) -> list[SourceImage]:
     """
     if not options.data:
         return []
-    from segx.data.splits import open_splits
+    from segx.flows.calibration import paths_of, spread
     from segx.io.images import read_image
     from segx.structures.batch import SourceImage
 
-    (opened_split,) = open_splits(
-        options.data, (options.split,), images=options.images, registry=registry
-    ).splits.values()
-    paths = some_of(list(opened_split.dataset.paths()), options.most)
+    paths = spread(paths_of(options.data, options, registry), options.most)
     return [SourceImage(image=read_image(path), path=str(path)) for path in paths]
-
-
-def some_of(paths: Sequence[Path], most: int) -> list[Path]:
-    """Return at most so many of the paths, spread evenly over all."""
-    count = min(most, len(paths))
-    return [paths[index * len(paths) // count] for index in range(count)]
 
 
 def opened(
