@@ -164,6 +164,12 @@ def describe(metadata: Mapping[str, Any] | None, path: Path, *, graph: Graph | N
     return info.checked(where=str(path))
 
 
+def open_shape(info: ArtifactInfo) -> list[int | None]:
+    """Return the lengths of a file's input (N, 3, H, W), None for those that are open."""
+    lengths = (info.batch, 3, *info.imgsz)
+    return [None if INPUT_AXES.get(axis) in info.dynamic else length for axis, length in enumerate(lengths)]
+
+
 class FormatBackend(ABC):
     """Opens files of one or more formats: :class:`segx.plugin.interfaces.Backend`.
 

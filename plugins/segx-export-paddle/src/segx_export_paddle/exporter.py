@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segx.plugin.base import INPUT_AXES, FormatExporter
+from segx.plugin.base import FormatExporter, open_shape
 from segx.runtime import child
 from segx_export_paddle.options import PaddleOptions
 
@@ -26,8 +26,5 @@ class PaddleExporter(FormatExporter[PaddleOptions]):
 
     def _export(self, source: Any, job: ExportJob, options: PaddleOptions) -> None:  # noqa: ARG002 - the info has them
         job.destination.mkdir(parents=True, exist_ok=True)
-        lengths = dict(enumerate((job.info.batch, 3, *job.info.imgsz)))
-        open_axes = {axis for axis, name in INPUT_AXES.items() if name in job.info.dynamic}
-        shape = [None if axis in open_axes else length for axis, length in lengths.items()]
-        arguments = {"source": str(source.path), "target": str(job.destination), "shape": shape}
+        arguments = {"source": str(source.path), "target": str(job.destination), "shape": open_shape(job.info)}
         child.call("segx_export_paddle.translation:convert", arguments, what="Paddle", notify=job.notify)

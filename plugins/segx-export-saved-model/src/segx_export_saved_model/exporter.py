@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx.errors import UsageError
-from segx.plugin.base import FormatExporter
+from segx.plugin.base import FormatExporter, open_shape
 from segx.runtime import child
 from segx_export_saved_model.options import SavedModelOptions
-from segx_tensorflow.quiet import open_shape
 
 if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segx.plugin.base import FormatExporter
+from segx.plugin.base import FormatExporter, open_shape
 from segx.runtime import child
 from segx_export_tfjs.options import TfjsOptions
-from segx_tensorflow.quiet import open_shape
 from segx_tfjs.runtime import LICENCE, for_a_page
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from segx.errors import UsageError
-from segx.plugin.base import FormatExporter
+from segx.plugin.base import FormatExporter, open_shape
 from segx.runtime import child
 from segx_export_tflite.options import TfliteOptions
-from segx_tensorflow.quiet import open_shape
 
 if TYPE_CHECKING:
     from pathlib import Path
