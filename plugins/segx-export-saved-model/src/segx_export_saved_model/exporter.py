@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segx.errors import UsageError
-from segx.plugin.base import FormatExporter, open_shape
-from segx.runtime import child
+from segx.plugin.base import FormatExporter
 from segx_export_saved_model.options import SavedModelOptions
+from segx_tensorflow.apart import convert
 
 if TYPE_CHECKING:
     from segx.artifact import Artifact, ArtifactInfo
@@ -28,16 +28,4 @@ class SavedModelExporter(FormatExporter[SavedModelOptions]):
             raise UsageError(msg, hint="leave one of them out")
 
     def _export(self, source: Artifact, job: ExportJob, options: SavedModelOptions) -> ArtifactInfo:
-        made = child.call(
-            "segx_tensorflow.convert:saved_model",
-            {
-                "source": source.path,
-                "shape": open_shape(job.info),
-                "destination": job.destination,
-                "keras": options.keras,
-            },
-            what="TensorFlow",
-            prepare="segx_tensorflow.quiet:prepare",
-            notify=job.notify,
-        )
-        return job.info.replace(versions={**job.info.versions, **made["versions"]}, outputs=tuple(made["outputs"]))
+        return convert("convert:saved_model", source, job, keras=options.keras)

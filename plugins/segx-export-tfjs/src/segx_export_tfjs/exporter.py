@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segx.plugin.base import FormatExporter, open_shape
-from segx.runtime import child
+from segx.plugin.base import FormatExporter
 from segx_export_tfjs.options import TfjsOptions
+from segx_tensorflow.apart import convert
 from segx_tfjs.runtime import LICENCE, for_a_page
 
 if TYPE_CHECKING:
@@ -31,23 +31,17 @@ class TfjsExporter(FormatExporter[TfjsOptions]):
 
     def _export(self, source: Artifact, job: ExportJob, options: TfjsOptions) -> ArtifactInfo:
         job.destination.mkdir(parents=True, exist_ok=True)
-        made: dict[str, Any] = child.call(
-            "segx_tensorflow.web_model:web_model",
-            {
-                "source": source.path,
-                "shape": open_shape(job.info),
-                "destination": job.destination,
-                "scratch": job.scratch,
-                "precision": options.precision,
-                "about": {"names": list(job.info.names.items()), "variant": job.info.variant, "head": job.info.head},
-            },
-            what="TensorFlow",
-            prepare="segx_tensorflow.quiet:prepare",
-            notify=job.notify,
+        made = convert(
+            "web_model:web_model",
+            source,
+            job,
+            scratch=job.scratch,
+            precision=options.precision,
+            about={"names": list(job.info.names.items()), "variant": job.info.variant, "head": job.info.head},
         )
         if job.info.head == _DECODED:
             write_page(job.destination)
-        return job.info.replace(versions={**job.info.versions, **made["versions"]}, outputs=tuple(made["outputs"]))
+        return made
 
 
 def write_page(folder: Path) -> bool:

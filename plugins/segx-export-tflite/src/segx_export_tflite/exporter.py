@@ -8,13 +8,12 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from segx.errors import UsageError
-from segx.plugin.base import FormatExporter, open_shape
-from segx.runtime import child
+from segx.plugin.base import FormatExporter
 from segx_export_tflite.options import TfliteOptions
+from segx_tensorflow.apart import convert
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
     from segx.artifact import Artifact, ArtifactInfo
     from segx.plugin.jobs import ExportJob
@@ -37,26 +36,16 @@ class TfliteExporter(FormatExporter[TfliteOptions]):
             raise UsageError(msg, hint="int8=True, or leave it out")
 
     def _export(self, source: Artifact, job: ExportJob, options: TfliteOptions) -> ArtifactInfo:
-        made: dict[str, Any] = child.call(
-            "segx_tensorflow.convert:tflite",
-            {
-                "source": source.path,
-                "shape": open_shape(job.info),
-                "destination": job.destination,
-                "scratch": job.scratch,
-                "precision": options.precision,
-                "raw": options.int8,
-                "values": options.values,
-                "images": job.images.to_dict() if job.images is not None else None,
-            },
+        return convert(
+            "convert:tflite",
+            source,
+            job,
             what="TensorFlow Lite's converter",
-            prepare="segx_tensorflow.quiet:prepare",
-            notify=job.notify,
-        )
-        return job.info.replace(
-            versions={**job.info.versions, **made["versions"]},
-            outputs=tuple(made["outputs"]),
-            decoding=made.get("decoding", job.info.decoding),
+            scratch=job.scratch,
+            precision=options.precision,
+            raw=options.int8,
+            values=options.values,
+            images=job.images.to_dict() if job.images is not None else None,
         )
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
