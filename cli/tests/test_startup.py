@@ -77,9 +77,7 @@ def test_predicting_an_image_imports_only_what_it_needs(tiny_onnx: Path, photos:
     assert ended.returncode == 0, ended.stderr
     modules = ended.stdout.rstrip().rpartition("\n")[2].split()
     assert not ONLY_FOR_OTHERS & set(modules)
-    declared = re.compile(
-        r"segx_\w+(\.plugin|\.options)?"
-    )  # of any distribution
+    declared = re.compile(r"segx_\w+(\.plugin|\.options)?")  # of any distribution
     assert len([name for name in modules if not declared.fullmatch(name)]) <= 376
 
 

@@ -36,7 +36,7 @@ class EveryFormat:
 
 def own_options(options: type[ExportOptions]) -> tuple[OptionInfo, ...]:
     """Return the options a format has besides those every format has."""
-    shared = {info.name for info in ExportOptions.describe()}
+    shared = ExportOptions.names()
     return tuple(info for info in options.describe() if info.name not in shared)
 
 

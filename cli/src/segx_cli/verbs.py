@@ -96,7 +96,7 @@ def _check(command: Command, task: str | None, values: dict[str, Any]) -> Call:
 def _options(command: Command, arguments: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
     """Return the checked options; one that goes only with other arguments is told so."""
     kind = command.options_type(arguments)
-    taken = {info.name for info in kind.describe()}
+    taken = kind.names()
     for info in command.known_options():
         if info.name in values and info.name not in taken:
             raise UsageError(f"option {info.name!r} does not go with {_words(arguments)}: {info.group}")

@@ -128,7 +128,7 @@ class State:
     options: ClassVar[type[Options]]
 
     def __init__(self, run: Run) -> None:
-        unset: dict[str, Any] = dict.fromkeys(info.name for info in self.options.describe())
+        unset: dict[str, Any] = dict.fromkeys(self.options.names())
         self.args = SimpleNamespace(**{**unset, **run.options, "model": run.model, "mode": run.mode})
         self.save_dir: Path | None = run.folder
 

@@ -41,7 +41,7 @@ _ELSEWHERE = {
 
 @functools.cache
 def _option_names() -> frozenset[str]:
-    return frozenset(info.name for verb in _VERBS for info in verb.describe())
+    return frozenset().union(*(verb.names() for verb in _VERBS))
 
 
 def _of_file(cfg: Any) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Handles:
             given: What the call is given.
             placed: It runs where :meth:`to` says.
         """
-        others = _option_names() - {info.name for info in kind.describe()}
+        others = _option_names() - kind.names()
         before = {**self.overrides, **_of_file(given.get("cfg"))}
         overrides = {name: value for name, value in before.items() if name not in others}
         return {**(self._defaults if placed else {}), **overrides, **given}

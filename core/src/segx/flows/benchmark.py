@@ -218,7 +218,7 @@ class _Bench:
 
         models = self.folder / "models"
         models.mkdir(exist_ok=True)
-        known = {info.name for info in self.registry.export_options(row.format).describe()}
+        known = self.registry.export_options(row.format).names()
         option = next((option for option, word in PRECISION_OPTIONS.items() if word == row.precision), "")
         given: dict[str, Any] = {"output": models, "imgsz": self.options.imgsz}
         if option in known:

@@ -368,7 +368,7 @@ def chosen_options(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] |
     chosen = options if isinstance(options, kind) else kind.parse(given)
     if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in PRECISION_OPTIONS):
         return chosen
-    known = {field.name for field in dataclasses.fields(chosen)}
+    known = chosen.names()
     meant = {option: True for option, word in PRECISION_OPTIONS.items() if word == last.precisions[0]}
     return chosen.replace(**meant) if known.issuperset(meant) else chosen
 
@@ -384,7 +384,7 @@ def _still_to_do(chosen: ExportOptions, chain: tuple[ExporterSpec, ...], name: s
         UsageError: One of those was given.
     """
     kind = _options_of(chain)
-    known, plain = {field.name for field in dataclasses.fields(kind)}, type(chosen)().as_dict()
+    known, plain = kind.names(), type(chosen)().as_dict()
     for option, value in chosen.as_dict().items():
         if option not in known and value != plain[option]:
             raise UsageError(f"{option}={value}: {name} is finished, that is settled in it", hint="leave it out")
@@ -525,7 +525,7 @@ def _as_its_source(
     Raises:
         UsageError: An option says otherwise, or the format cannot be what the graph is.
     """
-    known = {field.name for field in dataclasses.fields(chosen)}
+    known = chosen.names()
     changes: dict[str, Any] = {}
     again = "leave it out, or export from the .pt it was made from"
     open_ = {"height", "width"} <= info.dynamic
@@ -590,7 +590,7 @@ def options_on_the_way(
         chosen: The options of the last one.
         demanded: What the format that is made from it demands.
     """
-    known = {field.name for field in dataclasses.fields(spec.options)} - set(PRECISION_OPTIONS)
+    known = spec.options.names() - set(PRECISION_OPTIONS)
     shared = {name: value for name, value in chosen.as_dict().items() if name in known}
     return spec.options.parse({**shared, **(demanded or {})})
 

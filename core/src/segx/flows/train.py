@@ -151,7 +151,7 @@ def resumed(options: Mapping[str, Any], path: Path, info: ArtifactInfo) -> Train
     began = info.settings.get(REMEMBERED)
     if not isinstance(began, dict):
         raise ModelError(f"{path} does not come from a run that could go on", hint=f"begin one: model={path}")
-    known = {info.name for info in TrainOptions.describe()}
+    known = TrainOptions.names()
     own = run_folder(path)
     elsewhere = [name for name in _PLACE if name in options] if own else []
     if elsewhere:

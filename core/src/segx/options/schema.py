@@ -90,7 +90,7 @@ class Options:
     """Heading to the names listed under it, for help and documentation; what is in no group is listed first."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class can be hashed
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             try:
@@ -117,7 +117,7 @@ class Options:
         Raises:
             UsageError: A name is unknown, or a value is of the wrong type or out of range.
         """
-        known = {item.name for item in dataclasses.fields(cls)}
+        known = cls.names()
         unknown = [name for name in values if name not in known]
         if unknown := cls.unknown({name: values[name] for name in unknown}):
             raise WrongTypeError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
@@ -140,9 +140,14 @@ class Options:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     @classmethod
+    def names(cls) -> set[str]:
+        """Return the names of all options."""
+        return {item.name for item in dataclasses.fields(cls)}
+
+    @classmethod
     def describe(cls) -> tuple[OptionInfo, ...]:
         """Return what there is to say of each option."""
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # as above
         headings = {name: heading for heading, names in cls.groups.items() for name in names}
         return tuple(
             OptionInfo(
@@ -175,7 +180,7 @@ def merged(first: type[Merged], *others: type[Options], without: Iterable[str] =
 def _merged(kinds: Any, without: frozenset[str]) -> Any:
     """Make the type once: instances are compared by it."""
     first = kinds[0]
-    known = {item.name for item in dataclasses.fields(first)} | without
+    known = first.names() | without
     more: dict[str, tuple[str, Any, Any]] = {}
     for kind in kinds[1:]:
         for item in dataclasses.fields(kind):
@@ -235,6 +240,7 @@ def plain(value: Any, *, depth: int = 2) -> Any:
     return value
 
 
+@functools.cache  # options are made for every call of a verb
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

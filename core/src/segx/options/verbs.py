@@ -149,7 +149,7 @@ class PredictOptions(InferenceOptions):
 
     def decode(self) -> DecodeOptions:
         """Return the part the task needs."""
-        shared = {item.name for item in dataclasses.fields(DecodeOptions)}
+        shared = DecodeOptions.names()
         return DecodeOptions.parse({k: v for k, v in self.as_dict().items() if k in shared})
 
 
@@ -408,7 +408,7 @@ def _in_own_words(kind: type[ExportOptions], values: Mapping[str, Any]) -> Mappi
     if option is None:
         return values  # what changes nothing is taken, anything else refused
     rest = {name: value for name, value in values.items() if name != "quantize"}
-    if option not in {item.name for item in dataclasses.fields(kind)}:
+    if option not in kind.names():
         raise WrongValueError(f"quantize={bits} is {option}=True here, which this format does not have")
     told = plain(rest.pop(option, None))
     told = parse_literal(told) if isinstance(told, str) else told
@@ -483,13 +483,9 @@ class SuppressionOptions(ExportOptions):
     max_det: int = option(300, "with nms: rows per image; those that are not needed are zero", ge=1, le=100_000)
 
 
-_COMMON = frozenset(item.name for item in dataclasses.fields(ExportOptions))
 ON_DEMAND: frozenset[str] = frozenset(
-    item.name
-    for kind in (CalibrationOptions, SuppressionOptions)
-    for item in dataclasses.fields(kind)
-    if item.name not in _COMMON
-) | frozenset(PRECISION_OPTIONS)
+    {*CalibrationOptions.names(), *SuppressionOptions.names(), *PRECISION_OPTIONS} - ExportOptions.names()
+)
 """Options that a format on the way to another one takes only where that other one has them too, or demands them."""
 
 

@@ -83,7 +83,7 @@ class ExporterContract(PluginContract, standard=True):
 
     def _settings(self) -> list[Settings]:
         spec = get_registry().exporters.get(f"{self.name}@{self.distribution}")
-        known = {field.name for field in dataclasses.fields(spec.options)}
+        known = spec.options.names()
         standard: list[Settings] = [{}, {"batch": 2}]
         if wanted_info(spec, tiny_info(dynamic=True), dynamic=True).dynamic:
             standard.append({"dynamic": True})

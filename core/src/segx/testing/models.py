@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -162,7 +161,7 @@ def export_options(spec: ExporterSpec, **wanted: Any) -> ExportOptions:
     """Return a format's options with what it knows of those wanted, in the precision that an export then means."""
     from segx.flows.export import chosen_options
 
-    known = {field.name for field in dataclasses.fields(spec.options)}
+    known = spec.options.names()
     return chosen_options((spec,), {name: value for name, value in wanted.items() if name in known})
 
 
