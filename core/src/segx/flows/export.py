@@ -740,7 +740,7 @@ def _carry_out(job: _Job, run: Run, images: Sequence[SourceImage]) -> ExportResu
         size = made.size  # now, for another export may put its own in the place of this one
         _move(job, made, job.destination)
     if unproven:
-        logger.warning("%s is not verified: %s", job.destination, unproven)
+        logger.warning("%s is not verified: %s", job.destination, " ".join(unproven.split()))  # a log line is one line
     return ExportResult(
         Artifact(path=job.destination, format=job.spec.name),
         info=info,
