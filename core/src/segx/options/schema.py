@@ -277,11 +277,6 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     return converted
 
 
-def _is_boolean(value: str, kind: Any) -> bool:
-    """Return True if a text means True or False: for an option that takes either that or a text."""
-    return bool in _alternatives(kind) and value.strip().lower() in {"true", "false"}
-
-
 def _lists_texts(kind: Any) -> bool:
     return any(
         typing.get_origin(part) is tuple and str in _alternatives(typing.get_args(part)[0])
