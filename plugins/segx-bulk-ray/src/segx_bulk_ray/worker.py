@@ -76,7 +76,7 @@ def do_shard(batch: pa.Table, *, work: Work) -> pa.Table:
 def _rows(shard: Shard, work: Work) -> Iterator[dict[str, Any]]:
     """Yield a row for each image of a shard, in its order."""
     model = _model(work)
-    many = int(work.settings["batch"])
+    many = work.settings.get("batch") or model.metadata.batch
     waiting: list[tuple[str, Image]] = []
     with contextlib.closing(_decoded(shard)) as images:
         for name, image in images:
