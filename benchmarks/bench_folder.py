@@ -7,6 +7,7 @@ figures are medians over the rounds, the ratio that of the medians. The ``.onnx`
 weights, fixed to 640 x 640, and both sides open that file. ``--dense`` also asks each result for its N x H x W array,
 which the incumbent has made anyway and segx makes when asked. Without ``--peer`` (or ``SEGX_BENCH_PEER``), an
 interpreter that has ``ultralytics`` installed, only segx is measured; the peer is called through its public interface.
+On a GPU: ``--device 0 --batch 16 [--half] --kinds pt``; each round then begins with as many images as fill two batches.
 ``--realtime`` (Linux, root) measures both sides at real-time priority, for a machine that others are using.
 """
 
@@ -24,13 +25,13 @@ from pathlib import Path
 MEASURE = """
 import json, os, pathlib, sys, time
 model_path, folder, dense = sys.argv[1], sys.argv[2], sys.argv[3] == "dense"
+how = json.loads(sys.argv[5])
 {prepare}
 if sys.argv[4] == "realtime":  # threads that begin from here on inherit it
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-warm = sorted(pathlib.Path(folder).iterdir())[:4]
-for path in warm:
-    for result in run(str(path)):
-        pass
+warm = [str(path) for path in sorted(pathlib.Path(folder).iterdir())[: max(4, 2 * how.get("batch", 1))]]
+for result in run(warm):
+    pass
 objects = images = area = 0
 begin = time.perf_counter()
 cpu = time.process_time()
@@ -50,14 +51,14 @@ SEGX = """
 from segx import YOLO, __version__ as version
 model = YOLO(model_path)
 def run(source):
-    return model.predict(source, stream=True, verbose=False)
+    return model.predict(source, stream=True, verbose=False, **how)
 """
 
 PEER = """
 from ultralytics import YOLO, __version__ as version
 model = YOLO(model_path, task="segment")
 def run(source):
-    return model.predict(source, retina_masks=True, save=False, stream=True, verbose=False)
+    return model.predict(source, retina_masks=True, save=False, stream=True, verbose=False, **how)
 """
 
 
@@ -86,15 +87,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--realtime", action="store_true")
+    parser.add_argument("--device")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--half", action="store_true")
+    parser.add_argument("--kinds", default="pt,onnx")
     arguments = parser.parse_args()
-    requests = ("dense" if arguments.dense else "packed", "realtime" if arguments.realtime else "usual")
+    how = {"device": arguments.device, "batch": arguments.batch, "half": arguments.half or None}
+    requests = (
+        "dense" if arguments.dense else "packed",
+        "realtime" if arguments.realtime else "usual",
+        json.dumps({name: value for name, value in how.items() if value is not None}),
+    )
     sides = {"segx": (sys.executable, SEGX)}
     if arguments.peer:
         sides["peer"] = (arguments.peer, PEER)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.pt"
         weights.write_bytes(arguments.weights.read_bytes())
-        models = {".pt": weights, ".onnx": export(weights, Path(folder))}
+        models = {".pt": weights}
+        if "onnx" in arguments.kinds.split(","):
+            models[".onnx"] = export(weights, Path(folder))
         for kind, model in models.items():
             runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
             for _ in range(arguments.rounds):

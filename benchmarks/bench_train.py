@@ -56,7 +56,7 @@ else:
                 ends.append(time.perf_counter())
     get_registry().manager.register(Listener())
     model = YOLO(settings["model"])
-    model.train(**common, **settings["recipe"], device="cpu", project=settings["folder"], name="segx")
+    model.train(**common, **settings["recipe"], device=settings["device"], project=settings["folder"], name="segx")
     print(json.dumps({"version": version, "ends": ends}))
 """
 
@@ -87,7 +87,7 @@ if settings["what"] == "pipeline":
     model.add_callback("on_train_start", pipeline)
 try:
     model.train(data=settings["data"], imgsz=settings["imgsz"], batch=settings["batch"], workers=settings["workers"],
-        device="cpu", project=settings["folder"], name="peer", verbose=False, **settings["recipe"])
+        device=settings["device"], project=settings["folder"], name="peer", verbose=False, **settings["recipe"])
 except Done:
     pass
 print(json.dumps({"version": version, **marks}))
@@ -111,7 +111,8 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
     """Run both sides in turns and say how they stand."""
     settings = {
         "what": given.what, "data": str(data), "model": str(given.model), "imgsz": given.imgsz, "batch": given.batch,
-        "workers": given.workers, "threads": given.threads, "recipe": RECIPE,
+        "workers": given.workers, "threads": given.threads, "device": given.device,
+        "recipe": {**RECIPE, "epochs": given.epochs, "amp": given.amp},
     }  # fmt: skip
     sides = {"segx": (sys.executable, SEGX)} | ({"peer": (given.peer, PEER)} if given.peer else {})
     results: dict[str, list[dict]] = {name: [] for name in sides}
@@ -152,6 +153,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=RECIPE["epochs"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--amp", action="store_true", help="half precision where it is safe, on a GPU")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args()
 
