@@ -261,11 +261,10 @@ def compile(given: Mapping[str, str]) -> Found:  # noqa: A001 - the part's name
     import torch
 
     found: Found = {}
-    module = YOLO(given["model"]).model.cuda().eval()
     for batch in (1, 16):
         for name, dtype in (("fp32", torch.float32), ("half", torch.float16)):
             images = torch.rand(batch, 3, 640, 640, device="cuda", dtype=dtype)
-            own = module.to(dtype)
+            own = YOLO(given["model"]).model.cuda().eval().to(dtype)
             with torch.inference_mode():
                 found[f"{name} x{batch}"] = _milliseconds(lambda own=own, images=images: own(images))
                 begun = time.perf_counter()
