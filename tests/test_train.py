@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -12,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -837,6 +839,49 @@ def test_two_processes_speak_write_and_go_on_as_one(shapes: Path, tiny_yaml: Pat
         received = list(Path("shared", name).glob("events.out.tfevents.*"))
         assert len(received) == 1, "the hooks are heard, by one"
         assert b"metrics/mAP50-95(M)" in received[0].read_bytes()
+
+
+NODES = 2
+
+
+@pytest.mark.slow
+def test_two_machines_are_as_one_with_two_processes(shapes: Path, tiny_yaml: Path, place: Path) -> None:
+    """Two launchers on loopback, as two machines have them, and a job of Slurm as it looks to them."""
+    options = {name: value for name, value in QUICK.items() if name != "device"} | {"accelerator": "cpu"}
+    train = ["-m", "segx_cli", "segment", "train", *words({"data": shapes, "model": tiny_yaml, **options})]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def begin(folder: str, *line: str, **variables: str) -> subprocess.Popen[str]:
+        Path(folder).mkdir()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+        given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": folder}
+        return subprocess.Popen([sys.executable, *line], env=environment, **given)
+
+    def node(rank: int) -> subprocess.Popen[str]:
+        launch = ["-m", "torch.distributed.run", f"--nnodes={NODES}", f"--node-rank={rank}", "--nproc-per-node=1"]
+        where = ["--master-addr=127.0.0.1", f"--master-port={port}"]
+        slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": str(NODES), "SLURM_NODEID": str(rank)}
+        slurm |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0", "SLURM_NODELIST": "node[1-2]"}
+        return begin(f"node{rank}", *launch, *where, *train, **slurm)
+
+    told = []
+    with contextlib.ExitStack() as running:
+        nodes = [running.enter_context(node(rank)) for rank in range(NODES)]
+        for process in nodes:
+            running.callback(process.kill)
+        for process in nodes:
+            told.append(process.communicate(timeout=200))
+            assert process.returncode == 0, told
+    with begin("one", *train, "devices=2") as process:
+        assert process.wait(200) == 0, process.communicate()
+
+    assert "2 processes, cpu" in told[0][1]
+    assert [out for out, _ in told[1:]] == [""]
+    assert list(Path("node1").rglob("*")) == [], "only the first machine writes"
+    (apart,) = Path("node0").rglob("last.pt")
+    (together,) = Path("one").rglob("last.pt")
+    assert same(apart, together)
 
 
 def test_rows_of_different_columns_make_one_table() -> None:

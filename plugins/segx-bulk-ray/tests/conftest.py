@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def room(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def begin(room: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Begins ``segx bulk predict`` of some words; what is left at the end is ended."""
+    """Begins ``segx bulk predict`` of some words; what is left at the end is ended, and its pipes are closed."""
     begun = []
 
     def run(*words: object, **how: Any) -> subprocess.Popen[str]:
@@ -111,11 +112,14 @@ def begin(room: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subpro
 
     yield run
     for process in begun:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-    import shutil
-
+        if process.poll() is None:  # the test failed
+            process.terminate()
+            try:
+                process.communicate(timeout=30)  # read, for a full pipe would keep it
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        with process:  # else the test that runs when they are collected is said to have left them open
+            pass
     shutil.rmtree(room["TMPDIR"], ignore_errors=True)
 
 

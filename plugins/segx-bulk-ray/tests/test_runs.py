@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -107,8 +108,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 ) -> None:
     process = begin(f"model={model}", f"source={many}", "output=out", "shard=4", *SMALL)
     wait_for_parts(tmp_path / "out", 3, process)
-    workers = [number for number, line in running().items() if "do_shard" in line]
-    assert workers
+    while not (workers := [number for number, line in running().items() if "do_shard" in line]):
+        assert process.poll() is None  # between two shards a worker goes by another name
     os.kill(workers[0], signal.SIGKILL)
     assert len(list((tmp_path / "out" / "images").iterdir())) < 100
     out, err = process.communicate(timeout=240)
@@ -194,6 +195,39 @@ def test_a_lost_node_of_a_cluster_loses_nothing(model: Path, many: Path, tmp_pat
     assert int(removed.removeprefix("removed at ")) < 100
     assert "done 400" in told
     assert_each_once(tmp_path / "out", many)
+
+
+TWO_MACHINES = """
+import os, sys
+from ray.cluster_utils import Cluster
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for _ in range(2):
+    nodes.add_node(num_cpus=1, object_store_memory=80 << 20)
+nodes.wait_for_nodes()
+os.environ["RAY_ADDRESS"] = nodes.address
+exec(compile(open(sys.argv.pop(1)).read(), "machines.py", "exec"), {"__name__": "__main__"})
+"""
+
+
+def test_the_script_that_trains_on_a_cluster(tmp_path: Path, room: dict[str, str]) -> None:
+    """What the page on training says for Ray, on two nodes."""
+    from segx.testing.models import TINY_YOLOV8
+    from segx_data_synth.dataset import write_dataset
+
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "distributed.md"
+    (code,) = re.findall(r"^```python\n(import subprocess\n.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "machines.py").write_text(code)
+    (tmp_path / "two.py").write_text(TWO_MACHINES)
+    (tmp_path / "tiny-seg.yaml").write_text(TINY_YOLOV8)
+    data = write_dataset(tmp_path / "shapes", images=8, val_images=2, imgsz=64)
+    words = [f"data={data}", f"model={tmp_path / 'tiny-seg.yaml'}", f"project={tmp_path / 'runs'}"]
+    words += ["epochs=1", "imgsz=64", "batch=4", "workers=1", "plots=false", "accelerator=cpu"]
+    line = [sys.executable, "two.py", "machines.py", "2", "1", *words]
+    environment = {**room, "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs" / "train" / "weights" / "last.pt").is_file()
+    assert "2 processes, cpu" in done.stdout + done.stderr
 
 
 COMPOSED = """

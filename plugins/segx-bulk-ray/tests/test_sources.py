@@ -16,6 +16,7 @@ from segx.io.images import read_image
 from segx_bulk_ray import bulk, cluster, read, worker, write
 from segx_bulk_ray.decoder import Decoder
 from segx_bulk_ray.sources import Shard, divide, fingerprint
+from segx_cli.main import main
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -135,6 +136,39 @@ def test_what_cannot_be_is_refused_before_ray_starts(
     bulk._begun(out, bulk._Plan.make(model, str(few), shard=256, settings={}, workers=None), resume=False)
     with pytest.raises(SegxError, match=said):
         write(model, str(few), out, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("words", "batch"), [((), None), (("batch=3",), 3)])
+def test_the_batch_is_the_model_s_own_unless_it_is_named(
+    words: tuple[str, ...], batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def note(model: str, source: str, output: str, **settings: object) -> bulk.Report:
+        given.update(settings)
+        return bulk.Report(output)
+
+    monkeypatch.setattr(bulk, "write", note)
+    assert main(["bulk", "predict", "model=m.onnx", "source=s", "output=o", *words]) == 0
+    assert given["batch"] == batch
+
+
+def test_a_file_of_a_fixed_batch_is_filled(model: Path, few: Path, tmp_path: Path) -> None:
+    """Shards are given to the network in the batches that its file takes."""
+    fixed = YOLO(model.with_suffix(".pt")).export(
+        "onnx", imgsz=64, batch=3, dynamic=False, verify=False, output=tmp_path / "fixed.onnx"
+    )
+    plan = bulk._Plan.make(fixed.path, str(few), shard=100, settings={"conf": 0.0001, "max_det": 20}, workers=1)
+    given: list[int] = []
+    opened = YOLO(fixed.path)
+    predict = opened.predict
+    opened.predict = lambda images, **settings: given.append(len(images)) or predict(images, **settings)
+    work = worker.Work("", None, "fixed", plan.settings)
+    with pytest.MonkeyPatch.context() as patch, Decoder() as decoder:
+        patch.setattr(worker, "_open", {("fixed", ""): opened})
+        patch.setattr(worker, "_decoder", decoder)
+        rows = worker.do_shard(pa.Table.from_pylist([plan.shards[0].row(0)]), work=work).num_rows
+    assert (rows, given) == (14, [3, 2, 1, 3, 3])  # one that cannot be read ends a batch
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(model: Path, few: Path) -> None:

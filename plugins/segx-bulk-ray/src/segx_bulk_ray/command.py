@@ -50,7 +50,9 @@ def predict(
     shard: Annotated[int, typer.Option(min=1, max=100_000, help="images for each task and file")] = 256,
     resume: Annotated[str, typer.Option(help="go on with a run that was ended")] = "false",
     format: Annotated[str, typer.Option(help="parquet; or coco: a predictions.json too")] = "parquet",  # noqa: A002
-    batch: Annotated[int, typer.Option(min=1, help="images per run of the network")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="per run; default: what the file was made for, else 1")
+    ] = None,
     conf: Annotated[float | None, typer.Option(help="smallest score that counts; default: 0.25")] = None,
     iou: Annotated[float | None, typer.Option(help="of boxes that are one object; default: 0.7")] = None,
     max_det: Annotated[int | None, typer.Option(help="most objects per image; default: 300")] = None,
