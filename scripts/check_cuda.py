@@ -1,6 +1,6 @@
 """Does on an NVIDIA GPU what segx promises of PyTorch, ONNX Runtime and training, and prints what was seen.
 
-    python scripts/check_cuda.py PART... model=yolov8n-seg.pt data=SET.yaml images=FOLDER [onnx=FILE] [json=FILE]
+    python scripts/check_cuda.py PART... model=yolov8n-seg.pt data=SET.yaml images=FOLDER [precisions=fp32,amp] [json=FILE]
 
 Parts: ``predict`` (the same objects and figures as on the CPU, in full and in half precision), ``torchscript``,
 ``onnx`` (with onnxruntime-gpu), ``train`` (losses beside a CPU's, how busy the GPU is), ``resume`` (killed and gone on
@@ -152,7 +152,10 @@ def resume(given: Mapping[str, str]) -> Found:
     import torch
 
     found: Found = {}
-    for name, more in {"fp32": ["amp=false"], "amp": ["amp=true"]}.items():
+    chosen = given.get("precisions", "fp32,amp").split(",")
+    for name, more in [("fp32", ["amp=false"]), ("amp", ["amp=true"])]:
+        if name not in chosen:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             line = [sys.executable, "-m", "segx_cli", "segment", "train", f"model={given['model']}",
                     f"data={given['data']}", "epochs=4", "imgsz=320", "batch=16", "device=0", "deterministic=true",
@@ -160,7 +163,7 @@ def resume(given: Mapping[str, str]) -> Found:
             for run in ("whole", "again"):
                 _call([*line, f"name={run}"])
             _killed([*line, "name=killed"], Path(folder) / "killed" / "results.csv", rows=2)
-            _call([*line[:4], f"resume={folder}/killed/weights/last.pt"])
+            _call([*line[:5], f"resume={folder}/killed/weights/last.pt"])
             weights = {run: YOLO(Path(folder) / run / "weights" / "last.pt").model.state_dict()
                        for run in ("whole", "again", "killed")}  # fmt: skip
 

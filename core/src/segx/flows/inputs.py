@@ -13,7 +13,7 @@ from segx.words import counted
 
 if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo
-    from segx.options.verbs import DecodeOptions, PredictOptions
+    from segx.options.verbs import DecodeOptions
     from segx.plugin.interfaces import Session, Task
     from segx.structures.batch import SourceImage
 
@@ -53,7 +53,7 @@ class InputPlan:
     fixed_batch: bool
 
     @classmethod
-    def make(cls, session: Session, options: PredictOptions | InputRequest, *, model: str) -> InputPlan:
+    def make(cls, session: Session, options: InputRequest, *, model: str) -> InputPlan:
         """Return the plan for an open model and options.
 
         On a CPU, images of a batch that are large enough to fill it go through one after the other: what is found is
@@ -155,7 +155,7 @@ def allowed_decoding(
     return options
 
 
-def _input_size(info: ArtifactInfo, options: PredictOptions | InputRequest, model: str) -> tuple[int, int]:
+def _input_size(info: ArtifactInfo, options: InputRequest, model: str) -> tuple[int, int]:
     """Return the input size that was asked for, in whole strides, or the model's own."""
     if options.imgsz is None:
         return info.imgsz

@@ -96,7 +96,8 @@ def predict(
     options = options.replace(classes=numbers_of(options.classes, session.info.names, of=model, hint=hint))
     # A camera's frame is not kept waiting for another because the file was made for more.
     batch = options.batch or (1 if source.live else None)
-    request = InputRequest(options.imgsz, batch, rect=options.rect)
+    rect = options.rect if options.rect is not None else session.device == "cpu" or source.live
+    request = InputRequest(options.imgsz, batch, rect=rect)
     runner = Runner(
         session=session,
         task=task,
@@ -185,7 +186,7 @@ class _Prediction:
         if shape not in self.reported_shapes:
             self.reported_shapes.add(shape)
             plan, first = self.runner.plan, batch.sources[0]
-            logger.info("%s", plan.note(self.runner.task, first, shape, asked_rect=self.options.rect))
+            logger.info("%s", plan.note(self.runner.task, first, shape, asked_rect=self.options.rect is not False))
         sources = (replace(source, stem=self.writers.claim(source)) for source in batch.sources)
         return replace(batch, sources=tuple(sources))
 

@@ -93,7 +93,6 @@ class InferenceOptions(VerbOptions, RuntimeOptions, RunFolderOptions):
     conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
     iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
     agnostic_nms: bool = option(False, "suppress overlapping boxes across classes")
-    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
     backend: str | None = option(None, "runtime to use, by name; default: the best installed for the format")
     save_txt: bool = option(False, "write one text file of polygons per image")
     save_conf: bool = option(False, "add scores to the text files")
@@ -121,6 +120,11 @@ class PredictOptions(InferenceOptions):
     max_det: int = option(300, "most objects per image", ge=1, le=100_000)
     classes: tuple[int | str, ...] | None = option(None, "keep only these classes, by number or name")
     retina_masks: bool = option(True, "masks at the resolution of the original image; False: of the network input")
+    rect: bool | None = option(
+        None,
+        "pad only to the stride where the model takes any size; False: always square; default: True on a CPU and for "
+        "cameras; a GPU takes longer for each new shape than for all the padding",
+    )
     batch: int | None = option(
         None,
         "most images per run of the network; a CPU takes fewer when they are large; default: the batch that an "
@@ -175,6 +179,7 @@ class ValOptions(InferenceOptions):
 
     data: str | None = option(None, "data set: a YAML, a COCO JSON, or a known name; default: what the model remembers")
     split: str = option("val", "which part of the data set: train, val or test")
+    rect: bool = option(True, "pad only to the stride where the model takes any size; False: always square")
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     batch: int | None = option(
         None,

@@ -16,11 +16,12 @@ from segx.errors import ModelError, UsageError
 from segx.options.verbs import SessionOptions
 from segx.plugin.base import check_images
 from segx.plugin.jobs import LoadReport
-from segx.runtime.pytorch import inference, resolve_device, to_device, to_numpy
+from segx.runtime.pytorch import inference, resolve_device
 from segx.structures.classes import paired_by_name
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.identify import identify
+from segx_torch.running import Running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ class TorchSession:
             raise UsageError(msg, hint="leave half out, or give device=cuda")
         self._dtype = torch.float16 if options.half else torch.float32
         self._threads = options.threads
-        self._runner: nn.Module | None = None
+        self._runner: Running | None = None
         self._making = threading.Lock()
         self.module = module
         self.config = config
@@ -84,7 +85,7 @@ class TorchSession:
         """
         check_images(images.shape, self.info, where=self.info.variant or "the model")
         with inference(self._device, self._threads):
-            return to_numpy(self._running_model()(to_device(images, self._device, self._dtype)))
+            return self._running_model()(images)
 
     def load_weights(self, artifact: Artifact) -> LoadReport:
         """Move the weights of a file that fit in name and shape into this model, and say what was skipped.
@@ -189,11 +190,11 @@ class TorchSession:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _running_model(self) -> nn.Module:
+    def _running_model(self) -> Running:
         with self._making:
             if self._runner is None:
                 fused: nn.Module = self.architecture.fuse(self.module)
-                self._runner = fused.eval().to(self._device, self._dtype)
+                self._runner = Running(fused.eval().to(self._device, self._dtype), self._device, self._dtype)
             return self._runner
 
 
