@@ -1,12 +1,13 @@
 """Does on an NVIDIA GPU what segx promises of PyTorch, ONNX Runtime and training, and prints what was seen.
 
-    python scripts/check_cuda.py PART... model=yolov8n-seg.pt data=SET.yaml images=FOLDER [precisions=fp32,amp] [json=FILE]
+    python scripts/check_cuda.py PART... model=yolov8n-seg.pt data=SET.yaml images=FOLDER [json=FILE]
 
 Parts: ``predict`` (the same objects and figures as on the CPU, in full and in half precision), ``torchscript``,
 ``onnx`` (with onnxruntime-gpu), ``train`` (losses beside a CPU's, how busy the GPU is), ``resume`` (killed and gone on
-with, to the bit), ``memory`` (batch=-1, and too little memory in the first and in a later epoch), ``processes`` (two on
-one GPU), ``compile`` (what torch.compile would give). A part that fails is reported, the others run; exit code 1 then.
-Not a test: no machine of ours has a GPU for long. What it has shown is in ``benchmarks/README.md``.
+with, to the bit; ``precisions=fp32,amp``), ``memory`` (batch=-1, and too little memory in the first and in a later
+epoch), ``processes`` (two on one GPU), ``compile`` (what torch.compile would give). A part that fails is reported, the
+others run; exit code 1 then. Not a test: no machine of ours has a GPU for long. What it has shown is in
+``benchmarks/README.md``.
 """
 
 from __future__ import annotations

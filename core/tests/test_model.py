@@ -14,6 +14,7 @@ import pytest
 
 from segx import YOLO
 from segx.errors import DataError, ModelError, UsageError
+from segx.options.verbs import SessionOptions
 from segx.sessions import OneAtATime, Sessions
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import TINY_YOLOV8
@@ -247,6 +248,22 @@ def test_many_images_share_the_cores(tiny, image, monkeypatch, case):
     ((how, _),) = model._sessions._open
     assert (seen[0], how.threads) == expected
     assert how.streams == seen[0], "a runtime is told how many threads will call it"
+
+
+def test_a_gpu_is_fed_while_it_computes(tiny, monkeypatch):
+    sessions = YOLO(tiny)._sessions
+    begin = sessions._start
+
+    def start(how, backend):
+        session = begin(how, backend)
+        session.device = "cuda:0"
+        return session
+
+    monkeypatch.setattr(sessions, "_start", start)
+    session, streams = sessions.with_streams(SessionOptions())
+    assert streams == 2
+    assert sessions.with_streams(SessionOptions()) == (session, 2)
+    assert sessions.get(SessionOptions()) is session
 
 
 def test_a_list_or_an_iterator(tiny, image):

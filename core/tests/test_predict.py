@@ -159,7 +159,7 @@ def test_without_rect_all_are_square(folder):
     assert {shape[2:] for shape in session.shapes} == {(320, 320)}
 
 
-@pytest.mark.parametrize(("device", "cores", "most"), [("cpu", 2, 1), ("cpu", 16, 2), ("cuda:0", 2, 3)])
+@pytest.mark.parametrize(("device", "cores", "most"), [("cpu", 2, 1), ("cpu", 16, 2), ("cuda:0", 2, 16)])
 def test_a_cpu_takes_no_more_images_at_once_than_fill_it(folder, monkeypatch, device, cores, most):
     monkeypatch.setattr("segx.flows.inputs.cores", lambda: cores)
     session = Watched(imgsz=(640, 640))
@@ -173,6 +173,19 @@ def test_a_file_of_a_fixed_batch_is_filled_up(folder):
     results = list(start(folder, fixed))
     assert fixed.shapes == [(4, 3, 320, 320)] * 3
     assert_same(results, list(start(folder, rect=False)))
+
+
+def test_a_gpu_gets_one_shape(folder):
+    """A new shape takes it longer than all the padding; who asks for rect has it."""
+    on_gpu = Watched()
+    on_gpu.device = "cuda:0"
+    results = list(start(folder, on_gpu, batch=4))
+    assert on_gpu.shapes == [(4, 3, 320, 320)] * 3
+    assert_same(results, list(start(folder, rect=False)))
+    on_gpu.shapes.clear()
+    assert_same(list(start(folder, on_gpu, batch=4, rect=True)), list(start(folder)))
+    assert {shape[2:] for shape in on_gpu.shapes} == {(256, 320), (320, 256), (320, 320)}
+    assert {shape[0] for shape in on_gpu.shapes} == {4}
 
 
 def test_a_fixed_file_says_which_shape_it_uses(folder, caplog):

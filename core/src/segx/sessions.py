@@ -29,6 +29,10 @@ MODEL_FORMAT = "pt"
 """The format whose backends build, change and save models."""
 
 
+_ON_GPU = 2
+"""Batches side by side on a GPU: it computes one while the other is on its way there or back."""
+
+
 class ModelDefinition(NamedTuple):
     """A model that has no weights yet: its configuration, and who builds it."""
 
@@ -88,16 +92,16 @@ class Sessions:
         from segx.runtime import streams_and_threads
 
         with self._lock:
-            known = self._open.get((how, backend))
-            on_cpu = known is None or known.device == "cpu"
-            if not (on_cpu and self._backend_spec(how, backend).concurrent):
+            if not self._backend_spec(how, backend).concurrent:
                 return self.get(how, backend), 1
-            streams, threads = streams_and_threads(how.threads)
-            session = self.get(how.replace(threads=threads, streams=streams), backend)
-            if session.device == "cpu":
-                return session, streams
-            self._open[how, backend] = session  # where threads do not matter
-            return session, 1
+            known = self._open.get((how, backend))
+            if known is None or known.device == "cpu":
+                streams, threads = streams_and_threads(how.threads)
+                known = self.get(how.replace(threads=threads, streams=streams), backend)
+                if known.device == "cpu":
+                    return known, streams
+                self._open[how, backend] = known  # where threads do not matter
+            return known, _ON_GPU
 
     def model(self, verb: str) -> ModelSession:
         """Return a session whose model can be changed, saved and exported.

@@ -42,7 +42,8 @@ class InputPlan:
         rect: Images are padded only to the stride.
         free: The model takes any height and width.
         batch: Images per run.
-        fixed_batch: The model takes exactly ``batch`` images, so fewer are filled up.
+        fixed_batch: Fewer than ``batch`` images are filled up: the model takes no other number, or it is on a GPU,
+            where another number is another shape, and new shapes take longest of all.
     """
 
     size: tuple[int, int]
@@ -78,7 +79,7 @@ class InputPlan:
             rect=options.rect and free,
             free=free,
             batch=batch,
-            fixed_batch=fixed_batch,
+            fixed_batch=fixed_batch or session.device != "cpu",
         )
 
     def shape(self, task: Task, source: SourceImage) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def _cuda_graph(model: nn.Module, images: Tensor, pool: Any) -> Callable[[Tensor
     device = images.device
     with torch.cuda.device(device):
         held = images.clone()
-        aside = torch.cuda.Stream(device)
+        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):  # what is chosen and cached on a first run is not part of the graph
             model(held)
