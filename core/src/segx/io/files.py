@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -290,6 +289,8 @@ def copy_new(source: Path, target: Path) -> None:
     Raises:
         OSError: It cannot be read or written, or something is there already.
     """
+    import shutil
+
     with source.open("rb") as reading, target.open("xb") as writing:
         try:
             shutil.copyfileobj(reading, writing, 1 << 20)
@@ -342,6 +343,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     except DataError as error:
         raise DataError(error.message.replace(str(work), str(folder)), hint=error.hint) from error
     finally:
+        import shutil
+
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dis
 import logging
+import queue
 import signal
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segx.words import visible
 
@@ -31,32 +32,58 @@ class TooSlowError(Exception):
     """What has to be quick was not."""
 
 
-def within(seconds: float, function: Callable[[], T]) -> T:
-    """Return what a function returns, and raise what it raises; it may hang for ever.
+class Helper:
+    """A thread that does one thing after another for who waits, so that Ctrl-C reaches who waits.
 
-    It runs in a thread of its own, so that Ctrl-C reaches who waits, and whatever it raises is its own.
-
-    Raises:
-        TooSlowError: It was not done in time; its thread is left behind, and ends when it next computes.
+    One serves all: starting a thread takes longer than most plugins take to declare what they have.
     """
-    done: list[T] = []
-    failed: list[BaseException] = []
 
-    def work() -> None:
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._asked: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def within(self, seconds: float, function: Callable[[], T]) -> T:
+        """Return what a function returns, and raise what it raises; it may hang for ever.
+
+        Raises:
+            TooSlowError: It was not done in time; its thread is left behind, and ends when it next computes.
+        """
+        if self._thread is None:
+            self._asked, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
+            self._thread = threading.Thread(
+                target=_serve, args=(self._asked, self._answers), name="segx-plugin", daemon=True
+            )
+            self._thread.start()
+        self._asked.put(function)
         try:
-            done.append(function())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            failed.append(error)
+            answer, error = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            _end(self._thread)
+            self.close()
+            raise TooSlowError(f"was not done in {seconds:g} s") from None
+        except BaseException:
+            self.close()  # what it answers now, nobody waits for
+            raise
+        if error is not None:
+            raise error
+        found: T = answer
+        return found
 
-    thread = threading.Thread(target=work, name="segx-plugin", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not done:
-        _end(thread)
-        raise TooSlowError(f"was not done in {seconds:g} s")
-    return done[0]
+    def close(self) -> None:
+        """Let the thread end when it has done what it does; the next call starts another."""
+        self._asked.put(None)
+        self._thread = None
+
+
+def _serve(
+    asked: queue.SimpleQueue[Callable[[], Any] | None], answers: queue.SimpleQueue[tuple[Any, BaseException | None]]
+) -> None:
+    for function in iter(asked.get, None):
+        try:
+            answers.put((function(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            answers.put((None, error))
 
 
 def _end(thread: threading.Thread) -> None:
