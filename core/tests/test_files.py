@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from segx.data.splits import find_split
+from segx.data.definition import define
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.io import index_cache, sidecar
 from segx.io.files import read_mapping
@@ -68,7 +68,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, target: str) -> None:
     with pytest.raises(SegxError):
         YOLO(path)
     with pytest.raises(DataError):
-        find_split(path)
+        define(path)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.onnx", "model.torchscript", "model.xyz"])

@@ -20,7 +20,7 @@ from segx.options.verbs import SessionOptions
 from segx_backend_onnxruntime import session as session_module
 from segx_backend_onnxruntime.backend import OnnxRuntimeBackend
 from segx_backend_onnxruntime.modelproto import read_header
-from segx_backend_onnxruntime.session import choose_device
+from segx_backend_onnxruntime.providers import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from segx.errors import ModelError
 from segx.plugin.base import FormatBackend, Graph
 from segx_backend_onnxruntime.modelproto import FLOAT16, FLOAT32, read_header
+from segx_backend_onnxruntime.providers import devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,6 @@ class OnnxRuntimeBackend(FormatBackend):
 
     def devices(self) -> list[str]:
         """Return what ``device=`` may be with the installed ONNX Runtime; ``segx doctor`` shows it."""
-        from segx_backend_onnxruntime.session import available_providers, devices
+        from segx_backend_onnxruntime.session import available_providers
 
         return devices(available_providers())
