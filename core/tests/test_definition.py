@@ -41,9 +41,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def find_split(data: str | Path, split: str = "val") -> DatasetSource:
+def find_split(data: str | Path, split: str = "val", images: Path | None = None) -> DatasetSource:
     """Return where one split of a data set lies."""
-    return splits._source(define(data), split, None, fetch=True)
+    return splits._source(define(data), split, splits._images_folder(images), fetch=True)
 
 
 def write(folder: Path, text: str, name: str = "set.yaml") -> Path:
