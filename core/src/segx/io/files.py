@@ -283,6 +283,17 @@ class GrowingFile:
             self._stack.__exit__(RuntimeError, unfinished, None)
 
 
+def both_ends(path: Path, size: int) -> bytes:
+    """Return the first and the last bytes of a file, so many of each; nothing where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            first = file.read(size)
+            file.seek(max(path.stat().st_size - size, 0))
+            return first + file.read(size)
+    except OSError:
+        return b""
+
+
 def copy_new(source: Path, target: Path) -> None:
     """Copy a file to where there is none yet, whole or not at all.
 
