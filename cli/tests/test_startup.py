@@ -91,7 +91,7 @@ def test_predicting_an_image_imports_only_what_it_needs(tiny_onnx: Path, photos:
     declared = re.compile(r"segx_\w+(\.plugin|\.options)?")  # of any distribution
     assert len([name for name in modules if not declared.fullmatch(name)]) <= 366
     assert len(compiled) <= 6, compiled  # what changes, and results; all else is a segx.records.Record
-    assert started.count("segx-plugin") == 1
+    assert started.count("segx-plugin") <= 2  # one in which all of them declare, one in which they hear of runs
 
 
 def test_the_command_is_installed() -> None:

@@ -140,11 +140,11 @@ class _Loader:
         """Load one plugin; any error becomes a record of a broken plugin."""
         module: Any = None
         try:
-            module = self.helper.within(PATIENCE, entry.load)
+            module = self.helper.within(entry.load, patience=PATIENCE)
             _shake_hands(module)
             self._register(module, f"{entry.name}@{distribution}")
             declared = self.helper.within(
-                PATIENCE, lambda: {kind: self._collect(kind, module, distribution) for kind in PLUGIN_TYPES}
+                lambda: {kind: self._collect(kind, module, distribution) for kind in PLUGIN_TYPES}, patience=PATIENCE
             )
         except BaseException as error:
             if was_interrupted(error):
@@ -220,7 +220,7 @@ def discover(*, path: list[str] | None = None) -> Discovery:
             loader.disabled.append(Disabled(name=entry.name, distribution=distribution))
         else:
             loader.add(entry, distribution, version)
-    loader.helper.close()
+    loader.helper.end()
     return Discovery(
         manager=manager,
         plugins=tuple(loader.plugins),
