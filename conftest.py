@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ ROOT = Path(__file__).parent
 BUDGET = 30  # seconds that the tests of one file may take together
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it: tiny models gain nothing by threads
+# Tests start an interpreter a thousand times; each would compile all of segx anew, which takes 0.1 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script runs the tests in the background
 
 

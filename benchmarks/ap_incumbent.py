@@ -24,7 +24,7 @@ from segx_task_segment.metrics.matching import THRESHOLDS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from segx_task_segment.metrics.image_match import ImageMatches, IouMatches
+    from segx_task_segment.metrics.matching import ImageMatches, IouMatches
 
 
 def main() -> None:

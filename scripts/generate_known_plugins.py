@@ -38,11 +38,10 @@ HEADER = '''"""Which distribution provides what, for hints in errors; written by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from segx.records import Record
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnownFormat:
+class KnownFormat(Record):
     """A model format of the official distributions.
 
     Attributes:

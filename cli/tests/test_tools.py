@@ -180,6 +180,22 @@ def test_doctor_loads_a_plugin_in_a_process_of_its_own() -> None:
     assert "devices: cpu" in check.words
 
 
+def test_what_doctor_loads_leaves_nothing_in_the_users_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Libraries make folders of their own when they are imported: coremltools imports TensorFlow, that Matplotlib."""
+    home, interpreter = tmp_path / "home", tmp_path / "python"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(home))
+    interpreter.write_text(f'#!/bin/sh\ntouch "$HOME/a" "$XDG_CACHE_HOME/b" "{tmp_path}/ran"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    known = get_registry()
+    tasks = {kind: declared if kind == "task" else () for kind, declared in known.declared.items()}
+    list(doctor._loads(Registry(dataclasses.replace(known._discovery, declared=tasks))))
+    assert (tmp_path / "ran").is_file()
+    assert not list(home.iterdir())
+
+
 def _greet(name: str, loud: bool = False) -> None:
     """Greet somebody."""
     print(name.upper() if loud else name)

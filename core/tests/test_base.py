@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ INFO = ArtifactInfo(names={0: "egg"}, imgsz=(64, 96), outputs=("rows", "protos")
 SOURCE = ExportModule(module=None, example=np.zeros((1, 3, 64, 96), np.float32), info=INFO, output_axes=({}, {}))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainOptions(ExportOptions):
     """Options of the format."""
 

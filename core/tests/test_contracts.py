@@ -149,7 +149,6 @@ def test_a_channel_that_is_wrong_is_found_beside_larger_numbers(channels: slice,
         assert_follows(coarse, wanted, names=["rows"])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class HalvedOptions(ExportOptions):
     """Options of a format that is made of another one."""
 

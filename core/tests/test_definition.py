@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segx.data import download as data
+from segx.data import splits
 from segx.data.definition import define, locate, read_definition, shipped_names
-from segx.data.splits import find_reader, find_split, open_dataset
+from segx.data.splits import find_reader, open_dataset
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import only_one
@@ -31,11 +32,18 @@ from segx.plugin.specs import DatasetFormatSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from segx.structures.sample import DatasetSource
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def find_split(data: str | Path, split: str = "val", images: Path | None = None) -> DatasetSource:
+    """Return where one split of a data set lies."""
+    return splits._source(define(data), split, splits._images_folder(images), fetch=True)
 
 
 def write(folder: Path, text: str, name: str = "set.yaml") -> Path:
@@ -330,13 +338,14 @@ def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> 
 
 WAIT_AND_FIND = """
 import logging, os, pathlib, sys, time
-from segx.data.splits import find_split
+from segx.data.definition import define
+from segx.data.splits import _source
 logging.basicConfig(level=logging.INFO)
 yaml, go = map(pathlib.Path, sys.argv[1:])
 pathlib.Path(f"{go}-ready-{os.getpid()}").touch()
 while not go.exists():
     time.sleep(0.002)
-(images,) = find_split(yaml).entries
+(images,) = _source(define(yaml), "val", None, fetch=True).entries
 print(len(list(images.iterdir())), len(list((images.parent / "labels").iterdir())))
 """
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -72,7 +71,6 @@ class PtFake:
         return ModelFake(SOURCE)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyOptions(ExportOptions):
     """Options of the toy format."""
 
@@ -81,7 +79,6 @@ class ToyOptions(ExportOptions):
     error: float = option(0.0, "how wrong the result is")
 
 
-@dataclass(frozen=True, kw_only=True)
 class BoxOptions(ExportOptions):
     """Options of the format made from it."""
 
@@ -615,7 +612,6 @@ def test_the_first_wrong_link_of_a_chain_is_named(model, registry, monkeypatch):
 # From a finished graph
 
 
-@dataclass(frozen=True, kw_only=True)
 class CaseOptions(ExportOptions):
     """Options of a format that is made of a toy as it is."""
 
@@ -863,7 +859,6 @@ def test_a_signal_leaves_nothing_behind(model, number):
 # What a format demands of what comes before it
 
 
-@dataclass(frozen=True, kw_only=True)
 class WholeOptions(ExportOptions):
     """Options of a format whose numbers are whole, made of a toy of half ones."""
 
@@ -950,12 +945,10 @@ def test_a_form_is_the_head_that_the_architecture_has_for_it(model, jobs):
         export(middle, "case", registry=registry)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinalOptions(ToyOptions, SuppressionOptions):
     """Options of a format whose graph can suppress by itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinalCaseOptions(CaseOptions, SuppressionOptions):
     """Options of a format made of such a graph."""
 
@@ -1048,7 +1041,6 @@ def test_a_finished_graph_that_suppresses_goes_on_only_into_formats_that_hold_it
         export(plain, "case", {"nms": True}, registry=registry)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalibratedOptions(CalibrationOptions):
     """Options of a format that is calibrated."""
 

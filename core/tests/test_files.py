@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from segx.data.splits import find_split
+from segx.data.definition import define
 from segx.errors import DataError, ModelError, SegxError, UsageError
-from segx.io import index_cache, sidecar
+from segx.io import files, index_cache, sidecar
 from segx.io.files import read_mapping
 from segx.model import YOLO
 
@@ -68,7 +68,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, target: str) -> None:
     with pytest.raises(SegxError):
         YOLO(path)
     with pytest.raises(DataError):
-        find_split(path)
+        define(path)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.onnx", "model.torchscript", "model.xyz"])
@@ -107,3 +107,10 @@ def test_a_stamp_of_the_wrong_type_is_made_anew(tmp_path: Path, note: str, monke
     (stamp,) = index_cache.indexes_folder().iterdir()
     stamp.write_text(note)
     assert index_cache.file_digest(path) == digest
+
+
+def test_both_ends_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    assert files.both_ends(tmp_path / "a", 3) == b"012789"
+    assert files.both_ends(tmp_path / "a", 8) == b"0123456723456789"
+    assert files.both_ends(tmp_path, 3) == files.both_ends(tmp_path / "none", 3) == b""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import yaml
@@ -203,7 +201,6 @@ def test_a_list_of_one_is_no_number_where_a_list_means_something_else() -> None:
     assert TrainOptions.parse({"imgsz": [64]}).imgsz == 64
 
 
-@dataclass(frozen=True, kw_only=True)
 class Quantised(CalibrationOptions):
     half: bool = option(False, "16-bit numbers")
 

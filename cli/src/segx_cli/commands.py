@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from segx.options.schema import OptionInfo
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from segx_cli.output import Output
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(Record):
     """One command, or one action of a command.
 
     Attributes:

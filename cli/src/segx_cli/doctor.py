@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 120.0
 """Seconds a plugin may take to load."""
+_HOMES = ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+"""Where libraries make folders of their own when they are imported: Keras, Matplotlib."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,8 @@ def _loads(registry: Registry) -> Iterator[Check]:
     broken = ",".join(item.distribution for item in registry.broken)
     environment = {DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
     stop = threading.Event()
-    with ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory(prefix="segx-") as home, ThreadPoolExecutor(2) as pool:
+        environment |= dict.fromkeys(_HOMES, home)  # what is only looked at leaves nothing in the user's own
         try:
             yield from pool.map(lambda item: _load(item[0], item[1], environment, stop), usable)
         except BaseException:  # the processes hear nothing of Ctrl-C

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +30,7 @@ class UnknownOptionError(UsageError):
         self.name = name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(Record):
     """A checked call of a command.
 
     Attributes:
@@ -64,8 +63,7 @@ _SWITCHES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Switches:
+class Switches(Record):
     """What may stand anywhere on the line, whatever the command.
 
     Attributes:

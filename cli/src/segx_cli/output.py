@@ -6,13 +6,12 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import sys
 import textwrap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from segx.errors import SegxError
+from segx.records import Record
 from segx.words import visible
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ OPENCV_BUILDS = ("opencv-python", "opencv-python-headless", "opencv-contrib-pyth
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(Record):
     """Output settings of this call: text, JSON, quiet.
 
     Attributes:
@@ -128,6 +126,8 @@ def _is_the_process_own(stream: TextIO) -> bool:
 
 def width() -> int:
     """Return the columns to write in: those of the terminal, between 60 and 100."""
+    import shutil
+
     return max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
 
 

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segx import metadata as read
 from segx.errors import ModelError
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,8 +38,7 @@ _PRECISIONS = {"8": "int8", "16": "fp16", "32": "fp32", "half": "fp16"}
 """Bits that a tool says it quantised to, and the precision that is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parity:
+class Parity(Record):
     """How close an exported model came to its source, measured when it was made.
 
     Attributes:
@@ -64,8 +64,7 @@ class Parity:
     typical_mask_iou: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArtifactInfo:
+class ArtifactInfo(Record):
     """What travels with every model file.
 
     Attributes:
@@ -324,8 +323,7 @@ def _as_text(value: Any, what: str) -> str:
     return text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
+class Artifact(Record):
     """A model on disk.
 
     Attributes:
@@ -373,8 +371,7 @@ class Artifact:
         return self.path.stat().st_size
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightsFile:
+class WeightsFile(Record):
     """A file of weights known by name: published, and downloaded on first use, or part of the plugin.
 
     Attributes:

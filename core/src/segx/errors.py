@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, ClassVar
 
@@ -101,6 +100,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     Names are suggested, never silently changed.
     """
+    import difflib
+
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segx.errors import DataError, UsageError
 from segx.io.paths import expanded
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 Mode = Literal["train", "val", "predict", "export", "benchmark"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Record):
     """One call of one of the verbs.
 
     Attributes:
@@ -33,8 +33,7 @@ class Run:
     folder: Path | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Record):
     """One thing done within a run.
 
     Attributes:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from segx.structures.annotations import Annotation
 from segx.structures.masks import Masks
 from segx.structures.sample import Sample
-from segx_task_segment.metrics.arrays import annotations_of
+from segx_task_segment.metrics.matching import annotations_of
 from segx_task_segment.training.augment import (
     Augmentation,
     Augmented,

@@ -17,7 +17,7 @@ from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.arrays import found_in
+from segx_task_segment.metrics.matching import found_in
 from segx_task_segment.results import SegmentResults as Results
 
 NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}

@@ -132,17 +132,6 @@ def open_splits(
     return OpenSplits(splits=opened, missing=missing, notes=notes, mistyped=definition.mistyped)
 
 
-def find_split(
-    data: str | Path, split: str = "val", *, images: str | Path | None = None, fetch: bool = True
-) -> DatasetSource:
-    """Return where one split of a data set lies; downloads it when it is not there and the YAML says from where.
-
-    Raises:
-        DataError: It is missing; every path tried is listed.
-    """
-    return _source(define(data), split, _images_folder(images), fetch=fetch)
-
-
 def shared_images(first: Dataset, second: Dataset) -> list[Path]:
     """Return the images of the second split that are files of the first one too, whatever links lead to them."""
     known = {_file_of(path) for path in first.paths()} - {None}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from segx.errors import ModelError, UsageError
 from segx.options.schema import ImageSize, image_size
+from segx.records import Record
 from segx.runtime import check_fits, cores
 from segx.words import counted
 
@@ -32,8 +32,7 @@ class InputRequest(NamedTuple):
     rect: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputPlan:
+class InputPlan(Record):
     """Which network input an image gets.
 
     Attributes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from segx.errors import ModelError
 from segx.flows.pipeline import OrderedExecutor, Prefetcher, Sequencer
 from segx.io.sources import Unreadable
 from segx.ops.arrays import to_numpy
+from segx.records import Record
 from segx.runtime import helpers
 from segx.structures.batch import Batch, Letterbox
 
@@ -62,8 +63,7 @@ class Consumer(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Runner:
+class Runner(Record):
     """Runs a model on images.
 
     Attributes:

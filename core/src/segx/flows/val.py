@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -176,7 +176,6 @@ def class_map(model: Mapping[int, str], data: Mapping[int, str], *, single: bool
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class _SampleImage(SourceImage):
     """An image of the data set, with its ground truth."""
 

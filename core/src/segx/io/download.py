@@ -25,6 +25,7 @@ from segx.errors import DataError, ModelError
 from segx.io import archives, network
 from segx.io.locks import Busy, holding
 from segx.io.paths import CACHE_VARIABLE, OFFLINE_VARIABLE, cache_folder, offline
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +47,7 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 """Answers worth asking again after."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(Record):
     """Timeouts, retries and pauses of a download.
 
     Attributes:

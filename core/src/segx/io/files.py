@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -284,12 +283,25 @@ class GrowingFile:
             self._stack.__exit__(RuntimeError, unfinished, None)
 
 
+def both_ends(path: Path, size: int) -> bytes:
+    """Return the first and the last bytes of a file, so many of each; nothing where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            first = file.read(size)
+            file.seek(max(path.stat().st_size - size, 0))
+            return first + file.read(size)
+    except OSError:
+        return b""
+
+
 def copy_new(source: Path, target: Path) -> None:
     """Copy a file to where there is none yet, whole or not at all.
 
     Raises:
         OSError: It cannot be read or written, or something is there already.
     """
+    import shutil
+
     with source.open("rb") as reading, target.open("xb") as writing:
         try:
             shutil.copyfileobj(reading, writing, 1 << 20)
@@ -342,6 +354,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     except DataError as error:
         raise DataError(error.message.replace(str(work), str(folder)), hint=error.hint) from error
     finally:
+        import shutil
+
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -12,11 +12,11 @@ import re
 import struct
 import threading
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import DataError
 from segx.io.files import open_regular
+from segx.records import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,8 +82,7 @@ _MOST_PARTS = 4096
 _pillow = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
+class Header(Record):
     """What an image says of itself.
 
     Attributes:

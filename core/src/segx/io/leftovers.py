@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import stat
 import threading
 import zlib
@@ -61,6 +60,8 @@ def is_left(name: str) -> bool:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import glob
 import logging
 import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -33,6 +30,7 @@ from segx.io.images import (
 from segx.io.names import IMAGE_SUFFIXES, STREAM_SUFFIXES, VIDEO_SUFFIXES
 from segx.io.paths import expanded
 from segx.io.video import STREAM_SCHEMES, LiveStreams, Lost, VideoFile
+from segx.records import Record
 from segx.structures.batch import SourceImage
 from segx.words import counted
 
@@ -53,8 +51,7 @@ _STREAM_KINDS = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
+class Unreadable(Record):
     """An image, a video or a stream that is reported and passed over.
 
     Attributes:
@@ -194,8 +191,7 @@ class _One(_Stored):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class _Still(_One):
+class _Still(Record, _One, kw_only=False):
     """One image."""
 
     name: str
@@ -210,8 +206,7 @@ class _Still(_One):
             return Unreadable(path=self.name, reason="it does not fit into memory")
 
 
-@dataclass(frozen=True)
-class _NetworkInput(_One):
+class _NetworkInput(Record, _One, kw_only=False):
     """One image that is already what the network takes."""
 
     name: str
@@ -226,8 +221,7 @@ class _NetworkInput(_One):
         return SourceImage(image=np.ascontiguousarray(image), path=self.name, network=values)
 
 
-@dataclass(frozen=True)
-class _Video(_Stored):
+class _Video(Record, _Stored, kw_only=False):
     """The frames of a video."""
 
     file: VideoFile
@@ -253,8 +247,7 @@ class _Video(_Stored):
             yield partial(_same, Unreadable(path=self.file.name, reason=error.message))
 
 
-@dataclass(frozen=True)
-class _Live:
+class _Live(Record, kw_only=False):
     """The frames of cameras and streams."""
 
     streams: LiveStreams
@@ -275,8 +268,7 @@ class _Live:
         self.streams.close()
 
 
-@dataclass(frozen=True)
-class _Lazy(_Stored):
+class _Lazy(Record, _Stored, kw_only=False):
     """The images of an iterator."""
 
     items: Iterator[Any]
@@ -522,6 +514,8 @@ def _similar(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         return ""
+    import difflib
+
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
     return f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
 
@@ -532,6 +526,8 @@ def _lines(path: Path) -> list[str]:
 
 def _rows(path: Path) -> list[str]:
     """Return the column headed ``source``, or else the first, and whatever else in the rows is a source."""
+    import csv
+
     lines = csv.reader(_text(path).splitlines(), skipinitialspace=True)
     rows = [row for line in lines if any(row := [cell.strip() for cell in line])]
     heads = [cell.lower() for cell in rows[0]] if rows else []

@@ -9,7 +9,6 @@ import re
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from segx.errors import DataError
 from segx.io.files import open_regular, utf8_name
 from segx.io.images import check_size, quiet
 from segx.io.paths import offline
+from segx.records import Record
 from segx.structures.batch import Clip
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ _environment = threading.Lock()
 _openers: dict[str, int] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
+class Frame(Record):
     """One frame.
 
     Attributes:
@@ -60,8 +59,7 @@ class Frame:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lost:
+class Lost(Record):
     """A stream that was lost.
 
     Attributes:

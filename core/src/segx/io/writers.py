@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import logging
@@ -368,6 +367,8 @@ class _CsvWriter:
             self._put([plain_cell(source.path), *place, plain_cell(name), f"{score:.5f}", *box, round(area, 3)])
 
     def _put(self, cells: Sequence[object]) -> None:
+        import csv
+
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         self._file.write(text.getvalue())

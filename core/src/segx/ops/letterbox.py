@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+from segx.records import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,8 +19,7 @@ GREY = 114
 """What the padding is filled with, of 255."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Letterbox:
+class Letterbox(Record):
     """Placement of an image in the network input (letterbox).
 
     Attributes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from segx.ops.bits import WORD, words_per_row
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,7 @@ _FAR = 1e8
 """Sub-pixels at most from the origin, so that hostile numbers stay exact."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Polygon:
+class Polygon(Record):
     """One connected part of an object.
 
     Attributes:

@@ -15,11 +15,12 @@ import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping  # noqa: TC003 - hints are read
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union
 
 from segx.errors import UsageError, WrongTypeError, WrongValueError, did_you_mean, not_known
+from segx.records import Record
 
 ImageSize = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
@@ -57,8 +58,7 @@ def option(
     return field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "le": le, "true": true, "square": square})
 
 
-@dataclass(frozen=True)
-class OptionInfo:
+class OptionInfo(Record, kw_only=False):
     """One option as the command line and the documentation show it.
 
     Attributes:
@@ -82,8 +82,7 @@ class OptionInfo:
     choices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Record):
     """Base of all options; made from any mapping of names to values or strings with :meth:`parse`."""
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -181,17 +180,17 @@ def _merged(kinds: Any, without: frozenset[str]) -> Any:
     """Make the type once: instances are compared by it."""
     first = kinds[0]
     known = first.names() | without
-    more: dict[str, tuple[str, Any, Any]] = {}
+    hints: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for kind in kinds[1:]:
         for item in dataclasses.fields(kind):
-            if item.name not in known:
-                own = field(default=item.default, metadata=item.metadata)
-                more.setdefault(item.name, (item.name, _hints(kind)[item.name], own))
-    if not more:
+            if item.name not in {*known, *fields}:
+                hints[item.name] = _hints(kind)[item.name]
+                fields[item.name] = field(default=item.default, metadata=item.metadata)
+    if not fields:
         return first
-    made = dataclasses.make_dataclass(first.__name__, more.values(), bases=(first,), frozen=True, kw_only=True)
-    made.__doc__ = first.__doc__
-    return made
+    about = {"__module__": first.__module__, "__doc__": first.__doc__, "__annotations__": hints}
+    return type(first.__name__, (first,), about | fields)
 
 
 def image_size(value: ImageSize, stride: int = 32) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -42,7 +41,6 @@ class VerbOptions(Options):
         return not_neutral(values)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DecodeOptions(Options):
     """What a task needs to know to turn raw outputs into results."""
 
@@ -56,7 +54,6 @@ class DecodeOptions(Options):
     masks: bool = option(True, "form masks; False: boxes only")
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunFolderOptions(Options):
     """Where a verb writes."""
 
@@ -65,7 +62,6 @@ class RunFolderOptions(Options):
     exist_ok: bool = option(False, "write into an existing run folder instead of a new numbered one")
 
 
-@dataclass(frozen=True, kw_only=True)
 class RuntimeOptions(Options):
     """Where and how a model runs."""
 
@@ -74,7 +70,6 @@ class RuntimeOptions(Options):
     threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1, le=MOST_WORKERS)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SessionOptions(RuntimeOptions):
     """How a backend opens a model: what users choose, and what whoever runs it knows."""
 
@@ -83,7 +78,6 @@ class SessionOptions(RuntimeOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class InferenceOptions(VerbOptions, RuntimeOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
 
@@ -102,7 +96,6 @@ class InferenceOptions(VerbOptions, RuntimeOptions, RunFolderOptions):
         return SessionOptions(device=self.device, half=self.half, threads=self.threads)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PredictOptions(InferenceOptions):
     """Options of predict."""
 
@@ -157,7 +150,6 @@ class PredictOptions(InferenceOptions):
         return DecodeOptions.parse({k: v for k, v in self.as_dict().items() if k in shared})
 
 
-@dataclass(frozen=True, kw_only=True)
 class ValOptions(InferenceOptions):
     """Options of val."""
 
@@ -211,7 +203,6 @@ class ValOptions(InferenceOptions):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainOptions(VerbOptions, RunFolderOptions):
     """Options of train."""
 
@@ -308,7 +299,6 @@ class TrainOptions(VerbOptions, RunFolderOptions):
     copy_paste: float = option(0.0, "fraction of objects copied to their mirrored place", ge=0, le=1)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataCheckOptions(Options):
     """Options of data check."""
 
@@ -321,7 +311,6 @@ class DataCheckOptions(Options):
     most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1, le=1_000_000)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataConvertOptions(Options):
     """Options of data convert."""
 
@@ -333,7 +322,6 @@ class DataConvertOptions(Options):
     image_files: Literal["link", "copy"] = option("link", "link to the images, or copy them")
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataSplitOptions(Options):
     """Options of data split."""
 
@@ -346,7 +334,6 @@ class DataSplitOptions(Options):
     seed: int = option(0, "another seed, another division", ge=0, le=2_000_000_000)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataShowOptions(Options):
     """Options of data show."""
 
@@ -366,7 +353,6 @@ PRECISION_OPTIONS: Mapping[str, str] = {"half": "fp16", "int8": "int8"}
 """Option of an export to the precision it asks for, each lower than the one before."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExportOptions(VerbOptions):
     """Options every export format has; a format adds its own by inheriting."""
 
@@ -424,7 +410,6 @@ def _in_own_words(kind: type[ExportOptions], values: Mapping[str, Any]) -> Mappi
     return {**rest, option: True}
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalibrationOptions(ExportOptions):
     """Options that a format with 8-bit numbers inherits, so that they are the same words for every format."""
 
@@ -438,7 +423,6 @@ class CalibrationOptions(ExportOptions):
     most: int = option(300, "most images to calibrate on", ge=1, le=100_000)
 
 
-@dataclass(frozen=True, kw_only=True)
 class VerifyOptions(VerbOptions):
     """Options of verify."""
 
@@ -452,7 +436,6 @@ class VerifyOptions(VerbOptions):
     backend: str | None = option(None, "runtime of the model, by name; default: the best installed for the format")
 
 
-@dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions(VerbOptions, RunFolderOptions):
     """Options of benchmark."""
 
@@ -478,7 +461,6 @@ class BenchmarkOptions(VerbOptions, RunFolderOptions):
     verbose: bool = option(True, "a line for each format")
 
 
-@dataclass(frozen=True, kw_only=True)
 class SuppressionOptions(ExportOptions):
     """Options that a format inherits whose graph can suppress overlapping boxes by itself."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from segx.artifact import Artifact, ArtifactInfo
@@ -17,6 +17,7 @@ from segx.errors import ExportError, ModelError, SegxError, UsageError
 from segx.io import sidecar
 from segx.io.files import irregular
 from segx.options.verbs import ExportOptions, SuppressionOptions
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,8 +116,7 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     return {name: str(version or distributions.version(name)) for name, version in said.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Graph:
+class Graph(Record):
     """What a file's graph says of itself, which goes before what its metadata say.
 
     Attributes:

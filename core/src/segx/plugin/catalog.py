@@ -6,7 +6,6 @@ import functools
 import sys
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -16,6 +15,7 @@ from segx.plugin.discovery import DISABLE, PLUGIN_TYPES
 from segx.plugin.guard import LOADING_PATIENCE, one_line, was_interrupted, watched
 from segx.plugin.requirements import unmet
 from segx.plugin.specs import BackendSpec, ExporterSpec, Spec, no_problem, nothing
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterator, Mapping, ValuesView
@@ -26,8 +26,7 @@ S = TypeVar("S", bound=Spec)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unavailable:
+class Unavailable(Record):
     """A declaration that cannot be used on this machine, and why.
 
     Attributes:

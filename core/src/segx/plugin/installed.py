@@ -31,7 +31,7 @@ class Distribution(NamedTuple):
     def read(self, file: str) -> bytes:
         """Return a file of the metadata, empty where it is not there."""
         try:
-            with open(os.path.join(self.folder, file), "rb") as stream:  # noqa: PTH118, PTH123 - speed
+            with open(os.path.join(self.folder, file), "rb", buffering=0) as stream:  # noqa: PTH118, PTH123 - speed
                 return stream.read()
         except (FileNotFoundError, NotADirectoryError):
             return b""

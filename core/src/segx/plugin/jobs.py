@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +19,7 @@ _FEW = 10
 """Classes that are told one by one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadReport:
+class LoadReport(Record):
     """What happened when weights were moved into a model.
 
     Attributes:
@@ -51,8 +52,7 @@ def _few(names: Sequence[str]) -> str:
     return (", ".join(names[:_FEW]) or "none") + more
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportModule:
+class ExportModule(Record):
     """A model as exporters get it: plain tensors in, plain tensors out, nothing else to know.
 
     Attributes:
@@ -88,8 +88,7 @@ class CalibrationImages(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportJob:
+class ExportJob(Record):
     """Request of one export: a record, so that what a later format needs breaks no plugin.
 
     Attributes:
@@ -109,8 +108,7 @@ class ExportJob:
     notify: Callable[[str, int, int | None], None] = _say_nothing
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Record):
     """A model as its YAML describes it, checked.
 
     Attributes:
@@ -128,8 +126,7 @@ class ModelConfig:
     definition: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSummary:
+class ModelSummary(Record):
     """What there is to say of a model; taken apart it is layers, parameters, gradients and GFLOPs.
 
     Attributes:
@@ -154,8 +151,7 @@ class ModelSummary:
         return iter((self.layers, self.parameters, self.gradients, self.gflops))
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalSpec:
+class EvalSpec(Record):
     """Request of an evaluation: classes, options and output folder.
 
     Attributes:

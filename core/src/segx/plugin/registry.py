@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +28,7 @@ from segx.plugin import known as known_plugins
 from segx.plugin.catalog import Catalog, Loader, Unavailable, full_name, join_lines, planned
 from segx.plugin.discovery import discover
 from segx.plugin.guard import one_line, was_interrupted, watched
+from segx.records import Record
 from segx.runtime import device_kind
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ Event = Literal["run_started", "step_ended", "run_ended", "run_failed"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backends:
+class Backends(Record):
     """The backends that declare a format.
 
     Attributes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segx.plugin.installed import find
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +18,7 @@ ALTERNATIVE = " | "
 """Between requirements of which one is enough: ``"onnxruntime>=1.20 | onnxruntime-gpu>=1.20"``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unmet:
+class Unmet(Record):
     """A requirement that is not met.
 
     Attributes:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import string
 import tempfile
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from segx import __version__
 from segx.errors import UsageError, did_you_mean
 from segx.plugin.known import PLANNED, PROVIDERS
+from segx.records import Record
 
 
-@dataclass(frozen=True, kw_only=True)
-class PluginTemplate:
+class PluginTemplate(Record):
     """A kind of plugin that there is a template for.
 
     Attributes:

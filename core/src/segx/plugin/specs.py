@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from segx.artifact import AXES
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,8 +32,7 @@ def no_problem() -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class lazy:  # noqa: N801 - a declaration reads load=lazy("package.module:Class")
+class lazy(Record, kw_only=False):  # noqa: N801 - a declaration reads load=lazy("package.module:Class")
     """What a spec loads: imported when it is called for; of a class an instance, of anything else the thing itself.
 
     Attributes:
@@ -48,8 +48,7 @@ class lazy:  # noqa: N801 - a declaration reads load=lazy("package.module:Class"
         return found() if isinstance(found, type) else found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(Record):
     """What every declaration has in common.
 
     Attributes:
@@ -88,8 +87,7 @@ Form = Literal["decoded", "raw", "final"]
 """Where a graph ends: in boxes, in what the head says before they are made, or after suppression (NMS)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
+class Head(Record):
     """What the outputs of a graph are; the heads of one family are the same model, ending in different places.
 
     Attributes:
@@ -119,7 +117,6 @@ class Head:
         return info.replace(head=self.id, outputs=self.outputs, decoding={**self.decoding, **chosen})
 
 
-@dataclass(frozen=True, kw_only=True)
 class TaskSpec(Spec):
     """A task: what a model's raw outputs mean.
 
@@ -143,7 +140,6 @@ class TaskSpec(Spec):
         return same[0] if same else None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ArchitectureSpec(Spec):
     """A family of models.
 
@@ -166,8 +162,7 @@ class ArchitectureSpec(Spec):
     pickled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
+class Tolerance(Record):
     """Tolerances of the comparison of an export with its source.
 
     Attributes:
@@ -208,8 +203,7 @@ def default_tolerances(*precisions: str) -> dict[str, Tolerance]:
     return {precision: _TOLERANCES[precision] for precision in precisions}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Demands:
+class Demands(Record):
     """What an export needs of what comes before it.
 
     Attributes:
@@ -232,7 +226,6 @@ def no_demands(_options: Any) -> Demands:
     return Demands()
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExporterSpec(Spec):
     """An export format.
 
@@ -240,7 +233,7 @@ class ExporterSpec(Spec):
         suffix: What is added to the model's stem: ``".onnx"``, ``"_openvino_model"``.
         source: ``"model"``, or the name of the format it is made from; core finds the chain.
         precisions: The precisions it can write; the first is the default.
-        options: The options it takes, a frozen dataclass; see :class:`segx.options.verbs.ExportOptions`.
+        options: The options it takes; see :class:`segx.options.verbs.ExportOptions`.
         tolerance: Tolerance for each precision.
         requires_for: What a precision needs beyond ``requires``: ``{"int8": ("nncf>=2.16",)}``.
         demands: Says of options what the export needs of what comes before it; loads nothing.
@@ -264,7 +257,6 @@ class ExporterSpec(Spec):
     metadata: Literal["embedded", "folder", "beside"] = "beside"
 
 
-@dataclass(frozen=True, kw_only=True)
 class BackendSpec(Spec):
     """A runtime that opens models.
 
@@ -292,7 +284,6 @@ class BackendSpec(Spec):
     caution: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
 class DatasetFormatSpec(Spec):
     """A way of writing ground truth down.
 
@@ -310,7 +301,6 @@ class DatasetFormatSpec(Spec):
     priority: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class CommandSpec(Spec):
     """A sub-command of ``segx``; ``load`` returns a ``typer.Typer`` or a function Typer can take.
 

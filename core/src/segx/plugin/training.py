@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from segx.plugin.interfaces import Backend, Session
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,8 +70,7 @@ class ModelBackend(Backend, Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class TrainJob(Record):
     """What the trainer gets from core: options, loader, loss, validation, events.
 
     Attributes:
@@ -101,8 +100,7 @@ class TrainJob:
     val_loader: LoaderMaker | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(Record):
     """The result of a training run.
 
     Attributes:

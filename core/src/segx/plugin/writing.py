@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from segx.errors import DataError
 from segx.io.files import copy_new
+from segx.records import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +46,7 @@ class Losses:
             self.named.append(f"{what} overlaps its original {overlap:.3f}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class WriteJob:
+class WriteJob(Record):
     """Request to write one split of a data set.
 
     Attributes:

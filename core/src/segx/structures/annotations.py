@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from segx.ops.polygons import Rings, fill
+from segx.records import Record
 from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Annotation:
+class Annotation(Record, eq=False):
     """One object of the ground truth.
 
     Attributes:
@@ -80,8 +79,7 @@ def masks_of(annotations: Sequence[Annotation], shape: tuple[int, int], *, boxes
     return Masks.from_bits(bits, shape)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AnnotationTable:
+class AnnotationTable(Record, eq=False):
     """All objects of a split, column by column; object ``i`` of image ``p`` lies in ``offsets[p]:offsets[p + 1]``.
 
     Attributes:

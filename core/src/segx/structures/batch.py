@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from segx.ops.letterbox import Letterbox
+from segx.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Letterbox", "SourceImage", "TrainBatch"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(Record):
     """A batch of preprocessed images.
 
     Attributes:
@@ -34,8 +34,7 @@ class Batch:
     milliseconds: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainBatch:
+class TrainBatch(Record):
     """One batch.
 
     Attributes:
@@ -60,8 +59,7 @@ class TrainBatch:
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceImage:
+class SourceImage(Record):
     """One image of a source.
 
     Attributes:
@@ -88,8 +86,7 @@ class SourceImage:
         return replace(self, image=None)  # type: ignore[arg-type]  # nobody looks at it any more
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clip:
+class Clip(Record):
     """What a frame belongs to.
 
     Attributes:

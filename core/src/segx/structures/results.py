@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
@@ -181,6 +180,8 @@ class Results(OnHost):
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:  # noqa: FBT001, FBT002
         """Return :meth:`summary` as CSV, one row for each object."""
+        import csv
+
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
         writer.writeheader()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
     from segx.structures.annotations import Annotation, AnnotationTable
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TableDataset:
+class TableDataset(Record, eq=False):
     """One split of a data set on a :class:`AnnotationTable`; what the readers return.
 
     Attributes:
@@ -62,8 +63,7 @@ class TableDataset:
         return self.sizes
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetSource:
+class DatasetSource(Record):
     """One split of a data set, as its definition names it.
 
     Attributes:
@@ -81,8 +81,7 @@ class DatasetSource:
     images: Path | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
+class Sample(Record, eq=False):
     """An image of a data set with its ground truth.
 
     Attributes:

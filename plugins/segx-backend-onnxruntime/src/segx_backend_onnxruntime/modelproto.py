@@ -9,11 +9,11 @@ Source: the protobuf wire format (protobuf.dev/programming-guides/encoding) and 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segx.io.files import open_regular
 from segx.io.protobuf import fields, number_of, span_of, text_at
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +26,7 @@ FLOAT32, FLOAT16 = 1, 10
 """``TensorProto.DataType`` values of the element types segx feeds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValueHeader:
+class ValueHeader(Record):
     """An input or output of a graph.
 
     Attributes:
@@ -41,8 +40,7 @@ class ValueHeader:
     shape: tuple[int | str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelHeader:
+class ModelHeader(Record):
     """An ONNX file without its nodes and weights.
 
     Attributes:

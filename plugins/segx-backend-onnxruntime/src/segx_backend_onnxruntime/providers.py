@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import UsageError, did_you_mean
+from segx.records import Record
 from segx.runtime import parse_device
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ _INSTALL: Mapping[str, str] = {
 _NUMBERED = frozenset({"cuda", "dml"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Device:
+class Device(Record):
     """Where a session runs.
 
     Attributes:

@@ -20,17 +20,11 @@ _KEYS = (b'"images"', b'"annotations"', b'"categories"', b'"image_id"')
 
 def _detects(path: Path) -> bool:
     """Return True if a JSON begins or ends like one of COCO's; its predictions too, so that the reader can say so."""
-    from segx.io.files import open_regular
+    from segx.io.files import both_ends
 
     if path.suffix.lower() != ".json":
         return False
-    try:
-        with open_regular(path) as file:
-            text = file.read(_HEAD)
-            file.seek(max(path.stat().st_size - _HEAD, 0))
-            text += file.read(_HEAD)
-    except OSError:
-        return False
+    text = both_ends(path, _HEAD)
     return any(key in text for key in _KEYS)
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segx.io.files import open_regular
+from segx.io.files import both_ends
 from segx.io.names import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -30,13 +30,7 @@ def detects(path: Path) -> bool:
 
 def is_labelme(path: Path) -> bool:
     """Return True if a JSON begins and ends as labelme writes them: what is drawn, and in which image."""
-    try:
-        with open_regular(path) as file:
-            text = file.read(_HEAD)
-            file.seek(max(path.stat().st_size - _HEAD, 0))
-            text += file.read(_HEAD)
-    except OSError:
-        return False
+    text = both_ends(path, _HEAD)
     return b'"shapes"' in text and b'"imagePath"' in text
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from segx.options.schema import option
 from segx.options.verbs import SuppressionOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class CoreMLOptions(SuppressionOptions):
     """Options of ``format=coreml``."""
 

@@ -40,9 +40,9 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
             raise UsageError(msg, hint=f"opset={OLDEST_INT8} or more")
 
     def _export(self, source: ExportModule, job: ExportJob, options: OnnxOptions) -> None:
-        from segx_export_onnx import graph, half, quantise, suppression, tracing
+        from segx_export_onnx import graph, half, quantise, suppression
 
-        model = tracing.trace(source, opset=options.opset, dynamic=bool(job.info.dynamic))
+        model = graph.trace(source, opset=options.opset, dynamic=bool(job.info.dynamic))
         graph.strip(model)
         if options.simplify:
             model = graph.simplify(model)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from segx.options.schema import option
 from segx.options.verbs import CalibrationOptions, SuppressionOptions
 
@@ -13,7 +11,6 @@ OLDEST_OPSET, NEWEST_OPSET = 11, 27
 """11 is the first whose Resize does what the models need; 27 the last that was seen running."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class OnnxOptions(SuppressionOptions, CalibrationOptions):
     """Options of ``format=onnx``."""
 

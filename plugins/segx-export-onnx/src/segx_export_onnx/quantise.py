@@ -21,8 +21,8 @@ from segx.errors import ExportError
 from segx.plugin.calibration import Calibration
 from segx.runtime import child, variables
 from segx_export_onnx import graph
+from segx_export_onnx.graph import INPUT
 from segx_export_onnx.half import lift_constants, nodes_before_weights
-from segx_export_onnx.tracing import INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

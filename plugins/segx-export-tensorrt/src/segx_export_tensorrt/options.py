@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from segx.options.schema import ImageSize, option
 from segx.options.verbs import CalibrationOptions, SuppressionOptions
 
@@ -11,7 +9,6 @@ MOST_BATCH = 8
 """Images per run that a dynamic engine takes, where nothing else is asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class EngineOptions(SuppressionOptions, CalibrationOptions):
     """Options of ``format=engine``."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from segx.options.schema import option
 from segx.options.verbs import CalibrationOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class TfliteOptions(CalibrationOptions):
     """Options of ``format=tflite``."""
 

@@ -7,7 +7,6 @@ in either order and with channels last; the shapes say which is which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from segx.errors import ModelError
 from segx.ops.arrays import to_numpy
 from segx.ops.nms import nms
+from segx.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,8 +34,7 @@ ANY_SIZE = 1e9
 """What no number of an object reaches: a box of a billion pixels."""
 
 
-@dataclass(frozen=True)
-class RawOutputs:
+class RawOutputs(Record, kw_only=False):
     """The outputs of a batch in one layout.
 
     Attributes:
@@ -49,8 +48,7 @@ class RawOutputs:
     nc: int
 
 
-@dataclass(frozen=True)
-class Detections:
+class Detections(Record, kw_only=False):
     """What was found in one image, best first.
 
     Attributes:
@@ -98,8 +96,7 @@ def without_noise(prototypes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(Record, kw_only=False):
     channels: int
     map_channels: int
     nc: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from segx.errors import UsageError
 from segx.io.images import from_array
+from segx.records import Record
 from segx.structures.masks import Masks
 from segx_task_segment.fonts import fitting_font, legible, load
 from segx_task_segment.palette import Color, color, text_color
@@ -161,8 +161,7 @@ def _draw_box(canvas: Image, box: NDArray[np.float32], stroke: Color, line: floa
     cv2.rectangle(canvas, (x1, y1), (x2, y2), stroke, _thickness(line), cv2.LINE_AA, SUBPIXEL)
 
 
-@dataclass(frozen=True)
-class Chip:
+class Chip(Record, kw_only=False):
     """A label that has found its place.
 
     Attributes:

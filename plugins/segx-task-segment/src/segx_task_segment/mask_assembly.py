@@ -10,13 +10,13 @@ that of forming, comparing and writing each pixel.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segx.ops.bits import fill_between, words_per_row
+from segx.records import Record
 from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ CHUNK = 1 << 18
 """Most row samples (float32) held at a time, unless one object alone needs more."""
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(Record, kw_only=False):
     """How pixel numbers of the frame map to prototype numbers along one axis: ``slope * pixel + start``.
 
     Both number centres. Between two prototypes the logit is interpolated, beyond the outermost it stays as it is.
@@ -68,8 +67,7 @@ class Axis:
         return int(self.before[first]), min(int(self.before[last - 1]) + 2, self.prototypes)
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(Record, kw_only=False):
     """One object's rectangle in the frame and the prototypes it needs.
 
     Attributes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from segx.structures.sample import Sample
     from segx.structures.types import Image
-    from segx_task_segment.metrics.image_match import ImageMatches
+    from segx_task_segment.metrics.matching import ImageMatches
     from segx_task_segment.results import SegmentResults
 
 COLUMNS = 4

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx_task_segment.metrics.image_match import ImageMatches
+    from segx_task_segment.metrics.matching import ImageMatches
 
 BACKGROUND = "background"
 

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from segx_task_segment.metrics.arrays import annotations_of, found_in
 from segx_task_segment.metrics.average_precision import Evidence
 from segx_task_segment.metrics.confusion import ConfusionMatrix
-from segx_task_segment.metrics.image_match import ImageMatches, match_image
-from segx_task_segment.metrics.matching import AREAS
+from segx_task_segment.metrics.matching import AREAS, ImageMatches, annotations_of, found_in, match_image
 from segx_task_segment.metrics.metrics import IouTypeMetrics, SegmentMetrics
 from segx_task_segment.metrics.table import MatchTable
 
@@ -21,8 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.structures.sample import Sample
-    from segx_task_segment.metrics.arrays import AnnotationArrays
-    from segx_task_segment.metrics.image_match import IouMatches
+    from segx_task_segment.metrics.matching import AnnotationArrays, IouMatches
     from segx_task_segment.results import SegmentResults
 
 Fitness = Literal["mask", "box", "both"]

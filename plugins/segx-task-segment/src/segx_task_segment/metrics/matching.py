@@ -1,4 +1,4 @@
-"""Matching of detections to annotations by COCO's rule.
+"""What was found in an image against what there is, by COCO's rule.
 
 The rule (Lin et al., 2014; ``evaluateImg`` of the COCO API): detections of a class, best score first, each take the
 free object they overlap most; objects that are ignored (crowds, or outside the range of areas) come second and make
@@ -11,12 +11,23 @@ over the candidates, best overlap first, settles all thresholds at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from segx.errors import UsageError
+from segx.ops import boxes
+from segx.structures.annotations import masks_of
+from segx.structures.masks import Masks
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
+
+    from segx.structures.sample import Sample
+    from segx_task_segment.results import SegmentResults
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds; bit ``t`` of an answer belongs to ``THRESHOLDS[t]``."""
@@ -29,6 +40,135 @@ MOST = 100
 
 _ALL = (1 << len(THRESHOLDS)) - 1
 _LEAST = np.minimum(THRESHOLDS, 1 - 1e-10)
+
+IouType = Literal["box", "mask"]
+
+NEGLIGIBLE = 0.1
+"""Overlaps that cannot reach this are not worth counting pixels for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What was found in one image, best score first.
+
+    Attributes:
+        category: int64 (N).
+        score: float64 (N).
+        box: float64 (N, 4), x, y, width, height in pixels, to 1/10000.
+        rank: int64 (N), place within its class, from 0.
+        results: Where the masks are.
+        rows: int64 (N), row of each in ``results``.
+    """
+
+    category: NDArray[np.int64]
+    score: NDArray[np.float64]
+    box: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    results: SegmentResults
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+    @cached_property
+    def masks(self) -> Masks:
+        """The masks."""
+        return self.results.masks[self.rows] if len(self.rows) else Masks.empty(self.results.orig_shape)
+
+    @cached_property
+    def box_areas(self) -> NDArray[np.float64]:
+        """(N,), in pixels."""
+        return np.asarray(self.box[:, 2] * self.box[:, 3], np.float64)
+
+    @cached_property
+    def mask_areas(self) -> NDArray[np.float64]:
+        """(N,), in pixels."""
+        return self.masks.area.astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnnotationArrays:
+    """The objects of one image.
+
+    Attributes:
+        category: int64 (N).
+        box: float64 (N, 4), x, y, width, height in pixels.
+        crowd: bool (N).
+        with_mask: bool (N); the others are known by their box only.
+        area: float64 (N), as the data set gives it, else of the mask, else of the box.
+        id: int64 (N).
+        masks: The masks; the box's rectangle where only that is known.
+    """
+
+    category: NDArray[np.int64]
+    box: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    with_mask: NDArray[np.bool_]
+    area: NDArray[np.float64]
+    id: NDArray[np.int64]
+    masks: Masks
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+
+def found_in(
+    results: SegmentResults, names: Mapping[int, str], *, classes: Sequence[int] | None = None, single: bool = False
+) -> Found:
+    """Return what was found, of the classes that are measured.
+
+    Raises:
+        UsageError: The masks are not at the image's resolution.
+    """
+    boxes = results.boxes.data.astype(np.float64)
+    if len(boxes) and (not len(results.masks) or results.masks.frame != results.orig_shape):
+        raise UsageError("masks are measured at the image's own resolution", hint="decode with retina_masks=true")
+    category = boxes[:, -1].astype(np.int64)
+    wanted = np.isin(category, list(names) if classes is None else list(classes))
+    if single:
+        category = np.zeros_like(category)
+    kept = np.flatnonzero(wanted)
+    rows = kept[np.argsort(-boxes[kept, -2], kind="stable")]
+    box = np.concatenate([boxes[rows, :2], boxes[rows, 2:4] - boxes[rows, :2]], axis=1).round(4)
+    return Found(
+        category=category[rows],
+        score=boxes[rows, -2],
+        box=box,
+        rank=_ranks(category[rows]),
+        results=results,
+        rows=rows,
+    )
+
+
+def annotations_of(sample: Sample, *, classes: Sequence[int] | None = None, single: bool = False) -> AnnotationArrays:
+    """Return the objects of an image, of the classes that are measured, rasterised as COCO does."""
+    annotations = [annotation for annotation in sample.annotations if classes is None or annotation.category in classes]
+    masks = masks_of(annotations, sample.shape, boxes=True)
+    areas = masks.area.astype(np.float64)
+    for index, annotation in enumerate(annotations):
+        if annotation.area is not None:
+            areas[index] = annotation.area
+        elif not annotation.has_mask:
+            areas[index] = annotation.box[2] * annotation.box[3]
+    return AnnotationArrays(
+        category=np.array([0 if single else annotation.category for annotation in annotations], np.int64),
+        box=np.array([annotation.box for annotation in annotations], np.float64).reshape(-1, 4),
+        crowd=np.array([annotation.crowd for annotation in annotations], np.bool_),
+        with_mask=np.array([annotation.has_mask for annotation in annotations], np.bool_),
+        area=areas,
+        id=np.array([annotation.id for annotation in annotations], np.int64),
+        masks=masks,
+    )
+
+
+def _ranks(category: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each row among the earlier rows of its class."""
+    order = np.argsort(category, kind="stable")
+    ordered = category[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    ranks = np.empty(len(category), np.int64)
+    ranks[order] = np.arange(len(category)) - first
+    return ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,3 +253,80 @@ def _take(
             else:
                 right |= free
     return right, neither, best
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IouMatches:
+    """Matches of one image by box or by mask IoU.
+
+    Attributes:
+        hit: uint16 (areas, detections), bit per threshold.
+        ignored: uint16 (areas, detections), bit per threshold.
+        partner: int64 (detections), the object found at IoU 0.5; -1 for none.
+        iou: (detections, objects); 0 between different classes.
+        ignored_objects: bool (objects), crowds and what has no ground truth of this kind.
+    """
+
+    hit: NDArray[np.uint16]
+    ignored: NDArray[np.uint16]
+    partner: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    ignored_objects: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageMatches:
+    """Detections, annotations and matches of one image.
+
+    Attributes:
+        sample: The image and its ground truth.
+        found: What was found.
+        annotations: The ground truth.
+        box: Matches by box.
+        seg: Matches by mask.
+        first_id: Number of the first detection in ``predictions.json``, counted from 1.
+    """
+
+    sample: Sample
+    found: Found
+    annotations: AnnotationArrays
+    box: IouMatches
+    seg: IouMatches
+    first_id: int
+
+
+def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType) -> IouMatches:
+    """Match what was found in an image with its ground truth, class by class."""
+    ignored_objects = annotations.crowd if iou_type == "box" else annotations.crowd | ~annotations.with_mask
+    areas = found.box_areas if iou_type == "box" else found.mask_areas
+    ranges = np.array(list(AREAS.values()))
+    outside = (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
+    hit = np.zeros((len(AREAS), len(found)), np.uint16)
+    ignored = np.where(outside, np.uint16(_ALL), np.uint16(0))
+    partner = np.full(len(found), -1, np.int64)
+    overlaps = np.zeros((len(found), len(annotations)))
+    for category in np.intersect1d(annotations.category, found.category).tolist():
+        objects = np.flatnonzero(annotations.category == category)
+        rows = np.flatnonzero(found.category == category)
+        if iou_type == "box":
+            ours, theirs = found.box[rows], annotations.box[objects]
+            sizes = ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]
+            iou = boxes.iou(_corners(ours), _corners(theirs), areas=sizes, crowd=ignored_objects[objects])
+        else:
+            crowd = ignored_objects[objects]
+            iou = found.masks[rows].iou(annotations.masks[objects], crowd=crowd, least=NEGLIGIBLE)
+        overlaps[np.ix_(rows, objects)] = iou
+        seen = rows[:MOST]
+        matches = match(
+            iou[:MOST],
+            crowd=ignored_objects[objects],
+            annotation_areas=annotations.area[objects],
+            found_areas=areas[seen],
+        )
+        hit[:, seen], ignored[:, seen] = matches.hit, matches.ignored
+        partner[seen] = np.where(matches.partner >= 0, objects[matches.partner], -1)
+    return IouMatches(hit=hit, ignored=ignored, partner=partner, iou=overlaps, ignored_objects=ignored_objects)
+
+
+def _corners(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1)
