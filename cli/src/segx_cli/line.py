@@ -148,7 +148,7 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
             name = _known(pair[1], known, command)
             if _is_open(token) and known[name].type_name not in _NAMES:
                 raise UsageError(f"the bracket in {token!r} is not closed")
-            take(name, _text(name, pair[2]))
+            take(name, _text(name, pair[2], known))
         elif token.startswith("--"):
             take(*_dashed(token, rest, known, command))
         elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
@@ -195,10 +195,13 @@ def _known(typed: str, known: Mapping[str, OptionInfo], command: str) -> str:
     return name
 
 
-def _text(name: str, typed: str) -> str:
-    """Return the value without the comma that separates it from the next, as one types in Python."""
+def _text(name: str, typed: str, known: Mapping[str, OptionInfo] | None = None) -> str:
+    """Return the value without the comma that separates it from the next, as one types in Python.
+
+    ``device=""`` is as if it were not typed, where there is nothing by default.
+    """
     value = typed.removesuffix(",").strip()
-    if not value:
+    if not value and (typed or known is None or known[name].default is not None):
         msg = f"{name}= has no value"
         raise UsageError(msg)
     return value

@@ -514,6 +514,6 @@ def not_neutral(values: Mapping[str, Any]) -> list[str]:
     for name in [name for name in values if name in known]:
         value = plain(values[name])
         value = parse_literal(value) if isinstance(value, str) else value
-        if known[name].values and value is not None and value not in known[name].values:
+        if known[name].values and value is not None and value != "" and value not in known[name].values:
             raise WrongValueError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
     return [name for name in values if name not in known]

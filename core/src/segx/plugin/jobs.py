@@ -153,6 +153,12 @@ class ModelSummary:
     def __iter__(self) -> Iterator[int | float]:
         return iter((self.layers, self.parameters, self.gradients, self.gflops))
 
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self)[index]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
