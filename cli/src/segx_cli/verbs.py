@@ -97,10 +97,14 @@ def _check(command: Command, task: str | None, values: dict[str, Any]) -> Call:
 
 def _options(command: Command, arguments: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
     """Return the checked options; one that goes only with other arguments is told so."""
+    from segx.options.verbs import changes_nothing
+
     kind = command.options_type(arguments)
     taken = kind.names()
     for info in command.known_options():
         if info.name in values and info.name not in taken:
+            if info.name in NEUTRAL and changes_nothing(NEUTRAL[info.name], values[info.name]):
+                continue
             raise UsageError(f"option {info.name!r} does not go with {_words(arguments)}: {info.group}")
     return kind.parse(values)
 
