@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segx.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from segx.options.schema import OptionInfo
 
@@ -123,13 +123,16 @@ def _closed(token: str, rest: Sequence[str]) -> tuple[str, int]:
     return token, 0
 
 
-def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str) -> tuple[dict[str, Value], list[str]]:
+def read(
+    tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str, tasks: Collection[str] = ()
+) -> tuple[dict[str, Value], list[str]]:
     """Return names with values, and the bare words between them.
 
     Args:
         tokens: What :func:`join` returned.
         known: Name of each option to what is known of it.
         command: What is typed to get the list of options, for errors.
+        tasks: Words that name a task, even where an option has that name too.
 
     Raises:
         UsageError: A name is unknown, has no value or two.
@@ -154,7 +157,7 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
         elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
             msg = f"switch {token!r} is not known{did_you_mean('-' + token, _SWITCHES)}"
             raise UsageError(msg, hint=f"{command} --help lists the options")
-        elif token.replace("-", "_") in known:
+        elif token.replace("-", "_") in known and token not in tasks:
             name = token.replace("-", "_")
             take(name, _bare(name, known))
         else:

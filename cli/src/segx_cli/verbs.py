@@ -37,7 +37,7 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
     known = _taken_in_silence(command) | own if command.verb else own
     values: dict[str, Any]
     try:
-        values, words = read(join(tokens), known, command=program)
+        values, words = read(join(tokens), known, command=program, tasks=TASKS_ELSEWHERE)
     except UnknownOptionError as error:
         raise _with_its_verb(error, command) from error
     if not command.verb:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from segx.errors import MissingAttributeError, UsageError, WrongTypeError, did_you_mean
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
+from segx.runs import EnoughError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -181,6 +182,7 @@ class Trainer(State):
         wdir: The folder of both.
         csv: The table with a row for each epoch.
         epoch_time: Seconds that the last epoch took, validation included.
+        stop: Set to True, the training ends after this epoch as if it were the last one.
     """
 
     word = "trainer"
@@ -191,7 +193,7 @@ class Trainer(State):
         folder = run.folder
         assert folder is not None  # a training always has one  # noqa: S101
         self.epoch, self.epochs, self.batch_size = 0, int(self.args.epochs), int(self.args.batch)
-        self.batch_i = 0
+        self.batch_i, self.stop = 0, False
         self.batches: int | None = None
         self.metrics: dict[str, float] = {}
         self.loss_names: tuple[str, ...] = ()
@@ -202,21 +204,6 @@ class Trainer(State):
         self.epoch_time = self._clock = 0.0
         self.wdir, self.csv = folder / "weights", folder / "results.csv"
         self.best, self.last = self.wdir / "best.pt", self.wdir / "last.pt"
-
-    @property
-    def stop(self) -> bool:
-        """Whether the run is to end: never; who wants that raises an exception.
-
-        Raises:
-            UsageError: It is set.
-        """
-        return False
-
-    @stop.setter
-    def stop(self, wanted: bool) -> None:
-        if wanted:
-            hint = "raise an exception of your own: train() passes it on; last.pt is written, resume=true goes on"
-            raise UsageError("trainer.stop cannot be set", hint=hint)
 
     def label_loss_items(self, loss_items: Iterable[float] | None = None, prefix: str = "train") -> dict[str, float]:
         """Return losses by name, with ``prefix`` before it; default: those of the epoch so far."""
@@ -253,6 +240,8 @@ class Trainer(State):
                 self.fitness = row["fitness"]
                 self.best_fitness = max(self.fitness, self.fitness if self.best_fitness is None else self.best_fitness)
             yield from (*(("on_model_save",) if self.args.save else ()), "on_fit_epoch_end")
+            if self.stop:
+                raise EnoughError
 
     def _run_ended(self, metrics: Mapping[str, float], result: Any = None) -> Iterator[str]:
         self.metrics = dict(metrics) if result is None else dict(result.results_dict)

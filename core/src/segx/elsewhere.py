@@ -23,7 +23,7 @@ NAMES = {
     "ASSETS": "it ships no images; segx.testing.scenes draws some",
     "solutions": "boxes and masks of results are what is counted, cut out, blurred; supervision has zones, heat maps",
     "hub": "nothing is sent anywhere, and models are files",
-    "trackers": "supervision.ByteTrack().update_with_detections(result.to_supervision()) tracks",
+    "trackers": "trackers.ByteTrackTracker().update(result.to_supervision()) tracks",
     "nn": "model.model is the network of a .pt, YOLO(...) opens every format",
     "cfg": "cfg=FILE reads options; segx VERB --help shows them with their defaults",
 }

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _VERBS: tuple[type[Options], ...] = (PredictOptions, ValOptions, TrainOptions, ExportOptions)
 _ELSEWHERE = {
-    "track": "tracking is not there: supervision.ByteTrack().update_with_detections(result.to_supervision()) tracks",
+    "track": "tracking is not there: trackers.ByteTrackTracker().update(result.to_supervision()) tracks",
     "embed": "feature vectors are not returned",
     "tune": "there is no search for hyper-parameters: call train() in a loop, or from Optuna with on_fit_epoch_end",
     "profile": "result.speed and metrics.speed hold the times",

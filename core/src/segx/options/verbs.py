@@ -472,6 +472,17 @@ class BenchmarkOptions(VerbOptions, RunFolderOptions):
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     verbose: bool = option(True, "a line for each format")
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Return options from names and values; ``format="onnx"`` is ``formats="onnx"``.
+
+        Raises:
+            UsageError: A name is unknown, or a value is of the wrong type or out of range.
+        """
+        if values.get("format") and "formats" not in values:
+            values = {"formats" if name == "format" else name: value for name, value in values.items()}
+        return super().parse(values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuppressionOptions(ExportOptions):
