@@ -89,6 +89,8 @@ HANDLES: dict[str, tuple[Callable[[YOLO], Any], Any]] = {
     "model.ckpt_path": (lambda m: (m.ckpt_path, m.model_name, m.overrides["task"], m.overrides["model"]), ("best.pt", "best.pt", "segment", "best.pt")),
     "model.trainer, predictor, metrics": (lambda m: (m.trainer, m.predictor, m.validator, m.metrics), (None, None, None, None)),
     "layers, parameters, gradients, flops = model.info()": (lambda m: [type(value) for value in m.info(detailed=True, verbose=False)], [int, int, int, float]),
+    "len(model.info()), model.info()[1]": (lambda m: (len(m.info()), m.info(verbose=False)[1] == m.info().parameters), (4, True)),
+    "model.device == torch.device('cpu')": (lambda m: (m.device == torch.device("cpu"), m.device != torch.device("cuda:0"), {m.device}), (True, True, {"cpu"})),
     "model.info().parameters": (lambda m: m.info(verbose=False).gradients < m.info().parameters, True),
     "copy.deepcopy(model)": (lambda m: copy.deepcopy(m).names == m.names, True),
     "pickle.dumps(model)": (lambda m: pickle.loads(pickle.dumps(m)).ckpt_path == str(Path("best.pt").absolute()), True),
@@ -180,7 +182,7 @@ def test_options_for_every_call(model: YOLO, photo: str) -> None:
 
 def test_options_of_a_file(model: YOLO, photo: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("task: segment\nmode: predict\nmodel: other.pt\nconf: 0.0\nmax_det: 2\nmosaic: 0.5\nimgsz: 160\n")
+    file.write_text("task: segment\nmode: predict\nmodel: other.pt\nconf: 0.0\nmax-det: 2\nmosaic: 0.5\nimgsz: 160\n")
     assert len(model.predict(photo, cfg=file, verbose=False)[0]) == 2
     assert len(model.predict(photo, cfg=str(file), max_det=1, verbose=False)[0]) == 1
     with pytest.raises(UsageError, match="absent"):
@@ -249,8 +251,26 @@ def test_training_tells_its_callbacks(place: Path, tmp_path: Path) -> None:
     assert metrics.save_dir == tmp_path / "run"
     with pytest.raises(AttributeError, match="trainer has no 'optimizer' here"):
         _ = trainer.optimizer
-    with pytest.raises(UsageError, match="raise an exception"):
-        trainer.stop = True
+    assert trainer.loss_names == ("box_loss", "seg_loss", "cls_loss", "dfl_loss")
+    assert trainer.tloss.cpu().tolist() == [epochs[-1][f"train/{name}"] for name in trainer.loss_names]
+
+
+def test_a_callback_that_stops_ends_the_training_as_if_it_were_over(place: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    model = YOLO("tinyn-seg.yaml")
+    model.add_callback("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", trainer.epoch == 1))
+    for event in ("on_train_end", "teardown"):
+        model.add_callback(event, lambda _, event=event: told.append(event))
+    metrics = model.train(data="data.yaml", project=tmp_path, **QUICK | {"epochs": 5})
+    assert told == ["on_train_end", "teardown"]
+    assert model.trained is not None
+    assert [row["epoch"] for row in model.trained.history] == [1, 2]
+    assert model.trained.best is not None
+    assert model.metrics is metrics
+    model = YOLO(tmp_path / "train" / "weights" / "last.pt")
+    model.train(resume=True, epochs=3)
+    assert model.trained is not None
+    assert len(model.trained.history) == 3, "who wants more goes on"
 
 
 def test_a_callback_that_raises_ends_the_training(place: Path, tmp_path: Path) -> None:
@@ -281,16 +301,17 @@ def test_callbacks_of_predict(model: YOLO, photo: str, tmp_path: Path) -> None:
         predictor.results = zip(predictor.results, images, strict=True)
 
     model.add_callback("on_predict_start", lambda predictor: told.append(("start", predictor.args.max_det)))
+    model.add_callback("on_predict_postprocess_end", lambda predictor: told.append(len(predictor.results)))
     model.add_callback("on_predict_batch_end", with_frame)
     model.add_callback("on_predict_end", lambda predictor: told.append(("end", predictor.seen)))
     pairs = model.predict([photo, "my photos/1.jpg"], project=tmp_path, save=True, **FIND)
     assert [frame.shape for _, frame in pairs] == [(160, 160, 3)] * 2
     assert all(result.orig_img is frame and len(result) for result, frame in pairs)
-    assert told == [("start", 7), ("end", 2)]
+    assert (told[0], sum(told[1:-1]), told[-1]) == (("start", 7), 2, ("end", 2))
     assert model.predictor is not None
     assert model.predictor.save_dir == tmp_path / "predict"
     assert YOLO("best.pt")(photo, **FIND)[0] is not None, "another model's callbacks are not called"
-    assert len(told) == 2
+    assert told[-1] == ("end", 2)
     model.clear_callback("on_predict_batch_end")
     assert len(model(photo, **FIND)[0]) == len(pairs[0][0])
     model.add_callback("on_predict_batch_end", lambda predictor: setattr(predictor, "results", []))
@@ -399,8 +420,17 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
     ("line", "message"),
     [
         ("from segx.utils.plotting import Annotator", "result.plot"),
-        ("from segx.utils import LOGGER", "segx has no utils but ops"),
-        ("import segx.utils.torch_utils", "segx has no utils but ops"),
+        ("from segx.utils import LOGGER", "segx has no utils.LOGGER: beside ops"),
+        ("import segx.utils.torch_utils", "segx has no utils.torch_utils: beside ops"),
+        ("from segx import solutions", "supervision has zones"),
+        ("from segx.solutions import ObjectCounter", "supervision has zones"),
+        ("from segx.nn.tasks import SegmentationModel", "model.model is the network"),
+        ("from segx.cfg import get_cfg", "cfg=FILE"),
+        ("from segx.trackers import BYTETracker", "trackers.ByteTrackTracker"),
+        ("from segx.data.augment import LetterBox", "plugins read data sets"),
+        ("from segx.engine.trainer import BaseTrainer", "add_callback"),
+        ("from segx.engine.model import Model", "from segx import YOLO"),
+        ("from segx.models import SAM", "other families"),
         ("from segx.utils.ops import non_max_suppression", "scale_masks"),
         ("from segx.models.yolo.segment import SegmentationTrainer", "add_callback"),
         ("from segx import SAM", "other families"),
@@ -412,6 +442,16 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
 def test_what_is_not_there_says_what_is(line: str, message: str) -> None:
     with pytest.raises(ImportError, match=message):
         exec(line, {})
+
+
+def test_other_modules_are_not_found_as_ever() -> None:
+    from segx.models import YOLO as SAME
+
+    assert SAME is YOLO
+    with pytest.raises(ModuleNotFoundError, match=r"No module named .segx\.nothing."):
+        exec("import segx.nothing", {})
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from segx import nothing", {})
 
 
 @pytest.mark.parametrize(
@@ -485,8 +525,31 @@ def test_figures_as_tables(model: YOLO, place: Path) -> None:
     assert [row["Class"] for row in rows] == [row["Class"] for row in metrics.summary()]
     assert float(rows[0]["Mask-mAP50"]) == pytest.approx(metrics.seg.ap50[0], abs=1e-4)
     assert metrics.box.p_curve.shape == metrics.box.r_curve.shape == (len(rows), len(metrics.box.px))
-    assert (metrics.box.nc, len(metrics.maps)) == (6, 6)
+    assert (metrics.box.nc, len(metrics.maps), metrics.task) == (6, 6, "segment")
+    assert metrics.nt_per_class.sum() == sum(row["Instances"] for row in metrics.summary())
+    assert metrics.nt_per_image.tolist() == metrics.images_per_class.tolist()
+    assert metrics.box.prec_values.shape == (len(rows), 1000)
+    np.testing.assert_allclose(metrics.box.prec_values.mean(axis=1), metrics.box.ap50, atol=0.01)
     assert metrics.seg.fitness() == pytest.approx(0.1 * metrics.seg.map50 + 0.9 * metrics.seg.map)
+
+
+def test_what_was_taken_for_what(model: YOLO, place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    confusion = model.val(data="data.yaml", imgsz=160, plots=False, verbose=False).confusion_matrix
+    right, wrong = confusion.tp_fp()
+    assert (len(right), confusion.nc) == (6, 6)
+    assert right.sum() + wrong.sum() == confusion.matrix[:-1].sum() > 0
+    rows = confusion.summary()
+    assert [list(row.values())[1:] for row in rows] == confusion.matrix.tolist()
+    assert [row["Predicted"] for row in rows] == [*model.names.values(), "background"] == list(rows[0])[1:]
+    assert max(value for row in confusion.summary(normalize=True) for value in list(row.values())[1:]) <= 1
+    assert json.loads(confusion.to_json()) == rows
+    assert len(confusion.to_csv().splitlines()) == 8
+    with caplog.at_level("INFO"):
+        confusion.print()
+    assert "Predicted,ball" in caplog.text
+    drawn = [confusion.plot(save_dir=str(tmp_path), names=list(model.names.values()), normalize=n) for n in (0, 1)]
+    assert [file.name for file in drawn] == ["confusion_matrix.png", "confusion_matrix_normalized.png"]
+    assert all(cv2.imread(str(file)) is not None for file in drawn)
 
 
 def test_helpers_that_libraries_reach_for() -> None:
@@ -534,6 +597,9 @@ segx segment predict model=best.pt source="my photos/0.jpg" show=False stream_bu
 segx segment predict model=best.pt source="my photos/0.jpg" conf=0.25 line_thickness=3
 segx segment predict model=best.pt source="my photos/0.jpg" hide_labels=False hide_conf=False boxes=True
 segx segment predict model=best.pt source="my photos/0.jpg" line_width=None embed=None
+segx segment predict model=best.pt source="my photos/0.jpg" overlap_mask=True mask_ratio=4 device="" name=
+segx segment predict model=best.pt source="my photos/0.jpg" epochs=100 plots=False workers=4 single_cls=False
+segx --task segment --mode predict --model best.pt --source "my photos/0.jpg"
 segx segment predict model=best.pt, source="my photos/0.jpg", conf=0.5
 segx segment predict model = best.pt source = "my photos/0.jpg"
 segx segment predict --model best.pt --source "my photos/0.jpg" --conf 0.3
@@ -549,7 +615,7 @@ segx segment val model=best.pt data=data.yaml plots=False verbose=False save_txt
 segx export model=best.pt format=onnx imgsz=64 verify=False
 segx export model=best.pt format=onnx dynamic=True simplify=True imgsz=64 verify=False
 segx mode=export model=best.pt format=torchscript imgsz=64 optimize=False verify=False
-segx export model=best.pt format=onnx opset=17 imgsz=64,64 verify=False nms=False
+segx export model=best.pt format=onnx opset=17 imgsz=64,64 verify=False nms=False workspace=4 keras=False
 segx segment train data=data.yaml model=tinyn-seg.yaml epochs=1 imgsz=64 plots=False
 segx task=segment mode=train model=tinyn-seg.yaml data=data.yaml epochs=1 imgsz=64 batch=2 plots=False
 segx segment train data=data.yaml model=tinyn-seg.yaml epochs=1 imgsz=64 pretrained=False optimizer=sgd lr0=0.01 plots=False
@@ -580,6 +646,12 @@ def test_command_lines_from_notebooks(place: Path, line: str, capsys: pytest.Cap
         ("cfg", "cfg=FILE"),
         ("copy-cfg", "cfg=FILE"),
         ("track model=best.pt source=x.mp4", "supervision"),
+        ("solutions count source=x.mp4", "supervision has zones"),
+        ("hub", "nothing is sent"),
+        ("pose train data=coco8-pose.yaml model=other.pt", "task 'pose' is not installed"),
+        ("predict model=best.pt source=x.jpg mask_ratio=2", "mask_ratio=2 cannot be: an option of train"),
+        ("export model=best.pt format=onnx workspace=8", "only format engine"),
+        ("predict model=best.pt source=", "source= has no value"),
         ("tune model=best.pt data=data.yaml", "train"),
         ("task=detect mode=predict model=best.pt source=x.jpg", "'segment', not for 'detect'"),
         ("detect train data=coco8.yaml model=other.pt", "task 'detect' is not installed"),

@@ -192,7 +192,7 @@ def test_the_table_has_a_row_for_each_epoch(whole: tuple[YOLO, Any]) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {"time", "train/box_loss", "train/seg_loss", "train/cls_loss", "train/dfl_loss"} <= rows[0].keys()
-    assert {"metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "fitness", "lr/bias", "lr/weight"} <= rows[0].keys()
+    assert {"metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "fitness", "lr/pg0", "lr/pg1"} <= rows[0].keys()
     losses = [float(row[f"val/{name}_loss"]) for row in rows for name in ("box", "seg", "cls", "dfl")]
     assert all(math.isfinite(value) for value in losses)
     assert all(float(row["val/cls_loss"]) > 0 for row in rows)

@@ -260,7 +260,9 @@ ELSEWHERE = {
     "cfg": "segx VERB --help shows every option with its default; cfg=FILE reads them from a YAML",
     "copy-cfg": "segx VERB --help shows every option with its default; cfg=FILE reads them from a YAML",
     "tune": "segx searches no settings; each of them is an option of train: segx train --help",
-    "track": "segx gives no ids to objects; trackers such as supervision's take its results",
+    "solutions": "boxes and masks of results are what is counted, cut out, blurred; supervision has zones, heat maps",
+    **dict.fromkeys(("hub", "login", "logout"), "nothing is sent anywhere, and nobody has an account"),
+    "track": "segx gives no ids to objects; the package trackers, and supervision, take its results",
 }
 """What programs of the same kind have, and what does that job here."""
 TASKS_ELSEWHERE = frozenset({"classify", "detect", "obb", "pose"})

@@ -10,7 +10,7 @@ from segx.errors import UsageError, did_you_mean
 from segx.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from segx.options.schema import OptionInfo
 
@@ -121,13 +121,16 @@ def _closed(token: str, rest: Sequence[str]) -> tuple[str, int]:
     return token, 0
 
 
-def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str) -> tuple[dict[str, Value], list[str]]:
+def read(
+    tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str, tasks: Collection[str] = ()
+) -> tuple[dict[str, Value], list[str]]:
     """Return names with values, and the bare words between them.
 
     Args:
         tokens: What :func:`join` returned.
         known: Name of each option to what is known of it.
         command: What is typed to get the list of options, for errors.
+        tasks: Words that name a task, even where an option has that name too.
 
     Raises:
         UsageError: A name is unknown, has no value or two.
@@ -146,13 +149,13 @@ def read(tokens: Sequence[str], known: Mapping[str, OptionInfo], *, command: str
             name = _known(pair[1], known, command)
             if _is_open(token) and known[name].type_name not in _NAMES:
                 raise UsageError(f"the bracket in {token!r} is not closed")
-            take(name, _text(name, pair[2]))
+            take(name, _text(name, pair[2], known))
         elif token.startswith("--"):
             take(*_dashed(token, rest, known, command))
         elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
             msg = f"switch {token!r} is not known{did_you_mean('-' + token, _SWITCHES)}"
             raise UsageError(msg, hint=f"{command} --help lists the options")
-        elif token.replace("-", "_") in known:
+        elif token.replace("-", "_") in known and token not in tasks:
             name = token.replace("-", "_")
             take(name, _bare(name, known))
         else:
@@ -193,10 +196,13 @@ def _known(typed: str, known: Mapping[str, OptionInfo], command: str) -> str:
     return name
 
 
-def _text(name: str, typed: str) -> str:
-    """Return the value without the comma that separates it from the next, as one types in Python."""
+def _text(name: str, typed: str, known: Mapping[str, OptionInfo] | None = None) -> str:
+    """Return the value without the comma that separates it from the next, as one types in Python.
+
+    ``device=""`` is as if it were not typed, where there is nothing by default.
+    """
     value = typed.removesuffix(",").strip()
-    if not value:
+    if not value and (typed or known is None or known[name].default is not None):
         msg = f"{name}= has no value"
         raise UsageError(msg)
     return value

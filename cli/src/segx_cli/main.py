@@ -187,6 +187,9 @@ def find_command(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
     A word that follows ``--name`` is that option's value, unless nothing else could be the command.
     """
+    if "--mode" in words[:-1]:
+        place = list(words).index("--mode")
+        words = [*words[:place], f"mode={words[place + 1]}", *words[place + 2 :]]
     mode = next((word for word in words if word.removeprefix("--").startswith("mode=")), None)
     if mode is not None:
         name = mode.partition("=")[2]

@@ -37,7 +37,7 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
     known = _taken_in_silence(command) | own if command.verb else own
     values: dict[str, Any]
     try:
-        values, words = read(join(tokens), known, command=program)
+        values, words = read(join(tokens), known, command=program, tasks=TASKS_ELSEWHERE)
     except UnknownOptionError as error:
         raise _with_its_verb(error, command) from error
     if not command.verb:
@@ -56,10 +56,12 @@ def read_call(command: Command, tokens: Sequence[str], *, program: str = "") -> 
 
 
 def _taken_in_silence(command: Command) -> dict[str, OptionInfo]:
-    """Return the options of other programs, which the options themselves take or refuse, and those for Python alone."""
+    """Return what is an option elsewhere, which the options themselves take or refuse, and those for Python alone."""
+    from segx.options.verbs import known_elsewhere
+
     elsewhere = {
         name: OptionInfo(name, "", None, reason, "", switch=any(isinstance(value, bool) for value in values))
-        for name, (values, reason) in NEUTRAL.items()
+        for name, (values, reason) in known_elsewhere().items()
     }
     return elsewhere | {name: OptionInfo(name, "", None, "", "", switch=True) for name in command.python_only}
 
@@ -95,10 +97,14 @@ def _check(command: Command, task: str | None, values: dict[str, Any]) -> Call:
 
 def _options(command: Command, arguments: Mapping[str, Any], values: Mapping[str, Any]) -> Options:
     """Return the checked options; one that goes only with other arguments is told so."""
+    from segx.options.verbs import changes_nothing
+
     kind = command.options_type(arguments)
     taken = kind.names()
     for info in command.known_options():
         if info.name in values and info.name not in taken:
+            if info.name in NEUTRAL and changes_nothing(NEUTRAL[info.name], values[info.name]):
+                continue
             raise UsageError(f"option {info.name!r} does not go with {_words(arguments)}: {info.group}")
     return kind.parse(values)
 
@@ -146,7 +152,9 @@ def _check_task(task: str, model: str | None) -> None:
 
 def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> dict[str, Any]:
     """Return the options of a YAML file; those of other verbs are left aside, so that one file can serve several."""
-    values = _read_yaml(path)
+    from segx.io.files import read_options
+
+    values = read_options(path)
     strange = {name: value for name, value in values.items() if name not in known and name != "mode"}
     elsewhere = _verbs_by_option() if strange else {}
     passed = {name: value for name, value in strange.items() if name in NEUTRAL and name not in elsewhere}
@@ -156,17 +164,6 @@ def _from_file(path: str, known: Mapping[str, OptionInfo], command: Command) -> 
     if strange:
         logger.info("%s: not options of %s, left aside: %s", path, command.name, ", ".join(sorted(strange)))
     return passed | {name: value for name, value in values.items() if name in known and value is not None}
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    from segx.io.files import read_mapping
-
-    hint = "write one option per line: conf: 0.4"
-    try:
-        content = read_mapping(Path(path), error=UsageError, what="names and values", hint=hint)
-    except UsageError as error:
-        raise UsageError(f"cfg={error.message}", hint=error.hint) from error
-    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def _verbs_by_option() -> dict[str, list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segx import elsewhere
+
 if TYPE_CHECKING:
     from segx.model import YOLO
     from segx.plugin.hookspecs import hookimpl
@@ -11,14 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["YOLO", "__version__", "hookimpl"]
 
-_ELSEWHERE = {
-    **dict.fromkeys(("SAM", "FastSAM", "RTDETR", "NAS", "YOLOWorld"), "other families of models are not there"),
-    "settings": "nothing is kept outside of the run and cache folders; project= says where runs are written",
-    "checks": "segx doctor looks at the installation",
-    "download": "models and data sets of known names are downloaded when they are first used",
-    "ASSETS": "it ships no images; segx.testing.scenes draws some",
-}
-"""What programs import from the tool they were written for, and what there is instead."""
+elsewhere.listen()
 
 
 def __getattr__(name: str) -> object:
@@ -35,8 +30,7 @@ def __getattr__(name: str) -> object:
         import segx.utils
 
         return segx.utils
-    if name in _ELSEWHERE:  # no AttributeError: ``from segx import SAM`` would not show what it says
-        msg = f"segx has no {name}: {_ELSEWHERE[name]}"
-        raise ImportError(msg)
+    if error := elsewhere.refused(name, elsewhere.NAMES):
+        raise error  # no AttributeError: ``from segx import SAM`` would not show what it says
     msg = f"module 'segx' has no attribute {name!r}"
     raise AttributeError(msg)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from segx.errors import MissingAttributeError, UsageError, WrongTypeError, did_you_mean
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
+from segx.runs import EnoughError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from segx.options.schema import Options
@@ -32,11 +33,13 @@ EVENTS: dict[str, str] = {
     "on_model_save": "an epoch's weights are written",
     "on_fit_epoch_end": "an epoch is validated; trainer.metrics are its figures",
     "on_train_end": "the best weights are measured, and exported where that was asked for",
+    "teardown": "a training is over",
     "on_val_start": "a validation begins: of model.val(), and of the best weights after a training",
     "on_val_batch_end": "a batch of a validation is done",
     "on_val_end": "validator.metrics are its figures",
     "on_predict_start": "a prediction begins",
-    "on_predict_batch_end": "predictor.results are those of a batch, before they are returned",
+    "on_predict_postprocess_end": "predictor.results are those of a batch, before they are returned",
+    "on_predict_batch_end": "the same, after it",
     "on_predict_end": "all images are done",
     "on_export_start": "an export begins",
     "on_export_end": "exporter.file is written and proven",
@@ -44,8 +47,7 @@ EVENTS: dict[str, str] = {
 """Event to when it happens."""
 _ELSEWHERE = {
     **dict.fromkeys(("on_train_batch_start", "on_val_batch_start", "on_predict_batch_start"), "only ends are told"),
-    **dict.fromkeys(("optimizer_step", "on_before_zero_grad", "on_params_update", "teardown"), "it is not told"),
-    "on_predict_postprocess_end": "see on_predict_batch_end",
+    **dict.fromkeys(("optimizer_step", "on_before_zero_grad", "on_params_update"), "it is not told"),
 }
 
 
@@ -170,7 +172,8 @@ class Trainer(State):
         batches: How many an epoch has; None before the first.
         metrics: Name to value: after validation the figures of the epoch, ``"metrics/mAP50-95(M)"``, its ``"val/..."``
             losses and ``"fitness"``; in the end those of the best weights.
-        tloss: Name to value: the mean losses of the epoch so far, ``"train/box_loss"``.
+        loss_names: Names of the losses, ``"box_loss"``; none before the first batch.
+        tloss: float64 (losses,): their means over the epoch so far.
         lr: Name to value: learning rates.
         fitness: What epochs are ranked by; None before the first validation.
         best_fitness: The highest so far.
@@ -179,6 +182,7 @@ class Trainer(State):
         wdir: The folder of both.
         csv: The table with a row for each epoch.
         epoch_time: Seconds that the last epoch took, validation included.
+        stop: Set to True, the training ends after this epoch as if it were the last one.
     """
 
     word = "trainer"
@@ -189,10 +193,11 @@ class Trainer(State):
         folder = run.folder
         assert folder is not None  # a training always has one  # noqa: S101
         self.epoch, self.epochs, self.batch_size = 0, int(self.args.epochs), int(self.args.batch)
-        self.batch_i = 0
+        self.batch_i, self.stop = 0, False
         self.batches: int | None = None
         self.metrics: dict[str, float] = {}
-        self.tloss: dict[str, float] = {}
+        self.loss_names: tuple[str, ...] = ()
+        self.tloss: Any = ()
         self.lr: dict[str, float] = {}
         self.fitness: float | None = None
         self.best_fitness: float | None = None
@@ -200,27 +205,17 @@ class Trainer(State):
         self.wdir, self.csv = folder / "weights", folder / "results.csv"
         self.best, self.last = self.wdir / "best.pt", self.wdir / "last.pt"
 
-    @property
-    def stop(self) -> bool:
-        """Whether the run is to end: never; who wants that raises an exception.
-
-        Raises:
-            UsageError: It is set.
-        """
-        return False
-
-    @stop.setter
-    def stop(self, wanted: bool) -> None:
-        if wanted:
-            hint = "raise an exception of your own: train() passes it on; last.pt is written, resume=true goes on"
-            raise UsageError("trainer.stop cannot be set", hint=hint)
-
-    def label_loss_items(
-        self, loss_items: Mapping[str, float] | None = None, prefix: str = "train"
-    ) -> dict[str, float]:
-        """Return losses with ``prefix`` before their names; default: those of the epoch so far."""
+    def label_loss_items(self, loss_items: Iterable[float] | None = None, prefix: str = "train") -> dict[str, float]:
+        """Return losses by name, with ``prefix`` before it; default: those of the epoch so far."""
         losses = self.tloss if loss_items is None else loss_items
-        return {f"{prefix}/{name.partition('/')[2]}": value for name, value in losses.items()}
+        return {f"{prefix}/{name}": float(loss) for name, loss in zip(self.loss_names, losses, strict=True)}
+
+    def _learned(self, row: Mapping[str, float]) -> None:
+        from segx.structures.arrays import ResultArray
+
+        losses = {name: value for name, value in row.items() if name.startswith("train/")}
+        self.loss_names = tuple(name.removeprefix("train/") for name in losses)
+        self.tloss = ResultArray.of(list(losses.values()))
 
     def _run_started(self) -> Iterator[str]:
         yield from ("on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start")
@@ -228,7 +223,7 @@ class Trainer(State):
     def _step_ended(self, step: Step, **_facts: Any) -> Iterator[str]:
         if step.kind == "batch":
             self.batch_i, self.batches = step.index, step.total
-            self.tloss = {name: value for name, value in step.metrics.items() if name.startswith("train/")}
+            self._learned(step.metrics)
             yield "on_train_batch_end"
         elif step.kind == "stage" and step.name in _STAGES:
             self.epoch, self.epochs = step.index, step.total or self.epochs
@@ -237,19 +232,20 @@ class Trainer(State):
             row = step.metrics
             self.epoch, self.epochs = step.index, step.total or self.epochs
             self.epoch_time, self._clock = row["time"] - self._clock, row["time"]
-            self.tloss, self.lr = (
-                {name: value for name, value in row.items() if name.startswith(start)} for start in ("train/", "lr/")
-            )
-            left_out = {"epoch", "time", *self.tloss, *self.lr}
+            self._learned(row)
+            self.lr = {name: value for name, value in row.items() if name.startswith("lr/")}
+            left_out = {"epoch", "time", *self.label_loss_items(), *self.lr}
             self.metrics = {name: value for name, value in row.items() if name not in left_out}
             if "fitness" in row:
                 self.fitness = row["fitness"]
                 self.best_fitness = max(self.fitness, self.fitness if self.best_fitness is None else self.best_fitness)
             yield from (*(("on_model_save",) if self.args.save else ()), "on_fit_epoch_end")
+            if self.stop:
+                raise EnoughError
 
     def _run_ended(self, metrics: Mapping[str, float], result: Any = None) -> Iterator[str]:
         self.metrics = dict(metrics) if result is None else dict(result.results_dict)
-        yield "on_train_end"
+        yield from ("on_train_end", "teardown")
 
 
 _STAGES = {"train": "on_train_epoch_start", "val": "on_train_epoch_end"}
@@ -314,7 +310,7 @@ class Predictor(State):
         self.results = list(self._given)
         self.batch = ([one.path for one in self._given], [one.orig_img for one in self._given], None, "")
         self.seen += int(step.metrics.get("images", 0))
-        yield "on_predict_batch_end"
+        yield from ("on_predict_postprocess_end", "on_predict_batch_end")
 
     def _run_ended(self, metrics: Mapping[str, float], result: Any = None) -> Iterator[str]:  # noqa: ARG002
         yield "on_predict_end"

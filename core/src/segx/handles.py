@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from segx.callbacks import Callbacks, Exporter, Listener, Predictor, Trainer, Validator
 from segx.console import spoken
-from segx.errors import MissingAttributeError, UsageError, WrongTypeError, did_you_mean
+from segx.errors import MissingAttributeError, UsageError, did_you_mean
 from segx.options.verbs import ExportOptions, PredictOptions, TrainOptions, ValOptions
+from segx.structures.types import Device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _VERBS: tuple[type[Options], ...] = (PredictOptions, ValOptions, TrainOptions, ExportOptions)
 _ELSEWHERE = {
-    "track": "tracking is not there: supervision.ByteTrack().update_with_detections(result.to_supervision()) tracks",
+    "track": "tracking is not there: trackers.ByteTrackTracker().update(result.to_supervision()) tracks",
     "embed": "feature vectors are not returned",
     "tune": "there is no search for hyper-parameters: call train() in a loop, or from Optuna with on_fit_epoch_end",
     "profile": "result.speed and metrics.speed hold the times",
@@ -42,41 +43,6 @@ _ELSEWHERE = {
 @functools.cache
 def _option_names() -> frozenset[str]:
     return frozenset().union(*(verb.names() for verb in _VERBS))
-
-
-def _of_file(cfg: Any) -> dict[str, Any]:
-    """Return the options in the YAML file that ``cfg`` names, if it names one.
-
-    Raises:
-        UsageError: It cannot be read.
-    """
-    if cfg is None:
-        return {}
-    if not isinstance(cfg, str | os.PathLike):
-        raise WrongTypeError(f"cfg={cfg!r} is not a path", hint="it names a YAML file of options")
-    from segx.io.files import read_mapping
-    from segx.io.paths import expanded
-
-    path = expanded(cfg)
-    hint = "write one option per line: conf: 0.4"
-    return read_mapping(path, error=UsageError, what="names and values", hint=hint)
-
-
-class Device(str):
-    """The name of a device, ``"cpu"`` or ``"cuda:0"``, that also answers as a ``torch.device`` does."""
-
-    __slots__ = ()
-
-    @property
-    def type(self) -> str:
-        """Its kind: ``"cuda"``."""
-        return self.partition(":")[0]
-
-    @property
-    def index(self) -> int | None:  # type: ignore[override]  # nobody looks for a letter of it
-        """Its number; None where it has none."""
-        number = self.partition(":")[2]
-        return int(number) if number.isdecimal() else None
 
 
 class Handles:
@@ -165,8 +131,10 @@ class Handles:
             given: What the call is given.
             placed: It runs where :meth:`to` says.
         """
+        from segx.io.files import read_options
+
         others = _option_names() - kind.names()
-        before = {**self.overrides, **_of_file(given.get("cfg"))}
+        before = {**self.overrides, **read_options(given.get("cfg"))}
         overrides = {name: value for name, value in before.items() if name not in others}
         return {**(self._defaults if placed else {}), **overrides, **given}
 

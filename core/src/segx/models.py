@@ -1,9 +1,17 @@
-"""Where programs written for other tools look for trainers and predictors: says what there is in their place."""
+"""Where programs written for other tools look for models: has ``YOLO``, and says what there is for the others."""
 
 from __future__ import annotations
 
-msg = (
-    "segx has no trainer, validator or predictor classes: YOLO(...).train(), val() and predict() with add_callback(), "
-    "or a plugin of your own, do their work; see docs/how-to/come-from-ultralytics.md"
-)
-raise ImportError(msg)
+from segx.elsewhere import MODULES, NAMES, refused
+from segx.model import YOLO
+
+__all__ = ["YOLO"]
+__path__: list[str] = []  # for ``import segx.models.yolo`` to be refused with what there is instead
+
+
+def __getattr__(name: str) -> object:
+    """Refuse whatever else is asked for."""
+    if name.startswith("__"):
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    raise refused(name, NAMES) or refused(f"models.{name}", MODULES) or ImportError(name)

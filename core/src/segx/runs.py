@@ -55,6 +55,10 @@ class Step(Record):
     files: tuple[Path, ...] = ()
 
 
+class EnoughError(Exception):
+    """A callback wants a training to end after the epoch that it is told of, as if it were the last."""
+
+
 def make_run_folder(
     mode: Mode, *, task: str, project: Path | None = None, name: str | None = None, exist_ok: bool = False
 ) -> Path:

@@ -77,6 +77,22 @@ IDIOMS: dict[str, tuple[Callable[[Any], Any], Any]] = {
         lambda r: r.boxes[int(r.boxes.conf.argsort(descending=True)[0])].cls.tolist(),
         [0],
     ),
+    "(cls == 5).nonzero().squeeze()": (lambda r: (r.boxes.cls == 5).nonzero().squeeze().tolist(), 1),
+    "conf.topk(1)": (lambda r: [part.tolist() for part in r.boxes.conf.topk(1)], [pytest.approx([0.9]), [0]]),
+    "xyxy.split(2, dim=1), chunk, unbind, t": (
+        lambda r: (*(len(r.boxes.xyxy.split(2, dim=1)[i]) for i in (0, 1)), r.boxes.xyxy.chunk(4, dim=1)[1].tolist(), r.boxes.xyxy.unbind(1)[0].tolist(), r.boxes.xyxy.t().shape),
+        (2, 2, [[10], [20]], [5, 30], (4, 2)),
+    ),
+    "masked_select, index_select, expand": (
+        lambda r: (r.boxes.cls.masked_select(r.boxes.cls > 0).tolist(), r.boxes.xyxy.index_select(0, np.array([1])).tolist(), r.boxes.cls.expand(3, 2).shape),
+        ([5], [[30, 20, 70, 54]], (3, 2)),
+    ),
+    "conf.median(), pow(2), norm()": (lambda r: [r.boxes.conf.median(), r.boxes.conf.pow(2).sum(), r.boxes.conf.norm()], [0.75, 1.3725, 1.3725**0.5]),
+    "masks.data.sum(dim=[1, 2]), amax, count_nonzero": (
+        lambda r: (r.masks.data.sum(dim=[1, 2]).tolist(), r.masks.data.amax(dim=(1, 2)).tolist(), r.masks.data.count_nonzero(dim=(1, 2)).tolist()),
+        ([400, 1360], [1, 1], [400, 1360]),
+    ),
+    "is_cuda, device.type, nelement()": (lambda r: (r.boxes.cls.is_cuda, r.boxes.cls.device.type, r.boxes.cls.nelement(), r.boxes.cls.is_floating_point()), (False, "cpu", 2, True)),
     "zip(xyxy, conf, cls)": (
         lambda r: [(int(b[0]), round(float(s), 2), int(c)) for b, s, c in zip(r.boxes.xyxy, r.boxes.conf, r.boxes.cls, strict=True)],
         [(5, 0.9, 0), (30, 0.75, 5)],
@@ -152,6 +168,20 @@ def test_arrays_of_results_are_numpys_too(results: SegmentResults) -> None:
         [10, 20][results.boxes.conf[0]]
     with pytest.raises(TypeError, match=r"torch|Tensor"):
         pytest.importorskip("torch").cat([xyxy, xyxy])
+
+
+def test_a_tensor_of_one_number_is_an_index_of_one_number(results: SegmentResults) -> None:
+    """NumPy takes it for the number itself: a mask of one object that is to be left out would pick it."""
+    torch = pytest.importorskip("torch")
+    assert results.masks.data[torch.tensor([1])].shape == (1, 60, 80)
+    assert results.boxes.data[torch.tensor([1]), 5].tolist() == [5]
+    assert results[torch.tensor(1)].boxes.cls.tolist() == [5]
+    alone = results[:1]
+    for keep in (False, True):
+        kept = alone[torch.tensor([keep])]
+        assert len(kept.boxes) == len(kept.masks) == int(keep)
+    assert results.boxes.cls.type(torch.LongTensor).dtype == np.int64
+    assert results.boxes.cls.device == torch.device("cpu")
 
 
 def test_results_are_built_and_changed(results: SegmentResults, tmp_path: Path) -> None:

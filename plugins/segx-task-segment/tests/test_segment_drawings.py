@@ -101,7 +101,7 @@ def row(epoch: int, **more: float) -> dict[str, float]:
         "metrics/mAP50(B)": 0.5,
         "metrics/mAP50(M)": 0.25,
         "coco/AP_small(B)": 0.5,
-        "lr/bias": 0.1,
+        "lr/pg0": 0.1,
         **more,
     }
 

@@ -248,7 +248,7 @@ def test_the_run_reports_of_batches_and_epochs(tmp_path):
     assert [step.kind for step in steps].count("batch") == 8
     epochs = [step for step in steps if step.kind == "epoch"]
     assert [step.index for step in epochs] == [0, 1]
-    assert {"train/seg_loss", "fitness", "lr/bias"} <= set(epochs[0].metrics)
+    assert {"train/seg_loss", "fitness", "lr/pg0"} <= set(epochs[0].metrics)
 
 
 def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path, monkeypatch):

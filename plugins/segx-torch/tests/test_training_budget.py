@@ -77,7 +77,7 @@ def test_time_decides_how_many_epochs_there_are_and_the_schedule_fits(tmp_path: 
     trained = tiny_run(tmp_path / "run", steps=steps, time=6.5, **given)
     assert len(trained.history) == 6
     assert [step.total for step in steps if step.kind == "epoch"] == [6] * 6
-    rates = [row["lr/weight"] for row in trained.history]
+    rates = [row["lr/pg1"] for row in trained.history]
     assert rates[-1] == pytest.approx(0.01 * (1 - 5 / 6 * 0.9)), "the end of the schedule is the end of the run"
 
 

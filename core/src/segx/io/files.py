@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from segx.errors import DataError, UsageError
+from segx.errors import DataError, UsageError, WrongTypeError
 from segx.io.leftovers import PREFIX, sweep, temporary_name
 from segx.io.names import image_suffix
 from segx.io.paths import expanded
@@ -183,6 +183,24 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
     if not _is_bounded(content):
         raise error(f"{path} is nested deeper, or larger, than {what} can be", hint=hint)
     return {str(key): value for key, value in content.items()}
+
+
+def read_options(cfg: Any) -> dict[str, Any]:
+    """Return the options in the YAML file that ``cfg=`` names, with underscores in their names; none for None.
+
+    Raises:
+        UsageError: It is no path, or the file cannot be read.
+    """
+    if cfg is None:
+        return {}
+    if not isinstance(cfg, str | os.PathLike):
+        raise WrongTypeError(f"cfg={cfg!r} is not a path", hint="it names a YAML file of options")
+    hint = "write one option per line: conf: 0.4"
+    try:
+        content = read_mapping(expanded(cfg), error=UsageError, what="names and values", hint=hint)
+    except UsageError as error:
+        raise UsageError(f"cfg={error.message}", hint=error.hint) from error
+    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 _NOT_YAML = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)

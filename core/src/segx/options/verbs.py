@@ -460,6 +460,17 @@ class BenchmarkOptions(VerbOptions, RunFolderOptions):
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     verbose: bool = option(True, "a line for each format")
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Return options from names and values; ``format="onnx"`` is ``formats="onnx"``.
+
+        Raises:
+            UsageError: A name is unknown, or a value is of the wrong type or out of range.
+        """
+        if values.get("format") and "formats" not in values:
+            values = {"formats" if name == "format" else name: value for name, value in values.items()}
+        return super().parse(values)
+
 
 class SuppressionOptions(ExportOptions):
     """Options that a format inherits whose graph can suppress overlapping boxes by itself."""
@@ -498,9 +509,14 @@ def not_neutral(values: Mapping[str, Any]) -> list[str]:
         UsageError: One is known, and would change something.
     """
     known = known_elsewhere()
-    for name in [name for name in values if name in known]:
-        value = plain(values[name])
-        value = parse_literal(value) if isinstance(value, str) else value
-        if known[name].values and value is not None and value not in known[name].values:
-            raise WrongValueError(f"{name}={shown(values[name])} cannot be: {known[name].reason}")
+    for name, value in values.items():
+        if name in known and not changes_nothing(known[name], value):
+            raise WrongValueError(f"{name}={shown(value)} cannot be: {known[name].reason}")
     return [name for name in values if name not in known]
+
+
+def changes_nothing(known: Neutral, value: Any) -> bool:
+    """Return True if an option that a verb does not have may be given to it with this value."""
+    value = plain(value)
+    value = parse_literal(value) if isinstance(value, str) else value
+    return not known.values or value is None or value == "" or value in known.values

@@ -150,6 +150,12 @@ class ModelSummary(Record):
     def __iter__(self) -> Iterator[int | float]:
         return iter((self.layers, self.parameters, self.gradients, self.gflops))
 
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self)[index]
+
 
 class EvalSpec(Record):
     """Request of an evaluation: classes, options and output folder.

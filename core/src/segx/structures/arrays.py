@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from segx.ops.arrays import to_numpy
+from segx.structures.types import Device
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -28,6 +31,20 @@ class Sorted(NamedTuple):
 
     values: Any
     indices: Any
+
+
+class Indices(tuple[Any, ...]):
+    """What ``nonzero`` returns: indices for each axis, which is NumPy's, with the methods of a tensor's rows."""
+
+    __slots__ = ()
+
+    @property
+    def rows(self) -> ResultArray:
+        """(elements, axes): where each element is."""
+        return ResultArray.of(np.stack(self, axis=-1))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rows, name)
 
 
 class Size(int):
@@ -62,7 +79,7 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
     # One number
 
     def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
+        found = super().__getitem__(_index(index))
         return ResultArray.of(found) if isinstance(found, np.generic) else found
 
     def __hash__(self) -> int:  # type: ignore[override]  # NumPy's arrays have none
@@ -96,10 +113,8 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         size.shape = self.shape
         return size
 
-    @property
-    def device(self) -> Any:
-        """Where it lies: ``"cpu"``."""
-        return "cpu"
+    device: Any = Device("cpu")  # NumPy says "cpu", too
+    is_cuda = requires_grad = False
 
     def cpu(self, *_how: Any, **_more: Any) -> ResultArray:
         """Return the array: it lies there already."""
@@ -123,14 +138,6 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         """Return the array, as another type where one is named; a device changes nothing."""
         kinds = [kind for kind in map(_number_type, (*what, dtype)) if kind is not None]
         return ResultArray.of(np.asarray(self).astype(kinds[0])) if kinds else self
-
-    def dim(self) -> int:
-        """Return the number of axes."""
-        return self.ndim
-
-    def numel(self) -> int:
-        """Return the number of elements."""
-        return int(self.size)
 
     def unsqueeze(self, dim: int) -> Any:
         """Return the array with one more axis, of length one."""
@@ -194,10 +201,31 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         order = self.argsort(dim=dim, descending=descending, kind="stable")
         return Sorted(np.take_along_axis(self, order, dim), order)
 
-    def nonzero(self, *, as_tuple: Any = True) -> Any:
-        """Return where the array is not 0: indices for each axis; with ``as_tuple=False`` a row for each element."""
-        found = super().nonzero()
-        return found if as_tuple else ResultArray.of(np.stack(found, axis=-1))
+    def nonzero(self, *, as_tuple: Any = None) -> Any:
+        """Return where the array is not 0: indices for each axis; with ``as_tuple=False`` a row for each element.
+
+        Where that is not told, the indices also have the methods of the rows: ``nonzero().squeeze()``.
+        """
+        found = Indices(super().nonzero())
+        return found.rows if as_tuple is False else found
+
+    def topk(self, k: int, dim: int = -1, *, largest: Any = True) -> Sorted:
+        """Return the ``k`` greatest, or smallest, with where they are, the first one first."""
+        order = self.argsort(dim=dim, descending=largest, kind="stable").take(np.arange(k), dim)
+        return Sorted(ResultArray.of(np.take_along_axis(self, order, dim)), order)
+
+    def median(self) -> Any:
+        """Return the value in the middle; of two the smaller."""
+        return np.sort(self, None)[(int(self.size) - 1) // 2]
+
+    def split(self, size: Any, dim: int = 0) -> list[Any]:
+        """Return parts of so many along an axis, or of these lengths."""
+        ends = np.cumsum(size)[:-1] if isinstance(size, list | tuple) else range(size, self.shape[dim], size)
+        return np.split(self, ends, dim)
+
+    def chunk(self, chunks: int, dim: int = 0) -> list[Any]:
+        """Return at most so many parts of one length along an axis; the last may be shorter."""
+        return self.split(max(1, -(-self.shape[dim] // chunks)), dim)
 
     def unique(self, *, sorted: Any = True, **how: Any) -> Any:  # noqa: A002, ARG002 - a tensor's word; always sorted
         """Return the different values, sorted."""
@@ -208,14 +236,18 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
         return np.clip(self, min, max)
 
 
+def _index(index: Any) -> Any:
+    """Return an index in which tensors are arrays: NumPy takes a tensor of one number for that number."""
+    if isinstance(index, tuple):
+        return tuple(map(_index, index))
+    return to_numpy(index) if hasattr(index, "__dlpack__") and not isinstance(index, np.ndarray) else index
+
+
 def _number_type(item: Any) -> Any:
     """Return the type of number that an argument of ``to`` names, or None for a device and the like."""
-    if isinstance(item, type | np.dtype):
-        return item
-    item = getattr(item, "dtype", item)
-    if isinstance(item, np.dtype):
-        return item
-    name = str(item)
+    if isinstance(item, np.dtype) or (isinstance(item, type) and not hasattr(item, "dtype")):
+        return item  # torch.LongTensor is a type that has one; float is one
+    name = str(getattr(item, "dtype", item))
     return name.removeprefix("torch.") if name.startswith("torch.") else None
 
 
@@ -229,10 +261,13 @@ def _elementwise(function: Any) -> Any:
 
 def _reduced(name: str) -> Any:
     """Return a reduction of NumPy's that takes a tensor's words as well."""
-    function = getattr(np.ndarray, name)
+    function = getattr(np.ndarray, name, None) or getattr(np, name)
 
     def method(self: ResultArray, *axis: Any, **how: Any) -> Any:
-        return function(self, *axis, **{{"dim": "axis", "keepdim": "keepdims"}.get(k, k): v for k, v in how.items()})
+        how = {{"dim": "axis", "keepdim": "keepdims"}.get(word, word): value for word, value in how.items()}
+        if isinstance(how.get("axis"), list):
+            how["axis"] = tuple(how["axis"])
+        return function(self, *axis, **how)
 
     return method
 
@@ -249,7 +284,8 @@ _TYPES = {
     "double": "float64",
 }
 _UFUNCS = {
-    **{name: name for name in ("abs", "floor", "ceil", "sqrt", "exp", "log", "add", "isnan", "isfinite")},
+    **{name: name for name in ("abs", "floor", "ceil", "sqrt", "square", "exp", "log", "add", "isnan", "isfinite")},
+    "pow": "power",
     "sub": "subtract",
     "mul": "multiply",
     "div": "divide",
@@ -263,10 +299,27 @@ _UFUNCS = {
     "logical_or": "logical_or",
     "logical_not": "logical_not",
 }
+_TENSORS: dict[str, Any] = {
+    "dim": lambda self: self.ndim,
+    "numel": lambda self: int(self.size),
+    "nelement": lambda self: int(self.size),
+    "element_size": lambda self: self.itemsize,
+    "is_floating_point": lambda self: self.dtype.kind == "f",
+    "t": lambda self: self.T,
+    "norm": lambda self: ResultArray.of(np.linalg.norm(self)),
+    "masked_select": lambda self, mask: self[mask],
+    "index_select": lambda self, dim, index: self.take(to_numpy(index), dim),
+    "unbind": lambda self, dim=0: tuple(np.moveaxis(self, dim, 0)),
+    "expand": lambda self, *shape: np.broadcast_to(self, shape, subok=True),
+}
 for _name, _kind in _TYPES.items():
     setattr(ResultArray, _name, _typed(_kind))
 for _name, _function in _UFUNCS.items():
     setattr(ResultArray, _name, _elementwise(getattr(np, _function)))
+for _name, _method in _TENSORS.items():
+    setattr(ResultArray, _name, _method)
 for _name in ("any", "all", "sum", "mean", "std", "var", "prod", "argmax", "argmin", "cumsum"):
+    setattr(ResultArray, _name, _reduced(_name))
+for _name in ("amax", "amin", "count_nonzero"):
     setattr(ResultArray, _name, _reduced(_name))
 setattr(ResultArray, "type", ResultArray.to)  # noqa: B010 - a tensor's older word for it

@@ -192,7 +192,7 @@ class Masks(OnHost):
 
     def __getitem__(self, index: Any) -> Masks:
         """Return the masks an index, a slice, a list of numbers or a boolean array picks."""
-        chosen = np.atleast_1d(np.arange(len(self))[index])
+        chosen = np.atleast_1d(np.asarray(ResultArray.of(np.arange(len(self)))[index]))
         some = dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
         if "area" in self.__dict__:  # counted already
             some.__dict__["area"] = self.area[chosen]

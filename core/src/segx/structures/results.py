@@ -241,13 +241,15 @@ class Results(OnHost):
                 "to_supervision needs supervision, found none", hint="pip install supervision"
             ) from None
         numbers = self.boxes.cls.astype(int)
-        return sv.Detections(
+        detections = sv.Detections(
             xyxy=self.boxes.xyxy.numpy().copy(),
             confidence=self.boxes.conf.numpy().copy(),
             class_id=numbers,
             tracker_id=None if self.boxes.id is None else self.boxes.id.astype(int),
-            data={"class_name": np.array([self._name(number) for number in numbers.tolist()])},
         )
+        if hasattr(detections, "data"):  # since 0.19
+            detections.data["class_name"] = np.array([self._name(number) for number in numbers.tolist()])
+        return detections
 
     # On images and disk
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from segx.io.plotting import load_matplotlib
 from segx_task_segment.palette import color
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from segx_task_segment.metrics import IouTypeMetrics, SegmentMetrics
     from segx_task_segment.metrics.confusion import ConfusionMatrix
@@ -41,19 +42,25 @@ def draw_charts(metrics: SegmentMetrics) -> dict[str, bytes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    mpl = load_matplotlib()
     images: dict[str, bytes] = {}
+    with _style():
+        for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
+            for stem, curve in zip(_FILES, kind.curves_results, strict=True):
+                images[f"{title}{stem}.png"] = _curve(kind, curve, title, with_area=stem == "PR_curve")
+    matrix = metrics.confusion_matrix
+    images["confusion_matrix.png"] = matrix_chart(matrix, normalized=False)
+    images["confusion_matrix_normalized.png"] = matrix_chart(matrix, normalized=True)
+    return images
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    mpl = load_matplotlib()
     # Names are text: a dollar in one begins no formula.
     style: dict[Any, Any] = {"text.parse_math": False, "font.size": 10, "axes.spines.top": False}
     with warnings.catch_warnings(), mpl.rc_context(style):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
-        for kind, title in ((metrics.box, "Box"), (metrics.seg, "Mask")):
-            for stem, curve in zip(_FILES, kind.curves_results, strict=True):
-                images[f"{title}{stem}.png"] = _curve(kind, curve, title, with_area=stem == "PR_curve")
-        matrix = metrics.confusion_matrix
-        images["confusion_matrix.png"] = _matrix(matrix, normalized=False)
-        images["confusion_matrix_normalized.png"] = _matrix(matrix, normalized=True)
-    return images
+        yield
 
 
 def tint(category: int) -> tuple[float, ...]:
@@ -92,7 +99,13 @@ def _label(names: Mapping[int, str], category: int, ap50: Any, present: list[int
     return f"{name} {ap50[present.index(category)]:.3f}" if with_area else name
 
 
-def _matrix(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
+@_style()
+def matrix_chart(confusion: ConfusionMatrix, *, normalized: bool) -> bytes:
+    """Return a confusion matrix as PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     present = confusion.present
     values = (confusion.normalized if normalized else confusion.matrix.astype(np.float64))[np.ix_(present, present)]
     labels = [confusion.labels[number] for number in present.tolist()]

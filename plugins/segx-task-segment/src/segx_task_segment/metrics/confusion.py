@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segx.errors import MissingPluginError
+from segx.io.files import write_bytes
 from segx.words import counted
+from segx_task_segment.charts import matrix_chart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx_task_segment.metrics.matching import ImageMatches
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 
@@ -108,6 +117,70 @@ class ConfusionMatrix:
             for row, column in zip(found.tolist(), there.tolist(), strict=True)
             if wrong[row, column]
         ]
+
+    @property
+    def nc(self) -> int:
+        """The number of classes, background aside."""
+        return len(self.names)
+
+    def tp_fp(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return for each class how often it was found rightly, and how often wrongly."""
+        right = self.matrix.diagonal()[:-1]
+        return right, self.matrix.sum(axis=1)[:-1] - right
+
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002
+        """Return one dictionary for each row: what was found, and how often of each ground truth.
+
+        Args:
+            normalize: Shares of each ground truth instead of counts.
+            decimals: Digits after the point.
+        """
+        values = np.round(self.normalized, decimals) if normalize else self.matrix
+        return [
+            {"Predicted": found, **dict(zip(self.labels, row, strict=True))}
+            for found, row in zip(self.labels, values.tolist(), strict=True)
+        ]
+
+    def to_json(self, normalize: bool = False, decimals: int = 5) -> str:  # noqa: FBT001, FBT002
+        """Return :meth:`summary` as JSON."""
+        return json.dumps(self.summary(normalize, decimals))
+
+    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:  # noqa: FBT001, FBT002
+        """Return :meth:`summary` as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["Predicted", *self.labels], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.summary(normalize, decimals))
+        return text.getvalue()
+
+    def print(self) -> None:
+        """Log a line for each row."""
+        for row in self.to_csv().splitlines():
+            logger.info("%s", row)
+
+    def plot(
+        self,
+        normalize: bool = True,  # noqa: FBT001, FBT002
+        save_dir: str | Path = "",
+        names: Any = (),  # noqa: ARG002 - it has them
+    ) -> Path:
+        """Write the matrix as ``confusion_matrix.png``, or ``confusion_matrix_normalized.png``, and return the path.
+
+        Args:
+            normalize: Shares of each ground truth instead of counts.
+            save_dir: Folder to write into; default: the working folder.
+            names: Changes nothing.
+
+        Raises:
+            MissingPluginError: matplotlib is not installed.
+            DataError: The file cannot be written.
+        """
+        stem = "confusion_matrix_normalized" if normalize else "confusion_matrix"
+        try:
+            chart = matrix_chart(self, normalized=normalize)
+        except ImportError as error:
+            raise MissingPluginError("plot needs matplotlib, found none", hint="pip install matplotlib") from error
+        return write_bytes(Path(save_dir) / f"{stem}.png", chart)
 
     def to_df(self) -> Any:
         """Return the matrix as a pandas ``DataFrame``: rows found, columns ground truth.

@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -116,6 +116,12 @@ class IouTypeMetrics:
     def px(self) -> NDArray[np.float64]:
         """The scores, 1000, that the curves are drawn over."""
         return CONFIDENCES
+
+    @property
+    def prec_values(self) -> NDArray[np.float64]:
+        """(K, 1000): precision at IoU 0.5 of each class over recall, at the values of :attr:`px`."""
+        rows = self.averages.precision[self.ap_class_index, 0, 0]
+        return np.array([np.interp(CONFIDENCES, RECALLS, row) for row in rows]).reshape(len(rows), len(CONFIDENCES))
 
     @property
     def nc(self) -> int:
@@ -282,6 +288,8 @@ class SegmentMetrics:
     files: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
 
+    task: ClassVar[str] = "segment"
+
     def __repr__(self) -> str:
         counts = f"{counted(len(self.names), 'class')}, {counted(self.images, 'image')}"
         folder = "" if self.save_dir is None else f"; {self.save_dir}"
@@ -343,6 +351,16 @@ class SegmentMetrics:
     def f1(self) -> NDArray[np.float64]:
         """(K,): F1 of the masks of each class, as in :attr:`seg`; NaN where only boxes are known."""
         return self._of_masks(self.seg.f1)
+
+    @property
+    def nt_per_class(self) -> NDArray[np.int64]:
+        """int64 (classes,): objects of each class that count."""
+        return self.box.objects[:, 0]
+
+    @property
+    def nt_per_image(self) -> NDArray[np.int64]:
+        """:attr:`images_per_class`, by its other name."""
+        return self.images_per_class
 
     def _of_masks(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values of the classes that have masks in the order of all classes that have objects."""

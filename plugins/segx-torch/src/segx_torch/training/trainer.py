@@ -17,7 +17,7 @@ import torch
 
 from segx.errors import DataError, ModelError, UsageError
 from segx.plugin.training import Trained
-from segx.runs import Step
+from segx.runs import EnoughError, Step
 from segx.words import counted
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
@@ -74,6 +74,7 @@ class Trainer:
         self._save, self._measure = save, validate
         with _sound(resume):
             self.progress = TrainerState() if resume is None else TrainerState.read(resume.progress)
+        self._enough = False
         self._started = time.monotonic() - self.progress.hours * 3600
         self._refuse_finished()
         self._prepare(module, resume)
@@ -109,7 +110,9 @@ class Trainer:
             msg = f"out of memory on {self.fabric.device} with batch={self.batch} imgsz={self.options.imgsz}"
             find = ", or batch=-1 to find a size" if self.fabric.device.type == "cuda" else ""
             raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}{find}") from error
-        if self.progress.epoch < self.options.epochs:
+        if self._enough:
+            logger.info("a callback has ended the training after epoch %d", self.progress.epoch)
+        elif self.progress.epoch < self.options.epochs:
             logger.info("no better than in epoch %d: ended", self.progress.best_epoch + 1)
         return self._result()
 
@@ -294,9 +297,8 @@ class Trainer:
 
     def _agreed(self, stop: Stop) -> bool:
         """Return True if the first process was asked to stop; all processes hear the same."""
-        asked: bool = self.fabric.broadcast(stop.asked)
-        stop.asked = asked
-        return asked
+        stop.asked, self._enough = self.fabric.broadcast((stop.asked, self._enough))
+        return stop.asked
 
     def _together(self, due: bool) -> AbstractContextManager[Any]:  # noqa: FBT001 - one private caller
         """Exchange gradients between processes only when a step is due."""
@@ -383,7 +385,7 @@ class Trainer:
         progress = self.progress
         progress.hours = self.fabric.broadcast(self._hours())
         train = {f"train/{name}_loss": value for name, value in losses.items()}
-        rates = {f"lr/{group['role']}": group["lr"] for group in self.optimizer.param_groups}
+        rates = {f"lr/pg{number}": group["lr"] for number, group in enumerate(self.optimizer.param_groups)}
         row = {"epoch": progress.epoch + 1, "time": progress.hours * 3600, **train, **metrics, **rates}
         progress.history.append({name: float(value) for name, value in row.items()})
         improved = metrics.get("fitness", -1.0) > progress.best
@@ -397,13 +399,15 @@ class Trainer:
         names.append("last")  # last: a run that is killed before does the epoch again, and writes the others again
         for name in names if self.options.save else ():
             self._checkpoint(name)
-        self._notify(
-            Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.history[-1])
-        )
+        done = Step(kind="epoch", index=progress.epoch - 1, total=self.options.epochs, metrics=progress.history[-1])
+        try:
+            self._notify(done)
+        except EnoughError:
+            self._enough = True
 
     def _over(self) -> bool:
-        """Return True if all epochs are done, or more would be in vain."""
-        return self.progress.epoch >= self.options.epochs or self._stands_still()
+        """Return True if all epochs are done, more would be in vain, or a callback has had enough."""
+        return self._enough or self.progress.epoch >= self.options.epochs or self._stands_still()
 
     def _stands_still(self) -> bool:
         """Return True if the fitness has not improved for ``patience`` epochs."""
