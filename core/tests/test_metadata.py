@@ -122,6 +122,10 @@ def test_a_document_survives_the_way_there_and_back() -> None:
         ({"args": "{'nms': True}", "end2end": "True"}, ("fp32", "yolov8-seg-final/1", frozenset())),
         ({"end2end": True}, ("fp32", "yolov8-seg-end2end/1", frozenset())),
         ({"head": "other/3"}, ("fp32", "other/3", frozenset())),
+        ({"head": "Segment"}, ("fp32", "yolov8-seg/1", frozenset())),
+        ({"head": "Segment", "args": "{'nms': True}"}, ("fp32", "yolov8-seg-final/1", frozenset())),
+        ({"head": "Segment99"}, ("fp32", "Segment99", frozenset())),
+        ({"head": "Segment99", "end2end": "True"}, ("fp32", "Segment99-end2end/1", frozenset())),
     ],
 )
 def test_what_other_tools_say_of_their_files(said: dict[str, Any], expected: tuple[Any, ...]) -> None:

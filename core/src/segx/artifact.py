@@ -281,6 +281,8 @@ def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     said = {**_arguments(metadata.get("args", {})), **metadata}
     ends = [end for key, end in _MARKS.items() if read.flag(said.get(key), key)]
     head = read.words(said["head"], "head") if said.get("head") is not None else info.head
+    if head.lower() == info.task.lower():
+        head = info.head  # tools that name the class of the last layer call the plain one as the task
     if ends:
         family, _, version = head.partition("/")
         head = f"{family}-{ends[0]}/{version or 1}"
