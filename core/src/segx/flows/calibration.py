@@ -74,6 +74,14 @@ def open_calibration(
     return images, noted
 
 
+def more_images(used: Calibration) -> str:
+    """Return what to do about a result that is too coarse; an empty string where it was calibrated on enough."""
+    if not used.paths:
+        return f"it was calibrated on drawn images: name {_FEW} images or more of yours, data=..."
+    few = len(used) < _FEW
+    return f"calibrate on {_FEW} images or more, not {len(used)}: most={_FEW}" if few else ""
+
+
 def images_to_prove_on(options: ExportOptions, registry: Registry) -> list[Path]:
     """Return a few images of the data set that the options name, for an export that is not calibrated.
 
