@@ -1016,6 +1016,6 @@ def _rejected(job: _Job, made: Artifact, problems: Sequence[str]) -> SegxError:
     aside = _put_aside(job, made)
     msg = f"{job.spec.name} differs from {job.name}: {'; '.join(problems)}"
     hint = f"the result is left as {aside.name} to look into; verify=False skips the proof"
-    if job.images is not None and (advice := more_images(job.images)):
+    if job.images is not None and (advice := more_images(job.info.settings["calibration"])):
         hint = f"{advice}; {hint}"
     return ExportError(msg, hint=hint)
