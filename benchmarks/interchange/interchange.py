@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -169,6 +170,7 @@ def compare(ours: Path, theirs: Path, images: list[Path]) -> dict[str, Any]:
         "objects": len(boxes),
         "single": single,
         "box": max(boxes),
+        "typical": float(np.median(boxes)),
         "mask": float(np.median(overlaps)),
         "low": float(np.percentile(overlaps, 5)),
     }
@@ -191,19 +193,21 @@ def matched(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
     return pairs
 
 
-def row(name: str, made: dict[str, Any], ran: dict[str, dict[str, Any]], found: dict[str, Any] | None) -> str:
-    """Return a line of the table: of a file, and of what both sides said of it."""
+def row(
+    name: str, made: dict[str, Any], ran: dict[str, dict[str, Any]], found: dict[str, Any] | None, own: list[str]
+) -> str:
+    """Return a line of the table: of a file, of what both sides said of it, and how far each is off its ``.pt``."""
     if "failed" in made:
-        return f"| {name} | not made: {made['failed'][:160]} | | | | |"
+        return f"| {name} | not made: {made['failed'][:160]} | | | | | |"
     failed = [f"{side}: {said['failed'][:200]}" for side, said in ran.items() if "failed" in said]
     if failed or found is None:
-        return f"| {name} | {'; '.join(failed)} | | | | |"
+        return f"| {name} | {'; '.join(failed)} | | | | | |"
     if not found["objects"]:
-        return f"| {name} | nothing in common | 0 | {found['single']} | | |"
+        return f"| {name} | nothing in common | 0 | {found['single']} | | | {' / '.join(own)} |"
     good = found["box"] <= BOX and found["mask"] >= MASK and not found["single"]
     verdict = "the same" if good else "differs"
     return (f"| {name} | {verdict} | {found['objects']} | {found['single']} | {found['box']:.2g} | "
-            f"{found['mask']:.4f} / {found['low']:.4f} |")  # fmt: skip
+            f"{found['mask']:.4f} / {found['low']:.4f} | {' / '.join(own)} |")  # fmt: skip
 
 
 def main() -> None:
@@ -231,16 +235,19 @@ def main() -> None:
                      if "path" in said}  # fmt: skip
             ran = {side.name: predict(side, paths, images, work) for side in (sides[0], peer)}
             print(f"\n### Files of {maker.name}, by segx and by {peer.name}\n")
-            print("| file | segx and the other find | objects | of one side | box px | mask IoU median / p5 |")
-            print("|---|---|---|---|---|---|")
+            print("| file | segx and the other find | objects | of one side | box px | mask IoU median / p5 "
+                  "| median box px off the .pt: segx / the other |\n|---|---|---|---|---|---|---|")  # fmt: skip
             for name, said in made.items():
                 if "failed" in said:
-                    print(row(name, said, {}, None))
+                    print(row(name, said, {}, None, []))
                     continue
                 of_file = {side: answers[said["path"]] for side, answers in ran.items()}
                 both = [work / "found" / side / f"{paths[said['path']]}.npz" for side in of_file]
                 whole = not any("failed" in answer for answer in of_file.values())
-                print(row(name, said, of_file, compare(*both, images) if whole else None), flush=True)
+                first = [work / "found" / side / f"{maker.name}-pt.npz" for side in of_file]
+                pairs = zip(first, both, strict=True) if whole else ()
+                own = [f"{compare(*pair, images).get('typical', math.nan):.2g}" for pair in pairs]
+                print(row(name, said, of_file, compare(*both, images) if whole else None, own), flush=True)
 
 
 def arguments() -> argparse.Namespace:
