@@ -4,8 +4,8 @@
 
 ``--model`` may be given several times, for files of several formats; the peer gets the first. Each command runs in a
 fresh process, turn by turn, so that both sides meet the same machine; medians are compared. The peer is the command
-beside the interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent. ``--realtime`` (Linux, root)
-measures at real-time priority, for a machine that others are using.
+beside the interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent. ``--realtime`` (Linux, as
+root) measures at real-time priority, for a machine that others are using.
 """
 
 from __future__ import annotations
