@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, load_delegate
 
@@ -190,18 +191,18 @@ def _by_name(pool: Pool, names: Sequence[str], path: Path) -> dict[str, Tensor]:
 
 
 def _fill(place: Any, images: Images, tensor: Tensor) -> None:
-    """Write images (N, 3, H, W) into an input (N, H, W, 3), a channel at a time: that is quicker than all at once."""
+    """Write images (N, 3, H, W), in 0..1, into an input (N, H, W, 3): one pass where NumPy takes six."""
     if not tensor.scale:
-        for channel in range(3):
-            place[..., channel] = images[:, channel]
+        for image, out in zip(images, place, strict=True):
+            cv2.merge(list(image), out)
         return
-    limits = np.iinfo(tensor.type)
-    steps = images * np.float32(1 / tensor.scale)
-    steps += np.float32(tensor.zero)
-    np.rint(steps, out=steps)
-    np.clip(steps, limits.min, limits.max, out=steps)
-    for channel in range(3):
-        place[..., channel] = steps[:, channel]
+    signed = tensor.type == np.int8
+    zero = tensor.zero + (128 if signed else 0)
+    steps = place.view(np.uint8)
+    for image, out in zip(images, steps, strict=True):
+        cv2.merge([cv2.convertScaleAbs(plane, alpha=1 / tensor.scale, beta=zero) for plane in image], out)
+    if signed:
+        steps ^= 128
 
 
 def _into_pixels(flat: Array, height: int, width: int) -> None:
@@ -216,11 +217,13 @@ def _into_pixels(flat: Array, height: int, width: int) -> None:
 
 def _taken(output: Any, tensor: Tensor, *, anchors_first: bool) -> Array:
     """Return a copy of an output, float32, laid out as in ONNX: the interpreter writes into the same place again."""
-    if output.ndim == 4:
-        output = output.transpose(0, 3, 1, 2)
-    elif anchors_first:
-        output = output.transpose(0, 2, 1)
-    taken: Array = np.array(output, dtype=np.float32, order="C")
+    if output.ndim == 4 or anchors_first:
+        count, *lengths, channels = output.shape
+        turned = [cv2.transpose(image.reshape(-1, channels)) for image in output]  # quicker than as strides
+        output = (turned[0] if count == 1 else np.stack(turned)).reshape(count, channels, *lengths)
+        taken: Array = output if output.dtype == np.float32 else output.astype(np.float32)
+    else:
+        taken = np.array(output, dtype=np.float32, order="C")
     if tensor.scale:
         taken -= np.float32(tensor.zero)
         taken *= np.float32(tensor.scale)
