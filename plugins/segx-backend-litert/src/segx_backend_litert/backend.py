@@ -32,8 +32,9 @@ class LiteRtBackend(FormatBackend):
             shape = "x".join(map(str, header.shape))
             msg = f"{path}: does not take images NxHxWx3 of float32, uint8 or int8; it takes {shape} of {header.type}"
             raise ModelError(msg, hint="export the model again with segx export format=tflite")
-        shape = header.shape
-        lengths = shape if channels_first(shape) else (shape[0], shape[3], shape[1], shape[2])
+        lengths = header.shape
+        if not channels_first(lengths):
+            lengths = lengths[0], lengths[3], *lengths[1:3]
         return read_metadata(path), Graph(input=lengths, precision=header.precision)
 
     def _open(self, artifact: Artifact, info: ArtifactInfo, options: SessionOptions) -> LiteRtSession:
