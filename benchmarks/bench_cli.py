@@ -1,9 +1,11 @@
-"""Cold start of the command line: ``segx --help`` and one image through an ONNX model, beside the incumbent.
+"""Cold start of the command line: ``segx --help`` and one image through an exported model, beside the incumbent.
 
     python benchmarks/bench_cli.py [--runs 7] [--peer PYTHON] [--model model.onnx --source photo.jpg] [--json FILE]
 
-Each command runs in a fresh process, turn by turn, so that both sides meet the same machine; medians are compared.
-The peer is the command beside the interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent.
+``--model`` may be given several times, for files of several formats; the peer gets the first. Each command runs in a
+fresh process, turn by turn, so that both sides meet the same machine; medians are compared. The peer is the command
+beside the interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent. ``--realtime`` (Linux, as
+root) measures at real-time priority, for a machine that others are using.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ def compare(title: str, sides: list[Side], runs: int) -> dict[str, object]:
     for side in sides:
         wall, cpu = side.medians
         ratio = f"   {cpu / own[1]:6.1f} x the CPU time" if side is not sides[0] else ""
-        print(f"  {side.name:<10} wall {wall * 1000:7.0f} ms   cpu {cpu * 1000:7.0f} ms{ratio}")
+        print(f"  {side.name:<32} wall {wall * 1000:7.0f} ms   cpu {cpu * 1000:7.0f} ms{ratio}")
     return {side.name: dict(zip(("wall_s", "cpu_s"), side.medians, strict=True)) for side in sides}
 
 
@@ -86,21 +88,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--peer", default=os.environ.get("SEGX_BENCH_PEER"), help="interpreter with ultralytics")
-    parser.add_argument("--model", type=Path, help="an .onnx file both sides can open")
+    parser.add_argument("--model", type=Path, action="append", help="a file that both sides can open, or more for segx")
     parser.add_argument("--source", type=Path, help="an image")
     parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--realtime", action="store_true")
     arguments = parser.parse_args()
+    if arguments.realtime:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     segx, peer = str(Path(sys.executable).parent / "segx"), find_peer(arguments.peer)
     if peer is None:
         print("only segx is measured: --peer or SEGX_BENCH_PEER would name the incumbent's interpreter")
     figures = {"help": compare("help", [Side("segx", [segx, "--help"]), *_peer(peer, ["help"])], arguments.runs)}
     if arguments.model and arguments.source:
-        words = [f"model={arguments.model.resolve()}", f"source={arguments.source.resolve()}"]
-        sides = [Side("segx", [segx, "segment", "predict", *words, "rect=False"])]
-        sides += _peer(peer, ["segment", "predict", *words])
-        figures["predict"] = compare("one image, ONNX", sides, arguments.runs)
+        source = f"source={arguments.source.resolve()}"
+        words = [[f"model={model.resolve()}", source] for model in arguments.model]
+        sides = [
+            Side(model.name, [segx, "segment", "predict", *both, "rect=False"])
+            for model, both in zip(arguments.model, words, strict=True)
+        ]
+        sides += _peer(peer, ["segment", "predict", *words[0]])
+        figures["predict"] = compare("one image", sides, arguments.runs)
     else:
-        print("\none image, ONNX: left out (--model and --source name them)")
+        print("\none image: left out (--model and --source name them)")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 

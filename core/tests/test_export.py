@@ -1157,6 +1157,24 @@ def test_a_data_set_that_is_named_proves_the_file(model, photographs, monkeypatc
         assert Case.seen[-1][0] == (18 if options else None)
 
 
+@pytest.mark.parametrize(
+    ("named", "advice"),
+    [(True, "calibrate on 100 images or more, not 18: most=100"), (False, "name 100 images or more of yours, data=")],
+)
+@pytest.mark.usefixtures("jobs")
+def test_a_coarse_file_is_rejected_with_how_many_images_to_give(model, photographs, monkeypatch, named, advice):
+    from segx.flows import parity
+
+    prove = parity.prove
+    monkeypatch.setattr(
+        parity, "prove", lambda *a, **k: dataclasses.replace(prove(*a, **k), problems=("boxes differ",))
+    )
+    options = {"int8": True, **({"data": str(photographs)} if named else {})}
+    with pytest.raises(ExportError, match="boxes differ") as caught:
+        export(model, "case", options, registry=make_toys(Toy(), also=(CALIBRATED,)))
+    assert advice in caught.value.hint
+
+
 def test_a_data_set_to_prove_on_that_is_not_there_is_told_before_any_work(model, jobs, tmp_path):
     with pytest.raises(DataError):
         export(model, "case", {"data": str(tmp_path / "absent.yaml")}, registry=make_toys(Toy(), also=(CALIBRATED,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
@@ -122,6 +123,10 @@ def test_a_document_survives_the_way_there_and_back() -> None:
         ({"args": "{'nms': True}", "end2end": "True"}, ("fp32", "yolov8-seg-final/1", frozenset())),
         ({"end2end": True}, ("fp32", "yolov8-seg-end2end/1", frozenset())),
         ({"head": "other/3"}, ("fp32", "other/3", frozenset())),
+        ({"head": "Segment"}, ("fp32", "yolov8-seg/1", frozenset())),
+        ({"head": "Segment", "args": "{'nms': True}"}, ("fp32", "yolov8-seg-final/1", frozenset())),
+        ({"head": "Segment99"}, ("fp32", "Segment99", frozenset())),
+        ({"head": "Segment99", "end2end": "True"}, ("fp32", "Segment99-end2end/1", frozenset())),
     ],
 )
 def test_what_other_tools_say_of_their_files(said: dict[str, Any], expected: tuple[Any, ...]) -> None:
@@ -142,8 +147,19 @@ def test_arguments_that_cannot_be_read_are_reported(caplog: pytest.LogCaptureFix
 
 
 def test_our_own_document_goes_before_what_other_tools_said() -> None:
-    info = INFO.replace(extra={"args": "{'half': True, 'nms': True}"})
+    info = INFO.replace(extra={"half": "True", "nms": "True"})
     assert ArtifactInfo.from_metadata(info.to_metadata()) == info
+
+
+@pytest.mark.parametrize(("head", "nms"), [("yolov8-seg/1", False), ("yolov8-seg-final/1", True)])
+def test_other_tools_are_told_what_they_ask_for(head: str, nms: bool, tmp_path: Path) -> None:
+    """The incumbent suppresses once more, and fails, unless ``args`` says that the graph does."""
+    info = INFO.replace(head=head, precision="fp16", dynamic=frozenset({"batch"}))
+    said = {"batch": info.batch, "half": True, "int8": False, "dynamic": True, "nms": nms}
+    assert ast.literal_eval(info.to_metadata()["args"]) == said
+    assert yaml.safe_load(sidecar.write(tmp_path, info).read_text(encoding="utf-8"))["args"] == said
+    foreign = ArtifactInfo.from_metadata({**FOREIGN, "args": str(said)})
+    assert (foreign.head, foreign.precision) == (head, "fp16"), "they are read here as they are there"
 
 
 def test_a_proof_of_before_there_were_typical_figures_is_read() -> None:

@@ -123,6 +123,30 @@ def test_raw_outputs_count_where_nothing_is_found():
     assert [problem.partition(" ")[0] for problem in wrong.problems] == ["output0"]
 
 
+def test_an_image_of_nothing_it_knows_does_not_decide():
+    """Where others hold objects enough: what scores a few hundredths is coarse in any file of 8 bits."""
+
+    def seeing(*, apart: float) -> Changed:
+        def change(rows, prototypes):
+            if len(session.shapes) <= 4:  # the drawn images come first
+                rows = rows.copy()
+                rows[:, 4:7] *= 0.05
+                rows[:, 0] += apart
+            return rows, prototypes
+
+        session = Changed(change)
+        return session
+
+    scenes = [draw_scene(240, 320, objects=6).source, draw_scene(300, 300, objects=6).source]
+    coarse = Tolerance(raw=np.inf)
+    settings = {"task": get_registry().tasks.load("segment"), "tolerance": coarse}
+    enough = prove(seeing(apart=0), seeing(apart=3), images=scenes, **settings)
+    assert enough.holds
+    assert enough.parity.objects >= 8
+    few = prove(seeing(apart=0), seeing(apart=3), images=scenes[:1], **settings)
+    assert any("boxes differ by 3" in problem for problem in few.problems)
+
+
 def test_outputs_of_another_head_are_judged_by_what_they_mean():
     other = Changed(info=STATIC.replace(outputs=("first", "second")))
     other.info = other.info.replace(head="yolov8-seg/1")

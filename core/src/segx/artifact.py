@@ -28,7 +28,7 @@ Axis = str
 AXES: frozenset[Axis] = frozenset({"batch", "height", "width"})
 
 _MADE_HERE = "made by segx"
-_SHARED = frozenset({"description", "date", "stride", "task", "batch", "imgsz", "names", "segx"})
+_SHARED = frozenset({"description", "date", "stride", "task", "batch", "imgsz", "names", "args", "segx"})
 """The keys that :meth:`ArtifactInfo.to_metadata` writes; ``segx`` is the last."""
 _MARKS = {"nms": "final", "end2end": "end2end"}
 """What other tools say of a graph that goes on where ours ends, and what the head it ends in is called."""
@@ -116,7 +116,7 @@ class ArtifactInfo(Record):
     def to_metadata(self) -> dict[str, str]:
         """Return flat text keys, for formats that carry strings.
 
-        ``names stride task imgsz batch date`` keep the names and the shapes other tools read;
+        ``names stride task imgsz batch date args`` keep the names and the shapes other tools read;
         everything of our own is one JSON document under ``segx``.
         """
         own = {
@@ -141,7 +141,18 @@ class ArtifactInfo(Record):
             "batch": str(self.batch),
             "imgsz": str(list(self.imgsz)),
             "names": str(dict(self.names)),
+            "args": str(self._arguments()),
             "segx": json.dumps(own, default=str),
+        }
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return what other tools want to know of how a file was made: without ``nms`` they suppress once more."""
+        return {
+            "batch": self.batch,
+            "half": self.precision == "fp16",
+            "int8": self.precision == "int8",
+            "dynamic": bool(self.dynamic),
+            "nms": f"-{_MARKS['nms']}/" in self.head,
         }
 
     @classmethod
@@ -280,6 +291,8 @@ def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     said = {**_arguments(metadata.get("args", {})), **metadata}
     ends = [end for key, end in _MARKS.items() if read.flag(said.get(key), key)]
     head = read.words(said["head"], "head") if said.get("head") is not None else info.head
+    if head.lower() == info.task.lower():
+        head = info.head  # tools that name the class of the last layer call the plain one as the task
     if ends:
         family, _, version = head.partition("/")
         head = f"{family}-{ends[0]}/{version or 1}"

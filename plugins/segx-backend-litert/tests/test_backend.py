@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import subprocess
@@ -150,6 +151,20 @@ def test_file_of_another_tool_opens(plain: Path, tmp_path: Path) -> None:
     assert_same_outputs(session.run(images), run_module(tiny_module(tiny_info()), images), names=session.info.outputs)
 
 
+def test_file_that_takes_channels_first_opens(plain: Path, tmp_path: Path) -> None:
+    """As the incumbent writes them since it converts PyTorch models directly."""
+    path = tmp_path / "other.tflite"
+    path.write_bytes(_with_channels_first(bare(plain)))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("metadata.json", json.dumps(FOREIGN))
+    session = BACKEND.open(Artifact(path=path, format="tflite"), CPU)
+    assert (session.info.imgsz, session.info.dynamic) == ((64, 96), frozenset())
+    images = noise_images((1, 3, 64, 96))
+    assert_same_outputs(session.run(images), run_module(tiny_module(tiny_info()), images), names=session.info.outputs)
+    with pytest.raises(ModelError, match="takes images 1x3x64x96"):
+        session.run(noise_images((1, 3, 96, 64)))
+
+
 def test_boxes_in_fractions_are_brought_into_pixels() -> None:
     pixels = np.random.default_rng(0).random((1, 39, 126), dtype=np.float32)
     pixels[:, 0:4:2] *= 96
@@ -268,6 +283,46 @@ def _without_signature(content: bytes) -> bytes:
         graph = model.subgraphs[0]
         for number, index in enumerate(graph.outputs):
             graph.tensors[index].name = f"Identity_{number}".encode()
+
+    return _changed(content, change)
+
+
+def _with_channels_first(content: bytes) -> bytes:
+    """Turn the input before all else, and the maps at the end."""
+
+    def change(model: Any) -> None:
+        model.signatureDefs = None
+        graph = model.subgraphs[0]
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.TRANSPOSE
+        code.version = 1
+        model.operatorCodes.append(code)
+
+        def turn(index: int, order: tuple[int, ...], shape: list[int]) -> tuple[Any, int]:
+            """Return an operator that lacks its output or its input, and a new tensor for that."""
+            data = schema.BufferT()
+            data.data = np.frombuffer(np.array(order, np.int32).tobytes(), np.uint8)
+            model.buffers.append(data)
+            axes, tensor = schema.TensorT(), copy.deepcopy(graph.tensors[index])
+            axes.name, axes.shape, axes.type = b"axes", np.array([4], np.int32), schema.TensorType.INT32
+            axes.buffer = len(model.buffers) - 1
+            tensor.name, tensor.shape, tensor.shapeSignature = b"turned", np.array(shape, np.int32), None
+            graph.tensors += [axes, tensor]
+            operator = schema.OperatorT()
+            operator.opcodeIndex = len(model.operatorCodes) - 1
+            operator.inputs = np.array([index, len(graph.tensors) - 2], np.int32)
+            operator.outputs = np.array([len(graph.tensors) - 1], np.int32)
+            return operator, len(graph.tensors) - 1
+
+        (source,) = graph.inputs
+        first, new = turn(source, (0, 2, 3, 1), [1, 3, 64, 96])
+        first.inputs[0], first.outputs[0] = new, source
+        last = [index for index in graph.outputs if len(graph.tensors[index].shape) == 4]
+        _, height, width, channels = graph.tensors[last[0]].shape
+        end, maps = turn(last[0], (0, 3, 1, 2), [1, channels, height, width])
+        graph.operators = [first, *graph.operators, end]
+        graph.inputs = np.array([new], np.int32)
+        graph.outputs = np.array([maps if index == last[0] else index for index in graph.outputs], np.int32)
 
     return _changed(content, change)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import zipfile
@@ -18,6 +19,7 @@ from segx.errors import ModelError, UsageError
 from segx.io import sidecar
 from segx.options.verbs import SessionOptions
 from segx.plugin.registry import get_registry
+from segx.testing.interpreter import run_fresh
 from segx.testing.models import run_module, tiny_info, tiny_module
 from segx.testing.parity import assert_same_outputs
 from segx.testing.scenes import noise_images
@@ -179,3 +181,50 @@ def test_that_the_file_is_a_program_is_said_where_it_is_opened(
     model._sessions.get(SessionOptions())
     assert f"{path} is a program that can read and write files" in caplog.text
     assert get_registry().backend_for("torchscript").caution
+
+
+TORCHVISION = """
+import torch
+library = torch.library.Library("torchvision", "DEF")
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.impl("nms", lambda dets, scores, iou_threshold: torch.arange(len(dets)), "CPU")
+"""
+
+
+def test_a_file_that_suppresses_by_an_operator_of_torchvision(tmp_path: Path) -> None:
+    """As the incumbent's do with ``nms=True``; who opens one has not imported torchvision, which stands in here."""
+    (tmp_path / "torchvision.py").write_text(TORCHVISION)
+    code = """
+        import json, pathlib, sys, torch
+        from segx.artifact import Artifact
+        from segx.errors import ModelError
+        from segx.options.verbs import SessionOptions
+        from segx.testing.scenes import noise_images
+        from segx_backend_torchscript.backend import TorchScriptBackend
+
+        class Suppressing(torch.nn.Module):
+            def forward(self, images):
+                kept = torch.ops.torchvision.nms(images[0, 0, :8, :4], images[0, 0, :8, 5], 0.5)
+                return images[:, 0, kept, :38], images
+
+        folder, metadata = pathlib.Path(sys.argv[1]), sys.argv[2]
+        sys.path.insert(0, str(folder))
+        import torchvision
+        traced = torch.jit.trace(Suppressing(), torch.rand(1, 3, 64, 96), check_trace=False)
+        traced.save(str(folder / "m.torchscript"), _extra_files={"config.txt": metadata})
+        torchvision.library._destroy()
+        artifact = Artifact(path=folder / "m.torchscript", format="torchscript")
+        sys.modules["torchvision"] = None
+        try:
+            TorchScriptBackend().open(artifact, SessionOptions(device="cpu"))
+        except ModelError as error:
+            said = [error.message, error.hint]
+        del sys.modules["torchvision"]
+        session = TorchScriptBackend().open(artifact, SessionOptions(device="cpu"))
+        print(json.dumps([said, len(session.run(noise_images((1, 3, 64, 96))))]))
+    """
+    metadata = json.dumps({**FOREIGN, "args": {"nms": True}})
+    (message, hint), outputs = run_fresh(code, str(tmp_path), metadata, warnings="ignore")
+    assert "uses an operator of torchvision, which is not installed" in message
+    assert "pip install torchvision" in hint
+    assert outputs == 2

@@ -13,7 +13,7 @@ from segx.plugin.calibration import Calibration
 from segx.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from segx.artifact import ArtifactInfo
     from segx.options.verbs import ExportOptions, VerifyOptions
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _FEW = 100
 """Images below which ranges of values are guesses."""
+_DRAWN = "drawn"
 _PROVEN = 8
 """Photographs that an export is proven on, besides the drawn images: they take seconds and tell a bad file at once."""
 
@@ -58,7 +59,7 @@ def open_calibration(
         logger.warning("calibrated on drawn images, as no data set is named: data=coco8-seg.yaml may be more accurate")
     names = "\n".join(path.name for path in paths)
     noted = {
-        "data": Path(str(data or info.settings.get("data", ""))).name if paths else "drawn",
+        "data": Path(str(data or info.settings.get("data", ""))).name if paths else _DRAWN,
         "images": count,
         "sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }
@@ -72,6 +73,14 @@ def open_calibration(
         registry=registry,
     )
     return images, noted
+
+
+def more_images(noted: Mapping[str, Any]) -> str:
+    """Return what to do about a result that is too coarse, of what is remembered of its images; nothing if enough."""
+    if noted["data"] == _DRAWN:
+        return f"it was calibrated on drawn images: name {_FEW} images or more of yours, data=..."
+    few = noted["images"] < _FEW
+    return f"calibrate on {_FEW} images or more, not {noted['images']}: most={_FEW}" if few else ""
 
 
 def images_to_prove_on(options: ExportOptions, registry: Registry) -> list[Path]:

@@ -1011,6 +1011,11 @@ def _put_aside(job: _Job, made: Artifact) -> Path:
 
 def _rejected(job: _Job, made: Artifact, problems: Sequence[str]) -> SegxError:
     """Rename a result that failed verification, and return the error."""
+    from segx.flows.calibration import more_images
+
     aside = _put_aside(job, made)
     msg = f"{job.spec.name} differs from {job.name}: {'; '.join(problems)}"
-    return ExportError(msg, hint=f"the result is left as {aside.name} to look into; verify=False skips the proof")
+    hint = f"the result is left as {aside.name} to look into; verify=False skips the proof"
+    if job.images is not None and (advice := more_images(job.info.settings["calibration"])):
+        hint = f"{advice}; {hint}"
+    return ExportError(msg, hint=hint)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 USUAL_SCORE = 0.25
 FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
-"""How many objects all images of a run should have together."""
+"""How many objects all images of a run, or all images, should have together."""
 
 MOST_CHOICES = 1000
 """Boxes, kept and suppressed, that an object of the other side is looked for among."""
@@ -105,7 +105,7 @@ def prove(
     runs = [_run(reference, other, batch) for batch in _batches(task, other.info, images)]
     absolute, relative = _compare_raw(runs, reference.info, other.info)
     readable = {reference.info.head, other.info.head} <= set(task.heads)
-    found = [_find_objects(task, each, reference.info, other.info) for each in runs] if readable else []
+    found = _find_objects(task, runs, reference.info, other.info) if readable else []
     meaningful = any(item.meaningful for item in found)
     counted = [item for item in found if item.meaningful == meaningful]
     parity = task.parity(*_both(counted))
@@ -208,12 +208,35 @@ def _both(found: Sequence[_Found]) -> tuple[list[Results], list[Results]]:
     return [result for item in found for result in item.reference], [result for item in found for result in item.other]
 
 
-def _find_objects(task: Task, same: _Run, ours: ArtifactInfo, theirs: ArtifactInfo) -> _Found:
-    """Return what both find, by rules that both leave open: of what suppresses by itself, nothing below its floor."""
+def _find_objects(task: Task, runs: Sequence[_Run], ours: ArtifactInfo, theirs: ArtifactInfo) -> list[_Found]:
+    """Return what both find, by rules that both leave open: of what suppresses by itself, nothing below its floor.
+
+    Where enough objects reach the usual score in all images together, one threshold is for all of them: what a graph
+    sees in an image of nothing it knows says little of it. Else each run has the threshold that enough objects reach.
+    """
     everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
-    scores = np.concatenate([result.boxes.conf for result in task.decode(same.reference, same.batch, ours, everything)])
+    scores = [
+        np.concatenate([result.boxes.conf for result in task.decode(each.reference, each.batch, ours, everything)])
+        for each in runs
+    ]
     floor = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0))).conf
-    threshold = choose_threshold(scores, floor=floor)
+    together = np.concatenate(scores)
+    if (together > max(USUAL_SCORE, floor)).sum() >= FEWEST_OBJECTS:
+        thresholds = [choose_threshold(together, floor=floor, most=MOST_OBJECTS * len(runs))] * len(runs)
+    else:
+        thresholds = [choose_threshold(each, floor=floor) for each in scores]
+    least = max(MEANINGFUL_SCORE, floor)
+    return [
+        _find(task, each, (ours, theirs), threshold=threshold, meaningful=bool((found > least).any()))
+        for each, found, threshold in zip(runs, scores, thresholds, strict=True)
+    ]
+
+
+def _find(
+    task: Task, same: _Run, infos: tuple[ArtifactInfo, ArtifactInfo], *, threshold: float, meaningful: bool
+) -> _Found:
+    """Return what both find in the images of a run above a score."""
+    ours, theirs = infos
 
     def both(options: DecodeOptions, others: DecodeOptions) -> tuple[list[Results], list[Results]]:
         return (
@@ -227,7 +250,6 @@ def _find_objects(task: Task, same: _Run, ours: ArtifactInfo, theirs: ArtifactIn
 
     alike = task.limits(theirs, task.limits(ours, DecodeOptions(conf=threshold, max_det=MOST_OBJECTS)))
     reference, other = both(alike, alike)
-    meaningful = bool((scores > max(MEANINGFUL_SCORE, floor)).any())
     return _Found(reference=reference, other=other, meaningful=meaningful, choices=choices)
 
 
@@ -268,7 +290,7 @@ def _counterparts(kept: Results, choice: Results, tolerance: Tolerance) -> Resul
     return choice[sorted(chosen)]
 
 
-def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0) -> float:
+def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0, most: int = MOST_OBJECTS) -> float:
     """Return the score above which objects are compared.
 
     The usual one where enough objects reach it, else the one that enough objects reach, as long as they are more than
@@ -277,9 +299,10 @@ def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0) -> floa
     Args:
         scores: (N,) scores of all objects of a run.
         floor: A graph that suppresses by itself keeps only what scores more.
+        most: How many objects there should be at most.
     """
     descending = np.sort(scores.astype(np.float64))[::-1]
-    threshold = _wanted_threshold(descending)
+    threshold = _wanted_threshold(descending, most)
     if threshold > floor or floor <= 0:
         return threshold
     reached = descending[descending > floor]
@@ -288,8 +311,8 @@ def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0) -> floa
     return float(lowest[below : below + 2].mean())
 
 
-def _wanted_threshold(descending: NDArray[np.float64]) -> float:
-    wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, MOST_OBJECTS))
+def _wanted_threshold(descending: NDArray[np.float64], most: int) -> float:
+    wanted = int(np.clip((descending > USUAL_SCORE).sum(), FEWEST_OBJECTS, most))
     meaningful = int((descending > MEANINGFUL_SCORE).sum())
     wanted = min(wanted, meaningful or wanted)
     first, last = wanted, min(len(descending) - 1, wanted + SLACK)

@@ -6,6 +6,7 @@ types those tools write.
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -105,5 +106,6 @@ def _plain(metadata: Mapping[str, str]) -> dict[str, Any]:
         "batch": info.batch,
         "imgsz": list(info.imgsz),
         "names": dict(info.names),
+        "args": ast.literal_eval(metadata["args"]),
         "segx": json.loads(metadata["segx"]),
     }

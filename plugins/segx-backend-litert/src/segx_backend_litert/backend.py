@@ -24,15 +24,18 @@ class LiteRtBackend(FormatBackend):
 
     def _read(self, path: Path) -> tuple[Mapping[str, Any] | None, Graph]:
         """Return what the archive at the end says, and the graph from the bytes of the header."""
-        from segx_backend_litert.flatbuffer import read_header, read_metadata
+        from segx_backend_litert.flatbuffer import channels_first, read_header, read_metadata
 
         header = read_header(path)
-        if len(header.shape) != 4 or header.shape[3] != 3 or header.type not in {"float32", "uint8", "int8"}:
+        images = len(header.shape) == 4 and 3 in {header.shape[1], header.shape[3]}
+        if not images or header.type not in {"float32", "uint8", "int8"}:
             shape = "x".join(map(str, header.shape))
             msg = f"{path}: does not take images NxHxWx3 of float32, uint8 or int8; it takes {shape} of {header.type}"
             raise ModelError(msg, hint="export the model again with segx export format=tflite")
-        batch, height, width, channels = header.shape
-        return read_metadata(path), Graph(input=(batch, channels, height, width), precision=header.precision)
+        lengths = header.shape
+        if not channels_first(lengths):
+            lengths = lengths[0], lengths[3], *lengths[1:3]
+        return read_metadata(path), Graph(input=lengths, precision=header.precision)
 
     def _open(self, artifact: Artifact, info: ArtifactInfo, options: SessionOptions) -> LiteRtSession:
         from segx_backend_litert.session import LiteRtSession, start

@@ -20,7 +20,7 @@ from segx.io.files import open_regular
 from segx.metadata import MOST_TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 METADATA = "metadata.json"
@@ -147,3 +147,8 @@ def _signature(model: Any) -> tuple[str, ...]:
         return ()
     signature = model.SignatureDefs(0)
     return tuple(signature.Outputs(place).Name().decode() for place in range(signature.OutputsLength()))
+
+
+def channels_first(shape: Sequence[int]) -> bool:
+    """Say whether a file takes images (N, 3, H, W), as some converters of PyTorch models write it."""
+    return shape[1] == 3 and shape[3] != 3

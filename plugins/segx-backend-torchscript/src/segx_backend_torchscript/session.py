@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segx.errors import UsageError
+from segx.errors import ModelError, UsageError
 from segx.plugin.base import FormatSession
 from segx.runtime.pytorch import inference, resolve_device, to_device, to_numpy
 
@@ -50,8 +51,26 @@ def open_session(path: Path, info: ArtifactInfo, options: SessionOptions) -> Tor
     if info.precision == "fp16" and device.type == "cpu":
         msg = f"{path} holds half-precision numbers, which torch runs on a GPU only in reasonable time"
         raise UsageError(msg, hint="give device=cuda, or export it again without half")
+    try:
+        module = _load(path, device)
+    except RuntimeError as error:  # files of other tools that suppress use torchvision's operator for it
+        if "torchvision::" not in str(error):
+            raise
+        _know_torchvision(path)
+        module = _load(path, device)
+    return TorchScriptSession(module, path=path, info=info, device=device, threads=options.threads)
+
+
+def _load(path: Path, device: torch.device) -> Any:
     with path.open("rb") as file, warnings.catch_warnings():
         # torch says that the format has a successor; whoever has such a file wants it run.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", DeprecationWarning)
-        module = torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]
-    return TorchScriptSession(module, path=path, info=info, device=device, threads=options.threads)
+        return torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]
+
+
+def _know_torchvision(path: Path) -> None:
+    try:
+        importlib.import_module("torchvision")  # which makes its operators known to torch
+    except (ImportError, RuntimeError, OSError) as error:
+        msg = f"{path}: uses an operator of torchvision, which is not installed, or not for this torch"
+        raise ModelError(msg, hint="pip install torchvision, or export it again with nms=False") from error
