@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pluggy
 
 from segx.plugin import hookspecs, specs
-from segx.plugin.guard import PATIENCE, TooSlowError, one_line, was_interrupted, within
+from segx.plugin.guard import PATIENCE, Helper, TooSlowError, one_line, was_interrupted
 from segx.plugin.installed import distributions, normal
 from segx.words import visible
 
@@ -133,6 +133,7 @@ class _Loader:
     """Loads one entry point after another; what it has gathered so far is whole at any moment."""
 
     manager: pluggy.PluginManager
+    helper: Helper = field(default_factory=Helper)
     plugins: list[Plugin] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     disabled: list[Disabled] = field(default_factory=list)
@@ -142,11 +143,11 @@ class _Loader:
         """Load one plugin; any error becomes a record of a broken plugin."""
         module: Any = None
         try:
-            module = within(PATIENCE, entry.load)
+            module = self.helper.within(entry.load, patience=PATIENCE)
             _shake_hands(module)
             self._register(module, f"{entry.name}@{distribution}")
-            declared = within(
-                PATIENCE, lambda: {kind: self._collect(kind, module, distribution) for kind in PLUGIN_TYPES}
+            declared = self.helper.within(
+                lambda: {kind: self._collect(kind, module, distribution) for kind in PLUGIN_TYPES}, patience=PATIENCE
             )
         except BaseException as error:
             if was_interrupted(error):
@@ -222,6 +223,7 @@ def discover(*, path: list[str] | None = None) -> Discovery:
             loader.disabled.append(Disabled(name=entry.name, distribution=distribution))
         else:
             loader.add(entry, distribution, version)
+    loader.helper.end()
     return Discovery(
         manager=manager,
         plugins=tuple(loader.plugins),

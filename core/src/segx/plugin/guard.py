@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dis
 import logging
+import os
+import queue
 import signal
 import threading
 from typing import TYPE_CHECKING, TypeVar
@@ -22,41 +24,93 @@ PATIENCE = 5.0
 LOADING_PATIENCE = 60.0
 """Seconds after which it is told that an implementation is still loading: its libraries may be large."""
 
+HEARING_PATIENCE = 30.0
+"""Seconds after which segx goes on without a plugin that is told something, or asked whether it can be used."""
+
 _LONGEST = 400
 
 logger = logging.getLogger(__name__)
+_here = threading.local()
 
 
 class TooSlowError(Exception):
     """What has to be quick was not."""
 
 
-def within(seconds: float, function: Callable[[], T]) -> T:
-    """Return what a function returns, and raise what it raises; it may hang for ever.
+class Helper:
+    """A thread in which plugins' code runs, that who waits for it can go on without it.
 
-    It runs in a thread of its own, so that Ctrl-C reaches who waits, and whatever it raises is its own.
-
-    Raises:
-        TooSlowError: It was not done in time; its thread is left behind, and ends when it next computes.
+    It stays the same thread while all is done in time, as much of what a plugin may open asks for (SQLite). Ctrl-C
+    reaches who waits, and whatever is raised is the plugin's own.
     """
-    done: list[T] = []
-    failed: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            done.append(function())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            failed.append(error)
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._owner = 0
+        self._lock = threading.Lock()
 
-    thread = threading.Thread(target=work, name="segx-plugin", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not done:
-        _end(thread)
-        raise TooSlowError(f"was not done in {seconds:g} s")
-    return done[0]
+    def within(self, function: Callable[[], T], *, patience: float | None = None) -> T:
+        """Return what a function returns, and raise what it raises; it may hang for ever.
+
+        What it calls of segx may come back here, and is then done at once: nobody can wait for who waits for him.
+
+        Args:
+            function: What is called.
+            patience: Seconds it may take; default: :data:`HEARING_PATIENCE`.
+
+        Raises:
+            TooSlowError: It was not done in time; its thread is left behind, and ends when it next computes.
+        """
+        if getattr(_here, "helping", False):
+            return function()
+        patience = HEARING_PATIENCE if patience is None else patience
+        done: list[T] = []
+        failed: list[BaseException] = []
+        answered = threading.Event()
+
+        def work() -> None:
+            try:
+                done.append(function())
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                failed.append(error)
+            answered.set()
+
+        with self._lock:
+            if self._asked is None or self._owner != os.getpid():  # threads stay behind when a process forks
+                self._asked, self._owner = queue.SimpleQueue(), os.getpid()
+                self._thread = threading.Thread(target=_help, args=(self._asked,), name="segx-plugin", daemon=True)
+                self._thread.start()
+            thread = self._thread
+            self._asked.put(work)
+        if not answered.wait(patience):
+            _end(thread)
+            self.end()
+            raise TooSlowError(f"was not done in {patience:g} s")
+        if failed:
+            raise failed[0]
+        return done[0]
+
+    def end(self) -> None:
+        """Let the thread end when it has done what it was given; another one begins when something more is asked."""
+        with self._lock:
+            if self._asked is not None:
+                self._asked.put(None)
+            self._asked = None
+
+
+def within(function: Callable[[], T]) -> T:
+    """Return what a function returns that no other call has to do with: :meth:`Helper.within`."""
+    helper = Helper()
+    try:
+        return helper.within(function)
+    finally:
+        helper.end()
+
+
+def _help(asked: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    _here.helping = True
+    while (work := asked.get()) is not None:
+        work()
 
 
 def _end(thread: threading.Thread) -> None:
