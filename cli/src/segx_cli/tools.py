@@ -30,7 +30,9 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     app = _as_app(registry.commands.load(name))
     with output.given_back():
         try:
-            code = app(dashed(_without_switches(arguments, app)), prog_name=f"segx {name}", standalone_mode=False, obj=output)
+            code = app(
+                dashed(_without_switches(arguments, app)), prog_name=f"segx {name}", standalone_mode=False, obj=output
+            )
         except typer.Exit as ended:
             return _interrupted(ended.exit_code)
         except SystemExit as ended:
