@@ -122,7 +122,7 @@ guard.HEARING_PATIENCE = {patience}
 @hookimpl
 def segx_run_started(run):
     if {stopped}:
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(1, os.kill, (os.getpid(), {stopped})).start()
 @hookimpl
 def segx_step_ended(run, step):
     {how}
@@ -147,13 +147,21 @@ def test_a_hook_that_hangs_is_named_and_left_out(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are of other systems")
-def test_ctrl_c_ends_the_wait_for_a_hook(
-    segx_with: Callable[..., subprocess.CompletedProcess[str]], tiny_model: Path, photos: Path
+@pytest.mark.parametrize(
+    ("signal", "code", "said"), [("SIGINT", 130, "stopped"), ("SIGTERM", 143, "stopped by SIGTERM")]
+)
+def test_a_signal_ends_the_wait_for_a_hook(
+    segx_with: Callable[..., subprocess.CompletedProcess[str]],
+    tiny_model: Path,
+    photos: Path,
+    signal: str,
+    code: int,
+    said: str,
 ) -> None:
-    code = HANGS.format(patience=1000, stopped=True, how="time.sleep(1000)")
-    ended = segx_with(code, "predict", f"model={tiny_model}", f"source={photos}", "save=false")
-    assert ended.returncode == 130, ended.stderr
-    assert ended.stderr.rstrip().endswith("segx: stopped")
+    hangs = HANGS.format(patience=1000, stopped=f"signal.{signal}", how="time.sleep(1000)")
+    ended = segx_with(hangs, "predict", f"model={tiny_model}", f"source={photos}", "save=false")
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.rstrip().endswith(f"segx: {said}")
 
 
 def test_nothing_of_a_file_reaches_the_terminal_raw(segx: Callable[..., Any], tiny_model: Path, photos: Path) -> None:
