@@ -27,11 +27,13 @@ VALIDATES_AND_TRAINS = """
     YOLO("shapes-seg.pt").train(data=data, imgsz=64, epochs=1, batch=2, workers=1, plots=True, project=sys.argv[1])
 """
 PROBES = """
-    from segx_cli.probe import load
+    from segx.plugin.registry import get_registry
     from segx.runtime import take_process
+    from segx_cli.doctor import _load
     take_process()
-    load("backend", "onnxruntime", "segx-backend-onnxruntime")
-    assert "onnxruntime" in sys.modules
+    for name in ("onnxruntime", "tensorflow"):
+        check = _load("backend", get_registry().backends[name])
+        assert check.state == "ok", check
 """
 CONNECTS_ELSEWHERE = """
     import subprocess

@@ -117,22 +117,51 @@ def test_a_plugin_that_hangs_costs_seconds(segx_with: Callable[..., subprocess.C
 HANGS = """
 import signal, threading, time
 from segx.plugin import guard
-guard.PATIENCE = 0.5
+guard.PATIENCE = 0.2
+guard.HEARING_PATIENCE = {patience}
 @hookimpl
 def segx_run_started(run):
-    threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    time.sleep(90)
+    if {stopped}:
+        threading.Timer(1, os.kill, (os.getpid(), {stopped})).start()
+@hookimpl
+def segx_step_ended(run, step):
+    {how}
+@hookimpl
+def segx_run_ended(run, metrics):
+    print("it is told of the end")
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are of other systems")
-def test_a_hook_that_hangs_is_named_and_ctrl_c_ends_it(
-    segx_with: Callable[..., subprocess.CompletedProcess[str]], tiny_model: Path, photos: Path
+@pytest.mark.parametrize("how", ["time.sleep(1000)", "while True: time.sleep(0)"])
+def test_a_hook_that_hangs_is_named_and_left_out(
+    segx_with: Callable[..., subprocess.CompletedProcess[str]], tiny_model: Path, photos: Path, how: str
 ) -> None:
-    ended = segx_with(HANGS, "predict", f"model={tiny_model}", f"source={photos}", "save=false")
-    assert ended.returncode == 130, ended.stderr
-    assert "plugin bad@acme-bad is at work in segx_run_started, for more than 0.5 s" in ended.stderr
-    assert ended.stderr.rstrip().endswith("segx: stopped")
+    code = HANGS.format(patience=0.5, stopped=False, how=how)
+    ended = segx_with(code, "predict", f"model={tiny_model}", f"source={photos}", "save=false", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["images"]
+    assert "plugin bad@acme-bad is at work in segx_step_ended, for more than 0.2 s" in ended.stderr
+    line = "plugin bad@acme-bad was not done in 0.5 s in segx_step_ended, and is left out from now on"
+    assert ended.stderr.count(line) == 1
+    assert "it is told of the end" not in ended.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are of other systems")
+@pytest.mark.parametrize(
+    ("signal", "code", "said"), [("SIGINT", 130, "stopped"), ("SIGTERM", 143, "stopped by SIGTERM")]
+)
+def test_a_signal_ends_the_wait_for_a_hook(
+    segx_with: Callable[..., subprocess.CompletedProcess[str]],
+    tiny_model: Path,
+    photos: Path,
+    signal: str,
+    code: int,
+    said: str,
+) -> None:
+    hangs = HANGS.format(patience=1000, stopped=f"signal.{signal}", how="time.sleep(1000)")
+    ended = segx_with(hangs, "predict", f"model={tiny_model}", f"source={photos}", "save=false")
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.rstrip().endswith(f"segx: {said}")
 
 
 def test_nothing_of_a_file_reaches_the_terminal_raw(segx: Callable[..., Any], tiny_model: Path, photos: Path) -> None:

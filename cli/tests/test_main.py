@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -286,6 +287,29 @@ def test_a_command_that_is_asked_to_end_tidies_up(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, "segx: stopped by SIGTERM\n")
     assert not half.exists()
+
+
+MISTAKEN = """
+import os, signal, sys
+from segx.errors import ModelError
+from segx_cli import main
+def run(tokens, switches, output):
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        signal.pause()
+    except BaseException as error:  # as what a library makes of it that is interrupted while it is imported
+        raise ModelError("it cannot be loaded: initialization failed") from error
+main._run = run
+sys.exit(main.main([]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are of other systems")
+@pytest.mark.parametrize(("number", "code", "said"), [(15, 143, "stopped by SIGTERM"), (2, 130, "stopped")])
+def test_a_stop_that_a_library_takes_for_a_fault_is_still_a_stop(number: int, code: int, said: str) -> None:
+    words = [sys.executable, "-c", MISTAKEN, str(number)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (code, f"segx: {said}\n")
 
 
 @pytest.mark.parametrize(

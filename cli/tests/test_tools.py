@@ -241,6 +241,21 @@ def test_a_plugins_command_runs(segx: Segx, commanding: Any, load: Callable[[], 
     assert "'gret' is no command and no task; did you mean 'greet'?" in segx("gret").err
 
 
+@pytest.mark.parametrize("switch", ["--debug", "--quiet", "-q"])
+def test_segxs_switches_may_follow_a_plugins_command(segx: Segx, commanding: Any, switch: str) -> None:
+    commanding(lambda: _greet)
+    assert segx("greet", "ada", switch).out == "ada\n"
+    assert segx("greet", switch, "ada").out == "ada\n"
+    assert segx("greet", "--", switch).out == f"{switch}\n", "what follows -- is no switch"
+    commanding(lambda: _says_json)
+    assert segx("greet", "--json").out == "True\n", "its own switch is its own"
+    assert segx("greet", "--loud").code == 2
+
+
+def _says_json(*, json: bool = False) -> None:
+    print(json)
+
+
 def test_a_plugins_command_may_exit_and_fail(segx: Segx, commanding: Any) -> None:
     commanding(lambda: _exiting)
     assert segx("greet").code == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,6 +186,25 @@ def test_a_folder_is_what_its_metadata_list(tmp_path: Path) -> None:
     (folder / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"weights\.bin in it cannot be read"):
         FolderBackend().open(artifact, SessionOptions())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="such files are of other systems")
+def test_pipes_and_devices_in_a_folder_are_refused_and_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "m_plain"
+    (folder / "variables").mkdir(parents=True)
+    sidecar.write(folder, INFO)
+    for name, place in (("pipe", "weights.bin"), ("device", "variables/weights.bin")):
+        if name == "pipe":
+            os.mkfifo(folder / place)
+        else:
+            (folder / place).symlink_to("/dev/zero")
+        with pytest.raises(ModelError, match=rf"weights\.bin in it is a {name}, not a regular file"):
+            PlainBackend().read_info(Artifact(path=folder, format="plain"))
+        (folder / place).unlink()
+    for number in range(10_001):
+        (folder / f"{number}").touch()
+    with pytest.raises(ModelError, match="more than 10,000 files"):
+        PlainBackend().read_info(Artifact(path=folder, format="plain"))
 
 
 def test_half_and_a_runtime_that_fails(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -446,6 +447,13 @@ def test_nothing_is_left_of_an_export_that_stops(model, registry, monkeypatch, e
         export(model, "toy", registry=registry)
     assert names(model.path.parent) == ["seeing.pt"]
     assert listener.received[-1] == ("failed", type(error).__name__)
+
+
+def test_a_disk_that_is_full_is_told_as_that_and_not_by_the_name_of_a_file(model, registry, monkeypatch):
+    monkeypatch.setattr(Toy, "fails", OSError(errno.ENOSPC, "No space left on device", "seeing.onnx"))
+    with pytest.raises(ExportError, match="format 'toy' cannot be written: No space left on device"):
+        export(model, "toy", registry=registry)
+    assert names(model.path.parent) == ["seeing.pt"]
 
 
 def test_exporter_that_writes_nothing(model, registry, monkeypatch):

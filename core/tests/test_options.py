@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -234,3 +236,10 @@ def test_bits_of_another_program_are_the_precision_options(values: dict[str, obj
 def test_bits_that_cannot_be_are_refused(kind: type, values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         kind.parse(values)
+
+
+@pytest.mark.parametrize("value", ["a\0b", Path("a\0b")], ids=["text", "path"])
+@pytest.mark.parametrize("name", ["name", "project"])
+def test_a_nul_character_is_refused_before_it_reaches_the_system(name: str, value: str | Path) -> None:
+    with pytest.raises(UsageError, match=rf"{name}=.* holds a NUL character"):
+        PredictOptions.parse({name: value})

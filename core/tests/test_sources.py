@@ -314,6 +314,14 @@ def test_a_camera_that_is_not_there_is_reported_at_once():
             open_source(given)
 
 
+def test_digits_without_end_are_no_camera(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        open_source("9" * 400)
+    (tmp_path / "all.streams").write_text("9" * 5000 + "\n")
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_source(tmp_path / "all.streams")
+
+
 def test_a_streams_file_without_streams(tmp_path):
     (tmp_path / "all.streams").write_text("\n")
     with pytest.raises(DataError, match="names no stream"):

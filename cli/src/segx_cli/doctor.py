@@ -185,14 +185,18 @@ def _loads(registry: Registry) -> Iterator[Check]:
 def _load(
     kind: str, spec: Spec, environment: Mapping[str, str] | None = None, stop: threading.Event | None = None
 ) -> Check:
+    from segx.io.paths import matplotlib_folder
+
     subject = _subject(kind, spec)
+    # What is required may import matplotlib, which writes a list of the fonts it finds.
+    fonts = {"MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or str(matplotlib_folder())}
     try:
         found = child.call(
             "segx_cli.probe:load",
             {"kind": kind, "name": spec.name, "provider": spec.provider},
             what="loading",
             timeout=_TIMEOUT,
-            environment=environment,
+            environment={**(environment or {}), **fonts},
             stop=stop,
             error=PluginError,
         )

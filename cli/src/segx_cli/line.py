@@ -52,7 +52,7 @@ _NUMBER = re.compile(r"-[\d.]")
 _NAMES = {"text", "path"}
 """Types of options whose values may hold any letters."""
 _BOOLEAN = {"true", "false", "yes", "no", "on", "off"}
-_SWITCHES = {
+SWITCHES = {
     "--json": "json",
     "--quiet": "quiet",
     "-q": "quiet",
@@ -83,8 +83,8 @@ class Switches(Record):
 
 def take_switches(tokens: Sequence[str]) -> tuple[Switches, list[str]]:
     """Return the switches and what is left."""
-    found = {_SWITCHES[token]: True for token in tokens if token in _SWITCHES}
-    return Switches(**found), [word for word in tokens if word not in _SWITCHES and word != "--"]
+    found = {SWITCHES[token]: True for token in tokens if token in SWITCHES}
+    return Switches(**found), [word for word in tokens if word not in SWITCHES and word != "--"]
 
 
 def join(tokens: Sequence[str]) -> list[str]:
@@ -153,7 +153,7 @@ def read(
         elif token.startswith("--"):
             take(*_dashed(token, rest, known, command))
         elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
-            msg = f"switch {token!r} is not known{did_you_mean('-' + token, _SWITCHES)}"
+            msg = f"switch {token!r} is not known{did_you_mean('-' + token, SWITCHES)}"
             raise UsageError(msg, hint=f"{command} --help lists the options")
         elif token.replace("-", "_") in known and token not in tasks:
             name = token.replace("-", "_")

@@ -36,6 +36,8 @@ BROKEN_PIPE = 141
 class TerminatedError(KeyboardInterrupt):
     """Somebody has sent SIGTERM: what is begun is ended as after Ctrl-C, and nothing half-written is left."""
 
+    asked_for = True
+
 
 def program() -> NoReturn:
     """Be the command ``segx``: run the command line of this process and end it.
@@ -61,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens = ALIASES[tokens[0]]
     switches, _ = take_switches(tokens)
     with results_apart() as stream:
+        asked: list[int] = []
         output = Output(json=switches.json, quiet=switches.quiet, debug=switches.debug, stream=stream)
         try:
-            with _terminable():
+            with _stoppable(asked):
                 code = _run(tokens, switches, output)
             if stream is not None:
                 stream.flush()
@@ -79,26 +82,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say("stopped")
             return INTERRUPTED
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends in words and an exit code
+            if asked:  # a library that was being imported or called has made another error of it
+                _say("stopped by SIGTERM" if signal.SIGTERM in asked else "stopped")
+                return TERMINATED if signal.SIGTERM in asked else INTERRUPTED
             return _notify(error, output)
         return code
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end what runs in the way that Ctrl-C does, where nobody has decided otherwise."""
+def _stoppable(asked: list[int]) -> Iterator[None]:
+    """Let SIGTERM end what runs in the way that Ctrl-C does, where nobody has decided otherwise, and note either."""
 
     def end(*_: object) -> None:
+        asked.append(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks again does not want to wait
         raise TerminatedError
 
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, end)
+    def stop(*_: object) -> None:
+        asked.append(signal.SIGINT)
+        raise KeyboardInterrupt
+
+    handlers = {signal.SIGTERM: (signal.SIG_DFL, end), signal.SIGINT: (signal.default_int_handler, stop)}
+    here = threading.current_thread() is threading.main_thread()
+    ours = [number for number, (usual, _) in handlers.items() if here and signal.getsignal(number) == usual]
+    for number in ours:
+        signal.signal(number, handlers[number][1])
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, handlers[number][0])
 
 
 def _run(tokens: list[str], switches: Switches, output: Output) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer  # noqa: TID253 - this module is imported only to run a Typer app
 
 from segx.errors import SegxError
-from segx_cli.line import dashed
+from segx_cli.line import SWITCHES, dashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,9 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     app = _as_app(registry.commands.load(name))
     with output.given_back():
         try:
-            code = app(dashed(arguments), prog_name=f"segx {name}", standalone_mode=False, obj=output)
+            code = app(
+                dashed(_without_switches(arguments, app)), prog_name=f"segx {name}", standalone_mode=False, obj=output
+            )
         except typer.Exit as ended:
             return _interrupted(ended.exit_code)
         except SystemExit as ended:
@@ -41,6 +43,17 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
                 raise SegxError(ended.code) from ended
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return _interrupted(code) if isinstance(code, int) else 0
+
+
+def _without_switches(arguments: Sequence[str], app: typer.Typer) -> list[str]:
+    """Return what was typed without the switches of segx, which it has taken already, but for those of the command."""
+    known = {"-h", "--help"}
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        known.update(name for parameter in command.params for name in parameter.opts)
+        commands.extend(getattr(command, "commands", {}).values())
+    until = arguments.index("--") if "--" in arguments else len(arguments)
+    return [word for place, word in enumerate(arguments) if place > until or word not in SWITCHES or word in known]
 
 
 def _interrupted(code: int) -> int:

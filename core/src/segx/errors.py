@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 _ENDLESS = re.compile(r"(\S{200})\S{300,}")
 """A word that is no name any more: what somebody has pasted, or the content of a file."""
+_MOST = 4000
+"""Characters of a message, and of a hint."""
+
+
+def _cut(text: str) -> str:
+    """Return a text without the middle of what nobody would read: a file may name thousands of things."""
+    return text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 4 :]}"
 
 
 class SegxError(Exception):
@@ -30,7 +37,7 @@ class SegxError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         # Whatever a file, a plugin or a server has said is part of it, and ends on a terminal, a traceback's too.
-        message, hint = (_ENDLESS.sub(r"\1...", visible(text)) for text in (message, hint))
+        message, hint = (_cut(_ENDLESS.sub(r"\1...", visible(text))) for text in (message, hint))
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -227,6 +227,47 @@ def test_other_files_are_no_models(tmp_path: Path, content: bytes) -> None:
         BACKEND.read_info(Artifact(path=path, format="tflite"))
 
 
+@pytest.mark.parametrize("repeated", ["tensors", "axes", "operators", "inputs", "codes"])
+def test_small_file_that_names_one_part_again_and_again_is_refused_at_once(tmp_path: Path, repeated: str) -> None:
+    path = tmp_path / "many.tflite"
+    path.write_bytes(_repeating(**{repeated: 150_000}))
+    with pytest.raises(ModelError, match="more than 100,000 parts, or tensors of more than 16 axes"):
+        BACKEND.read_info(Artifact(path=path, format="tflite"))
+    path.write_bytes(_repeating())
+    with pytest.raises(ModelError, match="it takes 1x1x1x1 of float32"):
+        BACKEND.read_info(Artifact(path=path, format="tflite"))
+
+
+def _repeating(*, tensors: int = 1, axes: int = 4, operators: int = 1, inputs: int = 1, codes: int = 1) -> bytes:
+    """Return a graph in which all tensors, operators and codes lie at one place."""
+    builder = flatbuffers.Builder()
+
+    def table(kind: str, **values: int) -> int:
+        getattr(schema, f"{kind}Start")(builder)
+        for name, value in values.items():
+            getattr(schema, f"{kind}Add{name}")(builder, value)
+        return int(getattr(schema, f"{kind}End")(builder))
+
+    def offsets(count: int, part: int) -> int:
+        builder.StartVector(4, count, 4)
+        for _ in range(count):
+            builder.PrependUOffsetTRelative(part)
+        return int(builder.EndVector())
+
+    def numbers(values: list[int]) -> int:
+        return int(builder.CreateNumpyVector(np.array(values, np.int32)))
+
+    tensor = offsets(tensors, table("Tensor", Shape=numbers([1] * axes)))
+    ends = {"Inputs": numbers([0] * inputs), "Outputs": numbers([0])}
+    operator = offsets(operators, table("Operator", **ends))
+    ends = {"Inputs": numbers([0]), "Outputs": numbers([0])}
+    graph = offsets(1, table("SubGraph", Tensors=tensor, Operators=operator, **ends))
+    buffer = offsets(1, table("Buffer"))
+    code = offsets(codes, table("OperatorCode"))
+    builder.Finish(table("Model", Version=3, Subgraphs=graph, Buffers=buffer, OperatorCodes=code), b"TFL3")
+    return bytes(builder.Output())
+
+
 def test_wrong_size_names_both(plain: Path) -> None:
     session = BACKEND.open(Artifact(path=plain, format="tflite"), CPU)
     with pytest.raises(ModelError, match="takes images 1x3x64x96, got 1x3x64x64") as caught:

@@ -87,6 +87,12 @@ def test_header_of_a_graph(graph: Path) -> None:
     assert (header.input, header.shape, header.outputs) == ("images", (1, 64, 96, 3), ("output0", "output1"))
 
 
+@pytest.mark.parametrize("kind", ["saved_model", "pb"])
+def test_who_opens_a_strangers_file_is_warned(kind: str) -> None:
+    """An operation of TensorFlow's writes any file; nothing keeps it from that."""
+    assert "can read and write files" in get_registry().backend_for(kind).caution
+
+
 def test_no_file_of_this_process_is_tensorflow(backend: Backend, graph: Path) -> None:
     backend.read_info(Artifact(path=graph, format="pb"))
     session = backend.open(Artifact(path=graph, format="pb"), CPU)

@@ -55,6 +55,10 @@ def copy(folder: Path, tmp_path: Path) -> Artifact:
     return Artifact(path=path, format="tfjs")
 
 
+def _set_shape(document: dict[str, Any], shape: list[Any]) -> None:
+    document["weightsManifest"][0]["weights"][0]["shape"] = shape
+
+
 @pytest.fixture
 def runs() -> None:
     if problem():
@@ -97,6 +101,9 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         (lambda document: document["weightsManifest"][0]["paths"].append("more.bin"), "more.bin|cannot be read"),
         (lambda document: document["weightsManifest"][0].update(paths=["../elsewhere.bin"]), "no file of the folder"),
         (lambda document: document["weightsManifest"][0]["weights"].pop(), "bytes of weights"),
+        (lambda document: _set_shape(document, ["x" * 1000, 10**10]), "the shape of .* is none"),
+        (lambda document: _set_shape(document, [10**400] * 2000), "the shape of .* is none"),
+        (lambda document: _set_shape(document, [-1]), "the shape of .* is none"),
         (lambda document: document.pop("weightsManifest"), "damaged"),
     ],
 )

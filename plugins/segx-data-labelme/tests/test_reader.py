@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import re
@@ -145,6 +146,44 @@ def test_a_bad_shape_is_named_and_only_it_is_left_out(folder: Path, bad: Any, re
     (problem,) = dataset.problems
     assert problem.startswith(f"{folder / 'a.json'}: shape 2: ")
     assert re.search(reason, problem)
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    math.nan,
+    math.inf,
+    "",
+    "x\0y",
+    "../../x",
+    [],
+    [[]],
+    [1],
+    {},
+    {"a": [1]},
+    "9" * 5000,
+]
+FIELDS = ("imagePath", "imageData", "imageHeight", "imageWidth", "version", "flags")
+SHAPES_FIELDS = ("label", "points", "group_id", "shape_type", "mask", "flags")
+
+
+@pytest.mark.parametrize("name", ["shapes", *FIELDS, *SHAPES_FIELDS])
+def test_whatever_stands_in_a_field_is_read_or_told(folder: Path, name: str) -> None:
+    for odd in ODD:
+        for kind in ("polygon", "mask", "circle"):
+            shapes: Any = [shape("a", TRIANGLE, kind), shape("a", TRIANGLE)]
+            if name in SHAPES_FIELDS:
+                shapes[0][name] = odd
+            elif name == "shapes":
+                shapes = odd
+            place(folder, "a", shapes, **({name: odd} if name in FIELDS else {}))
+            with contextlib.suppress(DataError):
+                dataset = read(folder, ["a"])
+                assert all(sample.shape == (60, 80) for sample in dataset)
 
 
 def test_what_reaches_out_of_the_image_is_cut(folder: Path) -> None:

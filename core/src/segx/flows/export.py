@@ -784,7 +784,11 @@ def _make(
                 "step_ended", run=run, step=Step(kind="stage", index=done, total=total, name=stage)
             ),
         )
-        info = link.exporter.export(current, work)
+        try:
+            info = link.exporter.export(current, work)
+        except OSError as error:
+            msg = f"format {link.spec.name!r} cannot be written: {error.strerror or error}"
+            raise ExportError(msg, hint="is the disk full, or a folder not to be written?") from error
         if not path.exists():
             raise ExportError(
                 f"format {link.spec.name!r} wrote nothing", hint=f"tell the authors of {link.spec.provider}"

@@ -42,6 +42,11 @@ def cache_folder() -> Path:
     raise UsageError("this user has no home folder to keep downloads and indexes in", hint=hint)
 
 
+def matplotlib_folder() -> Path:
+    """Return where matplotlib keeps what it writes when it is imported, a list of fonts, in processes of segx's own."""
+    return cache_folder() / "matplotlib"
+
+
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path with ``~`` and ``~user`` replaced; of a user nobody knows, as it is, which is what shells do."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for a file that is called "~a.png"

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from segx.io.paths import cache_folder
+from segx.io.paths import matplotlib_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def load_matplotlib() -> Any:
     """
     with _importing:
         if "matplotlib" not in sys.modules:
-            with _environment(MPLCONFIGDIR=os.environ.get("MPLCONFIGDIR") or str(cache_folder() / "matplotlib")):
+            with _environment(MPLCONFIGDIR=os.environ.get("MPLCONFIGDIR") or str(matplotlib_folder())):
                 import matplotlib as mpl
 
                 mpl.get_cachedir()  # asked once, and remembered

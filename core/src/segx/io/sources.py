@@ -394,8 +394,8 @@ class _Reader:
             raise UsageError(f"addresses of kind {scheme!r} are not known", hint=f"kinds: {known}")
         path = expanded(text)
         if not _exists(path):
-            if text.strip().isdecimal():
-                return iter([self._live((int(text),))])
+            if isinstance(camera := _camera(text.strip()), int):
+                return iter([self._live((camera,))])
             if glob.has_magic(text):
                 return self._read_files(_find(text), f"nothing matches {text!r}")
             raise MissingDataError(f"source {text!r} does not exist{_similar(path)}")
@@ -425,7 +425,7 @@ class _Reader:
             return self._read_folder(path)
         suffix = path.suffix.lower()
         if suffix == ".streams":
-            targets = tuple(int(line) if line.isdecimal() else line for line in _lines(path))
+            targets = tuple(map(_camera, _lines(path)))
             if not targets:
                 raise DataError(f"{path} names no stream", hint="one address or camera number on each line")
             return iter([self._live(targets)])
@@ -518,6 +518,11 @@ def _similar(path: Path) -> str:
 
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
     return f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
+
+
+def _camera(text: str) -> int | str:
+    """Return the number of a camera, or the text where it is none: no system has a thousand million of them."""
+    return int(text) if text.isdecimal() and len(text) < 10 else text
 
 
 def _lines(path: Path) -> list[str]:

@@ -259,6 +259,8 @@ def _one_side(value: Any) -> Any:
 def _coerce(name: str, value: Any, kind: Any) -> Any:
     """Return the value as the option's type, or tell what was expected."""
     candidate = value
+    if "\0" in (value if isinstance(value, str) else os.fspath(value) if isinstance(value, Path) else ""):
+        raise WrongValueError(f"{name}={shown(value)} holds a NUL character, which no name can")
     if isinstance(value, str):
         literal = parse_literal(value)
         if _lists_texts(kind):

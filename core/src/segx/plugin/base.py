@@ -35,6 +35,8 @@ INPUT_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
 """The axes of the images that may be left open, and what they are called."""
 _LETTERS: Mapping[str, str] = {"batch": "N", "height": "H", "width": "W"}
 _EXPORT_AGAIN = "copy or export it again"
+_MOST_FILES = 10_000
+"""In the folder of a model; the formats have up to ten, and their weights may be in shards."""
 
 
 class FormatExporter(ABC, Generic[Chosen]):
@@ -201,6 +203,8 @@ class FormatBackend(ABC):
         path = artifact.path
         if what := irregular(path):
             raise ModelError(f"{path}: it is {what}, not a regular file", hint=_EXPORT_AGAIN)
+        if path.is_dir():
+            _check_folder(path)
         if path.is_file() and not path.stat().st_size:
             raise ModelError(f"{path}: the file is empty", hint=_EXPORT_AGAIN)
         try:
@@ -235,6 +239,15 @@ class FormatBackend(ABC):
         except Exception as error:  # runtimes raise errors of every class
             msg = f"{artifact.path}: {self.runtime} cannot open it ({reason(error)})"
             raise ModelError(msg, hint=f"{_EXPORT_AGAIN}; or the runtime is too old for it") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder with pipes and devices in it, which runtimes would read for ever."""
+    for count, file in enumerate(folder.rglob("*")):
+        if count == _MOST_FILES:
+            raise ModelError(f"{folder}: holds more than {_MOST_FILES:,} files, so it is no model")
+        if what := irregular(file):
+            raise ModelError(f"{folder}: {file.name} in it is {what}, not a regular file", hint=_EXPORT_AGAIN)
 
 
 class FormatSession(ABC, Generic[Model]):

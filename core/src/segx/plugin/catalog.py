@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from segx.errors import MissingPluginError, PluginError, SegxError, UsageError, did_you_mean
 from segx.plugin import known as known_plugins
 from segx.plugin.discovery import DISABLE, PLUGIN_TYPES
-from segx.plugin.guard import LOADING_PATIENCE, one_line, was_interrupted, watched
+from segx.plugin.guard import LOADING_PATIENCE, one_line, was_interrupted, watched, within
 from segx.plugin.requirements import unmet
 from segx.plugin.specs import BackendSpec, ExporterSpec, Spec, no_problem, nothing
 from segx.records import Record
@@ -304,7 +304,7 @@ def _problem(spec: Spec) -> str:
         return ""
     try:
         with watched(f"plugin {spec.provider} is looking whether {spec.name!r} can be used"):
-            return str(spec.problem() or "")
+            return within(lambda: str(spec.problem() or ""))
     except BaseException as error:
         if was_interrupted(error):
             raise

@@ -134,12 +134,14 @@ def watched(what: str, *, patience: float | None = None) -> Iterator[None]:
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """Return True if an error is the user's Ctrl-C, and not raised by the code that was called.
+    """Return True if an error is the user's Ctrl-C or SIGTERM, and not raised by the code that was called.
 
     A signal arrives between two instructions, or has a handler that raises; other code raises with an instruction.
     """
     if not isinstance(error, KeyboardInterrupt):
         return False
+    if getattr(error, "asked_for", False):  # the command line's, which SIGTERM raises
+        return True
     handler = signal.getsignal(signal.SIGINT)
     handlers_code = getattr(getattr(handler, "__func__", handler), "__code__", None)
     last: types.TracebackType | None = None

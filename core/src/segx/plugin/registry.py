@@ -27,7 +27,7 @@ from segx.options.verbs import ON_DEMAND
 from segx.plugin import known as known_plugins
 from segx.plugin.catalog import Catalog, Loader, Unavailable, full_name, join_lines, planned
 from segx.plugin.discovery import discover
-from segx.plugin.guard import one_line, was_interrupted, watched
+from segx.plugin.guard import Helper, TooSlowError, one_line, was_interrupted, watched, within
 from segx.records import Record
 from segx.runtime import device_kind
 
@@ -95,6 +95,9 @@ class Registry:
         self.prepare, self.unavailable = loader.prepare, loader.unavailable
         self.require, self.load = loader.require, loader.load
         self._own: tuple[OwnListener, ...] = ()
+        named = (f"{plugin.name}@{plugin.distribution}" for plugin in discovery.plugins)
+        self._helpers = {name: Helper() for name in named}
+        self._left_out: set[str] = set()
 
     # What there is
 
@@ -312,20 +315,31 @@ class Registry:
     def notify(self, event: Event, **facts: Any) -> None:
         """Notify all listeners of an event; a plugin's that fails is logged, and the run goes on.
 
+        Installed plugins hear in a thread of their own, each always in the same; one that does not come back is left
+        out from then on. Listeners that a program has registered itself hear in the thread that works.
+
         Args:
             event: Name of the event hook, without ``segx_``.
             **facts: What the hook is told, and what only :meth:`heard_by` is.
         """
         caller = getattr(self.manager.hook, f"segx_{event}")
         for listener in reversed(caller.get_hookimpls()):
+            name = listener.plugin_name
+            call = functools.partial(listener.function, *(facts[fact] for fact in listener.argnames))
+            if name in self._left_out:
+                continue
+            helper = self._helpers.get(name)
             try:
-                with watched(f"plugin {listener.plugin_name} is at work in segx_{event}"):
-                    listener.function(*(facts[name] for name in listener.argnames))
+                with watched(f"plugin {name} is at work in segx_{event}"):
+                    call() if helper is None else helper.within(call)
+            except TooSlowError as error:
+                self._left_out.add(name)
+                logger.warning("plugin %s %s in segx_%s, and is left out from now on", name, error, event)
             except BaseException as error:
                 if was_interrupted(error):
                     raise
-                logger.warning("plugin %s failed in segx_%s: %s", listener.plugin_name, event, one_line(error))
-                logger.debug("plugin %s failed", listener.plugin_name, exc_info=True)
+                logger.warning("plugin %s failed in segx_%s: %s", name, event, one_line(error))
+                logger.debug("plugin %s failed", name, exc_info=True)
         for own in self._own:
             own(event, facts)
 
@@ -396,7 +410,7 @@ def _order(spec: BackendSpec) -> tuple[int, str, str]:
 def _detects(spec: DatasetFormatSpec, path: Path) -> bool:
     try:
         with watched(f"data set format {full_name(spec)} is looking at {path}"):
-            return bool(spec.detects(path))
+            return within(lambda: bool(spec.detects(path)))
     except BaseException as error:  # a plugin that breaks its promise must not hide the others
         if was_interrupted(error):
             raise

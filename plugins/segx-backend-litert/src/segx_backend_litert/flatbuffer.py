@@ -31,6 +31,9 @@ _EDGE_TPU = b"edgetpu-custom-op"
 _BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1}
 """``TensorType`` to the bytes of a number: float32, float16, int32, uint8, int64, int16, int8."""
 _QUANTISED = (3, 9)
+_MOST_PARTS = 100_000
+"""Tensors and operators of a graph, and what its operators take and give; the largest models have a few thousand."""
+_MOST_AXES = 16
 TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8"}
 
 
@@ -92,6 +95,7 @@ def read_header(path: Path) -> Header:
         if model.SubgraphsLength() != 1:
             raise ValueError(f"it has {model.SubgraphsLength()} graphs, not one")
         graph = model.Subgraphs(0)
+        _check_counts(model, graph)
         kinds = [_check_tensor(model, graph.Tensors(index), len(data)) for index in range(graph.TensorsLength())]
         if not graph.OperatorsLength() or graph.InputsLength() != 1:
             raise ValueError(f"its graph has {graph.OperatorsLength()} operators and {graph.InputsLength()} inputs")
@@ -110,6 +114,21 @@ def read_header(path: Path) -> Header:
             precision=precision,
             compiled=_EDGE_TPU in custom,
         )
+
+
+def _check_counts(model: Any, graph: Any) -> None:
+    """Refuse a graph of more than models have: its parts may all lie at one place, so that a small file names millions.
+
+    Raises:
+        ValueError: It is one.
+    """
+    tensors, operators = graph.TensorsLength(), graph.OperatorsLength()
+    if tensors + operators + model.OperatorCodesLength() <= _MOST_PARTS:
+        ends = sum(item.InputsLength() + item.OutputsLength() for item in map(graph.Operators, range(operators)))
+        axes = max((item.ShapeLength() for item in map(graph.Tensors, range(tensors))), default=0)
+        if ends <= _MOST_PARTS and axes <= _MOST_AXES:
+            return
+    raise ValueError(f"its graph has more than {_MOST_PARTS:,} parts, or tensors of more than {_MOST_AXES} axes")
 
 
 def _check_tensor(model: Any, tensor: Any, size: int) -> str:

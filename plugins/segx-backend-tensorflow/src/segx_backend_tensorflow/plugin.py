@@ -38,6 +38,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             formats={"saved_model": ("_saved_model",), "pb": (".pb",)},
             devices=("cpu", "cuda"),
             apart=True,
+            caution="is a program that can read and write files: open it only if you trust who made it",
             requires=(" | ".join(f"{build}>=2.16" for build in _BUILDS), "numpy>=1.26"),
         )
     ]

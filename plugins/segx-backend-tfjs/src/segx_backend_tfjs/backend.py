@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import ModelError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MODEL = "model.json"
 _MOST_MODEL = 64 << 20
 """Bytes; the graph of the largest models has under a million, weights not counted."""
+_MOST_AXES = 8
 _BYTES = {"float32": 4, "int32": 4, "bool": 1, "float16": 2, "uint16": 2, "uint8": 1}
 
 
@@ -81,8 +83,7 @@ def _check_weights(folder: Path, manifest: list[dict[str, Any]]) -> None:
 
 
 def _size(weight: Mapping[str, Any]) -> int:
-    kind = weight.get("quantization", {}).get("dtype", weight["dtype"])
-    count = _BYTES[kind]
-    for length in weight["shape"]:
-        count *= length
-    return count
+    kind, shape = weight.get("quantization", {}).get("dtype", weight["dtype"]), weight["shape"]
+    if len(shape) > _MOST_AXES or any(type(length) is not int or not 0 <= length < 1 << 32 for length in shape):
+        raise ValueError(f"the shape of {weight['name']!r:.100} is none")
+    return _BYTES[kind] * math.prod(shape)

@@ -125,6 +125,8 @@ def _part(item: Mapping[str, Any], shape: tuple[int, int]) -> tuple[_Part, float
         BadShapeError: It has no area, or makes no sense.
     """
     kind = item.get("shape_type") or "polygon"  # the oldest files say nothing of it
+    if not isinstance(kind, str):
+        raise BadShapeError(f"shape_type {str(kind)[:40]!r} is not known")
     if kind in WITHOUT_AREA:
         raise BadShapeError(f"{kind} has no area")
     points = _points(item.get("points"))
