@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 
 $(UV):
 	$(PYTHON) -m venv .uv
-	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.10"
 
 $(VENV)/.ready: $(UV) pyproject.toml $(wildcard core/pyproject.toml cli/pyproject.toml plugins/*/pyproject.toml)
 	$(UV) sync --quiet --python $(PYTHON) --all-packages --all-extras --no-extra headless --no-extra gpu --group dev --compile-bytecode

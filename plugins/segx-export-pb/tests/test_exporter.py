@@ -50,6 +50,11 @@ def test_holds_what_its_outputs_need_and_nothing_else(made: Path) -> None:
     assert "PartitionedCall" not in inside["operators"]
 
 
+def test_the_same_source_gives_the_same_bytes(source: Path, made: Path, tmp_path: Path) -> None:
+    again = export(Artifact(path=source, format="onnx"), "pb", {"output": tmp_path / "again.pb", "verify": False}).path
+    assert again.read_bytes() == made.read_bytes()
+
+
 def test_open_axes_of_the_source_stay_open(made: Path) -> None:
     artifact = Artifact(path=made, format="pb")
     info = get_registry().backends.load("tensorflow").read_info(artifact)

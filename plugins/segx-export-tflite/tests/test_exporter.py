@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -10,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from flatbuffers.table import Table
 
 from segx.artifact import Artifact, ArtifactInfo, Parity
 from segx.errors import ExportError, UsageError
@@ -110,6 +115,70 @@ def test_the_archive_is_read_as_other_tools_read_it(made: Callable[..., Path]) -
         assert archive.read("labels.txt").decode().splitlines() == ["red", "green", "blue"]
     assert (metadata["task"], metadata["stride"], metadata["batch"]) == ("segment", "32", "1")
     assert all(isinstance(value, str) for value in metadata.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"int8": True, "values": "uint8"}], ids=str)
+def test_metadata_say_how_images_are_normalised_and_where_the_labels_are(
+    made: Callable[..., Path], options: dict[str, Any]
+) -> None:
+    """In the place where tools look for it, read as its schema says; the note of the runtime's version stays."""
+    content = made(**options).read_bytes()
+    model = schema.Model.GetRootAs(content, 0)
+    notes = {model.Metadata(place).Name(): model.Metadata(place).Buffer() for place in range(model.MetadataLength())}
+    assert notes.keys() == {b"min_runtime_version", b"TFLITE_METADATA"}
+    data = model.Buffers(notes[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
+    assert data[4:8] == b"M001"
+    graph = child(table(data), 3, 0)
+    image = child(graph, 2, 0)
+    assert text(image, 0) == "images"
+    normalisation = child(child(image, 4, 0), 1)
+    assert [number(normalisation, field) for field in (0, 1)] == [0, 255]
+    names = [text(child(graph, 3, place), 0) for place in range(len(RAW) if options else 2)]
+    assert (set(names) == RAW) if options else (names == ["output0", "output1"])
+    interpreter = Interpreter(model_content=content)
+    shapes = {name: item["shape"].tolist() for name, item in opened(made(**options))[1].items()}
+    assert [item["shape"].tolist() for item in interpreter.get_output_details()] == [shapes[name] for name in names]
+    labels = child(child(graph, 3, names.index("scores" if options else "output0")), 6, 0)
+    assert text(labels, 0) == "labels.txt"
+
+
+@pytest.mark.parametrize("options", [{}, {"int8": True, "values": "uint8"}], ids=str)
+def test_metadata_are_read_by_mediapipe(made: Callable[..., Path], options: dict[str, Any]) -> None:
+    """A reader that others wrote; it wants an older NumPy than segx, so that it lives in an environment of its own."""
+    python = os.environ.get("SEGX_TEST_MEDIAPIPE")
+    if not python:
+        pytest.skip("SEGX_TEST_MEDIAPIPE names no Python that has mediapipe==0.10.21")
+    code = """
+import json, sys
+from mediapipe.tasks.python.metadata.metadata import MetadataDisplayer
+shown = MetadataDisplayer.with_model_file(sys.argv[1])
+print(json.dumps([shown.get_packed_associated_file_list(), json.loads(shown.get_metadata_json())]))
+"""
+    said = subprocess.run([python, "-c", code, str(made(**options))], capture_output=True, text=True, check=True).stdout
+    files, read = json.loads(said)
+    assert files == ["metadata.json", "labels.txt"]
+    (graph,) = read["subgraph_metadata"]
+    assert graph["input_tensor_metadata"][0]["process_units"][0]["options"] == {"mean": [0.0], "std": [255.0]}
+    assert {item["name"] for item in graph["output_tensor_metadata"]} == (RAW if options else {"output0", "output1"})
+
+
+def table(data: bytes) -> Table:
+    return Table(data, struct.unpack_from("<I", data)[0])
+
+
+def child(parent: Table, field: int, place: int | None = None) -> Table:
+    """Return the table that a field leads to, or the one at a place of the vector that it leads to."""
+    if place is None:
+        return Table(parent.Bytes, parent.Indirect(parent.Pos + parent.Offset(4 + 2 * field)))
+    return Table(parent.Bytes, parent.Indirect(parent.Vector(parent.Offset(4 + 2 * field)) + 4 * place))
+
+
+def text(parent: Table, field: int) -> str:
+    return str(parent.String(parent.Pos + parent.Offset(4 + 2 * field)).decode())
+
+
+def number(parent: Table, field: int) -> float:
+    return float(struct.unpack_from("<f", parent.Bytes, parent.Vector(parent.Offset(4 + 2 * field)))[0])
 
 
 def test_new_info_leaves_the_model_as_it_is(made: Callable[..., Path], tmp_path: Path) -> None:

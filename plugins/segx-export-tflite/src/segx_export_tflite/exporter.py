@@ -46,6 +46,7 @@ class TfliteExporter(FormatExporter[TfliteOptions]):
             raw=options.int8,
             values=options.values,
             images=job.images.to_dict() if job.images is not None else None,
+            name=job.info.variant,
         )
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:

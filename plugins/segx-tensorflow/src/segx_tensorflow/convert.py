@@ -22,6 +22,7 @@ from segx.runtime import child
 from segx_onnx_graph import raw_decoding, raw_form, read
 from segx_tensorflow.functions import GraphModule
 from segx_tensorflow.keras_model import write_keras
+from segx_tensorflow.model_metadata import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ def tflite(
     raw: bool = False,
     values: str = "float32",
     images: Mapping[str, Any] | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
     """Write a ``.tflite`` file.
 
@@ -105,6 +107,7 @@ def tflite(
         raw: End at the raw head, whose outputs are kept apart by their meaning, each with a scale of its own.
         values: What an int8 file takes and gives: ``"float32"``, ``"int8"`` or ``"uint8"``.
         images: What :meth:`segx.plugin.calibration.Calibration.to_dict` wrote; needed for int8.
+        name: Of the model, for tools that show the file's metadata.
 
     Returns:
         ``versions`` of what made it, ``outputs``, their names, and the ``decoding`` of a graph that was cut here.
@@ -134,7 +137,7 @@ def tflite(
         converter.representative_dataset = lambda: _representative(images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, values)
-    write_bytes(Path(destination), converter.convert())
+    write_bytes(Path(destination), described(converter.convert(), name=name))
     return {**_made(graph), **({"decoding": decoding} if decoding else {})}
 
 
@@ -154,17 +157,21 @@ def _representative(images: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _only_for(outputs: Iterable[str], definition: Any) -> Any:
-    """Return a GraphDef with the nodes that some of them need, and no others."""
+    """Return a GraphDef with the nodes that some of them need, and no others, each behind those that it reads.
+
+    TensorFlow's own order is another one each time.
+    """
     nodes = {node.name: node for node in definition.node}
-    wanted: set[str] = set()
+    kept = type(definition)(versions=definition.versions)
+    done: set[str] = set()
     todo = list(outputs)
     while todo:
-        name = todo.pop()
-        if name not in wanted:
-            wanted.add(name)
-            todo += [source.removeprefix("^").partition(":")[0] for source in nodes[name].input]
-    kept = type(definition)(versions=definition.versions)
-    kept.node.extend(node for node in definition.node if node.name in wanted)
+        sources = [source.removeprefix("^").partition(":")[0] for source in nodes[todo[-1]].input]
+        if missing := [source for source in sources if source not in done]:
+            todo += missing
+        elif (name := todo.pop()) not in done:
+            done.add(name)
+            kept.node.append(nodes[name])
     return kept
 
 

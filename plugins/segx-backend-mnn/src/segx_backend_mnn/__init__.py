@@ -1,0 +1,1 @@
+"""Runs .mnn models in segx."""

@@ -1,0 +1,1 @@
+"""ExecuTorch export for segx."""

@@ -1,0 +1,1 @@
+"""MNN export for segx."""
