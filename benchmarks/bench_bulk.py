@@ -1,11 +1,12 @@
 """Bulk prediction beside as many local processes, and its memory over many images.
 
-    python benchmarks/bench_bulk.py MODEL FOLDER [ROUNDS] [IMAGES]
+    python benchmarks/bench_bulk.py MODEL FOLDER [ROUNDS] [IMAGES] [IMGSZ]
 
 Both sides open the model before their clock starts to count: of the bulk run the time between its first and its last
 shard is taken, of each local process that of its prediction, on one thread and on decoded-ahead images as ``segx
-predict`` reads them. ROUNDS repeats the folder, so that the first shards do not weigh; IMAGES > 0 then predicts so many
-copies (hard links) of the first image and prints the memory of the largest worker at each tenth.
+predict`` reads them. ROUNDS repeats the folder, so that the first shards do not weigh (0: no rates); IMAGES > 0 then
+predicts so many copies of the first image, at IMGSZ where that is given and the model can, and prints the memory of the
+largest worker at each tenth. The rates with other numbers of workers, up to four, follow where ROUNDS is above 1.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def local_rate(model: str, files: list[str]) -> float:
     return len(files) / slowest
 
 
-def bulk_rate(model: str, files: list[str], shard: int) -> float:
+def bulk_rate(model: str, files: list[str], shard: int, workers: int = WORKERS) -> float:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "out")
-        segx_bulk_ray.write(model, files, str(output), workers=WORKERS, shard=shard)
+        segx_bulk_ray.write(model, files, str(output), workers=workers, shard=shard)
         parts = (output / "images").iterdir()
         ended = sorted((part.stat().st_mtime, pq.read_metadata(part).num_rows) for part in parts)
-    skipped = WORKERS  # the first of each worker opens the model
+    skipped = workers  # the first of each worker opens the model
     return sum(rows for _, rows in ended[skipped:]) / (ended[-1][0] - ended[skipped - 1][0])
 
 
@@ -73,7 +74,7 @@ def largest_worker() -> float:
     return most / 1024
 
 
-def memory(model: str, image: str, count: int) -> list[tuple[int, float]]:
+def memory(model: str, image: str, count: int, imgsz: int | None) -> list[tuple[int, float]]:
     seen: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         images, output = Path(folder, "images"), Path(folder, "out")
@@ -91,7 +92,7 @@ def memory(model: str, image: str, count: int) -> list[tuple[int, float]]:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        segx_bulk_ray.write(model, str(images), str(output), workers=WORKERS, shard=100)
+        segx_bulk_ray.write(model, str(images), str(output), workers=WORKERS, shard=100, imgsz=imgsz)
         ended.set()
         watcher.join()
     return seen
@@ -99,11 +100,16 @@ def memory(model: str, image: str, count: int) -> list[tuple[int, float]]:
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
-    model, folder, rounds, count = (*sys.argv[1:], *("1", "0")[len(sys.argv) - 3 :])[:4]
-    files = sorted(str(path) for path in Path(folder).iterdir() if path.is_file()) * int(rounds)
-    report: dict[str, object] = {"images": len(files), "workers": WORKERS}
-    report["local, images/s"] = round(local_rate(model, files), 2)
-    report["bulk, images/s"] = round(bulk_rate(model, files, 10), 2)
+    model, folder, rounds, count, size = (*sys.argv[1:], *("1", "0", "0")[len(sys.argv) - 3 :])[:5]
+    photos = sorted(str(path) for path in Path(folder).iterdir() if path.is_file())
+    report: dict[str, object] = {"workers": WORKERS}
+    if files := photos * int(rounds):
+        report["images"] = len(files)
+        report["local, images/s"] = round(local_rate(model, files), 2)
+        report["bulk, images/s"] = round(bulk_rate(model, files, 25), 2)
+        if int(rounds) > 1:
+            others = [number for number in (1, 2, 3, 4) if number != WORKERS]
+            report["bulk, by workers"] = {number: round(bulk_rate(model, files, 25, number), 2) for number in others}
     if int(count):
-        report["images done, MB of the largest worker"] = memory(model, files[0], int(count))
+        report["images done, MB of the largest worker"] = memory(model, photos[0], int(count), int(size) or None)
     print(json.dumps(report, indent=1))

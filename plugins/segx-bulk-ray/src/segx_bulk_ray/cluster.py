@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _STORE = 256 << 20
 """Bytes of shared memory: what travels are addresses and counts."""
 _PREFIX = "segx-ray-"
+_ARENAS = "MALLOC_ARENA_MAX"
 _LONGEST = 30
 """Characters of the folder for temporary files, with which Ray's sockets in it keep to the 107 of a socket's name."""
 
@@ -83,15 +84,16 @@ def start(address: str | None, *, cpus: int) -> Path | None:
             if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
                 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one into the home folder
             try:
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    configure_logging=True,
-                    object_store_memory=_STORE,
-                    _temp_dir=str(folder),
-                    **quiet,
-                )
+                with _few_arenas():
+                    ray.init(
+                        address="local",
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        configure_logging=True,
+                        object_store_memory=_STORE,
+                        _temp_dir=str(folder),
+                        **quiet,
+                    )
             except BaseException:
                 ray.shutdown()
                 shutil.rmtree(folder, ignore_errors=True)
@@ -141,6 +143,22 @@ def _signals_kept() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _few_arenas() -> Iterator[None]:
+    """Let the processes begun meanwhile take memory from two places only, unless the user has said otherwise.
+
+    A worker begins new threads for every image, and glibc gives each an arena of its own, up to eight a core, which all
+    grow to what one image takes: 240 MB after thousands of images instead of 174 MB from the first shard on.
+    """
+    given = os.environ.get(_ARENAS)
+    os.environ.setdefault(_ARENAS, "2")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_ARENAS]
 
 
 def words_of(error: BaseException) -> SegxError:
