@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from segx.options.schema import option
 from segx.options.verbs import ExportOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class MnnOptions(ExportOptions):
     """Options of ``format=mnn``."""
 
