@@ -22,7 +22,7 @@ def segx_backends() -> Iterable[BackendSpec]:
             summary="MNN models on the CPU, without torch",
             load=lazy("segx_backend_mnn.backend:MnnBackend"),
             formats={"mnn": (".mnn",)},
-            requires=("MNN>=3.2", "numpy>=1.26"),
+            requires=("MNN>=3.4", "numpy>=1.26"),
             apart=True,  # it writes on standard output as soon as it is imported
         )
     ]

@@ -29,6 +29,6 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             precisions=precisions,
             tolerance=default_tolerances(*precisions),
             metadata="embedded",
-            requires=("MNN>=3.2",),
+            requires=("MNN>=3.4",),
         )
     ]
