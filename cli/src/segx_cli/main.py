@@ -102,7 +102,10 @@ def _stoppable(asked: list[int]) -> Iterator[None]:
         asked.append(signal.SIGINT)
         raise KeyboardInterrupt
 
-    handlers = {signal.SIGTERM: (signal.SIG_DFL, end), signal.SIGINT: (signal.default_int_handler, stop)}
+    handlers: dict[signal.Signals, tuple[Any, Any]] = {
+        signal.SIGTERM: (signal.SIG_DFL, end),
+        signal.SIGINT: (signal.default_int_handler, stop),
+    }
     here = threading.current_thread() is threading.main_thread()
     ours = [number for number, (usual, _) in handlers.items() if here and signal.getsignal(number) == usual]
     for number in ours:

@@ -86,4 +86,5 @@ def _size(weight: Mapping[str, Any]) -> int:
     kind, shape = weight.get("quantization", {}).get("dtype", weight["dtype"]), weight["shape"]
     if len(shape) > _MOST_AXES or any(type(length) is not int or not 0 <= length < 1 << 32 for length in shape):
         raise ValueError(f"the shape of {weight['name']!r:.100} is none")
-    return _BYTES[kind] * math.prod(shape)
+    size: int = _BYTES[kind] * math.prod(shape)
+    return size
