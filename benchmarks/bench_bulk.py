@@ -106,10 +106,10 @@ if __name__ == "__main__":
     if files := photos * int(rounds):
         report["images"] = len(files)
         report["local, images/s"] = round(local_rate(model, files), 2)
-        report["bulk, images/s"] = round(bulk_rate(model, files, 25), 2)
+        report["bulk, images/s"] = round(bulk_rate(model, files, 50), 2)
         if int(rounds) > 1:
             others = [number for number in (1, 2, 3, 4) if number != WORKERS]
-            report["bulk, by workers"] = {number: round(bulk_rate(model, files, 25, number), 2) for number in others}
+            report["bulk, by workers"] = {number: round(bulk_rate(model, files, 50, number), 2) for number in others}
     if int(count):
         report["images done, MB of the largest worker"] = memory(model, photos[0], int(count), int(size) or None)
     print(json.dumps(report, indent=1))
