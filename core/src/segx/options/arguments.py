@@ -22,13 +22,13 @@ class PredictArguments(TypedDict, total=False):
     conf: float
     iou: float
     agnostic_nms: bool
-    rect: bool
     backend: str | None
     save_txt: bool
     save_conf: bool
     max_det: int
     classes: tuple[int | str, ...] | None
     retina_masks: bool
+    rect: bool | None
     batch: int | None
     vid_stride: int
     stream_buffer: bool
@@ -58,12 +58,12 @@ class ValArguments(TypedDict, total=False):
     conf: float
     iou: float
     agnostic_nms: bool
-    rect: bool
     backend: str | None
     save_txt: bool
     save_conf: bool
     data: str | None
     split: str
+    rect: bool
     images: str | os.PathLike[str] | None
     batch: int | None
     max_det: int
