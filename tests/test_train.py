@@ -386,13 +386,14 @@ def test_a_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_a_missing_exporter_is_reported_before_the_first_epoch(
     shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SEGX_DISABLE_PLUGINS", "segx-export-openvino")
-    get_registry.cache_clear()
-    try:
-        with pytest.raises(PluginError, match="segx-export-openvino, which SEGX_DISABLE_PLUGINS leaves out"):
-            YOLO(tiny_yaml).train(data=str(shapes), export="openvino", **QUICK)
-    finally:
+    with monkeypatch.context() as left_out:
+        left_out.setenv("SEGX_DISABLE_PLUGINS", "segx-export-openvino")
         get_registry.cache_clear()
+        try:
+            with pytest.raises(PluginError, match="segx-export-openvino, which SEGX_DISABLE_PLUGINS leaves out"):
+                YOLO(tiny_yaml).train(data=str(shapes), export="openvino", **QUICK)
+        finally:
+            get_registry.cache_clear()
     with pytest.raises(UsageError, match=r"'onx' is not known; did you mean 'onnx'"):
         YOLO(tiny_yaml).train(data=str(shapes), export="onx", **QUICK)
     assert list(place.iterdir()) == []

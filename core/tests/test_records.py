@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from dataclasses import field
 from typing import Any
@@ -96,3 +97,25 @@ def test_nothing_is_compiled_for_a_class(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(dataclasses, "exec", lambda *_: compiled.append("exec"), raising=False)
     type("Fresh", (Record,), {"__annotations__": {"x": int}, "__doc__": "A record."})
     assert compiled == []
+
+
+@pytest.mark.parametrize("how", [{}, {"frozen": True, "kw_only": True}, {"frozen": True}, {"init": False}])
+def test_a_decorator_is_refused_in_one_line(how: dict[str, bool]) -> None:
+    """It would go over the fields again, without what was noted of them."""
+
+    class Own(Named):
+        level: int = 3
+
+    with pytest.raises(TypeError, match="is one already: remove @dataclass"):
+        dataclasses.dataclass(**how)(Own)
+
+    class After(Named):
+        level: int = 4
+
+    assert After(x=1, name="a").level == 4
+
+
+def test_its_fields_are_its_signature() -> None:
+    shown = inspect.signature(Named)
+    assert list(shown.parameters)[:2] == [item.name for item in dataclasses.fields(Named)][:2]
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in shown.parameters.values())

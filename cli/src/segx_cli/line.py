@@ -153,7 +153,8 @@ def read(
         elif token.startswith("--"):
             take(*_dashed(token, rest, known, command))
         elif token.startswith("-") and len(token) > 1 and not _NUMBER.match(token):
-            msg = f"switch {token!r} is not known{did_you_mean('-' + token, SWITCHES)}"
+            there = (*SWITCHES, *(f"--{name}" for name in known))
+            msg = f"switch {token!r} is not known{did_you_mean('-' + token, there)}"
             raise UsageError(msg, hint=f"{command} --help lists the options")
         elif token.replace("-", "_") in known and token not in tasks:
             name = token.replace("-", "_")

@@ -28,6 +28,8 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
 
     registry = get_registry()
     app = _as_app(registry.commands.load(name))
+    if not arguments and hasattr(typer.main.get_command(app), "commands"):
+        arguments = ["--help"]  # of a command that has commands
     with output.given_back():
         try:
             code = app(

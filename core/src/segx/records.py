@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, dataclass_transform
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Callable, Mapping
 
 
@@ -18,6 +20,43 @@ class _Fields(NamedTuple):
     factories: Mapping[str, Callable[[], Any]]
     number: int
     compared: tuple[str, ...]
+
+
+class _Signature:
+    """What ``inspect`` and ``help`` show of a class of records: its fields; worked out when they ask."""
+
+    def __get__(self, instance: object, owner: type[Record]) -> inspect.Signature:
+        if instance is not None or owner.__init__ is not Record.__init__:
+            raise AttributeError("__signature__")
+        import inspect
+
+        kinds = inspect.Parameter
+        shown = [
+            kinds(
+                item.name,
+                kinds.POSITIONAL_OR_KEYWORD if item.name in owner.__record__.in_order else kinds.KEYWORD_ONLY,
+                default=next(
+                    (value for value in (item.default, item.default_factory) if value is not dataclasses.MISSING),
+                    kinds.empty,
+                ),
+                annotation=item.type,
+            )
+            for item in dataclasses.fields(owner)
+            if item.init
+        ]
+        return inspect.Signature(shown)
+
+
+class _Params(threading.local):
+    """What :mod:`dataclasses` asks a base whose fields a class inherits: it answers only who makes a record."""
+
+    making = False
+
+    @property
+    def frozen(self) -> bool:
+        if self.making:
+            return False
+        raise TypeError("what derives from a record of segx (options, specs, ...) is one already: remove @dataclass")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
@@ -36,7 +75,9 @@ class Record:
         TypeError: A field is missing, unknown, or given twice.
     """
 
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]] = {}
+    __dataclass_params__: ClassVar[_Params] = _Params()
+    __signature__: ClassVar[_Signature] = _Signature()
     __record__: ClassVar[_Fields] = _Fields(frozenset(), (), {}, {}, 0, ())
 
     def __init_subclass__(cls, *, eq: bool = True, kw_only: bool = True, **more: Any) -> None:
@@ -45,7 +86,12 @@ class Record:
         ``eq=False``: an instance equals only itself. ``kw_only=False``: the names of fields can be left out.
         """
         super().__init_subclass__(**more)
-        dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True, match_args=False)(cls)
+        Record.__dataclass_params__.making = True
+        try:
+            dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True, match_args=False)(cls)
+        finally:
+            Record.__dataclass_params__.making = False
+        del cls.__dataclass_params__  # the base's, which refuses a decorator
         fields = dataclasses.fields(cls)
         in_order = tuple(item.name for item in fields if item.init)
         defaults = {item.name: item.default for item in fields if item.default is not dataclasses.MISSING}

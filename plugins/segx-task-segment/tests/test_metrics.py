@@ -325,13 +325,13 @@ def test_a_confusion_matrix_of_many_classes_shows_those_that_occur(monkeypatch: 
     monkeypatch.setattr(charts, "_png", lambda figure: drawn.append(figure.axes[0]) or b"")
     confusion = ConfusionMatrix.empty({number: f"class {number}" for number in range(1000)}, score=0.25)
     confusion.matrix[[3, 3, 7, 1000], [3, 900, 3, 7]] = [5, 2, 4, 1]
-    charts._matrix(confusion, normalized=False)
+    charts.matrix_chart(confusion, normalized=False)
     (axes,) = drawn
     named = ["class 3", "class 7", "class 900", "background"]
     assert [label.get_text() for label in axes.get_xticklabels()] == named
     assert confusion.largest(9) == [("class 3", "class 7", 4), ("class 900", "class 3", 2)]
     confusion.matrix[:-1, :-1] += 10 * np.eye(1000, dtype=np.int64)
-    charts._matrix(confusion, normalized=True)
+    charts.matrix_chart(confusion, normalized=True)
     assert not drawn[1].get_xticklabels()
     (text,) = (item.get_text() for item in drawn[1].texts)
     assert text.splitlines()[1:] == ["4  class 3 as class 7", "2  class 900 as class 3"]

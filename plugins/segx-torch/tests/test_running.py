@@ -70,6 +70,24 @@ def test_few_shapes_are_kept_and_the_oldest_goes() -> None:
     assert len(recorder.replayed) == told
 
 
+def test_shapes_that_take_turns_are_not_captured_each_time() -> None:
+    recorder = Recorder()
+    running = Running(network(), CPU, torch.float32, capture=recorder)
+    with torch.inference_mode():
+        for turn in range(200):
+            running(images(1 + turn % 5))
+    assert len(recorder.captured) < 30
+
+
+def test_nothing_is_captured_while_precisions_are_chosen_by_torch() -> None:
+    recorder = Recorder()
+    running = Running(network(), CPU, torch.float32, capture=recorder)
+    with torch.inference_mode(), torch.autocast("cpu"):
+        for _ in range(5):
+            running(images(1))
+    assert recorder.captured == []
+
+
 def test_what_cannot_be_captured_runs_layer_by_layer() -> None:
     asked = []
 

@@ -48,6 +48,7 @@ class Helper:
         self._asked: queue.SimpleQueue[Callable[[], None] | None] | None = None
         self._owner = 0
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
 
     def within(self, function: Callable[[], T], *, patience: float | None = None) -> T:
         """Return what a function returns, and raise what it raises; it may hang for ever.
@@ -75,6 +76,17 @@ class Helper:
                 failed.append(error)
             answered.set()
 
+        if not self._turn.acquire(timeout=patience):  # what ends one call must not end another that waits behind it
+            raise TooSlowError(f"was not done in {patience:g} s")
+        try:
+            self._ask(work, answered, patience)
+        finally:
+            self._turn.release()
+        if failed:
+            raise failed[0]
+        return done[0]
+
+    def _ask(self, work: Callable[[], None], answered: threading.Event, patience: float) -> None:
         with self._lock:
             if self._asked is None or self._owner != os.getpid():  # threads stay behind when a process forks
                 self._asked, self._owner = queue.SimpleQueue(), os.getpid()
@@ -86,9 +98,6 @@ class Helper:
             _end(thread)
             self.end()
             raise TooSlowError(f"was not done in {patience:g} s")
-        if failed:
-            raise failed[0]
-        return done[0]
 
     def end(self) -> None:
         """Let the thread end when it has done what it was given; another one begins when something more is asked."""

@@ -30,6 +30,6 @@ class Device(str):
         return int(number) if number.isdecimal() else None
 
     def __eq__(self, other: object) -> bool:  # a torch.device is no text, and equals none
-        return str.__eq__(self, str(other) if type(other).__module__ == "torch" else other) is True
+        return str.__eq__(self, other if isinstance(other, str) or not hasattr(other, "type") else str(other)) is True
 
     __hash__ = str.__hash__

@@ -35,6 +35,8 @@ class OnnxExporter(FormatExporter[OnnxOptions]):
         if options.opset > newest:
             msg = f"opset={options.opset} is newer than the installed onnx knows ({newest})"
             raise UsageError(msg, hint=f'opset={newest}, or pip install -U "onnx"')
+        if options.int8 and options.half:
+            raise UsageError("int8=True with half=True: a file is one or the other", hint="leave one of them out")
         if options.int8 and options.opset < OLDEST_INT8:
             msg = f"opset={options.opset} with int8=True: numbers of 8 bits for each channel are newer"
             raise UsageError(msg, hint=f"opset={OLDEST_INT8} or more")

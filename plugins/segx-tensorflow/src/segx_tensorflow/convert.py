@@ -164,7 +164,7 @@ def _only_for(outputs: Iterable[str], definition: Any) -> Any:
     nodes = {node.name: node for node in definition.node}
     kept = type(definition)(versions=definition.versions)
     done: set[str] = set()
-    todo = list(outputs)
+    todo = [*outputs][::-1]
     while todo:
         sources = [source.removeprefix("^").partition(":")[0] for source in nodes[todo[-1]].input]
         if missing := [source for source in sources if source not in done]:

@@ -28,11 +28,14 @@ _USUAL = 3
 """Runs of one shape after which more of it are expected."""
 _MOST = 4
 """Shapes that are kept for replay."""
+_capturing = threading.Lock()
+"""Of all models: a capture waits for the GPU, which is forbidden while another one is going on."""
 
 
 @dataclass
 class _Shape:
     runs: int = 0
+    usual: int = _USUAL
     replay: Callable[[Tensor], Any] | None = None
 
 
@@ -72,18 +75,20 @@ class Running:
             return to_numpy(self._model(tensor) if replay is None else replay(tensor))
 
     def _replay_of(self, images: Tensor) -> Callable[[Tensor], Any] | None:
+        if torch.is_autocast_enabled(self._device.type):
+            return None  # a graph would keep the precisions that hold just here
         shape = self._shapes.pop(tuple(images.shape), None) or _Shape()
         self._shapes[tuple(images.shape)] = shape  # the last used comes last
         shape.runs += 1
-        if shape.replay is None and shape.runs >= _USUAL and self._capture is not None:
+        if shape.replay is None and shape.runs >= shape.usual and self._capture is not None:
             try:
                 shape.replay = self._capture(self._model, images, self._pool_of_all())
             except RuntimeError as error:  # a layer that waits for the CPU, or memory that has run out
                 logger.debug("not captured, launched layer by layer: %s", error)
                 self._capture = None
-            kept = [key for key, other in self._shapes.items() if other.replay is not None]
-            for key in kept[:-_MOST]:
-                del self._shapes[key]
+            kept = [other for other in self._shapes.values() if other.replay is not None]
+            for other in kept[:-_MOST]:  # a capture costs as much as many runs: many shapes must not take turns
+                other.replay, other.runs, other.usual = None, 0, 2 * other.usual
         return shape.replay
 
     def _pool_of_all(self) -> Any:
@@ -95,7 +100,7 @@ class Running:
 def _cuda_graph(model: nn.Module, images: Tensor, pool: Any) -> Callable[[Tensor], Any]:
     """Return a replay of a model; its outputs hold until the next replay from the same pool."""
     device = images.device
-    with torch.cuda.device(device):
+    with _capturing, torch.cuda.device(device):
         held = images.clone()
         aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(device))
