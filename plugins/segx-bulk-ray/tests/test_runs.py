@@ -176,11 +176,14 @@ if __name__ == "__main__":
     def remove():
         while len(list(Path(output, "images").glob("part-*.parquet"))) < 3:
             time.sleep(0.02)
-        nodes.remove_node(second, allow_graceful=False)
         print("removed at", len(list(Path(output, "images").glob("part-*.parquet"))), flush=True)
-    threading.Thread(target=remove, daemon=True).start()
+        nodes.remove_node(second, allow_graceful=False)  # may take longer than the rest of the run
+        print("removed", flush=True)
+    remover = threading.Thread(target=remove, daemon=True)
+    remover.start()
     done = write(model, source, output, address=nodes.address, shard=4, conf=0.0001, max_det=20)
     print("done", done.images, flush=True)
+    remover.join(60)
     nodes.shutdown()
 """
 
@@ -193,7 +196,8 @@ def test_a_lost_node_of_a_cluster_loses_nothing(model: Path, many: Path, tmp_pat
     assert done.returncode == 0, done.stderr[-2000:]
     told = done.stdout.splitlines()
     (removed,) = [line for line in told if line.startswith("removed at ")]
-    assert int(removed.removeprefix("removed at ")) < 100
+    assert int(removed.removeprefix("removed at ")) < 50
+    assert "removed" in told
     assert "done 400" in told
     assert_each_once(tmp_path / "out", many)
 

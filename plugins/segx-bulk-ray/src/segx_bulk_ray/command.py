@@ -59,7 +59,9 @@ def predict(
     classes: Annotated[str | None, typer.Option(help="keep only these classes, by number or name")] = None,
     agnostic_nms: Annotated[str, typer.Option(help="suppress boxes across classes")] = "false",
     imgsz: Annotated[str | None, typer.Option(help="input size; default: what the model was made for")] = None,
-    rect: Annotated[str, typer.Option(help="pad only to the stride where the model can")] = "true",
+    rect: Annotated[
+        str | None, typer.Option(help="pad only to the stride where the model can; default: true, but false on a GPU")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or cuda: a GPU for each worker")] = None,
     half: Annotated[str, typer.Option(help="half precision, where the device can")] = "false",
     backend: Annotated[str | None, typer.Option(help="runtime to use, by name")] = None,
@@ -76,7 +78,7 @@ def predict(
         "classes": None if classes is None else parse_literal(classes),
         "agnostic_nms": parse_literal(agnostic_nms),
         "imgsz": None if imgsz is None else parse_literal(imgsz),
-        "rect": parse_literal(rect),
+        "rect": None if rect is None else parse_literal(rect),
         "device": device,
         "half": parse_literal(half),
         "backend": backend,
