@@ -12,6 +12,7 @@ others run; exit code 1 then. Not a test: no machine of ours has a GPU for long.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ from segx.errors import SegxError
 from segx_task_segment.parity import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 Found = dict[str, Any]
 LOSSES = ("train/box_loss", "train/seg_loss", "train/cls_loss", "train/dfl_loss")
@@ -292,9 +293,7 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 
 def _table(path: Path) -> list[dict[str, str]]:
-    rows: Iterator[list[str]] = ([cell.strip() for cell in line.split(",")] for line in path.read_text().splitlines())
-    head = next(rows)
-    return [dict(zip(head, row, strict=True)) for row in rows]
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 PARTS = {part.__name__: part for part in (predict, torchscript, onnx, train, resume, memory, processes, compile)}

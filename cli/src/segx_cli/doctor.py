@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segx.errors import PluginError, SegxError
+from segx.io.paths import matplotlib_folder
 from segx.plugin.discovery import DISABLE
 from segx.plugin.specs import ExporterSpec
 from segx.runtime import child
@@ -185,18 +186,16 @@ def _loads(registry: Registry) -> Iterator[Check]:
 def _load(
     kind: str, spec: Spec, environment: Mapping[str, str] | None = None, stop: threading.Event | None = None
 ) -> Check:
-    from segx.io.paths import matplotlib_folder
-
     subject = _subject(kind, spec)
     # What is required may import matplotlib, which writes a list of the fonts it finds.
-    fonts = {"MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or str(matplotlib_folder())}
+    environment = {**(environment or {}), "MPLCONFIGDIR": str(matplotlib_folder())}
     try:
         found = child.call(
             "segx_cli.probe:load",
             {"kind": kind, "name": spec.name, "provider": spec.provider},
             what="loading",
             timeout=_TIMEOUT,
-            environment={**(environment or {}), **fonts},
+            environment=environment,
             stop=stop,
             error=PluginError,
         )

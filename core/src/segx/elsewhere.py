@@ -54,6 +54,11 @@ def refused(name: str, reasons: dict[str, str]) -> ImportError | None:
     return None
 
 
+def asked_by_python(module: str, name: str) -> AttributeError | None:
+    """Return the usual error for a name that Python itself looks for in every module; None for another."""
+    return AttributeError(f"module {module!r} has no attribute {name!r}") if name.startswith("__") else None
+
+
 class _Finder:
     """Is asked for modules that nobody has, after all that find some."""
 

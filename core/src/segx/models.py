@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segx.elsewhere import MODULES, NAMES, refused
+from segx.elsewhere import MODULES, NAMES, asked_by_python, refused
 from segx.model import YOLO
 
 __all__ = ["YOLO"]
@@ -11,7 +11,9 @@ __path__: list[str] = []  # for ``import segx.models.yolo`` to be refused with w
 
 def __getattr__(name: str) -> object:
     """Refuse whatever else is asked for."""
-    if name.startswith("__"):
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    raise refused(name, NAMES) or refused(f"models.{name}", MODULES) or ImportError(name)
+    raise (
+        asked_by_python(__name__, name)
+        or refused(name, NAMES)
+        or refused(f"models.{name}", MODULES)
+        or ImportError(name)
+    )

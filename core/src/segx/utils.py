@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from segx.elsewhere import MODULES, refused
+from segx.elsewhere import MODULES, asked_by_python, refused
 from segx.engine import ops
 
 __all__ = ["ops"]
@@ -14,7 +14,4 @@ sys.modules[f"{__name__}.ops"] = ops  # for ``from segx.utils.ops import scale_m
 
 def __getattr__(name: str) -> object:
     """Refuse whatever else is asked for."""
-    if name.startswith("__"):
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    raise refused(f"utils.{name}", MODULES) or ImportError(name)
+    raise asked_by_python(__name__, name) or refused(f"utils.{name}", MODULES) or ImportError(name)

@@ -1,8 +1,12 @@
-"""Words for people: numbers with their nouns, texts in which nothing steers a terminal."""
+"""Words for people: numbers with their nouns, tables, texts in which nothing steers a terminal."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
 
 
 def plural(noun: str) -> str:
@@ -14,6 +18,18 @@ def plural(noun: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 image, 2 images."""
     return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def csv_text(columns: Collection[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as CSV below the names of their columns; what a row lacks is left empty."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 # Control characters but tab and line feed; marks that turn the direction of writing; halves of pairs, which no stream

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segx.elsewhere import asked_by_python
 from segx.ops.arrays import to_numpy
 from segx.ops.letterbox import place
 from segx.structures.arrays import ResultArray
@@ -61,8 +62,5 @@ def xywh2xyxy(boxes: Any) -> ResultArray:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
     msg = f"{name} is not there: {', '.join(__all__)} are, and segx.ops computes on boxes and polygons"
-    raise ImportError(msg)
+    raise asked_by_python(__name__, name) or ImportError(msg)

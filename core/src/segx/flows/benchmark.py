@@ -280,7 +280,7 @@ class _Bench:
         for turn in range(_WARM_UP + _TURNS):
             source = self.images[turn % len(self.images)]
             start = time.perf_counter()
-            batch = task.preprocess([source] * (plan.batch if plan.fixed_batch else 1), plan.size)
+            batch = task.preprocess([source] * plan.batch, plan.size)
             ran = time.perf_counter()
             outputs = infer(session, batch.images)
             network.append(milliseconds_since(ran))

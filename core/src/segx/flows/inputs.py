@@ -41,7 +41,7 @@ class InputPlan(Record):
         rect: Images are padded only to the stride.
         free: The model takes any height and width.
         batch: Images per run.
-        fixed_batch: Fewer than ``batch`` images are filled up: the model takes no other number, or it is on a GPU,
+        filled: Fewer than ``batch`` images are filled up: the model takes no other number, or it is on a GPU,
             where another number is another shape, and new shapes take longest of all.
     """
 
@@ -50,7 +50,7 @@ class InputPlan(Record):
     rect: bool
     free: bool
     batch: int
-    fixed_batch: bool
+    filled: bool
 
     @classmethod
     def make(cls, session: Session, options: InputRequest, *, model: str) -> InputPlan:
@@ -78,7 +78,7 @@ class InputPlan(Record):
             rect=options.rect and free,
             free=free,
             batch=batch,
-            fixed_batch=fixed_batch or session.device != "cpu",
+            filled=fixed_batch or session.device != "cpu",
         )
 
     def shape(self, task: Task, source: SourceImage) -> tuple[int, int]:

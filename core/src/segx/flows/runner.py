@@ -158,7 +158,7 @@ class Runner(Record):
         A batch that is smaller than the model takes is filled up, and the rest cut off again.
         """
         count, images = len(batch.sources), batch.images
-        if self.plan.fixed_batch and count < self.plan.batch:
+        if self.plan.filled and count < self.plan.batch:
             images = np.concatenate([images, np.zeros((self.plan.batch - count, *images.shape[1:]), np.float32)])
         start = time.perf_counter()
         outputs = infer(self.session, images)

@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import datetime as dt
 import importlib.metadata
-import io
 import json
 import logging
 import math
@@ -26,7 +25,7 @@ from segx.flows.train_lines import EpochLines
 from segx.io import files
 from segx.io.locks import Busy, holding
 from segx.runs import Run, Step, make_run_folder
-from segx.words import counted
+from segx.words import counted, csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -271,11 +270,7 @@ def plain(options: TrainOptions) -> dict[str, Any]:
 def as_csv(rows: Sequence[Mapping[str, float]]) -> str:
     """Return rows as a table; a column that a row lacks is left empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-    return text.getvalue()
+    return csv_text(columns, ({name: f"{value:.6g}" for name, value in row.items()} for row in rows))
 
 
 @contextlib.contextmanager

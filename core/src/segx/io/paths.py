@@ -43,8 +43,8 @@ def cache_folder() -> Path:
 
 
 def matplotlib_folder() -> Path:
-    """Return where matplotlib keeps what it writes when it is imported, a list of fonts, in processes of segx's own."""
-    return cache_folder() / "matplotlib"
+    """Return where matplotlib keeps what it writes when segx imports it, a list of fonts: the user's choice first."""
+    return Path(os.environ.get("MPLCONFIGDIR") or cache_folder() / "matplotlib")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

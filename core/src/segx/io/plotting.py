@@ -27,7 +27,7 @@ def load_matplotlib() -> Any:
     """
     with _importing:
         if "matplotlib" not in sys.modules:
-            with _environment(MPLCONFIGDIR=os.environ.get("MPLCONFIGDIR") or str(matplotlib_folder())):
+            with _environment(MPLCONFIGDIR=str(matplotlib_folder())):
                 import matplotlib as mpl
 
                 mpl.get_cachedir()  # asked once, and remembered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from segx.errors import MissingPluginError, UsageError
 from segx.io.names import class_folders, crop_stem, image_suffix, split_name
 from segx.structures.arrays import OnHost
 from segx.structures.boxes import Boxes
-from segx.words import counted
+from segx.words import counted, csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,13 +179,7 @@ class Results(OnHost):
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:  # noqa: FBT001, FBT002
         """Return :meth:`summary` as CSV, one row for each object."""
-        import csv
-
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.summary(normalize, decimals))
-        return text.getvalue()
+        return csv_text(self._columns(), self.summary(normalize, decimals))
 
     def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:  # noqa: FBT001, FBT002
         """Return :meth:`summary` as a pandas ``DataFrame``, one row for each object.

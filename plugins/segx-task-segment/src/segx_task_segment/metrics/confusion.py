@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import numpy as np
 
 from segx.errors import MissingPluginError
 from segx.io.files import write_bytes
-from segx.words import counted
+from segx.words import counted, csv_text
 from segx_task_segment.charts import matrix_chart
 
 if TYPE_CHECKING:
@@ -147,11 +145,7 @@ class ConfusionMatrix:
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:  # noqa: FBT001, FBT002
         """Return :meth:`summary` as CSV."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["Predicted", *self.labels], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.summary(normalize, decimals))
-        return text.getvalue()
+        return csv_text(["Predicted", *self.labels], self.summary(normalize, decimals))
 
     def print(self) -> None:
         """Log a line for each row."""

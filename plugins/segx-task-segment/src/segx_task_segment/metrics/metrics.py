@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from segx.errors import MissingPluginError
-from segx.words import counted
+from segx.words import counted, csv_text
 from segx_task_segment.metrics.average_precision import (
     LIMITS,
     RECALLS,
@@ -450,11 +448,7 @@ class SegmentMetrics:
     def to_csv(self, *, decimals: int = 5) -> str:
         """Return :meth:`summary` as CSV, one row for each class."""
         rows = self.summary(decimals=decimals)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_text(list(rows[0]) if rows else [], rows)
 
     def to_df(self, *, decimals: int = 5) -> Any:
         """Return :meth:`summary` as a pandas ``DataFrame``, one row for each class.
