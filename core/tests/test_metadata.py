@@ -99,7 +99,9 @@ def test_whatever_is_changed_is_read_or_refused_in_one_line(start: dict[str, str
         assert info.batch > 0
         assert info.dynamic <= AXES
         again = ArtifactInfo.from_metadata(info.to_metadata())  # what is read can be written, and read again
-        assert repr(again) == repr(info)  # not ==, for the settings may hold what is no number
+        assert again.dynamic == info.dynamic  # a set, whose order is another one by chance
+        one, other = (each.replace(dynamic=frozenset()) for each in (again, info))
+        assert repr(one) == repr(other)  # not ==, for the settings may hold what is no number
     assert read > 100
     assert len(reported) > 300
     assert [line for line in reported if not line.startswith("x.onnx: ") or "\n" in line or len(line) > 500] == []
