@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from segx.plugin.interfaces import Dataset, Metrics, Session
     from segx.plugin.registry import Registry
+    from segx.structures.annotations import Sample
     from segx.structures.batch import Batch
     from segx.structures.results import Results
-    from segx.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ HEADS = (
         options=("conf", "iou", "max_det"),
     ),
 )
-"""What :mod:`segx_task_segment.heads` reads."""
+"""What :mod:`segx_task_segment.decode` reads."""
 
 
 @hookimpl
