@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import Head, TaskSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -34,7 +29,7 @@ HEADS = (
 
 
 @hookimpl
-def segx_tasks() -> Iterable[TaskSpec]:
+def segx_tasks() -> list[TaskSpec]:
     """Declare instance segmentation."""
     return [
         TaskSpec(
