@@ -17,14 +17,13 @@ from segx import YOLO
 from segx.data.splits import open_data
 from segx.options.verbs import DataCheckOptions
 from segx.plugin.registry import get_registry
-from segx_task_segment.metrics.average_precision import RECALLS, bits
+from segx_task_segment.metrics.coco import RECALLS, THRESHOLDS, bits
 from segx_task_segment.metrics.evaluator import SegmentEvaluator
-from segx_task_segment.metrics.matching import THRESHOLDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from segx_task_segment.metrics.matching import ImageMatches, IouMatches
+    from segx_task_segment.metrics.coco import ImageMatches, IouMatches
 
 
 def main() -> None:

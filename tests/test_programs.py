@@ -28,6 +28,7 @@ from segx import YOLO
 from segx.errors import SegxError, UsageError
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import TINY_YOLOV8
+from segx_cli import doctor
 from segx_cli.main import main
 from segx_data_synth.dataset import write_dataset
 
@@ -629,7 +630,14 @@ segx --help
 
 
 @pytest.mark.parametrize("line", LINES.strip().splitlines())
-def test_command_lines_from_notebooks(place: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_lines_from_notebooks(
+    place: Path, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, looked = doctor._load, {"onnxruntime", "coco"}  # each takes a process; all of them two minutes
+    fine = doctor.Check(subject="one of the others", state="ok", words="loads")
+    monkeypatch.setattr(
+        doctor, "_load", lambda kind, spec, *how: real(kind, spec, *how) if spec.name in looked else fine
+    )
     (place / "predict.yaml").write_text(
         "task: segment\nmode: predict\nmodel: best.pt\nsource: my photos\nmosaic: 1.0\n"
     )

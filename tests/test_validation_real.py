@@ -25,7 +25,7 @@ from segx_task_segment.results import SegmentResults as Results
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
 
 pytestmark = [
     pytest.mark.real,

@@ -191,7 +191,7 @@ def test_a_file_of_options(segx: Segx, tmp_path: Any) -> None:
 
 
 def test_a_file_of_options_goes_behind_what_is_typed(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
-    from segx_cli.verbs import read_call
+    from segx_cli.line import read_call
 
     (tmp_path / "all.yaml").write_text(
         textwrap.dedent("""
@@ -220,7 +220,7 @@ def test_a_file_of_options_goes_behind_what_is_typed(tmp_path: Any, caplog: pyte
 
 
 def test_predict_saves_unless_told_not_to() -> None:
-    from segx_cli.verbs import read_call
+    from segx_cli.line import read_call
 
     command = COMMANDS["predict"]
     line = ["model=a", "source=b"]

@@ -72,12 +72,12 @@ class Backend(FormatBackend):
     def _read(self, path):
         return json.loads(path.read_text()), Graph(input=(None, 3, None, None), outputs=["a", "b"])
     def _open(self, artifact, info, options):
-        if options.device == "gone": raise UsageError("device=gone is not there", hint="devices here: cpu")
-        if options.device == "crash": os.abort()
-        if options.device == "wrong": raise RuntimeError("cannot be opened")
+        if options.device == "cpu:9": raise UsageError("device=cpu:9 is not there", hint="devices here: cpu")
+        if options.device == "cpu:crash": os.abort()
+        if options.device == "cpu:wrong": raise RuntimeError("cannot be opened")
         told = [os.getpid(), PREPARED == [os.getpid()], options.streams]
         Path(str(artifact.path) + ".pid").write_text(json.dumps(told))
-        if options.device == "better": info = info.replace(variant="known better")
+        if options.device == "cpu:1": info = info.replace(variant="known better")
         return self.Session(object(), path=artifact.path, info=info, device=options.device or "cpu")
     def devices(self):
         return ["cpu", str(os.getpid())]
@@ -184,9 +184,17 @@ def test_is_prepared_there_and_told_of_its_streams(backend: ApartBackend, artifa
 
 
 def test_says_what_it_knows_better(backend: ApartBackend, artifact: Artifact) -> None:
-    session = backend.open(artifact, SessionOptions(device="better"))
+    session = backend.open(artifact, SessionOptions(device="cpu:1"))
     assert session.info == backend.read_info(artifact).replace(variant="known better")
     session.close()
+
+
+def test_a_device_that_is_not_declared_is_refused_before_a_process_is_started(
+    backend: ApartBackend, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "Child", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(UsageError, match="does not run on device 'warp9'"):
+        backend.open(artifact, SessionOptions(device="warp9"))
 
 
 def test_lists_devices_there(backend: ApartBackend) -> None:
@@ -297,12 +305,12 @@ def test_what_cannot_be_opened(
     backend: ApartBackend, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError) as refusal:
-        backend.open(artifact, SessionOptions(device="gone"))
-    assert (refusal.value.message, refusal.value.hint) == ("device=gone is not there", "devices here: cpu")
+        backend.open(artifact, SessionOptions(device="cpu:9"))
+    assert (refusal.value.message, refusal.value.hint) == ("device=cpu:9 is not there", "devices here: cpu")
     with pytest.raises(ModelError, match=r"model\.fake: Fake runtime was ended by SIGABRT"):
-        backend.open(artifact, SessionOptions(device="crash"))
+        backend.open(artifact, SessionOptions(device="cpu:crash"))
     with pytest.raises(ModelError, match=r"model\.fake: Fake runtime cannot open it \(cannot be opened\)"):
-        backend.open(artifact, SessionOptions(device="wrong"))
+        backend.open(artifact, SessionOptions(device="cpu:wrong"))
     monkeypatch.setattr(child, "Child", lambda *a, **k: pytest.fail("a process was started"))
     (tmp_path / "bad.fake").write_text("no JSON", encoding="utf-8")
     with pytest.raises(ModelError, match=r"bad\.fake: is damaged"):

@@ -32,7 +32,7 @@ from segx.plugin.specs import DatasetFormatSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from segx.structures.sample import DatasetSource
+    from segx.structures.annotations import DatasetSource
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from segx.artifact import AXES, Artifact, ArtifactInfo, WeightsFile
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, UsageError
 from segx.flows.calibration import open_calibration
 from segx.flows.export import check, default_destination, export
-from segx.flows.verify import verify
+from segx.flows.parity import verify
 from segx.io import sidecar
 from segx.io.paths import weights_folder
 from segx.options.schema import option

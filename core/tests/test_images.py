@@ -10,7 +10,7 @@ import pytest
 
 from segx.errors import DataError, UsageError
 from segx.io.images import _tell_dark, decode_image, from_array, from_pillow, image_of, read_image
-from segx.structures.sample import Sample
+from segx.structures.annotations import Sample
 
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
 

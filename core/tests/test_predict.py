@@ -161,7 +161,7 @@ def test_without_rect_all_are_square(folder):
 
 @pytest.mark.parametrize(("device", "cores", "most"), [("cpu", 2, 1), ("cpu", 16, 2), ("cuda:0", 2, 16)])
 def test_a_cpu_takes_no_more_images_at_once_than_fill_it(folder, monkeypatch, device, cores, most):
-    monkeypatch.setattr("segx.flows.inputs.cores", lambda: cores)
+    monkeypatch.setattr("segx.flows.runner.cores", lambda: cores)
     session = Watched(imgsz=(640, 640))
     session.device = device
     list(start(folder, session, batch=16))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from segx.options.verbs import BenchmarkOptions
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

@@ -13,8 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from segx.options.schema import Options
-    from segx_cli.line import Call
     from segx_cli.output import Output
+
+
+class Call(Record):
+    """A checked call of a command.
+
+    Attributes:
+        task: The task that was named, if one was.
+        arguments: What the command works on: ``model``, ``source``, ``format``.
+        options: How.
+        given: Those of the options that were typed or are the command line's own default.
+    """
+
+    task: str | None
+    arguments: Mapping[str, Any]
+    options: Any  # of the command's own class
+    given: Mapping[str, Any]
 
 
 class Command(Record):

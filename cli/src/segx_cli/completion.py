@@ -11,8 +11,7 @@ from segx_cli.commands import COMMANDS, every
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from segx_cli.commands import Command
-    from segx_cli.line import Call
+    from segx_cli.commands import Call, Command
     from segx_cli.output import Output
 
 _BASH = """\

@@ -8,7 +8,7 @@ from segx.errors import DataError
 from segx.plugin.registry import get_registry
 
 if TYPE_CHECKING:
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from segx.plugin.registry import Registry
     from segx.plugin.specs import Spec
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 _TIMEOUT = 120.0

@@ -10,7 +10,7 @@ from segx_cli.output import table, width
 if TYPE_CHECKING:
     from segx.plugin.registry import Registry
     from segx.plugin.specs import ExporterSpec
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

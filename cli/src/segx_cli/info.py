@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo, Parity
     from segx.model import YOLO
     from segx.plugin.jobs import ModelSummary
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

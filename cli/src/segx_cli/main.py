@@ -20,7 +20,7 @@ from segx.plugin.guard import one_line
 from segx.runtime import take_process
 from segx.words import visible
 from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE, TASKS_ELSEWHERE
-from segx_cli.line import Switches, is_pair, take_switches
+from segx_cli.line import Switches, is_pair, read_call, take_switches
 from segx_cli.output import Output, opencv_cure, results_apart
 
 if TYPE_CHECKING:
@@ -159,8 +159,6 @@ def _run_command(command: Command, words: list[str], output: Output, *, helps: b
     if helps:
         _page(pages.page(command, program), output)
         return 0
-    from segx_cli.verbs import read_call
-
     call = read_call(command, words, program=program)
     if not command.quick:
         gc.enable()

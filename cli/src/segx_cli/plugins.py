@@ -9,7 +9,7 @@ from segx_cli.output import table
 
 if TYPE_CHECKING:
     from segx.plugin.registry import Registry
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 _KINDS = {

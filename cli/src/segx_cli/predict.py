@@ -14,7 +14,7 @@ from segx.words import visible
 if TYPE_CHECKING:
     from segx.options.verbs import PredictOptions
     from segx.structures.results import Results
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

@@ -9,7 +9,7 @@ from segx_cli.commands import COMMANDS
 
 if TYPE_CHECKING:
     from segx.options.verbs import TrainOptions
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

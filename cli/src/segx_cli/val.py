@@ -8,7 +8,7 @@ from segx.errors import DataError
 
 if TYPE_CHECKING:
     from segx.options.verbs import ValOptions
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

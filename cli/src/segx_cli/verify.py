@@ -9,7 +9,7 @@ from segx.errors import ExportError
 
 if TYPE_CHECKING:
     from segx.options.verbs import VerifyOptions
-    from segx_cli.line import Call
+    from segx_cli.commands import Call
     from segx_cli.output import Output
 
 

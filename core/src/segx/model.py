@@ -384,7 +384,7 @@ class YOLO(Handles):
             ModelError: One of the two cannot be opened or run.
             DataError: The data are missing, or an image cannot be read.
         """
-        from segx.flows.verify import images_of, verify
+        from segx.flows.parity import images_of, verify
 
         chosen = _checked(VerifyOptions, options, given)
         source = find_model(reference, self._registry)

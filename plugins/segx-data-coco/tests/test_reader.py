@@ -15,7 +15,7 @@ import pytest
 
 from segx.errors import DataError
 from segx.io import index_cache
-from segx.structures.sample import DatasetSource
+from segx.structures.annotations import DatasetSource
 from segx_data_coco.reader import CocoReader, image_folders
 
 if TYPE_CHECKING:

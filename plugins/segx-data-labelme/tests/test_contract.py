@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from segx.structures.annotations import DatasetSource
 from segx.structures.masks import Masks
-from segx.structures.sample import DatasetSource
 from segx.testing import DatasetContract
 from segx.testing.scenes import NAMES
 

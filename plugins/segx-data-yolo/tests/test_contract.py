@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from segx.structures.sample import DatasetSource
+from segx.structures.annotations import DatasetSource
 from segx.testing import DatasetContract
 from segx.testing.scenes import NAMES
 

@@ -13,7 +13,7 @@ import pytest
 
 from segx.errors import DataError
 from segx.io import index_cache
-from segx.structures.sample import DatasetSource
+from segx.structures.annotations import DatasetSource
 from segx_data_yolo import label_index
 from segx_data_yolo.plugin import segx_dataset_formats
 from segx_data_yolo.reader import YoloReader, image_ids, label_file

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segx.structures.annotations import Annotation
+from segx.structures.annotations import Annotation, Sample
 from segx.structures.masks import Masks
-from segx.structures.sample import Sample
-from segx_task_segment.metrics.matching import annotations_of
+from segx_task_segment.metrics.coco import annotations_of
 from segx_task_segment.training.augment import (
     Augmentation,
     Augmented,

@@ -11,7 +11,7 @@ from segx.artifact import ArtifactInfo
 from segx.errors import ModelError, UsageError
 from segx.ops.nms import nms
 from segx.options.verbs import DecodeOptions
-from segx_task_segment import heads
+from segx_task_segment import decode
 
 if TYPE_CHECKING:
     from segx_task_segment.decode import Detections
@@ -81,7 +81,7 @@ def final(decoded: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
 
 
 def read(outputs: tuple[np.ndarray, ...], info: ArtifactInfo, **options: object) -> list[Detections]:
-    return [found for (found, _), _ in heads.read(outputs, SHAPE, info, DecodeOptions.parse(options))]
+    return [found for (found, _), _ in decode.read(outputs, SHAPE, info, DecodeOptions.parse(options))]
 
 
 def assert_same(ones: list[Detections], others: list[Detections], least: int = 5) -> None:
@@ -167,15 +167,15 @@ def test_what_does_not_fit_its_head_is_refused(raw, info, change, message) -> No
 def test_what_a_finished_graph_has_settled_is_refused(options, message) -> None:
     chosen = DecodeOptions.parse(options)
     with pytest.raises(UsageError, match=message):
-        heads.check(FINAL, chosen)
-    heads.check(FINAL, heads.limits(FINAL, chosen))
+        decode.check(FINAL, chosen)
+    decode.check(FINAL, decode.limits(FINAL, chosen))
     for info in (DECODED, RAW):
-        heads.check(info, chosen)
-        assert heads.limits(info, chosen) == chosen
+        decode.check(info, chosen)
+        assert decode.limits(info, chosen) == chosen
 
 
 def test_a_file_that_does_not_say_how_it_suppresses_refuses_another_overlap() -> None:
     foreign = FINAL.replace(decoding={})
-    heads.check(foreign, DecodeOptions(conf=0.1))
+    decode.check(foreign, DecodeOptions(conf=0.1))
     with pytest.raises(UsageError, match="the file suppresses by itself"):
-        heads.check(foreign, DecodeOptions(iou=0.5))
+        decode.check(foreign, DecodeOptions(iou=0.5))

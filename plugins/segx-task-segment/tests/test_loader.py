@@ -19,8 +19,7 @@ import pytest
 from segx.errors import DataError, UsageError
 from segx.io.images import image_of
 from segx.options.verbs import TrainOptions
-from segx.structures.annotations import Annotation
-from segx.structures.sample import Sample
+from segx.structures.annotations import Annotation, Sample
 from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
 from segx_task_segment.training.augment import LabelledImage

@@ -20,15 +20,14 @@ from segx.errors import DataError, UsageError
 from segx.ops.boxes import iou
 from segx.options.verbs import ValOptions
 from segx.plugin.jobs import EvalSpec
-from segx.structures.annotations import Annotation
+from segx.structures.annotations import Annotation, Sample
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.sample import Sample
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
 from segx_task_segment.metrics import SegmentEvaluator
+from segx_task_segment.metrics.coco import THRESHOLDS, match
 from segx_task_segment.metrics.confusion import ConfusionMatrix
-from segx_task_segment.metrics.matching import THRESHOLDS, match
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report

@@ -12,12 +12,11 @@ from pycocotools import mask as reference_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segx.structures.annotations import Annotation, masks_of
+from segx.structures.annotations import Annotation, Sample, masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx.structures.sample import Sample
 from segx_task_segment.metrics import SegmentEvaluator
-from segx_task_segment.metrics.matching import found_in
+from segx_task_segment.metrics.coco import found_in
 from segx_task_segment.results import SegmentResults as Results
 
 NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}

@@ -17,7 +17,7 @@ from segx.structures.annotations import Annotation
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.results import SegmentResults as Results
-from segx.structures.sample import Sample
+from segx.structures.annotations import Sample
 from segx_task_segment.metrics import SegmentEvaluator
 
 def peak():  # MiB; getrusage would also count the process that started this one

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from segx.errors import MissingPluginError
-from segx.structures.annotations import Annotation
+from segx.structures.annotations import Annotation, Sample
 from segx.structures.batch import TrainBatch
-from segx.structures.sample import Sample
 from segx_task_segment.palette import color
 from segx_task_segment.training import drawings
 from segx_task_segment.training.drawings import SegmentDrawings, _panels, _smooth

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from segx.options.verbs import DataCheckOptions
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry
-    from segx.structures.sample import DatasetSource, Sample
+    from segx.structures.annotations import DatasetSource, Sample
 
 FINDINGS = {
     "corrupt": "images that cannot be read whole",

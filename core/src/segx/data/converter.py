@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.plugin.interfaces import Dataset
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
 
 logger = logging.getLogger(__name__)
 

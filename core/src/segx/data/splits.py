@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from segx.data.definition import FEW, ONLY, define, present, readable
 from segx.data.download import fetch_missing, lacking, unpacked
 from segx.errors import DataError, SegxError, UsageError
-from segx.structures.sample import DatasetSource
+from segx.structures.annotations import DatasetSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -174,7 +174,7 @@ def _opened(source: DatasetSource, registry: Registry | None) -> OpenSplit:
 
 def _without_crowds(one: OpenSplit) -> OpenSplit:
     """Return a split whose crowds are objects like others."""
-    from segx.structures.sample import TableDataset
+    from segx.structures.annotations import TableDataset
 
     if not isinstance(one.dataset, TableDataset):
         raise DataError(f"{one.source.origin}: its format cannot take crowds as objects", hint="leave crowds= out")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segx.structures.sample import TableDataset
+from segx.structures.annotations import TableDataset
 from segx.words import counted
 
 if TYPE_CHECKING:

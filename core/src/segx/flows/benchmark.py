@@ -270,8 +270,7 @@ class _Bench:
 
     def _latency(self, session: Session) -> tuple[float, float]:
         """Return median milliseconds of one image from pixels to results, and of the network alone."""
-        from segx.flows.inputs import InputPlan, InputRequest
-        from segx.flows.runner import infer, milliseconds_since
+        from segx.flows.runner import InputPlan, InputRequest, infer, milliseconds_since
 
         task = self.registry.tasks.load(session.info.task)
         plan = InputPlan.make(session, InputRequest(self.options.imgsz, 1, rect=False), model=self.name)

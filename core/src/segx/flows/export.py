@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, SegxError, UsageError
-from segx.flows.verify import opened, tolerance_of
+from segx.flows.parity import opened, tolerance_of
 from segx.io import sidecar
 from segx.io.leftovers import sweep, temporary_name
 from segx.io.paths import expanded, weights_folder
@@ -265,7 +265,7 @@ def _plan(
         chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, task, name)
     links = _links(chain, info, chosen, registry)
     if finished:
-        from segx.flows.inputs import check_head
+        from segx.flows.runner import check_head
 
         check_head(info, registry.tasks.load(info.task), model=name)
         _check_source(info, chain, links, name)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from segx.console import progress
 from segx.errors import DataError
-from segx.flows.inputs import InputPlan, InputRequest, allowed_decoding, by, check_head
-from segx.flows.runner import STAGES, Runner
+from segx.flows.runner import STAGES, InputPlan, InputRequest, Runner, allowed_decoding, by, check_head
 from segx.io.writers import ResultWriters, RunOutput, Window, check, drawing_style, saves
 from segx.options.verbs import DecodeOptions
 from segx.runs import Run, Step

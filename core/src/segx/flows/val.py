@@ -14,8 +14,7 @@ from segx.console import progress
 from segx.data.splits import open_splits
 from segx.data.tally import log_problems, notify
 from segx.errors import DataError, ModelError, UsageError
-from segx.flows.inputs import InputPlan, InputRequest, allowed_decoding, by, check_head
-from segx.flows.runner import STAGES, Runner
+from segx.flows.runner import STAGES, InputPlan, InputRequest, Runner, allowed_decoding, by, check_head
 from segx.io.images import image_of
 from segx.io.names import file_names, image_ids, stems
 from segx.io.sources import Unreadable
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
 
     from segx.plugin.interfaces import Dataset, Metrics, Session
     from segx.plugin.registry import Registry
+    from segx.structures.annotations import Sample
     from segx.structures.batch import Batch
     from segx.structures.results import Results
-    from segx.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.io.image_header import Header
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
     from segx.structures.types import Image
 
 logger = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact, ArtifactInfo
-from segx.errors import ModelError, PluginError, SegxError
+from segx.errors import ModelError, PluginError, SegxError, UsageError
 from segx.options.verbs import SessionOptions
 from segx.plugin.specs import lazy, nothing
-from segx.runtime import child
+from segx.runtime import child, device_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,6 +70,9 @@ class ApartBackend:
     def open(self, artifact: Artifact, options: SessionOptions) -> Session:
         """Return a session that runs the model: :meth:`segx.plugin.interfaces.Backend.open`."""
         info = self.read_info(artifact)  # what is damaged is refused before anything is started
+        if options.device is not None and device_kind(options.device) not in self._spec.devices:
+            msg = f"{self._runtime} does not run on device {options.device!r}"
+            raise UsageError(msg, hint=f"it runs on {', '.join(self._spec.devices)}")
         return ApartSession(artifact, info, options, spec=self._spec, target=self._target, runtime=self._runtime)
 
     def _devices(self) -> list[str]:

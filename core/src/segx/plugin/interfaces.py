@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from segx.options.verbs import DecodeOptions, ExportOptions, SessionOptions, TrainOptions
     from segx.plugin.jobs import EvalSpec, ExportJob, ExportModule, ModelConfig, ModelSummary
     from segx.plugin.writing import WriteJob
+    from segx.structures.annotations import DatasetSource, Sample
     from segx.structures.batch import Batch, SourceImage, TrainBatch
     from segx.structures.results import Results
-    from segx.structures.sample import DatasetSource, Sample
     from segx.structures.types import Array, Image, Images
 
 

@@ -1,4 +1,4 @@
-"""Ground truth: one object, and all objects of a split as a few long arrays.
+"""Ground truth: one object, all objects of a split as a few long arrays, and a split's images with theirs.
 
 So a split of a hundred thousand images loads in a second and shares its memory.
 """
@@ -16,7 +16,8 @@ from segx.records import Record
 from segx.structures.masks import Masks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -205,3 +206,83 @@ def _gather(starts: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArr
 def starts_of(sizes: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
     """Return int64 (groups + 1): where each group starts when groups of these sizes lie one after another."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))])
+
+
+class TableDataset(Record, eq=False):
+    """One split of a data set on a :class:`AnnotationTable`; what the readers return.
+
+    Attributes:
+        files: The images.
+        ids: For each image its id in the data set.
+        sizes: int32 (images, 2), height and width of each, orientation applied.
+        table: The objects.
+        names: Class number to class name.
+        category_ids: Class number to the id the data set itself uses.
+        problems: Rows that were dropped: file, line and reason.
+        notes: (kind of finding, line) of what was kept, but not as it is written: ``segx data check`` tells of it.
+        fingerprint: A hash of the ground truth.
+    """
+
+    files: Sequence[Path]
+    ids: Sequence[int | str]
+    sizes: NDArray[np.int32]
+    table: AnnotationTable
+    names: Mapping[int, str]
+    category_ids: Mapping[int, int]
+    problems: Sequence[str] = dataclasses.field(default_factory=tuple)
+    notes: Sequence[tuple[str, str]] = dataclasses.field(default_factory=tuple)
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        position = range(len(self))[index]
+        height, width = self.sizes[position].tolist()
+        annotations = self.table.annotations(position, (height, width))
+        return Sample(path=self.files[position], id=self.ids[position], shape=(height, width), annotations=annotations)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def paths(self) -> Sequence[Path]:
+        """Return the image files, in order."""
+        return self.files
+
+    def shapes(self) -> NDArray[np.int32]:
+        """Return int32 (samples, 2): height and width of each image."""
+        return self.sizes
+
+
+class DatasetSource(Record):
+    """One split of a data set, as its definition names it.
+
+    Attributes:
+        origin: What the user named: the YAML, the JSON or the folder; for messages.
+        split: Name of the split: ``"train"``, ``"val"``, ``"test"``.
+        entries: The folders, lists and files that hold it; all exist.
+        names: Class number to class name, where the definition says so; else the data set's own names hold.
+        images: Folder of the images, where the user says so.
+    """
+
+    origin: Path
+    split: str
+    entries: tuple[Path, ...]
+    names: Mapping[int, str] | None = None
+    images: Path | None = None
+
+
+class Sample(Record, eq=False):
+    """An image of a data set with its ground truth.
+
+    Attributes:
+        path: The image's file.
+        id: Its id in the data set: a number in COCO, the file's stem in YOLO sets.
+        shape: (height, width) in pixels, orientation applied.
+        annotations: The objects in it.
+    """
+
+    path: Path
+    id: int | str
+    shape: tuple[int, int]
+    annotations: tuple[Annotation, ...]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -35,23 +36,6 @@ if TYPE_CHECKING:
     from segx.plugin.specs import BackendSpec
     from segx.structures.types import Images
 
-_WITHOUT_TORCH = """
-    import json, sys
-    from pathlib import Path
-    import numpy as np
-    sys.modules["torch"] = None
-    from segx.artifact import Artifact
-    from segx.options.verbs import SessionOptions
-    from segx.plugin.registry import get_registry
-    name, kind, path = sys.argv[1:]
-    registry = get_registry()
-    backend = registry.backends.load(name)
-    options = SessionOptions(device=registry.backends.get(name).devices[0])
-    session = backend.open(Artifact(path=Path(path), format=kind), options)
-    images = np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32)
-    print(json.dumps([list(np.asarray(output).shape) for output in session.run(images)]))
-"""
-
 _INFO_WITHOUT_RUNTIME = """
     import json, sys
     from pathlib import Path
@@ -76,23 +60,23 @@ _OPENS_AND_RUNS = """
 """
 
 
-_IMPORTED = """
+_ALONE = """
     import json, sys
     from pathlib import Path
     import numpy as np
+    name, kind, path, stands_on_torch = sys.argv[1:]
+    if not json.loads(stands_on_torch):
+        sys.modules["torch"] = None
     from segx.artifact import Artifact
     from segx.options.verbs import SessionOptions
     from segx.plugin.registry import get_registry
-    name, kind, path = sys.argv[1:]
     registry = get_registry()
     backend = registry.backends.load(name)
     artifact = Artifact(path=Path(path), format=kind)
     session = backend.open(artifact, SessionOptions(device=registry.backends.get(name).devices[0]))
-    session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
-    if hasattr(backend, "devices"):
-        backend.devices()
-    session.close()
-    print(json.dumps(sorted(sys.modules)))
+    outputs = session.run(np.zeros((session.info.batch, 3, *session.info.imgsz), np.float32))
+    imported = [name for name, module in sys.modules.items() if module is not None]
+    print(json.dumps({"shapes": [list(np.asarray(output).shape) for output in outputs], "imported": imported}))
 """
 _PRECISIONS: tuple[dict[str, bool], ...] = ({}, *({option: True} for option in PRECISION_OPTIONS))
 
@@ -147,6 +131,24 @@ class BackendContract(PluginContract, standard=True):
         session = backend.open(artifact, SessionOptions(device=cls.device))
         yield session
         session.close()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stands_on_torch(cls, spec: BackendSpec) -> bool:
+        """Whether it cannot run without torch."""
+        requirements = [*spec.requires, *(metadata.requires(cls.distribution) or ())]
+        alternatives = [text for entry in requirements for text in entry.split(ALTERNATIVE)]
+        return "torch" in {Requirement(text).name for text in alternatives}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def alone(cls, spec: BackendSpec, backend: Backend, artifact: Artifact, stands_on_torch: bool) -> dict[str, Any]:  # noqa: ARG003, FBT001 - skips; a fixture
+        """What a fresh interpreter has imported that opened the model and ran it, and the shapes it got.
+
+        There is no torch there, but for what stands on it.
+        """
+        arguments = (full_name(spec), cls.format, str(artifact.path), json.dumps(stands_on_torch))
+        return cast("dict[str, Any]", run_fresh(_ALONE, *arguments, warnings="default"))
 
     @pytest.fixture
     def work(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> tuple[str, tuple[str, ...]]:  # noqa: ARG002 - skips
@@ -281,19 +283,20 @@ class BackendContract(PluginContract, standard=True):
     def test_threads_change_no_result(self, backend: Backend, artifact: Artifact, session: Session) -> None:
         """``threads=1`` is taken, and is about time only."""
         wanted = [to_numpy(output).copy() for output in session.run(_images(session))]
-        single = backend.open(artifact, SessionOptions(device=self.device, threads=1))
+        single = backend.open(artifact, SessionOptions(device=self.device, threads=1, streams=1))
         assert_same_outputs(single.run(_images(single)), wanted, names=session.info.outputs)
         single.close()
 
     def test_streams_change_no_result(
         self, spec: BackendSpec, backend: Backend, artifact: Artifact, session: Session
     ) -> None:
-        """A session that is told how many threads will call it gives each of them what one gets that is alone."""
+        """A session that several threads will call gives each of them what one gets that is alone."""
+        if not spec.concurrent:
+            pytest.skip(f"backend {spec.name} runs one batch at a time")
         batches = [noise_images(_images(session).shape, seed=seed) for seed in range(6)]
         wanted = [[to_numpy(output).copy() for output in session.run(images)] for images in batches]
-        streams = 2 if spec.concurrent else 1
-        several = backend.open(artifact, SessionOptions(device=self.device, threads=1, streams=streams))
-        with ThreadPoolExecutor(max_workers=streams) as pool:
+        several = backend.open(artifact, SessionOptions(device=self.device, threads=1, streams=2))
+        with ThreadPoolExecutor(max_workers=2) as pool:
             for got, expected in zip(pool.map(several.run, batches), wanted, strict=True):
                 assert_same_outputs(got, expected, names=session.info.outputs)
         several.close()
@@ -323,22 +326,13 @@ class BackendContract(PluginContract, standard=True):
             assert_same_outputs(second, first, names=session.info.outputs)
             session.close()
 
-    def test_stays_apart(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:  # noqa: ARG002 - skips
+    def test_stays_apart(self, spec: BackendSpec, request: pytest.FixtureRequest) -> None:
         """The runtime of a backend that declares so is never imported beside what calls it."""
         if not spec.apart:
             pytest.skip(f"backend {spec.name} shares the process of whoever calls it")
-        imported = run_fresh(_IMPORTED, full_name(spec), self.format, str(artifact.path), warnings="default")
+        imported = request.getfixturevalue("alone")["imported"]
         wanted = {name for entry in spec.requires for name in modules(entry)} - {"numpy"}
         assert not wanted.intersection(imported)
-
-    def test_closing_twice_is_harmless(self, backend: Backend, artifact: Artifact) -> None:
-        """And what is closed does not hinder another session of the same file."""
-        session = backend.open(artifact, SessionOptions(device=self.device))
-        session.close()
-        session.close()
-        again = backend.open(artifact, SessionOptions(device=self.device))
-        again.run(_images(again))
-        again.close()
 
     @pytest.mark.parametrize("device", ["warp9", "cuda:99"])
     def test_refuses_a_device_that_is_not_there(self, backend: Backend, artifact: Artifact, device: str) -> None:
@@ -374,23 +368,30 @@ class BackendContract(PluginContract, standard=True):
         with pytest.raises(ModelError, match="damaged"):
             backend.open(Artifact(path=path, format=artifact.format), SessionOptions(device=self.device))
 
-    def test_leaves_the_model_as_it_is(self, backend: Backend, artifact: Artifact) -> None:
-        """Opening and running write nothing into the model or beside it."""
+    def test_leaves_the_model_and_other_sessions_as_they_are(
+        self, backend: Backend, artifact: Artifact, session: Session
+    ) -> None:
+        """Opening, running and closing, twice even, write nothing into the model or beside it, and disturb nobody."""
         before = _listing(artifact.path.parent)
         backend.read_info(artifact)
-        session = backend.open(artifact, SessionOptions(device=self.device))
-        session.run(_images(session))
-        session.close()
+        another = backend.open(artifact, SessionOptions(device=self.device))
+        outputs = [to_numpy(output).copy() for output in another.run(_images(another))]
+        another.close()
+        another.close()
+        assert_same_outputs(session.run(_images(session)), outputs, names=session.info.outputs)
         assert _listing(artifact.path.parent) == before
 
-    def test_runs_without_torch(self, spec: BackendSpec, backend: Backend, artifact: Artifact) -> None:
+    def test_runs_without_torch(
+        self,
+        backend: Backend,
+        artifact: Artifact,
+        stands_on_torch: bool,  # noqa: FBT001 - a fixture
+        request: pytest.FixtureRequest,
+    ) -> None:
         """A runtime that does not depend on torch runs where there is none."""
-        requirements = [*spec.requires, *(metadata.requires(self.distribution) or ())]
-        alternatives = [text for entry in requirements for text in entry.split(ALTERNATIVE)]
-        if "torch" in {Requirement(text).name for text in alternatives}:
+        if stands_on_torch:
             pytest.skip(f"{self.distribution} stands on torch")
-        shapes = run_fresh(_WITHOUT_TORCH, full_name(spec), self.format, str(artifact.path), warnings="default")
-        assert len(shapes) == len(backend.read_info(artifact).outputs)
+        assert len(request.getfixturevalue("alone")["shapes"]) == len(backend.read_info(artifact).outputs)
 
 
 def _written(registry: Registry, kind: str, folder: Path, **options: bool) -> Artifact:

@@ -12,8 +12,7 @@ import pytest
 from segx.errors import DataError
 from segx.io.images import read_image
 from segx.plugin.catalog import full_name
-from segx.structures.annotations import masks_of
-from segx.structures.sample import DatasetSource
+from segx.structures.annotations import DatasetSource, masks_of
 from segx.testing.plugin import PluginContract, load_or_skip
 from segx.testing.scenes import draw_scene
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 _READS = """
     from pathlib import Path
-    from segx.structures.sample import DatasetSource
+    from segx.structures.annotations import DatasetSource
     origin, split, entries, names = json.loads(sys.argv[3])
     entries, names = tuple(map(Path, entries)), {int(number): name for number, name in names.items()} or None
     source = DatasetSource(origin=Path(origin), split=split, entries=entries, names=names)

@@ -216,7 +216,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
     Returns:
         The artefact, and the info that was to travel with it.
     """
-    from segx.flows.export import made_of, settled
+    from segx.flows.export import settled
 
     registry = get_registry()
     source: ExportModule | Artifact = module
@@ -228,10 +228,7 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
         exporter = registry.exporters.load(spec)
         exporter.check(info, settings)
         destination = folder / f"tiny{spec.suffix}"
-        makes = spec.demands(settings).makes
-        head = registry.tasks.get(info.task).head_in(makes, info.head) if makes is not None else None
-        ending = info if head is None else head.describe(info, settings)
-        ending = ending.replace(precision=settings.precision)
+        ending = ending_of(spec, info, settings)
         if key:
             told = (key, full_name(spec), id(exporter), type(settings), settings.as_dict(), ending.to_metadata())
             key = hashlib.sha256(repr(told).encode()).hexdigest()
@@ -239,18 +236,32 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
             _, kept, info = _WRITTEN[key]
             shutil.copytree(kept.name, folder, dirs_exist_ok=True)
         else:
-            info = export_with(exporter, source, ending, settings, destination)
-            if destination.is_dir():
-                info = info.replace(files=made_of(destination))
-            if spec.metadata == "embedded":
-                exporter.write_info(destination, info)
-            else:
-                sidecar.write(destination, info)
+            info = finished(exporter, spec, destination, export_with(exporter, source, ending, settings, destination))
             if key:
                 _WRITTEN[key] = (exporter, _copied(destination), info)
         source = Artifact(path=destination, format=spec.name)
     assert isinstance(source, Artifact)
     return source, info
+
+
+def ending_of(spec: ExporterSpec, info: ArtifactInfo, options: ExportOptions) -> ArtifactInfo:
+    """Return the info of what a format is to write, of that of its source: the head and the precision it ends in."""
+    makes = spec.demands(options).makes
+    head = get_registry().tasks.get(info.task).head_in(makes, info.head) if makes is not None else None
+    return (info if head is None else head.describe(info, options)).replace(precision=options.precision)
+
+
+def finished(exporter: Exporter, spec: ExporterSpec, path: Path, info: ArtifactInfo) -> ArtifactInfo:
+    """Give a written file its info, as core does once it is proven, and return it."""
+    from segx.flows.export import made_of
+
+    if path.is_dir():
+        info = info.replace(files=made_of(path))
+    if spec.metadata == "embedded":
+        exporter.write_info(path, info)
+    else:
+        sidecar.write(path, info)
+    return info
 
 
 def _key_of(module: ExportModule) -> str:

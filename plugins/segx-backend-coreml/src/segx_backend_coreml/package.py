@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from segx.io.files import read_regular
-from segx_backend_coreml.wire import Message, fields, signed
+from segx.io.protobuf import Message, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,16 +83,8 @@ def read_package(path: Path) -> Package:
         OSError: A file of it cannot be read.
     """
     model = path / _model_of(path)
-    content = memoryview(read_regular(model, limit=_MOST_MODEL))
-    version, description, program = 0, b"", memoryview(b"")
-    for number, value in fields(content):
-        if number == _VERSION and isinstance(value, int):
-            version = value
-        elif number == _DESCRIPTION and isinstance(value, memoryview):
-            description += bytes(value)  # what occurs twice is one message, in parts
-        elif number == _PROGRAM and isinstance(value, memoryview):
-            program = value
-    said = Message(memoryview(description))
+    content = Message(memoryview(read_regular(model, limit=_MOST_MODEL)))
+    version, said = content.integer(_VERSION), content.message(_DESCRIPTION)
     if not version or _INPUT not in said:
         raise ValueError(f"{model.name} describes no model")
     metadata = said.message(_METADATA)
@@ -102,7 +94,7 @@ def read_package(path: Path) -> Package:
         inputs=tuple(_feature(item) for item in said.messages(_INPUT)),
         outputs=tuple(_feature(item) for item in said.messages(_OUTPUT)),
         metadata={entry.text(1): entry.text(2) for entry in metadata.messages(_USER_DEFINED)},
-        program=program,
+        program=(content.raw(_PROGRAM) or [memoryview(b"")])[-1],
     )
 
 
@@ -123,14 +115,14 @@ def _feature(item: Message) -> Feature:
     kind = item.message(3)
     if 4 in kind:
         image = kind.message(4)
-        colours = {_RGB: "RGB", _BGR: "BGR"}.get(image.whole(3), "an image of another kind")
-        shape: Sequence[int] = (1, 3, image.whole(2), image.whole(1))
+        colours = {_RGB: "RGB", _BGR: "BGR"}.get(image.integer(3), "an image of another kind")
+        shape: Sequence[int] = (1, 3, image.integer(2), image.integer(1))
         return Feature(name=item.text(1), shape=tuple(shape), kind=colours, fixed=not {21, 31} & _numbers(image))
     array = kind.message(5)
     return Feature(
         name=item.text(1),
-        shape=tuple(signed(array.wholes(1))),
-        kind=_FLOATS.get(array.whole(2), "no floats"),
+        shape=tuple(signed(array.integers(1))),
+        kind=_FLOATS.get(array.integer(2), "no floats"),
         fixed=not {21, 31} & _numbers(array),
     )
 

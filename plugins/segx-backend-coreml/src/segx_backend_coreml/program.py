@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from segx.io.files import open_regular
-from segx_backend_coreml.wire import Message, signed
+from segx.io.protobuf import Message, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,11 +133,11 @@ def _bound(item: Message, weights: _Weights) -> Any:
 
 def _output(item: Message) -> Output:
     tensor = item.message(2).message(1)
-    return Output(item.text(1), tensor.whole(1), _shape(tensor))
+    return Output(item.text(1), tensor.integer(1), _shape(tensor))
 
 
 def _shape(tensor: Message) -> tuple[int | None, ...]:
-    return tuple(item.message(1).whole(1) if 1 in item else None for item in tensor.messages(3))
+    return tuple(item.message(1).integer(1) if 1 in item else None for item in tensor.messages(3))
 
 
 def _value(value: Message, weights: _Weights) -> Any:
@@ -146,10 +146,10 @@ def _value(value: Message, weights: _Weights) -> Any:
     if 3 in given or 2 in given:
         return [_value(item, weights) for item in given.message(3 if 3 in given else 2).messages(1)]
     tensor = value.message(2).message(1)
-    kind, shape = tensor.whole(1), _known(_shape(tensor))
+    kind, shape = tensor.integer(1), _known(_shape(tensor))
     if 5 in value:
         blob = value.message(5)
-        return _plain(weights.read(blob.text(1), blob.whole(2), kind, shape))
+        return _plain(weights.read(blob.text(1), blob.integer(2), kind, shape))
     held = given.message(1)
     if kind == _STRING:
         texts = held.message(4).texts(1)
@@ -185,7 +185,7 @@ def _numbers(held: Message, kind: int, shape: tuple[int, ...]) -> NDArray[Any]:
         found = np.frombuffer(b"".join(held.message(number).raw(1)), stored).astype(wanted)
     else:
         number = next((number for number in (2, 3, 5) if number in held), 2)
-        found = np.array(signed(held.message(number).wholes(1)), np.int64).astype(wanted)
+        found = np.array(signed(held.message(number).integers(1)), np.int64).astype(wanted)
     return found.reshape(shape)
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -22,7 +17,7 @@ _BUILDS = (
 
 
 @hookimpl
-def segx_backends() -> Iterable[BackendSpec]:
+def segx_backends() -> list[BackendSpec]:
     """Declare the runtime, below ONNX Runtime: whoever wants it names it."""
     return [
         BackendSpec(

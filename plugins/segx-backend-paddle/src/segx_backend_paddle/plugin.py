@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
 
 @hookimpl
-def segx_backends() -> Iterable[BackendSpec]:
+def segx_backends() -> list[BackendSpec]:
     """Declare the runtime."""
     return [
         BackendSpec(

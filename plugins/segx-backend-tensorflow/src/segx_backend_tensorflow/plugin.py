@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, lazy
 from segx.runtime import process_taken
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -27,7 +23,7 @@ def _keep_quiet() -> None:
 
 
 @hookimpl
-def segx_backends() -> Iterable[BackendSpec]:
+def segx_backends() -> list[BackendSpec]:
     """Declare the runtime."""
     return [
         BackendSpec(

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, lazy
 from segx.runtime import nvidia
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -18,7 +13,7 @@ TENSORRT = " | ".join(f"{name}>=10.0" for name in ("tensorrt", "tensorrt-cu12", 
 
 
 @hookimpl
-def segx_backends() -> Iterable[BackendSpec]:
+def segx_backends() -> list[BackendSpec]:
     """Declare the runtime."""
     return [
         BackendSpec(

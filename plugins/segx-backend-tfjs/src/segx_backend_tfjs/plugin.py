@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import BackendSpec, CommandSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -20,7 +15,7 @@ def _problem() -> str:
 
 
 @hookimpl
-def segx_backends() -> Iterable[BackendSpec]:
+def segx_backends() -> list[BackendSpec]:
     """Declare the runtime."""
     return [
         BackendSpec(
@@ -36,7 +31,7 @@ def segx_backends() -> Iterable[BackendSpec]:
 
 
 @hookimpl
-def segx_commands() -> Iterable[CommandSpec]:
+def segx_commands() -> list[CommandSpec]:
     """Declare the command."""
     return [
         CommandSpec(

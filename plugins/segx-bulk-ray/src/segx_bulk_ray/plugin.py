@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import CommandSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
 
 @hookimpl
-def segx_commands() -> Iterable[CommandSpec]:
+def segx_commands() -> list[CommandSpec]:
     """Declare the command; ``predict`` is what it can do."""
     return [
         CommandSpec(

@@ -23,8 +23,7 @@ from segx.io import index_cache
 from segx.io.files import open_regular
 from segx.io.image_header import image_shape
 from segx.structures import rle
-from segx.structures.annotations import AnnotationTable, starts_of
-from segx.structures.sample import TableDataset
+from segx.structures.annotations import AnnotationTable, TableDataset, starts_of
 from segx.words import counted
 from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.sample import DatasetSource
+    from segx.structures.annotations import DatasetSource
 
 logger = logging.getLogger(__name__)
 

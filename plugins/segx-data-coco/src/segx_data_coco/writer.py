@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from segx.plugin.interfaces import Dataset
     from segx.plugin.writing import WriteJob
-    from segx.structures.annotations import Annotation
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Annotation, Sample
 
 
 class CocoWriter:

@@ -18,8 +18,7 @@ from segx.errors import DataError
 from segx.io.files import read_regular, read_text
 from segx.io.image_header import image_shape
 from segx.io.names import IMAGE_SUFFIXES
-from segx.structures.annotations import AnnotationTable, starts_of
-from segx.structures.sample import TableDataset
+from segx.structures.annotations import AnnotationTable, TableDataset, starts_of
 from segx.words import counted
 from segx_data_labelme.files import image_of, walk
 from segx_data_labelme.shapes import WITHOUT_AREA, BadShapeError, label_of, objects_of
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from segx.structures.annotations import Annotation
-    from segx.structures.sample import DatasetSource
+    from segx.structures.annotations import Annotation, DatasetSource
 
 _LONGEST = 1 << 29
 """Bytes of a JSON; labelme puts the image itself into it."""

@@ -10,7 +10,6 @@ from segx import hookimpl
 from segx.plugin.specs import DatasetFormatSpec, lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 SEGX_API = (1, 0)
@@ -32,7 +31,7 @@ def _detects(path: Path) -> bool:
 
 
 @hookimpl
-def segx_dataset_formats() -> Iterable[DatasetFormatSpec]:
+def segx_dataset_formats() -> list[DatasetFormatSpec]:
     """Declare the format."""
     return [
         DatasetFormatSpec(

@@ -16,7 +16,7 @@ from segx.io.files import open_regular, read_text
 from segx.io.image_header import image_shape
 from segx.io.index_cache import Stamps
 from segx.io.names import IMAGE_SUFFIXES
-from segx.structures.sample import TableDataset
+from segx.structures.annotations import TableDataset
 from segx.words import counted
 from segx_data_yolo.folders import walk
 from segx_data_yolo.label_index import LabelIndex, read_labels
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.annotations import AnnotationTable
-    from segx.structures.sample import DatasetSource
+    from segx.structures.annotations import AnnotationTable, DatasetSource
 
 _SIZES = "yolo-sizes/2"  # of 1, sizes of turned PNG and TIFF were those of the pixels as stored
 _HEAD = 1 << 16

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from segx.plugin.interfaces import Dataset
     from segx.plugin.writing import Losses, WriteJob
-    from segx.structures.annotations import Annotation
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Annotation, Sample
 
 _FEWEST = 3
 """Corners of an outline."""

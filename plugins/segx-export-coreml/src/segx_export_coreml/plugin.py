@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx_export_coreml.options import CoreMLOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -19,7 +14,7 @@ def _demands(options: CoreMLOptions) -> Demands:
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     return [
         ExporterSpec(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx_export_edgetpu.options import EdgeTpuOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -26,7 +22,7 @@ def _demands(_options: EdgeTpuOptions) -> Demands:
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     return [
         ExporterSpec(

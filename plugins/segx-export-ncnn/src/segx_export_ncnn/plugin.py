@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx_export_ncnn.options import NcnnOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -27,7 +22,7 @@ def _demands(options: NcnnOptions) -> Demands:
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     precisions = ("fp32", "fp16", "int8")
     return [

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx.runtime import process_taken
 from segx_export_onnx.options import OnnxOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -27,7 +23,7 @@ def _demands(options: OnnxOptions) -> Demands:
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     return [
         ExporterSpec(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, Tolerance, default_tolerances, lazy
 from segx_export_openvino.options import OpenvinoOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -32,7 +28,7 @@ def _demands(options: OpenvinoOptions) -> Demands:
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     return [
         ExporterSpec(

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
 from segx.runtime import nvidia
 from segx_export_tensorrt.options import EngineOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -24,7 +19,7 @@ def _demands(options: EngineOptions) -> Demands:
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     return [
         ExporterSpec(

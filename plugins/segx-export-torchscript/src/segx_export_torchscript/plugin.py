@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import ExporterSpec, default_tolerances, lazy
 from segx_export_torchscript.options import TorchScriptOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
 
 @hookimpl
-def segx_exporters() -> Iterable[ExporterSpec]:
+def segx_exporters() -> list[ExporterSpec]:
     """Declare the format."""
     return [
         ExporterSpec(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.artifact import WeightsFile
 from segx.plugin.specs import ArchitectureSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -35,7 +31,7 @@ PICKLED = {
 
 
 @hookimpl
-def segx_architectures() -> Iterable[ArchitectureSpec]:
+def segx_architectures() -> list[ArchitectureSpec]:
     """Declare YOLOv8-seg, its five sizes, and where weights for them and for transfer are published."""
     segment = [f"yolov8{size}-seg.pt" for size in SIZES]
     detect = [f"yolov8{size}.pt" for size in SIZES]

@@ -1,8 +1,16 @@
-"""Raw outputs of the head ``yolov8-seg/1`` into scored boxes with mask coefficients, one image at a time.
+"""Raw outputs into objects in the input's pixels, image by image, by the head the model's info names.
 
-``output0`` (B, 4 + nc + nm, A): for each anchor centre x, centre y, width, height in input pixels, nc class scores in
-0..1, nm mask coefficients. ``output1`` (B, nm, h, w): prototypes. Formats that come by way of TensorFlow give the two
-in either order and with channels last; the shapes say which is which.
+``yolov8-seg/1`` ends in boxes. ``output0`` (N, 4 + nc + nm, A): for each anchor centre x, centre y, width, height in
+input pixels, nc class scores in 0..1, nm mask coefficients. ``output1`` (N, nm, h, w): prototypes. Formats that come by
+way of TensorFlow give the two in either order and with channels last; the shapes say which is which.
+
+``yolov8-seg-raw/1`` ends before boxes are made, for A anchors of all levels, row by row, finest level first: ``boxes``
+(N, 4 * bins, A), logits of the distances to left, top, right and bottom, in cells; ``scores`` (N, nc, A) in 0..1;
+``coefficients`` (N, nm, A); ``prototypes`` (N, nm, h, w). ``info.decoding`` holds ``strides`` and ``bins``.
+
+``yolov8-seg-final/1`` ends after suppression: ``detections`` (N, rows, 6 + nm): x1, y1, x2, y2 in input pixels, score,
+class, coefficients, of which those that score 0 mean nothing; ``prototypes`` (N, nm, h, w). ``info.decoding`` holds the
+``conf``, ``iou`` and ``max_det`` it was made with, where that is known.
 """
 
 from __future__ import annotations
@@ -11,17 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.errors import ModelError
+from segx.errors import ModelError, UsageError
 from segx.ops.arrays import to_numpy
 from segx.ops.nms import nms
 from segx.records import Record
+from segx_task_segment.plugin import HEADS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from segx.artifact import ArtifactInfo
     from segx.options.verbs import DecodeOptions
+    from segx.plugin.specs import Form
+
+    _Reader = Callable[[Sequence[Any], tuple[int, int], ArtifactInfo, DecodeOptions], Iterator[tuple["Found", int]]]
 
 MAX_CANDIDATES = 30_000
 """Candidates that enter suppression, the best ones."""
@@ -32,6 +45,14 @@ _COARSEST_FIRST = 3
 
 ANY_SIZE = 1e9
 """What no number of an object reaches: a box of a billion pixels."""
+
+_MOST = 4096
+"""What no stride and no number of bins reaches."""
+
+_BOX = 6
+"""Numbers of a finished row before its coefficients."""
+
+_FORMS: Mapping[str, Form] = {head.id: head.form for head in HEADS}
 
 
 class RawOutputs(Record, kw_only=False):
@@ -64,8 +85,83 @@ class Detections(Record, kw_only=False):
     coefficients: NDArray[np.float32]
 
 
+Found = tuple[Detections, "NDArray[np.float32]"]
+"""The objects of an image, and its prototypes, float32 (nm, h, w)."""
+
+
+def read(
+    outputs: Sequence[Any], shape: tuple[int, int], info: ArtifactInfo, options: DecodeOptions
+) -> Iterator[tuple[Found, int]]:
+    """Return, for each image, what was found, its prototypes and the number of classes the outputs have.
+
+    Args:
+        outputs: Of the network, in the order of ``info.outputs``.
+        shape: (height, width) of the network's input.
+        info: What is known of the model: its head, and the numbers that reading it needs.
+        options: What counts as found.
+
+    Raises:
+        ModelError: The head is not known, or the outputs are not its.
+    """
+    form = _FORMS.get(info.head)
+    if form is None:
+        raise ModelError(f"head {info.head!r} is not known", hint=f"known heads: {', '.join(_FORMS)}")
+    return _READERS[form](outputs, shape, info, options)
+
+
+def limits(info: ArtifactInfo, options: DecodeOptions) -> DecodeOptions:
+    """Return the options nearest to these that a finished graph still lets one choose."""
+    if _FORMS.get(info.head) != "final":
+        return options
+    own = _settled(info)
+    return options.replace(
+        conf=max(options.conf, own.get("conf", 0.0)),
+        iou=own.get("iou", type(options)().iou),
+        max_det=min(options.max_det, int(own.get("max_det", options.max_det))),
+        agnostic_nms=False,
+        multi_label=False,
+    )
+
+
+def check(info: ArtifactInfo, options: DecodeOptions) -> None:
+    """Refuse what a finished graph no longer lets one choose.
+
+    Raises:
+        UsageError: With the option, and what the file does.
+    """
+    nearest = limits(info, options)
+    if nearest == options:
+        return
+    own = _settled(info)
+    said = {
+        "conf": f"the file keeps {own.get('conf')} and more",
+        "iou": f"the file suppresses at {own['iou']}" if "iou" in own else "the file suppresses by itself",
+        "max_det": f"the file keeps {own.get('max_det')} at most",
+        "agnostic_nms": "the file suppresses within classes",
+        "multi_label": "the file keeps the best class of a box",
+    }
+    name = next(name for name in said if getattr(nearest, name) != getattr(options, name))
+    wanted = getattr(options, name)
+    hint = "leave it out, or use a file that was exported with nms=False"
+    raise UsageError(f"{name}={wanted}: {said[name]}", hint=hint)
+
+
+def _settled(info: ArtifactInfo) -> dict[str, float]:
+    """Return what a file says of how it suppresses, as far as these are numbers."""
+    wanted = {name: info.decoding.get(name) for name in ("conf", "iou", "max_det")}
+    return {name: value for name, value in wanted.items() if isinstance(value, int | float) and 0 <= value < ANY_SIZE}
+
+
+def _decoded(
+    outputs: Sequence[Any], _shape: tuple[int, int], info: ArtifactInfo, options: DecodeOptions
+) -> Iterator[tuple[Found, int]]:
+    raw = read_outputs(outputs, len(info.names))
+    for predictions, prototypes in zip(raw.predictions, raw.prototypes, strict=True):
+        yield (detect(predictions, raw.nc, options), prototypes), raw.nc
+
+
 def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
-    """Return raw outputs in one layout.
+    """Return the outputs of the head ``yolov8-seg/1`` in one layout.
 
     Args:
         outputs: Predictions and prototypes, in either order, channels first or last.
@@ -74,18 +170,13 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
     Raises:
         ModelError: The shapes are not those of this head.
     """
-    arrays = [np.asarray(to_numpy(output), dtype=np.float32) for output in outputs]
-    flat = [array for array in arrays if array.ndim == 3]
-    maps = [array for array in arrays if array.ndim == 4]
-    shapes = ", ".join(str(array.shape) for array in arrays)
-    problem = f"outputs of shape {shapes} are not those of a yolov8-seg head" + (f" with {nc} classes" if nc else "")
-    if len(arrays) != 2 or len(flat) != 1 or flat[0].shape[0] != maps[0].shape[0]:
-        raise ModelError(problem)
-    layout = _layout(flat[0].shape, maps[0].shape, nc)
-    if layout is None:
-        raise ModelError(problem)
-    predictions = flat[0] if layout.channels == 1 else flat[0].swapaxes(1, 2)
-    prototypes = maps[0] if layout.map_channels == 1 else np.ascontiguousarray(maps[0].transpose(0, 3, 1, 2))
+    arrays = _arrays(outputs)
+    pair = _pair(arrays)
+    layout = None if pair is None else _layout(pair[0].shape, pair[1].shape, nc)
+    if pair is None or layout is None:
+        raise _not_of("a yolov8-seg head", arrays, nc)
+    predictions = pair[0] if layout.channels == 1 else pair[0].swapaxes(1, 2)
+    prototypes = pair[1] if layout.map_channels == 1 else np.ascontiguousarray(pair[1].transpose(0, 3, 1, 2))
     return RawOutputs(predictions, without_noise(prototypes), layout.nc)
 
 
@@ -137,6 +228,134 @@ def _levels(anchors: int, height: int, width: int) -> int:
         if sum(cells[start:stop]) == anchors and (start <= _COARSEST_FIRST or stop - start == 1)
     )
     return min(runs, key=lambda count: abs(count - _USUAL_LEVELS), default=0)
+
+
+def _raw(
+    outputs: Sequence[Any], shape: tuple[int, int], info: ArtifactInfo, options: DecodeOptions
+) -> Iterator[tuple[Found, int]]:
+    boxes, scores, coefficients, prototypes = _named(outputs, info, "boxes", "scores", "coefficients", "prototypes")
+    strides, bins = _numbers(info)
+    rows = [len(boxes), len(scores), len(coefficients), len(prototypes)]
+    flat = boxes.ndim == scores.ndim == coefficients.ndim == 3 and prototypes.ndim == 4 and len(set(rows)) == 1
+    cells = [(shape[0] // stride, shape[1] // stride) for stride in strides]
+    count = sum(height * width for height, width in cells)
+    fits = flat and (
+        boxes.shape[1:] == (4 * bins, count)
+        and scores.shape[2] == coefficients.shape[2] == count
+        and scores.shape[1] == (len(info.names) or scores.shape[1])
+        and coefficients.shape[1] == prototypes.shape[1]
+    )
+    if not fits:
+        raise _not_of(f"head {info.head!r}", (boxes, scores, coefficients, prototypes), len(info.names))
+    points, pixels = _anchors(cells, strides)
+    for logits, probabilities, factors, maps in zip(
+        boxes, scores, coefficients, without_noise(prototypes), strict=True
+    ):
+
+        def corners(anchors: NDArray[np.int64], logits: NDArray[np.float32] = logits) -> NDArray[np.float32]:
+            """Return boxes of some anchors only: few score enough, and a softmax over bins costs much."""
+            near, far = np.split(_distances(logits[:, anchors], bins), 2)
+            at = points[:, anchors]
+            return np.concatenate([at - near, at + far]).T * pixels[anchors, None]
+
+        def sound(
+            anchors: NDArray[np.int64],
+            parts: tuple[NDArray[np.float32], ...] = (logits, probabilities, factors),
+        ) -> NDArray[np.bool_]:
+            return np.asarray(np.all([(np.abs(part[:, anchors]) < ANY_SIZE).all(axis=0) for part in parts], axis=0))
+
+        found = detect_lazily(probabilities, options, corners=corners, coefficients=factors, sound=sound)
+        yield (found, maps), len(probabilities)
+
+
+def _numbers(info: ArtifactInfo) -> tuple[list[int], int]:
+    """Return the strides and the bins that an info names.
+
+    Raises:
+        ModelError: It names none, or none that make sense.
+    """
+    strides, bins = info.decoding.get("strides"), info.decoding.get("bins")
+    given = [*strides, bins] if isinstance(strides, list | tuple) and strides else []
+    whole = [number for number in given if isinstance(number, int) and 0 < number <= _MOST]
+    if not given or len(whole) != len(given):
+        msg = f"head {info.head!r} is read with strides and bins; the metadata say {dict(info.decoding)}"
+        raise ModelError(msg, hint="export it again")
+    return whole[:-1], whole[-1]
+
+
+def _anchors(
+    cells: Sequence[tuple[int, int]], strides: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the centres of all cells, float32 (2, A) in cells of their level, and their sides, (A,) in pixels."""
+    points, pixels = [], []
+    for (height, width), stride in zip(cells, strides, strict=True):
+        y, x = np.mgrid[:height, :width].reshape(2, -1)
+        points.append(np.stack([x, y]).astype(np.float32) + np.float32(0.5))
+        pixels.append(np.full(height * width, stride, np.float32))
+    return np.concatenate(points, axis=1), np.concatenate(pixels)
+
+
+def _distances(logits: NDArray[np.float32], bins: int) -> NDArray[np.float32]:
+    """Return float32 (4, n), the expectation over the bins of logits (4 * bins, n)."""
+    shares = logits.reshape(4, bins, -1)
+    shares = np.exp(shares - shares.max(axis=1, keepdims=True))
+    places = np.arange(bins, dtype=np.float32)
+    expected: NDArray[np.float32] = np.einsum("kbn,b->kn", shares, places) / shares.sum(axis=1)
+    return expected
+
+
+def _final(
+    outputs: Sequence[Any], _shape: tuple[int, int], info: ArtifactInfo, options: DecodeOptions
+) -> Iterator[tuple[Found, int]]:
+    arrays = _arrays(outputs)
+    pair = _pair(arrays)
+    if pair is None or pair[0].shape[2] != _BOX + pair[1].shape[1]:
+        raise _not_of(f"head {info.head!r}", arrays, len(info.names))
+    rows, prototypes = pair
+    nc = len(info.names) or int(np.nan_to_num(rows[..., 5], posinf=0).max(initial=0)) + 1
+    for numbers, maps in zip(rows, without_noise(prototypes), strict=True):
+        scores, classes = numbers[:, 4], numbers[:, 5]
+        wanted = (scores > options.conf) & (np.abs(numbers) < ANY_SIZE).all(axis=1) & (classes >= 0) & (classes < nc)
+        if options.classes is not None:
+            wanted &= np.isin(classes, options.classes)
+        kept = np.flatnonzero(wanted)
+        kept = kept[np.argsort(-scores[kept], kind="stable")][: options.max_det]
+        chosen = numbers[kept]
+        boxes, factors = chosen[:, :4], chosen[:, _BOX:]
+        found = Detections(
+            np.ascontiguousarray(boxes), chosen[:, 4], chosen[:, 5].astype(np.int64), np.ascontiguousarray(factors)
+        )
+        yield (found, maps), nc
+
+
+def _arrays(outputs: Sequence[Any]) -> list[NDArray[np.float32]]:
+    return [np.asarray(to_numpy(output), dtype=np.float32) for output in outputs]
+
+
+def _pair(arrays: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return objects and prototypes, in whichever order a tool has written them; None if these are not they."""
+    by_axes = {array.ndim: array for array in arrays}
+    if len(arrays) != 2 or by_axes.keys() != {3, 4} or len(by_axes[3]) != len(by_axes[4]):
+        return None
+    return by_axes[3], by_axes[4]
+
+
+def _named(outputs: Sequence[Any], info: ArtifactInfo, *names: str) -> list[NDArray[np.float32]]:
+    """Return outputs in the order of these names, or as they come where they are called otherwise.
+
+    Raises:
+        ModelError: There are more or fewer.
+    """
+    arrays = _arrays(outputs)
+    if len(arrays) != len(names):
+        raise _not_of(f"head {info.head!r}", arrays, len(info.names))
+    by_name = dict(zip(info.outputs, arrays, strict=False))
+    return [by_name[name] for name in names] if by_name.keys() == set(names) else arrays
+
+
+def _not_of(head: str, arrays: Sequence[NDArray[np.float32]], nc: int) -> ModelError:
+    shapes = ", ".join(str(array.shape) for array in arrays)
+    return ModelError(f"outputs of shape {shapes} are not those of {head}" + (f" with {nc} classes" if nc else ""))
 
 
 def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) -> Detections:
@@ -206,3 +425,6 @@ def _candidates(
     if not fine.all():  # an object that is not finite is none, and would take its neighbours with it
         classes, anchors = classes[fine], anchors[fine]
     return scores[classes, anchors], classes, anchors
+
+
+_READERS: Mapping[Form, _Reader] = {"decoded": _decoded, "raw": _raw, "final": _final}

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
     from segx.structures.types import Image
-    from segx_task_segment.metrics.matching import ImageMatches
+    from segx_task_segment.metrics.coco import ImageMatches
     from segx_task_segment.results import SegmentResults
 
 COLUMNS = 4

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from segx import hookimpl
 from segx.plugin.specs import Head, TaskSpec, lazy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SEGX_API = (1, 0)
 
@@ -30,11 +25,11 @@ HEADS = (
         options=("conf", "iou", "max_det"),
     ),
 )
-"""What :mod:`segx_task_segment.heads` reads."""
+"""What :mod:`segx_task_segment.decode` reads."""
 
 
 @hookimpl
-def segx_tasks() -> Iterable[TaskSpec]:
+def segx_tasks() -> list[TaskSpec]:
     """Declare instance segmentation."""
     return [
         TaskSpec(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from segx_task_segment.metrics.matching import ImageMatches
+    from segx_task_segment.metrics.coco import ImageMatches
 
 
 class PredictionsFile:

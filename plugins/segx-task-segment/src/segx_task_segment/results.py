@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
     from segx.structures.types import Image
 
 

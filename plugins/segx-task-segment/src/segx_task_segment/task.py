@@ -14,7 +14,7 @@ from segx.ops.letterbox import boxes_to_image, letterbox, rect_shape
 from segx.structures.batch import Batch
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx_task_segment import heads
+from segx_task_segment import decode
 from segx_task_segment.mask_assembly import image_masks, input_masks
 from segx_task_segment.plugin import HEADS
 from segx_task_segment.results import SegmentResults, annotation_results
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from segx.options.verbs import DecodeOptions, TrainOptions
     from segx.plugin.interfaces import Dataset, Evaluator, LoaderMaker
     from segx.plugin.jobs import EvalSpec
+    from segx.structures.annotations import Sample
     from segx.structures.batch import Letterbox, SourceImage
     from segx.structures.results import Results
-    from segx.structures.sample import Sample
     from segx.structures.types import Array, Image
     from segx_task_segment.decode import Detections
     from segx_task_segment.training.drawings import SegmentDrawings
@@ -76,7 +76,7 @@ class SegmentTask:
             ModelError: The head is not known, or the outputs are not its.
         """
         shape = batch.geometry[0].input
-        found = heads.read(outputs, shape, info, options)
+        found = decode.read(outputs, shape, info, options)
         return [
             _results(
                 detections,
@@ -93,7 +93,7 @@ class SegmentTask:
 
     def limits(self, info: ArtifactInfo, options: DecodeOptions) -> DecodeOptions:
         """Return the options nearest to these that a finished graph still lets one choose."""
-        return heads.limits(info, options)
+        return decode.limits(info, options)
 
     def check(self, info: ArtifactInfo, options: DecodeOptions) -> None:
         """Refuse what a finished graph no longer lets one choose.
@@ -101,7 +101,7 @@ class SegmentTask:
         Raises:
             UsageError: With the option, and what the file does.
         """
-        heads.check(info, options)
+        decode.check(info, options)
 
     def draw_annotations(self, sample: Sample, names: Mapping[int, str]) -> Image:
         """Return an image of a data set, uint8 (H, W, 3) BGR, with its annotations drawn in.

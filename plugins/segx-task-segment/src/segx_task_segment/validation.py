@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.plugin.jobs import EvalSpec
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
     from segx_task_segment.metrics import SegmentMetrics
 
 logger = logging.getLogger(__name__)

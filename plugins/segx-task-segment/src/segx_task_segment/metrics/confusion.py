@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx_task_segment.metrics.matching import ImageMatches
+    from segx_task_segment.metrics.coco import ImageMatches
 
 logger = logging.getLogger(__name__)
 

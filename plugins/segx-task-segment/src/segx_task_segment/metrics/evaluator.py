@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from segx_task_segment.metrics.average_precision import Evidence
+from segx_task_segment.metrics.coco import AREAS, Evidence, ImageMatches, annotations_of, found_in, match_image
 from segx_task_segment.metrics.confusion import ConfusionMatrix
-from segx_task_segment.metrics.matching import AREAS, ImageMatches, annotations_of, found_in, match_image
 from segx_task_segment.metrics.metrics import IouTypeMetrics, SegmentMetrics
 from segx_task_segment.metrics.table import MatchTable
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.sample import Sample
-    from segx_task_segment.metrics.matching import AnnotationArrays, IouMatches
+    from segx.structures.annotations import Sample
+    from segx_task_segment.metrics.coco import AnnotationArrays, IouMatches
     from segx_task_segment.results import SegmentResults
 
 Fitness = Literal["mask", "box", "both"]

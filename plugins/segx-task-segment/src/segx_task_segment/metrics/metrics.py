@@ -13,16 +13,17 @@ import numpy as np
 
 from segx.errors import MissingPluginError
 from segx.words import counted, csv_text
-from segx_task_segment.metrics.average_precision import (
-    LIMITS,
+from segx_task_segment.metrics.coco import (
+    AREAS,
+    MAX_DETS,
     RECALLS,
+    THRESHOLDS,
     Averages,
     Evidence,
     average,
     bits,
     by_score,
 )
-from segx_task_segment.metrics.matching import AREAS, MOST, THRESHOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -217,7 +218,7 @@ class IouTypeMetrics:
         figures = {"AP": self.map, "AP50": self.map50, "AP75": self.map75}
         for number, area in list(enumerate(AREAS))[1:]:
             figures[f"AP_{area}"] = _mean(precision[:, number].ravel())
-        for number, limit in enumerate(LIMITS):
+        for number, limit in enumerate(MAX_DETS):
             figures[f"AR_{limit}"] = _mean(self.averages.recall_at[:, number])
         for number, area in list(enumerate(AREAS))[1:]:
             figures[f"AR_{area}"] = _mean(recall[:, number].ravel())
@@ -397,7 +398,7 @@ class SegmentMetrics:
         """What the figures mean, in one line."""
         thresholds = f"{THRESHOLDS[0]:.2f}:{THRESHOLDS[1] - THRESHOLDS[0]:.2f}:{THRESHOLDS[-1]:.2f}"
         words = [
-            f"COCO protocol: AP over IoU {thresholds}, 101 points of recall, at most {MOST} detections per class",
+            f"COCO protocol: AP over IoU {thresholds}, 101 points of recall, at most {MAX_DETS[-1]} detections a class",
             "boxes and masks in pixels of the original images",
         ]
         if self.crowds:

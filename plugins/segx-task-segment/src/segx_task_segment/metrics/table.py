@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx_task_segment.metrics.matching import ImageMatches, IouMatches
+    from segx_task_segment.metrics.coco import ImageMatches, IouMatches
 
 Outcome = Literal["TP", "FP", "FN", "ignored"]
 COLUMNS = ("image_id", "image", "iou_type", "outcome", "class", "score", "iou", "detection_id", "annotation_id")

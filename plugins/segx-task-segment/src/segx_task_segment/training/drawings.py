@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from segx.structures.annotations import Sample
     from segx.structures.batch import TrainBatch
-    from segx.structures.sample import Sample
     from segx.structures.types import Image
 
 _SHEET = 1920

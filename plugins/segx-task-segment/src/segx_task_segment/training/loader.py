@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from segx.ops.polygons import Polygon
     from segx.options.verbs import TrainOptions
     from segx.plugin.interfaces import Dataset
-    from segx.structures.annotations import Annotation
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Annotation, Sample
 
     Image = NDArray[np.uint8]
 

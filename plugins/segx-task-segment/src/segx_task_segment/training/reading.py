@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from segx.structures.sample import Sample
+    from segx.structures.annotations import Sample
 
     Image = NDArray[np.uint8]
 
