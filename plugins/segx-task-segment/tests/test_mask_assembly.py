@@ -76,6 +76,7 @@ def test_equal_the_dense_definition(seed: int, frame: str) -> None:
     masks = form(prototypes, coefficients, boxes, geometry)
     logits = dense_logits(prototypes, coefficients, geometry, frame)
     different = masks.data.astype(bool) != ((logits > 0) & box_filter(boxes, target))
+    assert (masks.area == masks.data.sum(axis=(1, 2), dtype=np.int64)).all()
     assert masks.shape == logits.shape
     assert np.abs(logits[different]).max(initial=0) < 1e-5
     assert different.sum() <= 2

@@ -171,16 +171,16 @@ def _assemble(
     edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2])
     windows = Windows.of(edges, across, down)
     words: list[NDArray[np.uint64]] = []
+    areas = [np.zeros(0, np.int64)]
     for chunk in _chunks(windows.samples * down.weights.shape[1]):
         values, steps = _sample(prototypes, coefficients[chunk], windows[chunk])
-        words.extend(_fill(values, steps, windows[chunk], across, down))
-    return Masks(
-        frame=frame,
-        rects=edges.astype(np.int32),
-        words=tuple(words),
-        orig_shape=frame,
-        image=(0, 0, frame[1], frame[0]),
-    )
+        filled, area = _fill(values, steps, windows[chunk], across, down)
+        words += filled
+        areas.append(area)
+    whole = (0, 0, frame[1], frame[0])
+    masks = Masks(frame=frame, rects=edges.astype(np.int32), words=tuple(words), orig_shape=frame, image=whole)
+    masks.__dict__["area"] = np.concatenate(areas)  # known already: the runs' lengths
+    return masks
 
 
 def _chunks(sizes: NDArray[np.int64]) -> Iterator[slice]:
@@ -223,8 +223,8 @@ def _sample(
 
 def _fill(
     values: NDArray[np.float32], steps: NDArray[np.float32], windows: Windows, across: Axis, down: Axis
-) -> list[NDArray[np.uint64]]:
-    """Return each object's bitmap: rows of pixels solved for their zero crossings, and the runs between them filled."""
+) -> tuple[list[NDArray[np.uint64]], NDArray[np.int64]]:
+    """Return each object's bitmap and area: rows solved for their zero crossings, and the runs between them filled."""
     x0, y0, x1, y1 = windows.rects.T
     strides = words_per_row(x1 - x0)
     spans = (y1 - y0) * strides
@@ -268,8 +268,11 @@ def _fill(
     origin = (base[owner] + first * strides[owner]) * 64 - x0[owner]
     positions = origin[cell] + line * (strides[owner] * 64)[cell] + pixel
     positions.sort()
+    on = np.concatenate([[0], np.cumsum(positions[1::2] - positions[::2])])
+    area = np.diff(on[np.searchsorted(positions[::2], np.append(base, base[-1] + spans[-1]) * 64)])
     filled = fill_between(positions, int(spans.sum()))
-    return [
+    bitmaps = [
         filled[start : start + span].reshape(-1, stride)
         for start, span, stride in zip(base.tolist(), spans.tolist(), strides.tolist(), strict=True)
     ]
+    return bitmaps, area
