@@ -44,6 +44,8 @@ _WARM_UP, _TURNS = 3, 20
 """Runs of one image that are thrown away, and those whose median is the latency."""
 _PROVEN = 8
 """Images, besides the drawn ones, on which runtimes of one file are compared."""
+_ROUNDS = 2
+"""Turns in which they are timed."""
 _COLD = """\
 import sys
 from segx import YOLO
@@ -261,40 +263,49 @@ class _Bench:
         )
 
     def _choice(self, artifact: Artifact, usual: Timing, sessions: Sessions) -> Choice | None:
-        """Measure the other runtimes of a file, and keep which is fastest: from then on the file is run by it."""
+        """Prove and measure the other runtimes of a file, and keep which is fastest: the file is run by it then.
+
+        They take turns, so that a machine that is busy for a while is busy for all; of each its best turn counts.
+        """
         others = [spec.name for spec in backends_on_cpu(artifact.format, self.registry) if spec.name != usual.backend]
         if not others:
             return None
-        timings = [usual, *(self._timing(artifact, name, usual, sessions) for name in others)]
+        timings = [usual, *(self._proven(artifact, name, usual.backend, sessions) for name in others)]
+        for _ in range(_ROUNDS):
+            timings = [timing if timing.problem else self._timed(timing, sessions) for timing in timings]
         choice = choice_of(timings, self.options.device, self.registry)
         keep(artifact, choice)
         return choice
 
-    def _timing(self, artifact: Artifact, name: str, usual: Timing, sessions: Sessions) -> Timing:
-        """Return what another runtime makes of a file: whether it finds what the usual one does, and how quickly.
+    def _proven(self, artifact: Artifact, name: str, usual: str, sessions: Sessions) -> Timing:
+        """Return whether another runtime finds in a file what the usual one does.
 
         What it does to 8-bit numbers is its own way of rounding: only what is as close as full precision counts.
         """
         from segx.flows.parity import describe, prove
 
         how = ValOptions(device=self.options.device).session()
+        allowed = default_tolerances("fp32")["fp32"]
         try:
-            session, other = sessions.get(how, usual.backend), sessions.get(how, name)
+            session, other = sessions.get(how, usual), sessions.get(how, name)
             task = self.registry.tasks.load(session.info.task)
-            allowed = default_tolerances("fp32")["fp32"]
             proof = prove(session, other, task=task, tolerance=allowed, images=self.images[:_PROVEN])
-            found = "; ".join(proof.problems) or ("" if proof.comparable else "nothing is found that could be compared")
-            latency, _ = self._latency(other)
-            return Timing(
-                backend=name,
-                latency=latency,
-                throughput=self._throughput(sessions, name),
-                cold=self._cold(artifact.path, name) if self.options.cold else None,
-                problem=found,
-                said=describe(proof.parity),
+            problem = "; ".join(proof.problems) or (
+                "" if proof.comparable else "nothing is found that could be compared"
             )
+            cold = self._cold(artifact.path, name) if self.options.cold and not problem else None
         except SegxError as error:
             return Timing(backend=name, problem=_said(error))
+        return Timing(backend=name, cold=cold, problem=problem, said=describe(proof.parity))
+
+    def _timed(self, timing: Timing, sessions: Sessions) -> Timing:
+        """Return the better of what a runtime took before and what it takes now."""
+        latency, _ = self._latency(sessions.get(ValOptions(device=self.options.device).session(), timing.backend))
+        return dataclasses.replace(
+            timing,
+            latency=min(latency, timing.latency or latency),
+            throughput=max(timing.throughput, self._throughput(sessions, timing.backend)),
+        )
 
     def _validate(self, sessions: Sessions, how: Any, backend: str) -> dict[str, float]:
         """Return the figures of a validation at one input shape, the same for every format."""
