@@ -305,7 +305,7 @@ def test_a_model_is_read_for_its_hash_only_where_one_of_its_size_was_measured(
     data[at : at + 6] = b"YOLOV8"
     changed.write_bytes(data)
     assert taken(get_registry().artifact(changed)) == "onnxruntime"  # the same size, another content
-    monkeypatch.setattr(fastest, "file_digest", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr(fastest, "_digest", lambda artifact: pytest.fail(f"{artifact.path} is read"))
     longer = tmp_path / "longer.onnx"
     longer.write_bytes(onnx.path.read_bytes() + b"\x72\x00")
     assert fastest.measured(get_registry().artifact(longer), get_registry()) is None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from segx.errors import SegxError
 from segx.io.files import write_text
-from segx.io.index_cache import file_digest, key_of
 from segx.io.paths import cache_folder
 from segx.plugin.requirements import installed
 from segx.records import Record
@@ -150,8 +149,7 @@ def measured(artifact: Artifact, registry: Registry, *, device: str | None = Non
     if device not in {None, "cpu"}:
         return None
     try:
-        specs = backends_on_cpu(artifact.format, registry)
-        if len(specs) < 2 or not (near := list(_folder().glob(f"{artifact.size}-*.json"))):
+        if not (near := list(_folder().glob(f"{artifact.size}-*.json"))):
             return None
         digest = _digest(artifact)
         path = next((path for path in near if path.stem.endswith(f"-{digest}")), None)
@@ -160,9 +158,14 @@ def measured(artifact: Artifact, registry: Registry, *, device: str | None = Non
         return None
     if choice is None or choice.device not in {None, device} or choice.machine != _machine():
         return None
+    specs = backends_on_cpu(artifact.format, registry)
     now = {spec.name: _versions(spec, registry) for spec in specs}
     taken = {choice.usual.backend, choice.fastest.backend}
-    same = specs[0].name == choice.usual.backend and all(now.get(name) == choice.versions.get(name) for name in taken)
+    same = (
+        bool(specs)
+        and specs[0].name == choice.usual.backend
+        and all(now.get(name) == choice.versions.get(name) for name in taken)
+    )
     return choice if same else None
 
 
@@ -201,6 +204,11 @@ def _folder() -> Path:
 
 def _digest(artifact: Artifact) -> str:
     """Return the hash of a model's content: of its file, or of names and contents of all files in its folder."""
+    from segx.io.index_cache import (
+        file_digest,
+        key_of,
+    )  # with zipfile and hashlib, which a first prediction does without
+
     if not artifact.path.is_dir():
         return file_digest(artifact.path)
     files = sorted(item for item in artifact.path.rglob("*") if item.is_file())
