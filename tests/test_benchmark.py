@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 import pytest
 
 from segx import YOLO
 from segx.errors import UsageError
 from segx.flows.benchmark_rows import Benchmark, BenchmarkRow
+from segx.options.verbs import PredictOptions
+from segx.plugin import fastest
+from segx.plugin.fastest import Timing
 from segx.plugin.known import FORMATS
 from segx.plugin.registry import get_registry
 from segx.testing.models import TINY_YOLOV8
 from segx_cli.main import main
+
+if TYPE_CHECKING:
+    from segx.artifact import Artifact
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -183,3 +192,130 @@ def test_another_model_is_told_from_the_same_one(folder: Path, capsys, monkeypat
     assert main(["verify", "model=tiny.onnx", "reference=other.pt"]) == 5
     assert "tiny.onnx differs from other.pt: output0" in capsys.readouterr().out
     assert YOLO("tiny.onnx").verify("tiny.pt").holds
+
+
+# Which runtime of several is taken
+
+Timings = tuple[Timing, ...]
+USUAL = Timing(backend="onnxruntime", latency=10.0, throughput=10.0)
+QUICK = Timing(backend="openvino", latency=5.0, throughput=20.0, said="the same")
+
+
+@pytest.fixture
+def onnx(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    """The tiny ``.onnx``, which two runtimes run, and a cache of its own."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
+    return get_registry().artifact(folder / "tiny.onnx")
+
+
+def taken(artifact: Artifact, **how: object) -> str:
+    """Return the runtime that a new model of a file runs by."""
+    session = YOLO(artifact.path)._sessions.get(PredictOptions.parse(how).session())
+    return type(session).__module__.partition(".")[0].removeprefix("segx_backend_")
+
+
+def note(artifact: Artifact, *timings: Timing, device: str | None = None) -> Path | None:
+    return fastest.keep(artifact, fastest.choice_of(timings, device, get_registry()))
+
+
+def test_every_runtime_of_a_file_is_proven_and_measured(onnx: Artifact, folder: Path) -> None:
+    data = next((folder / "shapes").glob("*.yaml"))
+    result = YOLO(onnx.path).benchmark(data=data, formats=(), most=2, cold=False, project=folder / "each")
+    choice = result.rows[0].choice
+    names = [timing.backend for timing in choice.timings]
+    assert names[0] == result.rows[0].backend == "onnxruntime"
+    assert set(names) == {spec.name for spec in get_registry().backends_for("onnx").usable}
+    for timing in choice.timings[1:]:
+        assert (timing.problem, timing.throughput > 0, timing.latency > 0) == ("", True, True)
+        assert "raw outputs within" in timing.said
+    assert f"onnx fp32: {choice.describe()}" in result.to_table()
+    kept = fastest.measured(onnx, get_registry())
+    assert (kept.timings, kept.versions) == (choice.timings, choice.versions)
+    assert taken(onnx) == choice.fastest.backend
+    document = json.loads((result.folder / "benchmark.json").read_text())
+    assert document["rows"][0]["choice"]["timings"][1]["backend"] == names[1]
+
+
+def test_the_fastest_is_taken_and_told(
+    onnx: Artifact, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert taken(onnx) == "onnxruntime"
+    note(onnx, USUAL, QUICK)
+    caplog.set_level("INFO", "segx")
+    assert taken(onnx) == "openvino"
+    assert "measured by segx benchmark: backend openvino (20.0 images/s, 5 ms, onnxruntime 10.0 images/s" in caplog.text
+    assert main(["info", f"model={onnx.path}"]) == 0
+    assert "backend openvino (20.0 images/s" in capsys.readouterr().out
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    found, named = (
+        YOLO(onnx.path).predict(image, conf=0.0, verbose=False, **how)[0] for how in ({}, {"backend": "openvino"})
+    )
+    np.testing.assert_array_equal(found.boxes.data, named.boxes.data)
+    model = YOLO(onnx.path)
+    model.predict(image, backend="onnxruntime", verbose=False)
+    (session,) = model._sessions._open.values()
+    assert type(session).__module__.startswith("segx_backend_onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("timings", "device"),
+    [
+        ((USUAL, replace(QUICK, problem="boxes differ")), None),
+        ((USUAL, replace(QUICK, throughput=10.4)), None),
+        ((USUAL, replace(QUICK, latency=10.5)), None),
+        ((USUAL, QUICK), "cpu"),
+        ((QUICK, USUAL), None),
+    ],
+    ids=["not proven", "hardly faster", "slower for one image", "measured for a named device", "another was usual"],
+)
+def test_another_runtime_is_not_taken(onnx: Artifact, timings: Timings, device: str | None) -> None:
+    note(onnx, *timings, device=device)
+    assert taken(onnx) == "onnxruntime"
+    if device is not None:
+        assert taken(onnx, device=device) == "openvino"
+
+
+def test_half_precision_is_not_what_was_proven(onnx: Artifact) -> None:
+    note(onnx, USUAL, QUICK)
+    assert YOLO(onnx.path)._sessions.choice(PredictOptions(half=True).session()) is None
+    assert YOLO(onnx.path)._sessions.choice(PredictOptions().session()).fastest.backend == "openvino"
+
+
+@pytest.mark.parametrize("change", ["_versions", "_machine"])
+def test_what_was_measured_elsewhere_is_not_used(onnx: Artifact, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    note(onnx, USUAL, QUICK)
+    monkeypatch.setattr(fastest, change, lambda *_: "another")
+    assert taken(onnx) == "onnxruntime"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"layout": 1}', '{"layout": 9}', "[" * 9000])
+def test_a_damaged_record_is_none(onnx: Artifact, content: str) -> None:
+    note(onnx, USUAL, QUICK).write_text(content)
+    assert taken(onnx) == "onnxruntime"
+
+
+def test_a_model_is_read_for_its_hash_only_where_one_of_its_size_was_measured(
+    onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(onnx, USUAL, QUICK)
+    changed = tmp_path / "changed.onnx"
+    data = bytearray(onnx.path.read_bytes())
+    at = data.index(b"yolov8")
+    data[at : at + 6] = b"YOLOV8"
+    changed.write_bytes(data)
+    assert taken(get_registry().artifact(changed)) == "onnxruntime"  # the same size, another content
+    monkeypatch.setattr(fastest, "_digest", lambda artifact: pytest.fail(f"{artifact.path} is read"))
+    longer = tmp_path / "longer.onnx"
+    longer.write_bytes(onnx.path.read_bytes() + b"\x72\x00")
+    assert fastest.measured(get_registry().artifact(longer), get_registry()) is None
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    onnx: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "file"))
+    assert note(onnx, USUAL, QUICK) is None
+    assert "which runtime is fastest cannot be kept" in caplog.text
+    assert taken(onnx) == "onnxruntime"

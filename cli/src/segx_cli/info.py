@@ -35,6 +35,7 @@ def run(call: Call, output: Output) -> int:
         "format": _format(model),
         "bytes": _size(model),
         "caution": _caution(model),
+        "run_by": _run_by(model),
         **dataclasses.asdict(info),
         "summary": None if summary is None else dataclasses.asdict(summary),
     }
@@ -62,6 +63,22 @@ def _caution(model: YOLO) -> str:
     return "" if kind is None else get_registry().backend_for(kind).caution
 
 
+def _run_by(model: YOLO) -> str:
+    """Return which runtime a file is run by, and why."""
+    from segx.plugin.fastest import backends_on_cpu, measured
+    from segx.plugin.registry import get_registry
+
+    registry, kind = get_registry(), _format(model)
+    if kind is None or model.path is None:
+        return ""
+    choice = measured(registry.artifact(model.path), registry)
+    if choice is not None:
+        return f"{choice.describe()} (segx benchmark)"
+    usual, others = registry.backend_for(kind).name, [spec.name for spec in backends_on_cpu(kind, registry)]
+    more = ", ".join(name for name in others if name != usual)
+    return f"{usual}, the usual one; {more} too: segx benchmark says which is fastest" if more else usual
+
+
 def _size(model: YOLO) -> int | None:
     from segx.artifact import Artifact
 
@@ -75,6 +92,7 @@ def _rows(document: dict[str, Any], info: ArtifactInfo, summary: ModelSummary | 
         ("file", where),
         ("format", f"{document['format']}, {document['bytes'] / 1e6:.1f} MB" if document["format"] else ""),
         ("caution", f"this file {document['caution']}" if document["caution"] else ""),
+        ("run by", document["run_by"]),
         ("task", f"{info.task} ({info.head})"),
         ("model", " ".join(part for part in (info.variant, f"({info.architecture})") if part)),
         ("classes", _names(info.names)),

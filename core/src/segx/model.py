@@ -359,8 +359,8 @@ class YOLO(Handles):
         from segx.flows.val import validate
 
         chosen = _checked(ValOptions, options, given if options else self._with_defaults(ValOptions, given))
-        session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
         with spoken(chosen.verbose):
+            session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
             metrics = validate(session, chosen, model=self._given, registry=self._heard(), streams=streams)
             if show:
                 for line in metrics.to_table(verbose=chosen.verbose).splitlines():

@@ -16,6 +16,7 @@ from segx.options.verbs import SessionOptions
 
 if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo
+    from segx.plugin.fastest import Choice
     from segx.plugin.interfaces import Architecture, Session
     from segx.plugin.jobs import ModelConfig
     from segx.plugin.registry import Registry
@@ -62,6 +63,7 @@ class Sessions:
         self._origin = origin
         self._open: dict[tuple[SessionOptions, str | None], Session] = {}
         self._lock = threading.RLock()
+        self._choices: dict[str | None, Choice | None] = {}
         self.changed = False
         if isinstance(origin, ModelDefinition):
             self.info = origin.architecture.info(origin.config)
@@ -138,7 +140,23 @@ class Sessions:
     def _format(self) -> str:
         return MODEL_FORMAT if isinstance(self._origin, ModelDefinition) else self._origin.format
 
+    def choice(self, how: SessionOptions) -> Choice | None:
+        """Return what was measured of the runtimes of this file, where it holds for how it is to run."""
+        artifact = self.artifact
+        if artifact is None or how.half:
+            return None
+        with self._lock:
+            if how.device not in self._choices:
+                from segx.plugin.fastest import measured
+
+                self._choices[how.device] = found = measured(artifact, self._registry, device=how.device)
+                if found is not None and found.fastest is not found.usual:
+                    logger.info("%s: measured by segx benchmark: %s", self._given, found.describe())
+            return self._choices[how.device]
+
     def _backend_spec(self, how: SessionOptions, backend: str | None) -> BackendSpec:
+        if backend is None and (choice := self.choice(how)) is not None:
+            backend = choice.fastest.backend
         return self._registry.backend_for(self._format, name=backend, device=how.device)
 
     def _start(self, how: SessionOptions, backend: str | None) -> Session:

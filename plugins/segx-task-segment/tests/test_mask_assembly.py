@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 
@@ -75,6 +76,7 @@ def test_equal_the_dense_definition(seed: int, frame: str) -> None:
     masks = form(prototypes, coefficients, boxes, geometry)
     logits = dense_logits(prototypes, coefficients, geometry, frame)
     different = masks.data.astype(bool) != ((logits > 0) & box_filter(boxes, target))
+    assert (masks.area == masks.data.sum(axis=(1, 2), dtype=np.int64)).all()
     assert masks.shape == logits.shape
     assert np.abs(logits[different]).max(initial=0) < 1e-5
     assert different.sum() <= 2
@@ -120,3 +122,62 @@ def test_memory_is_that_of_the_bits() -> None:
     masks = image_masks(prototypes, rng.normal(size=(300, 4)).astype(np.float32), boxes, geometry)
     assert masks.nbytes < 300 * 400 * 8 * 8
     assert masks.area.sum() > 0
+
+
+def by_rows(prototypes: np.ndarray, weights: np.ndarray, box: np.ndarray, geometry: Letterbox) -> np.ndarray:
+    """One mask, bool (H, W), with no cell left out: every row at prototype width, every crossing toggled."""
+    height, width = geometry.original
+    across, down = (
+        mask_assembly._axis(count / side, count, pixels, padding, extent)
+        for count, side, pixels, padding, extent in (
+            (prototypes.shape[2], geometry.input[1], width, geometry.left, geometry.width),
+            (prototypes.shape[1], geometry.input[0], height, geometry.top, geometry.height),
+        )
+    )
+    x0, y0, x1, y1 = np.clip(np.ceil(box), 0, [width, height] * 2).astype(int)
+    toggled = np.zeros((height, width + 1), bool)
+    if x1 <= x0 or y1 <= y0:
+        return toggled[:, :-1]
+    left, right = across.before[x0], min(across.before[x1 - 1] + 2, across.prototypes)
+    logits = np.einsum("k,khw->hw", weights, prototypes[:, :, left:right])
+    steps = np.diff(logits, axis=0, append=logits[-1:])
+    for y in range(y0, y1):
+        row, weight = down.before[y], np.float32(down.position[y] - down.before[y])
+        samples = np.pad(steps[row] * weight + logits[row], 1, constant_values=-1)
+        for column in np.flatnonzero((samples[1:] > 0) != (samples[:-1] > 0)).tolist():
+            here, after = samples[column : column + 2].astype(np.float64)
+            pixel = (left + column - 1 + here / (here - after) - across.start) / across.slope
+            pixel = np.clip(np.floor(pixel) + 1 if after > 0 else np.ceil(pixel), x0, x1)
+            pixel = x0 if column == 0 else x1 if column == right - left else int(pixel)
+            toggled[y, pixel] ^= True
+    return np.logical_xor.accumulate(toggled, axis=1)[:, :-1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cells_without_an_outline_are_left_out_to_the_bit(seed: int) -> None:
+    """Noise, in which no cell can be left out; smooth ones and nearly flat ones around zero, in which most can."""
+    rng = np.random.default_rng(seed)
+    geometry = place(tuple(rng.integers(20, 500, 2).tolist()), (160, 224))
+    prototypes = rng.normal(size=(5, 40, 56)).astype(np.float32)
+    if seed % 3:
+        prototypes = np.stack([cv2.GaussianBlur(plane, (0, 0), 4) for plane in prototypes])
+    if seed % 3 == 2:
+        prototypes = np.round(prototypes * 8) * np.float32(1e-8)  # zeros, and ends of cells that round to them
+    coefficients = np.round(rng.normal(size=(6, 5)), 1).astype(np.float32)
+    boxes = random_boxes(rng, 6, geometry.original)
+    masks = image_masks(prototypes, coefficients, boxes, geometry).data
+    for mask, weights, box in zip(masks, coefficients, boxes, strict=True):
+        np.testing.assert_array_equal(mask, by_rows(prototypes, weights, box, geometry))
+
+
+def test_what_is_not_finite_is_nowhere_and_spills_nowhere() -> None:
+    geometry = place((300, 300), (64, 64))
+    boxes = np.array([[0, 0, 300, 300]], np.float32)
+    for value in (np.inf, -np.inf, np.nan, 3e38):
+        prototypes = np.ones((2, 16, 16), np.float32)
+        prototypes[:, 5, 7] = value
+        weights = np.array([[1, 2]], np.float32)
+        mask = image_masks(prototypes, weights, boxes, geometry).data[0].astype(bool)
+        assert mask[:60].all()
+        assert mask[150:].all()
+        assert not mask[100, 141]

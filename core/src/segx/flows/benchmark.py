@@ -21,7 +21,9 @@ from segx.flows.benchmark_rows import Benchmark, BenchmarkRow
 from segx.flows.calibration import spread
 from segx.io.files import write_text
 from segx.options.verbs import PRECISION_OPTIONS, BenchmarkOptions, PredictOptions, ValOptions
+from segx.plugin.fastest import Timing, backends_on_cpu, choice_of, keep
 from segx.plugin.known import FORMATS
+from segx.plugin.specs import default_tolerances
 from segx.runs import Run, Step, make_run_folder
 from segx.sessions import MODEL_FORMAT, Sessions
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Artifact
+    from segx.plugin.fastest import Choice
     from segx.plugin.interfaces import Dataset, Session
     from segx.plugin.registry import Registry
     from segx.plugin.specs import ExporterSpec
@@ -39,10 +42,14 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP, _TURNS = 3, 20
 """Runs of one image that are thrown away, and those whose median is the latency."""
+_PROVEN = 8
+"""Images, besides the drawn ones, on which runtimes of one file are compared."""
+_ROUNDS = 2
+"""Turns in which they are timed."""
 _COLD = """\
 import sys
 from segx import YOLO
-YOLO(sys.argv[1]).predict(sys.argv[2], verbose=False, **({"device": sys.argv[3]} if sys.argv[3] else {}))
+YOLO(sys.argv[1]).predict(sys.argv[2], verbose=False, device=sys.argv[3] or None, backend=sys.argv[4])
 """
 _COLD_SECONDS = 600
 
@@ -232,31 +239,80 @@ class _Bench:
     def _measured(self, row: BenchmarkRow, artifact: Artifact) -> BenchmarkRow:
         """Validate it, time one image, time many, and time a new process."""
         how = ValOptions(device=self.options.device).session()
+        backend = self.registry.backend_for(artifact.format, device=how.device).name
         with contextlib.closing(Sessions(artifact, self.name, self.registry)) as sessions:
-            session = sessions.get(how)
-            precision, backend = sessions.info.precision, self.registry.backend_for(artifact.format, device=how.device)
-            metrics = self._validate(sessions, how)
+            session = sessions.get(how, backend)
+            precision, metrics = sessions.info.precision, self._validate(sessions, how, backend)
             latency, network = self._latency(session)
-            throughput = self._throughput(sessions)
+            throughput = self._throughput(sessions, backend)
+            cold = self._cold(artifact.path, backend) if self.options.cold else None
+            usual = Timing(backend=backend, latency=latency, throughput=throughput, cold=cold)
+            choice = self._choice(artifact, usual, sessions) if session.device == "cpu" else None
         return dataclasses.replace(
             row,
             precision=precision,
-            backend=backend.name,
+            backend=backend,
             path=artifact.path,
             bytes=artifact.size,
             metrics=metrics,
             latency=latency,
             network=network,
             throughput=throughput,
-            cold=self._cold(artifact.path) if self.options.cold else None,
+            cold=cold,
+            choice=choice,
         )
 
-    def _validate(self, sessions: Sessions, how: Any) -> dict[str, float]:
+    def _choice(self, artifact: Artifact, usual: Timing, sessions: Sessions) -> Choice | None:
+        """Prove and measure the other runtimes of a file, and keep which is fastest: the file is run by it then.
+
+        They take turns, so that a machine that is busy for a while is busy for all; of each its best turn counts.
+        """
+        others = [spec.name for spec in backends_on_cpu(artifact.format, self.registry) if spec.name != usual.backend]
+        if not others:
+            return None
+        timings = [usual, *(self._proven(artifact, name, usual.backend, sessions) for name in others)]
+        for _ in range(_ROUNDS):
+            timings = [timing if timing.problem else self._timed(timing, sessions) for timing in timings]
+        choice = choice_of(timings, self.options.device, self.registry)
+        keep(artifact, choice)
+        return choice
+
+    def _proven(self, artifact: Artifact, name: str, usual: str, sessions: Sessions) -> Timing:
+        """Return whether another runtime finds in a file what the usual one does.
+
+        What it does to 8-bit numbers is its own way of rounding: only what is as close as full precision counts.
+        """
+        from segx.flows.parity import describe, prove
+
+        how = ValOptions(device=self.options.device).session()
+        allowed = default_tolerances("fp32")["fp32"]
+        try:
+            session, other = sessions.get(how, usual), sessions.get(how, name)
+            task = self.registry.tasks.load(session.info.task)
+            proof = prove(session, other, task=task, tolerance=allowed, images=self.images[:_PROVEN])
+            problem = "; ".join(proof.problems) or (
+                "" if proof.comparable else "nothing is found that could be compared"
+            )
+            cold = self._cold(artifact.path, name) if self.options.cold and not problem else None
+        except SegxError as error:
+            return Timing(backend=name, problem=_said(error))
+        return Timing(backend=name, cold=cold, problem=problem, said=describe(proof.parity))
+
+    def _timed(self, timing: Timing, sessions: Sessions) -> Timing:
+        """Return the better of what a runtime took before and what it takes now."""
+        latency, _ = self._latency(sessions.get(ValOptions(device=self.options.device).session(), timing.backend))
+        return dataclasses.replace(
+            timing,
+            latency=min(latency, timing.latency or latency),
+            throughput=max(timing.throughput, self._throughput(sessions, timing.backend)),
+        )
+
+    def _validate(self, sessions: Sessions, how: Any, backend: str) -> dict[str, float]:
         """Return the figures of a validation at one input shape, the same for every format."""
         from segx.flows.val import validate
 
         options = ValOptions(data=self.options.data, imgsz=self.options.imgsz, rect=False, plots=False, verbose=False)
-        session, streams = sessions.with_streams(how)
+        session, streams = sessions.with_streams(how, backend)
         found = validate(
             session,
             options,
@@ -287,13 +343,13 @@ class _Bench:
             whole.append(milliseconds_since(start))
         return median(whole[_WARM_UP:]), median(network[_WARM_UP:])
 
-    def _throughput(self, sessions: Sessions) -> float:
+    def _throughput(self, sessions: Sessions, backend: str) -> float:
         """Return images a second of predict, from files to results."""
         from segx.flows.predict import predict
         from segx.io.sources import open_source
 
         options = PredictOptions(imgsz=self.options.imgsz, rect=False, device=self.options.device, verbose=False)
-        session, streams = sessions.with_streams(options.session())
+        session, streams = sessions.with_streams(options.session(), backend)
         source = open_source([image.path for image in self.images])
         task = self.registry.tasks.load(session.info.task)
         start = time.perf_counter()
@@ -301,13 +357,13 @@ class _Bench:
         count = sum(1 for _ in results)
         return count / (time.perf_counter() - start)
 
-    def _cold(self, path: Path) -> float:
+    def _cold(self, path: Path, backend: str) -> float:
         """Return the seconds of a first prediction in a new process; the second of two, whose files are in memory.
 
         Raises:
             ModelError: The process ends otherwise than well.
         """
-        line = [sys.executable, "-c", _COLD, str(path), self.images[0].path, self.options.device or ""]
+        line = [sys.executable, "-c", _COLD, str(path), self.images[0].path, self.options.device or "", backend]
         for _ in range(2):
             start = time.perf_counter()
             try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import Parity
+    from segx.plugin.fastest import Choice
 
 ACCURATE = 0.01
 """How much of the source's fitness a format may lose and still be recommended."""
@@ -40,6 +41,7 @@ class BenchmarkRow:
         throughput: Images a second of predict, from files to results.
         cold: Seconds of a first prediction in a new process, imports included; None: not measured.
         parity: How close it is to what it was made from; None for the model itself.
+        choice: What each runtime that is installed makes of the file; None where there is one only.
     """
 
     format: str
@@ -56,6 +58,7 @@ class BenchmarkRow:
     throughput: float = 0.0
     cold: float | None = None
     parity: Parity | None = None
+    choice: Choice | None = None
 
     @property
     def name(self) -> str:
@@ -109,6 +112,7 @@ class Benchmark:
         if cold := [row for row in accurate if row.cold is not None]:
             quickest = min(cold, key=lambda row: row.cold or 0.0)
             lines.append(f"first result soonest: {quickest.name} ({quickest.cold:.1f} s)")
+        lines += [f"{row.name}: {row.choice.describe()}" for row in self.measured if row.choice is not None]
         lost = [row.name for row in self.measured if row not in accurate]
         return [*lines, *([f"lose more than {ACCURATE} of the fitness: {', '.join(lost)}"] if lost else [])]
 
@@ -147,7 +151,9 @@ class Benchmark:
     def to_csv(self) -> str:
         """Return the rows as CSV, with everything that was measured."""
         names = dict.fromkeys(chain.from_iterable(row.metrics for row in self.rows))
-        plain = [item.name for item in dataclasses.fields(BenchmarkRow) if item.name not in {"metrics", "parity"}]
+        plain = [
+            item.name for item in dataclasses.fields(BenchmarkRow) if item.name not in {"metrics", "parity", "choice"}
+        ]
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow([*plain, *names, "parity_box", "parity_score", "parity_mask_iou", "parity_matched"])

@@ -13,7 +13,7 @@ MIRROR_VARIABLE = "SEGX_WEIGHTS_URL"
 PIXELS_VARIABLE = "SEGX_MAX_PIXELS"
 _MOST_PIXELS = 400_000_000
 
-CACHE_PARTS = ("datasets", "downloads", "indexes", "images", "runtimes", "weights")
+CACHE_PARTS = ("backends", "datasets", "downloads", "indexes", "images", "runtimes", "weights")
 """The folders inside the cache; ``segx cache clear`` touches nothing else."""
 
 _YES = {"1", "true", "yes", "on"}

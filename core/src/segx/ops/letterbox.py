@@ -90,8 +90,10 @@ def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
     grey = np.float32(GREY) / np.float32(255)
     out[:, :top], out[:, bottom:] = grey, grey
     out[:, top:bottom, :left], out[:, top:bottom, right:] = grey, grey
-    for channel in range(3):
-        np.divide(resized[:, :, 2 - channel], np.float32(255), out=out[channel, top:bottom, left:right])
+    inside = out[:, top:bottom, left:right]
+    for plane, channel in zip(inside[::-1], cv2.split(resized), strict=True):  # each read in one stride, then divided
+        plane[:] = channel
+    np.divide(inside, np.float32(255), out=inside)
 
 
 def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = True) -> tuple[Images, list[Letterbox]]:

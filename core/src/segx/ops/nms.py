@@ -11,7 +11,7 @@ from segx.ops.boxes import area, intersection
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK = 256
+BLOCK = 128
 """Candidates compared with one another at a time."""
 
 

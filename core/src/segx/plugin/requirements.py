@@ -46,6 +46,13 @@ def unmet(requirements: Iterable[str]) -> tuple[Unmet, ...]:
     return tuple(problem for entry in requirements if (problem := _check(entry)) is not None)
 
 
+def installed(requirements: Iterable[str]) -> list[str]:
+    """Return name and version of what is installed of the requirements, alternatives among them: ``"numpy 2.4"``."""
+    texts = (text for entry in requirements for text in entry.split(ALTERNATIVE))
+    found = (find(name[0]) for text in texts if (name := _NAME.match(text.strip())))
+    return [f"{item.name} {item.version}" for item in found if item is not None]
+
+
 def modules(entry: str) -> list[str]:
     """Return the names of the top-level modules to import for a requirement that is met."""
     from importlib import metadata
@@ -77,6 +84,7 @@ def _check(entry: str) -> Unmet | None:
 
 
 _AT_LEAST = re.compile(r"([A-Za-z0-9][\w.-]*?)\s*>=\s*(\d+(?:\.\d+)*)")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _RELEASE = re.compile(r"\d+(?:\.\d+)*")
 
 

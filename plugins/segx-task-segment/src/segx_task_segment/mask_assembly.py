@@ -1,10 +1,10 @@
 """Masks from prototypes and coefficients: exact at any resolution, without ever touching every pixel.
 
-A mask is where ``coefficients . prototypes``, interpolated bilinearly with half-pixel centres, is above zero. Within
-one row of the image that is a polyline with a corner at each prototype column, so it is enough to form the row at
-prototype width and to solve for where it crosses zero: each crossing gives the first pixel of a run. The runs are
-filled as bits, 64 pixels at a time. At 12 megapixels a prototype is 25 pixels wide, and the work is 25 times less than
-that of forming, comparing and writing each pixel.
+A mask is where ``coefficients . prototypes``, interpolated bilinearly with half-pixel centres, is above zero. Between
+four prototypes that are all above zero, or all not, so is every pixel: only the cells in which the sign changes are
+looked into. There one row of the image is a straight line from one prototype column to the next, whose zero crossing
+gives the first pixel of a run. The runs are filled as bits, 64 pixels at a time. At 12 megapixels a cell is 25 x 25
+pixels, and the work is that of the outlines, 25 times less than that of forming, comparing and writing their pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from segx.structures.batch import Letterbox
 
 CHUNK = 1 << 18
-"""Most row samples (float32) held at a time, unless one object alone needs more."""
+"""Most rows of cells (float32) held at a time if every cell were an outline's, unless one object alone needs more."""
 
 
 class Axis(Record, kw_only=False):
@@ -58,45 +58,56 @@ class Axis(Record, kw_only=False):
         return np.minimum(self.position.astype(np.int64), max(self.prototypes - 2, 0))
 
     @cached_property
-    def weight(self) -> NDArray[np.float32]:
-        """How far each pixel is from the prototype before it to the next, 0..1."""
-        return (self.position - self.before).astype(np.float32)
+    def first(self) -> NDArray[np.int64]:
+        """(prototypes + 1): the first pixel that has this prototype, or a later one, before it."""
+        return np.searchsorted(self.before, np.arange(self.prototypes + 1))
 
-    def needed(self, first: int, last: int) -> tuple[int, int]:
-        """Return the first and last (exclusive) prototype that pixels first..last (exclusive) need."""
-        return int(self.before[first]), min(int(self.before[last - 1]) + 2, self.prototypes)
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """(prototypes, most): how far each pixel after a prototype is on the way to the next, 0..1; then NaN."""
+        first, last = self.first[:-1, None], self.first[1:, None]
+        pixel = first + np.arange((last - first).max(initial=1))
+        inside = np.minimum(pixel, self.pixels - 1)
+        weight = (self.position[inside] - self.before[inside]).astype(np.float32)
+        return np.where(pixel < last, weight, np.float32(np.nan))
+
+    def needed(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first and last (exclusive) prototypes that pixels first..last (exclusive) need."""
+        return self.before[first], np.minimum(self.before[last - 1] + 2, self.prototypes)
 
 
-class Window(Record, kw_only=False):
-    """One object's rectangle in the frame and the prototypes it needs.
+class Windows(Record, kw_only=False):
+    """The rectangles of objects in the frame, and the cells between the prototypes they need.
 
     Attributes:
-        rect: x0, y0, x1, y1 in pixels of the frame, the last two exclusive.
-        columns: First and last (exclusive) prototype column.
+        rects: int64 (N, 4), x0, y0, x1, y1 in pixels of the frame, the last two exclusive.
+        left: int64 (N,), first prototype column.
+        top: int64 (N,), first prototype row.
+        columns: int64 (N,), prototype columns.
+        rows: int64 (N,), rows of cells; 0 where the rectangle is empty.
     """
 
-    rect: tuple[int, int, int, int]
-    columns: tuple[int, int]
+    rects: NDArray[np.int64]
+    left: NDArray[np.int64]
+    top: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rects: NDArray[np.int64], across: Axis, down: Axis) -> Windows:
+        """Return the windows of rectangles."""
+        empty = np.any(rects[:, 2:] <= rects[:, :2], axis=1)
+        x0, y0, x1, y1 = np.where(np.expand_dims(empty, 1), [0, 0, 1, 1], rects).T
+        (left, right), (top, bottom) = across.needed(x0, x1), down.needed(y0, y1)
+        return cls(rects, left, top, right - left, np.where(empty, 0, np.maximum(bottom - top - 1, 1)))
 
     @property
-    def height(self) -> int:
-        """Rows of the rectangle."""
-        return self.rect[3] - self.rect[1]
+    def samples(self) -> NDArray[np.int64]:
+        """Samples of each: its columns, and one of nothing at either end, where runs that reach that far end."""
+        return self.rows * (self.columns + 2)
 
-    @property
-    def width(self) -> int:
-        """Columns of the rectangle."""
-        return self.rect[2] - self.rect[0]
-
-    @property
-    def row_samples(self) -> int:
-        """Prototype columns, and a column of nothing at either end where runs begin and end with the rectangle."""
-        return self.columns[1] - self.columns[0] + 2
-
-    @property
-    def samples(self) -> int:
-        """Samples of all rows."""
-        return self.height * self.row_samples
+    def __getitem__(self, some: slice) -> Windows:
+        return Windows(self.rects[some], self.left[some], self.top[some], self.columns[some], self.rows[some])
 
 
 def image_masks(
@@ -158,85 +169,110 @@ def _assemble(
     limit = np.array([frame[1], frame[0]] * 2)
     edges = np.clip(np.ceil(boxes.astype(np.float64)), 0, limit).astype(np.int64)
     edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2])
-    windows = [
-        Window((x0, y0, x1, y1), across.needed(x0, x1) if x1 > x0 else (0, 0)) for x0, y0, x1, y1 in edges.tolist()
-    ]
+    windows = Windows.of(edges, across, down)
     words: list[NDArray[np.uint64]] = []
-    for chunk in _chunks(windows):
-        samples = np.full(sum(window.samples for window in windows[chunk]), -1, np.float32)
-        _sample_rows(prototypes, coefficients[chunk], windows[chunk], down, samples)
-        words.extend(_fill(samples, windows[chunk], across))
-    return Masks(
-        frame=frame,
-        rects=edges.astype(np.int32),
-        words=tuple(words),
-        orig_shape=frame,
-        image=(0, 0, frame[1], frame[0]),
-    )
+    areas = [np.zeros(0, np.int64)]
+    for chunk in _chunks(windows.samples * down.weights.shape[1]):
+        values, steps = _sample(prototypes, coefficients[chunk], windows[chunk])
+        filled, area = _fill(values, steps, windows[chunk], across, down)
+        words += filled
+        areas.append(area)
+    whole = (0, 0, frame[1], frame[0])
+    masks = Masks(frame=frame, rects=edges.astype(np.int32), words=tuple(words), orig_shape=frame, image=whole)
+    masks.__dict__["area"] = np.concatenate(areas)  # known already: the runs' lengths
+    return masks
 
 
-def _chunks(windows: list[Window]) -> Iterator[slice]:
-    """Cut the objects into groups whose row samples fit in :data:`CHUNK`."""
+def _chunks(sizes: NDArray[np.int64]) -> Iterator[slice]:
+    """Cut objects of these sizes into groups that hold at most :data:`CHUNK` together, or one object."""
     start, held = 0, 0
-    for i, window in enumerate(windows):
-        if held and held + window.samples > CHUNK:
+    for i, size in enumerate(sizes.tolist()):
+        if held and held + size > CHUNK:
             yield slice(start, i)
             start, held = i, 0
-        held += window.samples
-    if start < len(windows):
-        yield slice(start, len(windows))
+        held += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
 
 
-def _sample_rows(
-    prototypes: NDArray[np.float32],
-    coefficients: NDArray[np.float32],
-    windows: list[Window],
-    down: Axis,
-    samples: NDArray[np.float32],
-) -> None:
-    """Write each object's logits, rows of the frame by prototype columns, with a column of -1 kept at either end."""
+def _sample(
+    prototypes: NDArray[np.float32], coefficients: NDArray[np.float32], windows: Windows
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return each object's logits, one row of cells after the other, and how far it is from each to the one below.
+
+    At either end of a row is a column of -1.
+    """
+    values = np.full(windows.samples.sum(), -1, np.float32)
+    steps = np.zeros_like(values)
     offset = 0
-    for window, weights in zip(windows, coefficients, strict=True):
-        rows = samples[offset : offset + window.samples].reshape(window.height, window.row_samples)
-        offset += window.samples
-        if rows.size == 0 or window.width == 0:
-            continue
-        (left, right), (_, y0, _, y1) = window.columns, window.rect
-        top, bottom = down.needed(y0, y1)
-        needed = prototypes[:, top:bottom, left:right]
-        logits = np.einsum("k,khw->hw", weights, needed)  # not @: BLAS would spread it over threads that spin
-        steps = np.diff(logits, axis=0, append=logits[-1:])
-        before, inside = down.before[y0:y1] - top, rows[:, 1:-1]
-        np.multiply(steps[before], down.weight[y0:y1, None], out=inside)
-        inside += logits[before]
+    table = np.stack([windows.left, windows.top, windows.columns, windows.rows, windows.samples], axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for (left, top, columns, rows, samples), weights in zip(table.tolist(), coefficients, strict=True):
+            part = slice(offset, offset + samples)
+            offset += samples
+            if not samples:
+                continue
+            needed = prototypes[:, top : top + rows + 1, left : left + columns]
+            logits = np.einsum("k,khw->hw", weights, needed)  # not @: BLAS would spread it over threads that spin
+            inside = (rows, columns + 2)
+            values[part].reshape(inside)[:, 1:-1] = logits[:rows]
+            if len(logits) > 1:
+                np.subtract(logits[1:], logits[:-1], out=steps[part].reshape(inside)[:, 1:-1])
+    return values, steps
 
 
-def _fill(samples: NDArray[np.float32], windows: list[Window], across: Axis) -> list[NDArray[np.uint64]]:
-    """Return each object's bitmap: its rows solved for their zero crossings, and the runs between them filled."""
-    sizes = np.array([window.samples for window in windows])
-    ends = np.cumsum(sizes)
-    above = samples > 0
-    before = np.flatnonzero(above[1:] != above[:-1])  # rows end as they begin, below zero, so none runs into the next
-    owner = np.repeat(np.arange(len(windows)), np.diff(np.searchsorted(before, ends), prepend=0))
+def _fill(
+    values: NDArray[np.float32], steps: NDArray[np.float32], windows: Windows, across: Axis, down: Axis
+) -> tuple[list[NDArray[np.uint64]], NDArray[np.int64]]:
+    """Return each object's bitmap and area: rows solved for their zero crossings, and the runs between them filled."""
+    x0, y0, x1, y1 = windows.rects.T
+    strides = words_per_row(x1 - x0)
+    spans = (y1 - y0) * strides
+    base, begin = np.cumsum(spans) - spans, np.cumsum(windows.samples) - windows.samples
 
-    row_samples = np.array([window.row_samples for window in windows])[owner]
-    row, column = np.divmod(before - (ends - sizes)[owner], row_samples)
-    here, after = samples[before].astype(np.float64), samples[before + 1].astype(np.float64)
-    first_column = np.array([window.columns[0] for window in windows])[owner]
-    crossing = first_column + column - 1 + here / (here - after)
+    # Rounding is monotonous: whatever is interpolated lies between a value and that value plus its whole step.
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = values + steps
+    if not (finite := np.isfinite(ends)).all():
+        values[~finite], steps[~finite], ends[~finite] = -1, 0, -1
+    above, below = values > 0, ends > 0
+    some, every = above | below, above & below
+    cells = np.flatnonzero((some[1:] | some[:-1]) & ~(every[1:] & every[:-1]))  # rows end as they begin, not above
+    owner = np.searchsorted(begin, cells, side="right") - 1
+    row, column = np.divmod(cells - begin[owner], windows.columns[owner] + 2)
+    band = windows.top[owner] + row
+    weights, line = down.weights[band], np.arange(down.weights.shape[1])
+    here = steps[cells, None] * weights
+    here += values[cells, None]
+    after = steps[cells + 1, None] * weights
+    after += values[cells + 1, None]
+    into = after > 0
+    crosses = (here > 0) != into
+    first = down.first[band] - y0[owner]
+    cut = np.flatnonzero((row == 0) | (row == windows.rows[owner] - 1))  # by the rectangle
+    height = (y1 - y0)[owner[cut]]
+    crosses[cut] &= (line >= -first[cut, None]) & (line < (height - first[cut])[:, None])
+
+    found = np.flatnonzero(crosses)
+    cell = found // len(line)
+    line = found - cell * len(line)
+    before, behind = here.ravel()[found].astype(np.float64), after.ravel()[found].astype(np.float64)
+    crossing = (windows.left[owner] + column - 1)[cell] + before / (before - behind)
     pixel = (crossing - across.start) / across.slope
-    pixel = np.where(after > 0, np.floor(pixel) + 1, np.ceil(pixel))  # the first above zero, the first not above
+    whole = np.floor(pixel)
+    pixel = (whole + (into.ravel()[found] | (pixel > whole))).astype(np.int64)  # the first above zero, or not above
 
-    x0 = np.array([window.rect[0] for window in windows])[owner]
-    width = np.array([window.width for window in windows])[owner]
-    pixel = np.clip(pixel.astype(np.int64) - x0, 0, width)
-    pixel = np.where(column == 0, 0, np.where(column == row_samples - 2, width, pixel))
-
-    strides = [words_per_row(window.width) for window in windows]
-    spans = np.array([window.height * stride for window, stride in zip(windows, strides, strict=True)])
-    base = np.cumsum(spans) - spans
-    filled = fill_between((base[owner] + row * np.array(strides)[owner]) * 64 + pixel, int(spans.sum()))
-    return [
-        filled[begin : begin + span].reshape(-1, stride)
-        for begin, span, stride in zip(base.tolist(), spans.tolist(), strides, strict=True)
+    least = np.where(column == windows.columns[owner], x1[owner], x0[owner])
+    most = np.where(column == 0, x0[owner], x1[owner])
+    pixel = np.minimum(np.maximum(pixel, least[cell]), most[cell])
+    origin = (base[owner] + first * strides[owner]) * 64 - x0[owner]
+    positions = origin[cell] + line * (strides[owner] * 64)[cell] + pixel
+    positions.sort()
+    on = np.concatenate([[0], np.cumsum(positions[1::2] - positions[::2])])
+    area = np.diff(on[np.searchsorted(positions[::2], np.append(base, base[-1] + spans[-1]) * 64)])
+    filled = fill_between(positions, int(spans.sum()))
+    bitmaps = [
+        filled[start : start + span].reshape(-1, stride)
+        for start, span, stride in zip(base.tolist(), spans.tolist(), strides.tolist(), strict=True)
     ]
+    return bitmaps, area
