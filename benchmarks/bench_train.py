@@ -35,7 +35,7 @@ if settings["what"] == "pipeline":
     from segx.plugin.registry import get_registry
     data = open_dataset(settings["data"], "train")
     loader = get_registry().tasks.load("segment").train_loader(data, TrainOptions.parse(common), stride=32)
-    loader = loader(rank=0, world=1, batch=settings["batch"])
+    loader = loader(rank=0, world=1, batch=settings["batch"], processes=settings["processes"])
     def once(number):
         return sum(len(batch.images) for batch in loader.epoch(number))
     once(0)
@@ -43,6 +43,7 @@ if settings["what"] == "pipeline":
     count = once(1)
     print(json.dumps({"version": version, "seconds": time.perf_counter() - begin, "cpu": time.process_time() - cpu,
         "images": count}))
+    loader.close()
 else:
     from segx import hookimpl
     from segx.plugin.registry import get_registry
@@ -112,6 +113,7 @@ def compare(given: argparse.Namespace, data: Path, folder: Path) -> dict[str, ob
     settings = {
         "what": given.what, "data": str(data), "model": str(given.model), "imgsz": given.imgsz, "batch": given.batch,
         "workers": given.workers, "threads": given.threads, "device": given.device,
+        "processes": given.processes,
         "recipe": {**RECIPE, "epochs": given.epochs, "amp": given.amp},
     }  # fmt: skip
     sides = {"segx": (sys.executable, SEGX)} | ({"peer": (given.peer, PEER)} if given.peer else {})
@@ -151,6 +153,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--processes", action="store_true", help="pipeline: segx's workers are processes, as on a GPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=RECIPE["epochs"])

@@ -25,8 +25,10 @@ from segx_task_segment.training.augment import (
     copy_paste,
     jitter_colour,
 )
+from segx_task_segment.training.collating import batch_of, part_of, shrink
 from segx_task_segment.training.instances import Instance, Polygons, from_bitmap, place
-from segx_task_segment.training.loader import LoaderSettings, TrainLoader, collate, polygons_of, shrink
+from segx_task_segment.training.loader import TrainLoader
+from segx_task_segment.training.samples import LoaderSettings, polygons_of
 
 SIZE = (96, 128)
 
@@ -393,9 +395,15 @@ def test_small_masks_are_the_majority_of_their_pixels(left, top, seed):
     np.testing.assert_array_equal(mine, expected)
 
 
+def collated(sample, *, overlap=True):
+    images = np.empty((1, 3, *sample.image.shape[:2]), np.uint8)
+    part = part_of(sample, images[0], mask_ratio=4, overlap=overlap)
+    return batch_of(images, [part], ("a.jpg",), overlap=overlap)
+
+
 def test_a_batch_is_rgb():
     image = np.random.default_rng(0).integers(0, 255, (32, 64, 3)).astype(np.uint8)
-    batch = collate([Augmented(image=image, objects=())], ("a.jpg",))
+    batch = collated(Augmented(image=image, objects=()))
     np.testing.assert_array_equal(batch.images[0], image[..., ::-1].transpose(2, 0, 1))
 
 
@@ -411,7 +419,7 @@ def test_a_batch_holds_hidden_parts_only_without_overlap(overlap):
     large = Instance(category=0, box=(0, 0, 32, 32), left=0, top=0, bitmap=np.ones((32, 32), np.uint8))
     small = Instance(category=1, box=(8, 8, 16, 16), left=8, top=8, bitmap=np.ones((8, 8), np.uint8))
     image = Augmented(image=np.zeros((64, 64, 3), np.uint8), objects=(small, large))
-    batch = collate([image], ("a.jpg",), mask_ratio=4, overlap=overlap)
+    batch = collated(image, overlap=overlap)
     assert batch.classes.tolist() == [0, 1]
     if overlap:
         assert np.count_nonzero(batch.masks == 1) == 8 * 8 - 2 * 2

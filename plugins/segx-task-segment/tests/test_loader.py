@@ -24,15 +24,9 @@ from segx_task_segment.training import loader as loading
 from segx_task_segment.training import reading
 from segx_task_segment.training.augment import LabelledImage
 from segx_task_segment.training.instances import Polygons, place
-from segx_task_segment.training.loader import (
-    Images,
-    LoaderSettings,
-    TrainLoader,
-    make_loader,
-    polygons_of,
-    require_masks,
-)
+from segx_task_segment.training.loader import TrainLoader, make_loader, require_masks
 from segx_task_segment.training.reading import DEFAULT_BYTES, DiskCache, MemoryCache, needed_bytes, read_for_training
+from segx_task_segment.training.samples import Images, LoaderSettings, polygons_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -252,7 +246,7 @@ def test_threads_that_meet_a_bad_image_at_once_tell_it_once(squares: Squares, ca
             time.sleep(0.05)
             return there
 
-    images = loader(squares)._images
+    images = loader(squares)._samples.images
     images._bad = Slow()
     threads = [threading.Thread(target=images._leave_out, args=(0, DataError("bad"))) for _ in range(4)]
     for thread in threads:

@@ -102,8 +102,8 @@ class Drawings:
 def watched(maker: LoaderMaker, drawings: Callable[[], Drawings | None]) -> LoaderMaker:
     """Return what makes the same loader, of which the first process has some batches drawn."""
 
-    def make(*, rank: int, world: int, batch: int) -> TrainLoader:
-        loader = maker(rank=rank, world=world, batch=batch)
+    def make(*, rank: int, world: int, batch: int, processes: bool = False) -> TrainLoader:
+        loader = maker(rank=rank, world=world, batch=batch, processes=processes)
         drawn = drawings() if rank == 0 else None
         return loader if drawn is None else _Watched(loader, drawn)
 
@@ -120,6 +120,10 @@ class _Watched:
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    def close(self) -> None:
+        """Close the loader."""
+        self._loader.close()
 
     def epoch(self, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch."""

@@ -313,20 +313,40 @@ def encloses(ring: NDArray[np.floating[Any]]) -> bool:
 
 
 def clip(ring: NDArray[np.floating[Any]], width: float, height: float) -> NDArray[np.float64]:
-    """Return the part of a ring (points, 2) inside 0..width, 0..height; (0, 2) where none is.
+    """Return the part of a ring (points, 2) inside 0..width, 0..height; (0, 2) where none is: :func:`clip_rings`."""
+    points = np.asarray(ring, np.float64)
+    return clip_rings(points, np.array([0, len(points)]), width, height)[0]
+
+
+def clip_rings(
+    xy: NDArray[np.float64], starts: NDArray[np.int64], width: float, height: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the parts of rings inside 0..width, 0..height, where each begins, and the number of the ring it was.
 
     Parts that the frame divides stay joined along its edge, without width.
     Source: I. E. Sutherland and G. W. Hodgman, "Reentrant Polygon Clipping", CACM 17(1), 1974.
+
+    Args:
+        xy: float64 (points, 2), rings one after another, as in :class:`Rings`.
+        starts: int64 (rings + 1), where each begins.
+        width: Of the frame.
+        height: Of the frame.
     """
-    points = np.asarray(ring, np.float64)
+    number = np.arange(len(starts) - 1)
     for axis, limit, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
-        inside = sign * (points[:, axis] - limit) >= 0
+        inside = sign * (xy[:, axis] - limit) >= 0
         if inside.all():
             continue
-        following = np.roll(points, -1, axis=0)
-        crossing = inside != np.roll(inside, -1)
-        span = np.where(crossing, following[:, axis] - points[:, axis], 1.0)
-        cut = points + ((limit - points[:, axis]) / span)[:, None] * (following - points)
+        following = _following(starts)
+        crossing = inside != inside[following]
+        kept = np.stack([inside, crossing], axis=1)
+        cut = xy[crossing]
+        span = xy[following[crossing]] - cut
+        cut += ((limit - cut[:, axis]) / span[:, axis])[:, None] * span
         cut[:, axis] = limit
-        points = np.stack([points, cut], axis=1).reshape(-1, 2)[np.stack([inside, crossing], axis=1).ravel()]
-    return points.clip(0, [width, height])
+        both = np.empty((len(xy), 2, 2))
+        both[:, 0], both[crossing, 1] = xy, cut
+        sizes = np.add.reduceat(kept.sum(axis=1), starts[:-1])
+        xy, number, sizes = both[kept], number[sizes > 0], sizes[sizes > 0]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+    return xy.clip(0, [width, height]), starts, number

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-import mmap
 import os
-import sys
-import tempfile
 import threading
 import weakref
 from collections import deque
@@ -27,11 +23,11 @@ from segx.errors import ModelError, PluginError, SegxError, UsageError
 from segx.options.verbs import SessionOptions
 from segx.plugin.specs import lazy, nothing
 from segx.runtime import child, device_kind
+from segx.runtime.memory import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from segx.plugin.interfaces import Backend, Session
@@ -152,7 +148,7 @@ class _Line:
     def __init__(self, path: Path, runtime: str, workers: int) -> None:
         self._path = path
         self._runtime = runtime
-        self._free = deque(_Slot(index, _Memory.new(), _Memory.new()) for index in range(workers + _LENT))
+        self._free = deque(_Slot(index, SharedMemory.new(), SharedMemory.new()) for index in range(workers + _LENT))
         self._places = [[slot.images.place, slot.outputs.place] for slot in self._free]
         self._tokens: SimpleQueue[None] = SimpleQueue()
         for _ in self._free:
@@ -339,73 +335,8 @@ class _Slot:
     """Memory for one run."""
 
     index: int
-    images: _Memory
-    outputs: _Memory
-
-
-class _Memory:
-    """Bytes that two processes see, in a file without a name: it grows, and is gone when neither holds it.
-
-    Shared memory with a name would not do: it stays behind after a crash, and lies where containers leave 64 MB.
-
-    Args:
-        place: The open file; on Windows, which hands over none, its path.
-    """
-
-    def __init__(self, place: int | str) -> None:
-        self.place = place
-        self._file = (
-            place
-            if isinstance(place, int)
-            else os.open(place, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_TEMPORARY", 0))
-        )
-        self._map: mmap.mmap | None = None
-        weakref.finalize(self, _let_go, self._file)
-
-    @classmethod
-    def new(cls) -> _Memory:
-        """Return memory of no size yet."""
-        if sys.platform == "win32":
-            file, path = tempfile.mkstemp(prefix="segx-")
-            os.close(file)
-            memory = cls(path)
-            weakref.finalize(memory, _let_go, path)
-            return memory
-        if hasattr(os, "memfd_create"):
-            file = os.memfd_create("segx")
-        else:
-            with tempfile.TemporaryFile() as unnamed:
-                file = os.dup(unnamed.fileno())
-        import fcntl
-
-        memory = cls(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3))  # the first three are the other process's streams
-        os.close(file)
-        return memory
-
-    def bytes(self, size: int) -> NDArray[np.uint8]:
-        """Return the first bytes."""
-        import numpy as np
-
-        wanted = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-        if self._map is None or len(self._map) < wanted:
-            if os.fstat(self._file).st_size < wanted:
-                os.ftruncate(self._file, wanted)
-            self._map = mmap.mmap(self._file, wanted)  # arrays in the old one keep it
-        return np.frombuffer(self._map, np.uint8, count=size)
-
-    def array(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """Return the first bytes as float32 numbers."""
-        import numpy as np
-
-        return self.bytes(4 * math.prod(shape)).view(np.float32).reshape(shape)
-
-
-def _let_go(place: int | str) -> None:
-    with contextlib.suppress(OSError):
-        if isinstance(place, int):
-            os.close(place)
-        else:
-            Path(place).unlink()
+    images: SharedMemory
+    outputs: SharedMemory
 
 
 def _again(error: SegxError) -> SegxError:
@@ -446,10 +377,7 @@ def serve(
         workers: How many runs may be under way at once.
         slots: Memory for images and outputs of each of them.
     """
-    for place in (place for pair in slots for place in pair):
-        if isinstance(place, int):
-            os.set_inheritable(place, False)
-    memory = [_Slot(index, _Memory(images), _Memory(outputs)) for index, (images, outputs) in enumerate(slots)]
+    memory = [_Slot(index, *map(SharedMemory.inherited, pair)) for index, pair in enumerate(slots)]
     backend: Backend = lazy(target)()
     artifact = Artifact(path=Path(path), format=kind)
     session = backend.open(artifact, SessionOptions(**options))
@@ -481,7 +409,7 @@ def _answer(session: Session, slot: _Slot, shape: Sequence[int]) -> dict[str, An
         return {"failed": child.described(error)}
 
 
-def _laid_down(outputs: Sequence[NDArray[Any]], memory: _Memory) -> dict[str, Any]:
+def _laid_down(outputs: Sequence[NDArray[Any]], memory: SharedMemory) -> dict[str, Any]:
     """Copy outputs into memory, and return where each of them lies."""
     table, end = [], 0
     for output in outputs:

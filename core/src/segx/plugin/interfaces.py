@@ -325,12 +325,23 @@ class TrainLoader(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Free what it holds beyond an epoch; harmless when done already."""
+        ...
+
 
 class LoaderMaker(Protocol):
     """Makes the loader once the number of processes is known."""
 
-    def __call__(self, *, rank: int, world: int, batch: int) -> TrainLoader:
-        """Return the loader of one process; ``batch`` is its own share of images."""
+    def __call__(self, *, rank: int, world: int, batch: int, processes: bool = False) -> TrainLoader:
+        """Return the loader of one process.
+
+        Args:
+            rank: Number of this process.
+            world: Number of processes.
+            batch: Its own share of images.
+            processes: Its workers had better be processes: the thread that trains wants Python's lock for itself.
+        """
         ...
 
 

@@ -46,6 +46,9 @@ class DrawnLoader:
     def __len__(self) -> int:
         return self.batches
 
+    def close(self) -> None:
+        """Hold nothing."""
+
     def epoch(self, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch."""
         for index in range(start, self.batches):
@@ -120,7 +123,7 @@ def tiny_run(
         if kill and step.kind == "batch" and done == int(after):
             os.kill(os.getpid(), getattr(signal, name))
 
-    def loader(*, rank: int, world: int, batch: int) -> DrawnLoader:
+    def loader(*, rank: int, world: int, batch: int, processes: bool = False) -> DrawnLoader:  # noqa: ARG001
         return DrawnLoader(seed=chosen.seed, rank=rank, size=batch, batches=4 // world)
 
     job = TrainJob(

@@ -144,18 +144,18 @@ def _compose(
 ) -> tuple[Augmented, Matrix]:
     """Place the tiles, warp them once and draw their objects; flip as told, or at random and say how."""
     if settings.mosaic and rng.random() < settings.mosaic:
-        tiles, canvas = _mosaic([first, other(), other(), other()], size, rng)
+        tiles, frame = _mosaic([first, other(), other(), other()], size, rng)
     else:
-        tiles, canvas = [(first, fit_matrix(first.image.shape[:2], size))], size
+        tiles, frame = [(first, fit_matrix(first.image.shape[:2], size))], size
     if flip is None:
         flip = _flip(size, settings, rng)
-    warp = flip @ random_warp(canvas, size, settings, rng)
-    image = np.empty((*size, 3), np.uint8)
-    image.fill(GREY)
+    warp = flip @ random_warp(frame, size, settings, rng)
+    canvas = np.empty((*size, 4), np.uint8)
+    canvas.fill(GREY)
     parts = []
     for tile, matrix in tiles:
         total = warp @ matrix
-        _warp_into(image, tile.image, total)
+        _warp_into(canvas, tile.image, total)
         parts.append(tile.shapes.transform(total))
     shapes = Polygons.concatenate(parts)
     growth = _growth(warp, [matrix for _, matrix in tiles])
@@ -166,7 +166,7 @@ def _compose(
         for item, sides, limit in zip(place(shapes, size), before, limits, strict=True)
         if item is not None and _worth_keeping(item, sides * limit)
     )
-    result = Augmented(image=image, objects=objects)
+    result = Augmented(image=np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGRA2BGR), np.uint8), objects=objects)
     if settings.copy_paste:
         result = copy_paste(result, settings.copy_paste, rng)
     return result, flip
@@ -231,9 +231,10 @@ def _flip(size: tuple[int, int], settings: Augmentation, rng: np.random.Generato
 
 
 def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
-    """Resample an image into the part of the target that it covers.
+    """Resample a BGR image into the part of the target, BGRA, that it covers.
 
-    The matrix speaks of continuous coordinates; OpenCV's are pixel centres, half a pixel off on both sides.
+    The matrix speaks of continuous coordinates; OpenCV's are pixel centres, half a pixel off on both sides. It warps
+    four channels in half the time that three take, to the same values.
     """
     h, w = image.shape[:2]
     corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]], np.float64) @ matrix.T
@@ -242,26 +243,17 @@ def _warp_into(target: Image, image: Image, matrix: Matrix) -> None:
     right, bottom = np.minimum(np.ceil(corners.max(0)), target.shape[1::-1]).astype(int).tolist()
     if right <= left or bottom <= top:
         return
-    window = target[top:bottom, left:right]
     centred = _translation(-left - 0.5, -top - 0.5) @ matrix @ _translation(0.5, 0.5)
-    if np.allclose(matrix[2], (0, 0, 1)):
-        cv2.warpAffine(
-            image,
-            centred[:2],
-            (right - left, bottom - top),
-            dst=window,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_TRANSPARENT,
-        )
-    else:
-        cv2.warpPerspective(
-            image,
-            centred,
-            (right - left, bottom - top),
-            dst=window,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_TRANSPARENT,
-        )
+    affine = np.abs(matrix[2] - (0, 0, 1)).max() <= 1e-8
+    resample: Any = cv2.warpAffine if affine else cv2.warpPerspective
+    resample(
+        cv2.cvtColor(image, cv2.COLOR_BGR2BGRA),
+        centred[:2] if affine else centred,
+        (right - left, bottom - top),
+        dst=target[top:bottom, left:right],
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_TRANSPARENT,
+    )
 
 
 def _growth(warp: Matrix, matrices: Sequence[Matrix]) -> NDArray[np.float64]:
@@ -318,9 +310,11 @@ def jitter_colour(image: Image, settings: Augmentation, rng: np.random.Generator
     hue = ((ramp * factors[0]) % 180).astype(np.uint8)
     saturation = np.clip(ramp * factors[1], 0, 255).astype(np.uint8)
     value = np.clip(ramp * factors[2], 0, 255).astype(np.uint8)
-    table = np.stack([hue, saturation, value], axis=1).reshape(1, 256, 3)
-    changed = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
-    return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2BGR), np.uint8)
+    planes = list(np.empty((3, *image.shape[:2]), np.uint8))  # OpenCV looks up in one plane quicker than in three
+    cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), planes)
+    for plane, table in zip(planes, (hue, saturation, value), strict=True):
+        cv2.LUT(plane, table, dst=plane)
+    return np.asarray(cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR), np.uint8)
 
 
 def _translation(x: float, y: float) -> Matrix:

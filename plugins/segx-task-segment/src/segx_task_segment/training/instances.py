@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from segx.ops.bits import unpack
-from segx.ops.polygons import Polygon, Rings, clip, fill
+from segx.ops.polygons import Polygon, Rings, clip_rings, fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,23 +79,20 @@ class Polygons:
         inside = np.all((low >= 0) & (high <= (width, height)), axis=1)
         if inside.all():
             return self
-        outside = np.any((high <= 0) | (low >= (width, height)), axis=1)
+        near = ~np.any((high <= 0) | (low >= (width, height)), axis=1)
         xy, starts, parts, owners = self.rings
-        owner = owners[parts]
-        rings, kept = [], []
-        for number in np.flatnonzero(~outside[owner]).tolist():
-            ring = xy[starts[number] : starts[number + 1]]
-            if not inside[owner[number]] and len(ring := clip(ring, width, height)) < 3:
-                continue
-            rings.append(ring)
-            kept.append(number)
+        sizes = np.diff(starts)
+        rings = np.flatnonzero(near[owners[parts]])
+        points = np.repeat(near[owners[parts]], sizes)
+        xy, starts, cut = clip_rings(xy[points], np.concatenate([[0], np.cumsum(sizes[rings])]), width, height)
+        sizes, kept = np.diff(starts), rings[cut]
+        whole = (sizes >= 3) | inside[owners[parts[kept]]]
+        xy, sizes, kept = xy[np.repeat(whole, sizes)], sizes[whole], kept[whole]
         seen, renumbered = np.unique(parts[kept], return_inverse=True)
         objects, renamed = np.unique(owners[seen], return_inverse=True)
         return Polygons(
             classes=self.classes[objects],
-            rings=Rings(
-                np.concatenate([np.zeros((0, 2)), *rings]), np.cumsum([0, *map(len, rings)]), renumbered, renamed
-            ),
+            rings=Rings(xy, np.concatenate([[0], np.cumsum(sizes)]), renumbered, renamed),
             has_mask=self.has_mask[objects],
         )
 

@@ -1,188 +1,52 @@
-"""Batches for training: every sample seeded by itself, so that any batch can be made again without those before it.
+"""Batches for training: which images are in them, and who prepares these.
 
-Images are read and changed by threads, not processes: nearly all the time is spent in OpenCV, which lets other
-threads run; there is one cache for all, nothing to pickle, and nothing left behind when a run is killed.
+Threads do: nearly all the time is spent in OpenCV, which lets other threads run; there is one cache for all, and
+nothing to start. Where the network runs on an accelerator, threads would take Python's lock from the one that launches
+its layers, and processes do it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 
-from segx.errors import DataError, UsageError
+from segx.errors import DataError
 from segx.options.schema import image_size
 from segx.runtime import cores
-from segx.structures.batch import TrainBatch
-from segx.structures.masks import Masks
-from segx_task_segment.training.augment import Augmentation, Augmented, LabelledImage, augment
-from segx_task_segment.training.instances import Instance, Polygons
-from segx_task_segment.training.reading import (
-    DEFAULT_BYTES,
-    DiskCache,
-    MemoryCache,
-    disk_has_room,
-    memory_limit,
-    needed_bytes,
-    read_for_training,
-)
+from segx_task_segment.training.augment import Augmentation
+from segx_task_segment.training.collating import Part, batch_of
+from segx_task_segment.training.crew import Crew, NoCrewError
+from segx_task_segment.training.reading import DEFAULT_BYTES, disk_has_room, memory_limit, needed_bytes
+from segx_task_segment.training.samples import LoaderSettings, Samples, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from segx.ops.polygons import Polygon
     from segx.options.verbs import TrainOptions
     from segx.plugin.interfaces import Dataset
-    from segx.structures.annotations import Annotation, Sample
-
-    Image = NDArray[np.uint8]
+    from segx.structures.batch import TrainBatch
 
 logger = logging.getLogger("segx.train")
 
-_MOSAIC_WINDOW = 1000  # mosaic partners come from this many preceding images at most, so that a small cache holds them
+_AHEAD = 2
+"""Batches that are prepared ahead of the one that is used, at least."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderSettings:
-    """How batches are made.
-
-    Attributes:
-        imgsz: Side of the square images, or the long side when ``rect``.
-        batch: Images per batch on this rank.
-        stride: Sides are multiples of this.
-        augmentation: How strongly images are changed.
-        mask_ratio: Masks are this much smaller than images.
-        overlap: One map per image instead of one mask per object.
-        seed: Governs the order and every random choice.
-        workers: Threads that prepare images; 0 prepares them when they are asked for.
-        rect: Images of like shape together, padded as little as possible, in a fixed order, without mosaic.
-        multi_scale: Each batch gets its own size, this fraction smaller or larger at most.
-        rank: Number of this process.
-        world: Number of processes.
-        cache_bytes: How much memory read images may take.
-        cache_disk: Keep read images in the cache folder too.
-        single_class: Every object is of class 0.
-        classes: Only objects of these classes, or all when None.
-    """
-
-    imgsz: int
-    batch: int
-    stride: int = 32
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    mask_ratio: int = 4
-    overlap: bool = True
-    seed: int = 0
-    workers: int = 0
-    rect: bool = False
-    multi_scale: float = 0.0
-    rank: int = 0
-    world: int = 1
-    cache_bytes: int = DEFAULT_BYTES
-    cache_disk: bool = False
-    single_class: bool = False
-    classes: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse settings that contradict each other.
-
-        Raises:
-            UsageError: The sides of images, multiples of ``stride``, are no multiples of ``mask_ratio``, and masks
-                would not cover them; or batches are to have two sizes.
-        """
-        if self.rect and self.multi_scale:
-            msg = "rect and multi_scale do not go together: with rect, a batch has the size of its images"
-            raise UsageError(msg, hint="leave one of them out")
-        if self.stride % self.mask_ratio:
-            fitting = [str(ratio) for ratio in range(1, self.stride + 1) if not self.stride % ratio]
-            msg = f"mask_ratio={self.mask_ratio} does not divide the sides of images, multiples of {self.stride}"
-            raise UsageError(msg, hint=f"use one of {', '.join(fitting)}")
-
-
-class Images:
-    """The part of a data set in use: images with their objects, by position.
-
-    In the place of an image that cannot be read comes the next one that can, and people are told once.
-    What was used last is kept, images and objects together, within the limit of memory.
-    """
-
-    def __init__(self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings) -> None:
-        self._dataset = dataset
-        self._indices = indices
-        self._settings = settings
-        self._memory: MemoryCache[LabelledImage] = MemoryCache(settings.cache_bytes)
-        self._disk = DiskCache(settings.imgsz) if settings.cache_disk else None
-        self._bad: set[int] = set()
-        self._log_lock = threading.Lock()
-
-    def __getitem__(self, position: int) -> LabelledImage:
-        """Return the image at a position, its long side scaled to training size.
-
-        Raises:
-            DataError: No image at all can be read.
-        """
-        for step in range(len(self._indices)):
-            index = self._indices[(position + step) % len(self._indices)]
-            if index in self._bad:
-                continue
-            try:
-                return self._image(index)
-            except DataError as error:
-                self._leave_out(index, error)
-        msg = "none of the training images can be read"
-        raise DataError(msg, hint="segx data check lists every such file")
-
-    def _image(self, index: int) -> LabelledImage:
-        labelled = self._memory.get(index)
-        if labelled is None:
-            sample = self._dataset[index]
-            image = self._disk.read(sample) if self._disk else read_for_training(sample, self._settings.imgsz)
-            one, classes = self._settings.single_class, self._settings.classes
-            labelled = LabelledImage(
-                image=image, shapes=polygons_of(sample, image.shape[:2], classes, single_class=one)
-            )
-            self._memory.put(index, labelled)
-        return labelled
-
-    def _leave_out(self, index: int, error: DataError) -> None:
-        with self._log_lock:
-            if index in self._bad:
-                return
-            self._bad.add(index)
-        logger.warning("%s; it is left out", error.message)
-
-
-def polygons_of(
-    sample: Sample, size: tuple[int, ...], classes: tuple[int, ...] | None = None, *, single_class: bool = False
-) -> Polygons:
-    """Return the objects of a sample in pixels of an image of this (height, width); crowds are left out."""
-    used = [
-        annotation
-        for annotation in sample.annotations
-        if not annotation.crowd and (classes is None or annotation.category in classes)
-    ]
-    shapes = Polygons.of(
-        [0 if single_class else annotation.category for annotation in used],
-        [outlines_of(annotation, sample.shape) for annotation in used],
-        [annotation.has_mask for annotation in used],
-    )
-    height, width = sample.shape
-    return shapes.transform(np.diag([size[1] / width, size[0] / height, 1.0]))
-
-
-def outlines_of(annotation: Annotation, shape: tuple[int, int]) -> Sequence[Polygon | NDArray[np.float64]]:
-    """Return the parts of an object in an image of this (height, width); the box of one known by that only."""
-    parts = annotation.polygons if annotation.rle is None else Masks.from_rle([annotation.rle], shape).polygons[0]
-    return parts or [annotation.corners]
+Made = tuple["NDArray[np.uint8]", "list[Part]"]
+"""The images of a batch, uint8 (B, 3, H, W), and what else there is of each."""
+Begin = Callable[[Work], Callable[[], Made]]
+"""Has a batch made, and returns what waits for it."""
 
 
 class TrainLoader:
@@ -196,19 +60,27 @@ class TrainLoader:
 
     def __init__(self, dataset: Dataset, settings: LoaderSettings, *, indices: Sequence[int] | None = None) -> None:
         self.settings = settings
-        self._indices = list(range(len(dataset)) if indices is None else indices)
-        if not self._indices:
+        used = list(range(len(dataset)) if indices is None else indices)
+        if not used:
             msg = "the training split holds no images"
             raise DataError(msg)
         self._paths = dataset.paths()
-        self._images = Images(dataset, self._indices, settings)
-        sides = dataset.shapes()[self._indices].astype(np.float64)
-        self._ratios: NDArray[np.float64] = sides[:, 0] / sides[:, 1]
+        self._samples = Samples(dataset, used, settings)
+        few = math.ceil(2 * settings.workers / settings.batch)  # so that small batches keep everybody busy
+        self._ahead = max(_AHEAD, few) if settings.workers else 0
+        self._processes = settings.processes and settings.workers > 0
+        self._crew: Crew | None = None
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch on this rank."""
-        per_rank = math.ceil(len(self._indices) / self.settings.world)
+        per_rank = math.ceil(len(self._samples.indices) / self.settings.world)
         return math.ceil(per_rank / self.settings.batch)
+
+    def close(self) -> None:
+        """End the processes that prepare images; harmless where there are none."""
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
 
     def epoch(self, number: int, *, start: int = 0, closed: bool = False) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch, beginning with batch ``start``.
@@ -217,76 +89,85 @@ class TrainLoader:
             number: The epoch, from 0; another number gives another order and other random choices.
             start: The first batch to make; those before it cost nothing.
             closed: Without mosaic, mix-up and copy-paste, as in the last epochs.
+
+        Raises:
+            DataError: No image at all can be read.
+            ModelError: A process that prepares images has ended.
         """
-        order = self._order(number)
-        changes = self.settings.augmentation.closed() if closed else self.settings.augmentation
-        batches = self._batches(number, order, start)
+        waiting: deque[tuple[Work, Callable[[], Made]]] = deque()
+        with self._hands() as begin:
+            for work in self._works(number, start, closed=closed):
+                waiting.append((work, begin(work)))
+                if len(waiting) > self._ahead:
+                    yield self._batch(*waiting.popleft())
+            while waiting:
+                yield self._batch(*waiting.popleft())
 
-        def prepare(place: int, size: tuple[int, int]) -> Augmented:
-            return self._sample(number, order, place, size, changes)
+    def _batch(self, work: Work, wait: Callable[[], Made]) -> TrainBatch:
+        order, indices = self._samples.order(work.epoch), self._samples.indices
+        paths = tuple(str(self._paths[indices[order[place]]]) for place in work.places)
+        return batch_of(*wait(), paths, overlap=self.settings.overlap)
 
+    def _hands(self) -> contextlib.AbstractContextManager[Begin]:
+        """Return who prepares images for an epoch."""
         if not self.settings.workers:
-            for places, size in batches:
-                yield self._collate([prepare(place, size) for place in places], [order[p] for p in places])
-            return
-        yield from self._threaded(order, batches, prepare)
+            return contextlib.nullcontext(self._alone)
+        if self._processes:
+            try:
+                if self._crew is None or self._crew.closed:
+                    self._crew = Crew(self._samples, self.settings.workers, ahead=self._ahead)
+                return self._crew.at_work()
+            except NoCrewError as error:
+                logger.info("images are prepared by threads, not by processes: %s", error)
+                self._processes = False
+        return self._threads()
 
-    def _threaded(
-        self,
-        order: list[int],
-        batches: Iterator[tuple[list[int], tuple[int, int]]],
-        prepare: Callable[[int, tuple[int, int]], Augmented],
-    ) -> Iterator[TrainBatch]:
-        """Prepare two batches ahead of the one that is used."""
-        waiting: deque[tuple[list[int], list[Future[Augmented]]]] = deque()
+    def _alone(self, work: Work) -> Callable[[], Made]:
+        images = np.empty(work.shape, np.uint8)
+        return lambda: (images, [self._samples.make(work, index, pixels) for index, pixels in enumerate(images)])
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[Begin]:
         pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="segx-loader")
         before = cv2.getNumThreads()
         cv2.setNumThreads(1)  # an image a thread; OpenCV's own threads would only get in their way
+
+        def begin(work: Work) -> Callable[[], Made]:
+            images = np.empty(work.shape, np.uint8)
+            parts = [pool.submit(self._samples.make, work, index, pixels) for index, pixels in enumerate(images)]
+            return lambda: (images, [part.result() for part in parts])
+
         try:
-            for places, size in batches:
-                waiting.append((places, [pool.submit(prepare, place, size) for place in places]))
-                if len(waiting) > 2:
-                    places_ready, ready = waiting.popleft()
-                    yield self._collate([each.result() for each in ready], [order[p] for p in places_ready])
-            while waiting:
-                places_ready, ready = waiting.popleft()
-                yield self._collate([each.result() for each in ready], [order[p] for p in places_ready])
+            yield begin
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             cv2.setNumThreads(before)
-
-    def _order(self, number: int) -> list[int]:
-        """Return positions in the order of an epoch: shuffled, or by shape when ``rect``."""
-        count = len(self._indices)
-        if not self.settings.rect:
-            shuffled = np.random.default_rng([self.settings.seed, 1, number]).permutation(count)
-            return [int(position) for position in shuffled]
-        return [int(position) for position in np.argsort(self._ratios, kind="stable")]
 
     def _mine(self, order: list[int]) -> list[int]:
         """Return this rank's places in the order; all ranks get the same number, the last ones wrap around."""
         per_rank = math.ceil(len(order) / self.settings.world)
         return [(self.settings.rank + step * self.settings.world) % len(order) for step in range(per_rank)]
 
-    def _batches(self, number: int, order: list[int], start: int) -> Iterator[tuple[list[int], tuple[int, int]]]:
-        """Yield of each batch from ``start`` on its places in the order, and its (height, width).
+    def _works(self, number: int, start: int, *, closed: bool) -> Iterator[Work]:
+        """Yield the batches from ``start`` on, not made yet.
 
         A single image as small as the stride gets company: its last feature map has one value per channel, and
         batch normalisation needs two.
         """
-        mine, batch = self._mine(order), self.settings.batch
+        order, batch = self._samples.order(number), self.settings.batch
+        mine = self._mine(order)
         for index in range(start, len(self)):
             places = mine[index * batch : (index + 1) * batch]
             size = self._size(number, index, [order[place] for place in places])
             if len(places) == 1 and max(size) <= self.settings.stride:
                 places = [*places, (places[0] + 1) % len(order)]
-            yield places, size
+            yield Work(epoch=number, closed=closed, places=tuple(places), size=size)
 
     def _size(self, number: int, index: int, positions: Sequence[int]) -> tuple[int, int]:
         """Return the (height, width) of a batch."""
         stride, side = self.settings.stride, self.settings.imgsz
         if self.settings.rect:
-            ratios = self._ratios[list(positions)]
+            ratios = self._samples.ratios[list(positions)]
             low, high = float(ratios.min()), float(ratios.max())
             shape = (high, 1.0) if high < 1 else (1.0, 1 / low) if low > 1 else (1.0, 1.0)
             height, width = (-(-round(each * side) // stride) * stride for each in shape)
@@ -296,100 +177,6 @@ class TrainLoader:
             low, high = 1 - self.settings.multi_scale, 1 + self.settings.multi_scale
             side = max(round(side * rng.uniform(low, high) / stride), 1) * stride
         return side, side
-
-    def _sample(
-        self, number: int, order: list[int], place: int, size: tuple[int, int], changes: Augmentation
-    ) -> Augmented:
-        """Make one sample from its own generator, seeded by run, epoch and place in the epoch."""
-        rng = np.random.default_rng([self.settings.seed, 0, number, place])
-        window = min(len(order), _MOSAIC_WINDOW, 8 * self.settings.batch * self.settings.world)
-        if self.settings.rect:
-            changes = changes.closed()
-
-        def other() -> LabelledImage:
-            return self._images[order[place - int(rng.integers(window))]]
-
-        return augment(self._images[order[place]], other, size=size, settings=changes, rng=rng)
-
-    def _collate(self, images: Sequence[Augmented], positions: Sequence[int]) -> TrainBatch:
-        paths = tuple(str(self._paths[self._indices[position]]) for position in positions)
-        return collate(images, paths, mask_ratio=self.settings.mask_ratio, overlap=self.settings.overlap)
-
-
-def collate(
-    samples: Sequence[Augmented], paths: tuple[str, ...], *, mask_ratio: int = 4, overlap: bool = True
-) -> TrainBatch:
-    """Return images of one size as a batch; each image's objects by visible area, largest first."""
-    height, width = samples[0].image.shape[:2]
-    images = np.empty((len(samples), 3, height, width), np.uint8)
-    ordered: list[tuple[int, Instance]] = []
-    for index, sample in enumerate(samples):
-        cv2.split(sample.image, list(images[index, ::-1]))
-        ordered += [(index, item) for item in sorted(sample.objects, key=lambda item: -item.area)]
-    boxes = np.array([item.box for _, item in ordered], np.float32).reshape(-1, 4)
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    extent = np.array([width, height], np.float32)
-    shape = (height // mask_ratio, width // mask_ratio)
-    draw = _index_maps if overlap else _own_masks
-    return TrainBatch(
-        images=images,
-        batch_idx=np.array([index for index, _ in ordered], np.int64),
-        classes=np.array([item.category for _, item in ordered], np.int64),
-        boxes=np.concatenate([centres / extent, sides / extent], axis=1).astype(np.float32),
-        masks=draw(ordered, len(samples), shape, mask_ratio),
-        overlap=overlap,
-        has_mask=np.array([item.has_mask for _, item in ordered], bool),
-        paths=paths,
-    )
-
-
-def _index_maps(
-    ordered: Sequence[tuple[int, Instance]], count: int, shape: tuple[int, int], ratio: int
-) -> NDArray[np.uint8] | NDArray[np.int32]:
-    numbers = [sum(1 for index, _ in ordered if index == image) for image in range(count)]
-    maps = np.zeros((count, *shape), np.uint8 if max(numbers, default=0) <= 255 else np.int32)
-    seen = [0] * count
-    for index, item in ordered:
-        seen[index] += 1
-        if not item.has_mask:
-            continue
-        small, top, left = shrink(item, shape, ratio)
-        window = maps[index, top : top + small.shape[0], left : left + small.shape[1]]
-        window[small > 0] = seen[index]
-    return maps
-
-
-def _own_masks(
-    ordered: Sequence[tuple[int, Instance]], _count: int, shape: tuple[int, int], ratio: int
-) -> NDArray[np.uint8]:
-    masks = np.zeros((len(ordered), *shape), np.uint8)
-    for number, (_, item) in enumerate(ordered):
-        if item.has_mask:
-            small, top, left = shrink(item, shape, ratio)
-            masks[number, top : top + small.shape[0], left : left + small.shape[1]] = small
-    return masks
-
-
-def shrink(item: Instance, shape: tuple[int, int], ratio: int) -> tuple[NDArray[np.uint8], int, int]:
-    """Return an object's bitmap at mask resolution, of 0 and 1, with its first row and column there.
-
-    A mask pixel is set where at least half of the image's pixels in it are, or, for an object too small for that
-    anywhere, the one it covers most.
-    """
-    left, top = item.left // ratio, item.top // ratio
-    right = min(-(-(item.left + item.bitmap.shape[1]) // ratio), shape[1])
-    bottom = min(-(-(item.top + item.bitmap.shape[0]) // ratio), shape[0])
-    aligned = np.zeros(((bottom - top) * ratio, (right - left) * ratio), np.uint8)
-    y, x = item.top - top * ratio, item.left - left * ratio
-    height, width = min(item.bitmap.shape[0], aligned.shape[0] - y), min(item.bitmap.shape[1], aligned.shape[1] - x)
-    aligned[y : y + height, x : x + width] = item.bitmap[:height, :width]
-    if ratio == 1:
-        return aligned, top, left
-    share = cv2.resize(aligned * 255, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
-    small = (share >= 128).view(np.uint8)
-    if not small.any():
-        small.flat[int(share.argmax())] = 1
-    return small, top, left
 
 
 def make_loader(
@@ -401,8 +188,9 @@ def make_loader(
     batch: int,
     stride: int = 32,
     indices: Sequence[int] | None = None,
+    processes: bool = False,
 ) -> TrainLoader:
-    """Return the loader of one process for what a user asked for."""
+    """Return the loader of one of a run's processes: :class:`segx.plugin.interfaces.LoaderMaker`."""
     used = dataset.shapes() if indices is None else dataset.shapes()[list(indices)]
     needed = needed_bytes(used, options.imgsz) if options.cache else 0
     sharing = processes_here(world)
@@ -416,6 +204,7 @@ def make_loader(
         overlap=options.overlap_mask,
         seed=options.seed,
         workers=min(options.workers, max(cores() // sharing, 1)),
+        processes=processes,
         rect=options.rect,
         multi_scale=options.multi_scale,
         rank=rank,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+
+with contextlib.suppress(ImportError):  # Windows has none, and no processes either
+    import fcntl
 
 import cv2
 import numpy as np
@@ -17,6 +21,7 @@ from segx.io.files import replacing
 from segx.io.images import image_of
 from segx.io.index_cache import file_digest
 from segx.io.paths import cache_folder
+from segx.runtime.memory import Laid, SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segx.structures.annotations import Sample
+    from segx_task_segment.training.augment import LabelledImage
 
     Image = NDArray[np.uint8]
 
@@ -95,6 +101,74 @@ class MemoryCache(Generic[Item]):
             while self._bytes > self._limit and len(self._items) > 1:
                 _, dropped = self._items.popitem(last=False)
                 self._bytes -= dropped.nbytes
+
+
+class SharedCache:
+    """Keeps images in memory that several processes see, each in a place of its own.
+
+    Nobody waits: a place that another one writes to is left alone, and the image is read anew. What was got stays as it
+    is until :meth:`release`. Locks are the system's, of byte ranges; they go with the process that holds them.
+
+    Args:
+        memory: Of no size yet, or what another process has made of it; used for nothing else.
+        places: How many images it holds.
+        room: Bytes for each; what is larger is not kept.
+    """
+
+    def __init__(self, memory: SharedMemory, *, places: int, room: int) -> None:
+        table, room = -(-8 * places // 64) * 64, -(-room // 64) * 64
+        whole = memory.bytes(table + places * room)  # once: a second mapping that goes would take the locks along
+        self._file = memory.file
+        self._keys = whole[: 8 * places].view(np.int64)
+        self._rooms = whole[table:].reshape(places, room)
+        self._place: list[int] | range = range(places)
+        self._held: set[int] = set()
+        self._order: Sequence[int] = ()
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Say in which order images are asked for: where there is no place for all, those of one time share none."""
+        count = len(self._keys)
+        if count < len(order) and order is not self._order:
+            self._order = order
+            places = np.empty(len(order), np.int64)
+            places[np.asarray(order)] = np.arange(len(order)) % count
+            self._place = places.tolist()
+
+    def get(self, index: int) -> LabelledImage | None:
+        """Return an image if it is here; its arrays cannot be written to."""
+        place = self._place[index]
+        mine = place in self._held
+        if not mine and not self._locked(place, fcntl.LOCK_SH):
+            return None
+        if self._keys[place] == index + 1:
+            self._held.add(place)
+            return cast("LabelledImage", Laid.read(self._rooms[place]))
+        if not mine:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+        return None
+
+    def put(self, index: int, item: LabelledImage) -> None:
+        """Keep an image, where nobody uses its place."""
+        place, laid = self._place[index], Laid(item)
+        if laid.size > self._rooms.shape[1] or place in self._held or not self._locked(place, fcntl.LOCK_EX):
+            return
+        self._keys[place] = 0  # whoever ends in the midst of it leaves nothing
+        laid.write(self._rooms[place])
+        self._keys[place] = index + 1
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+
+    def release(self) -> None:
+        """Let others write where the images lie that were got."""
+        if self._held:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+            self._held.clear()
+
+    def _locked(self, place: int, kind: int) -> bool:
+        try:
+            fcntl.lockf(self._file, kind | fcntl.LOCK_NB, 1, place)
+        except OSError:
+            return False
+        return True
 
 
 class DiskCache:

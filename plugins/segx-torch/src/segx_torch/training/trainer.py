@@ -86,7 +86,12 @@ class Trainer:
             KeyboardInterrupt: The user stopped it; ``last.pt`` holds the state after the last whole batch.
         """
         try:
-            with Stop() as stop, retain_heap(), determinism(self.options.deterministic):
+            with (
+                Stop() as stop,
+                retain_heap(),
+                determinism(self.options.deterministic),
+                contextlib.closing(self.loader),
+            ):
                 while not self._over():
                     self._begin_stage("train")
                     losses = self._train_epoch(stop)
@@ -153,11 +158,14 @@ class Trainer:
         self._refuse_other_optimizer()
         self.progress.optimizer = self.optimizer_config.name
         self.progress.change_batch(self.batch)
+        per_device = max(self.batch // fabric.world_size, 1)
         self.loader = self.job.loader(
-            rank=fabric.global_rank, world=fabric.world_size, batch=max(self.batch // fabric.world_size, 1)
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            batch=per_device,
+            processes=fabric.device.type != "cpu",  # there, every layer is launched by a thread of Python
         )
         make = self.job.val_loader
-        per_device = max(self.batch // fabric.world_size, 1)
         self._val_loader = None if make is None else make(rank=0, world=1, batch=per_device)
         self.schedule = Schedule.of(options, self.optimizer_config, steps_per_epoch=len(self.loader))
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
