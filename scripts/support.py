@@ -1,10 +1,17 @@
 """Measures what each format does, and writes it down for the documentation: docs/reference/support.json and pictures.
 
-    .venv/bin/python scripts/support.py yolov8n-seg.pt [yolov8x-seg.pt ...] data=DATA.yaml [formats=onnx,openvino]
+    .venv/bin/python scripts/support.py yolov8n-seg.pt [yolov8x-seg.yaml ...] data=DATA.yaml [formats=onnx,openvino]
+    .venv/bin/python scripts/support.py yolov8n-seg.pt [yolov8x-seg.pt ...] data=DATA.yaml speed=FOLDER
 
 Each model goes through ``segx benchmark`` in every precision; with ``formats=`` only these rows are measured anew, the
-others stay as they were. ``make docs`` then makes docs/reference/formats.md of it. A row that could not be run stays,
-with the reason.
+others stay as they were. What is made is left in the folder that ``keep=`` names; ``speed=`` measures of the rows whose
+files are in a folder how quick they are, and nothing else: on a machine that does nothing else. Other options are those
+of ``segx benchmark``. ``make docs`` then makes docs/reference/formats.md of it. A row that could not be run stays, with
+the reason.
+
+A size whose weights are not to be had is given as its configuration, ``yolov8x-seg.yaml``, with ``keep=``: its weights
+are drawn with a seed, and so that some objects are found, in which the formats can be compared. Their AP means nothing
+and is not written down, so a small data set will do.
 """
 
 from __future__ import annotations
@@ -17,19 +24,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx import YOLO
+from segx.flows.export import default_destination
 from segx.io.files import write_text
+from segx.plugin.registry import get_registry
 from segx.runtime import take_process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 FIGURES = REFERENCE / "support.json"
-_KEPT = (
-    *("format", "precision", "state", "reason", "backend", "bytes", "export_seconds"),
-    *("latency", "network", "throughput", "cold"),
-)
+RANDOM = "random"
+SPEEDS = ("latency", "network", "throughput", "cold")
+_KEPT = ("format", "precision", "state", "reason", "backend", "bytes", "export_seconds", *SPEEDS)
+_PICTURES = 4
+_FOUND = 20
+"""Objects that a model of random weights is to find in each of as many drawn images."""
 
 
 def condensed(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,32 +52,116 @@ def condensed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def merged(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of both, those of now before those of before, in the order that they have in the longer list."""
-    rows = {(row["format"], row["precision"]): dict(row) for row in before}
-    for format_ in {row["format"] for row in now}:  # all precisions of a format are measured together
-        rows = {key: row for key, row in rows.items() if key[0] != format_}
-    rows |= {(row["format"], row["precision"]): dict(row) for row in now}
+    again = {row["format"] for row in now}  # all precisions of a format are measured together
+    rows = [*(row for row in before if row["format"] not in again), *now]
     order = [row["format"] for row in max((before, now), key=len)]
-    return sorted(rows.values(), key=lambda row: order.index(row["format"]) if row["format"] in order else len(order))
+    return sorted(map(dict, rows), key=lambda row: order.index(row["format"]) if row["format"] in order else len(order))
+
+
+def drawn_model(configuration: Path, folder: Path) -> Path:
+    """Write a checkpoint of random weights, the same each time, that finds some objects in images."""
+    import torch
+
+    from segx.plugin.calibration import synthetic_images
+
+    torch.manual_seed(0)
+    model = YOLO(configuration)
+    module = model.model
+    images = [image.image for image in synthetic_images((320, 320), _PICTURES)]
+    given = torch.stack([torch.from_numpy(image[:, :, ::-1].copy()) for image in map(_squared, images)])
+    given = given.permute(0, 3, 1, 2).float() / 255
+    module.train()
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None  # what goes on to the next layer is neither nothing nor without end
+            part.reset_running_stats()
+    heads = [branch[-1] for branch in module.model[-1].cv3]
+    heard: list[torch.Tensor] = []
+    hooks = [head.register_forward_hook(lambda _head, _given, out: heard.append(out)) for head in heads]
+    with torch.no_grad():
+        module(given)
+        for head in heads:
+            head.weight *= 4.0
+            head.bias.zero_()
+        module.eval()
+        heard.clear()
+        module(given)
+        best = torch.cat([out.amax(1).flatten() for out in heard])
+        for head in heads:
+            head.bias.fill_(-float(best.sort(descending=True).values[_FOUND * _PICTURES]))
+    for hook in hooks:
+        hook.remove()
+    weights = folder / "weights.pt"
+    torch.save(module.state_dict(), weights)
+    path = model.load(weights).save(folder / f"{configuration.stem}.pt")
+    weights.unlink()
+    return path
+
+
+def _squared(image: Any) -> Any:
+    import cv2
+
+    return cv2.resize(image, (320, 320))
+
+
+def measure(model: Path, options: Mapping[str, str], keep: Path | None) -> dict[str, Any]:
+    """Return settings and rows of a model in every format that is asked for; what is made is kept in a folder."""
+    with tempfile.TemporaryDirectory(dir=keep or model.absolute().parent) as scratch:
+        result = YOLO(model).benchmark(half=True, int8=True, project=scratch, **options)
+        picture = result.folder / "benchmark.png"
+        if "formats" not in options:
+            shutil.copyfile(picture, REFERENCE / f"benchmark-{model.stem}.png")
+        for made in (result.folder / "models").iterdir() if keep else ():
+            there = keep / made.name
+            shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
+            shutil.move(made, there)
+    print(result.to_table(), flush=True)
+    found = result.to_dict()
+    settings = {**found["settings"], "model": model.stem, "data": Path(str(found["settings"]["data"])).name}
+    asked = options["formats"].split(",") if "formats" in options else ()
+    return {"settings": settings, "rows": [condensed(row) for row in found["rows"] if not asked or row["format"] in asked]}
+
+
+def timed(model: Path, rows: Sequence[dict[str, Any]], options: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """Measure again how quick what is in a folder is, write it into the rows, and yield which it was."""
+    registry = get_registry()
+    for row in (row for row in rows if row["state"] == "ok"):
+        path = model
+        if spec := registry.exporters.find(row["format"]):
+            path = folder / default_destination(Path(model.name), spec, precision=row["precision"]).name
+        if not path.exists():
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            (found,) = YOLO(path).benchmark(formats=(), val=False, project=scratch, verbose=False, **options).rows
+        row |= {name: getattr(found, name) for name in SPEEDS}
+        yield f"{row['format']} {row['precision']}: {found.latency:.0f} ms, {found.throughput:.1f} images/s, {found.cold:.1f} s"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure."""
     take_process()
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    keep, speed = (Path(options.pop(name)) if name in options else None for name in ("keep", "speed"))
     figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
-    for model in (argument for argument in arguments if "=" not in argument):
-        name = Path(model).stem
-        with tempfile.TemporaryDirectory(dir=Path(model).absolute().parent) as scratch:
-            result = YOLO(model).benchmark(half=True, int8=True, project=scratch, **options)
-            picture = result.folder / "benchmark.png"
-            if "formats" not in options:
-                shutil.copyfile(picture, REFERENCE / f"benchmark-{name}.png")
-        found = result.to_dict()
-        settings = {**found["settings"], "model": name, "data": Path(str(found["settings"]["data"])).name}
-        before = figures.get(name, {"rows": []})["rows"]
-        figures[name] = {"settings": settings, "rows": merged(before, [condensed(row) for row in found["rows"]])}
+    for model in (Path(argument) for argument in arguments if "=" not in argument):
+        before = figures.get(model.stem, {"rows": []})
+        if speed is not None:
+            for line in timed(model, before["rows"], options, speed):
+                print(line, flush=True)
+                write_text(FIGURES, json.dumps(figures, indent=1) + "\n")
+            continue
+        weights = {}
+        path = model
+        if model.suffix == ".yaml":
+            if keep is None:
+                sys.exit(f"{model}: weights are drawn, and left in a folder: keep=FOLDER")
+            weights = {"weights": RANDOM}
+            path = keep / f"{model.stem}.pt"
+            path = path if path.exists() else drawn_model(model, keep)
+        found = measure(path, options, keep)
+        settings = before["settings"] if before["rows"] and "formats" in options else {**found["settings"], **weights}
+        figures[model.stem] = {"settings": settings, "rows": merged(before["rows"], found["rows"])}
         write_text(FIGURES, json.dumps(figures, indent=1) + "\n")
-        print(result.to_table())
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP, _TURNS = 3, 20
 """Runs of one image that are thrown away, and those whose median is the latency."""
+_FEWEST, _LONG = 5, 20.0
+"""After so many seconds so many of these do: a large model in a slow runtime takes many seconds an image."""
 _COLD = """\
 import sys
 from segx import YOLO
@@ -91,8 +93,9 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
 
 def _tell(row: BenchmarkRow, number: int, total: int) -> None:
     if row.state == "ok":
-        said = f"fitness {row.metrics['fitness']:.4f}, {row.latency:.0f} ms, {row.throughput:.1f} images/s"
-        logger.info("%d of %d: %s: %s", number, total, row.name, said)
+        accuracy = f"fitness {row.metrics['fitness']:.4f}, " if row.metrics else ""
+        said = f"{accuracy}{row.latency:.0f} ms, {row.throughput:.1f} images/s"
+        logger.info("%d of %d: %s: %s%s", number, total, row.name, said, f"; {row.reason}" if row.reason else "")
     elif row.state == "failed":
         logger.warning("%d of %d: %s: failed: %s", number, total, row.name, row.reason)
     else:
@@ -225,8 +228,18 @@ class _Bench:
             given[option] = True
         if row.precision == "int8" and "data" in known:
             given["data"] = self.options.data
-        made = export(self.model, row.format, given, name=self.name, registry=self.registry)
-        found = dataclasses.replace(row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision)
+        said, spec = "", self.registry.exporters.get(row.format)
+        how: dict[str, Any] = {"name": self.name, "registry": self.registry}
+        try:
+            made = export(self.model, row.format, given, **how)
+        except UsageError as error:
+            if not spec.fallback:
+                raise
+            made = export(self.model, row.format, {**given, **spec.fallback}, **how)
+            said = f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({error.message})"
+        found = dataclasses.replace(
+            row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision, reason=said
+        )
         return self._measured(found, made.artifact)
 
     def _measured(self, row: BenchmarkRow, artifact: Artifact) -> BenchmarkRow:
@@ -235,7 +248,7 @@ class _Bench:
         with contextlib.closing(Sessions(artifact, self.name, self.registry)) as sessions:
             session = sessions.get(how)
             precision, backend = sessions.info.precision, self.registry.backend_for(artifact.format, device=how.device)
-            metrics = self._validate(sessions, how)
+            metrics = self._validate(sessions, how) if self.options.val else {}
             latency, network = self._latency(session)
             throughput = self._throughput(sessions)
         return dataclasses.replace(
@@ -277,6 +290,7 @@ class _Bench:
         plan = InputPlan.make(session, InputRequest(self.options.imgsz, 1, rect=False), model=self.name)
         decoding = PredictOptions().decode()
         whole, network = [], []
+        begun = time.perf_counter()
         for turn in range(_WARM_UP + _TURNS):
             source = self.images[turn % len(self.images)]
             start = time.perf_counter()
@@ -286,6 +300,8 @@ class _Bench:
             network.append(milliseconds_since(ran))
             task.decode(outputs, batch, session.info, decoding)
             whole.append(milliseconds_since(start))
+            if turn >= _WARM_UP + _FEWEST and time.perf_counter() - begun > _LONG:
+                break
         return median(whole[_WARM_UP:]), median(network[_WARM_UP:])
 
     def _throughput(self, sessions: Sessions) -> float:

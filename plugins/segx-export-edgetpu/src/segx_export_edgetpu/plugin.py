@@ -41,6 +41,7 @@ def segx_exporters() -> Iterable[ExporterSpec]:
             demands=_demands,
             axes=frozenset(),
             metadata="embedded",
+            fallback={"compile": False},
             requires=("ai-edge-litert>=2.0",),
         )
     ]
