@@ -10,8 +10,8 @@ of ``segx benchmark``. ``make docs`` then makes docs/reference/formats.md of it.
 the reason.
 
 A size whose weights are not to be had is given as its configuration, ``yolov8x-seg.yaml``, with ``keep=``: its weights
-are drawn with a seed, and so that some objects are found, in which the formats can be compared. Their AP means nothing
-and is not written down, so a small data set will do.
+are drawn with a seed. Such a model finds nothing, so that raw outputs are what is compared, and there is no AP: name a
+small data set.
 """
 
 from __future__ import annotations
@@ -38,15 +38,12 @@ FIGURES = REFERENCE / "support.json"
 RANDOM = "random"
 SPEEDS = ("latency", "network", "throughput", "cold")
 _KEPT = ("format", "precision", "state", "reason", "backend", "bytes", "export_seconds", *SPEEDS)
-_PICTURES = 4
-_FOUND = 20
-"""Objects that a model of random weights is to find in each of as many drawn images."""
 
 
 def condensed(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return of a row what the documentation shows."""
     figures = {name.removeprefix("metrics/"): value for name, value in row["metrics"].items() if "mAP50-95" in name}
-    parity = row["parity"] and {key: value for key, value in row["parity"].items() if key not in {"raw", "images"}}
+    parity = row["parity"] and {key: value for key, value in row["parity"].items() if key != "images"}
     return {**{name: row[name] for name in _KEPT}, "ap": figures, "parity": parity}
 
 
@@ -59,49 +56,11 @@ def merged(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
 
 
 def drawn_model(configuration: Path, folder: Path) -> Path:
-    """Write a checkpoint of random weights, the same each time, that finds some objects in images."""
+    """Write a checkpoint of random weights, the same each time."""
     import torch
 
-    from segx.plugin.calibration import synthetic_images
-
     torch.manual_seed(0)
-    model = YOLO(configuration)
-    module = model.model
-    images = [image.image for image in synthetic_images((320, 320), _PICTURES)]
-    given = torch.stack([torch.from_numpy(image[:, :, ::-1].copy()) for image in map(_squared, images)])
-    given = given.permute(0, 3, 1, 2).float() / 255
-    module.train()
-    for part in module.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = None  # what goes on to the next layer is neither nothing nor without end
-            part.reset_running_stats()
-    heads = [branch[-1] for branch in module.model[-1].cv3]
-    heard: list[torch.Tensor] = []
-    hooks = [head.register_forward_hook(lambda _head, _given, out: heard.append(out)) for head in heads]
-    with torch.no_grad():
-        module(given)
-        for head in heads:
-            head.weight *= 4.0
-            head.bias.zero_()
-        module.eval()
-        heard.clear()
-        module(given)
-        best = torch.cat([out.amax(1).flatten() for out in heard])
-        for head in heads:
-            head.bias.fill_(-float(best.sort(descending=True).values[_FOUND * _PICTURES]))
-    for hook in hooks:
-        hook.remove()
-    weights = folder / "weights.pt"
-    torch.save(module.state_dict(), weights)
-    path = model.load(weights).save(folder / f"{configuration.stem}.pt")
-    weights.unlink()
-    return path
-
-
-def _squared(image: Any) -> Any:
-    import cv2
-
-    return cv2.resize(image, (320, 320))
+    return YOLO(configuration).save(folder / f"{configuration.stem}.pt")
 
 
 def measure(model: Path, options: Mapping[str, str], keep: Path | None) -> dict[str, Any]:
@@ -119,7 +78,10 @@ def measure(model: Path, options: Mapping[str, str], keep: Path | None) -> dict[
     found = result.to_dict()
     settings = {**found["settings"], "model": model.stem, "data": Path(str(found["settings"]["data"])).name}
     asked = options["formats"].split(",") if "formats" in options else ()
-    return {"settings": settings, "rows": [condensed(row) for row in found["rows"] if not asked or row["format"] in asked]}
+    return {
+        "settings": settings,
+        "rows": [condensed(row) for row in found["rows"] if not asked or row["format"] in asked],
+    }
 
 
 def timed(model: Path, rows: Sequence[dict[str, Any]], options: Mapping[str, str], folder: Path) -> Iterator[str]:
@@ -134,7 +96,12 @@ def timed(model: Path, rows: Sequence[dict[str, Any]], options: Mapping[str, str
         with tempfile.TemporaryDirectory() as scratch:
             (found,) = YOLO(path).benchmark(formats=(), val=False, project=scratch, verbose=False, **options).rows
         row |= {name: getattr(found, name) for name in SPEEDS}
-        yield f"{row['format']} {row['precision']}: {found.latency:.0f} ms, {found.throughput:.1f} images/s, {found.cold:.1f} s"
+        yield f"{row['format']} {row['precision']}: {found.latency:.0f} ms, {found.throughput:.1f} images/s"
+
+
+def written() -> dict[str, Any]:
+    """Return what has been measured so far."""
+    return dict(json.loads(FIGURES.read_text(encoding="utf-8"))) if FIGURES.exists() else {}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -142,11 +109,10 @@ def main(arguments: Sequence[str]) -> None:
     take_process()
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     keep, speed = (Path(options.pop(name)) if name in options else None for name in ("keep", "speed"))
-    figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
     for model in (Path(argument) for argument in arguments if "=" not in argument):
-        before = figures.get(model.stem, {"rows": []})
         if speed is not None:
-            for line in timed(model, before["rows"], options, speed):
+            figures = written()
+            for line in timed(model, figures[model.stem]["rows"], options, speed):
                 print(line, flush=True)
                 write_text(FIGURES, json.dumps(figures, indent=1) + "\n")
             continue
@@ -159,6 +125,8 @@ def main(arguments: Sequence[str]) -> None:
             path = keep / f"{model.stem}.pt"
             path = path if path.exists() else drawn_model(model, keep)
         found = measure(path, options, keep)
+        figures = written()  # now, for another environment may have added its own meanwhile
+        before = figures.get(model.stem, {"rows": []})
         settings = before["settings"] if before["rows"] and "formats" in options else {**found["settings"], **weights}
         figures[model.stem] = {"settings": settings, "rows": merged(before["rows"], found["rows"])}
         write_text(FIGURES, json.dumps(figures, indent=1) + "\n")

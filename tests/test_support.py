@@ -33,7 +33,7 @@ def test_a_size_without_weights_is_measured_and_only_its_speeds_again(support: A
 
     write_dataset(tmp_path / "shapes", images=2, val_images=2, imgsz=64)
     data = next((tmp_path / "shapes").glob("*.yaml"))
-    (tmp_path / "tinyn-seg.yaml").write_text(TINY_YOLOV8)
+    (tmp_path / "tinyn-seg.yaml").write_text(TINY_YOLOV8.replace("nc: 3", "nc: 6"))
     kept = tmp_path / "kept"
     kept.mkdir()
     how = (f"data={data}", "imgsz=64", "most=2", "cold=false")
@@ -45,9 +45,7 @@ def test_a_size_without_weights_is_measured_and_only_its_speeds_again(support: A
 
     support.main([str(tmp_path / "tinyn-seg.yaml"), *how, "formats=onnx", f"keep={kept}"])
     second = json.loads(support.FIGURES.read_text())["tinyn-seg"]
-    assert [row["format"] for row in second["rows"]] == [
-        *("pt", "torchscript", "torchscript", "onnx", "onnx", "onnx")
-    ]
+    assert [row["format"] for row in second["rows"]] == [*("pt", "torchscript", "torchscript", "onnx", "onnx", "onnx")]
     assert second["rows"][:3] == first["rows"]
     assert second["settings"] == first["settings"]
     assert second["rows"][3]["parity"]["objects"] > 0

@@ -236,7 +236,9 @@ class _Bench:
             if not spec.fallback:
                 raise
             made = export(self.model, row.format, {**given, **spec.fallback}, **how)
-            said = f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({error.message})"
+            said = (
+                f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({error.message})"
+            )
         found = dataclasses.replace(
             row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision, reason=said
         )
