@@ -22,7 +22,7 @@ from segx_cli.formats import describe_formats
 from segx_cli.help import default_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from segx.options.schema import OptionInfo
@@ -122,6 +122,11 @@ from pixels to full-resolution masks, *images/s* what `predict` does with files,
 process. What is not there, with the reason, is part of the table.
 """
 
+DRAWN_INTRODUCTION = """\
+No weights of this size could be had: these are random ones, made to find objects, in which the formats are compared.
+There is no AP, and 8 bits find less of what such weights make of an image than of what trained ones do.
+"""
+
 
 def formats_page() -> str:
     """Return the page of formats: what each takes, and what was measured of it."""
@@ -132,52 +137,68 @@ def formats_page() -> str:
     parts.append(MEASURED_INTRODUCTION.format(images=images))
     for name, model in figures.items():
         settings = model["settings"]
+        drawn = settings.get("weights") == "random"
         told = f"{settings['machine']}, Python {settings['python']}. {settings.get('note', '')}"
-        parts.append(f"\n### {name}\n\n{told.rstrip()}\n\n")
-        parts.append(_table(MEASURED, [_measured(row) for row in model["rows"]]) + "\n")
+        parts.append(f"\n### {name}\n\n{told.rstrip()}\n\n{DRAWN_INTRODUCTION + chr(10) if drawn else ''}")
+        parts.append(_measured(model["rows"], without=("box AP", "mask AP") if drawn else ()))
         picture = reference / f"benchmark-{name}.png"
         if picture.exists():
             parts.append(f"\n![accuracy, latency, throughput and size of each format]({picture.name})\n")
     return "".join(parts)
 
 
-MEASURED = (
-    "format",
-    "precision",
-    "MB",
-    "box AP",
-    "mask AP",
-    "box px",
-    "mask IoU",
-    "ms",
-    "images/s",
-    "cold s",
-    "run by",
-)
+MEASURED: Mapping[str, Callable[[Any], str]] = {
+    "MB": lambda row: f"{row['bytes'] / 1e6:.1f}",
+    "box AP": lambda row: f"{row['ap'].get('mAP50-95(B)', 0.0):.4f}",
+    "mask AP": lambda row: f"{row['ap'].get('mAP50-95(M)', 0.0):.4f}",
+    "box px": lambda row: "" if row["parity"] is None else f"{row['parity']['box']:.2g}",
+    "mask IoU": lambda row: "" if row["parity"] is None else f"{row['parity']['mask_iou']:.4f}",
+    "ms": lambda row: f"{row['latency']:.0f}",
+    "images/s": lambda row: f"{row['throughput']:.1f}",
+    "cold s": lambda row: "" if row["cold"] is None else f"{row['cold']:.1f}",
+    "run by": lambda row: row["backend"],
+}
+"""Heading of each column of figures, and its cell."""
 
 
-def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of one format in one precision."""
-    if row["state"] != "ok":
-        reason = str(row["reason"]).replace("|", "\\|")
-        return (f"`{row['format']}`", row["precision"], f"{row['state']}: {reason}", *("",) * (len(MEASURED) - 3))
-    parity, cold = row["parity"], row["cold"]
-    return (
-        f"`{row['format']}`",
-        row["precision"],
-        f"{row['bytes'] / 1e6:.1f}",
-        *(f"{value:.4f}" for value in row["ap"].values()),
-        "" if parity is None else f"{parity['box']:.2g}",
-        "" if parity is None else f"{parity['mask_iou']:.4f}",
-        f"{row['latency']:.0f}",
-        f"{row['throughput']:.1f}",
-        "" if cold is None else f"{cold:.1f}",
-        row["backend"],
-    )
+def _measured(rows: Sequence[Mapping[str, Any]], *, without: Sequence[str]) -> str:
+    """Return the table of what was measured, and what there is to say of single rows."""
+    shown = {heading: cell for heading, cell in MEASURED.items() if heading not in without}
+    table, notes = [], []
+    for row in rows:
+        name, reason = (f"`{row['format']}`", row["precision"]), str(row["reason"]).replace("|", "\\|")
+        if row["state"] == "ok":
+            table.append((*name, *(cell(row) for cell in shown.values())))
+            notes += [f"* {' '.join(name)}: {reason}"] if reason else []
+        else:
+            table.append((*name, f"{row['state']}: {reason}", *("",) * (len(shown) - 1)))
+    return "\n".join([_table(("format", "precision", *shown), table), *([""] if notes else []), *notes]) + "\n"
 
 
-def formats_table(pages: Path | None = None) -> str:
-    """Return the table of the formats that exist; with a folder, each that has a page there leads to it."""
+SUPPORT = {"mask AP": "mask AP", "ms an image": "ms", "MB": "MB"}
+"""Heading of each figure in README's table, and in that of the documentation."""
+
+
+def support_table() -> str:
+    """Return README's table: each format with its file, and accuracy, speed and size of each precision."""
+    (name, model), *_ = json.loads((ROOT / "docs" / "reference" / "support.json").read_text(encoding="utf-8")).items()
+    rows = []
+    for record in sorted(describe_formats(get_registry()), key=lambda record: bool(record["exporter"])):  # .pt first
+        format_, suffix = record["format"], record["suffix"].split()[0]
+        measured = [row for row in model["rows"] if row["format"] == format_]
+        if found := [row for row in measured if row["state"] == "ok"]:
+            cells = [" / ".join(MEASURED[heading](row) for row in found) for heading in SUPPORT.values()]
+        else:
+            why = (f"{row['state']}: {row['reason']}".partition(";")[0] for row in measured)
+            cells = [next(why, "not measured"), "", ""]
+        rows.append((f"`{format_}`", f"`{suffix}`", " / ".join(row["precision"] for row in found), *cells))
+    settings = model["settings"]
+    told = f"{name}, {settings['images']} photographs of val2017, {settings['machine']}."
+    return f"{_table(('`format=`', 'file', 'precisions', *SUPPORT), rows)}\n\n{told}"
+
+
+def formats_table(pages: Path) -> str:
+    """Return the table of the formats that exist; each that has a page in the folder leads to it."""
     registry = get_registry()
     records = describe_formats(registry)
     lines = ["| `format=` | file | precisions | options | written by | run by |", "|---|---|---|---|---|---|"]
@@ -198,10 +219,10 @@ def formats_table(pages: Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _linked(name: str, pages: Path | None) -> str:
+def _linked(name: str, pages: Path) -> str:
     """Return a format's name, as a link where a page tells of it."""
-    page = None if pages is None else pages / f"{name}.md"
-    return f"[`{name}`]({page.parent.name}/{page.name})" if page is not None and page.exists() else f"`{name}`"
+    page = pages / f"{name}.md"
+    return f"[`{name}`]({page.parent.name}/{page.name})" if page.exists() else f"`{name}`"
 
 
 def distributions_table() -> str:
@@ -225,10 +246,10 @@ def architecture(text: str) -> str:
 
 
 def readme(text: str) -> str:
-    """Return README with the table of formats as it is now."""
+    """Return README with the table of formats as they were measured."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{formats_table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{support_table()}\n{END}{after}"
 
 
 def cli_reference() -> str:

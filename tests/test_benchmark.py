@@ -319,3 +319,38 @@ def test_a_cache_that_cannot_be_written_is_told(
     assert note(onnx, USUAL, QUICK) is None
     assert "which runtime is fastest cannot be kept" in caplog.text
     assert taken(onnx) == "onnxruntime"
+
+
+def test_what_a_tool_is_missing_for_is_measured_as_far_as_it_can_be_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = get_registry()
+    spec = registry.exporters.get("onnx")
+
+    def check(_exporter, _info, options) -> None:
+        if options.simplify:
+            raise UsageError("simplify=True: there is no tool")
+
+    monkeypatch.setattr(type(registry.exporters.load(spec)), "_check", check)
+    how = {"formats": "onnx", "imgsz": 64, "most": 1, "val": False, "cold": False}
+    data = next((folder / "shapes").glob("*.yaml"))
+    blocked = YOLO(folder / "tiny.pt").benchmark(data=data, project=folder / "blocked", **how).rows[1]
+    assert (blocked.state, blocked.reason) == ("blocked", "simplify=True: there is no tool")
+    monkeypatch.setitem(spec.fallback, "simplify", False)
+    result = YOLO(folder / "tiny.pt").benchmark(data=data, project=folder / "fallback", **how)
+    row = result.rows[1]
+    assert (row.state, row.reason) == ("ok", "made with simplify=False (simplify=True: there is no tool)")
+    assert row.latency > 0
+    assert f"\nonnx fp32: ok: {row.reason}\n" in result.to_table()
+
+
+def test_without_validation_there_are_speeds_alone(folder: Path) -> None:
+    data = next((folder / "shapes").glob("*.yaml"))
+    result = YOLO(folder / "tiny.onnx").benchmark(
+        data=data, formats=(), most=1, val=False, cold=False, project=folder / "speeds"
+    )
+    (row,) = result.rows
+    assert (dict(row.metrics), row.latency > 0, row.throughput > 0) == ({}, True, True)
+    assert result.to_table().splitlines()[0].split()[:3] == ["format", "MB", "box"]
+    assert result.advice()[0].startswith("shortest wait for one image: onnx fp32")
+    assert (result.folder / "benchmark.png").stat().st_size > 1000

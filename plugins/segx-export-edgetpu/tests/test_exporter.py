@@ -12,6 +12,7 @@ import pytest
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ExportError, UsageError
 from segx.flows.export import export
+from segx.plugin.registry import get_registry
 from segx.testing.models import export_file, export_with, real_module, tiny_info, wanted_info
 from segx_export_edgetpu import operators
 from segx_export_edgetpu.exporter import EdgeTpuExporter
@@ -28,8 +29,6 @@ UNCOMPILED = EdgeTpuOptions(compile=False)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A tiny YOLOv8-seg as an 8-bit file that takes bytes."""
-    from segx.plugin.registry import get_registry
-
     module = real_module(wanted_info(get_registry().exporters.get("edgetpu"), tiny_info()))
     artifact, _ = export_file("tflite", tmp_path_factory.mktemp("source"), module, int8=True, values="uint8")
     return artifact
@@ -59,6 +58,7 @@ def test_without_the_compiler_it_is_refused_at_once(monkeypatch: pytest.MonkeyPa
     assert "compile=False" in refusal.value.hint
     assert "edgetpu_compiler -s" in refusal.value.hint
     EXPORTER.check(tiny_info(), UNCOMPILED)
+    assert get_registry().exporters.get("edgetpu").fallback == {"compile": False}  # which a benchmark measures then
 
 
 def test_what_the_compiler_takes_is_written_and_proven_on_a_cpu(

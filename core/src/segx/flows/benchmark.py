@@ -46,6 +46,8 @@ _PROVEN = 8
 """Images, besides the drawn ones, on which runtimes of one file are compared."""
 _ROUNDS = 2
 """Turns in which they are timed."""
+_FEWEST, _LONG = 5, 20.0
+"""After so many seconds so many of these do: a large model in a slow runtime takes many seconds an image."""
 _COLD = """\
 import sys
 from segx import YOLO
@@ -98,8 +100,9 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
 
 def _tell(row: BenchmarkRow, number: int, total: int) -> None:
     if row.state == "ok":
-        said = f"fitness {row.metrics['fitness']:.4f}, {row.latency:.0f} ms, {row.throughput:.1f} images/s"
-        logger.info("%d of %d: %s: %s", number, total, row.name, said)
+        accuracy = f"fitness {row.metrics['fitness']:.4f}, " if row.metrics else ""
+        said = f"{accuracy}{row.latency:.0f} ms, {row.throughput:.1f} images/s"
+        logger.info("%d of %d: %s: %s%s", number, total, row.name, said, f"; {row.reason}" if row.reason else "")
     elif row.state == "failed":
         logger.warning("%d of %d: %s: failed: %s", number, total, row.name, row.reason)
     else:
@@ -232,8 +235,20 @@ class _Bench:
             given[option] = True
         if row.precision == "int8" and "data" in known:
             given["data"] = self.options.data
-        made = export(self.model, row.format, given, name=self.name, registry=self.registry)
-        found = dataclasses.replace(row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision)
+        said, spec = "", self.registry.exporters.get(row.format)
+        how: dict[str, Any] = {"name": self.name, "registry": self.registry}
+        try:
+            made = export(self.model, row.format, given, **how)
+        except UsageError as error:
+            if not spec.fallback:
+                raise
+            made = export(self.model, row.format, {**given, **spec.fallback}, **how)
+            said = (
+                f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({error.message})"
+            )
+        found = dataclasses.replace(
+            row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision, reason=said
+        )
         return self._measured(found, made.artifact)
 
     def _measured(self, row: BenchmarkRow, artifact: Artifact) -> BenchmarkRow:
@@ -242,7 +257,8 @@ class _Bench:
         backend = self.registry.backend_for(artifact.format, device=how.device).name
         with contextlib.closing(Sessions(artifact, self.name, self.registry)) as sessions:
             session = sessions.get(how, backend)
-            precision, metrics = sessions.info.precision, self._validate(sessions, how, backend)
+            precision = sessions.info.precision
+            metrics = self._validate(sessions, how, backend) if self.options.val else {}
             latency, network = self._latency(session)
             throughput = self._throughput(sessions, backend)
             cold = self._cold(artifact.path, backend) if self.options.cold else None
@@ -332,6 +348,7 @@ class _Bench:
         plan = InputPlan.make(session, InputRequest(self.options.imgsz, 1, rect=False), model=self.name)
         decoding = PredictOptions().decode()
         whole, network = [], []
+        begun = time.perf_counter()
         for turn in range(_WARM_UP + _TURNS):
             source = self.images[turn % len(self.images)]
             start = time.perf_counter()
@@ -341,6 +358,8 @@ class _Bench:
             network.append(milliseconds_since(ran))
             task.decode(outputs, batch, session.info, decoding)
             whole.append(milliseconds_since(start))
+            if turn >= _WARM_UP + _FEWEST and time.perf_counter() - begun > _LONG:
+                break
         return median(whole[_WARM_UP:]), median(network[_WARM_UP:])
 
     def _throughput(self, sessions: Sessions, backend: str) -> float:

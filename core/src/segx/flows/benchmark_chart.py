@@ -18,7 +18,7 @@ _STYLE = {"text.parse_math": False, "font.size": 9, "axes.spines.top": False, "a
 _LETTERS = 150
 """Of a reason, that are shown."""
 _PANELS: tuple[tuple[str, Callable[[BenchmarkRow], float], str], ...] = (
-    ("fitness: higher is better", lambda row: row.metrics["fitness"], "{:.3f}"),
+    ("fitness: higher is better", lambda row: row.fitness, "{:.3f}"),
     ("ms an image: lower", lambda row: row.latency, "{:.0f}"),
     ("images a second: higher", lambda row: row.throughput, "{:.1f}"),
     ("MB: lower", lambda row: row.bytes / 1e6, "{:.1f}"),
@@ -42,8 +42,9 @@ def draw(result: Benchmark, *, title: str) -> bytes:
     ):
         figure = Figure(figsize=(13, 1.6 + 0.34 * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(1, len(_PANELS), sharey=True, squeeze=False)[0]
-        for axes, (heading, value, form) in zip(panels, _PANELS, strict=True):
+        shown = _PANELS if any(row.metrics for row in rows) else _PANELS[1:]
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, (heading, value, form) in zip(panels, shown, strict=True):
             values = [value(row) if row.state == "ok" else 0.0 for row in rows]
             axes.barh(places, values, color=[_COLOURS.get(row.precision, _OTHER) for row in rows], height=0.7)
             axes.set_title(heading, fontsize=9, loc="left")

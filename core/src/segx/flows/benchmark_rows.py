@@ -30,7 +30,7 @@ class BenchmarkRow:
         format: Name of the format.
         precision: What its numbers are.
         state: ``"ok"``; ``"blocked"``: it cannot be had here; ``"failed"``: it was tried.
-        reason: Why it is not ok, and what to do about it.
+        reason: Why it is not ok, and what to do about it; of one that is ok, what it has not of the format.
         backend: What ran it.
         path: The file or folder.
         bytes: Its size on disk.
@@ -64,6 +64,11 @@ class BenchmarkRow:
     def name(self) -> str:
         """Format and precision: ``"openvino int8"``."""
         return f"{self.format} {self.precision}"
+
+    @property
+    def fitness(self) -> float:
+        """The figure of its validation that weights are chosen by; 0 where it was not validated."""
+        return self.metrics.get("fitness", 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -99,8 +104,8 @@ class Benchmark:
         """Return which to take, a line for each purpose; of those that keep the accuracy of the first measured row."""
         if not self.measured:
             return ["nothing could be measured"]
-        least = self.measured[0].metrics["fitness"] - ACCURATE
-        accurate = [row for row in self.measured if row.metrics["fitness"] >= least]
+        least = self.measured[0].fitness - ACCURATE
+        accurate = [row for row in self.measured if row.fitness >= least]
         fastest = min(accurate, key=lambda row: row.latency)
         busiest = max(accurate, key=lambda row: row.throughput)
         smallest = min(accurate, key=lambda row: row.bytes)
@@ -144,7 +149,7 @@ class Benchmark:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
         ]
-        others = [row for row in self.rows if row.state != "ok"]
+        others = [row for row in self.rows if row.reason]
         lines += [f"{row.name}: {row.state}: {visible(row.reason, lines=False)}" for row in others]
         return "\n".join([*lines, "", *self.advice()])
 

@@ -443,7 +443,7 @@ class BenchmarkOptions(VerbOptions, RunFolderOptions):
     """Options of benchmark."""
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "what is measured": ("formats", "half", "int8", "cold"),
+        "what is measured": ("formats", "half", "int8", "val", "cold"),
         "data": ("data", "split", "images", "imgsz", "most"),
         "where it runs": ("device",),
         "what is written": ("project", "name", "exist_ok", "verbose"),
@@ -459,6 +459,7 @@ class BenchmarkOptions(VerbOptions, RunFolderOptions):
     half: bool = option(False, "also in half precision, where a format has it")
     int8: bool = option(False, "also with 8-bit numbers, where a format has them")
     most: int = option(50, "most images that speed is measured on", ge=1, le=100_000)
+    val: bool = option(True, "also validate each on the data set; without it there is no AP")
     cold: bool = option(True, "also time a first prediction in a new process")
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     verbose: bool = option(True, "a line for each format")

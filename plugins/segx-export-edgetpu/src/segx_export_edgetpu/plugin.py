@@ -37,6 +37,7 @@ def segx_exporters() -> list[ExporterSpec]:
             demands=_demands,
             axes=frozenset(),
             metadata="embedded",
+            fallback={"compile": False},
             requires=("ai-edge-litert>=2.0",),
         )
     ]
