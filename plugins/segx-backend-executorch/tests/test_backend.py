@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import pytest
 
 from segx.artifact import Artifact
 from segx.errors import ModelError
 from segx.io import sidecar
-from segx.testing.models import tiny_info
+from segx.options.verbs import SessionOptions
+from segx.testing.models import export_file, real_module, tiny_info
+from segx.testing.scenes import draw_scene
 from segx_backend_executorch.backend import ExecuTorchBackend
 
 if TYPE_CHECKING:
@@ -45,3 +50,25 @@ def test_what_is_no_such_folder_is_refused_in_one_line(tmp_path: Path, programs:
     with pytest.raises(ModelError, match=f"m_executorch_model: is damaged or no ExecuTorch model .*{said}") as caught:
         ExecuTorchBackend().read_info(folder(tmp_path, **programs))
     assert "\n" not in caught.value.message
+
+
+def test_program_on_the_page_finds_what_segx_finds(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("executorch.runtime", reason="ExecuTorch")
+    page = (repository / "docs" / "reference" / "formats" / "executorch.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    made, _ = export_file("executorch", tmp_path, real_module(tiny_info()))
+    made.path.rename(tmp_path / "yolov8n-seg_executorch_model")
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.jpg", draw_scene().image)
+    space: dict[str, Any] = {}
+    exec(compile(code, "executorch.md", "exec"), space)
+    session = ExecuTorchBackend().open(
+        Artifact(path=tmp_path / "yolov8n-seg_executorch_model", format="executorch"), SessionOptions(device="cpu")
+    )
+    output0, output1 = session.run(space["images"])
+    session.close()
+    np.testing.assert_array_equal(space["rows"], output0[0].T)
+    np.testing.assert_array_equal(space["prototypes"], output1[0])
+    assert space["mask"].shape == output1.shape[2:]

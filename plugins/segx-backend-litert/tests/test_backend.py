@@ -172,9 +172,9 @@ def test_boxes_in_fractions_are_brought_into_pixels() -> None:
     fractions = pixels.copy()
     fractions[:, 0:4:2] /= 96
     fractions[:, 1:4:2] /= 64
-    for flat in (pixels.copy(), fractions):
-        session_module._into_pixels(flat, 64, 96)
-        np.testing.assert_allclose(flat, pixels, rtol=1e-5)
+    assert [session_module._in_fractions(flat) for flat in (pixels, fractions)] == [False, True]
+    session_module._into_pixels(fractions, 64, 96)
+    np.testing.assert_allclose(fractions, pixels, rtol=1e-5)
 
 
 def test_other_outputs_than_promised_are_reported(plain: Path, tmp_path: Path) -> None:

@@ -121,6 +121,13 @@ def tensorrt(driver: Driver, version: str = "10.9"):
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
+    class Logger(ILogger):
+        def __init__(self, least):
+            self.least = least
+
+        def log(self, severity, text):
+            assert severity > self.least, text
+
     class TensorIOMode(enum.Enum):
         INPUT = 1
         OUTPUT = 2
@@ -211,5 +218,6 @@ def tensorrt(driver: Driver, version: str = "10.9"):
 
     module = types.ModuleType("tensorrt")
     module.__version__ = version
-    module.ILogger, module.Runtime, module.TensorIOMode, module.nptype = ILogger, Runtime, TensorIOMode, np.dtype
+    module.ILogger, module.Logger, module.Runtime = ILogger, Logger, Runtime
+    module.TensorIOMode, module.nptype = TensorIOMode, np.dtype
     return module

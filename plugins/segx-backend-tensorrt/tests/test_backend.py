@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -285,3 +287,24 @@ def test_what_a_machine_without_a_driver_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert "macOS" in nvidia.problem(devices=tmp_path)
+
+
+def test_program_on_the_page(repository, tmp_path, monkeypatch):
+    """It gives back nothing itself: its memory goes with its process."""
+    page = (repository / "docs" / "reference" / "formats" / "engine.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = Driver()
+    played = types.ModuleType("cuda.bindings")
+    played.driver = found
+    for name, module in {
+        "tensorrt": tensorrt(found),
+        "cuda": types.ModuleType("cuda"),
+        played.__name__: played,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.chdir(tmp_path)
+    Path("yolov8n-seg.engine").write_bytes(engine_bytes(least=(1, 3, 640, 640)))
+    space = {}
+    exec(compile(code.replace("np.zeros", "np.ones"), "engine.md", "exec"), space)
+    assert (space["arrays"]["output0"] == 2).all()
+    assert (space["arrays"]["output1"] == 1).all()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from ai_edge_litert import interpreter
 
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ExportError, UsageError
 from segx.flows.export import export
 from segx.plugin.registry import get_registry
-from segx.testing.models import export_file, export_with, real_module, tiny_info, wanted_info
+from segx.testing.models import RAW_OUTPUTS, export_file, export_with, real_module, tiny_info, wanted_info
 from segx_export_edgetpu import operators
 from segx_export_edgetpu.exporter import EdgeTpuExporter
 from segx_export_edgetpu.operators import look
@@ -120,3 +124,25 @@ def test_damage_is_reported(tmp_path: Path) -> None:
     broken = Artifact(path=tmp_path / "m.tflite", format="tflite")
     with pytest.raises(ExportError, match="damaged or no TFLite model"):
         export_with(EXPORTER, broken, tiny_info(), UNCOMPILED, tmp_path / "m_edgetpu.tflite")
+
+
+def test_program_on_the_page(
+    source: Artifact, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU: with no accelerator to hand it to, the graph stays where it is."""
+    page = (repository / "docs" / "reference" / "formats" / "edgetpu.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shutil.copy(source.path, tmp_path / "yolov8n-seg_edgetpu.tflite")
+
+    class OnCpu(interpreter.Interpreter):  # type: ignore[misc]  # LiteRT has no types
+        def __init__(self, *, experimental_delegates: list[str], **options: Any) -> None:
+            assert experimental_delegates == ["libedgetpu.so.1"]
+            super().__init__(**options)
+
+    monkeypatch.setattr(interpreter, "load_delegate", str)
+    monkeypatch.setattr(interpreter, "Interpreter", OnCpu)
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    exec(compile(code, "edgetpu.md", "exec"), space)
+    outputs = space["run"](images=np.zeros((1, 64, 96, 3), np.uint8))
+    assert {name: len(output) for name, output in outputs.items()} == dict.fromkeys(RAW_OUTPUTS, 1)

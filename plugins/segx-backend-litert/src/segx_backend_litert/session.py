@@ -109,8 +109,9 @@ class LiteRtSession(FormatSession[Pool]):
                 )
                 for name, tensor in model.outputs.items()
             }
-        if not self.info.versions:
-            _into_pixels(outputs[self.info.outputs[0]], *images.shape[2:])
+        flat = outputs[self.info.outputs[0]]
+        if self.info.decoding.get("boxes") == "fractions" or (not self.info.versions and _in_fractions(flat)):
+            _into_pixels(flat, *images.shape[2:])
         return outputs
 
 
@@ -221,14 +222,18 @@ def _is_turned(name: str, tensor: Tensor) -> bool:
     return len(tensor.shape) == 4 or name in _ANCHORS_FIRST
 
 
-def _into_pixels(flat: Array, height: int, width: int) -> None:
-    """Bring boxes that another tool wrote as fractions of the image into pixels, as they are in its other formats.
+def _in_fractions(flat: Array) -> bool:
+    """Say whether the boxes of another tool's file are fractions of the image.
 
-    Anchors lie all over an image, so that the largest centre tells the two apart.
+    Anchors lie all over an image, so that the largest centre tells.
     """
-    if flat.ndim == 3 and flat.shape[1] > 4 and float(np.abs(flat[:, :2]).max()) <= _FRACTIONS:
-        flat[:, 0:4:2] *= np.float32(width)
-        flat[:, 1:4:2] *= np.float32(height)
+    return flat.ndim == 3 and flat.shape[1] > 4 and float(np.abs(flat[:, :2]).max()) <= _FRACTIONS
+
+
+def _into_pixels(flat: Array, height: int, width: int) -> None:
+    """Bring boxes that are fractions of the image into pixels, as they are in other formats."""
+    flat[:, 0:4:2] *= np.float32(width)
+    flat[:, 1:4:2] *= np.float32(height)
 
 
 def _taken(output: Any, tensor: Tensor, *, turned: bool) -> Array:

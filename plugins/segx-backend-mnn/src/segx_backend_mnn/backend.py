@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from segx.errors import ModelError
 from segx.io.files import open_regular
+from segx.io.flatbuffer import field_of_root, follow, span_at
+from segx.io.protobuf import text_at
 from segx.plugin.base import FormatBackend, FormatSession, Graph
 from segx.runtime import choose_device, cores
 
@@ -38,9 +40,10 @@ class MnnBackend(FormatBackend):
     def _read(self, path: Path) -> tuple[Mapping[str, Any] | None, Graph]:
         """Return what the file's free text says where that is JSON, as ours and other tools' is, and the outputs."""
         with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            text, names = _field(data, _BIZ_CODE), _field(data, _OUTPUT_NAMES)
-            (count,) = struct.unpack_from("<I", data, names) if names else (0,)
-            outputs = [_text(data, _follow(data, names + 4 + 4 * place)) for place in range(count)]
+            text, names = (field_of_root(data, number) for number in (_BIZ_CODE, _OUTPUT_NAMES))
+            begin = follow(data, names) if names else 0
+            (count,) = struct.unpack_from("<I", data, begin) if names else (0,)
+            outputs = [_text(data, begin + 4 + 4 * place) for place in range(count)]
             said = _text(data, text) if text else ""
         metadata = json.loads(said) if said.startswith("{") else {}
         texts = {key: value if isinstance(value, str) else str(value) for key, value in metadata.items()}
@@ -73,26 +76,5 @@ class MnnSession(FormatSession[Any]):
         return [expr.convert(output, expr.NCHW).read().copy() for output in outputs]
 
 
-def _field(data: mmap.mmap, number: int) -> int:
-    """Return where what a field of the root leads to begins; 0: the file has it not."""
-    root = _follow(data, 0)
-    table = root - struct.unpack_from("<i", data, root)[0]
-    (size,) = struct.unpack_from("<H", data, table)
-    (distance,) = struct.unpack_from("<H", data, table + 4 + 2 * number) if 4 + 2 * number < size else (0,)
-    return _follow(data, root + distance) if distance else 0
-
-
-def _follow(data: mmap.mmap, place: int) -> int:
-    return place + int(struct.unpack_from("<I", data, place)[0])
-
-
-def _text(data: mmap.mmap, begin: int) -> str:
-    """Return the text that begins at a place.
-
-    Raises:
-        ValueError: It does not lie in the file.
-    """
-    (length,) = struct.unpack_from("<I", data, begin)
-    if begin + 4 + length > len(data):
-        raise ValueError("it ends early")
-    return data[begin + 4 : begin + 4 + length].decode()
+def _text(data: mmap.mmap, field: int) -> str:
+    return text_at(data, span_at(data, follow(data, field)))

@@ -1,6 +1,6 @@
 """Two texts in an ``.mnn`` file, written in place: it is a flatbuffer, whose root holds the distance to each.
 
-Source: MNN's schema/default/MNN.fbs (table Net); flatbuffers.dev, internals.
+Source: MNN's schema/default/MNN.fbs (table Net).
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ import struct
 import uuid
 from typing import TYPE_CHECKING
 
+from segx.io.flatbuffer import field_of_root, follow, span_at
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from segx.io.protobuf import Span
 
 PLACEHOLDER = "segx"
 """What the text is until it is written: a file without one has no place for it."""
@@ -27,8 +31,8 @@ def write_text(path: Path, text: str) -> None:
     content = text.encode()
     with path.open("r+b") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            field, begin, length = _find(data, _BIZ_CODE)
-            end = len(data) if begin + 4 + length + 4 < len(data) else begin  # one that lies last is cut off
+            field, (begin, last) = _find(data, _BIZ_CODE)
+            end = len(data) if last + 4 < len(data) else begin - 4  # one that lies last is cut off
         end += -end % 4
         file.truncate(end)
         file.seek(field)
@@ -40,15 +44,12 @@ def write_text(path: Path, text: str) -> None:
 def write_identity(path: Path) -> None:
     """Make of the number that MNN draws for each file one of its content: the same model gives the same bytes."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        _, begin, length = _find(data, _UUID)
-        data[begin + 4 : begin + 4 + length] = bytes(length)
-        data[begin + 4 : begin + 4 + length] = str(uuid.UUID(hashlib.md5(data).hexdigest())).encode()  # noqa: S324 - a name
+        _, (begin, end) = _find(data, _UUID)
+        data[begin:end] = bytes(end - begin)
+        data[begin:end] = str(uuid.UUID(hashlib.md5(data).hexdigest())).encode()  # noqa: S324 - a name
 
 
-def _find(data: mmap.mmap, number: int) -> tuple[int, int, int]:
-    """Return where a field of the root is, where its text begins, and how long that is."""
-    (root,) = struct.unpack_from("<I", data)
-    table = root - struct.unpack_from("<i", data, root)[0]
-    field = root + struct.unpack_from("<H", data, table + 4 + 2 * number)[0]
-    begin = field + struct.unpack_from("<I", data, field)[0]
-    return field, begin, struct.unpack_from("<I", data, begin)[0]
+def _find(data: mmap.mmap, number: int) -> tuple[int, Span]:
+    """Return where a field of the root is, and where its text lies."""
+    field = field_of_root(data, number)
+    return field, span_at(data, follow(data, field))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 METADATA = "metadata.json"
 LABELS = "labels.txt"
+_ENDS_IN_BOXES = "yolov8-seg/1"
 
 
 class TfliteExporter(FormatExporter[TfliteOptions]):
@@ -44,6 +45,7 @@ class TfliteExporter(FormatExporter[TfliteOptions]):
             scratch=job.scratch,
             precision=options.precision,
             raw=options.int8,
+            fractions=job.info.head == _ENDS_IN_BOXES,
             values=options.values,
             images=job.images.to_dict() if job.images is not None else None,
             name=job.info.variant,

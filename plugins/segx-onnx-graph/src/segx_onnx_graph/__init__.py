@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segx_onnx_graph.cutting import RAW_OUTPUTS, raw_decoding, raw_form
+from segx_onnx_graph.cutting import RAW_OUTPUTS, boxes_as_fractions, raw_decoding, raw_form
 from segx_onnx_graph.lengths import REPEATS, fill_value, is_number, reshaped, settled, sized, vector
 from segx_onnx_graph.reading import Graph, Node, read
 from segx_onnx_graph.translator import Translator
@@ -13,6 +13,7 @@ __all__ = [
     "Graph",
     "Node",
     "Translator",
+    "boxes_as_fractions",
     "fill_value",
     "is_number",
     "raw_decoding",

@@ -1,4 +1,4 @@
-"""ONNX to ONNX: the same graph ended at the raw head, before softmax and decode, whoever wrote the file.
+"""The same graph with another end, whoever wrote the file: at the raw head, or with boxes as fractions of the image.
 
 The tensors are found by structure, since names mean nothing between tools: the flat output is a concatenation of boxes,
 scores and coefficients; the scores come from a Sigmoid; the boxes from a Softmax over bins, and what goes into that,
@@ -7,8 +7,10 @@ taken back to (N, 4 * bins, A), is the raw boxes.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -67,6 +69,29 @@ def raw_decoding(source: str | Path | onnx.ModelProto) -> dict[str, Any]:
     if not maps or set(sides) != {(height, width)} or sum(rows * columns for rows, columns in maps) != anchors:
         raise _no_head(where, f"{boxes} is not made of maps that divide the image")
     return {"strides": strides, "bins": channels // 4}
+
+
+def boxes_as_fractions(graph: Graph) -> Graph:
+    """Return a graph whose boxes are fractions of the image's width and height, for one whose boxes are in pixels.
+
+    They are found as the four rows that the flat output (N, channels, A) begins with; a graph that puts none together
+    so, or takes images of any size, is returned as it is.
+    """
+    makers = _makers(graph)
+    flat = next((name for name in graph.outputs if len(_shape(graph, name)) == 3), "")
+    boxes = next(_leaves(flat, makers))
+    height, width = _shape(graph, graph.input)[2:]
+    if boxes == flat or _shape(graph, boxes)[1:2] != (4,) or not isinstance(height, int) or not isinstance(width, int):
+        return graph
+    size, scaled = f"{boxes}/size", f"{boxes}/fractions"
+    nodes = []
+    for node in graph.nodes:
+        nodes.append(dataclasses.replace(node, inputs=tuple(scaled if name == boxes else name for name in node.inputs)))
+        if boxes in node.outputs:
+            nodes.append(Node("Mul", (boxes, size), (scaled,), {}))
+    constants = {**graph.constants, size: np.array([[1 / width], [1 / height]] * 2, np.float32)}
+    shapes = {**graph.shapes, scaled: graph.shapes[boxes]}
+    return dataclasses.replace(graph, nodes=nodes, constants=constants, shapes=shapes)
 
 
 def _stand_ins(model: onnx.ModelProto) -> list[int]:

@@ -19,7 +19,7 @@ from segx.errors import ExportError
 from segx.io.files import write_bytes
 from segx.plugin.calibration import Calibration
 from segx.runtime import child
-from segx_onnx_graph import raw_decoding, raw_form, read
+from segx_onnx_graph import boxes_as_fractions, raw_decoding, raw_form, read
 from segx_tensorflow.functions import GraphModule
 from segx_tensorflow.keras_model import write_keras
 from segx_tensorflow.model_metadata import described
@@ -47,8 +47,14 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
     """
     graph = read(Path(source), tuple(shape))
     module = GraphModule(graph, anchors_first=False)
-    signatures = {"serving_default": module.serve.get_concrete_function()}
-    tf.saved_model.save(module, destination, signatures=signatures)
+    serve = module.serve.get_concrete_function()
+    # beside the signature of this name: other tools look for such a function, and take what it gives by its order
+    module.serving_default = tf.function(
+        lambda images: [*map(serve(images).get, graph.outputs)],
+        input_signature=module.serve.input_signature,
+        autograph=False,
+    )
+    tf.saved_model.save(module, destination, signatures={"serving_default": serve})
     folder = Path(destination)
     for item in folder.iterdir():
         if item.is_dir() and not any(item.iterdir()):  # assets: there are none
@@ -61,8 +67,8 @@ def saved_model(source: str, shape: Sequence[int | None], destination: str, *, k
 def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> dict[str, Any]:
     """Write a frozen graph: a GraphDef with the weights in it as constants.
 
-    Its input is the placeholder ``images``, float32 (N, H, W, 3); its outputs are the nodes of ONNX's names, the flat
-    one (N, channels, anchors), the maps (N, h, w, channels).
+    Its input is the placeholder ``x``, which other tools look for, float32 (N, H, W, 3); its outputs are the nodes of
+    ONNX's names, the flat one (N, channels, anchors), the maps (N, h, w, channels).
 
     Args:
         source: The ``.onnx`` file.
@@ -76,7 +82,7 @@ def frozen_graph(source: str, shape: Sequence[int | None], destination: str) -> 
         ExportError: The graph has operators that are not translated.
     """
     graph = read(Path(source), tuple(shape))
-    module = GraphModule(graph, anchors_first=False)
+    module = GraphModule(graph, anchors_first=False, images="x")
     frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
     definition = _only_for(graph.outputs, frozen.graph.as_graph_def())
     write_bytes(Path(destination), definition.SerializeToString(deterministic=True))
@@ -91,6 +97,7 @@ def tflite(
     *,
     precision: str = "fp32",
     raw: bool = False,
+    fractions: bool = False,
     values: str = "float32",
     images: Mapping[str, Any] | None = None,
     name: str = "",
@@ -105,12 +112,13 @@ def tflite(
             quarter of the memory that a function with constants does.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         raw: End at the raw head, whose outputs are kept apart by their meaning, each with a scale of its own.
+        fractions: Write boxes, where the graph ends in them, as fractions of the image, as readers of such files expect.
         values: What an int8 file takes and gives: ``"float32"``, ``"int8"`` or ``"uint8"``.
         images: What :meth:`segx.plugin.calibration.Calibration.to_dict` wrote; needed for int8.
         name: Of the model, for tools that show the file's metadata.
 
     Returns:
-        ``versions`` of what made it, ``outputs``, their names, and the ``decoding`` of a graph that was cut here.
+        ``versions`` of what made it, ``outputs``, their names, and the ``decoding`` of a graph whose end was changed.
 
     Raises:
         ExportError: The graph has operators that are not translated, or does not end in a head that can be cut.
@@ -123,6 +131,8 @@ def tflite(
         graph = read(cut, tuple(shape))
     else:
         graph = read(Path(source), tuple(shape))
+    if fractions and (scaled := boxes_as_fractions(graph)) is not graph:
+        graph, decoding = scaled, {"boxes": "fractions"}
     module = GraphModule(graph, anchors_first=raw)
     folder = Path(scratch) / "saved_model"
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve.get_concrete_function()})

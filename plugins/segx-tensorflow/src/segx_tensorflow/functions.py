@@ -23,9 +23,10 @@ class GraphModule(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         graph: What is translated; the lengths that it leaves open are open here.
         anchors_first: Outputs of three axes are (N, anchors, channels), as they come about; else (N, channels,
             anchors), as in ONNX. Maps, of four axes, are (N, h, w, channels) either way.
+        images: What the input is called.
     """
 
-    def __init__(self, graph: Graph, *, anchors_first: bool) -> None:
+    def __init__(self, graph: Graph, *, anchors_first: bool, images: str = "images") -> None:
         super().__init__(name="model")
         self._graph_read = graph
         self._anchors_first = anchors_first
@@ -41,7 +42,7 @@ class GraphModule(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         batch, channels, height, width = (
             length if isinstance(length, int) else None for length in graph.shapes[graph.input] or ()
         )
-        shape = tf.TensorSpec((batch, height, width, channels), tf.float32, name="images")
+        shape = tf.TensorSpec((batch, height, width, channels), tf.float32, name=images)
         # autograph would rewrite the translator's own Python, which takes ten seconds and is of no use
         self.serve = tf.function(self._outputs, input_signature=[shape], autograph=False)
 
