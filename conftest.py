@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import segx.plugin.tracing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -22,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it:
 # Tests start an interpreter a thousand times; each would compile all of segx anew, which takes 0.1 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+segx.plugin.tracing.here = 10_000  # tiny models: each in a process of its own would take torch's import again
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script runs the tests in the background
 
 

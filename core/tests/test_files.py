@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import yaml
 
 from segx.data.definition import define
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.io import files, index_cache, sidecar
-from segx.io.files import read_mapping
+from segx.io.files import read_mapping, read_options
+from segx.io.yaml_text import load
 from segx.model import YOLO
 
 if TYPE_CHECKING:
@@ -114,3 +117,67 @@ def test_both_ends_of_a_file(tmp_path: Path) -> None:
     assert files.both_ends(tmp_path / "a", 3) == b"012789"
     assert files.both_ends(tmp_path / "a", 8) == b"0123456723456789"
     assert files.both_ends(tmp_path, 3) == files.both_ends(tmp_path / "none", 3) == b""
+
+
+TWICE = "conf: 0.5\nimgsz: 640\n# the same once more\nconf: 0.9\n"
+
+
+def test_a_key_that_is_there_twice_is_told_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(TWICE)
+    with pytest.raises(UsageError, match=r"conf: is there twice, in line 1 and line 4: keep one") as caught:
+        read_options(path)
+    assert str(path) in caught.value.message
+    for read in (define, YOLO):
+        with pytest.raises(SegxError, match=r"conf: is there twice, in line 1 and line 4"):
+            read(path)
+    (tmp_path / "m_openvino_model").mkdir()
+    (tmp_path / "m_openvino_model" / "metadata.yaml").write_text("args:\n  half: true\n  half: false\n")
+    with pytest.raises(ModelError, match=r"half: is there twice, in line 2 and line 3"):
+        sidecar.read_metadata(tmp_path / "m_openvino_model")
+
+
+def test_a_key_of_options_with_a_dash_and_with_an_underscore_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text("save-txt: true\nsave_txt: false\n")
+    with pytest.raises(UsageError, match="save-txt is there with a dash and with an underscore"):
+        read_options(path)
+    path.write_text("save-txt: true\nmax-det: 3\n")
+    assert read_options(path) == {"save_txt": True, "max_det": 3}
+
+
+def test_what_yaml_itself_allows_twice_is_read() -> None:
+    text = "base: &b {k: 1, l: 1}\nother: &o {<<: *b, k: 2}\nlast:\n  - {<<: *b, l: 3}\n  - {<<: *b}\n"
+    assert load(text)["last"] == [{"k": 1, "l": 3}, {"k": 1, "l": 1}]
+
+
+def test_names_of_classes_are_text_and_nothing_else_is() -> None:
+    text = "names: {0: yes, 1: 007, 2: 1:30, 3: 2024-01-01, 4: null}\nnc: 5\nargs: {names: [no]}\n"
+    found = load(text)
+    assert found["names"] == {0: "yes", 1: "007", 2: "1:30", 3: "2024-01-01", 4: None}
+    assert (found["nc"], found["args"]) == (5, {"names": [False]})
+
+
+def test_the_parser_without_its_library_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml, "__with_libyaml__", False)
+    name = "segx.io.yaml_text"
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    text = "names: {0: yes}\na: [1, {b: 2.5}]\nc: &x {d: null}\ne: *x\n"
+    assert plain.load(text) == load(text)
+    with pytest.raises(plain.NotYamlError, match=r"conf: is there twice, in line 1 and line 4"):
+        plain.load(TWICE)
+
+
+def test_an_error_is_cut_in_the_middle_of_what_nobody_reads() -> None:
+    error = SegxError("begin " + "a word " * 1000 + "end", hint="try " + "this or " * 1000 + "that")
+    for text, first, last in ((error.message, "begin a", "end"), (error.hint, "try this", "that")):
+        assert 2500 < len(text) < 4000
+        assert text.startswith(first)
+        assert text.endswith(last)
+        assert " ... " in text
+    whole = "a word " * 500
+    assert SegxError(whole).message == whole

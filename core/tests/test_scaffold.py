@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from segx.errors import UsageError
+from segx.errors import DataError, UsageError
 from segx.plugin import scaffold
 
 if TYPE_CHECKING:
@@ -72,3 +72,19 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 def test_folders_above_are_made(tmp_path: Path) -> None:
     assert scaffold.create("logger-foo", tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scaffold, "_fill", full)
+    with pytest.raises(DataError, match=f"{tmp_path}/segx-export-foo cannot be written: No space left") as refusal:
+        scaffold.create("export-foo", tmp_path)
+    assert ".part" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").touch()
+    with pytest.raises(DataError, match=f"{tmp_path}/a/segx-export-foo cannot be written: Not a directory"):
+        scaffold.create("export-foo", tmp_path / "a")

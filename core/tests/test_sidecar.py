@@ -62,3 +62,26 @@ def test_damage_is_reported_with_the_file(tmp_path: Path, content: str) -> None:
     sidecar.sidecar_path(tmp_path / "x.onnx").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"x\.onnx\.segx\.json"):
         sidecar.read(tmp_path / "x.onnx")
+
+
+def test_a_table_of_many_classes_is_read_and_one_of_too_many_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "m_openvino_model"
+    folder.mkdir()
+    info = ArtifactInfo(names={number: f"class number {number}" for number in range(20_000)})
+    sidecar.write(folder, info)
+    assert sidecar.read(folder) == info
+    with sidecar.folder_sidecar_path(folder).open("a") as file:
+        file.writelines(f"other{number}: class number {number}\n" for number in range(100_000))
+    with pytest.raises(ModelError, match=r"metadata\.yaml: cannot be read \(it has \d MiB, more than the 2 that"):
+        sidecar.read(folder)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../x", "a/../../x", "..", "", "a//b", "a\\b", "a\0b", "C:x"])
+def test_files_that_are_not_in_the_folder_are_not_of_the_model(tmp_path: Path, name: str) -> None:
+    sidecar.write(tmp_path, ArtifactInfo())
+    place = sidecar.folder_sidecar_path(tmp_path)
+    content = yaml.safe_load(place.read_text())
+    content["segx"]["files"] = {name: [0, 0]}
+    place.write_text(yaml.safe_dump(content))
+    with pytest.raises(ModelError, match="which is no file of the model"):
+        sidecar.read(tmp_path)

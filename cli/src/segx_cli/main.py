@@ -225,14 +225,12 @@ def find_command(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _mode_of_file(words: Sequence[str]) -> str | None:
     """Return the verb that the file of options names, where the line names none and there is such a file."""
-    from pathlib import Path
-
-    from segx.io.files import read_mapping
+    from segx.io.files import read_options
 
     pair = next((word for word in words if word.removeprefix("--").startswith("cfg=")), None)
     if pair is None:
         return None
-    mode = str(read_mapping(Path(pair.partition("=")[2]), error=UsageError, what="names and values").get("mode"))
+    mode = str(read_options(pair.partition("=")[2]).get("mode"))
     return mode if mode in COMMANDS else None
 
 

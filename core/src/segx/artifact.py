@@ -199,7 +199,7 @@ class ArtifactInfo(Record):
         for name, (size, crc) in self.files.items():
             try:
                 there = (folder / name).stat().st_size
-                changed = contents and crc_of(folder / name) != crc
+                changed = contents and there == size and crc_of(folder / name) != crc
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise ModelError(f"{folder}: {name} in it cannot be read ({reason})", hint=_EXPORT_AGAIN) from error
@@ -264,6 +264,8 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
 
 
 def _about(value: Any, name: str) -> tuple[int, int]:
+    if not all(part.strip(".") and not set("\0\\:") & set(part) for part in name.split("/")):
+        raise ValueError(f"files names {read.shown(name)}, which is no file of the model")
     size, crc = value if isinstance(value, list | tuple) and len(value) == 2 else (None, None)
     return read.whole(size, f"size of {name}", least=0, most=1 << 50), read.whole(crc, name, least=0, most=1 << 32)
 

@@ -13,6 +13,7 @@ import torch
 
 from segx.artifact import Artifact, ArtifactInfo
 from segx.errors import ExportError, ModelError, UsageError
+from segx.plugin import tracing
 from segx.testing.models import export_with, real_module, tiny_info
 from segx_export_torchscript.archive import rewrite
 from segx_export_torchscript.exporter import TorchScriptExporter
@@ -168,3 +169,34 @@ def test_checkpoint_is_no_torchscript(tmp_path):
     torch.save({"a": torch.zeros(3)}, tmp_path / "m.pt")
     with pytest.raises(ModelError, match="no TorchScript model"):
         rewrite(tmp_path / "m.pt", tmp_path / "out", config=b"{}")
+
+
+def test_the_process_does_not_grow_by_each_export(module, tmp_path, monkeypatch):
+    """torch keeps every traced type: some 10 MB of a model, whatever becomes of it."""
+    monkeypatch.setattr(tracing, "here", 1)
+    traced, trace = [], torch.jit.trace
+    monkeypatch.setattr(torch.jit, "trace", lambda *given, **named: traced.append(1) or trace(*given, **named))
+    made = []
+    for number in range(3):
+        path = tmp_path / f"{number}.torchscript"
+        export_with(EXPORTER, module, module.info, TorchScriptOptions(optimize=number == 2), path)
+        made.append({kept for name in members(path) if not (kept := name.partition("/")[2]).startswith("code/")})
+    assert len(traced) == 1
+    assert made[0] == made[1]
+    wanted = module.module(torch.from_numpy(module.example))
+    for number in range(3):
+        outputs = load(tmp_path / f"{number}.torchscript")(torch.from_numpy(module.example))
+        for output, expected in zip(outputs, wanted, strict=True):
+            torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_that_cannot_be_sent_to_a_process_is_traced_in_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracing, "here", 0)
+
+    class Local(torch.nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    example = torch.ones(1, 2)
+    tracing.trace(Local(), example, tmp_path / "traced")
+    assert load(tmp_path / "traced")(example).tolist() == [[2.0, 2.0]]

@@ -18,11 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from segx.artifact import WeightsFile
 from segx.errors import DataError, MissingDataError, did_you_mean
-from segx.io.files import read_text
+from segx.io.files import read_mapping
 from segx.io.paths import cache_folder, expanded
 
 if TYPE_CHECKING:
@@ -276,78 +274,9 @@ def _mistyped(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-_NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's plain values, with every key once, and names of classes as they are written."""
-
-    def construct_document(self, node: yaml.Node) -> Any:
-        """Return a document; a name like yes, 007 or 1:30 is a text, whatever YAML takes it for."""
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.value == "names" and isinstance(value, yaml.CollectionNode):
-                mapping = isinstance(value, yaml.MappingNode)
-                for item in [inner for _, inner in value.value] if mapping else value.value:
-                    if item.tag in _NOT_TEXT:
-                        item.tag = "tag:yaml.org,2002:str"
-        return super().construct_document(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's
-        """Return a mapping.
-
-        Raises:
-            _TwiceError: A key is there twice; PyYAML alone would take the last.
-        """
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise _TwiceError(problem=f"{key.value}: is there twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _TwiceError(yaml.MarkedYAMLError):
-    """A key that is there twice."""
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file():
-            raise DataError(f"{path} is no file")
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path} has {path.stat().st_size >> 20} MiB: that is no data set YAML")
-        content = yaml.load(read_text(path, encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}", hint=_MAY_READ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
-    except _TwiceError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise DataError(
-            f"{path}, line {line}: {error.problem}", hint="keep one of them; a list holds several"
-        ) from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        RecursionError,
-    ) as error:
-        # PyYAML leaves it to Python to say what is wrong with 2024-13-01, !!bool x, !!timestamp x
-        where = getattr(error, "problem_mark", None)
-        reason = f"line {where.line + 1}: {getattr(error, 'problem', '')}" if where else _first_line(error)
-        raise DataError(f"{path} is not YAML ({reason})") from error
-    if not isinstance(content, dict):
-        kind = {list: "a list", str: "a text", type(None): "empty"}.get(type(content), f"a {type(content).__name__}")
-        raise DataError(f"{path} is {kind}, not a data set", hint="a data set YAML says path:, train:, val: and names:")
-    return {str(key): value for key, value in content.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    hint = "a data set YAML says path:, train:, val: and names:"
+    return read_mapping(path, error=DataError, what="a data set", hint=hint)
 
 
 def _values(value: Any, split: str, path: Path) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import datetime as dt
 import importlib.metadata
+import io
 import json
 import logging
 import math
@@ -240,7 +241,8 @@ class Record:
         if began is None:
             return now
         began.pop(_FINISHED, None)
-        return {**began, "resumed": [*began.get("resumed", []), now]}
+        before = began.get("resumed")
+        return {**began, "resumed": [*(before if isinstance(before, list) else []), now]}
 
     def _data(self) -> dict[str, Any]:
         train, val = self._counts()
@@ -325,11 +327,11 @@ def _with_files(step: Step, written: tuple[Path, ...]) -> Step:
 def _read_rows(path: Path) -> list[Mapping[str, float]]:
     """Return the table of a run that goes on; one that is gone or damaged begins anew, the weights hold the run."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        lines = io.StringIO(files.read_text(path), newline="")
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
         logger.warning("%s cannot be read and begins anew (%s)", path, error)
         return []
     return [row for row in rows if "epoch" in row and "time" in row]
@@ -341,8 +343,8 @@ def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(files.read_text(folder / _MANIFEST))
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -304,7 +304,7 @@ class _Download:
     def _read_note(self) -> dict[str, Any]:
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) else {}
 
@@ -384,7 +384,7 @@ def _is_whole_safetensors(path: Path) -> bool:
         try:
             header = json.loads(file.read(length))
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return False
     return size == 8 + length + max(ends, default=0)
 

@@ -17,6 +17,7 @@ from segx.errors import DataError, UsageError, WrongTypeError
 from segx.io.leftovers import PREFIX, sweep, temporary_name
 from segx.io.names import image_suffix
 from segx.io.paths import expanded
+from segx.metadata import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,25 +165,27 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
     Raises:
         SegxError: It cannot be read, is not YAML, no mapping, or larger than any such file.
     """
-    import yaml
+    from segx.io.yaml_text import NotYamlError, load
 
     try:
-        content = yaml.safe_load(read_regular(path, limit=_LONGEST_MAPPING).decode("utf-8-sig"))
+        content = load(read_regular(path, limit=_LONGEST_MAPPING).decode("utf-8-sig"))
+        bounded(content, what)
     except UnicodeDecodeError as reason:
         raise error(f"{path} is not UTF-8 text", hint="save it as UTF-8") from reason
     except OSError as reason:
-        raise error(f"{path} cannot be read ({reason.strerror or reason})") from reason
-    except (*_NOT_YAML, yaml.YAMLError) as reason:
-        # PyYAML leaves it to Python to say what is wrong with 2024-13-01, !!bool x, !!timestamp x
-        mark = getattr(reason, "problem_mark", None)
-        words = getattr(reason, "problem", None) or (str(reason).splitlines() or [type(reason).__name__])[0]
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise error(f"{path} cannot be read as YAML ({where}{words[:200]})", hint=hint) from reason
+        raise error(f"{path} cannot be read ({reason.strerror or reason})", hint=_cure(reason)) from reason
+    except NotYamlError as reason:
+        raise error(f"{path} cannot be read as YAML ({reason})", hint=hint) from reason
+    except ValueError as reason:
+        raise error(f"{path}: {reason}", hint=hint) from reason
     if not isinstance(content, dict):
-        raise error(f"{path} holds a {type(content).__name__}, not {what}", hint=hint)
-    if not _is_bounded(content):
-        raise error(f"{path} is nested deeper, or larger, than {what} can be", hint=hint)
+        kind = {list: "a list", str: "a text", type(None): "nothing"}.get(type(content), f"a {type(content).__name__}")
+        raise error(f"{path} holds {kind}, not {what}", hint=hint)
     return {str(key): value for key, value in content.items()}
+
+
+def _cure(reason: OSError) -> str:
+    return "give yourself the right to read it: chmod u+rX" if isinstance(reason, PermissionError) else ""
 
 
 def read_options(cfg: Any) -> dict[str, Any]:
@@ -200,30 +203,11 @@ def read_options(cfg: Any) -> dict[str, Any]:
         content = read_mapping(expanded(cfg), error=UsageError, what="names and values", hint=hint)
     except UsageError as error:
         raise UsageError(f"cfg={error.message}", hint=error.hint) from error
-    return {name.replace("-", "_"): value for name, value in content.items()}
-
-
-_NOT_YAML = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
-_DEEPEST = 50
-_LARGEST = 1_000_000
-
-
-def _is_bounded(content: object) -> bool:
-    """Return True if a value can be walked and shown: aliases make a small file large, or endless."""
-    waiting, seen = [(content, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        seen += 1
-        if isinstance(value, dict):
-            inner = [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set):
-            inner = list(value)
-        else:
-            continue
-        if depth > _DEEPEST or seen + len(waiting) + len(inner) > _LARGEST:
-            return False
-        waiting.extend((item, depth + 1) for item in inner)
-    return True
+    options = {name.replace("-", "_"): value for name, value in content.items()}
+    if len(options) < len(content):
+        twice = sorted(name for name in content if "-" in name and name.replace("-", "_") in content)
+        raise UsageError(f"cfg={cfg}: {', '.join(twice)} is there with a dash and with an underscore", hint="keep one")
+    return options
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

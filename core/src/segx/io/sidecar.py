@@ -56,7 +56,7 @@ def read_metadata(model: Path) -> dict[str, Any] | None:
     """
     source = location(model)
     try:
-        text = read_regular(source, limit=4 * MOST_TEXT).decode()
+        text = read_regular(source, limit=2 * MOST_TEXT).decode()
         content = _parse(text, yaml=source.suffix != ".json")
         if isinstance(content, dict):
             return {str(key): value for key, value in content.items()}
@@ -72,16 +72,13 @@ def _parse(text: str, *, yaml: bool) -> Any:
     """Return what a text says; JSON is YAML, but a parser for JSON alone is faster and stricter.
 
     Raises:
-        ValueError: It says nothing; YAML's own constructors raise many others.
+        ValueError: It says nothing.
     """
     if not yaml:
         return json.loads(text)
-    from yaml import YAMLError, safe_load
+    from segx.io.yaml_text import load
 
-    try:
-        return safe_load(text)
-    except YAMLError as error:
-        raise ValueError(str(error)) from error
+    return load(text)
 
 
 def write(model: Path, info: ArtifactInfo) -> Path:
@@ -93,7 +90,9 @@ def write(model: Path, info: ArtifactInfo) -> Path:
     if destination.suffix == ".json":
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     else:
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = yaml.dump(
+            content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True
+        )
     return write_text(destination, text)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import string
-import tempfile
 from importlib.resources import as_file, files
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segx import __version__
 from segx.errors import UsageError, did_you_mean
+from segx.io.files import new_folder
+from segx.io.paths import expanded
 from segx.plugin.known import PLANNED, PROVIDERS
 from segx.records import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class PluginTemplate(Record):
@@ -74,23 +78,18 @@ def create(name: str, folder: Path) -> Path:
 
     Raises:
         UsageError: The name is none, it is taken by an official distribution, or the folder is there already.
+        DataError: The folder cannot be written.
     """
     kind, rest = _parse(name)
     distribution = f"segx-{kind}-{rest}"
-    target = folder / distribution
+    target = expanded(folder) / distribution
     if target.exists():
         raise UsageError(f"folder {str(target)!r} is there already", hint="choose another name or another --folder")
     values = _values(kind, rest, distribution)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as work:
-        made = Path(work) / distribution
+    with new_folder(target) as made:
         for template in ("common", kind):
             with as_file(files("segx") / "templates" / template) as source:
                 _fill(source, made, values)
-        try:
-            made.rename(target)
-        except OSError as error:
-            raise UsageError(f"folder {str(target)!r} cannot be made: {error.strerror or error}") from error
     return target
 
 

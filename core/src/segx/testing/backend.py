@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from segx.artifact import Artifact, ArtifactInfo
@@ -21,6 +22,7 @@ from segx.options.verbs import PRECISION_OPTIONS, SessionOptions
 from segx.plugin.catalog import full_name
 from segx.plugin.requirements import ALTERNATIVE, modules
 from segx.runtime import device_kind
+from segx.testing.damage import changed, damaged, generator, tries
 from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, export_options, tiny_info, tiny_module, wanted_info
 from segx.testing.parity import assert_same_outputs, run_twice
@@ -30,6 +32,7 @@ from segx.testing.scenes import noise_images
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from random import Random
 
     from segx.plugin.interfaces import Backend, Session
     from segx.plugin.registry import Registry
@@ -368,6 +371,28 @@ class BackendContract(PluginContract, standard=True):
         with pytest.raises(ModelError, match="damaged"):
             backend.open(Artifact(path=path, format=artifact.format), SessionOptions(device=self.device))
 
+    def test_whatever_is_in_a_file_its_info_is_read_or_refused(
+        self, backend: Backend, artifact: Artifact, tmp_path: Path
+    ) -> None:
+        """A model, or what lies beside it, changed at random places: its info, or one line that names it."""
+        rng, refused = generator(f"{self.name} {self.format}"), list[str]()
+        for _ in range(tries(30)):
+            shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+            path = _copied(artifact.path, tmp_path / "copy")
+            beside = sidecar.location(path)
+            files = [*(item for item in path.rglob("*") if item.is_file()), *([] if path.is_dir() else [path])]
+            if beside.exists() and rng.random() < 0.6:
+                _change_metadata(path, rng)
+            else:
+                hit = rng.choice([*files, *([beside] if beside.exists() else [])])
+                hit.write_bytes(damaged(hit.read_bytes(), rng))
+            try:
+                backend.read_info(Artifact(path=path, format=artifact.format))
+            except ModelError as error:
+                refused.append(error.message)
+        assert refused
+        assert all(artifact.path.name in words and "\n" not in words for words in refused)
+
     def test_leaves_the_model_and_other_sessions_as_they_are(
         self, backend: Backend, artifact: Artifact, session: Session
     ) -> None:
@@ -438,6 +463,27 @@ def _damage_in_folder(backend: Backend, artifact: Artifact, folder: Path, damage
         (copy / name).write_bytes(content[: len(content) // 2] if damage != "zeros" else bytes(len(content)))
         with pytest.raises(ModelError, match="damaged"):
             backend.read_info(Artifact(path=copy, format=artifact.format)).check_files(copy, contents=True)
+
+
+def _copied(model: Path, folder: Path) -> Path:
+    """Return a copy of a model, with what lies beside it."""
+    folder.mkdir()
+    path = folder / model.name
+    if model.is_dir():
+        shutil.copytree(model, path)
+        return path
+    for file in (model, sidecar.sidecar_path(model)):
+        if file.exists():
+            shutil.copy(file, folder)
+    return path
+
+
+def _change_metadata(path: Path, rng: Random) -> None:
+    """Change the info that lies in a folder or beside a file."""
+    place = sidecar.location(path)
+    document = changed(sidecar.read_metadata(path), rng)
+    dumped = json.dumps(document) if place.suffix == ".json" else yaml.safe_dump(document, allow_unicode=True)
+    place.write_text(dumped, encoding="utf-8", errors="replace")
 
 
 def _images(session: Session) -> Images:

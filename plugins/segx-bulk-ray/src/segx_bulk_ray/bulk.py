@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from segx_bulk_ray.sources import Shard
 
 SETTINGS = (
-    *("conf", "iou", "max_det", "classes", "agnostic_nms", "multi_label"),
+    *("conf", "iou", "max_det", "classes", "agnostic_nms"),
     *("imgsz", "rect", "batch", "device", "half", "backend", "threads"),
 )
 """Options of ``segx predict`` that mean something here."""
@@ -82,8 +82,8 @@ def predict(
         workers: Shards predicted at once; default: the cores of this machine, in a cluster as many as it has room for.
         address: Of a Ray cluster.
         shard: Images for each task.
-        settings: Of ``segx predict``: conf, iou, max_det, classes, agnostic_nms, multi_label, imgsz, rect, batch,
-            device, half, backend, threads (1 for each worker).
+        settings: Of ``segx predict``: conf, iou, max_det, classes, agnostic_nms, imgsz, rect, batch, device,
+            half, backend, threads (1 for each worker).
 
     Raises:
         UsageError: A setting is unknown or out of range, or there is no cluster at the address.
@@ -256,7 +256,8 @@ def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int]:
     if before is None:
         if places.kind(target) == "file" or places.listed(target):
             raise DataError(f"{target} holds something already", hint="name a new output=")
-        places.write_whole(places.join(target, output.RECORD), json.dumps(record, indent=1).encode())
+        with places.writing(places.join(target, output.RECORD)) as file:
+            file.write(json.dumps(record, indent=1).encode())
         return set()
     if not resume:
         raise DataError(f"{target} holds a run already", hint="resume=true goes on with it; or name a new output=")
@@ -283,11 +284,8 @@ def _finished(dataset: ray.data.Dataset) -> Iterator[Mapping[str, int]]:
 
 def _write_coco(target: str) -> None:
     """Write what was found as one COCO data set; read and written piece by piece, for it may not fit into memory."""
-    address = places.join(target, "predictions.json")
-    system, path = places.resolve(address)
-    aside = f"{path}.part" if places.is_local(address) else path
     names: Mapping[str, str] = (output.read_record(target) or {})["names"]
-    with system.open_output_stream(aside) as file:
+    with places.writing(places.join(target, "predictions.json")) as file:
 
         def listed(name: str, items: Iterator[Mapping[str, Any]]) -> None:
             file.write(f'"{name}": ['.encode())
@@ -302,8 +300,6 @@ def _write_coco(target: str) -> None:
         file.write(b",\n")
         listed("categories", ({"id": int(number), "name": name} for number, name in names.items()))
         file.write(b"}\n")
-    if aside != path:
-        Path(aside).replace(path)
 
 
 def _coco_images(target: str) -> Iterator[dict[str, Any]]:

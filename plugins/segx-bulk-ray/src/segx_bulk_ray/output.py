@@ -108,7 +108,8 @@ def done_shards(output: str) -> set[int]:
 def _write(address: str, table: pa.Table, metadata: Mapping[bytes, bytes]) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    places.write_whole(address, memoryview(sink.getvalue()))
+    with places.writing(address) as file:
+        file.write(sink.getvalue())
 
 
 def read_record(output: str) -> dict[str, Any] | None:

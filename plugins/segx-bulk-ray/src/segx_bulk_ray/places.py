@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from segx.errors import DataError, MissingPluginError
+from segx.io.files import read_regular, replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _WHOLE_ADDRESS = ("http", "https")
 """Schemes whose file systems want the whole address, not what stands behind the scheme."""
+
+_LARGEST = 2 << 30
+"""Bytes of an image, a list or a record on this machine."""
 
 
 def resolve(address: str | os.PathLike[str]) -> tuple[Any, str]:
@@ -80,14 +88,17 @@ def read_bytes(address: str) -> bytes:
     """
     system, path = resolve(address)
     try:
+        if isinstance(system, fs.LocalFileSystem):
+            return read_regular(path, limit=_LARGEST)
         with system.open_input_stream(path) as file:
             return bytes(file.read())
     except (OSError, pa.ArrowException) as error:
         raise DataError(_reason(error)) from None
 
 
-def write_whole(address: str, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all, over one that is there.
+@contextlib.contextmanager
+def writing(address: str) -> Iterator[Any]:
+    """Give a stream for what becomes a file, over one that is there, when the block ends well: whole or not at all.
 
     An object store shows an object once it is complete; on a disk it is written beside its place and then moved.
 
@@ -95,17 +106,14 @@ def write_whole(address: str, data: bytes | memoryview) -> None:
         DataError: It cannot be written.
     """
     system, path = resolve(address)
-    local = isinstance(system, fs.LocalFileSystem)
-    aside = f"{Path(path).parent}/.part-{os.getpid()}-{Path(path).name}" if local else path
-    try:
-        if local:
-            system.create_dir(str(Path(path).parent), recursive=True)
-        with system.open_output_stream(aside) as file:
-            file.write(data)
-        if local:
-            os.replace(aside, path)  # noqa: PTH105 - both are text
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{address} cannot be written: {_reason(error)}") from None
+    with contextlib.ExitStack() as stack:
+        if isinstance(system, fs.LocalFileSystem):
+            path = str(stack.enter_context(replacing(Path(path))))
+        try:
+            with system.open_output_stream(path) as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{address} cannot be written: {_reason(error)}") from None
 
 
 def listed(address: str) -> list[tuple[str, int]]:

@@ -38,7 +38,8 @@ class TorchScriptExporter(FormatExporter[TorchScriptOptions]):
     def _export(self, source: ExportModule, job: ExportJob, options: TorchScriptOptions) -> None:
         from segx_export_torchscript import tracing
 
-        traced = tracing.trace(source, half=options.half, freeze=options.optimize)
+        traced = job.scratch / "traced"
+        tracing.trace(source, traced, half=options.half, freeze=options.optimize)
         with replacing(job.destination) as temporary:
             rewrite(traced, temporary)
 

@@ -8,10 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
 from segx.errors import ModelError, did_you_mean
-from segx.io.files import read_text
+from segx.io.files import read_mapping
+from segx.io.yaml_text import load
 from segx.plugin.jobs import ModelConfig
 from segx_model_yolov8 import blocks
 from segx_model_yolov8.blocks import IMAGE_CHANNELS, MOST_CHANNELS, Row, Scale, is_positive, is_whole, show
@@ -25,7 +24,6 @@ ARCHITECTURE: Final = "yolov8-seg"
 SHIPPED: Final = ("yolov8p-seg", "yolov8n-seg", "yolov8s-seg", "yolov8m-seg", "yolov8l-seg", "yolov8x-seg")
 SHIPPED_FILE: Final = "yolov8-seg.yaml"
 SUFFIXES: Final = (".yaml", ".yml")
-LARGEST_FILE: Final = 1 << 20
 ACTIVATIONS: Final = ("SiLU", "ReLU", "ReLU6", "LeakyReLU", "Hardswish", "GELU", "Mish")
 
 _NAME = re.compile(r"(?P<family>yolo[a-z]*\d+)(?P<scale>[a-z])?(?![a-z\d])", re.IGNORECASE)
@@ -44,10 +42,11 @@ def read_config(source: str | Path, *, nc: int | None = None) -> ModelConfig:
     variant = source.stem if source.suffix in SUFFIXES else source.name
     path = _find(source)
     if path is None:
-        text, where = (files(__package__) / "models" / SHIPPED_FILE).read_text("utf-8"), f"{variant}.yaml"
+        content, where = load((files(__package__) / "models" / SHIPPED_FILE).read_text("utf-8")), f"{variant}.yaml"
     else:
-        text, where = _read_text(path), str(path)
-    return make_config(_parse(text, where), variant=variant, nc=nc, where=where)
+        hint = "a model's YAML has the keys nc, scales, backbone, head"
+        content, where = read_mapping(path, error=ModelError, what="a model", hint=hint), str(path)
+    return make_config(content, variant=variant, nc=nc, where=where)
 
 
 def make_config(definition: Mapping[str, Any], *, variant: str, nc: int | None = None, where: str = "") -> ModelConfig:
@@ -113,30 +112,6 @@ def _find(source: Path) -> Path | None:
     if source.exists():
         raise ModelError(f"{source}: is not a model YAML", hint=hint)
     raise ModelError(f"{source}: no such file{did_you_mean(name, SHIPPED)}", hint=hint)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if not path.is_file():
-            raise ModelError(f"{path}: is no file")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many for a model YAML")
-        return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read as text ({error})") from error
-
-
-def _parse(text: str, where: str) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f" in line {mark.line + 1}"
-        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise ModelError(f"{where}: not valid YAML{line} ({reason})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{where}: a model YAML has the keys nc, scales, backbone, head; this is {show(content)}")
-    return content
 
 
 def _read_scales(definition: Mapping[str, Any], where: str) -> dict[str, tuple[float, float, float]]:
