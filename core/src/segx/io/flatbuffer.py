@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import mmap
 
-    from segx.io.protobuf import Span
-
 
 def field_of_root(data: mmap.mmap, number: int) -> int:
     """Return where a field of the root lies; 0: the file has it not.
@@ -36,7 +34,7 @@ def follow(data: mmap.mmap, place: int) -> int:
     return place + int(struct.unpack_from("<I", data, place)[0])
 
 
-def span_at(data: mmap.mmap, begin: int) -> Span:
+def span_at(data: mmap.mmap, begin: int) -> tuple[int, int]:
     """Return first and last of a text's or vector's bytes, behind the number of them that it begins with.
 
     Raises:

@@ -243,7 +243,7 @@ def _taken(output: Any, tensor: Tensor, *, turned: bool) -> Array:
         rows = [cv2.transpose(image.reshape(-1, channels)) for image in output]  # quicker than as strides
         output = (rows[0] if count == 1 else np.stack(rows)).reshape(count, channels, *lengths)
     if tensor.scale:  # one pass in which OpenCV widens and subtracts, a quarter of the time that NumPy takes for two
-        flat = cv2.subtract(output.reshape(1, -1), float(tensor.zero), dtype=cv2.CV_32F)
+        flat = cv2.subtract(output.reshape(1, -1), float(tensor.zero), dtype=cv2.CV_32F)  # type: ignore[call-overload]
         flat *= np.float32(tensor.scale)
         taken: Array = flat.reshape(output.shape)
         return taken

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from segx.errors import ModelError
 from segx.io.files import open_regular
 from segx.io.flatbuffer import field_of_root, follow, span_at
-from segx.io.protobuf import text_at
 from segx.plugin.base import FormatBackend, FormatSession, Graph
 from segx.runtime import choose_device, cores
 
@@ -77,4 +76,4 @@ class MnnSession(FormatSession[Any]):
 
 
 def _text(data: mmap.mmap, field: int) -> str:
-    return text_at(data, span_at(data, follow(data, field)))
+    return data[slice(*span_at(data, follow(data, field)))].decode()

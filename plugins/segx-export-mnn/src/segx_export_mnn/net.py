@@ -17,8 +17,6 @@ from segx.io.flatbuffer import field_of_root, follow, span_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segx.io.protobuf import Span
-
 PLACEHOLDER = "segx"
 """What the text is until it is written: a file without one has no place for it."""
 
@@ -49,7 +47,7 @@ def write_identity(path: Path) -> None:
         data[begin:end] = str(uuid.UUID(hashlib.md5(data).hexdigest())).encode()  # noqa: S324 - a name
 
 
-def _find(data: mmap.mmap, number: int) -> tuple[int, Span]:
+def _find(data: mmap.mmap, number: int) -> tuple[int, tuple[int, int]]:
     """Return where a field of the root is, and where its text lies."""
     field = field_of_root(data, number)
     return field, span_at(data, follow(data, field))

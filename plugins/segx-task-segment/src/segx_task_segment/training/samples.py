@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from segx.ops.polygons import Polygon
     from segx.plugin.interfaces import Dataset
-    from segx.structures.annotations import Annotation
-    from segx.structures.annotations import Sample
+    from segx.structures.annotations import Annotation, Sample
 
 logger = logging.getLogger("segx.train")
 
