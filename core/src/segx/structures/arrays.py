@@ -84,8 +84,7 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __hash__(self) -> int:  # type: ignore[override]  # NumPy's arrays have none
         if self.ndim:
-            msg = f"unhashable: an array of shape {self.shape}; one number of it can be a key"
-            raise TypeError(msg)
+            raise TypeError(f"unhashable: an array of shape {self.shape}; one number of it can be a key")
         return hash(self.item())
 
     def __int__(self) -> int:
