@@ -203,7 +203,7 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
     def nonzero(self, *, as_tuple: Any = None) -> Any:
         """Return where the array is not 0: indices for each axis; with ``as_tuple=False`` a row for each element.
 
-        Where that is not told, the indices also have the methods of the rows: ``nonzero().squeeze()``.
+        Where that is not given, the indices also have the methods of the rows: ``nonzero().squeeze()``.
         """
         found = Indices(super().nonzero())
         return found.rows if as_tuple is False else found
