@@ -2,10 +2,11 @@
 
     python benchmarks/bench_cli.py [--runs 7] [--peer PYTHON] [--model model.onnx --source photo.jpg] [--json FILE]
 
-``--model`` may be given several times, for files of several formats; the peer gets the first. Each command runs in a
-fresh process, turn by turn, so that both sides meet the same machine; medians are compared. The peer is the command
-beside the interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent. ``--realtime`` (Linux, as
-root) measures at real-time priority, for a machine that others are using.
+``--model`` may be given several times, for files of several formats; the peer gets the first. Beside an ``.onnx`` runs
+what no program can leave out: Python, OpenCV, ONNX Runtime, a session, one run. Each command runs in a fresh process,
+turn by turn, so that all sides meet the same machine; medians are compared. The peer is the command beside the
+interpreter in SEGX_BENCH_PEER, and left out, with that said, where it is absent. ``--realtime`` (Linux, as root)
+measures at real-time priority, for a machine that others are using.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+BARE = """
+import sys
+import cv2
+import numpy as np
+import onnxruntime
+image = cv2.imread(sys.argv[2])
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+given = session.get_inputs()[0]
+size = [side if isinstance(side, int) else 640 for side in given.shape[2:]]
+square = cv2.resize(image, size[::-1])[:, :, ::-1].transpose(2, 0, 1)[None]
+for _ in range(int(sys.argv[3])):
+    session.run(None, {given.name: np.ascontiguousarray(square, np.float32) / 255})
+"""
+"""What no program can leave out that runs an ``.onnx`` file with ONNX Runtime; without and with the run."""
 
 
 @dataclass
@@ -106,6 +122,10 @@ def main() -> None:
             Side(model.name, [segx, "segment", "predict", *both, "rect=False"])
             for model, both in zip(arguments.model, words, strict=True)
         ]
+        for model in (model for model in arguments.model if model.suffix == ".onnx"):
+            paths = [str(model.resolve()), str(arguments.source.resolve())]
+            for runs, what in (("0", "opened"), ("1", "run once")):
+                sides.append(Side(f"bare: {model.name} {what}", [sys.executable, "-c", BARE, *paths, runs]))
         sides += _peer(peer, ["segment", "predict", *words[0]])
         figures["predict"] = compare("one image", sides, arguments.runs)
     else:

@@ -634,7 +634,7 @@ def test_command_lines_from_notebooks(
     place: Path, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, looked = doctor._load, {"onnxruntime", "coco"}  # each takes a process; all of them two minutes
-    fine = doctor.Check(subject="one of the others", state="ok", words="loads")
+    fine = doctor.Check(subject="one of the others", state="ok", message="loads")
     monkeypatch.setattr(
         doctor, "_load", lambda kind, spec, *how: real(kind, spec, *how) if spec.name in looked else fine
     )

@@ -45,9 +45,10 @@ def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.Mon
     words = 'needs absent-half>=1, found none: pip install "absent-half>=1"'
     assert "in fp16: needs absent-half>=1" in segx("formats").out
     assert segx("formats", "--json").document[0]["missing"] == {"fp16": words}
-    monkeypatch.setattr(doctor, "_load", lambda kind, spec, *_: doctor.Check(subject=spec.name, state="ok", words="ok"))
+    fine = doctor.Check(subject="a plugin", state="ok", message="ok")
+    monkeypatch.setattr(doctor, "_load", lambda *_: fine)
     checks = segx("doctor", "--json").document["checks"]
-    assert {"subject": f"export to {onnx.name} fp16", "state": "note", "words": words} in checks
+    assert {"subject": f"export to {onnx.name} fp16", "state": "note", "message": words} in checks
 
 
 def test_plugins_lists_what_each_declares(segx: Segx) -> None:
@@ -134,7 +135,7 @@ def test_the_cache_is_listed_and_cleared_but_nothing_else(segx: Segx, tmp_path: 
 def _quick_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let doctor load nothing: what it does with what it hears is tested apart."""
     monkeypatch.setattr(
-        doctor, "_load", lambda kind, spec, *_: doctor.Check(subject=spec.name, state="ok", words="loads")
+        doctor, "_load", lambda kind, spec, *_: doctor.Check(subject=spec.name, state="ok", message="loads")
     )
 
 
@@ -154,7 +155,7 @@ def test_doctor_finds_all_in_order_or_exits_with_one(
     assert ended.code == 1
     wrong = [check for check in ended.document["checks"] if check["state"] == "wrong"]
     assert [check["subject"] for check in wrong] == ["cache folder"]
-    assert "SEGX_CACHE" in wrong[0]["words"]
+    assert "SEGX_CACHE" in wrong[0]["message"]
 
 
 def test_doctor_survives_what_crashes_stalls_and_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -171,13 +172,13 @@ def test_doctor_survives_what_crashes_stalls_and_fails(monkeypatch: pytest.Monke
         monkeypatch.setattr(doctor, "_TIMEOUT", 0.3 if script.startswith("sleep") else 30)
         check = doctor._load("task", spec)
         assert check.state == "wrong"
-        assert words in check.words
+        assert words in check.message
 
 
 def test_doctor_loads_a_plugin_in_a_process_of_its_own() -> None:
     check = doctor._load("backend", get_registry().backends["onnxruntime"])
-    assert check.state == "ok", check.words
-    assert "devices: cpu" in check.words
+    assert check.state == "ok", check.message
+    assert "devices: cpu" in check.message
 
 
 def test_what_doctor_loads_leaves_nothing_in_the_users_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_says_when_it_cannot_be_started(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_runs_this_interpreter_with_other_arguments(tmp_path: Path) -> None:
     done = child.run(["-c", "import os, sys; print(os.getcwd()); sys.exit('words')"], folder=tmp_path)
-    assert done == child.Ended(code=1, out=f"{tmp_path}\n", said="words\n")
+    assert done == child.Ended(code=1, stdout=f"{tmp_path}\n", stderr="words\n")
     with pytest.raises(TimeoutError):
         child.run(["-c", "import time; time.sleep(60)"], timeout=0.5)
 

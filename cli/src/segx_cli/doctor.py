@@ -41,22 +41,22 @@ class Check:
     Attributes:
         subject: What.
         state: ``"ok"``, ``"note"`` (worth knowing, nothing is wrong) or ``"wrong"``.
-        words: What was found, and what to type if it is wrong.
+        message: What was found, and what to type if it is wrong.
     """
 
     subject: str
     state: Literal["ok", "note", "wrong"]
-    words: str
+    message: str
 
 
 def run(call: Call, output: Output) -> int:
     """Check this installation; the exit code is 1 when something is wrong.
 
-    Plugins and runtimes are loaded in processes of their own, so that one that crashes is only told of.
+    Plugins and runtimes are loaded in processes of their own, so that one that crashes is only reported.
     """
     del call
     checks = list(examine())
-    rows = [(check.subject, check.state, check.words) for check in checks]
+    rows = [(check.subject, check.state, check.message) for check in checks]
     wrong = sum(check.state == "wrong" for check in checks)
     verdict = f"{wrong} of {len(checks)} checks found something wrong" if wrong else "all is in order"
     document = {"ok": not wrong, "checks": [asdict(check) for check in checks]}
@@ -78,16 +78,16 @@ def examine() -> Iterator[Check]:
 def _machine() -> Iterator[Check]:
     import segx
 
-    yield Check(subject="segx", state="ok", words=f"{segx.__version__} in {Path(segx.__file__).parent}")
-    yield Check(subject="python", state="ok", words=f"{platform.python_version()} in {sys.prefix}")
+    yield Check(subject="segx", state="ok", message=f"{segx.__version__} in {Path(segx.__file__).parent}")
+    yield Check(subject="python", state="ok", message=f"{platform.python_version()} in {sys.prefix}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check(subject="platform", state="ok", words=f"{platform.platform()}, {cores} cores")
+    yield Check(subject="platform", state="ok", message=f"{platform.platform()}, {cores} cores")
     found = {name: _version(name) for name in ("numpy", "torch", "onnx", "onnxruntime", "typer")}
     installed = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    yield Check(subject="packages", state="ok", words=installed)
+    yield Check(subject="packages", state="ok", message=installed)
     yield _opencv()
     if os.environ.get("PYTHONPATH"):
-        yield Check(subject="PYTHONPATH", state="note", words=f"is set: {os.environ['PYTHONPATH']}")
+        yield Check(subject="PYTHONPATH", state="note", message=f"is set: {os.environ['PYTHONPATH']}")
 
 
 def _opencv() -> Check:
@@ -95,12 +95,12 @@ def _opencv() -> Check:
     builds = [f"{build} {found}" for build in OPENCV_BUILDS if (found := _version(build))]
     ended = child.run(["-c", "import cv2"])
     if ended.code:
-        last = (ended.said.strip().splitlines() or ["no words"])[-1]
-        return Check(subject="OpenCV", state="wrong", words=f"{last}; {opencv_cure(last)}")
+        last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
+        return Check(subject="OpenCV", state="wrong", message=f"{last}; {opencv_cure(last)}")
     if len(builds) > 1:
-        words = f"{', '.join(builds)} share one folder: uninstall all, then install one again"
-        return Check(subject="OpenCV", state="note", words=words)
-    return Check(subject="OpenCV", state="ok", words=", ".join(builds) or "a build of your own")
+        message = f"{', '.join(builds)} share one folder: uninstall all, then install one again"
+        return Check(subject="OpenCV", state="note", message=message)
+    return Check(subject="OpenCV", state="ok", message=", ".join(builds) or "a build of your own")
 
 
 def _version(distribution: str) -> str | None:
@@ -119,18 +119,18 @@ def _folders() -> Iterator[Check]:
     yield Check(
         subject="cache folder",
         state="wrong" if problem else "ok",
-        words=f"{cache}{f': {problem}{fix}' if problem else ''}",
+        message=f"{cache}{f': {problem}{fix}' if problem else ''}",
     )
     here = Path.cwd()
     problem = _unwritable(here)
-    words = f"{here}: {problem}; give project=FOLDER for results" if problem else f"{here} can be written"
-    yield Check(subject="run folder", state="note" if problem else "ok", words=words)
+    message = f"{here}: {problem}; give project=FOLDER for results" if problem else f"{here} can be written"
+    yield Check(subject="run folder", state="note" if problem else "ok", message=message)
     if offline():
-        yield Check(subject="network", state="note", words=f"{OFFLINE_VARIABLE} is set: nothing is downloaded")
+        yield Check(subject="network", state="note", message=f"{OFFLINE_VARIABLE} is set: nothing is downloaded")
     else:
         mirror = os.environ.get(MIRROR_VARIABLE)
-        words = f"used only to download known names{f', from {mirror}' if mirror else ''}"
-        yield Check(subject="network", state="ok", words=words)
+        message = f"used only to download known names{f', from {mirror}' if mirror else ''}"
+        yield Check(subject="network", state="ok", message=message)
 
 
 def _unwritable(folder: Path) -> str:
@@ -150,12 +150,12 @@ def _plugins(registry: Registry) -> Iterator[Check]:
     yield Check(
         subject="plugins",
         state="ok" if count else "wrong",
-        words=f"{count} found" if count else "none found: pip install segx",
+        message=f"{count} found" if count else "none found: pip install segx",
     )
     for item in registry.broken:
-        yield Check(subject=item.distribution, state="wrong", words=f"broken: {item.reason}")
+        yield Check(subject=item.distribution, state="wrong", message=f"broken: {item.reason}")
     for absent in registry.disabled:
-        yield Check(subject=absent.distribution, state="note", words="left out by SEGX_DISABLE_PLUGINS")
+        yield Check(subject=absent.distribution, state="note", message="left out by SEGX_DISABLE_PLUGINS")
 
 
 def _loads(registry: Registry) -> Iterator[Check]:
@@ -176,11 +176,11 @@ def _loads(registry: Registry) -> Iterator[Check]:
             raise
     for kind, spec in specs:
         if problem := registry.unavailable(spec):
-            yield Check(subject=_subject(kind, spec), state="note", words=problem.message)
+            yield Check(subject=_subject(kind, spec), state="note", message=problem.message)
         elif isinstance(spec, ExporterSpec):
             for precision in spec.requires_for:
                 if problem := registry.unavailable(spec, precision=precision):
-                    yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", words=problem.message)
+                    yield Check(subject=f"{_subject(kind, spec)} {precision}", state="note", message=problem.message)
 
 
 def _load(
@@ -202,9 +202,9 @@ def _load(
     except SegxError as error:
         last = (error.hint.strip().splitlines() or [""])[-1].strip()
         more = f": {last}" if last and last not in error.message else ""
-        return Check(subject=subject, state="wrong", words=f"{error.message}{more}")
+        return Check(subject=subject, state="wrong", message=f"{error.message}{more}")
     devices = f", devices: {', '.join(found['devices'])}" if found["devices"] else ""
-    return Check(subject=subject, state="ok", words=f"loads in {found['seconds']:.1f} s{devices}")
+    return Check(subject=subject, state="ok", message=f"loads in {found['seconds']:.1f} s{devices}")
 
 
 def _subject(kind: str, spec: Spec) -> str:

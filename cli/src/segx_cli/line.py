@@ -196,15 +196,13 @@ def _text(name: str, typed: str, known: Mapping[str, OptionInfo] | None = None) 
     """
     value = typed.removesuffix(",").strip()
     if not value and (typed or known is None or known[name].default is not None):
-        msg = f"{name}= has no value"
-        raise UsageError(msg)
+        raise UsageError(f"{name}= has no value")
     return value
 
 
 def _bare(name: str, known: Mapping[str, OptionInfo]) -> bool:
     if not known[name].switch:
-        msg = f"option {name!r} needs a value: {name}=..."
-        raise UsageError(msg)
+        raise UsageError(f"option {name!r} needs a value: {name}=...")
     return True
 
 

@@ -32,5 +32,4 @@ def __getattr__(name: str) -> object:
         return segx.utils
     if error := elsewhere.refused(name, elsewhere.NAMES):
         raise error  # no AttributeError: ``from segx import SAM`` would not show what it says
-    msg = f"module 'segx' has no attribute {name!r}"
-    raise AttributeError(msg)
+    raise AttributeError(f"module 'segx' has no attribute {name!r}")

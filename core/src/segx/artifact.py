@@ -180,7 +180,7 @@ class ArtifactInfo(Record):
         """
         try:
             read.size(self.imgsz)
-            read.whole(self.batch, "batch")
+            read.integer(self.batch, "batch")
             read.texts(self.outputs, "outputs", most=read.MOST_OUTPUTS)
         except ValueError as error:
             raise ModelError(f"{where}: its graph cannot be used ({error})", hint=_EXPORT_AGAIN) from error
@@ -215,12 +215,12 @@ class ArtifactInfo(Record):
         if own is None and str(metadata.get("description", "")).endswith(_MADE_HERE):
             raise ValueError("they are cut short")
         info = cls(
-            task=read.words(metadata.get("task", defaults.task), "task"),
+            task=read.text(metadata.get("task", defaults.task), "task"),
             names=read.classes(read.literal(metadata.get("names", {}), "names")),
             imgsz=read.size(read.literal(metadata.get("imgsz", defaults.imgsz), "imgsz")),
-            stride=read.whole(metadata.get("stride", defaults.stride), "stride"),
-            batch=read.whole(metadata.get("batch", 1), "batch"),
-            date=read.words(metadata.get("date", ""), "date"),
+            stride=read.integer(metadata.get("stride", defaults.stride), "stride"),
+            batch=read.integer(metadata.get("batch", 1), "batch"),
+            date=read.text(metadata.get("date", ""), "date"),
             extra={str(key): _as_text(value, str(key)) for key, value in metadata.items() if key not in _SHARED},
         )
         return _foreign(info, metadata) if own is None else _own(info, own)
@@ -249,15 +249,15 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
         raise ValueError(f"dynamic is {read.shown(dynamic)}; axes are {', '.join(sorted(AXES))}")
     versions = read.table(own.get("versions", {}), "versions")
     return info.replace(
-        head=read.words(own["head"], "head"),
-        architecture=read.words(own.get("architecture", info.architecture), "architecture"),
-        variant=read.words(own.get("variant", ""), "variant"),
+        head=read.text(own["head"], "head"),
+        architecture=read.text(own.get("architecture", info.architecture), "architecture"),
+        variant=read.text(own.get("variant", ""), "variant"),
         dynamic=frozenset(dynamic),
         outputs=read.texts(own["outputs"], "outputs", most=read.MOST_OUTPUTS),
         decoding=read.table(own.get("decoding", {}), "decoding"),
-        precision=read.words(own["precision"], "precision"),
+        precision=read.text(own["precision"], "precision"),
         settings=read.table(own.get("settings", {}), "settings"),
-        versions={name: read.words(value, f"version of {name}") for name, value in versions.items()},
+        versions={name: read.text(value, f"version of {name}") for name, value in versions.items()},
         files={name: _about(about, name) for name, about in read.table(own.get("files", {}), "files").items()},
         parity=None if own["parity"] is None else _parity(read.table(own["parity"], "parity")),
     )
@@ -267,7 +267,7 @@ def _about(value: Any, name: str) -> tuple[int, int]:
     if not all(part.strip(".") and not set("\0\\:") & set(part) for part in name.split("/")):
         raise ValueError(f"files names {read.shown(name)}, which is no file of the model")
     size, crc = value if isinstance(value, list | tuple) and len(value) == 2 else (None, None)
-    return read.whole(size, f"size of {name}", least=0, most=1 << 50), read.whole(crc, name, least=0, most=1 << 32)
+    return read.integer(size, f"size of {name}", least=0, most=1 << 50), read.integer(crc, name, least=0, most=1 << 32)
 
 
 def _newest_first(parity: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _parity(table: Mapping[str, Any]) -> Parity:
     if missing:
         raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")
     raw = read.table(table["raw"], "raw")
-    whole = {name: read.whole(table[name], name, least=0, most=1 << 40) for name in counts}
+    whole = {name: read.integer(table[name], name, least=0, most=1 << 40) for name in counts}
     real = {name: read.real(table[name], name) for name in numbers}
     return Parity(raw={name: read.real(value, name) for name, value in raw.items()}, **whole, **real)  # type: ignore[arg-type]
 
@@ -292,7 +292,7 @@ def _foreign(info: ArtifactInfo, metadata: Mapping[str, Any]) -> ArtifactInfo:
     """Return an info with what another tool says: of how it was asked (``args``), and of where its graph ends."""
     said = {**_arguments(metadata.get("args", {})), **metadata}
     ends = [end for key, end in _MARKS.items() if read.flag(said.get(key), key)]
-    head = read.words(said["head"], "head") if said.get("head") is not None else info.head
+    head = read.text(said["head"], "head") if said.get("head") is not None else info.head
     if head.lower() == info.task.lower():
         head = info.head  # tools that name the class of the last layer call the plain one as the task
     if ends:
@@ -320,7 +320,7 @@ def _arguments(value: Any) -> dict[str, Any]:
 def _foreign_precision(said: Mapping[str, Any]) -> str:
     quantised = said.get("quantize")
     if quantised is not None and quantised is not False:
-        word = read.words(quantised, "quantize").lower()
+        word = read.text(quantised, "quantize").lower()
         return _PRECISIONS.get(word, word)
     if read.flag(said.get("int8"), "int8"):
         return "int8"

@@ -46,8 +46,8 @@ EVENTS: dict[str, str] = {
 }
 """Event to when it happens."""
 _ELSEWHERE = {
-    **dict.fromkeys(("on_train_batch_start", "on_val_batch_start", "on_predict_batch_start"), "only ends are told"),
-    **dict.fromkeys(("optimizer_step", "on_before_zero_grad", "on_params_update"), "it is not told"),
+    **dict.fromkeys(("on_train_batch_start", "on_val_batch_start", "on_predict_batch_start"), "only ends are reported"),
+    **dict.fromkeys(("optimizer_step", "on_before_zero_grad", "on_params_update"), "it is not reported"),
 }
 
 
@@ -98,7 +98,7 @@ class Listener:
 
     Args:
         callbacks: The functions.
-        keep: Gets what each kind of run is told with, as it begins.
+        keep: Gets what each kind of run is reported with, as it begins.
     """
 
     def __init__(self, callbacks: Callbacks, keep: Callable[[State], None]) -> None:

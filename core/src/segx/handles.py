@@ -243,9 +243,9 @@ class Handles:
         """Forget all functions that were added."""
         self._callbacks.reset()
 
-    def _heard(self) -> Registry:
+    def _listening(self) -> Registry:
         """Return the registry through which this model's callbacks hear of one call."""
-        return self._registry.heard_by(Listener(self._callbacks, self._keep))
+        return self._registry.with_listener(Listener(self._callbacks, self._keep))
 
     def _keep(self, state: State) -> None:
         setattr(self, state.word, state)

@@ -1,7 +1,7 @@
 """Values out of what a model says of itself, each checked once: type, range, length, depth.
 
-Metadata come from strangers. Whatever is wrong with a value is told as a ``ValueError`` of one short line; nothing is
-built, and nothing is shown, that is larger than metadata can need to be.
+Metadata come from strangers. Whatever is wrong with a value is reported as a ``ValueError`` of one short line; nothing
+is built, and nothing is shown, that is larger than metadata can need to be.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} that is too long to show"
 
 
-def whole(value: Any, what: str, *, least: int = 1, most: int = MOST_SIDE) -> int:
+def integer(value: Any, what: str, *, least: int = 1, most: int = MOST_SIDE) -> int:
     """Return a whole number in a range; ``"32"`` and ``32.0`` are one."""
     number = value
     if isinstance(number, str) and len(number) < 40:
@@ -59,26 +59,26 @@ def real(value: Any, what: str) -> float:
     return float(value)
 
 
-def words(value: Any, what: str) -> str:
+def text(value: Any, what: str) -> str:
     """Return a text of one value: what YAML took for a number, a date or a ground truth is text again."""
     if value is None or isinstance(value, Mapping | list | tuple | set | bytes):
         raise ValueError(f"{what} is {shown(value)}, not a text")
     if isinstance(value, int) and abs(value) > 1 << 62:
         raise ValueError(f"{what} is a number that is too long")
-    text = str(value)
-    if len(text) > MOST_WORDS:
-        raise ValueError(f"{what} has {len(text)} characters, more than {MOST_WORDS}")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"{what} is {shown(text)}, which is no text")  # half a character, that no file can hold
-    return text
+    found = str(value)
+    if len(found) > MOST_WORDS:
+        raise ValueError(f"{what} has {len(found)} characters, more than {MOST_WORDS}")
+    if any("\ud800" <= letter <= "\udfff" for letter in found):
+        raise ValueError(f"{what} is {shown(found)}, which is no text")  # half a character, that no file can hold
+    return found
 
 
 def flag(value: Any, what: str) -> bool:
     """Return yes or no, as tools write it."""
-    text = str(value).strip().lower() if isinstance(value, str | bool | int | None) else ""
-    if text in _TRUE:
+    word = str(value).strip().lower() if isinstance(value, str | bool | int | None) else ""
+    if word in _TRUE:
         return True
-    if text in _FALSE and not isinstance(value, Mapping | list | tuple | float):
+    if word in _FALSE and not isinstance(value, Mapping | list | tuple | float):
         return False
     raise ValueError(f"{what} is {shown(value)}, neither true nor false")
 
@@ -88,23 +88,23 @@ def table(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{what} is {shown(value)}, not a table of names and values")  # noqa: TRY004 - damage
     bounded(value, what)
-    return {words(key, f"a name in {what}"): _named(item, what) for key, item in value.items()}
+    return {text(key, f"a name in {what}"): _named(item, what) for key, item in value.items()}
 
 
 def _named(value: Any, what: str) -> Any:
     if isinstance(value, Mapping):
-        return {words(key, f"a name in {what}"): _named(item, what) for key, item in value.items()}
+        return {text(key, f"a name in {what}"): _named(item, what) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_named(item, what) for item in value]
-    text = words(value, what) if value is not None else ""
-    return value if isinstance(value, int | float | None) else text
+    found = text(value, what) if value is not None else ""
+    return value if isinstance(value, int | float | None) else found
 
 
 def texts(value: Any, what: str, *, most: int) -> tuple[str, ...]:
     """Return a list of texts, no two the same."""
     if not isinstance(value, list | tuple) or len(value) > most:
         raise ValueError(f"{what} is {shown(value)}, not a list of at most {most} names")
-    found = tuple(words(item, what) for item in value)
+    found = tuple(text(item, what) for item in value)
     if len(set(found)) < len(found):
         raise ValueError(f"{what} names one thing twice")
     return found
@@ -117,7 +117,7 @@ def classes(value: Any) -> dict[int, str]:
     if len(value) > MOST_CLASSES:
         raise ValueError(f"names has {len(value)} classes, more than {MOST_CLASSES}")
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-    found = {whole(k, "a class number", least=0, most=MOST_CLASSES): words(v, "a class name") for k, v in pairs}
+    found = {integer(k, "a class number", least=0, most=MOST_CLASSES): text(v, "a class name") for k, v in pairs}
     if sorted(found) != list(range(len(value))):
         raise ValueError(f"names numbers its {len(value)} classes {shown(sorted(found))}, not from 0 on")
     return found
@@ -128,7 +128,7 @@ def size(value: Any) -> tuple[int, int]:
     sides = (value, value) if isinstance(value, int | float) else value
     if not isinstance(sides, list | tuple) or len(sides) != 2:
         raise ValueError(f"imgsz is {shown(value)}, neither a side nor height and width")
-    height, width = (whole(side, "imgsz") for side in sides)
+    height, width = (integer(side, "imgsz") for side in sides)
     return height, width
 
 

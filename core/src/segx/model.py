@@ -233,7 +233,7 @@ class YOLO(Handles):
                 opened,
                 options,
                 task=self._registry.tasks.load(self.task),
-                notify=self._heard().notify,
+                notify=self._listening().notify,
                 model=self._given,
                 failures=failures,
                 streams=streams,
@@ -292,7 +292,7 @@ class YOLO(Handles):
         else:
             chosen = _checked(ExportOptions, options, given)
         with spoken(True):
-            return export(model, format, chosen, name=self._given, registry=self._heard())
+            return export(model, format, chosen, name=self._given, registry=self._listening())
 
     def train(self, *, options: TrainOptions | None = None, **given: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
@@ -329,7 +329,9 @@ class YOLO(Handles):
             weights = find_weights(chosen.pretrained, self._registry) if isinstance(chosen.pretrained, str) else None
             fetch = not chosen.resume or "data" in given  # what only a file names is not fetched
             with spoken(chosen.verbose):
-                result = train(session, chosen, model=self._given, registry=self._heard(), weights=weights, fetch=fetch)
+                result = train(
+                    session, chosen, model=self._given, registry=self._listening(), weights=weights, fetch=fetch
+                )
         except BaseException:
             if not self._sessions.changed:
                 self._sessions.close()  # what was half trained goes; the model is what its file says
@@ -361,7 +363,7 @@ class YOLO(Handles):
         chosen = _checked(ValOptions, options, given if options else self._with_defaults(ValOptions, given))
         with spoken(chosen.verbose):
             session, streams = self._sessions.with_streams(chosen.session(), chosen.backend)
-            metrics = validate(session, chosen, model=self._given, registry=self._heard(), streams=streams)
+            metrics = validate(session, chosen, model=self._given, registry=self._listening(), streams=streams)
             if show:
                 for line in metrics.to_table(verbose=chosen.verbose).splitlines():
                     logger.info("%s", line)

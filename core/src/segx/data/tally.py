@@ -1,4 +1,4 @@
-"""What a split holds and what of it takes no part, counted and told in the same words by every verb."""
+"""What a split holds and what of it takes no part, counted and reported alike by every verb."""
 
 from __future__ import annotations
 

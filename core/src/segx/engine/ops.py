@@ -35,8 +35,7 @@ def scale_masks(masks: Any, shape: tuple[int, int], *_ratio_pad: Any, padding: b
     """
     dense = np.asarray(to_numpy(masks))
     if dense.ndim != 4:
-        msg = f"masks have the shape (N, C, H, W), not {dense.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"masks have the shape (N, C, H, W), not {dense.shape}")
     height, width = int(shape[0]), int(shape[1])
     if dense.shape[2:] == (height, width):
         return ResultArray.of(dense)

@@ -26,7 +26,5 @@ def __getattr__(name: str) -> Any:
         tasks = get_registry().tasks
         return getattr(tasks.load(next(iter(tasks))), "results", Results) if len(tasks) == 1 else Results
     if name in {"Probs", "Keypoints", "OBB"}:
-        msg = f"{name} is of another task: results here have boxes and masks"
-        raise ImportError(msg)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+        raise ImportError(f"{name} is of another task: results here have boxes and masks")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

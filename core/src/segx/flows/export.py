@@ -162,7 +162,7 @@ def default_destination(
     Args:
         model: The model it is made from; the end of its name that tells its format gives way.
         spec: The format.
-        precision: What it is written in; one that is not the format's first is told by the name.
+        precision: What it is written in; one that is not the format's first is part of the name.
         registry: Where to look formats up; default: the installed plugins.
     """
     registry = registry or get_registry()

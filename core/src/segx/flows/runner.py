@@ -155,7 +155,7 @@ def check_head(info: ArtifactInfo, task: Task, *, model: str) -> None:
 def allowed_decoding(
     info: ArtifactInfo, task: Task, options: DecodeOptions, usual: DecodeOptions, *, model: str
 ) -> DecodeOptions:
-    """Return how outputs are read, as far as the model leaves a choice; what it has settled otherwise is told.
+    """Return how outputs are read, as far as the model leaves a choice; what it has settled otherwise is logged.
 
     Args:
         info: What is known of the model.

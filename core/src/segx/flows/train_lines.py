@@ -34,7 +34,7 @@ class EpochLines:
 
     Args:
         epochs: How many there are to be.
-        shown: Whether anything is to be told.
+        shown: Whether anything is to be printed.
     """
 
     def __init__(self, *, epochs: int, shown: bool = True) -> None:

@@ -203,14 +203,12 @@ def _jpeg(file: BinaryIO) -> Header:
             orientation = _exif_orientation(file.read(length - 2), b"Exif\0\0")
         else:
             file.seek(length - 2, io.SEEK_CUR)
-    msg = "no frame before the pixels"
-    raise ValueError(msg)
+    raise ValueError("no frame before the pixels")
 
 
 def _next_marker(file: BinaryIO) -> int:
     if file.read(1) != b"\xff":
-        msg = "not a JPEG segment"
-        raise ValueError(msg)
+        raise ValueError("not a JPEG segment")
     byte = file.read(1)
     while byte == b"\xff":
         byte = file.read(1)
@@ -269,8 +267,7 @@ def _webp(file: BinaryIO) -> Header:
                 break
         file.seek(after)
     if stored is None:
-        msg = "no size"
-        raise ValueError(msg)
+        raise ValueError("no size")
     return Header(kind="WEBP", stored=stored, orientation=orientation)
 
 
@@ -314,8 +311,7 @@ def _directory(file: BinaryIO) -> dict[int, tuple[int, int]]:
     begin = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(begin[:2])
     if order is None:
-        msg = "no TIFF"
-        raise ValueError(msg)
+        raise ValueError("no TIFF")
     big = 0x2B in begin[2:4]
     (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", begin, 8 if big else 4)
     file.seek(start)

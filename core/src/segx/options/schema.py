@@ -1,6 +1,6 @@
 """What an option is: typed, range-checked, one source for Python, command line and documentation.
 
-Nothing here imports NumPy or torch, so that a wrong option is told in a fraction of a second.
+Nothing here imports NumPy or torch, so that a wrong option is reported in a fraction of a second.
 """
 
 from __future__ import annotations

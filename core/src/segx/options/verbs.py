@@ -1,6 +1,6 @@
 """The options of the verbs.
 
-Nothing here imports NumPy or torch, so that a wrong option is told in a fraction of a second.
+Nothing here imports NumPy or torch, so that a wrong option is reported in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ class DataCheckOptions(Options):
     strict: bool = option(False, "end with exit code 3 when anything is wrong")
     tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0, le=1_000_000)
     decode: bool = option(True, "read every image whole; False: headers only")
-    most: int = option(20, "lines told of each kind of finding; --json tells all", ge=1, le=1_000_000)
+    most: int = option(20, "lines shown of each kind of finding; --json shows all", ge=1, le=1_000_000)
 
 
 class DataConvertOptions(Options):

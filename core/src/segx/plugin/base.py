@@ -47,12 +47,14 @@ class FormatExporter(ABC, Generic[Chosen]):
         format: What is typed as ``format=``.
         options: The options it takes.
         source: The format it is made from; ``"model"``: from the model itself.
+        packages: The packages whose versions travel with the file.
     """
 
     title: ClassVar[str]
     format: ClassVar[str]
     options: type[Chosen]
     source: ClassVar[str] = "model"
+    packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def _export(self, source: Any, job: ExportJob, options: Chosen) -> ArtifactInfo | None:
@@ -68,8 +70,8 @@ class FormatExporter(ABC, Generic[Chosen]):
         """Refuse what this format cannot do: :meth:`check` calls it with its own options."""
 
     def made_by(self, options: Chosen) -> tuple[str, ...]:  # noqa: ARG002 - some leave a package out
-        """Return the packages whose versions travel with the file."""
-        return ()
+        """Return the packages whose versions travel with a file of these options: :attr:`packages`."""
+        return self.packages
 
     def write_info(self, path: Path, info: ArtifactInfo) -> None:
         """Embed the info in the finished file; only formats of ``metadata="embedded"`` have anything to do here."""

@@ -177,8 +177,7 @@ class _Loader:
                 optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is module)
                 if not optional:
                     known = ", ".join(name for name in dir(hookspecs) if name.startswith("segx_"))
-                    msg = f"implements the hook {caller.name!r}, which is not known; hooks: {known}"
-                    raise _RefusedError(msg)
+                    raise _RefusedError(f"implements the hook {caller.name!r}, which is not known; hooks: {known}")
 
     def _collect(self, kind: str, module: Any, distribution: str) -> list[specs.Spec]:
         """Call one declaring hook of one plugin and check what it returns."""
@@ -190,8 +189,7 @@ class _Loader:
             declared = impl.function()
             for spec in _iterate(hook, declared):
                 if not isinstance(spec, spec_type):
-                    msg = f"{hook}() returned {type(spec).__name__}, expected {spec_type.__name__}"
-                    raise _RefusedError(msg)
+                    raise _RefusedError(f"{hook}() returned {type(spec).__name__}, expected {spec_type.__name__}")
                 _check_name(hook, spec.name)
                 _check_fields(hook, spec)
                 signed = spec.with_provider(distribution)
@@ -199,8 +197,7 @@ class _Loader:
                     other.name == spec.name and other.provider == distribution
                     for other in (*found, *self.declared[kind])
                 ):
-                    msg = f"{hook}() declares {spec.name!r} a second time"
-                    raise _RefusedError(msg)
+                    raise _RefusedError(f"{hook}() declares {spec.name!r} a second time")
                 found.append(signed)
         return found
 
@@ -271,33 +268,28 @@ def _shake_hands(module: Any) -> None:
     stated = getattr(module, "SEGX_API", None)
     major, minor = specs.API
     if stated is None:
-        msg = f"states no SEGX_API; this segx speaks {major}.{minor}"
-        raise _RefusedError(msg)
+        raise _RefusedError(f"states no SEGX_API; this segx speaks {major}.{minor}")
     if not (isinstance(stated, tuple) and len(stated) == 2 and all(type(number) is int for number in stated)):
         msg = f"states SEGX_API = {stated!r}; expected (major, minor), this segx speaks ({major}, {minor})"
         raise _RefusedError(msg)
     if stated[0] != major or stated[1] > minor:
         newer = stated > specs.API
         fix = "update segx-core" if newer else "update the plugin"
-        msg = f"speaks API {stated[0]}.{stated[1]}, this segx speaks {major}.{minor}: {fix}"
-        raise _RefusedError(msg)
+        raise _RefusedError(f"speaks API {stated[0]}.{stated[1]}, this segx speaks {major}.{minor}: {fix}")
 
 
 def _iterate(hook: str, declared: Any) -> Iterable[Any]:
     if declared is None or isinstance(declared, str | bytes | specs.Spec):
-        msg = f"{hook}() returned {type(declared).__name__}, expected a list of specs"
-        raise _RefusedError(msg)
+        raise _RefusedError(f"{hook}() returned {type(declared).__name__}, expected a list of specs")
     found = tuple(itertools.islice(declared, _MOST + 1))  # it may yield for ever
     if len(found) > _MOST:
-        msg = f"{hook}() declares more than {_MOST} things"
-        raise _RefusedError(msg)
+        raise _RefusedError(f"{hook}() declares more than {_MOST} things")
     return found
 
 
 def _check_name(hook: str, name: Any) -> None:
     if not isinstance(name, str) or not name or any(sign in "@=," or sign.isspace() for sign in name):
-        msg = f"{hook}() declares the name {name!r:.100}; a name holds no blanks and none of @ = ,"
-        raise _RefusedError(msg)
+        raise _RefusedError(f"{hook}() declares the name {name!r:.100}; a name holds no blanks and none of @ = ,")
     if len(name) > _LONGEST or visible(name) != name:
         msg = f"{hook}() declares the name {name[:_LONGEST]!r}; a name has up to {_LONGEST} visible characters"
         raise _RefusedError(msg)
@@ -308,8 +300,7 @@ def _check_fields(hook: str, spec: specs.Spec) -> None:
     for item in dataclasses.fields(spec):
         value, check = getattr(spec, item.name), _FIELDS.get(item.name)
         if check is not None and not check[1](value):
-            msg = f"{hook}() declares {spec.name!r} with {item.name}={value!r:.100}; expected {check[0]}"
-            raise _RefusedError(msg)
+            raise _RefusedError(f"{hook}() declares {spec.name!r} with {item.name}={value!r:.100}; expected {check[0]}")
 
 
 def _is_text(value: Any) -> bool:

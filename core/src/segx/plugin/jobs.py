@@ -166,7 +166,7 @@ class EvalSpec(Record):
         options: What was asked for.
         images: How many images there will be.
         folder: The run's folder; None: nothing is written.
-        settings: What the figures are made with, told beside them.
+        settings: What the figures are made with, shown beside them.
         file_names: Id of each image to its ``file_name`` in COCO's JSON, where that is written.
     """
 

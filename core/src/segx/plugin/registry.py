@@ -303,10 +303,10 @@ class Registry:
 
     # Telling
 
-    def heard_by(self, listener: OwnListener) -> Registry:
-        """Return this registry with a listener of the caller's own: it hears what is notified through this one alone.
+    def with_listener(self, listener: OwnListener) -> Registry:
+        """Return this registry with a listener of the caller's own, called for what is notified through this one.
 
-        Unlike those of plugins it is told every fact, and what it raises is passed on: it ends the run.
+        Unlike those of plugins it gets every fact, and what it raises is passed on: it ends the run.
         """
         other = copy.copy(self)
         other._own = (*self._own, listener)  # noqa: SLF001 - its own class's
@@ -315,12 +315,12 @@ class Registry:
     def notify(self, event: Event, **facts: Any) -> None:
         """Notify all listeners of an event; a plugin's that fails is logged, and the run goes on.
 
-        Installed plugins hear in a thread of their own, each always in the same; one that does not come back is left
-        out from then on. Listeners that a program has registered itself hear in the thread that works.
+        Installed plugins are called in a thread of their own, each always in the same; one that does not come back is
+        left out from then on. Listeners that a program has registered itself are called in the thread that works.
 
         Args:
             event: Name of the event hook, without ``segx_``.
-            **facts: What the hook is told, and what only :meth:`heard_by` is.
+            **facts: What the hook gets, and what only :meth:`with_listener` does.
         """
         caller = getattr(self.manager.hook, f"segx_{event}")
         for listener in reversed(caller.get_hookimpls()):

@@ -6,7 +6,7 @@ runtimes end the process that another one is loaded in. So such work is done apa
     call("segx_export_foo.convert:convert", {"source": "m.onnx", "target": "m.foo"}, what="Foo's converter")
 
 What goes there and comes back is what JSON can hold; arrays go through files. The new interpreter searches for modules
-where this one does, in the same order, and is told so by segx alone: no variable of the environment is set for it.
+where this one does, in the same order, and learns of it from segx alone: no variable of the environment is set for it.
 It leads a process group of its own, which ends with it, and it ends when this process does, however that happens.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LINES = 20
-"""How many of the last lines that a child wrote are told when it fails."""
+"""How many of the last lines that a child wrote are shown when it fails."""
 _PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
 _LOOK = 0.5
@@ -46,7 +46,7 @@ _LOOK = 0.5
 _MOST_SAID = 1 << 20
 """Bytes of what a child wrote that are read."""
 _LONGEST = 300
-"""Characters of what an error says that are told in one line."""
+"""Characters of what an error says that are shown in one line."""
 _MARK = b"\x1e"
 """Begins each message of a child (RFC 7464): what a library prints before it is led elsewhere is passed over."""
 
@@ -81,7 +81,7 @@ def call(
         prepare: ``"package.module:function"`` that is called there first of all, without arguments, before anything
             else is imported. What the installed plugins prepare is prepared after it.
         timeout: Seconds it may take; None: as long as it takes.
-        notify: Called with what the function tells by :func:`notify`: a stage, how much is done, and of how much.
+        notify: Called with what the function reports by :func:`notify`: a stage, how much is done, and of how much.
         environment: Variables that are set there besides those of this process.
         stop: Ends it once it is set: for a call that another thread waits for, which alone hears of Ctrl-C.
         error: Of which class the error is where the function does not raise one of segx's own.
@@ -90,11 +90,11 @@ def call(
         SegxError: The one that was raised there, of the same class; else one of the class ``error``, with the last
             lines that were written there as hint.
     """
-    told: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     with _refused(what, error):
-        child = Child(function, arguments or {}, what=what, prepare=prepare, environment=environment, hear=told.put)
+        child = Child(function, arguments or {}, what=what, prepare=prepare, environment=environment, hear=messages.put)
     with child:
-        answer = _wait(child, told, _limits(child, timeout, stop, error), notify)
+        answer = _wait(child, messages, _limits(child, timeout, stop, error), notify)
         if "result" in answer:
             child.finish()
             return answer["result"]
@@ -102,7 +102,7 @@ def call(
 
 
 def notify(stage: str, done: int, total: int | None = None) -> None:
-    """Tell how far the work is; to be called by a function that runs in a child, elsewhere it does nothing.
+    """Report how far the work is; to be called by a function that runs in a child, elsewhere it does nothing.
 
     Args:
         stage: What is being done: ``"calibrating"``.
@@ -119,13 +119,13 @@ class Ended:
 
     Attributes:
         code: Its exit code; that of a signal is negative.
-        out: What it wrote on standard output.
-        said: What it wrote on standard error.
+        stdout: What it wrote there.
+        stderr: What it wrote there.
     """
 
     code: int
-    out: str
-    said: str
+    stdout: str
+    stderr: str
 
 
 def run(
@@ -148,8 +148,8 @@ def run(
         OSError: It cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="segx-child-", ignore_cleanup_errors=True) as place:
-        out, said = Path(place, "out"), Path(place, "said")
-        with out.open("wb") as stdout, said.open("wb") as stderr:
+        out, err = Path(place, "stdout"), Path(place, "stderr")
+        with out.open("wb") as stdout, err.open("wb") as stderr:
             process = _start([sys.executable, *words], subprocess.DEVNULL, stdout, stderr, environment, folder=folder)
         try:
             process.wait(timeout)
@@ -157,7 +157,7 @@ def run(
             raise TimeoutError(f"was not done within {timeout:g} s") from error
         finally:
             _end(process)
-        return Ended(code=process.returncode, out=_read(out), said=_read(said))
+        return Ended(code=process.returncode, stdout=_read(out), stderr=_read(err))
 
 
 class Child:
@@ -207,8 +207,8 @@ class Child:
             place.write_text(text, encoding="ascii")
             command = [sys.executable, *_flags(), "-c", _BEGIN, str(place)]
             every = {**os.environ, **environment} if environment else None
-            with (self._folder / "said.txt").open("wb") as said:
-                self._process = _start(command, subprocess.PIPE, subprocess.PIPE, said, every, files=files)
+            with (self._folder / "stderr.txt").open("wb") as stderr:
+                self._process = _start(command, subprocess.PIPE, subprocess.PIPE, stderr, every, files=files)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -254,13 +254,13 @@ class Child:
                     if stream is not None:
                         stream.close()
         if self._folder.exists():
-            for line in self.said().splitlines():
+            for line in self.stderr().splitlines():
                 logger.debug("%s: %s", self.what, line)
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         """Return what it has written so far, the end of it if it is much."""
-        return _read(self._folder / "said.txt")
+        return _read(self._folder / "stderr.txt")
 
     def failure(self, answer: Mapping[str, Any], error: type[SegxError], *, of: str = "") -> SegxError:
         """Return the error that its last message holds, or that says how it ended.
@@ -270,17 +270,17 @@ class Child:
             error: Of which class the error is where it is none of segx's own.
             of: Begins the message: the file that was worked on.
         """
-        told = answer.get("error")
-        kind = getattr(errors, told["class"], None) if told else None
-        if told and isinstance(kind, type) and issubclass(kind, SegxError):
-            return kind(told["message"], hint=told["hint"])
-        if told:
-            how = f"failed ({told['message']})"
+        raised = answer.get("error")
+        kind = getattr(errors, raised["class"], None) if raised else None
+        if raised and isinstance(kind, type) and issubclass(kind, SegxError):
+            return kind(raised["message"], hint=raised["hint"])
+        if raised:
+            how = f"failed ({raised['message']})"
         else:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_PATIENCE)
             how = ending(self._process.returncode)
-        lines = [line.rstrip() for line in self.said().splitlines() if line.strip()][-LINES:]
+        lines = [line.rstrip() for line in self.stderr().splitlines() if line.strip()][-LINES:]
         return error(f"{of}{': ' if of else ''}{self.what} {how}", hint="\n  ".join(lines))
 
     def __enter__(self) -> Self:
@@ -339,7 +339,7 @@ def _limits(
 
 def _wait(
     child: Child,
-    told: queue.SimpleQueue[dict[str, Any] | None],
+    messages: queue.SimpleQueue[dict[str, Any] | None],
     left: Callable[[], float],
     listener: Callable[[str, int, int | None], object] | None,
 ) -> dict[str, Any]:
@@ -347,7 +347,7 @@ def _wait(
     ended = False
     while True:
         try:
-            message = told.get(timeout=left())
+            message = messages.get(timeout=left())
         except queue.Empty:
             if ended:  # what it has started holds the pipe open, and nothing more will come
                 return {}

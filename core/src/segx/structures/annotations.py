@@ -155,8 +155,7 @@ class AnnotationTable(Record, eq=False):
             return tables[0]
         kinds = {table.relative for table in tables}
         if len(kinds) != 1:
-            msg = "tables in pixels and tables in fractions cannot be joined"
-            raise ValueError(msg)
+            raise ValueError("tables in pixels and tables in fractions cannot be joined")
         starts: dict[str, Any] = {
             name: starts_of(np.concatenate([np.diff(getattr(table, name)) for table in tables]))
             for name in ("offsets", "parts", "points", "runs")

@@ -84,8 +84,7 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __hash__(self) -> int:  # type: ignore[override]  # NumPy's arrays have none
         if self.ndim:
-            msg = f"unhashable: an array of shape {self.shape}; one number of it can be a key"
-            raise TypeError(msg)
+            raise TypeError(f"unhashable: an array of shape {self.shape}; one number of it can be a key")
         return hash(self.item())
 
     def __int__(self) -> int:
@@ -204,7 +203,7 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
     def nonzero(self, *, as_tuple: Any = None) -> Any:
         """Return where the array is not 0: indices for each axis; with ``as_tuple=False`` a row for each element.
 
-        Where that is not told, the indices also have the methods of the rows: ``nonzero().squeeze()``.
+        Where that is not given, the indices also have the methods of the rows: ``nonzero().squeeze()``.
         """
         found = Indices(super().nonzero())
         return found.rows if as_tuple is False else found

@@ -32,8 +32,7 @@ class Boxes(OnHost):
         self.data = ResultArray.of(np.atleast_2d(np.asarray(to_numpy(data), np.float32)))
         self.orig_shape = orig_shape
         if self.data.ndim != 2 or self.data.shape[1] not in {6, 7}:
-            msg = f"boxes have the shape (N, 6), or (N, 7) with track ids, not {self.data.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"boxes have the shape (N, 6), or (N, 7) with track ids, not {self.data.shape}")
 
     @classmethod
     def empty(cls, orig_shape: tuple[int, int]) -> Self:

@@ -68,15 +68,13 @@ class Masks(OnHost):
             dense = np.asarray(to_numpy(data))
             made = Masks.from_dense(dense[None] if dense.ndim == 2 else dense, orig_shape)
             if parts:
-                msg = f"masks are made of an array or of parts: not of both, as of {', '.join(parts)}"
-                raise TypeError(msg)
+                raise TypeError(f"masks are made of an array or of parts: not of both, as of {', '.join(parts)}")
             parts = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
         elif orig_shape is not None:
             parts["orig_shape"] = orig_shape
         names = [field.name for field in dataclasses.fields(self)]
         if parts.keys() != set(names):
-            msg = f"masks are made of an array (N, H, W), or of {', '.join(names)}"
-            raise TypeError(msg)
+            raise TypeError(f"masks are made of an array (N, H, W), or of {', '.join(names)}")
         for name in names:
             object.__setattr__(self, name, parts[name])
         self._check()
@@ -88,8 +86,7 @@ class Masks(OnHost):
         height, width = self.frame
         x0, y0, x1, y1 = self.rects.T
         if self.words and ((x0 < 0) | (y0 < 0) | (x1 < x0) | (y1 < y0) | (x1 > width) | (y1 > height)).any():
-            msg = f"a bitmap lies outside the frame of {height} x {width} pixels"
-            raise ValueError(msg)
+            raise ValueError(f"a bitmap lies outside the frame of {height} x {width} pixels")
         for words, (left, top, right, bottom) in zip(self.words, self.rects.tolist(), strict=True):
             if words.shape != (bottom - top, words_per_row(right - left)) or words.dtype != WORD:
                 msg = f"a bitmap of {bottom - top} x {right - left} pixels cannot be {words.dtype} {words.shape}"
@@ -140,8 +137,7 @@ class Masks(OnHost):
         """Return masks of an (N, H, W) array in which anything but zero is on."""
         dense = np.asarray(to_numpy(data))
         if dense.ndim != 3:
-            msg = f"dense masks have the shape (N, H, W), not {dense.shape}"
-            raise ValueError(msg)
+            raise ValueError(f"dense masks have the shape (N, H, W), not {dense.shape}")
         bitmaps, offsets = [], []
         for mask in dense:
             x, y, width, height = cv2.boundingRect((mask != 0).view(np.uint8))
@@ -162,14 +158,12 @@ class Masks(OnHost):
             ValueError: Sizes differ, or counts do not fill the frame.
         """
         if shape is None and not items:
-            msg = "masks of no objects need the shape of their frame"
-            raise ValueError(msg)
+            raise ValueError("masks of no objects need the shape of their frame")
         height, width = shape or items[0]["size"]
         bitmaps, offsets = [], []
         for item in items:
             if tuple(item["size"]) != (height, width):
-                msg = f"RLE of {item['size']} in a frame of {[height, width]}"
-                raise ValueError(msg)
+                raise ValueError(f"RLE of {item['size']} in a frame of {[height, width]}")
             bitmap, offset = rle_codec.to_bitmap(rle_codec.counts_of(item["counts"]), height, width)
             bitmaps.append(bitmap)
             offsets.append(offset)
@@ -302,8 +296,7 @@ class Masks(OnHost):
             ValueError: The frames differ.
         """
         if self.frame != other.frame:
-            msg = f"masks in frames of {self.frame} and {other.frame} pixels cannot be compared"
-            raise ValueError(msg)
+            raise ValueError(f"masks in frames of {self.frame} and {other.frame} pixels cannot be compared")
         own, their = self.area.astype(np.float64), other.area.astype(np.float64)
         most = intersection(self.rects.astype(np.float64), other.rects.astype(np.float64))
         most = np.minimum(most, np.minimum(own[:, None], their[None]))

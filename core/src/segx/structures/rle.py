@@ -41,8 +41,7 @@ def to_bitmap(counts: NDArray[np.int64], height: int, width: int) -> tuple[NDArr
     """
     turns = np.cumsum(counts)
     if (turns[-1] if turns.size else 0) != height * width or (counts < 0).any():
-        msg = f"run lengths do not fill a frame of {height} x {width} pixels"
-        raise ValueError(msg)
+        raise ValueError(f"run lengths do not fill a frame of {height} x {width} pixels")
     begins, ends = turns[0::2][: turns.size // 2], turns[1::2]
     some = ends > begins
     begins, ends = begins[some], ends[some]
@@ -99,8 +98,7 @@ def counts_of(counts: bytes | str | Sequence[int]) -> NDArray[np.int64]:
     text = counts.encode("ascii") if isinstance(counts, str) else counts
     chars = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if ((chars < 0) | (chars > 63)).any() or (chars.size and chars[-1] & 32):
-        msg = "compressed run lengths are damaged"
-        raise ValueError(msg)
+        raise ValueError("compressed run lengths are damaged")
     last = np.flatnonzero(chars & 32 == 0)
     if last.size == 0:
         return np.zeros(0, np.int64)

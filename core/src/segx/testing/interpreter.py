@@ -40,8 +40,8 @@ def run_fresh(
     words = ["-W", warnings, "-c", textwrap.dedent(code), *arguments]
     done = child.run(words, timeout=_PATIENCE, environment=env or environment(), folder=folder)
     if done.code != 0:
-        raise AssertionError(f"a fresh interpreter failed ({done.code}):\n{done.said.strip()[-4000:]}")
-    lines = done.out.strip().splitlines()
+        raise AssertionError(f"a fresh interpreter failed ({done.code}):\n{done.stderr.strip()[-4000:]}")
+    lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else None
 
 

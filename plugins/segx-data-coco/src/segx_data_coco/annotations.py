@@ -116,8 +116,7 @@ class AnnotationColumns:
         The outline and the class decide: whatever else is wrong is derived from them, and noted.
         """
         if not isinstance(annotation, dict):
-            msg = "is not a mapping"
-            raise _BadError(msg)
+            raise _BadError("is not a mapping")
         image = self._position(self._images, annotation, "image_id", "image", "images")
         category = self._position(self._categories, annotation, "category_id", "category", "categories")
         segmentation = annotation.get("segmentation") or []
@@ -132,8 +131,7 @@ class AnnotationColumns:
         elif isinstance(segmentation, list):
             parts = self._polygons(segmentation, called)
         else:
-            msg = f"its segmentation is a {type(segmentation).__name__}"
-            raise _BadError(msg)
+            raise _BadError(f"its segmentation is a {type(segmentation).__name__}")
         return _Object(
             image=image,
             category=category,
@@ -175,8 +173,7 @@ class AnnotationColumns:
             except _BadError as reason:
                 self.notes.append(f"{called}: part {part}: {reason}; the part is left out")
         if taken and not any(_turns(part) or encloses(np.array(part).reshape(-1, 2)) for part in taken):
-            msg = "its polygon has no area"
-            raise _BadError(msg)
+            raise _BadError("its polygon has no area")
         return taken
 
     def _area_of(self, area: Any, called: str, *, outlined: bool) -> float:
@@ -211,8 +208,7 @@ class AnnotationColumns:
             self.notes.append(f"{called}: {reason}: that of the outline is taken instead")
             return outline
         if box is None and outline is None:
-            msg = "has no bbox, polygon or RLE that holds"
-            raise _BadError(msg)
+            raise _BadError("has no bbox, polygon or RLE that holds")
         if box is None or outline is None:
             x, y, width, height = box or outline or (0, 0, 0, 0)
             if width < 0 or height < 0:
@@ -232,8 +228,7 @@ class AnnotationColumns:
             position = known.get(number_in(value) if isinstance(value, str) else str(value))
             self.texts += position is not None
         if position is None:
-            msg = f"{what} {shown(value)} is not among the {those}"
-            raise _BadError(msg)
+            raise _BadError(f"{what} {shown(value)} is not among the {those}")
         return position
 
     def _numbered(self) -> NDArray[np.int64]:
@@ -313,11 +308,9 @@ def _polygon(polygon: Any) -> array[float]:
     """Return x1, y1, x2, y2, ... of one part."""
     if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
         length = len(polygon) if isinstance(polygon, list) else 0
-        msg = f"{length} numbers are no polygon: it takes three points or more"
-        raise _BadError(msg)
+        raise _BadError(f"{length} numbers are no polygon: it takes three points or more")
     if not _NUMBERS.issuperset(map(type, polygon)):
-        msg = "holds something that is no number"
-        raise _BadError(msg)
+        raise _BadError("holds something that is no number")
     _check_range(polygon)
     return array("d", polygon)
 
@@ -343,17 +336,14 @@ def _stated_box(bbox: Any) -> tuple[float, float, float, float] | None:
         return None
     values = [_plain_number(value) for value in bbox] if isinstance(bbox, list) and len(bbox) == 4 else [None]
     if None in values:
-        msg = f"its bbox {shown(bbox)} is not x, y, width, height"
-        raise _BadError(msg)
+        raise _BadError(f"its bbox {shown(bbox)} is not x, y, width, height")
     x, y, width, height = (value for value in values if value is not None)
     try:
         _check_range((x, y, width, height))
     except _BadError as reason:
-        msg = f"its bbox {reason}"
-        raise _BadError(msg) from None
+        raise _BadError(f"its bbox {reason}") from None
     if not width or not height:
-        msg = "its box is empty"
-        raise _BadError(msg)
+        raise _BadError("its box is empty")
     return float(x), float(y), float(width), float(height)
 
 
@@ -392,21 +382,17 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple
     """
     for part in ("counts", "size"):
         if part not in segmentation:
-            msg = f"its RLE has no {part}"
-            raise _BadError(msg)
+            raise _BadError(f"its RLE has no {part}")
     height, width = _frame(segmentation["size"])
     try:
         runs = _run_lengths(segmentation["counts"])
         counts = rle.counts_of(runs)
     except OverflowError as error:
-        msg = "its RLE has a run longer than any image"
-        raise _BadError(msg) from error
+        raise _BadError("its RLE has a run longer than any image") from error
     except ValueError as error:
-        msg = f"its RLE cannot be read ({error})"
-        raise _BadError(msg) from error
+        raise _BadError(f"its RLE cannot be read ({error})") from error
     if size[0] and [height, width] != size:
-        msg = f"its RLE is of {height} x {width} pixels, its image of {size[0]} x {size[1]}"
-        raise _BadError(msg)
+        raise _BadError(f"its RLE is of {height} x {width} pixels, its image of {size[0]} x {size[1]}")
     whole = height * width
     if (
         min(height, width) < 1
@@ -414,11 +400,9 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple
         or ((counts < 0) | (counts > whole)).any()
         or counts.sum() != whole
     ):
-        msg = f"its RLE does not fill {height} x {width} pixels"
-        raise _BadError(msg)
+        raise _BadError(f"its RLE does not fill {height} x {width} pixels")
     if not counts[1::2].any():
-        msg = "its RLE is empty"
-        raise _BadError(msg)
+        raise _BadError("its RLE is empty")
     return rle.compress(counts), (height, width), runs is not segmentation["counts"]
 
 
@@ -427,23 +411,20 @@ def _frame(size: Any) -> tuple[int, int]:
     try:
         height, width = (int(value) for value in size)
     except (TypeError, ValueError, OverflowError) as error:
-        msg = f"its RLE has the size {shown(size)}, not a height and a width"
-        raise _BadError(msg) from error
+        raise _BadError(f"its RLE has the size {shown(size)}, not a height and a width") from error
     return height, width
 
 
 def _run_lengths(counts: Any) -> Any:
     if isinstance(counts, str) and not counts.isascii():
-        msg = "compressed run lengths are damaged"
-        raise ValueError(msg)
+        raise ValueError("compressed run lengths are damaged")
     if isinstance(counts, str) or (isinstance(counts, list) and set(map(type, counts)) == {int}):
         return counts
     if isinstance(counts, list) and all(
         type(run) is int or (isinstance(run, float) and run.is_integer()) for run in counts
     ):
         return [int(run) for run in counts]
-    msg = f"counts are {shown(counts)}"
-    raise ValueError(msg)
+    raise ValueError(f"counts are {shown(counts)}")
 
 
 def _box_around(

@@ -103,20 +103,16 @@ def _read(path: Path, digest: Any) -> _File:
         data = read_regular(path, limit=_LONGEST)
         content = json.loads(data)
     except OSError as error:
-        msg = f"it cannot be read ({error.strerror or error})"
-        raise _SkippedError(msg) from error
+        raise _SkippedError(f"it cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        msg = f"it is no JSON ({str(error)[:80]})"
-        raise _SkippedError(msg) from error
+        raise _SkippedError(f"it is no JSON ({str(error)[:80]})") from error
     if not isinstance(content, dict) or "shapes" not in content:
-        msg = "it holds no shapes, as those of labelme do"
-        raise _SkippedError(msg)
+        raise _SkippedError("it holds no shapes, as those of labelme do")
     digest.update(json.dumps([path.name, content["shapes"]]).encode())
     image = image_of(path, content.get("imagePath"))
     if image is None:
         within = "; it lies within the JSON: save it beside" if content.get("imageData") else ""
-        msg = f"its image {str(content.get('imagePath'))[:200]!r} is not there{within}"
-        raise _SkippedError(msg)
+        raise _SkippedError(f"its image {str(content.get('imagePath'))[:200]!r} is not there{within}")
     try:
         height, width = image_shape(image)
     except DataError as error:

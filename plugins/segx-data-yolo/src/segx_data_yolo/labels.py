@@ -105,8 +105,7 @@ def _numbers(contents: Sequence[bytes]) -> _Rows:
     blank = data <= ord(" ")
     begins = np.flatnonzero(~blank & np.concatenate([[True], blank[:-1]])) if data.size else np.zeros(0, np.int64)
     if begins.size != values.size:
-        msg = "something is no number"
-        raise ValueError(msg)
+        raise ValueError("something is no number")
     breaks = np.flatnonzero(data == ord("\n"))
     line_of_value = np.searchsorted(breaks, begins)
     lines, first = np.unique(line_of_value, return_index=True)

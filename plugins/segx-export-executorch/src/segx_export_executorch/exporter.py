@@ -21,10 +21,7 @@ class ExecuTorchExporter(FormatExporter[ExportOptions]):
     title = "ExecuTorch"
     format = "executorch"
     options = ExportOptions
-
-    def made_by(self, options: ExportOptions) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
-        """Return the packages whose versions travel with the folder."""
-        return ("executorch", "torch")
+    packages = ("executorch", "torch")
 
     def _export(self, source: ExportModule, job: ExportJob, options: ExportOptions) -> None:  # noqa: ARG002 - has none
         import torch

@@ -25,10 +25,7 @@ class MnnExporter(FormatExporter[MnnOptions]):
     format = "mnn"
     options = MnnOptions
     source = "onnx"
-
-    def made_by(self, options: MnnOptions) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
-        """Return the packages whose versions travel with the file."""
-        return ("MNN",)
+    packages = ("MNN",)
 
     def _check(self, info: ArtifactInfo, options: MnnOptions) -> None:  # noqa: ARG002 - any model
         if options.int8 and options.half:

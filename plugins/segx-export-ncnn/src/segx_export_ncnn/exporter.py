@@ -24,10 +24,7 @@ class NcnnExporter(FormatExporter[NcnnOptions]):
     format = "ncnn"
     options = NcnnOptions
     source = "onnx"
-
-    def made_by(self, options: NcnnOptions) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
-        """Return the packages whose versions travel with the folder."""
-        return ("pnnx", "ncnn")
+    packages = ("pnnx", "ncnn")
 
     def _check(self, info: ArtifactInfo, options: NcnnOptions) -> None:
         if info.batch > 1 and "batch" not in info.dynamic:

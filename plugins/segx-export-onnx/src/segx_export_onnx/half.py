@@ -143,8 +143,7 @@ def _halve_weight(weight: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(weight)
     largest = float(np.abs(values).max()) if values.size else 0.0
     if not largest <= float(np.finfo(np.float16).max):
-        msg = f"weight {weight.name} reaches {largest:g}, beyond half precision's 65504"
-        raise ExportError(msg, hint="half=False")
+        raise ExportError(f"weight {weight.name} reaches {largest:g}, beyond half precision's 65504", hint="half=False")
     return numpy_helper.from_array(values.astype(np.float16), weight.name + _SUFFIX)
 
 

@@ -44,8 +44,7 @@ def append(model: onnx.ModelProto, classes: int, outputs: Sequence[str], options
     channels = predictions.type.tensor_type.shape.dim[1].dim_value
     factors = channels - CORNERS - classes
     if factors < 1:
-        msg = f"{channels} rows of outputs hold no {classes} classes"
-        raise ExportError(msg, hint="nms=False")
+        raise ExportError(f"{channels} rows of outputs hold no {classes} classes", hint="nms=False")
     opset = next(item.version for item in model.opset_import if item.domain in {"", "ai.onnx"})
     _Writer(graph, opset).run(predictions.name, outputs[0], classes, factors, options)
     batch = predictions.type.tensor_type.shape.dim[0]

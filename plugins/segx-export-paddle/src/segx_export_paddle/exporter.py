@@ -19,10 +19,7 @@ class PaddleExporter(FormatExporter[PaddleOptions]):
     format = "paddle"
     options = PaddleOptions
     source = "onnx"
-
-    def made_by(self, options: PaddleOptions) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
-        """Return the packages whose versions travel with the file."""
-        return ("onnx", "paddlepaddle")
+    packages = ("onnx", "paddlepaddle")
 
     def _export(self, source: Any, job: ExportJob, options: PaddleOptions) -> None:  # noqa: ARG002 - the info has them
         job.destination.mkdir(parents=True, exist_ok=True)

@@ -31,10 +31,6 @@ class EngineExporter(FormatExporter[EngineOptions]):
     library = "tensorrt"
     """The module that builds. TensorRT for RTX has the same interface; segx's tests build with it."""
 
-    def made_by(self, options: EngineOptions) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
-        """Return the packages whose versions travel with the file; that of TensorRT is told by who builds."""
-        return ()
-
     def _check(self, info: ArtifactInfo, options: EngineOptions) -> None:
         if not options.dynamic:
             for name, usual in (("max_batch", MOST_BATCH), ("max_imgsz", None)):

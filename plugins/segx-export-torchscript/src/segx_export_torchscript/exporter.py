@@ -25,10 +25,7 @@ class TorchScriptExporter(FormatExporter[TorchScriptOptions]):
     title = "TorchScript"
     format = "torchscript"
     options = TorchScriptOptions
-
-    def made_by(self, options: TorchScriptOptions) -> tuple[str, ...]:  # noqa: ARG002 - whatever is asked for
-        """Return the packages whose versions travel with the file."""
-        return ("torch",)
+    packages = ("torch",)
 
     def _check(self, info: ArtifactInfo, options: TorchScriptOptions) -> None:  # noqa: ARG002 - any model can be traced
         if options.half and device_kind(options.device or "cpu") == "cpu":

@@ -105,8 +105,7 @@ def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         except OSError as error:
             raise ExportError(f"{source}: cannot be read ({error.strerror or error})", hint=_EXPORT_ONNX) from error
         except Exception as error:  # protobuf and checkers answer to damage with errors of every class
-            msg = f"{source}: is damaged or no ONNX model ({reason(error)})"
-            raise ExportError(msg, hint=_EXPORT_ONNX) from error
+            raise ExportError(f"{source}: is damaged or no ONNX model ({reason(error)})", hint=_EXPORT_ONNX) from error
     if model.functions:
         model = inliner.inline_local_functions(model)
     return model

@@ -69,7 +69,7 @@ class SegmentValidation:
     def finish(self, *, speed: Mapping[str, float], problems: Sequence[str]) -> SegmentMetrics:
         """Return the figures, and write tables, charts and the report.
 
-        What cannot be written, on a full disk for instance, is told in one line and costs no figure.
+        What cannot be written, on a full disk for instance, is logged in one line and costs no figure.
         """
         metrics = self._evaluator.finish(speed=speed).replace(
             settings=self._spec.settings, save_dir=self._folder, problems=tuple(problems)
@@ -117,7 +117,7 @@ class SegmentValidation:
 
 
 def _is_there(library: str, otherwise: str) -> bool:
-    """Say whether a library is installed; what is missing without it is told."""
+    """Say whether a library is installed; what is missing without it is logged."""
     if importlib.util.find_spec(library) is not None:
         return True
     logger.warning('%s %s: pip install "segx-task-segment[charts]"', otherwise, library)

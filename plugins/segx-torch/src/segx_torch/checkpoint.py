@@ -174,8 +174,7 @@ def _plain_copy(tree: Any, where: str) -> Any:
         case int() | float() | str():  # also of a subclass, which a reader that trusts nobody would refuse
             return next(kind(tree) for kind in (int, float, str) if isinstance(tree, kind))
         case _:
-            msg = f"{where} is a {type(tree).__name__}; a checkpoint holds tensors and plain values only"
-            raise TypeError(msg)
+            raise TypeError(f"{where} is a {type(tree).__name__}; a checkpoint holds tensors and plain values only")
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
