@@ -98,6 +98,7 @@ def test_a_shard_is_predicted_and_read_back(
 ) -> None:
     """What a worker does, without Ray; a second time over it, as after a lost machine, changes nothing."""
     plan = bulk._Plan.make(model, str(few), shard=100, settings={"conf": 0.0001, "max_det": 20}, workers=1)
+    assert plan.settings["backend"] == plan.about["settings"]["backend"] == "onnxruntime"  # the same on every machine
     out = str(tmp_path / "out")
     assert bulk._begun(out, plan, resume=False) == set()
     work = worker.Work(str(model), None, plan.about["sha256"], plan.settings, out, plan.about)

@@ -282,7 +282,14 @@ class Masks(OnHost):
             encoded.append(RLE(size=[height, width], counts=rle_codec.compress(counts)))
         return encoded
 
-    def iou(self, other: Masks, *, crowd: NDArray[np.bool_] | None = None, least: float = 0.0) -> NDArray[np.float64]:
+    def iou(
+        self,
+        other: Masks,
+        *,
+        crowd: NDArray[np.bool_] | None = None,
+        least: float = 0.0,
+        among: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float64]:
         """Return float64 (N, M), intersection over union of each of these with each of those; 0 for two empty masks.
 
         Only the pixels that two rectangles share are looked at.
@@ -291,6 +298,7 @@ class Masks(OnHost):
             other: Masks in the same frame.
             crowd: bool (M,): over the area of these masks alone, as COCO counts for crowds.
             least: Overlaps that cannot reach this are not counted and given as 0.
+            among: bool (N, M): the pairs that are wanted; the others are given as 0.
 
         Raises:
             ValueError: The frames differ.
@@ -301,6 +309,8 @@ class Masks(OnHost):
         most = intersection(self.rects.astype(np.float64), other.rects.astype(np.float64))
         most = np.minimum(most, np.minimum(own[:, None], their[None]))
         possible = (most > 0) & (over_union(most, own, their, crowd) >= least)
+        if among is not None:
+            possible &= among
         low = np.maximum(self.rects[:, None, :2], other.rects[None, :, :2])
         high = np.minimum(self.rects[:, None, 2:], other.rects[None, :, 2:])
         shared = np.zeros(possible.shape)

@@ -13,6 +13,8 @@ import segx
 from segx.console import progress
 from segx.errors import DataError, UsageError
 from segx.options.verbs import PredictOptions
+from segx.plugin.fastest import measured
+from segx.plugin.registry import get_registry
 from segx.runtime import cores, device_kind
 from segx_bulk_ray import cluster, output, places
 from segx_bulk_ray.sources import divide, fingerprint
@@ -38,6 +40,14 @@ _RETRIES = 10
 _SHARD_ROW = pa.schema(
     [("index", pa.int64()), ("kind", pa.string()), ("items", pa.list_(pa.string())), ("group", pa.int64())]
 )
+
+
+def _backend(path: Path, options: PredictOptions) -> str:
+    """Return the runtime that this machine takes: all others take the same, or rows would differ in the last digits."""
+    registry = get_registry()
+    artifact = registry.artifact(path)
+    choice = None if options.half else measured(artifact, registry, device=options.device)
+    return choice.fastest.backend if choice else registry.backend_for(artifact.format, device=options.device).name
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,7 @@ class _Plan:
         if opened.path is None:
             raise UsageError(f"{model} has no weights", hint="bulk prediction needs a model file")
         path = Path(opened.path).absolute()
+        chosen.setdefault("backend", _backend(path, options))
         about = {
             "layout": output.LAYOUT,
             "segx": segx.__version__,

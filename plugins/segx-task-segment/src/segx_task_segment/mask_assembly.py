@@ -10,7 +10,7 @@ pixels, and the work is that of the outlines, 25 times less than that of forming
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,6 +148,7 @@ def input_masks(
     return dataclasses.replace(masks, orig_shape=geometry.original, image=image)
 
 
+@lru_cache(maxsize=64)
 def _axis(density: float, prototypes: int, pixels: int, padding: int, extent: int) -> Axis:
     """Return the axis of a frame whose pixels cover ``extent`` input pixels after the padding.
 

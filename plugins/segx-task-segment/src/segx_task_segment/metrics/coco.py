@@ -311,21 +311,18 @@ def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType) 
     hit = np.zeros((len(AREAS), len(found)), np.uint16)
     ignored = np.where(outside, np.uint16(_ALL), np.uint16(0))
     partner = np.full(len(found), -1, np.int64)
-    overlaps = np.zeros((len(found), len(annotations)))
+    same = found.category[:, None] == annotations.category[None]
+    if iou_type == "mask":
+        overlaps = found.masks.iou(annotations.masks, crowd=ignored_objects, least=NEGLIGIBLE, among=same)
+    else:
+        sizes = areas, annotations.box[:, 2] * annotations.box[:, 3]
+        iou = boxes.iou(_corners(found.box), _corners(annotations.box), areas=sizes, crowd=ignored_objects)
+        overlaps = np.where(same, iou, 0.0)
     for category in np.intersect1d(annotations.category, found.category).tolist():
         objects = np.flatnonzero(annotations.category == category)
-        rows = np.flatnonzero(found.category == category)
-        if iou_type == "box":
-            ours, theirs = found.box[rows], annotations.box[objects]
-            sizes = ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]
-            iou = boxes.iou(_corners(ours), _corners(theirs), areas=sizes, crowd=ignored_objects[objects])
-        else:
-            crowd = ignored_objects[objects]
-            iou = found.masks[rows].iou(annotations.masks[objects], crowd=crowd, least=NEGLIGIBLE)
-        overlaps[np.ix_(rows, objects)] = iou
-        seen = rows[: MAX_DETS[-1]]
+        seen = np.flatnonzero(found.category == category)[: MAX_DETS[-1]]
         matches = match(
-            iou[: MAX_DETS[-1]],
+            overlaps[np.ix_(seen, objects)],
             crowd=ignored_objects[objects],
             annotation_areas=annotations.area[objects],
             found_areas=areas[seen],
