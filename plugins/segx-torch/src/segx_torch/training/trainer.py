@@ -106,6 +106,10 @@ class Trainer:
             if not self._over():
                 self._say_stopped()
                 raise KeyboardInterrupt
+        except ModelError as error:
+            last = self._weights("last")
+            error.hint = error.hint or (f"to go on: segx segment train resume={last}" if last.exists() else "")
+            raise
         except RuntimeError as error:
             if self.fabric.world_size > 1 and lost_process(error):
                 hint = f"to go on: segx segment train resume={self._weights('last')}"
@@ -115,10 +119,6 @@ class Trainer:
             msg = f"out of memory on {self.fabric.device} with batch={self.batch} imgsz={self.options.imgsz}"
             find = ", or batch=-1 to find a size" if self.fabric.device.type == "cuda" else ""
             raise UsageError(msg, hint=f"try batch={max(self.batch // 2, 1)}{find}") from error
-        if self._enough:
-            logger.info("a callback has ended the training after epoch %d", self.progress.epoch)
-        elif self.progress.epoch < self.options.epochs:
-            logger.info("no better than in epoch %d: ended", self.progress.best_epoch + 1)
         return self._result()
 
     # -- before the first batch -----------------------------------------------------------------------------------
@@ -443,6 +443,10 @@ class Trainer:
             self.job.notify(step)
 
     def _result(self) -> Trained:
+        if self._enough:
+            logger.info("a callback has ended the training after epoch %d", self.progress.epoch)
+        elif self.progress.epoch < self.options.epochs:
+            logger.info("no better than in epoch %d: ended", self.progress.best_epoch + 1)
         files = {name: path if (path := self._weights(name)).exists() else None for name in ("best", "last")}
         rows = self.progress.history
         return Trained(
