@@ -12,6 +12,7 @@ others run; exit code 1 then. Not a test: no machine of ours has a GPU for long.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -23,6 +24,8 @@ import tempfile
 import threading
 import time
 import traceback
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +34,10 @@ import numpy as np
 from segx import YOLO
 from segx.errors import SegxError
 from segx_task_segment.parity import compare
+from segx_task_segment.training import loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Found = dict[str, Any]
 LOSSES = ("train/box_loss", "train/seg_loss", "train/cls_loss", "train/dfl_loss")
@@ -113,13 +117,37 @@ def train(given: Mapping[str, str]) -> Found:
                 "mask AP": [round(float(row["metrics/mAP50-95(M)"]), 4) for row in rows],
                 "busy": share(),
             }
-    with tempfile.TemporaryDirectory() as folder, _busy() as share:  # the real size, and the loader at work
-        marks: list[float] = []
-        model = YOLO(given["model"])
-        model.add_callback("on_train_epoch_end", lambda _: marks.append(share()))
-        model.train(**{**common, "imgsz": 640, "epochs": 6}, device=0, workers=8, val=False, project=folder, name="run")
-        found["busy, 640 px, batch 16, 8 workers"] = marks
+    for kind in ("processes", "threads"):  # the real size, and the loader at work
+        with tempfile.TemporaryDirectory() as folder, _busy() as share, _prepared_by(kind):
+            marks: list[tuple[float, float]] = []
+            model = YOLO(given["model"])
+            ended = partial(_mark, marks, share)
+            model.add_callback("on_train_epoch_end", ended)
+            whole = {**common, "imgsz": 640, "epochs": 6}
+            model.train(**whole, device=0, workers=8, val=False, project=folder, name="run")
+            found[f"busy % and seconds, 640 px, batch 16, 8 {kind}"] = [
+                (busy, round(end - begin, 2)) for (_, begin), (busy, end) in pairwise(marks)
+            ]
     return found
+
+
+def _mark(marks: list[tuple[float, float]], share: Callable[[], float], _: object) -> None:
+    marks.append((share(), time.perf_counter()))
+
+
+@contextlib.contextmanager
+def _prepared_by(kind: str) -> Iterator[None]:
+    """Have images prepared by what is not the default on a GPU, to compare."""
+    make = loader.make_loader
+
+    def other(*words: Any, processes: bool = False, **options: Any) -> Any:
+        return make(*words, processes=processes and kind == "processes", **options)
+
+    loader.make_loader = other
+    try:
+        yield
+    finally:
+        loader.make_loader = make
 
 
 class _busy:  # noqa: N801 - read as a word

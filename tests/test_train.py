@@ -38,6 +38,7 @@ from segx.runs import Step
 from segx.testing.models import TINY_YOLOV8
 from segx_cli.main import main
 from segx_data_synth.dataset import write_dataset
+from segx_task_segment.training import loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -475,6 +476,66 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_straight_run(
     assert same(straight.trained.last or Path(), last)
     with table.open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Images are prepared by processes, as on a GPU; the loaders that did it."""
+    made, make = [], loader.make_loader
+
+    def other(data: Any, options: TrainOptions, **how: Any) -> Any:
+        made.append(make(data, options, **{**how, "processes": not options.rect}))
+        return made[-1]
+
+    monkeypatch.setattr(loader, "make_loader", other)
+    yield made
+    assert all(each._crew is None for each in made), "closed"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are threads only")
+def test_processes_that_prepare_images_change_nothing_and_a_stopped_run_goes_on(
+    shapes: Path, tiny_yaml: Path, place: Path, monkeypatch: pytest.MonkeyPatch, apart: list[Any]
+) -> None:
+    options = {**QUICK, "data": str(shapes), "epochs": 3, "close_mosaic": 1, "val": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(loader.TrainLoader, "_hands", lambda self: self._threads())
+        YOLO(tiny_yaml).train(**options, name="threads")
+    model, seen = YOLO(tiny_yaml), []
+
+    def stop(_: Any) -> None:
+        seen.append([child._process.pid for child in apart[-1]._crew._children])
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    model.add_callback("on_train_batch_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(**options, name="apart")
+    assert len(seen) == 4
+    assert seen[0] == seen[3], "the same processes for all epochs"
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in seen[0])
+    YOLO("runs/segment/apart/weights/last.pt").train(resume=True)
+    assert same(Path("runs/segment/threads/weights/last.pt"), Path("runs/segment/apart/weights/last.pt"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are threads only")
+def test_a_process_that_is_killed_ends_the_run_in_one_line_and_it_goes_on(
+    shapes: Path, tiny_yaml: Path, place: Path, apart: list[Any]
+) -> None:
+    model, batches = YOLO(tiny_yaml), []
+
+    def kill(_: Any) -> None:
+        batches.append(1)
+        if len(batches) == 4:
+            os.kill(apart[-1]._crew._children[0]._process.pid, signal.SIGKILL)
+
+    model.add_callback("on_train_batch_end", kill)
+    with pytest.raises(ModelError, match="process 1 of 1 that prepares images was ended by SIGKILL") as error:
+        model.train(**{**QUICK, "data": str(shapes), "epochs": 4, "val": False})
+    last = Path("runs/segment/train/weights/last.pt")
+    assert error.value.hint == f"to go on: segx segment train resume={last}"
+    YOLO(last).train(resume=True)
+    with Path("runs/segment/train/results.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
 
 
 def test_a_run_killed_between_its_last_epoch_and_the_measurement_is_measured(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import os
 import subprocess
@@ -9,15 +11,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
-from segx.errors import UsageError
+from segx.errors import ModelError, UsageError
 from segx.options.verbs import TrainOptions
 from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.training import processes, run
+from segx_torch.training.processes import make_fabric
 from segx_torch.training.state import TrainerState
 from segx_torch.training.trainer import determinism
 
@@ -283,3 +287,57 @@ def test_processes_fail_together_and_the_first_speaks(tmp_path: Path, spoil: str
         if line.startswith("process"):
             with pytest.raises(ProcessLookupError):
                 os.kill(int(line.split()[2]), 0)
+
+
+# The loader
+
+
+@pytest.mark.parametrize("kill", ["", "SIGINT:3"])
+def test_a_loader_is_closed_however_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: str) -> None:
+    closed: list[bool] = []
+    monkeypatch.setattr(DrawnLoader, "close", lambda _: closed.append(True))
+    with pytest.raises(KeyboardInterrupt) if kill else contextlib.nullcontext():
+        tiny_run(tmp_path / "run", kill=kill)
+    assert closed == [True]
+
+
+def test_where_preparing_fails_it_is_said_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def epoch(self: DrawnLoader, number: int, **_: Any) -> Iterator[TrainBatch]:
+        if number:
+            raise ModelError("process 1 of 2 that prepares images was ended by SIGKILL")
+        yield from (self._draw(np.random.default_rng(index)) for index in range(self.batches))
+
+    monkeypatch.setattr(DrawnLoader, "epoch", epoch)
+    with pytest.raises(ModelError, match="was ended by SIGKILL") as error:
+        tiny_run(tmp_path / "run")
+    last = tmp_path / "run" / "weights" / "last.pt"
+    assert error.value.hint == f"to go on: segx segment train resume={last}"
+    monkeypatch.undo()
+    assert len(tiny_run(tmp_path / "run", resume=True).history) == 3
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+def test_images_are_prepared_in_processes_where_layers_run_on_an_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Asked(Exception):  # noqa: N818 - no error
+        pass
+
+    def loader(**how: Any) -> None:
+        asked.append(how)
+        raise Asked
+
+    fabric = make_fabric(TrainOptions(device="cpu"))
+    monkeypatch.setattr(type(fabric), "device", property(lambda _: torch.device(accelerator)))
+    monkeypatch.setattr(run, "make_fabric", lambda _: fabric)
+    train = run.Trainer.__init__
+
+    def begin(self: Any, job: Any, *words: Any, **options: Any) -> None:
+        train(self, dataclasses.replace(job, loader=loader), *words, **options)
+
+    monkeypatch.setattr(run.Trainer, "__init__", begin)
+    with pytest.raises(Asked):
+        tiny_run(tmp_path / "run")
+    assert asked == [{"rank": 0, "world": 1, "batch": 2, "processes": accelerator != "cpu"}]

@@ -244,7 +244,7 @@ class TrainOptions(VerbOptions, RunFolderOptions):
     devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1, le=MOST_WORKERS)
     accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
     num_nodes: int = option(1, "machines, under torchrun", ge=1, le=MOST_WORKERS)
-    workers: int = option(8, "threads that prepare images, per device", ge=0, le=MOST_WORKERS)
+    workers: int = option(8, "threads that prepare images, on a GPU processes; per device", ge=0, le=MOST_WORKERS)
     pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
         "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"

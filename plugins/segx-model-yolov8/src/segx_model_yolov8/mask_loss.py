@@ -58,6 +58,11 @@ class _Window:
     positives: Tensor
     weights: Tensor
 
+    def places(self, maps: Tensor) -> Iterator[Tensor]:
+        """Yield what lies in each window of (B, M, H, W) maps: (M, height, width), no copies."""
+        for image, top, left in self.corners:
+            yield maps[image, :, top : top + self.height, left : left + self.width]
+
 
 def mask_loss(coefficients: Tensor, prototypes: Tensor, owner: Tensor, masks: MaskTarget) -> Tensor:
     """Return the mean over positives of the binary cross-entropy of their masks.
@@ -83,29 +88,28 @@ def mask_loss(coefficients: Tensor, prototypes: Tensor, owner: Tensor, masks: Ma
 class _MaskLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, prototypes: Tensor, owner: Tensor, masks: MaskTarget) -> Tensor:
-        batch, channels, height, width = prototypes.shape
-        pixels = prototypes.permute(0, 2, 3, 1).reshape(-1, channels)
+        channels, height, width = prototypes.shape[1:]
         want_gradients = any(ctx.needs_input_grad[:2])
         d_coefficients = torch.zeros_like(coefficients) if want_gradients else None
-        d_pixels = torch.zeros_like(pixels).view(batch, height, width, channels) if want_gradients else None
+        d_prototypes = torch.zeros_like(prototypes) if want_gradients else None
         loss = prototypes.new_zeros(())
         for window in _windows(owner, masks, height, width, channels):
             index, inside = _window_pixels(window, masks.boxes, height, width)
             target = _targets(window, masks, index, height, width)
-            image = masks.image[window.objects]
-            crops = pixels[(image[:, None] * height * width + index).flatten()].view(*index.shape, channels)
+            crops = torch.stack([place.flatten(1) for place in window.places(prototypes)])
             theirs = coefficients[window.positives]
-            logits = theirs @ crops.transpose(1, 2)
+            logits = theirs @ crops
             weights = window.weights.unsqueeze(2) * inside.unsqueeze(1)
             loss += ((softplus(logits) - logits * target.unsqueeze(1)) * weights).sum()
-            if d_coefficients is None or d_pixels is None:
+            if d_coefficients is None or d_prototypes is None:
                 continue
             d_logits = logits.sigmoid_().sub_(target.unsqueeze(1)).mul_(weights)
             real = window.weights > 0
-            d_coefficients[window.positives[real]] = (d_logits @ crops)[real]
-            _add_windows(d_pixels, d_logits.transpose(1, 2) @ theirs, window)
-        if d_coefficients is not None and d_pixels is not None:
-            ctx.save_for_backward(d_coefficients, d_pixels.permute(0, 3, 1, 2))
+            d_coefficients[window.positives[real]] = (d_logits @ crops.transpose(1, 2))[real]
+            for place, values in zip(window.places(d_prototypes), theirs.transpose(1, 2) @ d_logits, strict=True):
+                place.add_(values.view_as(place))  # one by one: in the same order, the same sum
+        if d_coefficients is not None and d_prototypes is not None:
+            ctx.save_for_backward(d_coefficients, d_prototypes)
         return loss
 
     @staticmethod
@@ -113,13 +117,6 @@ class _MaskLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         d_coefficients, d_prototypes = ctx.saved_tensors
         return d_coefficients * gradient, d_prototypes * gradient, None, None
-
-
-def _add_windows(d_pixels: Tensor, d_crops: Tensor, window: _Window) -> None:
-    """Add what each window says to its place; one by one, so that the order and with it the sum is always the same."""
-    for (image, top, left), values in zip(window.corners, d_crops, strict=True):
-        place = d_pixels[image, top : top + window.height, left : left + window.width]
-        place += values.view_as(place)
 
 
 def _windows(owner: Tensor, masks: MaskTarget, height: int, width: int, channels: int) -> Iterator[_Window]:

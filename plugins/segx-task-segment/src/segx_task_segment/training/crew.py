@@ -69,7 +69,7 @@ class Crew:
         self._slots = [SharedMemory.new() for _ in range(ahead + 1 + _LENT)]
         self._free = deque(range(len(self._slots)))
         self._pending: dict[int, set[int]] = {}
-        self._sent: dict[int, dict[int, str]] = {}
+        self._sent: dict[int, dict[int, str]] = {}  # of each batch that is not taken yet, what came through the pipe
         self._begun = 0
         self._repeated: set[str] = set()
         self._children: list[child.Child] = []
@@ -116,6 +116,7 @@ class Crew:
         finally:
             while self._children and self._pending:  # of an epoch that is not gone through to its end
                 self._listen()
+            self._free.extend(self._sent)
             self._sent.clear()
 
     def close(self) -> None:
@@ -150,11 +151,12 @@ class Crew:
             Laid.read(np.frombuffer(base64.b64decode(sent[index]), np.uint8) if index in sent else room)
             for index, room in enumerate(rooms)
         ]
-        if not self._free:
+        lent = len(self._slots) - len(self._free) - len(self._sent) - 1
+        if lent < _LENT:
+            weakref.finalize(whole, self._free.append, slot).atexit = False
+        else:
             images = images.copy()
             self._free.append(slot)
-        else:
-            weakref.finalize(whole, self._free.append, slot).atexit = False
         return images, parts
 
     def _listen(self) -> None:

@@ -118,7 +118,7 @@ class SharedCache:
     def __init__(self, memory: SharedMemory, *, places: int, room: int) -> None:
         table, room = -(-8 * places // 64) * 64, -(-room // 64) * 64
         whole = memory.bytes(table + places * room)  # once: a second mapping that goes would take the locks along
-        self._file = memory.file
+        self._memory, self._file = memory, memory.file
         self._keys = whole[: 8 * places].view(np.int64)
         self._rooms = whole[table:].reshape(places, room)
         self._place: list[int] | range = range(places)
