@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from segx import YOLO
 from segx.flows.export import default_destination
 from segx.io.files import write_text
+from segx.plugin.calibration import Calibration
 from segx.plugin.registry import get_registry
 from segx.runtime import take_process
 
@@ -55,12 +56,32 @@ def merged(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
     return sorted(map(dict, rows), key=lambda row: order.index(row["format"]) if row["format"] in order else len(order))
 
 
+def _keep_size(layer: Any, given: tuple[Any, ...]) -> None:
+    layer.running_var.fill_(given[0].square().mean())
+
+
 def drawn_model(configuration: Path, folder: Path) -> Path:
-    """Write a checkpoint of random weights, the same each time."""
+    """Write a checkpoint of random weights, the same each time, through which an image reaches the outputs.
+
+    As training begins, each layer would hand on half of what it gets, and nothing would be left to compare.
+    Normalised channel by channel, rounding would grow with each layer. So each layer keeps the size of the whole.
+    """
     import torch
 
     torch.manual_seed(0)
-    return YOLO(configuration).save(folder / f"{configuration.stem}.pt")
+    model = YOLO(configuration)
+    module = model.model
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.register_forward_pre_hook(_keep_size)
+    (images,) = Calibration([], count=1, task=model.task, shape=model.metadata.imgsz, batch=1)
+    with torch.no_grad():
+        module(torch.from_numpy(images))
+    weights = folder / "weights.pt"
+    torch.save(module.state_dict(), weights)
+    path = model.load(weights).save(folder / f"{configuration.stem}.pt")
+    weights.unlink()
+    return path
 
 
 def measure(model: Path, options: Mapping[str, str], keep: Path | None) -> dict[str, Any]:
