@@ -239,7 +239,8 @@ def _taken(name: str, output: Any, tensor: Tensor, *, as_onnx: bool) -> Array:
         rows = [cv2.transpose(image) for image in output]
         output = np.stack(rows) if len(rows) > 1 else rows[0][None]
     if tensor.scale:  # one pass in which OpenCV widens and subtracts, a quarter of the time that NumPy takes for two
-        flat = cv2.subtract(output.reshape(1, -1), float(tensor.zero), dtype=cv2.CV_32F)
+        zero: Any = float(tensor.zero)  # a number, of which OpenCV's stubs do not know
+        flat = cv2.subtract(output.reshape(1, -1), zero, dtype=cv2.CV_32F)
         flat *= np.float32(tensor.scale)
         taken: Array = flat.reshape(output.shape)
     else:
