@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from segx import YOLO
 from segx.testing.models import TINY_YOLOV8
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ def test_a_size_without_weights_is_measured_and_only_its_speeds_again(support: A
     first = json.loads(support.FIGURES.read_text())["tinyn-seg"]
     assert first["settings"]["weights"] == "random"
     assert {path.name for path in kept.iterdir()} == {"tinyn-seg.pt", "tinyn-seg.torchscript"}
-    assert YOLO(kept / "tinyn-seg.pt")(data.parent / "images/val", imgsz=64, conf=0.3, save=False, verbose=False)[0]
 
     support.main([str(tmp_path / "tinyn-seg.yaml"), *how, "formats=onnx", f"keep={kept}"])
     second = json.loads(support.FIGURES.read_text())["tinyn-seg"]

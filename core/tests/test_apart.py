@@ -482,3 +482,17 @@ def test_the_registry_loads_what_stands_for_it(artifact: Artifact) -> None:
 def test_declaration_has_to_be_lazy() -> None:
     with pytest.raises(PluginError, match=r"its load has to be lazy"):
         stand_in(spec_of(load=object), object())  # type: ignore[arg-type]
+
+
+def test_outputs_cross_in_the_order_they_lie() -> None:
+    maps = np.moveaxis(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4), -1, 1)
+    memory = apart._Memory.new()
+    said = apart._laid_down([maps, images()[:, :, ::2]], memory)
+    whole = memory.bytes(said["size"])
+    there = [
+        whole[begin : begin + size].view(kind).reshape(shape).transpose(axes)
+        for kind, shape, axes, begin, size in said["outputs"]
+    ]
+    np.testing.assert_array_equal(there[0], maps)
+    np.testing.assert_array_equal(there[1], images()[:, :, ::2])
+    assert there[0].strides == maps.strides  # no axis was turned on the way

@@ -10,6 +10,7 @@ import pytest
 
 from segx.errors import DataError, UsageError
 from segx.io.images import _tell_dark, decode_image, from_array, from_pillow, image_of, read_image
+from segx.ops.images import channels_last
 from segx.structures.annotations import Sample
 
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
@@ -296,3 +297,15 @@ def test_half_a_jpeg_is_refused_at_any_size(tmp_path, least):
 def test_an_image_that_is_not_there_says_so(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         image_of(Sample(path=tmp_path / "a.jpg", id=0, shape=(4, 4), annotations=()))
+
+
+def test_channels_go_last_into_memory_that_stays() -> None:
+    images = np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32)
+    first = channels_last(images)
+    np.testing.assert_array_equal(first, images.transpose(0, 2, 3, 1))
+    assert first.flags.c_contiguous
+    assert first.ctypes.data % 64 == 0
+    again = channels_last(images[::-1], first)
+    assert again is first
+    np.testing.assert_array_equal(first, images[::-1].transpose(0, 2, 3, 1))
+    assert channels_last(images[:1], first).shape == (1, 4, 5, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -141,3 +142,17 @@ def test_without_images_there_are_no_ranges(tmp_path):
     )
     with pytest.raises(ExportError, match="int8=True needs images to calibrate on"):
         OnnxExporter().export(module, job)
+
+
+def test_one_bright_image_does_not_coarsen_the_steps_of_all(tmp_path):
+    images = tmp_path / "images" / "train"
+    images.mkdir(parents=True)
+    for index, grey in enumerate((51, 51, 51, 255)):
+        cv2.imwrite(str(images / f"{index}.png"), np.full((64, 64, 3), grey, np.uint8))
+    (tmp_path / "set.yaml").write_text("path: .\ntrain: images/train\nval: images/train\nnames: {0: a}\n")
+    model = Artifact(path=get_registry().weights_file("shapes-seg.pt").path, format="pt")
+    settings = {"int8": True, "data": str(tmp_path / "set.yaml"), "imgsz": 64, "verify": False, "output": tmp_path}
+    graph = onnx.load(export(model, "onnx", settings).path).graph
+    (first,) = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "images"]
+    (scale,) = [numpy_helper.to_array(item) for item in graph.initializer if item.name == first.input[1]]
+    assert float(scale) == pytest.approx((0.2 * 3 + 1.0) / 4 / 127, rel=1e-3)  # of the brightest alone: 1 / 127

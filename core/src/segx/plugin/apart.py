@@ -253,7 +253,8 @@ class _Line:
         """Return the outputs where they lie; copied where the caller has many that lie there already."""
         whole = slot.outputs.bytes(answer["size"])
         outputs = tuple(
-            whole[begin : begin + size].view(kind).reshape(shape) for kind, shape, begin, size in answer["outputs"]
+            whole[begin : begin + size].view(kind).reshape(shape).transpose(axes)
+            for kind, shape, axes, begin, size in answer["outputs"]
         )
         with self._lock:
             lend = self._lent < _LENT
@@ -410,15 +411,17 @@ def _answer(session: Session, slot: _Slot, shape: Sequence[int]) -> dict[str, An
 
 
 def _laid_down(outputs: Sequence[NDArray[Any]], memory: SharedMemory) -> dict[str, Any]:
-    """Copy outputs into memory, and return where each of them lies."""
+    """Copy outputs into memory as they lie, in whichever order of their axes, and return where each of them is."""
     table, end = [], 0
     for output in outputs:
         if output.dtype.hasobject:
             raise ModelError(f"the model gives an output of {output.dtype}, which holds no numbers")
         begin = -(-end // _ALIGNED) * _ALIGNED
         end = begin + output.nbytes
-        table.append((output.dtype.str, output.shape, begin, output.nbytes))
+        order = sorted(range(output.ndim), key=lambda axis: -output.strides[axis])
+        axes = sorted(range(output.ndim), key=order.__getitem__)
+        table.append((output.dtype.str, [output.shape[axis] for axis in order], axes, begin, output.nbytes))
     whole = memory.bytes(end)
-    for output, (kind, shape, begin, size) in zip(outputs, table, strict=True):
-        whole[begin : begin + size].view(kind).reshape(shape)[...] = output
+    for output, (kind, shape, axes, begin, size) in zip(outputs, table, strict=True):
+        whole[begin : begin + size].view(kind).reshape(shape).transpose(axes)[...] = output
     return {"outputs": table, "size": end}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _ANCHORS_FIRST = frozenset({"boxes", "scores", "coefficients"})
 """Outputs of a raw head, which lie (N, anchors, channels) in such a file."""
+_READ_WHOLE = "scores"
+"""The one of which all numbers are read, class by class. Of the others and of maps few are: they stay as they lie."""
 _FRACTIONS = 2.0
 """Centres of boxes beyond this are in pixels."""
 
@@ -104,9 +106,7 @@ class LiteRtSession(FormatSession[Pool]):
             interpreter.invoke()
             as_onnx = channels_first(model.input.shape)
             outputs = {
-                name: _taken(
-                    interpreter.tensor(tensor.index)(), tensor, turned=not as_onnx and _is_turned(name, tensor)
-                )
+                name: _taken(name, interpreter.tensor(tensor.index)(), tensor, as_onnx=as_onnx)
                 for name, tensor in model.outputs.items()
             }
         flat = outputs[self.info.outputs[0]]
@@ -236,16 +236,18 @@ def _into_pixels(flat: Array, height: int, width: int) -> None:
     flat[:, 1:4:2] *= np.float32(height)
 
 
-def _taken(output: Any, tensor: Tensor, *, turned: bool) -> Array:
-    """Return a copy of an output, float32, laid out as in ONNX: the interpreter writes into the same place again."""
-    if turned:
-        count, *lengths, channels = output.shape
-        rows = [cv2.transpose(image.reshape(-1, channels)) for image in output]  # quicker than as strides
-        output = (rows[0] if count == 1 else np.stack(rows)).reshape(count, channels, *lengths)
+def _taken(name: str, output: Any, tensor: Tensor, *, as_onnx: bool) -> Array:
+    """Return a copy of an output, float32, its axes as in ONNX: the interpreter writes into the same place again."""
+    last = not as_onnx and _is_turned(name, tensor)
+    whole = last and name == _READ_WHOLE
+    if whole:
+        rows = [cv2.transpose(image) for image in output]
+        output = np.stack(rows) if len(rows) > 1 else rows[0][None]
     if tensor.scale:  # one pass in which OpenCV widens and subtracts, a quarter of the time that NumPy takes for two
-        flat = cv2.subtract(output.reshape(1, -1), float(tensor.zero), dtype=cv2.CV_32F)  # type: ignore[call-overload]
+        zero: Any = float(tensor.zero)  # a number, of which OpenCV's stubs do not know
+        flat = cv2.subtract(output.reshape(1, -1), zero, dtype=cv2.CV_32F)
         flat *= np.float32(tensor.scale)
         taken: Array = flat.reshape(output.shape)
-        return taken
-    made = np.asarray if turned else np.array  # what was turned is a copy already
-    return made(output, dtype=np.float32, order="C")
+    else:
+        taken = (np.asarray if whole else np.array)(output, dtype=np.float32)
+    return np.moveaxis(taken, -1, 1) if last and not whole else taken

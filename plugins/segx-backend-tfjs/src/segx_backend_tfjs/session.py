@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from segx.errors import ModelError
+from segx.ops.images import channels_last
 from segx.plugin.base import FormatSession
 from segx_tfjs.runtime import modules, problem
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _SCRIPT = Path(__file__).with_name("run.cjs")
 _PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
+_AT_ONCE = 1 << 20
+"""Bytes in a pipe, where the system lets one ask: a run's images and outputs are 12 MB, and each filling a switch."""
 _MOST_SAID = 4096
 _MOST_HEADER = 1 << 20
 
@@ -48,6 +51,7 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            pipesize=_AT_ONCE,
             start_new_session=True,  # Ctrl-C is this process's; the other one ends with its input
         )
         self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
@@ -179,15 +183,12 @@ class TfjsSession(FormatSession[Runners]):
     runtime: ClassVar[str] = "TensorFlow.js"
 
     def _run(self, model: Runners, images: Images) -> Mapping[str, Array]:
-        outputs = model.run(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
+        outputs = model.run(channels_last(images))
         names = self.info.outputs
         if set(outputs) != set(names) and len(outputs) == len(names) == 2:
             # files of other tools call them otherwise: the flat one comes first and the maps second, as everywhere
             outputs = dict(zip(names, sorted(outputs.values(), key=lambda output: output.ndim), strict=True))
-        return {
-            name: np.ascontiguousarray(output.transpose(0, 3, 1, 2)) if output.ndim == 4 else output
-            for name, output in outputs.items()
-        }
+        return {name: np.moveaxis(output, -1, 1) if output.ndim == 4 else output for name, output in outputs.items()}
 
     def close(self) -> None:
         """End the processes."""
