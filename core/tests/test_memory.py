@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segx.runtime.memory import Laid, SharedMemory
-from segx.structures.sample import DatasetSource
+from segx.structures.annotations import DatasetSource
 
 
 def test_a_value_is_read_where_it_lies() -> None:

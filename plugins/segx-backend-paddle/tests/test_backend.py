@@ -47,7 +47,10 @@ class Layer(paddle.nn.Layer):
         self.two = self.create_parameter([1], dtype=sys.argv[4], default_initializer=two)
 
     def forward(self, images):
-        return images * self.two, images.mean(1, keepdim=True)
+        doubled = images * self.two
+        if sys.argv[5:]:
+            doubled = paddle.nn.functional.interpolate(doubled[..., ::2, ::2], scale_factor=2, mode="nearest")
+        return doubled, images.mean(1, keepdim=True)
 
 shape = [int(n) for n in sys.argv[3].split(",")]
 spec = paddle.static.InputSpec(shape, sys.argv[4], "x0")
@@ -60,13 +63,13 @@ def make(tmp_path_factory):
     """A folder as other tools write it: doubled images, and their mean; a program of Paddle 3 or of before."""
 
     @functools.cache
-    def write(shape="1,3,64,96", *, pir=True, kind="float32", below="") -> Artifact:
+    def write(shape="1,3,64,96", *, pir=True, kind="float32", below="", enlarging=False) -> Artifact:
         folder = tmp_path_factory.mktemp("made") / "m_paddle_model"
         (folder / below).mkdir(parents=True)
         script = folder.with_name("write.py")  # a file, since Paddle reads the source of what it records
         script.write_text(_WRITE)
         code = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='written'); print(0)"
-        words = (str(folder / below / "inference"), str(int(pir)), shape, kind)
+        words = (str(folder / below / "inference"), str(int(pir)), shape, kind, *["enlarging"] * enlarging)
         run_fresh(code, str(script), *words, warnings="default")
         (folder / "metadata.yaml").write_text(yaml.safe_dump(FOREIGN))
         return Artifact(path=folder, format="paddle")
@@ -119,6 +122,13 @@ def test_folders_of_other_tools_are_opened(make, pir, below):
 def test_the_program_goes_before_what_is_claimed(make, shape, dynamic, imgsz, batch):
     info = BACKEND.read_info(make(shape))
     assert (info.dynamic, info.imgsz, info.batch) == (dynamic, imgsz, batch)
+
+
+def test_a_program_that_enlarges_by_factors_runs(make):
+    """As converters of other tools write it; oneDNN takes none."""
+    session = opened(make(enlarging=True), device="cpu")
+    check(session, images(1, 3, 32, 48).repeat(2, axis=2).repeat(2, axis=3))
+    session.close()
 
 
 def test_open_axes_take_any_size_and_keep_no_memory_of_it(make):

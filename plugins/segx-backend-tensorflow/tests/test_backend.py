@@ -84,7 +84,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_header_of_a_graph(graph: Path) -> None:
     header = read_graph(graph)
-    assert (header.input, header.shape, header.outputs) == ("images", (1, 64, 96, 3), ("output0", "output1"))
+    assert (header.input, header.shape, header.outputs) == ("x", (1, 64, 96, 3), ("output0", "output1"))
 
 
 @pytest.mark.parametrize("kind", ["saved_model", "pb"])
@@ -149,6 +149,16 @@ def test_graph_without_what_lay_beside_it(backend: Backend, graph: Path, tmp_pat
     with pytest.raises(ModelError, match="carries no metadata") as refusal:
         backend.read_info(Artifact(path=path, format="pb"))
     assert "alone.pb.segx.json" in refusal.value.hint
+
+
+def test_graph_is_described_by_the_saved_model_of_its_name(
+    backend: Backend, graph: Path, foreign: Path, tmp_path: Path
+) -> None:
+    shutil.copy(graph, tmp_path / "other.pb")
+    shutil.copytree(foreign / "other_saved_model", tmp_path / "other_saved_model")
+    assert dict(backend.read_info(Artifact(path=tmp_path / "other.pb", format="pb")).names) == FOREIGN["names"]
+    shutil.copy(sidecar.sidecar_path(graph), sidecar.sidecar_path(tmp_path / "other.pb"))
+    assert backend.read_info(Artifact(path=tmp_path / "other.pb", format="pb")).names == tiny_info().names
 
 
 def test_half_of_a_full_precision_file_is_refused(backend: Backend, graph: Path) -> None:

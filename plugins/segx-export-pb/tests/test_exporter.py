@@ -44,7 +44,7 @@ def made(source: Path) -> Path:
 
 def test_holds_what_its_outputs_need_and_nothing_else(made: Path) -> None:
     inside = run_fresh(LOOK_INSIDE, str(made), warnings="default")
-    assert inside["inputs"] == ["images"]
+    assert inside["inputs"] == ["x"], "the name that other tools look for"
     assert inside["unread"] == ["output0", "output1"]
     assert "VarHandleOp" not in inside["operators"]
     assert "PartitionedCall" not in inside["operators"]

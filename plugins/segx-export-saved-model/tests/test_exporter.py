@@ -41,6 +41,18 @@ np.savez(sys.argv[3], **found)
 print(json.dumps(type(model).__module__))
 """
 
+AS_OTHERS_CALL_IT = """
+import json, os, sys
+os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", KERAS_HOME=os.devnull + "/keras")
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+images = tf.random.uniform((1, 64, 96, 3))
+named = model.signatures["serving_default"](images=images)
+same = [bool(tf.reduce_all(named[name] == output)) for name, output in
+        zip(("output0", "output1"), model.serving_default(images), strict=True)]
+print(json.dumps(same))
+"""
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,6 +73,11 @@ def test_is_made_of_an_onnx_file_without_torch(folder: Path) -> None:
         *("fingerprint.pb", "metadata.yaml", "model.keras", "saved_model.pb"),
         *("variables/variables.data-00000-of-00001", "variables/variables.index"),
     ]
+
+
+def test_the_model_itself_is_called_as_its_signature_is(folder: Path) -> None:
+    """Other tools do, and take the outputs by their order."""
+    assert run_fresh(AS_OTHERS_CALL_IT, str(folder), warnings="default") == [True, True]
 
 
 def test_nothing_of_this_machine_is_in_the_files(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
@@ -20,7 +21,10 @@ from flatbuffers.table import Table
 from segx.artifact import Artifact, ArtifactInfo, Parity
 from segx.errors import ExportError, UsageError
 from segx.flows.export import export
+from segx.options.verbs import SessionOptions
 from segx.testing.models import export_file, real_module, tiny_info
+from segx.testing.scenes import noise_images
+from segx_backend_litert.backend import LiteRtBackend
 from segx_export_tflite.exporter import TfliteExporter, end_of_model
 from segx_export_tflite.options import TfliteOptions
 
@@ -69,6 +73,24 @@ def test_names_and_layout_are_those_of_the_page(made: Callable[..., Path]) -> No
         "output0": [1, 39, 126],
         "output1": [1, 16, 24, 32],
     }
+
+
+@pytest.mark.parametrize("options", [{}, {"half": True}], ids=str)
+def test_boxes_are_fractions_of_the_image_and_segx_says_so(
+    source: Path, made: Callable[..., Path], options: dict[str, Any]
+) -> None:
+    images = noise_images((1, 3, 64, 96))
+    run = Interpreter(model_path=str(made(**options))).get_signature_runner("serving_default")
+    found = run(images=np.ascontiguousarray(images.transpose(0, 2, 3, 1)))["output0"]
+    wanted = onnxruntime.InferenceSession(str(source)).run(["output0"], {"images": images})[0]
+    size = np.array([[96], [64]] * 2)
+    np.testing.assert_allclose(found[:, :4] * size, wanted[:, :4], atol=0.5 if options else 1e-3)
+    np.testing.assert_allclose(found[:, 4:], wanted[:, 4:], atol=0.05 if options else 1e-4)
+    with zipfile.ZipFile(made(**options)) as archive:
+        info = ArtifactInfo.from_metadata(json.loads(archive.read("metadata.json")))
+    assert (info.head, info.decoding) == ("yolov8-seg/1", {"boxes": "fractions"})
+    session = LiteRtBackend().open(Artifact(path=made(**options), format="tflite"), SessionOptions(device="cpu"))
+    np.testing.assert_allclose(session.run(images)[0][:, :4], wanted[:, :4], atol=0.5 if options else 1e-3)
 
 
 def test_half_takes_half_the_space(made: Callable[..., Path]) -> None:

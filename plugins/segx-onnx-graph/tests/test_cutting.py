@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from segx.errors import ExportError
 from segx.testing.models import export_file, real_module, tiny_info, tiny_module
-from segx_onnx_graph import RAW_OUTPUTS, raw_decoding, raw_form, read
+from segx_onnx_graph import RAW_OUTPUTS, boxes_as_fractions, raw_decoding, raw_form, read
 
 pytest.importorskip("segx_model_yolov8")
 pytest.importorskip("segx_export_onnx")
@@ -88,6 +88,17 @@ def test_it_is_the_raw_head_bit_for_bit(tmp_path, written, dynamic):
     assert list(theirs) == list(ours) == list(RAW_OUTPUTS)
     for name in RAW_OUTPUTS:
         np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_boxes_as_fractions(written, to_numpy):
+    graph = read(onnx.load(written()))
+    scaled = boxes_as_fractions(graph)
+    fed = np.random.default_rng(4).random((1, 3, 64, 96), dtype=np.float32)
+    (pixels, _), (fractions, _) = to_numpy(graph).run(fed), to_numpy(scaled).run(fed)
+    np.testing.assert_allclose(fractions[:, :4] * np.array([[96], [64]] * 2), pixels[:, :4], rtol=1e-5)
+    np.testing.assert_array_equal(fractions[:, 4:], pixels[:, 4:])
+    for other in (read(written(dynamic=True)), read(raw_form(written()))):  # of no one size; no boxes
+        assert boxes_as_fractions(other) is other
 
 
 def test_open_axes_stay_open(written):

@@ -26,6 +26,7 @@ _MOST_PROGRAM = 64 << 20
 _INPUT, _OUTPUT = ".data", ".fetch"
 """How the operations are named that take the input and give an output."""
 _FLOAT32 = "0.t_f32"
+_ENLARGES = "_interp"
 
 
 class PaddleBackend(FormatBackend):
@@ -39,8 +40,7 @@ class PaddleBackend(FormatBackend):
         program = find_program(path)
         if program.suffix != ".json":
             return None, None  # of before Paddle 3: what metadata.yaml says is believed
-        content = json.loads(read_regular(program, limit=_MOST_PROGRAM))
-        operations = [item for block in content["program"]["regions"][0]["blocks"] for item in block["ops"]]
+        operations = _operations(program)
         inputs = [item for item in operations if item["#"].endswith(_INPUT)]
         if len(inputs) != 1 or not any(item["#"].endswith(_OUTPUT) for item in operations):
             raise ModelError(f"{program}: has {len(inputs)} inputs; segx runs models with one, and outputs")
@@ -54,8 +54,22 @@ class PaddleBackend(FormatBackend):
         device = choose_device(options.device, ("cpu",))
         from segx_backend_paddle.session import PaddleSession, start
 
-        predictors = start(find_program(artifact.path), options, sizes_vary=bool(info.dynamic))
+        program = find_program(artifact.path)
+        predictors = start(program, options, sizes_vary=bool(info.dynamic), onednn=_suits_onednn(program))
         return PaddleSession(predictors, path=artifact.path, info=info, device=device)
+
+
+def _operations(program: Path) -> list[dict[str, Any]]:
+    content = json.loads(read_regular(program, limit=_MOST_PROGRAM))
+    return [item for block in content["program"]["regions"][0]["blocks"] for item in block["ops"]]
+
+
+def _suits_onednn(program: Path) -> bool:
+    """Say whether oneDNN can run a program: of Paddle 3 none that enlarges by factors, which other tools write."""
+    if program.suffix != ".json":
+        return True
+    enlarging = (item for item in _operations(program) if item["#"].endswith(_ENLARGES))
+    return not any(given["N"] == "scale" and given["AT"]["D"] for item in enlarging for given in item["A"])
 
 
 def find_program(folder: Path) -> Path:

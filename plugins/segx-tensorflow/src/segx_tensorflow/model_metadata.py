@@ -25,8 +25,7 @@ _NOTE = b"CONVERSION_METADATA"
 _ALIGNMENT = 16
 
 _MEANING = {
-    "output0": "for each anchor: x, y, width, height of a box as fractions of the image, a score for each class, "
-    "32 coefficients",
+    "output0": "for each anchor: x, y, width, height of a box, 1 the image; a score for each class, 32 coefficients",
     "output1": "32 prototypes; a mask is where their sum, weighted with an object's coefficients, is above 0",
     "boxes": "for each anchor and side of a box: 16 logits of its distance in strides",
     "scores": "for each anchor: a score for each class",
