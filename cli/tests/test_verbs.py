@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import cv2
+import numpy as np
 import pytest
 
 from segx.options.verbs import TrainOptions
@@ -259,3 +261,24 @@ def test_a_signal_in_a_real_run_is_calm(tiny_model: Path, photos: Path, signal: 
     assert ended.returncode == code, ended.stderr
     assert ended.stderr.splitlines()[-1] == words
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not say what was the most")
+def test_a_large_image_is_held_once_where_nobody_else_gets_it(tiny_onnx: Path, tmp_path: Path) -> None:
+    """What drawing adds to the peak of a run is less than another copy; in a program the image stays as it was."""
+    cv2.imwrite(str(tmp_path / "large.jpg"), np.full((8100, 8000, 3), 90, np.uint8))
+    line = [f"model={tiny_onnx}", f"source={tmp_path / 'large.jpg'}", "conf=0.0001", "max_det=2", "save_crop=box"]
+    peaks = {}
+    for name, taken in (("copied", ""), ("spared", "segx.runtime.take_process();")):
+        program = (
+            "import pathlib, sys, segx.runtime, segx_cli.main as m;"
+            f"{taken} code = m.main(['predict', *{line!r}, 'name={name}']);"
+            "print(pathlib.Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]); sys.exit(code)"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        peaks[name] = int(ended.stdout.splitlines()[-1]) << 10
+    assert peaks["copied"] - peaks["spared"] > 0.7 * 8100 * 8000 * 3
+    first, second = (sorted((tmp_path / f"runs/segment/{name}").rglob("*.jpg")) for name in peaks)
+    assert len(first) > 1, "a drawing and crops"
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

@@ -350,7 +350,7 @@ def test_large_images_are_read_as_small_ones(name: str, data: bytes, monkeypatch
         return result
 
     cv2_imread = cv2.imread
-    monkeypatch.setattr(images, "_LARGE", 0)
+    monkeypatch.setattr(images, "LARGE", 0)
     monkeypatch.setattr(cv2, "imread", spy)
     large = decode_image(data)
     assert [result is not None for result in read] == ([] if name == "deep.png" else [True])  # of 8 bits only

@@ -210,7 +210,7 @@ def read_options(cfg: Any) -> dict[str, Any]:
     return options
 
 
-def write_bytes(path: Path, data: bytes) -> Path:
+def write_bytes(path: Path, data: bytes | memoryview) -> Path:
     """Write bytes, atomically, making folders that are missing.
 
     Raises:
@@ -426,7 +426,7 @@ def write_image(path: Path, image: Image) -> Path:
     done, data = cv2.imencode(suffix, image, _QUALITY.get(suffix, []))
     if not done:
         raise DataError(f"{target}: an image of {image.shape} cannot be encoded")
-    return write_bytes(target, data.tobytes())
+    return write_bytes(target, data.data)
 
 
 _QUALITY = {

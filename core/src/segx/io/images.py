@@ -63,7 +63,8 @@ _MOST_SCANS = 100
 _SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _BYTES_A_PIXEL = 4
 _ROOM_FOR_THE_REST = 64 << 20
-_LARGE = 64_000_000
+LARGE = 64_000_000
+"""Pixels of an image that takes memory by the gigabyte."""
 _large = threading.Lock()
 
 
@@ -253,7 +254,7 @@ def _decode(data: bytes, header: Header, orientation: int, *, least: int = 0) ->
 
 def _turn_of(pixels: int) -> AbstractContextManager[Any]:
     """Let images that take memory by the gigabyte be decoded one after the other."""
-    return _large if pixels > _LARGE else nullcontext()
+    return _large if pixels > LARGE else nullcontext()
 
 
 def _stored(data: bytes, header: Header, least: int) -> Image:
@@ -270,7 +271,7 @@ def _stored(data: bytes, header: Header, least: int) -> Image:
         image = _decode_opencv(data, _REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None and image.shape[:2] == tuple(-(-side // step) for side in header.stored):
             return image
-    image = _decode_large(data, header.stored) if math.prod(header.stored) > _LARGE else None
+    image = _decode_large(data, header.stored) if math.prod(header.stored) > LARGE else None
     if image is None:
         image = _decode_opencv(data, _STORED)
     return _decode_pillow(data) if image is None else image

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,10 +16,11 @@ import cv2
 from segx.errors import DataError, UsageError
 from segx.io.display import close_window, require_display, show_image
 from segx.io.files import GrowingFile, plain_cell, replacing, utf8_name, write_image
-from segx.io.images import quiet
+from segx.io.images import LARGE, quiet
 from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
 from segx.runs import make_run_folder
+from segx.runtime import process_taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,9 +218,6 @@ def _lies_in(path: str, folder: Path) -> bool:
 def _chosen(options: PredictOptions, output: RunOutput) -> list[ResultWriter]:
     writers: list[ResultWriter] = []
     folder = output.folder or Path()
-    if options.save:
-        style = drawing_style(options)
-        writers += [_ImageWriter(folder, style), _VideoWriter(folder, style)]
     if options.save_txt:
         writers.append(_LabelWriter(folder / "labels", save_conf=options.save_conf))
     if options.save_crop:
@@ -228,21 +227,33 @@ def _chosen(options: PredictOptions, output: RunOutput) -> list[ResultWriter]:
         writers.append(kind(folder / "predictions.json"))
     if options.save_csv:
         writers.append(_CsvWriter(folder / "predictions.csv"))
+    if options.save:  # last: what is drawn into the image itself, nobody can read there any more
+        style = drawing_style(options)
+        writers += [_ImageWriter(folder, style, spares=not options.show), _VideoWriter(folder, style)]
     return writers
 
 
 class _ImageWriter:
-    """Images with the results drawn in, in the format they came in."""
+    """Images with the results drawn in, in the format they came in.
+
+    A large one is not copied to be drawn into, where the process is segx's own and nobody else gets the results: then
+    these have no image any more. ``spares``: nobody else asks for it.
+    """
 
     ordered = False
 
-    def __init__(self, folder: Path, style: dict[str, Any]) -> None:
-        self._folder, self._style = folder, style
+    def __init__(self, folder: Path, style: dict[str, Any], *, spares: bool) -> None:
+        self._folder, self._style, self._spares = folder, style, spares
 
     def write(self, source: SourceImage, results: Results) -> None:
-        if source.frame is None:
-            suffix = image_suffix(source.path, otherwise=".jpg")
-            write_image(self._folder / f"{results.stem}{suffix}", results.plot(**self._style))
+        if source.frame is not None:
+            return
+        path = self._folder / f"{results.stem}{image_suffix(source.path, otherwise='.jpg')}"
+        if self._spares and process_taken() and math.prod(results.orig_shape) > LARGE:
+            write_image(path, results.plot(**self._style, inplace=True))
+            results.shape, results.orig_img = results.orig_shape, None
+        else:
+            write_image(path, results.plot(**self._style))
 
     def close(self, *, complete: bool) -> None:
         """Nothing to do: each file is complete when written."""

@@ -249,6 +249,8 @@ class Results(OnHost):
     def plot(self, *_args: Any, **_style: Any) -> Any:
         """Return the image, uint8 (H, W, 3) BGR, with the results drawn in: each task's own results do.
 
+        With ``inplace=True`` it is drawn into the image itself: the command line asks so for the largest.
+
         Raises:
             UsageError: These are of no task.
         """

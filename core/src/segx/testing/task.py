@@ -256,7 +256,7 @@ class TaskContract(PluginContract, standard=True):
         assert (parity.objects, parity.matched, parity.mask_iou, parity.box) == (0, 1, 1, 0)
 
     def test_draws_on_a_copy(self, task: Task, session: Session) -> None:
-        """An image of the same size with something in it, and the original as it was."""
+        """An image of the same size with something in it; the original as it was, unless it is drawn into."""
         scene = draw_scene()
         before = scene.image.copy()
         results = predict(task, session, [scene], shape=(320, 320), options=DecodeOptions())[0]
@@ -265,6 +265,8 @@ class TaskContract(PluginContract, standard=True):
         assert drawn.dtype == np.uint8
         assert (drawn != scene.image).any()
         np.testing.assert_array_equal(scene.image, before)
+        assert results.plot(inplace=True) is scene.image
+        np.testing.assert_array_equal(scene.image, drawn)
 
     def test_works_without_torch(self, spec: TaskSpec) -> None:
         """Predicting needs NumPy and OpenCV only."""

@@ -43,6 +43,7 @@ def draw(
     opacity: float = 0.36,
     img: Image,
     text: Color | None = None,
+    inplace: bool = False,
 ) -> Image:
     """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
 
@@ -60,12 +61,13 @@ def draw(
         opacity: Of the fill, 0..1.
         img: The image to draw on, left as it is; grey, 16 bits and floats are read as a source is.
         text: Colour of the labels' text; default: what is legible on the label.
+        inplace: Draw into ``img`` itself.
 
     Raises:
         UsageError: ``img`` is of another size, or no image; or the font cannot be read.
         DataError: Its values are out of range.
     """
-    canvas = from_array(img, copy=True)
+    canvas = from_array(img, copy=not inplace)
     if canvas.shape[:2] != results.orig_shape:
         found, wanted = ("{1}x{0}".format(*shape) for shape in (canvas.shape, results.orig_shape))
         raise UsageError(f"img is {found} pixels (width x height), the results are for {wanted}")

@@ -123,6 +123,7 @@ class SegmentResults(Results):
         txt_color: tuple[int, int, int] | None = None,
         *,
         opacity: float = 0.36,
+        inplace: bool = False,
     ) -> Any:
         """Return the image, uint8 (H, W, 3) BGR, with the results drawn in.
 
@@ -143,6 +144,7 @@ class SegmentResults(Results):
             color_mode: One colour for each class, the same in every image, or one for each object.
             txt_color: Colour of the labels' text, BGR; default: what is legible on the label.
             opacity: Of the masks' fill, 0..1.
+            inplace: Draw into the image itself, which saves a copy of it.
 
         Raises:
             UsageError: ``img`` is of another size, or no image; or there is no display.
@@ -162,6 +164,7 @@ class SegmentResults(Results):
             opacity=opacity,
             img=self._image("plot") if img is None else img,
             text=txt_color,
+            inplace=inplace,
         )
         if save:
             self._write_image(filename, drawn)
