@@ -19,8 +19,7 @@ import pytest
 
 from segx.errors import DataError, ModelError
 from segx.runtime.memory import SharedMemory
-from segx.structures.annotations import AnnotationTable
-from segx.structures.annotations import TableDataset
+from segx.structures.annotations import AnnotationTable, TableDataset
 from segx_task_segment.training.augment import LabelledImage
 from segx_task_segment.training.instances import Polygons
 from segx_task_segment.training.loader import TrainLoader
