@@ -22,7 +22,8 @@ STEPS = {
         f"segx segment predict model=shapes-seg.pt source={IMAGE} project=. name=found"
     ),
     "teach it, in a few epochs, one class of your own: any object": (
-        "segx segment train model=shapes-seg.pt data=shapes/shapes.yaml single_cls epochs=6 imgsz=192 nbs=16 project=."
+        "segx segment train model=shapes-seg.pt data=shapes/shapes.yaml single_cls epochs=6 imgsz=192 nbs=16 project=. "
+        "freeze=10 optimizer=AdamW lr0=0.001 warmup_epochs=1"  # so few steps unlearn more than they teach at full rate
     ),
     "measure what came of it, on the data and by the settings it remembers": (
         "segx segment val model=train/weights/best.pt project=. --no-verbose"

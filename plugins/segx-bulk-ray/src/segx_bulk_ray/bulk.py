@@ -226,7 +226,11 @@ class _Plan:
 
         blocks = [pa.Table.from_pylist([self.shards[index].row(index)], _SHARD_ROW) for index in indices]
         kind = device_kind(str(self.settings.get("device") or "cpu"))
-        room: dict[str, Any] = {"num_cpus": int(self.settings["threads"])}
+        threads = int(self.settings["threads"])
+        room: dict[str, Any] = {"num_cpus": threads}
+        at_once = self.limit
+        if work.packed is None:  # a cluster of our own: as many again wait at the workers, not at this process
+            room["resources"], at_once = {cluster.SLOT: threads}, 2 * self.workers
         if kind == "cuda":
             room["num_gpus"] = 1
         return ray.data.from_arrow(blocks).map_batches(
@@ -234,7 +238,7 @@ class _Plan:
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs={"work": work},
-            concurrency=self.limit or (None if work.packed is not None else self.workers),
+            concurrency=at_once,
             max_retries=_RETRIES,
             **room,
         )
