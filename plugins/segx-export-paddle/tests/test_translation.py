@@ -19,7 +19,7 @@ from segx.testing.interpreter import run_fresh
 from segx.testing.models import export_file, export_with, real_module, tiny_info
 from segx_export_paddle.exporter import PaddleExporter
 from segx_export_paddle.options import PaddleOptions
-from segx_onnx_graph.operators import operator_cases
+from segx_onnx_graph.testing import operator_cases
 
 EXPORTER = PaddleExporter()
 
@@ -29,7 +29,7 @@ _ALL_OPERATORS = """
     import numpy as np
     from segx_export_paddle.translation import ToPaddle
     from segx_onnx_graph import read
-    from segx_onnx_graph.operators import operator_cases
+    from segx_onnx_graph.testing import operator_cases
     for number, case in enumerate(operator_cases()):
         outputs = ToPaddle(read(case.model), lambda array: paddle.to_tensor(np.ascontiguousarray(array)))
         found = outputs.run(paddle.to_tensor(case.images))

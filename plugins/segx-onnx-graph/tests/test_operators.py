@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from segx_onnx_graph import read
-from segx_onnx_graph.operators import operator_cases
+from segx_onnx_graph.testing import operator_cases
 
 
 def run(model, images) -> list[np.ndarray]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx  # noqa: TID253 - only tests import this
+from onnx import TensorProto, helper, numpy_helper  # noqa: TID253 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
