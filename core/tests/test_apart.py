@@ -26,7 +26,7 @@ from segx.plugin import apart
 from segx.plugin.apart import ApartBackend, ApartSession, stand_in
 from segx.plugin.registry import Registry, get_registry
 from segx.plugin.specs import BackendSpec, lazy
-from segx.runtime import child
+from segx.runtime import child, memory
 from segx.sessions import Sessions
 
 BACKEND = """
@@ -454,7 +454,7 @@ def test_by_the_path_of_a_file_it_works_too(
     backend: ApartBackend, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows."""
-    monkeypatch.setattr(apart, "sys", type("System", (), {"platform": "win32"}))
+    monkeypatch.setattr(memory, "sys", type("System", (), {"platform": "win32"}))
     session = backend.open(artifact, SessionOptions())
     for number in range(8):
         check(images(number), session.run(images(number)))

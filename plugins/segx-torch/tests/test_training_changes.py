@@ -289,6 +289,17 @@ def test_processes_fail_together_and_the_first_speaks(tmp_path: Path, spoil: str
                 os.kill(int(line.split()[2]), 0)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("filled", [True, False])
+def test_memory_is_not_filled_while_a_model_trains(wanted: bool, filled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Any = torch.utils.deterministic
+    monkeypatch.setattr(settings, "fill_uninitialized_memory", filled)
+    with determinism(wanted):
+        assert torch.are_deterministic_algorithms_enabled() is wanted
+        assert settings.fill_uninitialized_memory is False
+    assert settings.fill_uninitialized_memory is filled
+
+
 # The loader
 
 

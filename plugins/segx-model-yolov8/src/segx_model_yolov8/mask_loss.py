@@ -96,7 +96,7 @@ class _MaskLoss(torch.autograd.Function):
         for window in _windows(owner, masks, height, width, channels):
             index, inside = _window_pixels(window, masks.boxes, height, width)
             target = _targets(window, masks, index, height, width)
-            crops = torch.stack([place.flatten(1) for place in window.places(prototypes)])
+            crops = torch.stack(list(window.places(prototypes))).flatten(2)
             theirs = coefficients[window.positives]
             logits = theirs @ crops
             weights = window.weights.unsqueeze(2) * inside.unsqueeze(1)
