@@ -140,7 +140,8 @@ function paint(picture, [height, width], found, lit) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0, width, height);
-  const line = Math.max(2, Math.round(Math.max(width, height) / 400));
+  const zoom = Math.max(1, width / ($("drop").clientWidth || width), height / (0.76 * innerHeight)); // what a phone takes away
+  const line = Math.max(Math.round(1.5 * zoom), 2, Math.round(Math.max(width, height) / 400));
   if ($("masks").checked) {
     const image = context.getImageData(0, 0, width, height);
     for (const [i, one] of [...found.entries()].reverse()) { // the best lies on top
@@ -148,7 +149,7 @@ function paint(picture, [height, width], found, lit) {
     }
     context.putImageData(image, 0, 0);
   }
-  const size = Math.max(12, Math.round(Math.max(width, height) / 55));
+  const size = Math.max(12, Math.round(11.5 * zoom), Math.round(Math.max(width, height) / 55));
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   if (!$("boxes").checked) return;
