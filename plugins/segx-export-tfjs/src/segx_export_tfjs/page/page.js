@@ -158,10 +158,10 @@ function paint(picture, [height, width], found, lit) {
   for (const one of shown) {
     const text = `${name(one)} ${one.score.toFixed(2)}`;
     const wide = context.measureText(text).width + size * 0.8;
-    chips.push(spot(chips, one, wide, size * 1.5, line, width, height));
-    Object.assign(chips.at(-1), { one, text });
+    const chip = spot(chips, one, wide, size * 1.5, line, width, height);
+    if (chip) chips.push({ ...chip, one, text });
   }
-  for (const { one } of [...chips].reverse()) { // the best lies on top
+  for (const one of [...shown].reverse()) { // the best lies on top
     const [x0, y0, x1, y1] = one.rect;
     context.strokeStyle = `rgb(${color(one.category).join(" ")})`;
     context.lineWidth = line;
@@ -176,12 +176,13 @@ function paint(picture, [height, width], found, lit) {
   }
 }
 
-// Finds room for a name at its box: above, then inside its upper and lower edge, then below; else above all the same.
+// Finds room for a name at its box: above, then inside its upper and lower edge, then below; else the list alone names it.
 function spot(taken, { rect: [x0, y0, , y1] }, wide, high, line, width, height) {
   const x = Math.max(0, Math.min(x0 - line / 2, width - wide));
   const tries = [y0 - high, y0, y1 - high, y1, y0 - 2 * high].map((y) => Math.max(0, Math.min(y, height - high)));
   const free = (y) => taken.every((o) => x >= o.x + o.wide || x + wide <= o.x || y >= o.y + o.high || y + high <= o.y);
-  return { x, y: tries.find(free) ?? tries[0], wide, high };
+  const y = tries.find(free);
+  return y === undefined ? null : { x, y, wide, high };
 }
 
 function blend(image, { rect: [x0, y0, x1, y1], bits }, tint, opacity) {
