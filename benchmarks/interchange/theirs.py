@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch._dynamo  # noqa: F401 - imported behind TensorFlow, as predicting does, it ends the process
+import torch._dynamo  # noqa: F401, TID253 - imported behind TensorFlow, as predicting does, it ends the process
 from side import keep, serve
 from ultralytics import YOLO, __version__
 

@@ -486,7 +486,7 @@ def test_declaration_has_to_be_lazy() -> None:
 
 def test_outputs_cross_in_the_order_they_lie() -> None:
     maps = np.moveaxis(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4), -1, 1)
-    memory = SharedMemory.new()
+    memory = memory.SharedMemory.new()
     said = apart._laid_down([maps, images()[:, :, ::2]], memory)
     whole = memory.bytes(said["size"])
     there = [

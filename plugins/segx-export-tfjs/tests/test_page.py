@@ -224,7 +224,11 @@ def test_masks_of_a_photograph_are_segx_s(browser: Browser, tmp_path: Path, real
         )
         browser.look("photo")
         browser.look("photo-dark", dark=True)
-        browser.look("photo-narrow", width=420, height=900)
+        browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+        browser.ask("document.getElementById('boxes').onchange()")
+        shown = browser.ask("parseInt(canvas.getContext('2d').font.split(' ')[1]) * canvas.clientWidth / canvas.width")
+        assert shown > 10, f"names are {shown:.0f} pixels high on a phone"
+        browser.look("photo-narrow", width=390, height=844)
         masks = np.asarray(wanted.masks.data, dtype=bool)
         classes = np.asarray(wanted.boxes.cls).astype(int)
         assert len(found) == len(masks) > 3

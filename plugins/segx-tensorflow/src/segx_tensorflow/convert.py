@@ -112,7 +112,7 @@ def tflite(
             quarter of the memory that a function with constants does.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         raw: End at the raw head, whose outputs are kept apart by their meaning, each with a scale of its own.
-        fractions: Write boxes, where the graph ends in them, as fractions of the image, as such files have them.
+        fractions: Write boxes, where the graph ends in them, as fractions of the image.
         values: What an int8 file takes and gives: ``"float32"``, ``"int8"`` or ``"uint8"``.
         images: What :meth:`segx.plugin.calibration.Calibration.to_dict` wrote; needed for int8.
         name: Of the model, for tools that show the file's metadata.

@@ -140,7 +140,8 @@ function paint(picture, [height, width], found, lit) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0, width, height);
-  const line = Math.max(2, Math.round(Math.max(width, height) / 400));
+  const zoom = Math.max(1, width / ($("drop").clientWidth || width), height / (0.76 * innerHeight)); // what a phone takes away
+  const line = Math.max(Math.round(1.5 * zoom), 2, Math.round(Math.max(width, height) / 400));
   if ($("masks").checked) {
     const image = context.getImageData(0, 0, width, height);
     for (const [i, one] of [...found.entries()].reverse()) { // the best lies on top
@@ -148,7 +149,7 @@ function paint(picture, [height, width], found, lit) {
     }
     context.putImageData(image, 0, 0);
   }
-  const size = Math.max(12, Math.round(Math.max(width, height) / 55));
+  const size = Math.max(12, Math.round(11.5 * zoom), Math.round(Math.max(width, height) / 55));
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   if (!$("boxes").checked) return;
@@ -157,10 +158,10 @@ function paint(picture, [height, width], found, lit) {
   for (const one of shown) {
     const text = `${name(one)} ${one.score.toFixed(2)}`;
     const wide = context.measureText(text).width + size * 0.8;
-    chips.push(spot(chips, one, wide, size * 1.5, line, width, height));
-    Object.assign(chips.at(-1), { one, text });
+    const chip = spot(chips, one, wide, size * 1.5, line, width, height);
+    if (chip) chips.push({ ...chip, one, text });
   }
-  for (const { one } of [...chips].reverse()) { // the best lies on top
+  for (const one of [...shown].reverse()) { // the best lies on top
     const [x0, y0, x1, y1] = one.rect;
     context.strokeStyle = `rgb(${color(one.category).join(" ")})`;
     context.lineWidth = line;
@@ -175,12 +176,13 @@ function paint(picture, [height, width], found, lit) {
   }
 }
 
-// Finds room for a name at its box: above, then inside its upper and lower edge, then below; else above all the same.
+// Finds room for a name at its box: above, then inside its upper and lower edge, then below; else the list alone names it.
 function spot(taken, { rect: [x0, y0, , y1] }, wide, high, line, width, height) {
   const x = Math.max(0, Math.min(x0 - line / 2, width - wide));
   const tries = [y0 - high, y0, y1 - high, y1, y0 - 2 * high].map((y) => Math.max(0, Math.min(y, height - high)));
   const free = (y) => taken.every((o) => x >= o.x + o.wide || x + wide <= o.x || y >= o.y + o.high || y + high <= o.y);
-  return { x, y: tries.find(free) ?? tries[0], wide, high };
+  const y = tries.find(free);
+  return y === undefined ? null : { x, y, wide, high };
 }
 
 function blend(image, { rect: [x0, y0, x1, y1], bits }, tint, opacity) {
