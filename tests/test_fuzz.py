@@ -402,7 +402,7 @@ def test_lists_of_sources(text: bytes, suffix: str, data: Path, tiny: Path) -> N
     place = data / f"images/train/list{suffix}"
     place.write_bytes(text)
     if suffix != ".streams" or b"\n0" not in text:  # a number alone is a camera
-        line = (f"model={tiny / 'tiny-seg.onnx'}", f"source={place}", "save=false", "imgsz=64")
+        line = (f"model={tiny / 'tiny-seg.onnx'}", f"source={place}", "save=false", "imgsz=64", "--quiet")
         run("predict", *line, codes={0, 2, 3})
 
 
