@@ -14,6 +14,7 @@ import os
 import shutil
 import unicodedata
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -25,13 +26,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segx import YOLO
+from segx.errors import SegxError
+from segx.flows import train_record
+from segx.options import verbs
+from segx.options.schema import Options
+from segx.plugin.registry import get_registry
+from segx.testing import damage
 from segx.testing.models import TINY_YOLOV8
 from segx_cli.commands import COMMANDS
 from segx_cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EXAMPLES = int(os.environ.get("SEGX_FUZZ", "25"))
 few = settings(
@@ -358,3 +364,70 @@ def test_command_lines(drawn: st.DataObject, tiny: Path) -> None:
     if name in {"predict", "val", "info", "export"} and drawn.draw(st.booleans()):
         line.append(f"model={tiny / 'tiny-seg.onnx'}")
     run(*line, codes={0, 2, 3, 4, 5})
+
+
+KINDS = [
+    *(kind for kind in vars(verbs).values() if isinstance(kind, type) and issubclass(kind, Options)),
+    *(spec.options for spec in get_registry().exporters.values()),
+]
+python_values = st.one_of(
+    values,
+    st.binary(max_size=4),
+    st.sampled_from(
+        [
+            *(np.float32("nan"), np.int64(-1), np.array([1.0, np.inf]), np.zeros((2, 2)), np.array("x"), range(10**9)),
+            *({1, "a"}, frozenset({1}), 1j, object(), Path("x"), Path("\0"), type, len, (), ((),), [[[1]]], b"\xff"),
+        ]
+    ),
+)
+
+
+@few
+@given(drawn=st.data())
+def test_options_by_type(drawn: st.DataObject) -> None:
+    kind = drawn.draw(st.sampled_from(KINDS))
+    for info in kind.describe():
+        value = drawn.draw(python_values)
+        with contextlib.suppress(SegxError):
+            made = kind.parse({info.name: value})
+            assert kind.parse(made.as_dict()) == made, (info.name, value)
+
+
+@few
+@given(
+    text=damaged(b'source,label\n0.png,1\n"1.png",2\n**/*.png,\nhttp://127.0.0.1:9/x.png\n'),
+    suffix=st.sampled_from([".txt", ".csv", ".streams"]),
+)
+def test_lists_of_sources(text: bytes, suffix: str, data: Path, tiny: Path) -> None:
+    place = data / f"images/train/list{suffix}"
+    place.write_bytes(text)
+    if suffix != ".streams" or b"\n0" not in text:  # a number alone is a camera
+        line = (f"model={tiny / 'tiny-seg.onnx'}", f"source={place}", "save=false", "imgsz=64", "--quiet")
+        run("predict", *line, codes={0, 2, 3})
+
+
+def test_the_cache(data: Path, tmp_path: Path) -> None:
+    rng = damage.generator("cache")
+    for name in ("data.yaml", "coco.json"):
+        before = run("data", "check", f"data={data / name}", codes={0, 3})
+        for _ in range(damage.tries(10)):
+            for path in [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]:
+                path.write_bytes(damage.damaged(path.read_bytes(), rng))
+            assert run("data", "check", f"data={data / name}", codes={0, 3}) == before
+
+
+@few
+@given(drawn=st.data())
+def test_what_a_run_has_left(drawn: st.DataObject, tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    shutil.copy(tiny / "tiny-seg.pt", folder / "weights/last.pt")
+    manifest = drawn.draw(changed({"command": ["x"], "resumed": [{"seed": 1}], "finished": {"time": "now"}}))
+    table = drawn.draw(damaged(b"epoch,time,loss\n1,2.5,0.5\n2,5,0.25\n"))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "results.csv").write_bytes(table)
+    (folder / "args.yaml").write_bytes(drawn.draw(damaged(b"model: x\nepochs: 3\n")))
+    found = train_record._read_manifest(folder)
+    assert found is None or isinstance(found, dict)
+    assert all({"epoch", "time"} <= row.keys() for row in train_record._read_rows(folder / "results.csv"))
+    run("train", f"resume={folder / 'weights/last.pt'}", codes={2, 3, 4})

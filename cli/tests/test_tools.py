@@ -326,3 +326,10 @@ def test_bash_completes(segx: Segx, line: str, found: str) -> None:
     script = segx("completion", "bash").out + f'compopt() {{ :; }}; {place}; _segx; echo "${{COMPREPLY[@]}}"'
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert found in ended.stdout.split(), ended.stderr
+
+
+def test_a_wrong_option_of_a_plugins_command_says_where_the_options_are(segx: Segx) -> None:
+    for line in (["data", "synth", "--nonsense"], ["data", "synth", "images=-1"]):
+        ended = segx(*line)
+        assert ended.code == 2
+        assert ended.err.endswith("\n  segx data synth --help lists the options\n")

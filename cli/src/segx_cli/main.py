@@ -279,6 +279,8 @@ def _notify(error: BaseException, output: Output) -> int:
         code, message, hint = error.exit_code, error.message, error.hint
     elif _is_typers(error):
         code, message, hint = getattr(error, "exit_code", 1), _typers_words(error), ""
+        if place := getattr(getattr(error, "ctx", None), "command_path", ""):
+            hint = f"{place} --help lists the options"
     elif isinstance(error, ImportError) and (error.name == "cv2" or "libGL" in str(error)):
         code, message, hint = 5, f"OpenCV cannot be imported ({one_line(error)})", opencv_cure(str(error))
     elif isinstance(error, OSError) and error.filename:

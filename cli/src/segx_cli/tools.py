@@ -33,7 +33,10 @@ def run_plugin(name: str, arguments: Sequence[str], output: Output) -> int:
     with output.given_back():
         try:
             code = app(
-                dashed(_without_switches(arguments, app)), prog_name=f"segx {name}", standalone_mode=False, obj=output
+                dashed(_without_switches(arguments, app)),
+                prog_name=f"segx {name.replace('data-', 'data ', 1)}",
+                standalone_mode=False,
+                obj=output,
             )
         except typer.Exit as ended:
             return _interrupted(ended.exit_code)
