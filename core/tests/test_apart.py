@@ -486,9 +486,9 @@ def test_declaration_has_to_be_lazy() -> None:
 
 def test_outputs_cross_in_the_order_they_lie() -> None:
     maps = np.moveaxis(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4), -1, 1)
-    memory = memory.SharedMemory.new()
-    said = apart._laid_down([maps, images()[:, :, ::2]], memory)
-    whole = memory.bytes(said["size"])
+    shared = memory.SharedMemory.new()
+    said = apart._laid_down([maps, images()[:, :, ::2]], shared)
+    whole = shared.bytes(said["size"])
     there = [
         whole[begin : begin + size].view(kind).reshape(shape).transpose(axes)
         for kind, shape, axes, begin, size in said["outputs"]
