@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SUBPIXEL = 4
 """Bits of a pixel that OpenCV is given for outlines."""
 
+_STRIP = 1024
+"""Rows of an object that are tinted at once."""
+
 Rect = tuple[int, int, int, int]
 
 
@@ -109,8 +112,10 @@ def _draw_masks(canvas: Image, masks: Masks, colors: list[Color], *, opacity: fl
         x0, y0, x1, y1 = masks.rects[i].tolist()
         bitmap = masks.bitmap(i).view(np.uint8)
         if bitmap.size:
-            region = canvas[y0:y1, x0:x1]
-            cv2.copyTo(cv2.LUT(region, _blend_table(colors[i], opacity)), bitmap, region)
+            table = _blend_table(colors[i], opacity)
+            for top in range(0, y1 - y0, _STRIP):  # what is tinted is a copy: of a few rows, not of the largest object
+                region = canvas[y0 + top : min(y0 + top + _STRIP, y1), x0:x1]
+                cv2.copyTo(cv2.LUT(region, table), bitmap[top : top + _STRIP], region)
     for i in order:
         outlines = [_fixed_point(ring) for ring in smooth_outlines(masks, i, line)]
         cv2.polylines(canvas, outlines, True, colors[i], _thickness(line), cv2.LINE_AA, SUBPIXEL)
