@@ -217,3 +217,12 @@ def test_what_kills_or_stops_it_is_told_and_the_next_is_decoded(
         with pytest.raises(DataError, match="no end after 4 s"):
             decoder.decode(b"sleep")
         assert np.array_equal(decoder.decode(image.read_bytes()), read_image(image))
+
+
+@pytest.mark.parametrize(("images", "skipped", "code"), [(0, 0, 3), (1, 0, 0), (0, 1, 0)])
+def test_a_run_that_could_read_nothing_says_so_by_its_exit_code(
+    images: int, skipped: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = bulk.Report(output="out", images=images, objects=0, unreadable=2, skipped=skipped)
+    monkeypatch.setattr(bulk, "write", lambda *_args, **_settings: done)
+    assert main(["bulk", "predict", "model=m.onnx", "source=photos", "output=out"]) == code

@@ -108,3 +108,5 @@ def predict(
     if done.skipped:
         words += f"; {done.skipped} shards were there already"
     ctx.obj.result(words, vars(done))
+    if done.unreadable and not done.images and not done.skipped:
+        raise typer.Exit(3)  # as segx predict ends where nothing could be read
