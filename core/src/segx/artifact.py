@@ -181,7 +181,7 @@ class ArtifactInfo(Record):
         try:
             read.size(self.imgsz)
             read.integer(self.batch, "batch")
-            read.texts(self.outputs, "outputs", most=read.MOST_OUTPUTS)
+            read.texts(self.outputs, "outputs", most=read.MAX_OUTPUTS)
         except ValueError as error:
             raise ModelError(f"{where}: its graph cannot be used ({error})", hint=_EXPORT_AGAIN) from error
         return self
@@ -253,7 +253,7 @@ def _own(info: ArtifactInfo, document: Any) -> ArtifactInfo:
         architecture=read.text(own.get("architecture", info.architecture), "architecture"),
         variant=read.text(own.get("variant", ""), "variant"),
         dynamic=frozenset(dynamic),
-        outputs=read.texts(own["outputs"], "outputs", most=read.MOST_OUTPUTS),
+        outputs=read.texts(own["outputs"], "outputs", most=read.MAX_OUTPUTS),
         decoding=read.table(own.get("decoding", {}), "decoding"),
         precision=read.text(own["precision"], "precision"),
         settings=read.table(own.get("settings", {}), "settings"),
@@ -333,8 +333,8 @@ def _as_text(value: Any, what: str) -> str:
         raise ValueError(f"{what} is a number that is too long")
     read.bounded(value, what)
     text = str(value)
-    if len(text) > read.MOST_TEXT:
-        raise ValueError(f"{what} has {len(text)} characters, more than {read.MOST_TEXT}")
+    if len(text) > read.MAX_TEXT:
+        raise ValueError(f"{what} has {len(text)} characters, more than {read.MAX_TEXT}")
     return text
 
 

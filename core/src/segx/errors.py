@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 _ENDLESS = re.compile(r"(\S{200})\S{300,}")
 """A word that is no name any more: what somebody has pasted, or the content of a file."""
-_MOST = 4000
+_MAX = 4000
 """Characters of a message, and of a hint."""
 
 
 def _cut(text: str) -> str:
     """Return a text without the middle of what nobody would read: a file may name thousands of things."""
-    return text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 4 :]}"
+    return text if len(text) <= _MAX else f"{text[: _MAX // 2]} ... {text[-_MAX // 4 :]}"
 
 
 class SegxError(Exception):

@@ -13,16 +13,16 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-MOST_TEXT = 1 << 20
+MAX_TEXT = 1 << 20
 """Characters of a document: names and settings of a model with many thousand classes."""
-MOST_WORDS = 4096
+MAX_WORDS = 4096
 """Characters of a single text."""
-MOST_SIDE = 1 << 16
+MAX_SIDE = 1 << 16
 """Pixels of an input's side, images of a batch, pixels of a stride."""
-MOST_CLASSES = 100_000
-MOST_OUTPUTS = 64
-MOST_DEPTH = 32
-MOST_VALUES = 500_000
+MAX_CLASSES = 100_000
+MAX_OUTPUTS = 64
+MAX_DEPTH = 32
+MAX_VALUES = 500_000
 """Values in a document, each counted as often as it is reached: YAML can name one many times."""
 
 _TRUE, _FALSE = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0", "none", ""})
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} that is too long to show"
 
 
-def integer(value: Any, what: str, *, least: int = 1, most: int = MOST_SIDE) -> int:
+def integer(value: Any, what: str, *, least: int = 1, most: int = MAX_SIDE) -> int:
     """Return a whole number in a range; ``"32"`` and ``32.0`` are one."""
     number = value
     if isinstance(number, str) and len(number) < 40:
@@ -66,8 +66,8 @@ def text(value: Any, what: str) -> str:
     if isinstance(value, int) and abs(value) > 1 << 62:
         raise ValueError(f"{what} is a number that is too long")
     found = str(value)
-    if len(found) > MOST_WORDS:
-        raise ValueError(f"{what} has {len(found)} characters, more than {MOST_WORDS}")
+    if len(found) > MAX_WORDS:
+        raise ValueError(f"{what} has {len(found)} characters, more than {MAX_WORDS}")
     if any("\ud800" <= letter <= "\udfff" for letter in found):
         raise ValueError(f"{what} is {shown(found)}, which is no text")  # half a character, that no file can hold
     return found
@@ -114,10 +114,10 @@ def classes(value: Any) -> dict[int, str]:
     """Return class number to class name: a list of names, or a table whose numbers are 0, 1, 2 and so on."""
     if not isinstance(value, Mapping | list | tuple):
         raise ValueError(f"names is {shown(value)}, neither a list nor a table")  # noqa: TRY004 - damage
-    if len(value) > MOST_CLASSES:
-        raise ValueError(f"names has {len(value)} classes, more than {MOST_CLASSES}")
+    if len(value) > MAX_CLASSES:
+        raise ValueError(f"names has {len(value)} classes, more than {MAX_CLASSES}")
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-    found = {integer(k, "a class number", least=0, most=MOST_CLASSES): text(v, "a class name") for k, v in pairs}
+    found = {integer(k, "a class number", least=0, most=MAX_CLASSES): text(v, "a class name") for k, v in pairs}
     if sorted(found) != list(range(len(value))):
         raise ValueError(f"names numbers its {len(value)} classes {shown(sorted(found))}, not from 0 on")
     return found
@@ -145,8 +145,8 @@ def document(value: Any, what: str) -> Any:
 def _read(value: Any, what: str, parse: Any) -> Any:
     if not isinstance(value, str):
         return value
-    if len(value) > MOST_TEXT:
-        raise ValueError(f"{what} has {len(value)} characters, more than {MOST_TEXT}")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"{what} has {len(value)} characters, more than {MAX_TEXT}")
     try:
         return parse(value)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
@@ -158,14 +158,14 @@ def bounded(value: Any, what: str) -> None:
     level, depth, count = [value], 0, 0
     while level:
         depth, count = depth + 1, count + len(level)
-        if depth > MOST_DEPTH or count > MOST_VALUES:
-            raise ValueError(f"{what} is nested deeper than {MOST_DEPTH} or holds more than {MOST_VALUES} values")
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise ValueError(f"{what} is nested deeper than {MAX_DEPTH} or holds more than {MAX_VALUES} values")
         deeper: list[Any] = []
         for item in level:
             if isinstance(item, Mapping):
                 deeper.extend(item.values())
             elif isinstance(item, list | tuple | set):
                 deeper.extend(item)
-            if len(deeper) > MOST_VALUES:
+            if len(deeper) > MAX_VALUES:
                 break
         level = deeper

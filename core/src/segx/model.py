@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _MANY = 4
 """Batches from which on it is worth a session of its own to take several side by side."""
-_MOST_LINES = 20
+_MAX_LINES = 20
 """Of skipped tensors, that are named one by one."""
 
 
@@ -140,10 +140,10 @@ class YOLO(Handles):
         level = logging.WARNING if skipped or report.fresh(names) else logging.INFO  # shown without logging set up
         say = partial(logger.log, level)
         say("%s: %d tensors taken, %d skipped, %d not in it", os.fspath(weights), taken, skipped, missing)
-        for name, reason in islice(report.skipped.items(), _MOST_LINES):
+        for name, reason in islice(report.skipped.items(), _MAX_LINES):
             say("  skipped %s: %s", name, reason)
-        if skipped > _MOST_LINES:
-            say("  and %d more", skipped - _MOST_LINES)
+        if skipped > _MAX_LINES:
+            say("  and %d more", skipped - _MAX_LINES)
         if line := report.about_classes(names):
             say("  %s", line)
         return self

@@ -42,8 +42,8 @@ FEW = 5
 _MAY_READ = "give yourself the right to read it: chmod u+rX"
 _SHIPPED = Path(__file__).parent / "datasets"
 _HEAD = 1 << 16
-MOST_BYTES = 8 << 20
-_MOST_CLASSES = 1 << 20
+MAX_BYTES = 8 << 20
+_MAX_CLASSES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +292,7 @@ def read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
     Raises:
         DataError: They disagree, or the numbers are not 0, 1, 2, ...
     """
-    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or not 1 <= nc <= _MOST_CLASSES):
+    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or not 1 <= nc <= _MAX_CLASSES):
         raise DataError(f"{path}: nc is {reprlib.repr(nc)}, not a number of classes")
     if names is None:
         return None if nc is None else {number: f"class{number}" for number in range(nc)}

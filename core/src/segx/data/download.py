@@ -13,7 +13,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segx.data.definition import MOST_BYTES, present
+from segx.data.definition import MAX_BYTES, present
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import fetch, only_one
@@ -184,7 +184,7 @@ def _read_record(root: Path) -> dict[str, list[str]] | None:
     """Return what segx has unpacked into a folder that it made, by archive; None for any other folder."""
     path = root / _RECORD
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_BYTES:
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from segx.structures.results import Results
 
 USUAL_SCORE = 0.25
-FEWEST_OBJECTS, MOST_OBJECTS = 8, 100
+FEWEST_OBJECTS, MAX_OBJECTS = 8, 100
 """How many objects all images of a run, or all images, should have together."""
 
-MOST_CHOICES = 1000
+MAX_CHOICES = 1000
 """Boxes, kept and suppressed, that an object of the other side is looked for among."""
 
 SLACK = 4
@@ -295,7 +295,7 @@ def _find_objects(task: Task, runs: Sequence[_Run], ours: ArtifactInfo, theirs: 
     Where enough objects reach the usual score in all images together, one threshold is for all of them: what a graph
     sees in an image of nothing it knows says little of it. Else each run has the threshold that enough objects reach.
     """
-    everything = DecodeOptions(conf=0.0, max_det=MOST_OBJECTS, masks=False)
+    everything = DecodeOptions(conf=0.0, max_det=MAX_OBJECTS, masks=False)
     scores = [
         np.concatenate([result.boxes.conf for result in task.decode(each.reference, each.batch, ours, everything)])
         for each in runs
@@ -303,7 +303,7 @@ def _find_objects(task: Task, runs: Sequence[_Run], ours: ArtifactInfo, theirs: 
     floor = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0))).conf
     together = np.concatenate(scores)
     if (together > max(USUAL_SCORE, floor)).sum() >= FEWEST_OBJECTS:
-        thresholds = [choose_threshold(together, floor=floor, most=MOST_OBJECTS * len(runs))] * len(runs)
+        thresholds = [choose_threshold(together, floor=floor, most=MAX_OBJECTS * len(runs))] * len(runs)
     else:
         thresholds = [choose_threshold(each, floor=floor) for each in scores]
     least = max(MEANINGFUL_SCORE, floor)
@@ -326,10 +326,10 @@ def _find(
         )
 
     def choices(slack: float) -> tuple[list[Results], list[Results]]:
-        options = DecodeOptions(conf=max(0.0, threshold - slack), iou=1.0, multi_label=True, max_det=MOST_CHOICES)
+        options = DecodeOptions(conf=max(0.0, threshold - slack), iou=1.0, multi_label=True, max_det=MAX_CHOICES)
         return both(task.limits(ours, options), task.limits(theirs, options))
 
-    alike = task.limits(theirs, task.limits(ours, DecodeOptions(conf=threshold, max_det=MOST_OBJECTS)))
+    alike = task.limits(theirs, task.limits(ours, DecodeOptions(conf=threshold, max_det=MAX_OBJECTS)))
     reference, other = both(alike, alike)
     return _Found(reference=reference, other=other, meaningful=meaningful, choices=choices)
 
@@ -371,7 +371,7 @@ def _counterparts(kept: Results, choice: Results, tolerance: Tolerance) -> Resul
     return choice[sorted(chosen)]
 
 
-def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0, most: int = MOST_OBJECTS) -> float:
+def choose_threshold(scores: NDArray[np.float32], *, floor: float = 0.0, most: int = MAX_OBJECTS) -> float:
     """Return the score above which objects are compared.
 
     The usual one where enough objects reach it, else the one that enough objects reach, as long as they are more than

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-MOST_ENTRIES = 4_000_000
+MAX_ENTRIES = 4_000_000
 """Files and folders an archive may hold: the largest public set of images has half as many."""
 SMALL = 1 << 30
 """Bytes that any archive may unpack to."""
-MOST_GROWTH = 20
+MAX_GROWTH = 20
 """How many times its own size a larger archive may unpack to: images hardly shrink, annotations by ten at most."""
 
 _KINDS = {0, stat.S_IFREG, stat.S_IFDIR}
@@ -76,9 +76,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _check(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
     """Refuse an archive by its table of contents."""
-    if len(members) > MOST_ENTRIES:
-        raise DataError(f"{path} holds {len(members)} entries, more than the {MOST_ENTRIES} that are unpacked")
-    limit = max(SMALL, MOST_GROWTH * path.stat().st_size)
+    if len(members) > MAX_ENTRIES:
+        raise DataError(f"{path} holds {len(members)} entries, more than the {MAX_ENTRIES} that are unpacked")
+    limit = max(SMALL, MAX_GROWTH * path.stat().st_size)
     size = sum(member.file_size for member in members)
     if size > limit:
         raise DataError(f"{path} would unpack to {size >> 20} MiB, {limit >> 20} MiB are allowed: not unpacked")

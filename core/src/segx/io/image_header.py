@@ -77,7 +77,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers that begin a frame and hold its size (ITU T.81, table B.1)."""
 _TAIL = 1 << 17
 """Bytes at the end of a PNG in which an orientation may stand behind the pixels."""
-_MOST_PARTS = 4096
+_MAX_PARTS = 4096
 """Chunks, segments or entries that are looked through before the pixels; more are no honest file's."""
 _pillow = threading.Lock()
 
@@ -189,7 +189,7 @@ def _jpeg(file: BinaryIO) -> Header:
     """Walk the segments to the frame header, minding an Exif orientation on the way."""
     file.seek(2)
     orientation = 1
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         marker = _next_marker(file)
         if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             continue
@@ -221,7 +221,7 @@ def _png(file: BinaryIO) -> Header:
     width, height, depth = struct.unpack(">IIB", file.read(9))
     file.seek(len(_PNG))
     orientation = 0
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         begin = file.read(8)
         if len(begin) < 8 or begin[4:] in {b"IDAT", b"IEND"}:
             break
@@ -252,7 +252,7 @@ def _webp(file: BinaryIO) -> Header:
     file.seek(12)
     stored: tuple[int, int] | None = None
     orientation = 1
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         begin = file.read(8)
         if len(begin) < 8:
             break
@@ -318,7 +318,7 @@ def _directory(file: BinaryIO) -> dict[int, tuple[int, int]]:
     (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))
     step, value_at = (20, 12) if big else (12, 8)
     first = file.tell()
-    data = file.read(min(count, _MOST_PARTS) * step)
+    data = file.read(min(count, _MAX_PARTS) * step)
     entries = {}
     for at in range(0, len(data) - step + 1, step):
         tag, kind = struct.unpack_from(f"{order}HH", data, at)

@@ -58,7 +58,7 @@ _TURNS: dict[int, Callable[[Any], Any]] = {
     8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 """How stored pixels are turned to be seen (TIFF 6.0, tag 274)."""
-_MOST_SCANS = 100
+_MAX_SCANS = 100
 """Of a JPEG; each goes over all pixels, and encoders make about ten."""
 _SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _BYTES_A_PIXEL = 4
@@ -279,17 +279,17 @@ def _stored(data: bytes, header: Header, least: int) -> Image:
 
 def _check_scans(data: bytes) -> None:
     """Refuse a JPEG that goes over its pixels again and again: a small file can keep a reader busy for hours."""
-    if data.count(b"\xff\xda") <= _MOST_SCANS:
+    if data.count(b"\xff\xda") <= _MAX_SCANS:
         return
     scans, at = 0, 2
-    while (found := _SCAN.search(data, at)) is not None and scans <= _MOST_SCANS:
+    while (found := _SCAN.search(data, at)) is not None and scans <= _MAX_SCANS:
         marker, at = found.group(1)[0], found.end()
         if marker == 0xD9:
             return
         scans += marker == 0xDA
         at += int.from_bytes(data[at : at + 2], "big")
-    if scans > _MOST_SCANS:
-        raise DataError(f"a JPEG of more than {_MOST_SCANS} scans, which would take hours to read, is not read")
+    if scans > _MAX_SCANS:
+        raise DataError(f"a JPEG of more than {_MAX_SCANS} scans, which would take hours to read, is not read")
 
 
 _quiet_lock = threading.Lock()

@@ -27,7 +27,7 @@ VIDEO_SUFFIXES = frozenset(
     | {".webm", ".wmv"}
 )
 STREAM_SUFFIXES = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd", ".sdp"})
-MOST_BYTES = 120
+MAX_BYTES = 120
 """Most bytes of a stem; with numbers and a suffix it fits any file system."""
 
 # What Windows forbids in a name, control characters, what turns the direction of text, and halves of characters, which
@@ -48,7 +48,7 @@ def safe(name: str, *, otherwise: str = "image") -> str:
         name: Any text.
         otherwise: What a name is called of which nothing is left.
     """
-    plain = _UNSAFE.sub("_", name).strip(" .").encode()[:MOST_BYTES].decode(errors="ignore").rstrip(" .")
+    plain = _UNSAFE.sub("_", name).strip(" .").encode()[:MAX_BYTES].decode(errors="ignore").rstrip(" .")
     if not key(plain):
         return otherwise
     return f"_{plain}" if _DEVICES.match(plain) else plain

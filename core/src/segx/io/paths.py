@@ -11,7 +11,7 @@ CACHE_VARIABLE = "SEGX_CACHE"
 OFFLINE_VARIABLE = "SEGX_OFFLINE"
 MIRROR_VARIABLE = "SEGX_WEIGHTS_URL"
 PIXELS_VARIABLE = "SEGX_MAX_PIXELS"
-_MOST_PIXELS = 400_000_000
+_MAX_PIXELS = 400_000_000
 
 CACHE_PARTS = ("backends", "datasets", "downloads", "indexes", "images", "runtimes", "weights")
 """The folders inside the cache; ``segx cache clear`` touches nothing else."""
@@ -70,7 +70,7 @@ def most_pixels() -> int:
     """
     text = os.environ.get(PIXELS_VARIABLE, "").strip()
     if not text:
-        return _MOST_PIXELS
+        return _MAX_PIXELS
     if not (text.isascii() and text.isdecimal() and 0 < len(text) < 19 and int(text)):
         raise UsageError(
             f"{PIXELS_VARIABLE}={text[:40]} is no whole number of pixels", hint="leave it out, or 400000000"

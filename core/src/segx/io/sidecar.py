@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
 from segx.io.files import read_regular, write_text
-from segx.metadata import MOST_TEXT
+from segx.metadata import MAX_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ def read_metadata(model: Path) -> dict[str, Any] | None:
     """
     source = location(model)
     try:
-        text = read_regular(source, limit=2 * MOST_TEXT).decode()
+        text = read_regular(source, limit=2 * MAX_TEXT).decode()
         content = _parse(text, yaml=source.suffix != ".json")
         if isinstance(content, dict):
             return {str(key): value for key, value in content.items()}

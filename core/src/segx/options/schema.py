@@ -26,13 +26,13 @@ ImageSize = int | tuple[int, int]
 """A side, or (height, width), in pixels."""
 
 
-MOST_PIXELS = 65_536
+MAX_PIXELS = 65_536
 """Longest side of a network input; what of it fits into memory is looked at when it is known."""
-MOST_IMAGES = 65_536
+MAX_IMAGES = 65_536
 """Most images per run of a network."""
-MOST_WORKERS = 1024
+MAX_WORKERS = 1024
 """Most threads or processes."""
-_MOST_ITEMS = 100_000
+_MAX_ITEMS = 100_000
 """Most values of one option."""
 _SHOWN = 100
 """Letters of a wrong value that are shown."""
@@ -224,7 +224,7 @@ def plain(value: Any, *, depth: int = 2) -> Any:
         ValueError: It has more items than any option.
     """
     if isinstance(value, range | list | tuple | set | frozenset):
-        if len(value) > _MOST_ITEMS:
+        if len(value) > _MAX_ITEMS:
             raise ValueError(f"{len(value)} items")
         if depth == 0:
             return value

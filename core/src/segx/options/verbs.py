@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, Self
 from segx.errors import WrongValueError
 from segx.options.neutral import ANY, BESIDE_DEFAULT, NEUTRAL, UNSET, Neutral
 from segx.options.schema import (
-    MOST_IMAGES,
-    MOST_PIXELS,
-    MOST_WORKERS,
+    MAX_IMAGES,
+    MAX_PIXELS,
+    MAX_WORKERS,
     ImageSize,
     Options,
     option,
@@ -67,14 +67,14 @@ class RuntimeOptions(Options):
 
     device: str | None = option(None, "where to run: cpu, cuda, 0, mps; default: the best there is")
     half: bool = option(False, "run in half precision, where the device can")
-    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1, le=MOST_WORKERS)
+    threads: int | None = option(None, "threads of a CPU runtime; default: all cores", ge=1, le=MAX_WORKERS)
 
 
 class SessionOptions(RuntimeOptions):
     """How a backend opens a model: what users choose, and what whoever runs it knows."""
 
     streams: int = option(
-        1, "how many threads will call run at once; threads is the share of each", ge=1, le=MOST_WORKERS
+        1, "how many threads will call run at once; threads is the share of each", ge=1, le=MAX_WORKERS
     )
 
 
@@ -82,7 +82,7 @@ class InferenceOptions(VerbOptions, RuntimeOptions, RunFolderOptions):
     """What the verbs that run a model on images share."""
 
     imgsz: ImageSize | None = option(
-        None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MOST_PIXELS
+        None, "input size: one side, or height,width; default: what the model was made for", ge=32, le=MAX_PIXELS
     )
     conf: float = option(0.25, "smallest score that counts as found", ge=0, le=1)
     iou: float = option(0.7, "boxes overlapping more than this are one object (NMS)", ge=0, le=1)
@@ -126,7 +126,7 @@ class PredictOptions(InferenceOptions):
         "most images per run of the network; a CPU takes fewer when they are large; default: the batch that an "
         "exported file was made for, else 1",
         ge=1,
-        le=MOST_IMAGES,
+        le=MAX_IMAGES,
     )
     stream: bool = option(False, "return results one by one instead of a list (Python)")
     vid_stride: int = option(1, "take every n-th frame of a video", ge=1, le=1_000_000)
@@ -180,7 +180,7 @@ class ValOptions(InferenceOptions):
         None,
         "most images per run of the network; a CPU takes fewer when they are large; default: 16",
         ge=1,
-        le=MOST_IMAGES,
+        le=MAX_IMAGES,
     )
     conf: float = option(0.001, "smallest score that counts as found", ge=0, le=1)
     max_det: int = option(300, "most objects per image; COCO judges 100 per class of these", ge=1, le=100_000)
@@ -188,7 +188,7 @@ class ValOptions(InferenceOptions):
     single_cls: bool = option(False, "treat all classes as one")
     crowds: Crowds = option("ignore", _CROWDS)
     workers: int | None = option(
-        None, "threads that read images and decode; default, and for 0: half of the cores", ge=0, le=MOST_WORKERS
+        None, "threads that read images and decode; default, and for 0: half of the cores", ge=0, le=MAX_WORKERS
     )
     fitness: Literal["mask", "box", "both"] = option("mask", "which mAP50-95 models are ranked by; both: the sum")
     plots: bool = option(True, "draw curves, confusion matrices and images, and write the HTML report")
@@ -233,7 +233,7 @@ class TrainOptions(VerbOptions, RunFolderOptions):
     patience: int = option(
         100, "stop when the fitness has not risen for this many epochs; 0: never", ge=0, le=1_000_000
     )
-    batch: int = option(16, "images per step on all devices together; -1: as many as fit", ge=-1, le=MOST_IMAGES)
+    batch: int = option(16, "images per step on all devices together; -1: as many as fit", ge=-1, le=MAX_IMAGES)
     imgsz: int = option(640, "side of the training images", ge=32, le=8192, square=True)
     save: bool = option(True, "write last.pt and best.pt")
     save_period: int = option(-1, "also keep the checkpoint of every n-th epoch; -1: none", ge=-1, le=1_000_000)
@@ -241,10 +241,10 @@ class TrainOptions(VerbOptions, RunFolderOptions):
         False, "keep all read images at training size: ram (or true), or disk, in the cache folder"
     )
     device: str | None = option(None, "where to train: cpu, 0, 0,1, mps; default: the best there is")
-    devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1, le=MOST_WORKERS)
+    devices: int | None = option(None, "number of processes for accelerator=cpu, or of GPUs", ge=1, le=MAX_WORKERS)
     accelerator: str | None = option(None, "cpu, cuda, mps; default: from device")
-    num_nodes: int = option(1, "machines, under torchrun", ge=1, le=MOST_WORKERS)
-    workers: int = option(8, "threads that prepare images, on a GPU processes; per device", ge=0, le=MOST_WORKERS)
+    num_nodes: int = option(1, "machines, under torchrun", ge=1, le=MAX_WORKERS)
+    workers: int = option(8, "threads that prepare images, on a GPU processes; per device", ge=0, le=MAX_WORKERS)
     pretrained: str | bool = option(True, "weights to start a YAML model from: a file or a known name")
     optimizer: Literal["auto", "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax"] = option(
         "auto", "optimiser; auto: AdamW for short runs, SGD for long ones"
@@ -286,7 +286,7 @@ class TrainOptions(VerbOptions, RunFolderOptions):
     box: float = option(7.5, "weight of the box and mask losses", ge=0, le=1_000_000)
     cls: float = option(0.5, "weight of the class loss", ge=0, le=1_000_000)
     dfl: float = option(1.5, "weight of the distribution focal loss", ge=0, le=1_000_000)
-    nbs: int = option(64, "batch size that weight decay and accumulation are stated for", ge=1, le=MOST_IMAGES)
+    nbs: int = option(64, "batch size that weight decay and accumulation are stated for", ge=1, le=MAX_IMAGES)
     hsv_h: float = option(0.015, "change of hue", ge=0, le=1)
     hsv_s: float = option(0.7, "change of saturation", ge=0, le=1)
     hsv_v: float = option(0.4, "change of value", ge=0, le=1)
@@ -360,9 +360,9 @@ class ExportOptions(VerbOptions):
     """Options every export format has; a format adds its own by inheriting."""
 
     imgsz: ImageSize | None = option(
-        None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
+        None, "input size: one side, or height,width; default: the model's", ge=32, le=MAX_PIXELS
     )
-    batch: int = option(1, "images per run of the network; a dynamic file takes any number", ge=1, le=MOST_IMAGES)
+    batch: int = option(1, "images per run of the network; a dynamic file takes any number", ge=1, le=MAX_IMAGES)
     device: str | None = option(None, "where the source model runs while exporting; default: cpu")
     output: Path | None = option(
         None, "file or folder to write; default: beside the model, with any precision but the usual in the name"
@@ -453,7 +453,7 @@ class BenchmarkOptions(VerbOptions, RunFolderOptions):
     split: str = option("val", "which part of the data set: train, val or test")
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     imgsz: ImageSize | None = option(
-        None, "input size: one side, or height,width; default: the model's", ge=32, le=MOST_PIXELS
+        None, "input size: one side, or height,width; default: the model's", ge=32, le=MAX_PIXELS
     )
     formats: tuple[str, ...] | None = option(None, "only these formats; default: every known one")
     half: bool = option(False, "also in half precision, where a format has it")

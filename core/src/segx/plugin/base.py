@@ -35,7 +35,7 @@ INPUT_AXES: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
 """The axes of the images that may be left open, and what they are called."""
 _LETTERS: Mapping[str, str] = {"batch": "N", "height": "H", "width": "W"}
 _EXPORT_AGAIN = "copy or export it again"
-_MOST_FILES = 10_000
+_MAX_FILES = 10_000
 """In the folder of a model; the formats have up to ten, and their weights may be in shards."""
 
 
@@ -246,8 +246,8 @@ class FormatBackend(ABC):
 def _check_folder(folder: Path) -> None:
     """Refuse a folder with pipes and devices in it, which runtimes would read for ever."""
     for count, file in enumerate(folder.rglob("*")):
-        if count == _MOST_FILES:
-            raise ModelError(f"{folder}: holds more than {_MOST_FILES:,} files, so it is no model")
+        if count == _MAX_FILES:
+            raise ModelError(f"{folder}: holds more than {_MAX_FILES:,} files, so it is no model")
         if what := irregular(file):
             raise ModelError(f"{folder}: {file.name} in it is {what}, not a regular file", hint=_EXPORT_AGAIN)
 

@@ -41,7 +41,7 @@ PLUGIN_TYPES: Mapping[str, tuple[str, type[specs.Spec]]] = {
 }
 """Kind of declaration to the hook that declares it and the spec it returns."""
 
-_MOST = 500
+_MAX = 500
 """Declarations that one hook of one plugin may return."""
 _LONGEST = 100
 """Characters that a name may have."""
@@ -281,9 +281,9 @@ def _shake_hands(module: Any) -> None:
 def _iterate(hook: str, declared: Any) -> Iterable[Any]:
     if declared is None or isinstance(declared, str | bytes | specs.Spec):
         raise _RefusedError(f"{hook}() returned {type(declared).__name__}, expected a list of specs")
-    found = tuple(itertools.islice(declared, _MOST + 1))  # it may yield for ever
-    if len(found) > _MOST:
-        raise _RefusedError(f"{hook}() declares more than {_MOST} things")
+    found = tuple(itertools.islice(declared, _MAX + 1))  # it may yield for ever
+    if len(found) > _MAX:
+        raise _RefusedError(f"{hook}() declares more than {_MAX} things")
     return found
 
 

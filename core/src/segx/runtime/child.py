@@ -43,7 +43,7 @@ _PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
 _LOOK = 0.5
 """Seconds after which a process that says nothing is looked at."""
-_MOST_SAID = 1 << 20
+_MAX_SAID = 1 << 20
 """Bytes of what a child wrote that are read."""
 _LONGEST = 300
 """Characters of what an error says that are shown in one line."""
@@ -426,7 +426,7 @@ def _read(file: Path) -> str:
     """Return the end of a text file of any encoding; nothing where it cannot be read."""
     try:
         with file.open("rb") as content:
-            content.seek(max(0, content.seek(0, os.SEEK_END) - _MOST_SAID))
+            content.seek(max(0, content.seek(0, os.SEEK_END) - _MAX_SAID))
             return content.read().decode("utf-8", errors="replace")
     except OSError:
         return ""

@@ -19,8 +19,8 @@ from segx.io.protobuf import Message, signed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_MOST_MANIFEST = 1 << 20
-_MOST_MODEL = 1 << 30
+_MAX_MANIFEST = 1 << 20
+_MAX_MODEL = 1 << 30
 _VERSION, _DESCRIPTION, _PROGRAM = 1, 2, 502
 _INPUT, _OUTPUT, _METADATA, _USER_DEFINED = 1, 10, 100, 100
 _FLOATS = {65568: "fp32", 65552: "fp16", 65600: "fp64"}
@@ -83,7 +83,7 @@ def read_package(path: Path) -> Package:
         OSError: A file of it cannot be read.
     """
     model = path / _model_of(path)
-    content = Message(memoryview(read_regular(model, limit=_MOST_MODEL)))
+    content = Message(memoryview(read_regular(model, limit=_MAX_MODEL)))
     version, said = content.integer(_VERSION), content.message(_DESCRIPTION)
     if not version or _INPUT not in said:
         raise ValueError(f"{model.name} describes no model")
@@ -100,7 +100,7 @@ def read_package(path: Path) -> Package:
 
 def _model_of(path: Path) -> PurePosixPath:
     """Return where in a package its model lies."""
-    manifest = json.loads(read_regular(path / "Manifest.json", limit=_MOST_MANIFEST))
+    manifest = json.loads(read_regular(path / "Manifest.json", limit=_MAX_MANIFEST))
     try:
         place = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     except (KeyError, TypeError) as error:

@@ -49,7 +49,7 @@ _SMALL: Mapping[int, tuple[int, bool]] = {
 _PLACE = "@model_path/"
 _BLOB = struct.Struct("<IIQQ")
 _MARK = 0xDEADBEEF
-_MOST_NUMBERS = 1 << 31
+_MAX_NUMBERS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _plain(array: NDArray[Any]) -> Any:
 
 def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
     lengths = tuple(length for length in shape if length is not None)
-    if len(lengths) != len(shape) or _count(lengths) > _MOST_NUMBERS:
+    if len(lengths) != len(shape) or _count(lengths) > _MAX_NUMBERS:
         raise ValueError("a constant is of no length that can be")
     return lengths
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ai_edge_litert import schema_py_generated as schema
 
 from segx.io.files import open_regular
-from segx.metadata import MOST_TEXT
+from segx.metadata import MAX_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ _EDGE_TPU = b"edgetpu-custom-op"
 _BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1}
 """``TensorType`` to the bytes of a number: float32, float16, int32, uint8, int64, int16, int8."""
 _QUANTISED = (3, 9)
-_MOST_PARTS = 100_000
+_MAX_PARTS = 100_000
 """Tensors and operators of a graph, and what its operators take and give; the largest models have a few thousand."""
-_MOST_AXES = 16
+_MAX_AXES = 16
 TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8"}
 
 
@@ -72,7 +72,7 @@ def read_metadata(path: Path) -> Mapping[str, Any] | None:
             name = next((name for name in (METADATA, *_OLDER_METADATA) if name in archive.namelist()), None)
             if name is None:
                 return None
-            if archive.getinfo(name).file_size > 4 * MOST_TEXT:
+            if archive.getinfo(name).file_size > 4 * MAX_TEXT:
                 raise ValueError(f"{name} in it is too long")
             text = archive.read(name).decode("utf-8")
     metadata = json.loads(text) if name == METADATA else ast.literal_eval(text)
@@ -123,12 +123,12 @@ def _check_counts(model: Any, graph: Any) -> None:
         ValueError: It is one.
     """
     tensors, operators = graph.TensorsLength(), graph.OperatorsLength()
-    if tensors + operators + model.OperatorCodesLength() <= _MOST_PARTS:
+    if tensors + operators + model.OperatorCodesLength() <= _MAX_PARTS:
         ends = sum(item.InputsLength() + item.OutputsLength() for item in map(graph.Operators, range(operators)))
         axes = max((item.ShapeLength() for item in map(graph.Tensors, range(tensors))), default=0)
-        if ends <= _MOST_PARTS and axes <= _MOST_AXES:
+        if ends <= _MAX_PARTS and axes <= _MAX_AXES:
             return
-    raise ValueError(f"its graph has more than {_MOST_PARTS:,} parts, or tensors of more than {_MOST_AXES} axes")
+    raise ValueError(f"its graph has more than {_MAX_PARTS:,} parts, or tensors of more than {_MAX_AXES} axes")
 
 
 def _check_tensor(model: Any, tensor: Any, size: int) -> str:

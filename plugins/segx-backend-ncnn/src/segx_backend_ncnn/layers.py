@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC = "7767517"
-_MOST_BYTES = 16 << 20
+_MAX_BYTES = 16 << 20
 """A text of layers is some ten thousand bytes; the largest of these models has thirty thousand."""
 
 
@@ -59,7 +59,7 @@ def read(path: Path) -> Layers:
         OSError: It cannot be read.
         ValueError: It is cut short, or none.
     """
-    lines = read_regular(path, limit=_MOST_BYTES).decode("utf-8").splitlines()
+    lines = read_regular(path, limit=_MAX_BYTES).decode("utf-8").splitlines()
     if len(lines) < 2 or lines.pop(0).strip() != _MAGIC:
         raise ValueError(f"{path.name} does not begin with {_MAGIC}")
     layers, blobs = (int(count) for count in lines.pop(0).split())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS = ".pdiparams"
 _PROGRAMS = (".json", ".pdmodel")
 """Suffixes of a program: since Paddle 3, and before."""
-_MOST_PROGRAM = 64 << 20
+_MAX_PROGRAM = 64 << 20
 """Bytes; the program of the largest models has half a million."""
 _INPUT, _OUTPUT = ".data", ".fetch"
 """How the operations are named that take the input and give an output."""
@@ -60,7 +60,7 @@ class PaddleBackend(FormatBackend):
 
 
 def _operations(program: Path) -> list[dict[str, Any]]:
-    content = json.loads(read_regular(program, limit=_MOST_PROGRAM))
+    content = json.loads(read_regular(program, limit=_MAX_PROGRAM))
     return [item for block in content["program"]["regions"][0]["blocks"] for item in block["ops"]]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LENGTH = 4
 """Bytes of the number before the metadata of other tools."""
-_MOST_METADATA = 1 << 20
+_MAX_METADATA = 1 << 20
 """Bytes; the metadata of a model with a thousand classes have some ten thousand. Engines begin with a word, ``ftrt`` or
 ``vtrt``, which read as a number is far above it."""
 
@@ -57,7 +57,7 @@ def read_header(path: Path) -> tuple[dict[str, Any] | None, int]:
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(_LENGTH), "little")
-        if not 0 < length <= _MOST_METADATA:
+        if not 0 < length <= _MAX_METADATA:
             return None, 0
         text = file.read(length)
         more = file.read(1)

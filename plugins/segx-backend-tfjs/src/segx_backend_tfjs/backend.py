@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from segx_backend_tfjs.session import TfjsSession
 
 MODEL = "model.json"
-_MOST_MODEL = 64 << 20
+_MAX_MODEL = 64 << 20
 """Bytes; the graph of the largest models has under a million, weights not counted."""
-_MOST_AXES = 8
+_MAX_AXES = 8
 _BYTES = {"float32": 4, "int32": 4, "bool": 1, "float16": 2, "uint16": 2, "uint8": 1}
 
 
@@ -34,7 +34,7 @@ class TfjsBackend(FormatBackend):
 
     def _read(self, path: Path) -> tuple[Mapping[str, Any] | None, Graph | None]:
         """Return the input's shape from the signature; ``metadata.yaml`` in the folder is core's to read."""
-        document = json.loads(read_regular(path / MODEL, limit=_MOST_MODEL))
+        document = json.loads(read_regular(path / MODEL, limit=_MAX_MODEL))
         if document.get("format") != "graph-model":
             raise ValueError(f"its {MODEL} is of format {document.get('format')!r}, not 'graph-model'")
         _check_weights(path, document["weightsManifest"])
@@ -84,7 +84,7 @@ def _check_weights(folder: Path, manifest: list[dict[str, Any]]) -> None:
 
 def _size(weight: Mapping[str, Any]) -> int:
     kind, shape = weight.get("quantization", {}).get("dtype", weight["dtype"]), weight["shape"]
-    if len(shape) > _MOST_AXES or any(type(length) is not int or not 0 <= length < 1 << 32 for length in shape):
+    if len(shape) > _MAX_AXES or any(type(length) is not int or not 0 <= length < 1 << 32 for length in shape):
         raise ValueError(f"the shape of {weight['name']!r:.100} is none")
     size: int = _BYTES[kind] * math.prod(shape)
     return size

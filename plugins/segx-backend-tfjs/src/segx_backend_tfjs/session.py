@@ -30,8 +30,8 @@ _PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
 _AT_ONCE = 1 << 20
 """Bytes in a pipe, where the system lets one ask: a run's images and outputs are 12 MB, and each filling a switch."""
-_MOST_SAID = 4096
-_MOST_HEADER = 1 << 20
+_MAX_SAID = 4096
+_MAX_HEADER = 1 << 20
 
 
 class Runner:
@@ -85,7 +85,7 @@ class Runner:
 
     def _hear(self) -> dict[str, Any]:
         (length,) = struct.unpack("<I", self._read(4))
-        if length > _MOST_HEADER:
+        if length > _MAX_HEADER:
             raise ModelError(f"{self._path}: Node.js answers with something else than was agreed on")
         header: dict[str, Any] = json.loads(self._read(length))
         if "error" in header:
@@ -113,7 +113,7 @@ class Runner:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
         size = self._said.seek(0, 2)
-        self._said.seek(max(size - _MOST_SAID, 0))
+        self._said.seek(max(size - _MAX_SAID, 0))
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
         code = self._process.poll()
         msg = f"{self._path}: Node.js has ended" + ("" if code is None else f" (exit code {code})")

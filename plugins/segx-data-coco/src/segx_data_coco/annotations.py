@@ -25,7 +25,7 @@ _FEWEST_NUMBERS = 6
 """Three points."""
 _FURTHEST = 1e9
 """Coordinates and sides beyond this, in pixels, are no image's."""
-MOST_PIXELS = 1 << 31
+MAX_PIXELS = 1 << 31
 """An image with more could not be read."""
 _NUMBERS = frozenset({int, float})
 _ANNOTATIONS = {"0": 0, "1": 1, "false": 0, "true": 1}
@@ -394,12 +394,7 @@ def _counts(segmentation: dict[str, Any], size: list[int]) -> tuple[bytes, tuple
     if size[0] and [height, width] != size:
         raise _BadError(f"its RLE is of {height} x {width} pixels, its image of {size[0]} x {size[1]}")
     whole = height * width
-    if (
-        min(height, width) < 1
-        or whole > MOST_PIXELS
-        or ((counts < 0) | (counts > whole)).any()
-        or counts.sum() != whole
-    ):
+    if min(height, width) < 1 or whole > MAX_PIXELS or ((counts < 0) | (counts > whole)).any() or counts.sum() != whole:
         raise _BadError(f"its RLE does not fill {height} x {width} pixels")
     if not counts[1::2].any():
         raise _BadError("its RLE is empty")

@@ -25,7 +25,7 @@ from segx.io.image_header import image_shape
 from segx.structures import rle
 from segx.structures.annotations import AnnotationTable, TableDataset, starts_of
 from segx.words import counted
-from segx_data_coco.annotations import MOST_PIXELS, AnnotationColumns, is_id, number_in, shown
+from segx_data_coco.annotations import MAX_PIXELS, AnnotationColumns, is_id, number_in, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -328,7 +328,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
 
 def _is_size(height: Any, width: Any) -> bool:
     whole = all(is_id(side) and 0 < side < 1 << 31 for side in (height, width))
-    return whole and height * width <= MOST_PIXELS
+    return whole and height * width <= MAX_PIXELS
 
 
 def _dataset(read: CocoFile, source: DatasetSource) -> TableDataset:

@@ -25,7 +25,7 @@ BOXES = {"rectangle", "rotation"}
 WITHOUT_AREA = {"line", "linestrip", "point", "points"}
 _CORNERS = 64
 """Of the polygon that a circle becomes."""
-_MOST_POINTS = 1_000_000
+_MAX_POINTS = 1_000_000
 _FEWEST = 3
 
 
@@ -151,7 +151,7 @@ def _part(item: Mapping[str, Any], shape: tuple[int, int]) -> tuple[_Part, float
 
 
 def _points(values: Any) -> NDArray[np.float64]:
-    if not isinstance(values, list) or not values or len(values) > _MOST_POINTS:
+    if not isinstance(values, list) or not values or len(values) > _MAX_POINTS:
         raise BadShapeError("'points' is not a list of x, y")
     try:
         points = np.array(values, np.float64)

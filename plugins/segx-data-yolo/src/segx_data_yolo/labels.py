@@ -31,7 +31,7 @@ EDGE = 0.25
 LONGEST = 64 << 20
 """Bytes beyond which a file is no label file."""
 
-MOST_CLASSES = 1 << 20
+MAX_CLASSES = 1 << 20
 """A class number beyond is none; each class below costs a name, also where no row is of it."""
 
 _BOM = b"\xef\xbb\xbf"
@@ -231,7 +231,7 @@ def _name(reasons: NDArray[Any], wrong: NDArray[np.bool_], reason: Callable[[int
 
 
 def _whole(number: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(number) & (number >= 0) & (number < MOST_CLASSES) & (number == np.floor(number)))
+    return np.asarray(np.isfinite(number) & (number >= 0) & (number < MAX_CLASSES) & (number == np.floor(number)))
 
 
 def _worst(rows: _Rows, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,9 +17,9 @@ from segx.runtime import child
 
 _GIB = 1 << 30
 _LONGEST_NAME = 256
-_MOST_TOLD = 3
+_MAX_TOLD = 3
 """Errors of TensorRT that are told in one line; the rest says the same again."""
-_MOST_CACHE = 1 << 28
+_MAX_CACHE = 1 << 28
 """Bytes of a timing cache that is still read; usual ones have some hundred thousand."""
 
 
@@ -103,7 +103,7 @@ def _logger(trt: Any) -> Any:
                 print(text, flush=True)  # noqa: T201 - into the child's file of what it said
 
         def told(self) -> str:
-            return "; ".join(dict.fromkeys(self.errors[-_MOST_TOLD:])) or "it does not say why"
+            return "; ".join(dict.fromkeys(self.errors[-_MAX_TOLD:])) or "it does not say why"
 
     return Logger()
 
@@ -142,7 +142,7 @@ def _network(trt: Any, builder: Any, logger: Any, content: bytes) -> Any:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
         told = [_about(parser.get_error(index)) for index in range(parser.num_errors)]
-        msg = f"TensorRT {trt.__version__} does not take this graph ({'; '.join(told[:_MOST_TOLD]) or logger.told()})"
+        msg = f"TensorRT {trt.__version__} does not take this graph ({'; '.join(told[:_MAX_TOLD]) or logger.told()})"
         raise ExportError(msg, hint="a newer TensorRT may; or a lower opset=")
     if network.num_inputs != 1:
         raise ExportError(f"the graph has {network.num_inputs} inputs; segx runs models with one")
@@ -189,7 +189,7 @@ def _told(shape: Any) -> str:
 def _use_timings(config: Any, file: Path) -> bytes:
     """Start from what earlier builds have measured, and return it; of another GPU or version TensorRT takes nothing."""
     known = b""
-    if file.is_file() and file.stat().st_size <= _MOST_CACHE:
+    if file.is_file() and file.stat().st_size <= _MAX_CACHE:
         known = file.read_bytes()
     for content in (known, b""):
         cache = config.create_timing_cache(content)

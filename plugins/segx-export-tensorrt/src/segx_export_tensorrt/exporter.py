@@ -10,7 +10,7 @@ from segx.io.paths import cache_folder
 from segx.options.schema import image_size
 from segx.plugin.base import INPUT_AXES, FormatExporter
 from segx.runtime import child, parse_device
-from segx_export_tensorrt.options import MOST_BATCH, EngineOptions
+from segx_export_tensorrt.options import MAX_BATCH, EngineOptions
 
 if TYPE_CHECKING:
     from segx.artifact import ArtifactInfo
@@ -33,7 +33,7 @@ class EngineExporter(FormatExporter[EngineOptions]):
 
     def _check(self, info: ArtifactInfo, options: EngineOptions) -> None:
         if not options.dynamic:
-            for name, usual in (("max_batch", MOST_BATCH), ("max_imgsz", None)):
+            for name, usual in (("max_batch", MAX_BATCH), ("max_imgsz", None)):
                 if (value := getattr(options, name)) != usual:
                     msg = f"{name}={value} is for engines with open axes"
                     raise UsageError(msg, hint="dynamic=True, or leave it out: batch= and imgsz= fix the input")

@@ -19,8 +19,8 @@ IMAGE_CHANNELS: Final = 3
 DRY_RUN: Final = 256
 """Side in pixels of the square image whose way through the rows gives the strides."""
 
-MOST_REPEATS: Final = 1024
-MOST_CHANNELS: Final = 1 << 16
+MAX_REPEATS: Final = 1024
+MAX_CHANNELS: Final = 1 << 16
 REQUIRED: Final = object()
 
 
@@ -233,8 +233,8 @@ class _Reader:
         if repeats > 1 and block.joins:
             raise self.error(f"repeats is {repeats}, but a block that joins rows cannot repeat")
         scaled = self.scale.repeats(repeats)
-        if scaled > MOST_REPEATS:
-            raise self.error(f"{scaled} repeats are more than {MOST_REPEATS}")
+        if scaled > MAX_REPEATS:
+            raise self.error(f"{scaled} repeats are more than {MAX_REPEATS}")
         return scaled
 
     def read_sources(self, origin: Any, block: Block) -> tuple[int, ...]:
@@ -278,8 +278,8 @@ class _Reader:
 
     def scaled(self, channels: int) -> int:
         scaled = self.scale.channels(channels)
-        if scaled > MOST_CHANNELS:
-            raise self.error(f"{scaled} channels are more than {MOST_CHANNELS}")
+        if scaled > MAX_CHANNELS:
+            raise self.error(f"{scaled} channels are more than {MAX_CHANNELS}")
         return scaled
 
     def output(self, name: str, inputs: tuple[Shape, ...], arguments: Mapping[str, Any]) -> Shape:

@@ -13,7 +13,7 @@ from segx.io.files import read_mapping
 from segx.io.yaml_text import load
 from segx.plugin.jobs import ModelConfig
 from segx_model_yolov8 import blocks
-from segx_model_yolov8.blocks import IMAGE_CHANNELS, MOST_CHANNELS, Row, Scale, is_positive, is_whole, show
+from segx_model_yolov8.blocks import IMAGE_CHANNELS, MAX_CHANNELS, Row, Scale, is_positive, is_whole, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ def make_config(definition: Mapping[str, Any], *, variant: str, nc: int | None =
     """
     where = where or variant
     classes: Any = definition.get("nc") if nc is None else nc
-    if not is_whole(classes) or classes > MOST_CHANNELS:
+    if not is_whole(classes) or classes > MAX_CHANNELS:
         raise ModelError(f"{where}: nc is {show(classes)}, not a number of classes", hint="write: nc: 80")
     if definition.get("ch", IMAGE_CHANNELS) != IMAGE_CHANNELS:
         raise ModelError(f"{where}: ch is {show(definition['ch'])}, but images have {IMAGE_CHANNELS} channels")
@@ -117,7 +117,7 @@ def _find(source: Path) -> Path | None:
 def _read_scales(definition: Mapping[str, Any], where: str) -> dict[str, tuple[float, float, float]]:
     scales = definition.get("scales")
     if scales is None and {"depth_multiple", "width_multiple"} <= definition.keys():
-        scales = {"n": [definition["depth_multiple"], definition["width_multiple"], MOST_CHANNELS]}
+        scales = {"n": [definition["depth_multiple"], definition["width_multiple"], MAX_CHANNELS]}
     hint = "write: scales: {n: [0.33, 0.25, 1024]}  (depth, width, most channels)"
     if not isinstance(scales, dict) or not scales:
         raise ModelError(f"{where}: 'scales' is missing or empty", hint=hint)

@@ -41,7 +41,7 @@ _BECAME_INPUTS: Mapping[str, Sequence[str]] = {
     "Upsample": ("scales",),
 }
 """Attributes of older operator sets, in the order they have as inputs today, behind the first input."""
-_MOST_KNOWN = 99
+_MAX_KNOWN = 99
 """Constants of fewer elements are shown to the inference of shapes: lengths and axes, no weights."""
 _LAST_FLATTENING_SOFTMAX = 12
 _FIRST_RESIZE_WITH_REGION = 11
@@ -350,7 +350,7 @@ class _Reader:
         small = {
             name: numpy_helper.from_array(self.constants[name], name)
             for name in proto.input
-            if name in self.constants and self.constants[name].size < _MOST_KNOWN
+            if name in self.constants and self.constants[name].size < _MAX_KNOWN
         }
         opsets = [helper.make_opsetid("", self.opset)]
         try:

@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 30_000
 """Candidates that enter suppression, the best ones."""
 
-_USUAL_LEVELS, _MOST_LEVELS = 3, 8
+_USUAL_LEVELS, _MAX_LEVELS = 3, 8
 _COARSEST_FIRST = 3
 """Of several levels the finest has at most four times the prototypes' stride: number 0 is twice as fine as they are."""
 
 ANY_SIZE = 1e9
 """What no number of an object reaches: a box of a billion pixels."""
 
-_MOST = 4096
+_MAX = 4096
 """What no stride and no number of bins reaches."""
 
 _BOX = 6
@@ -220,7 +220,7 @@ def _levels(anchors: int, height: int, width: int) -> int:
         height: Rows of the prototypes; the finest level may be twice as fine as they are.
         width: Columns of the prototypes.
     """
-    cells = [-(-2 * height // 2**level) * -(-2 * width // 2**level) for level in range(_MOST_LEVELS)]
+    cells = [-(-2 * height // 2**level) * -(-2 * width // 2**level) for level in range(_MAX_LEVELS)]
     runs = (
         stop - start
         for start in range(len(cells))
@@ -276,7 +276,7 @@ def _numbers(info: ArtifactInfo) -> tuple[list[int], int]:
     """
     strides, bins = info.decoding.get("strides"), info.decoding.get("bins")
     given = [*strides, bins] if isinstance(strides, list | tuple) and strides else []
-    whole = [number for number in given if isinstance(number, int) and 0 < number <= _MOST]
+    whole = [number for number in given if isinstance(number, int) and 0 < number <= _MAX]
     if not given or len(whole) != len(given):
         msg = f"head {info.head!r} is read with strides and bins; the metadata say {dict(info.decoding)}"
         raise ModelError(msg, hint="export it again")

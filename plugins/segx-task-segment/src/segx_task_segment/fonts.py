@@ -30,7 +30,7 @@ _ODD = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", 
 """Words in the names of fonts that come last."""
 _STAND_INS = ("lastresort",)
 """Words in the names of fonts that draw a frame for a whole block of letters: two names would look alike."""
-_MOST = 1000
+_MAX = 1000
 """Fonts that are looked at."""
 _NO_LETTER = "\U0010fffd"
 """What no font has: it is drawn as every letter is that is missing."""
@@ -120,7 +120,7 @@ def _installed() -> tuple[str, ...]:
         for file in folder.rglob("*")
         if file.suffix.lower() in _SUFFIXES and not any(word in file.stem.lower() for word in _STAND_INS)
     )
-    return tuple(sorted(map(str, itertools.islice(files, _MOST)), key=_plain_first))
+    return tuple(sorted(map(str, itertools.islice(files, _MAX)), key=_plain_first))
 
 
 def _plain_first(file: str) -> tuple[bool, bool, str]:

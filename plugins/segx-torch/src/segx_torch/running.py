@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _USUAL = 3
 """Runs of one shape after which more of it are expected."""
-_MOST = 4
+_MAX = 4
 """Shapes that are kept for replay."""
 _capturing = threading.Lock()
 """Of all models: a capture waits for the GPU, which is forbidden while another one is going on."""
@@ -87,7 +87,7 @@ class Running:
                 logger.debug("not captured, launched layer by layer: %s", error)
                 self._capture = None
             kept = [other for other in self._shapes.values() if other.replay is not None]
-            for other in kept[:-_MOST]:  # a capture costs as much as many runs: many shapes must not take turns
+            for other in kept[:-_MAX]:  # a capture costs as much as many runs: many shapes must not take turns
                 other.replay, other.runs, other.usual = None, 0, 2 * other.usual
         return shape.replay
 
