@@ -156,3 +156,16 @@ def test_text_is_readable_on_every_color() -> None:
     for i in range(200):
         light, dark = sorted((luminance(color(i)), luminance(text_color(color(i)))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 3.0, i
+
+
+def test_the_outline_of_a_very_large_mask_follows_every_second_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = np.zeros((1, 400, 400), bool)
+    y, x = np.ogrid[:400, :400]
+    disk[0] = (y - 200) ** 2 + (x - 200) ** 2 <= 150**2
+    (all_of_it,) = smooth_outlines(Masks.from_dense(disk), 0, 20)
+    monkeypatch.setattr("segx_task_segment.draw._LARGEST", 100 * 100)
+    (half_of_it,) = smooth_outlines(Masks.from_dense(disk), 0, 20)
+    assert len(half_of_it) <= len(all_of_it)
+    radii = [np.hypot(*(ring - 200).T) for ring in (all_of_it, half_of_it)]
+    assert abs(radii[0].mean() - radii[1].mean()) < 1
+    assert np.abs(radii[1] - radii[0].mean()).max() < 2

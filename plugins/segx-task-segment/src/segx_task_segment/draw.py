@@ -29,6 +29,9 @@ SUBPIXEL = 4
 _STRIP = 1024
 """Rows of an object that are tinted at once."""
 
+_LARGEST = 1 << 26
+"""Pixels of a mask of which all are followed; of a larger one, whose line is some twenty wide, every second is."""
+
 Rect = tuple[int, int, int, int]
 
 
@@ -135,8 +138,13 @@ def smooth_outlines(masks: Masks, index: int, line: float) -> list[NDArray[np.fl
     too little to move it off the edge.
     """
     x0, y0 = masks.rects[index, :2].tolist()
-    contours, _ = cv2.findContours(masks.bitmap(index).view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return [_smooth(contour.reshape(-1, 2) + np.array([x0, y0]), reach=round(line) + 1) for contour in contours]
+    bitmap = masks.bitmap(index).view(np.uint8)
+    step = 2 if bitmap.size > _LARGEST else 1
+    if step > 1:
+        bitmap = np.ascontiguousarray(bitmap[::step, ::step])
+    contours, _ = cv2.findContours(bitmap, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    reach = round(line / step) + 1
+    return [_smooth(step * contour.reshape(-1, 2) + np.array([x0, y0]), reach=reach) for contour in contours]
 
 
 def _smooth(ring: NDArray[Any], *, reach: int) -> NDArray[np.float64]:

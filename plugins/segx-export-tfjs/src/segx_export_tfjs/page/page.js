@@ -3,7 +3,7 @@
 import { boxToImage, color, detect, letterbox, mask, place } from "./segment.js";
 
 const LIBRARY = "tfjs/";
-const MOST_PIXELS = 4e6; // of the picture drawn; the model sees the whole image whatever its size
+const MAX_PIXELS = 4e6; // of the picture drawn; the model sees the whole image whatever its size
 const OPACITY = 0.5;
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
@@ -107,7 +107,7 @@ async function look(source, width, height) {
   const geometry = place([height, width], [inHeight, inWidth]);
   const started = performance.now();
   const outputs = await run(letterbox(context.getImageData(0, 0, width, height).data, geometry));
-  const shrink = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
+  const shrink = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
   const drawn = { ...geometry, original: [Math.round(height * shrink), Math.round(width * shrink)] };
   last = { picture: whole, geometry: drawn, outputs, milliseconds: performance.now() - started };
   show();

@@ -4,7 +4,7 @@
 // bilinearly between the centres of prototypes.
 
 const GREY = 114 / 255;
-const MOST_CANDIDATES = 30000;
+const MAX_CANDIDATES = 30000;
 const ANY_SIZE = 1e9; // what no number of an object reaches
 
 // Rounds halves to the even number, as Python does.
@@ -91,7 +91,7 @@ export function detect(predictions, anchors, classes, coefficients, { conf = 0.2
   }
   found.sort((a, b) => b.score - a.score);
   const kept = [];
-  for (const one of found.slice(0, MOST_CANDIDATES)) {
+  for (const one of found.slice(0, MAX_CANDIDATES)) {
     const at = (row) => predictions[row * anchors + one.anchor];
     const [x, y, w, h] = [at(0), at(1), at(2) / 2, at(3) / 2].map(Math.fround);
     one.box = [x - w, y - h, x + w, y + h].map(Math.fround);
