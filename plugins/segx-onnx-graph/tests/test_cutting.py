@@ -97,6 +97,9 @@ def test_boxes_as_fractions(written, to_numpy):
     (pixels, _), (fractions, _) = to_numpy(graph).run(fed), to_numpy(scaled).run(fed)
     np.testing.assert_allclose(fractions[:, :4] * np.array([[96], [64]] * 2), pixels[:, :4], rtol=1e-5)
     np.testing.assert_array_equal(fractions[:, 4:], pixels[:, 4:])
+    added = [value for name, value in scaled.constants.items() if name not in graph.constants]
+    in_half = sum(value.astype(np.float16).astype(np.float64) for value in added)  # as a file of 16 bits holds them
+    np.testing.assert_allclose(in_half, np.array([[1 / 96], [1 / 64]] * 2), rtol=3e-5)
     for other in (read(written(dynamic=True)), read(raw_form(written()))):  # of no one size; no boxes
         assert boxes_as_fractions(other) is other
 

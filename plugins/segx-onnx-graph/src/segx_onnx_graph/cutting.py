@@ -75,7 +75,8 @@ def boxes_as_fractions(graph: Graph) -> Graph:
     """Return a graph whose boxes are fractions of the image's width and height, for one whose boxes are in pixels.
 
     They are found as the four rows that the flat output (N, channels, A) begins with; a graph that puts none together
-    so, or takes images of any size, is returned as it is.
+    so, or takes images of any size, is returned as it is. One over a size is the sum of two numbers of 16 bits: where
+    constants become such, a single one would move the far edge of an image by a seventh of a pixel.
     """
     makers = _makers(graph)
     flat = next((name for name in graph.outputs if len(_shape(graph, name)) == 3), "")
@@ -83,15 +84,19 @@ def boxes_as_fractions(graph: Graph) -> Graph:
     height, width = _shape(graph, graph.input)[2:]
     if boxes == flat or _shape(graph, boxes)[1:2] != (4,) or not isinstance(height, int) or not isinstance(width, int):
         return graph
-    size, scaled = f"{boxes}/size", f"{boxes}/fractions"
+    scaled = f"{boxes}/fractions"
+    size = np.array([[1 / width], [1 / height]] * 2)
+    coarse = size.astype(np.float16).astype(np.float32)
+    constants = {f"{boxes}/size": coarse, f"{boxes}/rest": (size - coarse).astype(np.float32)}
+    parts = {name: f"{name}/part" for name in constants}
     nodes = []
     for node in graph.nodes:
         nodes.append(dataclasses.replace(node, inputs=tuple(scaled if name == boxes else name for name in node.inputs)))
         if boxes in node.outputs:
-            nodes.append(Node("Mul", (boxes, size), (scaled,), {}))
-    constants = {**graph.constants, size: np.array([[1 / width], [1 / height]] * 2, np.float32)}
-    shapes = {**graph.shapes, scaled: graph.shapes[boxes]}
-    return dataclasses.replace(graph, nodes=nodes, constants=constants, shapes=shapes)
+            nodes += [Node("Mul", (boxes, name), (part,), {}) for name, part in parts.items()]
+            nodes.append(Node("Add", tuple(parts.values()), (scaled,), {}))
+    shapes = {**graph.shapes, **dict.fromkeys([scaled, *parts.values()], graph.shapes[boxes])}
+    return dataclasses.replace(graph, nodes=nodes, constants={**graph.constants, **constants}, shapes=shapes)
 
 
 def _stand_ins(model: onnx.ModelProto) -> list[int]:
