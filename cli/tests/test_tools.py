@@ -51,6 +51,15 @@ def test_formats_says_what_a_precision_needs(segx: Segx, monkeypatch: pytest.Mon
     assert {"subject": f"export to {onnx.name} fp16", "state": "note", "message": words} in checks
 
 
+def test_formats_says_what_is_refused_here(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PATH", "")
+    missing = {row["format"]: row["missing"] for row in segx("formats", "--json").document}
+    assert missing["edgetpu"] == {"int8": "with compile=False only: edgetpu_compiler is not on PATH"}
+    assert missing["torchscript"]["fp16"].startswith("half=True is for GPUs")
+    assert not missing["onnx"]
+
+
 def test_plugins_lists_what_each_declares(segx: Segx) -> None:
     ended = segx("plugins")
     assert "segx-export-onnx" in ended.out

@@ -69,7 +69,8 @@ def _describe(registry: Registry, name: str) -> dict[str, Any]:
 def _missing(registry: Registry, exporter: ExporterSpec) -> dict[str, str]:
     """Return the precisions that cannot be written here, with the reason."""
     problems = {precision: registry.unavailable(exporter, precision=precision) for precision in exporter.precisions}
-    return {precision: problem.message for precision, problem in problems.items() if problem is not None}
+    uninstalled = {precision: problem.message for precision, problem in problems.items() if problem is not None}
+    return {**exporter.missing(), **uninstalled}
 
 
 def _notes(row: dict[str, Any]) -> str:

@@ -226,6 +226,11 @@ def no_demands(_options: Any) -> Demands:
     return Demands()
 
 
+def nothing_missing() -> Mapping[str, str]:
+    """Return nothing: what is installed writes every precision."""
+    return {}
+
+
 class ExporterSpec(Spec):
     """An export format.
 
@@ -243,6 +248,8 @@ class ExporterSpec(Spec):
             file; ``"folder"``: core writes ``metadata.yaml`` inside; ``"beside"``: core writes ``<file>.segx.json``.
         fallback: Options that still make something where a tool is missing that the usual ones need, such as the file
             that a compiler takes: ``{"compile": False}``. ``segx benchmark`` measures that then, and says so.
+        missing: Says which precisions are refused on this machine although what they require is installed, each with
+            the reason, for ``segx formats``; imports nothing heavy.
     """
 
     word: ClassVar[str] = "format"
@@ -258,6 +265,7 @@ class ExporterSpec(Spec):
     cuts: tuple[Form, ...] = ()
     metadata: Literal["embedded", "folder", "beside"] = "beside"
     fallback: Mapping[str, Any] = field(default_factory=dict)
+    missing: Callable[[], Mapping[str, str]] = nothing_missing
 
 
 class BackendSpec(Spec):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segx.errors import ExportError, UsageError
 from segx.plugin.base import FormatExporter, reason
 from segx.plugin.registry import get_registry
-from segx_export_edgetpu.options import EdgeTpuOptions
+from segx_export_edgetpu.options import COMPILER, EdgeTpuOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMPILER = "edgetpu_compiler"
 _LINES = 20
 
 

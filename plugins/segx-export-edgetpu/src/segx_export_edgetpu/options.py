@@ -5,6 +5,8 @@ from __future__ import annotations
 from segx.options.schema import option
 from segx.options.verbs import CalibrationOptions
 
+COMPILER = "edgetpu_compiler"
+
 
 class EdgeTpuOptions(CalibrationOptions):
     """Options of ``format=edgetpu``."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
-from segx_export_edgetpu.options import EdgeTpuOptions
+from segx_export_edgetpu.options import COMPILER, EdgeTpuOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SEGX_API = (1, 0)
 
@@ -19,6 +24,12 @@ on 103 photographs had a median box of 2.6 pixels and a mask IoU of 0.64 on draw
 def _demands(_options: EdgeTpuOptions) -> Demands:
     """The accelerator computes in 8 bits only, and is fed bytes; the images are for the format that it is made from."""
     return Demands(source={"int8": True, "values": "uint8"})
+
+
+def _missing() -> Mapping[str, str]:
+    if shutil.which(COMPILER) is not None:
+        return {}
+    return {"int8": f"with compile=False only: {COMPILER} is not on PATH"}
 
 
 @hookimpl
@@ -38,6 +49,7 @@ def segx_exporters() -> list[ExporterSpec]:
             axes=frozenset(),
             metadata="embedded",
             fallback={"compile": False},
+            missing=_missing,
             requires=("ai-edge-litert>=2.0",),
         )
     ]

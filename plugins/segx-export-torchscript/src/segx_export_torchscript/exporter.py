@@ -10,7 +10,7 @@ from segx.io.files import replacing
 from segx.plugin.base import FormatExporter
 from segx.runtime import device_kind
 from segx_export_torchscript.archive import append, has_config, rewrite
-from segx_export_torchscript.options import TorchScriptOptions
+from segx_export_torchscript.options import FOR_GPUS, TorchScriptOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +29,9 @@ class TorchScriptExporter(FormatExporter[TorchScriptOptions]):
 
     def _check(self, info: ArtifactInfo, options: TorchScriptOptions) -> None:  # noqa: ARG002 - any model can be traced
         if options.half and device_kind(options.device or "cpu") == "cpu":
-            msg = "half=True is for GPUs: on a CPU torch runs 16-bit convolutions many times slower than 32-bit ones"
-            raise UsageError(msg, hint="device=cuda, or leave half out; format=onnx half=True needs no GPU")
+            raise UsageError(
+                f"half=True {FOR_GPUS}", hint="device=cuda, or leave half out; format=onnx half=True needs no GPU"
+            )
 
     def _export(self, source: ExportModule, job: ExportJob, options: TorchScriptOptions) -> None:
         from segx_export_torchscript import tracing

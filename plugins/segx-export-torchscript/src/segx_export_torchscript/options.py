@@ -5,6 +5,9 @@ from __future__ import annotations
 from segx.options.schema import option
 from segx.options.verbs import ExportOptions
 
+FOR_GPUS = "is for GPUs: on a CPU torch runs 16-bit convolutions many times slower than 32-bit ones"
+"""Why 16 bits are refused where there is none."""
+
 
 class TorchScriptOptions(ExportOptions):
     """Options of ``format=torchscript``."""
