@@ -327,7 +327,7 @@ def test_callbacks_of_predict(model: YOLO, photo: str, tmp_path: Path) -> None:
 def test_events_that_are_not_there(model: YOLO) -> None:
     with pytest.raises(UsageError, match="did you mean 'on_train_end'"):
         model.add_callback("on_train_ends", print)
-    with pytest.raises(UsageError, match="only ends are told"):
+    with pytest.raises(UsageError, match="only ends are reported"):
         model.add_callback("on_train_batch_start", print)
     with pytest.raises(TypeError, match="a function that takes one argument"):
         model.add_callback("on_train_end", "print")  # type: ignore[arg-type]

@@ -34,7 +34,8 @@ class TensorFlowBackend(FormatBackend):
             header = read_saved_model(path / "saved_model.pb")
         else:
             header = read_graph(path)
-            metadata = sidecar.read_metadata(path) or sidecar.read_metadata(path.with_name(f"{path.stem}_saved_model"))
+            if not sidecar.location(path).exists():
+                metadata = sidecar.read_metadata(path.with_name(f"{path.stem}_saved_model"))
         if not header.shape:
             return metadata, None
         if len(header.shape) != 4 or header.shape[3] not in {3, None}:
