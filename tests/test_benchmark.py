@@ -247,7 +247,8 @@ def test_the_fastest_is_taken_and_told(
     note(onnx, USUAL, QUICK)
     caplog.set_level("INFO", "segx")
     assert taken(onnx) == "openvino"
-    assert "measured by segx benchmark: backend openvino (20.0 images/s, 5 ms, onnxruntime 10.0 images/s" in caplog.text
+    assert "backend openvino, as segx benchmark measured (20.0 images/s, onnxruntime 10.0)" in caplog.text
+    assert "backend=onnxruntime is the usual one" in caplog.text
     assert main(["info", f"model={onnx.path}"]) == 0
     assert "backend openvino (20.0 images/s" in capsys.readouterr().out
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
@@ -272,11 +273,22 @@ def test_the_fastest_is_taken_and_told(
     ],
     ids=["not proven", "hardly faster", "slower for one image", "measured for a named device", "another was usual"],
 )
-def test_another_runtime_is_not_taken(onnx: Artifact, timings: Timings, device: str | None) -> None:
+def test_another_runtime_is_not_taken(
+    onnx: Artifact, timings: Timings, device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segx.plugin.fastest.nvidia.problem", str)
     note(onnx, *timings, device=device)
     assert taken(onnx) == "onnxruntime"
     if device is not None:
         assert taken(onnx, device=device) == "openvino"
+
+
+def test_what_was_measured_on_the_only_device_there_is_holds_wherever_none_is_named(
+    onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segx.plugin.fastest.nvidia.problem", lambda: "no GPU")
+    note(onnx, USUAL, QUICK, device="cpu")
+    assert taken(onnx) == "openvino"
 
 
 def test_half_precision_is_not_what_was_proven(onnx: Artifact) -> None:
@@ -345,6 +357,7 @@ def test_what_a_tool_is_missing_for_is_measured_as_far_as_it_can_be_made(
     assert (row.state, row.reason) == ("ok", "made with simplify=False (simplify=True: there is no tool)")
     assert row.latency > 0
     assert f"\nonnx fp32: ok: {row.reason}\n" in result.to_table()
+    assert not any("onnx" in line for line in result.advice()[:3])  # it stands in for a format
 
 
 def test_without_validation_there_are_speeds_alone(folder: Path) -> None:

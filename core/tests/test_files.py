@@ -14,7 +14,7 @@ from segx.data.definition import define
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.io import files, index_cache, sidecar
 from segx.io.files import read_mapping, read_options
-from segx.io.yaml_text import load
+from segx.io.yaml_text import NotYamlError, load
 from segx.model import YOLO
 
 if TYPE_CHECKING:
@@ -156,6 +156,13 @@ def test_names_of_classes_are_text_and_nothing_else_is() -> None:
     found = load(text)
     assert found["names"] == {0: "yes", 1: "007", 2: "1:30", 3: "2024-01-01", 4: None}
     assert (found["nc"], found["args"]) == (5, {"names": [False]})
+
+
+@pytest.mark.parametrize("keys", [("1", "1.0"), ("1", "0x1"), ("yes", "true"), ("~", "null")], ids=str)
+def test_keys_that_are_one_in_python_are_there_twice(keys: tuple[str, str]) -> None:
+    with pytest.raises(NotYamlError, match="is there twice, in line 1 and line 2"):
+        load("".join(f"{key}: a\n" for key in keys))
+    assert load("1: a\n'1': b\n") == {1: "a", "1": "b"}
 
 
 def test_the_parser_without_its_library_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ class Sessions:
 
                 self._choices[how.device] = found = measured(artifact, self._registry, device=how.device)
                 if found is not None and found.fastest is not found.usual:
-                    logger.info("%s: measured by segx benchmark: %s", self._given, found.describe())
+                    logger.info("%s: %s", self._given, found.brief())
             return self._choices[how.device]
 
     def _backend_spec(self, how: SessionOptions, backend: str | None) -> BackendSpec:

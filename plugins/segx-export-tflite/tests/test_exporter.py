@@ -19,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 from flatbuffers.table import Table
 
 from segx.artifact import Artifact, ArtifactInfo, Parity
-from segx.errors import ExportError, UsageError
+from segx.errors import ExportError, ModelError, UsageError
 from segx.flows.export import export
 from segx.options.verbs import SessionOptions
 from segx.testing.models import export_file, real_module, tiny_info
@@ -91,6 +91,13 @@ def test_boxes_are_fractions_of_the_image_and_segx_says_so(
     assert (info.head, info.decoding) == ("yolov8-seg/1", {"boxes": "fractions"})
     session = LiteRtBackend().open(Artifact(path=made(**options), format="tflite"), SessionOptions(device="cpu"))
     np.testing.assert_allclose(session.run(images)[0][:, :4], wanted[:, :4], atol=0.5 if options else 1e-3)
+
+
+def test_boxes_in_an_unknown_unit_are_refused(made: Callable[..., Path]) -> None:
+    artifact = Artifact(path=made(), format="tflite")
+    info = LiteRtBackend().read_info(artifact).replace(decoding={"boxes": "percent"})
+    with pytest.raises(ModelError, match=r"boxes in 'percent' are not known"):
+        LiteRtBackend()._open(artifact, info, SessionOptions(device="cpu"))
 
 
 def test_half_takes_half_the_space(made: Callable[..., Path]) -> None:

@@ -185,6 +185,19 @@ def test_a_killed_process_ends_the_epoch_and_the_others(make: Callable[..., Trai
     assert len(list(apart.epoch(1))) == COUNT, "others are started"
 
 
+def test_whatever_stops_the_program_ends_a_process_that_does_not_answer(make: Callable[..., TrainLoader]) -> None:
+    apart = make(batch=1)
+    epoch = apart.epoch(0)
+    next(epoch)
+    first, second = pids(apart)
+    os.kill(second, signal.SIGSTOP)
+    with pytest.raises(KeyboardInterrupt):
+        epoch.throw(KeyboardInterrupt)
+    assert apart._crew.closed
+    assert not alive(first)
+    assert not alive(second)
+
+
 def test_what_fails_there_fails_here(make: Callable[..., TrainLoader], tmp_path: Path) -> None:
     apart, alone = make(), make(workers=0)
     for path in (tmp_path / "data").iterdir():

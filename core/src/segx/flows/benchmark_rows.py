@@ -101,11 +101,15 @@ class Benchmark:
         return tuple(name for name in names if "mAP50-95" in name)
 
     def advice(self) -> list[str]:
-        """Return which to take, a line for each purpose; of those that keep the accuracy of the first measured row."""
+        """Return which to take, a line for each purpose; of those that keep the accuracy of the first measured row.
+
+        What stands in for a format that could not be made whole is none of them.
+        """
         if not self.measured:
             return ["nothing could be measured"]
         least = self.measured[0].fitness - ACCURATE
-        accurate = [row for row in self.measured if row.fitness >= least]
+        lost = [row.name for row in self.measured if row.fitness < least]
+        accurate = [row for row in self.measured if row.name not in lost and not row.reason] or [self.measured[0]]
         fastest = min(accurate, key=lambda row: row.latency)
         busiest = max(accurate, key=lambda row: row.throughput)
         smallest = min(accurate, key=lambda row: row.bytes)
@@ -118,7 +122,6 @@ class Benchmark:
             quickest = min(cold, key=lambda row: row.cold or 0.0)
             lines.append(f"first result soonest: {quickest.name} ({quickest.cold:.1f} s)")
         lines += [f"{row.name}: {row.choice.describe()}" for row in self.measured if row.choice is not None]
-        lost = [row.name for row in self.measured if row not in accurate]
         return [*lines, *([f"lose more than {ACCURATE} of the fitness: {', '.join(lost)}"] if lost else [])]
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,14 +24,14 @@ class _Strict(Composer):
     def compose_mapping_node(self, anchor: Any) -> Any:
         """Return a mapping; of a key that is there twice PyYAML alone would take the last."""
         node: Any = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
+        lines: dict[Any, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-                line = key.start_mark.line + 1
-                if key.value in lines:
+                line, value = key.start_mark.line + 1, self.construct_object(key, deep=True)  # type: ignore[attr-defined]
+                if value in lines:
                     name = key.value[:_LONGEST]
-                    raise NotYamlError(f"{name}: is there twice, in line {lines[key.value]} and line {line}: keep one")
-                lines[key.value] = line
+                    raise NotYamlError(f"{name}: is there twice, in line {lines[value]} and line {line}: keep one")
+                lines[value] = line
         return node
 
     def construct_document(self, node: Any) -> Any:

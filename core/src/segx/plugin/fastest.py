@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import SegxError
@@ -17,7 +18,7 @@ from segx.io.files import write_text
 from segx.io.paths import cache_folder
 from segx.plugin.requirements import installed
 from segx.records import Record
-from segx.runtime import cores
+from segx.runtime import cores, nvidia
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -87,6 +88,14 @@ class Choice(Record):
         ]
         return max(better, key=lambda timing: timing.throughput, default=usual)
 
+    def brief(self) -> str:
+        """Return which is taken, and how to have the usual one, in a few words."""
+        best, usual = self.fastest, self.usual
+        figures = f"{best.throughput:.1f} images/s, {usual.backend} {usual.throughput:.1f}"
+        return (
+            f"backend {best.backend}, as segx benchmark measured ({figures}); backend={usual.backend} is the usual one"
+        )
+
     def describe(self) -> str:
         """Return which to take and why, in one line."""
         best, usual = self.fastest, self.usual
@@ -115,7 +124,12 @@ def backends_on_cpu(kind: str, registry: Registry) -> tuple[BackendSpec, ...]:
 
 
 def choice_of(timings: Sequence[Timing], device: str | None, registry: Registry) -> Choice:
-    """Return what was measured, with the machine and the versions that it holds for."""
+    """Return what was measured, with the machine and the versions that it holds for.
+
+    Where there is nothing but a CPU, one that was asked for is the one that is taken anyway.
+    """
+    if device == "cpu" and sys.platform != "darwin" and nvidia.problem():
+        device = None
     versions = {timing.backend: _versions(registry.backends.get(timing.backend), registry) for timing in timings}
     return Choice(timings=tuple(timings), device=device, machine=_machine(), versions=versions)
 

@@ -122,6 +122,8 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool
         UsageError: The device is not there.
         ModelError: The model has other outputs than its metadata say.
     """
+    if (unit := info.decoding.get("boxes")) not in {None, "fractions"}:
+        raise ModelError(f"{path}: boxes in {str(unit)[:50]!r} are not known", hint="export it again, or update segx")
     device = _device(options.device, path, compiled=read_header(path).compiled)
     streams = options.streams
     threads = options.threads or max(1, cores() // streams)

@@ -110,12 +110,25 @@ class Crew:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Callable[[Work], Callable[[], tuple[Bytes, list[Part]]]]]:
-        """Have batches made: what is entered begins one, and returns what waits for it."""
+        """Have batches made: what is entered begins one, and returns what waits for it.
+
+        An epoch that is not gone through to its end waits for what was begun. Whatever stops the program meanwhile, and
+        any error, ends the processes instead: one of them may never answer.
+        """
         try:
-            yield self._begin
+            try:
+                yield self._begin
+            except GeneratorExit:
+                while self._children and self._pending:
+                    self._listen()
+                raise
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._pending.clear()
+            self.close()
+            raise
         finally:
-            while self._children and self._pending:  # of an epoch that is not gone through to its end
-                self._listen()
             self._free.extend(self._sent)
             self._sent.clear()
 
