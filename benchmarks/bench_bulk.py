@@ -51,7 +51,8 @@ def local_rate(model: str, files: list[str]) -> float:
     return len(files) / slowest
 
 
-def bulk_rate(model: str, files: list[str], shard: int, workers: int = WORKERS) -> float:
+def bulk_rate(model: str, files: list[str], workers: int = WORKERS) -> float:
+    shard = -(-len(files) // (8 * workers))  # as many for each: one that is left over would keep a single worker busy
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "out")
         segx_bulk_ray.write(model, files, str(output), workers=workers, shard=shard)
@@ -106,10 +107,10 @@ if __name__ == "__main__":
     if files := photos * int(rounds):
         report["images"] = len(files)
         report["local, images/s"] = round(local_rate(model, files), 2)
-        report["bulk, images/s"] = round(bulk_rate(model, files, 50), 2)
+        report["bulk, images/s"] = round(bulk_rate(model, files), 2)
         if int(rounds) > 1:
             others = [number for number in (1, 2, 3, 4) if number != WORKERS]
-            report["bulk, by workers"] = {number: round(bulk_rate(model, files, 50, number), 2) for number in others}
+            report["bulk, by workers"] = {number: round(bulk_rate(model, files, number), 2) for number in others}
     if int(count):
         report["images done, MB of the largest worker"] = memory(model, photos[0], int(count), int(size) or None)
     print(json.dumps(report, indent=1))
