@@ -123,8 +123,8 @@ process. What is not there, with the reason, is part of the table.
 """
 
 DRAWN_INTRODUCTION = """\
-No weights of this size could be had: these are random ones, made to find objects, in which the formats are compared.
-There is no AP, and 8 bits find less of what such weights make of an image than of what trained ones do.
+No weights of this size could be had: these are random ones that keep the size of each layer's values. There is no AP;
+formats are compared by their raw outputs, and of what such weights make of an image 8 bits keep next to nothing.
 """
 
 
