@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,8 @@ def _demands(_options: EdgeTpuOptions) -> Demands:
 
 
 def _missing() -> Mapping[str, str]:
+    import shutil
+
     if shutil.which(COMPILER) is not None:
         return {}
     return {"int8": f"with compile=False only: {COMPILER} is not on PATH"}
