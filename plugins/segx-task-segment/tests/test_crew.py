@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -173,10 +174,16 @@ def test_batches_in_use_lie_where_they_were_made_and_are_copied_beyond_two(make:
 # Ends
 
 
-def test_a_killed_process_ends_the_epoch_and_the_others(make: Callable[..., TrainLoader]) -> None:
+def begun(make: Callable[..., TrainLoader]) -> tuple[TrainLoader, Any]:
+    """Return a loader in the middle of an epoch, and the epoch."""
     apart = make(batch=1)
     epoch = apart.epoch(0)
     next(epoch)
+    return apart, epoch
+
+
+def test_a_killed_process_ends_the_epoch_and_the_others(make: Callable[..., TrainLoader]) -> None:
+    apart, epoch = begun(make)
     first, second = pids(apart)
     os.kill(second, signal.SIGKILL)
     with pytest.raises(ModelError, match="process 2 of 2 that prepares images was ended by SIGKILL"):
@@ -186,14 +193,30 @@ def test_a_killed_process_ends_the_epoch_and_the_others(make: Callable[..., Trai
 
 
 def test_whatever_stops_the_program_ends_a_process_that_does_not_answer(make: Callable[..., TrainLoader]) -> None:
-    apart = make(batch=1)
-    epoch = apart.epoch(0)
-    next(epoch)
+    apart, epoch = begun(make)
     first, second = pids(apart)
     os.kill(second, signal.SIGSTOP)
     with pytest.raises(KeyboardInterrupt):
         epoch.throw(KeyboardInterrupt)
     assert apart._crew.closed
+    assert not alive(first)
+    assert not alive(second)
+
+
+def test_ctrl_c_while_the_rest_of_an_epoch_is_waited_for_ends_it_too(
+    make: Callable[..., TrainLoader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    apart, epoch = begun(make)
+    first, second = pids(apart)
+    os.kill(second, signal.SIGSTOP)
+    crew = apart._crew
+    monkeypatch.setattr(crew, "_told", SimpleNamespace(get=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        epoch.close()
+    assert crew.closed
     assert not alive(first)
     assert not alive(second)
 

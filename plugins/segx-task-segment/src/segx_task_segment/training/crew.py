@@ -116,17 +116,13 @@ class Crew:
         any error, ends the processes instead: one of them may never answer.
         """
         try:
-            try:
-                yield self._begin
-            except GeneratorExit:
-                while self._children and self._pending:
-                    self._listen()
-                raise
+            yield self._begin
         except GeneratorExit:
+            while self._children and self._pending:
+                self._listen()
             raise
         except BaseException:
-            self._pending.clear()
-            self.close()
+            self._give_up()
             raise
         finally:
             self._free.extend(self._sent)
@@ -179,12 +175,15 @@ class Crew:
             SegxError: The one that was raised there.
             ModelError: It has ended.
         """
-        number, message = self._told.get()
+        try:
+            number, message = self._told.get()
+        except BaseException:  # Ctrl-C
+            self._give_up()
+            raise
         if message is None or "failed" in message:
             last = {} if message is None else {"error": message["failed"]}
             error = self._children[number].failure(last, ModelError)
-            self._pending.clear()
-            self.close()
+            self._give_up()
             raise error
         if "log" in message:
             level, text = message["log"]
@@ -197,6 +196,11 @@ class Crew:
         self._pending[slot] -= set(message["made"])
         if not self._pending[slot]:
             del self._pending[slot]
+
+    def _give_up(self) -> None:
+        """End the processes, whatever they are at."""
+        self._pending.clear()
+        self.close()
 
 
 def _hear(told: SimpleQueue[Any], number: int, message: Mapping[str, Any] | None) -> None:
