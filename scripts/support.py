@@ -115,9 +115,14 @@ def timed(model: Path, rows: Sequence[dict[str, Any]], options: Mapping[str, str
     """Measure again how quick what is in a folder is, write it into the rows, and yield which it was."""
     registry = get_registry()
     for row in (row for row in rows if row["state"] == "ok"):
-        path = model
-        if spec := registry.exporters.find(row["format"]):
-            path = folder / default_destination(Path(model.name), spec, precision=row["precision"]).name
+        spec = registry.exporters.find(row["format"])
+        if spec is None and row["format"] != model.suffix.removeprefix("."):
+            continue  # of another environment
+        path = (
+            model
+            if spec is None
+            else folder / default_destination(Path(model.name), spec, precision=row["precision"]).name
+        )
         if not path.exists():
             continue
         with tempfile.TemporaryDirectory() as scratch:
