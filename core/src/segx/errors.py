@@ -131,3 +131,9 @@ def not_known(names: Sequence[str], known: Iterable[str]) -> str:
     if len(names) == 1:
         return f"option {names[0]!r} is not known{did_you_mean(names[0], known)}"
     return f"options {', '.join(map(repr, names))} are not known"
+
+
+def reason(error: BaseException, *, passing: tuple[str, ...] = ()) -> str:
+    """Return the first line of what an error says, but for those that begin so; its class where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line and not line.startswith(passing)), type(error).__name__)
