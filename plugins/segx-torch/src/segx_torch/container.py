@@ -60,9 +60,9 @@ class Container:
     path: Path
     kind: CheckpointType
     info: ArtifactInfo
-    definition: Mapping[str, Any] | None
+    definition: Mapping[str, Any] | None = None
     weights: Mapping[str, TensorRef]
-    training: Mapping[str, Any] | None
+    training: Mapping[str, Any] | None = None
     numbers: Archive | SafetensorsFile
 
     def __enter__(self) -> Self:
@@ -135,7 +135,6 @@ def _open_safetensors(path: Path) -> Container:
         info=info,
         definition=definition,
         weights=file.tensors,
-        training=None,
         numbers=file,
     )
 
@@ -170,9 +169,7 @@ def _recognise(path: Path, content: Any, numbers: Archive) -> Container:
         path=path,
         kind="weights",
         info=_bare_info(),
-        definition=None,
         weights=weights,
-        training=None,
         numbers=numbers,
     )
 
@@ -253,7 +250,6 @@ def _official(path: Path, about: Mapping[str, Any], module: Record, numbers: Arc
         info=info,
         definition=definition,
         weights=weights,
-        training=None,
         numbers=numbers,
     )
 
