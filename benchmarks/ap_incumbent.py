@@ -18,7 +18,7 @@ from segx.data.splits import open_data
 from segx.options.verbs import DataCheckOptions
 from segx.plugin.registry import get_registry
 from segx_task_segment.metrics.coco import RECALLS, THRESHOLDS, bits
-from segx_task_segment.metrics.evaluator import SegmentEvaluator
+from segx_task_segment.validation import SegmentEvaluator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

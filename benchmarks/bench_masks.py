@@ -53,7 +53,7 @@ print(json.dumps({{"seconds": statistics.median(times), "megabytes": after - bef
 
 SEGX = """
 from segx_task_segment import mask_assembly
-from segx.ops.letterbox import place
+from segx.structures.batch import place
 from segx import __version__ as version
 def form(n, height, width):
     geometry = place((height, width), (640, 640))
@@ -113,7 +113,7 @@ def measure(python: str, prepare: str, folder: Path, repeats: int, runs: int) ->
 
 def bounds(scene: dict[str, np.ndarray]) -> str:
     """Return what the same masks cost in other ways: every pixel in C, one pass over the ends of runs, the writing."""
-    from segx.ops.letterbox import place
+    from segx.structures.batch import place
     from segx_task_segment.mask_assembly import image_masks
 
     shape = tuple(int(side) for side in scene["shape"])

@@ -349,12 +349,13 @@ def test_what_a_tool_is_missing_for_is_measured_as_far_as_it_can_be_made(
     monkeypatch.setattr(type(registry.exporters.load(spec)), "_check", check)
     how = {"formats": "onnx", "imgsz": 64, "most": 1, "val": False, "cold": False}
     data = next((folder / "shapes").glob("*.yaml"))
+    monkeypatch.setitem(spec.fallback, "simplify", False)
     blocked = YOLO(folder / "tiny.pt").benchmark(data=data, project=folder / "blocked", **how).rows[1]
     assert (blocked.state, blocked.reason) == ("blocked", "simplify=True: there is no tool")
-    monkeypatch.setitem(spec.fallback, "simplify", False)
+    monkeypatch.setitem(vars(spec), "missing", lambda: {"fp32": "there is no tool"})
     result = YOLO(folder / "tiny.pt").benchmark(data=data, project=folder / "fallback", **how)
     row = result.rows[1]
-    assert (row.state, row.reason) == ("ok", "made with simplify=False (simplify=True: there is no tool)")
+    assert (row.state, row.reason) == ("ok", "made with simplify=False (there is no tool)")
     assert row.latency > 0
     assert f"\nonnx fp32: ok: {row.reason}\n" in result.to_table()
     assert not any("onnx" in line for line in result.advice()[:3])  # it stands in for a format

@@ -191,14 +191,17 @@ def test_what_is_imported_at_every_start_imports_nothing_heavy(name: str) -> Non
 
 
 def test_a_format_pair_is_small() -> None:
-    """What is not a format's own work stands once, in segx.plugin.base; more than this needs a reason in the README."""
-    pairs = {"onnx": "onnxruntime", "torchscript": "torchscript"}
+    """What is not a format's own work stands once, in segx.plugin.base; above 300 lines the README says why.
+
+    ONNX Runtime's is a header that is read without the runtime, and five kinds of devices that come and go with builds.
+    """
+    pairs = {("onnx", "onnxruntime"): 400, ("torchscript", "torchscript"): 300}
     common = ("plugin.py", "options.py", "exporter.py", "backend.py", "session.py")
-    for exporter, backend in pairs.items():
+    for (exporter, backend), most in pairs.items():
         packages = (PLUGINS[f"segx_export_{exporter}"], PLUGINS[f"segx_backend_{backend}"])
         files = [package / name for package in packages for name in common if (package / name).exists()]
         lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
-        assert lines <= 320, f"{exporter}: {lines} lines in {', '.join(file.name for file in files)}"
+        assert lines <= most, f"{exporter}: {lines} lines in {', '.join(file.name for file in files)}"
 
 
 def test_a_new_distribution_is_named_in_the_workspace_by_its_extra_alone() -> None:

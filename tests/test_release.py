@@ -83,3 +83,19 @@ def test_nobody_asks_for_one_of_several_builds(repository: Path) -> None:
     }
     assert len(asked) > 10
     assert not any(asked.values()), asked
+
+
+def test_every_dependency_has_a_lower_bound(repository: Path) -> None:
+    """So that ``--resolution lowest-direct`` means something."""
+    places = [repository / "core", repository / "cli", *(repository / "plugins").iterdir()]
+    files = [place / "pyproject.toml" for place in places if (place / "pyproject.toml").is_file()]
+    projects = [tomllib.loads(file.read_text())["project"] for file in files]
+    asked = {
+        (project["name"], line)
+        for project in projects
+        for lines in (project.get("dependencies", []), *project.get("optional-dependencies", {}).values())
+        for line in lines
+    }
+    assert len(projects) > 40
+    bare = [one for one in asked if not (">=" in one[1] or "==" in one[1] or one[1].startswith("segx"))]
+    assert sorted(bare) == []

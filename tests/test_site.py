@@ -19,3 +19,22 @@ def test_the_site_builds_strictly(repository: Path, tmp_path: Path) -> None:
     python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
     assert all(name in python for name in ("YOLO", "Results", "Masks", "PredictOptions", "SegxError"))
     assert "fonts.googleapis" not in python, "the site tells nobody who reads it"
+
+
+SHOWN = (
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    ".github/ISSUE_TEMPLATE",
+    ".github/PULL_REQUEST_TEMPLATE.md",
+    ".github/workflows/ci.yml",
+    *(f"docs/how-to/write-a-{what}.md" for what in ("backend", "data-format", "logger", "model", "task")),
+    "docs/how-to/write-an-exporter.md",
+    "docs/explanation/architecture.md",
+)
+"""What somebody who carries on looks for first."""
+
+
+def test_what_is_looked_for_first_is_there(repository: Path) -> None:
+    assert [name for name in SHOWN if not (repository / name).exists()] == []

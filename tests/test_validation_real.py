@@ -18,9 +18,9 @@ from segx.structures.annotations import masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_cli.main import main
-from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.results import SegmentResults as Results
+from segx_task_segment.validation import SegmentEvaluator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -55,7 +55,7 @@ def test_formats_says_what_is_refused_here(segx: Segx, monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("PATH", "")
     missing = {row["format"]: row["missing"] for row in segx("formats", "--json").document}
-    assert missing["edgetpu"] == {"int8": "with compile=False only: edgetpu_compiler is not on PATH"}
+    assert missing["edgetpu"] == {"int8": "edgetpu_compiler is not on PATH; compile=False writes what it takes"}
     assert missing["torchscript"]["fp16"].startswith("half=True is for GPUs")
     assert not missing["onnx"]
 

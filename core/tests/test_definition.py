@@ -22,8 +22,7 @@ import pytest
 
 from segx.data import download as data
 from segx.data import splits
-from segx.data.definition import define, locate, read_definition, shipped_names
-from segx.data.splits import find_reader, open_dataset
+from segx.data.splits import define, find_reader, locate, open_dataset, read_definition, shipped_names
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import only_one
@@ -219,11 +218,11 @@ def test_unknown_names_suggest_the_shipped_ones() -> None:
 @pytest.mark.parametrize("name", ["coco", "coco128-seg.yaml", "coco8-seg"])
 def test_shipped_definitions_hold_and_live_in_the_cache(name: str, own_cache: Path) -> None:
     definition = read_definition(locate(name))
-    assert definition.shipped
+    assert definition.downloads.shipped
     assert definition.root == own_cache / "datasets" / name.removesuffix(".yaml")
     assert len(definition.names or {}) == 80
     assert {"train", "val"} <= definition.splits.keys()
-    assert all(archive.file.url.startswith("http") for archive in definition.downloads)
+    assert all(archive.file.url.startswith("http") for archive in definition.downloads.archives)
 
 
 def test_a_folder_with_one_yaml_is_that_data_set(tmp_path: Path) -> None:
@@ -338,7 +337,7 @@ def test_only_what_a_split_needs_is_downloaded(tmp_path: Path, address: str) -> 
 
 WAIT_AND_FIND = """
 import logging, os, pathlib, sys, time
-from segx.data.definition import define
+from segx.data.splits import define
 from segx.data.splits import _source
 logging.basicConfig(level=logging.INFO)
 yaml, go = map(pathlib.Path, sys.argv[1:])
@@ -372,7 +371,7 @@ def test_processes_that_need_the_same_data_at_once_get_them_whole_and_once(tmp_p
 def test_who_waited_for_the_data_of_another_does_not_fetch_them_again(tmp_path: Path, address: str) -> None:
     """The other process holds the lock, unpacks and goes; nothing is served, so asking for it would fail."""
     yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: {address}/nothing.zip\n")
-    (archive,) = read_definition(yaml).downloads
+    (archive,) = read_definition(yaml).downloads.archives
     root = tmp_path / "tiny"
 
     def arrive() -> None:
@@ -396,7 +395,7 @@ def test_what_of_a_data_set_is_still_to_come_is_waited_for(tmp_path: Path, addre
     yaml = write(tmp_path, f"path: tiny\nval: images\ndownload: ['{address}/nothing.zip', '{address}/labels.zip']\n")
     root = tmp_path / "tiny"
     (root / "images").mkdir(parents=True)
-    data._write_record(root, read_definition(yaml).downloads[0].key, ["images"])
+    data._write_record(root, read_definition(yaml).downloads.archives[0].key, ["images"])
     find_split(yaml)
     assert (root / "labels" / "a.txt").exists()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segx.data.definition import define
+from segx.data.splits import define
 from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.io import files, index_cache, sidecar
 from segx.io.files import read_mapping, read_options

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from segx.errors import DataError, UsageError
-from segx.io.images import _tell_dark, decode_image, from_array, from_pillow, image_of, read_image
+from segx.io.images import _log_dark, decode_image, from_array, from_pillow, image_of, read_image
 from segx.ops.images import channels_last
 from segx.structures.annotations import Sample
 
@@ -175,7 +175,7 @@ def test_an_array_is_read_by_what_it_means(make):
 
 
 def test_an_array_that_is_nearly_black_is_reported(caplog):
-    _tell_dark.cache_clear()
+    _log_dark.cache_clear()
     with caplog.at_level(logging.WARNING, "segx"):
         from_array(GREY_RAMP.astype(np.uint16) * 257)
         assert not caplog.records

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segx.ops.letterbox import boxes_to_image, letterbox, place, rect_shape
+from segx.structures.batch import boxes_to_image, letterbox, place, rect_shape
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "letterbox.json").read_text())
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(call: Call, output: Output) -> int:
-    """Measure every format, print the table, and say where the picture, the CSV and the models are."""
+    """Measure every format, print the table, and say where the chart, the CSV and the models are."""
     from segx import YOLO
 
     model = YOLO(str(call.arguments["model"]), task=call.task)

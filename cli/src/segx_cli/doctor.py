@@ -18,7 +18,7 @@ from segx.io.paths import matplotlib_folder
 from segx.plugin.discovery import DISABLE
 from segx.plugin.specs import ExporterSpec
 from segx.runtime import child
-from segx_cli.output import OPENCV_BUILDS, opencv_cure, table
+from segx_cli.output import OPENCV_BUILDS, opencv_hint, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +96,7 @@ def _opencv() -> Check:
     ended = child.run(["-c", "import cv2"])
     if ended.code:
         last = (ended.stderr.strip().splitlines() or ["no words"])[-1]
-        return Check(subject="OpenCV", state="wrong", message=f"{last}; {opencv_cure(last)}")
+        return Check(subject="OpenCV", state="wrong", message=f"{last}; {opencv_hint(last)}")
     if len(builds) > 1:
         message = f"{', '.join(builds)} share one folder: uninstall all, then install one again"
         return Check(subject="OpenCV", state="note", message=message)

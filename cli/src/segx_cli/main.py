@@ -21,7 +21,7 @@ from segx.runtime import take_process
 from segx.words import visible
 from segx_cli.commands import ALIASES, COMMANDS, ELSEWHERE, TASKS_ELSEWHERE
 from segx_cli.line import Switches, is_pair, read_call, take_switches
-from segx_cli.output import Output, opencv_cure, results_apart
+from segx_cli.output import Output, opencv_hint, results_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -282,7 +282,7 @@ def _notify(error: BaseException, output: Output) -> int:
         if place := getattr(getattr(error, "ctx", None), "command_path", ""):
             hint = f"{place} --help lists the options"
     elif isinstance(error, ImportError) and (error.name == "cv2" or "libGL" in str(error)):
-        code, message, hint = 5, f"OpenCV cannot be imported ({one_line(error)})", opencv_cure(str(error))
+        code, message, hint = 5, f"OpenCV cannot be imported ({one_line(error)})", opencv_hint(str(error))
     elif isinstance(error, OSError) and error.filename:
         code, message, hint = 1, f"{error.filename}: {error.strerror}", "the same with --debug shows where"
     else:

@@ -110,7 +110,7 @@ def _moved(before: TextIO) -> Iterator[TextIO]:
         yield stream
     finally:
         try:
-            with contextlib.suppress(OSError):  # what could not be written has been told, or the reader is gone
+            with contextlib.suppress(OSError):  # what could not be written has been reported, or the reader is gone
                 stream.close()
         finally:
             os.dup2(kept, 1)
@@ -159,7 +159,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def opencv_cure(reason: str) -> str:
+def opencv_hint(reason: str) -> str:
     """Return what to type where OpenCV cannot be imported: it is absent, or asks for libraries of a screen."""
     if "libGL" in reason or "libgthread" in reason:
         return "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"

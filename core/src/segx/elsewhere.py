@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _FAMILY = "other families of models are not there"
 _CLASSES = "YOLO(...).train(), val(), predict(), export() with add_callback(), or a plugin of your own, do their work"
 _UTILS = (
-    "beside ops they are private elsewhere too: segx.ops computes on boxes and polygons (iou, nms, letterbox), "
+    "beside ops they are private elsewhere too: segx.ops computes on boxes and polygons (iou, nms, areas), "
     "result.plot() draws, logging.getLogger('segx') logs"
 )
 

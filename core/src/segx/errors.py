@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from segx.words import visible
 
@@ -131,3 +131,23 @@ def not_known(names: Sequence[str], known: Iterable[str]) -> str:
     if len(names) == 1:
         return f"option {names[0]!r} is not known{did_you_mean(names[0], known)}"
     return f"options {', '.join(map(repr, names))} are not known"
+
+
+def reason(error: BaseException, *, passing: tuple[str, ...] = ()) -> str:
+    """Return the first line of what an error says, but for those that begin so; its class where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line and not line.startswith(passing)), type(error).__name__)
+
+
+def optional(library: str, *, what: str) -> Any:
+    """Import a library that need not be installed, and return it.
+
+    Raises:
+        MissingPluginError: It is not; ``what`` needs it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(library)
+    except ImportError:
+        raise MissingPluginError(f"{what} needs {library}, found none", hint=f"pip install {library}") from None

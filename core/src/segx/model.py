@@ -315,7 +315,7 @@ class YOLO(Handles):
         from segx.flows.train import resumed, train
 
         asked: Mapping[str, Any] = given if options else self._with_defaults(TrainOptions, given, placed=False)
-        chosen = _checked(TrainOptions, options, asked)  # a wrong option is told before anything is read
+        chosen = _checked(TrainOptions, options, asked)  # a wrong option is refused before anything is read
         if chosen.resume:
             path = self._take_resumed(chosen.resume)
             session = self._sessions.model("train")

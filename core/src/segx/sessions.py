@@ -147,9 +147,12 @@ class Sessions:
             return None
         with self._lock:
             if how.device not in self._choices:
-                from segx.plugin.fastest import measured
+                found = None
+                if len(self._registry.backends_for(artifact.format).usable) > 1:
+                    from segx.plugin.fastest import measured
 
-                self._choices[how.device] = found = measured(artifact, self._registry, device=how.device)
+                    found = measured(artifact, self._registry, device=how.device)
+                self._choices[how.device] = found
                 if found is not None and found.fastest is not found.usual:
                     logger.info("%s: %s", self._given, found.brief())
             return self._choices[how.device]

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segx.data.definition import read_definition
-from segx.data.splits import open_dataset
+from segx.data.splits import open_dataset, read_definition
 from segx.errors import DataError
 from segx.structures import rle
 from segx_data_synth import scene as painting

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segx.ops.letterbox import boxes_to_image, letterbox, place
 from segx.options.verbs import DecodeOptions
+from segx.structures.batch import boxes_to_image, letterbox, place
 from segx_task_segment.decode import detect
 from segx_task_segment.mask_assembly import image_masks
 from segx_task_segment.palette import color

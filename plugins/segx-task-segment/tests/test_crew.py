@@ -213,7 +213,7 @@ def test_ctrl_c_while_the_rest_of_an_epoch_is_waited_for_ends_it_too(
     first, second = pids(apart)
     os.kill(second, signal.SIGSTOP)
     crew = apart._crew
-    monkeypatch.setattr(crew, "_told", SimpleNamespace(get=interrupted))
+    monkeypatch.setattr(crew, "_messages", SimpleNamespace(get=interrupted))
     with pytest.raises(KeyboardInterrupt):
         epoch.close()
     assert crew.closed

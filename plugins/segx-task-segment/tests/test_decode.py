@@ -7,9 +7,8 @@ import pytest
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
-from segx.ops.letterbox import letterbox
 from segx.options.verbs import DecodeOptions
-from segx.structures.batch import Batch, SourceImage
+from segx.structures.batch import Batch, SourceImage, letterbox
 from segx_task_segment.decode import detect, read_outputs
 from segx_task_segment.task import SegmentTask
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segx.ops.letterbox import place
+from segx.structures.batch import place
 from segx_task_segment import mask_assembly
 from segx_task_segment.mask_assembly import image_masks, input_masks
 

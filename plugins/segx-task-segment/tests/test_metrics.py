@@ -25,14 +25,13 @@ from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment import charts
 from segx_task_segment.charts import draw_charts
-from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.coco import THRESHOLDS, match
 from segx_task_segment.metrics.confusion import ConfusionMatrix
 from segx_task_segment.panels import Panels, fitted
 from segx_task_segment.predictions import PredictionsFile
 from segx_task_segment.report import write_report
 from segx_task_segment.results import SegmentResults as Results
-from segx_task_segment.validation import SegmentValidation
+from segx_task_segment.validation import SegmentEvaluator, SegmentValidation
 
 if TYPE_CHECKING:
     from segx.structures.types import Image

@@ -15,9 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from segx.structures.annotations import Annotation, Sample, masks_of
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
-from segx_task_segment.metrics import SegmentEvaluator
 from segx_task_segment.metrics.coco import found_in
 from segx_task_segment.results import SegmentResults as Results
+from segx_task_segment.validation import SegmentEvaluator
 
 NAMES = {0: "ring", 1: "blob", 2: "speck", 3: "absent"}
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")

@@ -18,7 +18,7 @@ from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment.results import SegmentResults as Results
 from segx.structures.annotations import Sample
-from segx_task_segment.metrics import SegmentEvaluator
+from segx_task_segment.validation import SegmentEvaluator
 
 def peak():  # MiB; getrusage would also count the process that started this one
     status = Path("/proc/self/status").read_text().splitlines()

@@ -6,11 +6,10 @@ import hashlib
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from segx.console import progress
-from segx.data.definition import ONLY
-from segx.data.splits import open_data
+from segx.data.splits import ONLY, open_data
 from segx.data.tally import Tally, tally
 from segx.errors import DataError
 from segx.io.images import check_whole, read_encoded
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from segx.options.verbs import DataCheckOptions
     from segx.plugin.interfaces import Dataset
     from segx.plugin.registry import Registry
-    from segx.structures.annotations import DatasetSource, Sample
+    from segx.structures.annotations import Sample
 
 FINDINGS = {
     "corrupt": "images that cannot be read whole",
@@ -56,25 +55,6 @@ _AT_ONCE = 64
 """Images read beside each other before their results are taken: the bound on memory."""
 
 
-@runtime_checkable
-class StrayFinder(Protocol):
-    """A reader that knows which files of ground truth belong to no image."""
-
-    def strays(self, source: DatasetSource) -> Sequence[Path]:
-        """Return them."""
-        ...
-
-
-@runtime_checkable
-class Annotated(Protocol):
-    """A data set that says what it kept otherwise than it is written."""
-
-    @property
-    def notes(self) -> Sequence[tuple[str, str]]:
-        """Return (one of :data:`FINDINGS`, line) of each."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One problem found.
@@ -91,24 +71,6 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitSummary(Tally):
-    """What a split holds.
-
-    Attributes:
-        fingerprint: Hash of the ground truth.
-    """
-
-    fingerprint: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts, and what is said of them, as plain values."""
-        numbers = ("images", "empty", "objects", "crowds", "boxes_only", "masked")
-        counts = {name: getattr(self, name) for name in numbers}
-        said = {"line": self.line(), "visible_crowds": self.visible_crowds}
-        return {**counts, **said, "classes": dict(self.classes), "fingerprint": self.fingerprint}
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataReport:
     """The report of a data set check.
 
@@ -119,7 +81,7 @@ class DataReport:
     """
 
     data: str
-    splits: Mapping[str, SplitSummary]
+    splits: Mapping[str, Tally]
     findings: Sequence[Finding]
 
     @property
@@ -194,7 +156,7 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
             looking.look_at_split(split, one)
             for _ in looking.look_at_images(split, one.dataset):
                 advance(1)
-    summaries = {split: summarise(one.dataset) for split, one in opened.items()}
+    summaries = {split: tally(one.dataset) for split, one in opened.items()}
     looking.compare(summaries)
     looking.look_at_names({split: one.dataset.names for split, one in opened.items()})
     for entry in found.mistyped:
@@ -202,11 +164,6 @@ def check(options: DataCheckOptions, registry: Registry) -> DataReport:
     order = list(FINDINGS)
     findings = sorted(looking.findings, key=lambda finding: order.index(finding.kind))
     return DataReport(data=options.data, splits=summaries, findings=findings)
-
-
-def summarise(dataset: Dataset, indices: Sequence[int] | None = None) -> SplitSummary:
-    """Return what a split holds, or some images of it."""
-    return SplitSummary(**vars(tally(dataset, indices)), fingerprint=dataset.fingerprint)
 
 
 @dataclass(kw_only=True)
@@ -242,11 +199,10 @@ class _Looking:
         """Look at what a split's reader has to say, and at the annotations of each image."""
         for problem in one.dataset.problems:
             self.find("dropped", split, problem)
-        if isinstance(one.dataset, Annotated):
-            for kind, line in one.dataset.notes:
-                self.find(kind if kind in FINDINGS else "mended", split, line)
-        if isinstance(one.reader, StrayFinder):
-            for path in one.reader.strays(one.source):
+        for kind, line in getattr(one.dataset, "notes", ()):
+            self.find(kind if kind in FINDINGS else "mended", split, line)
+        if (strays := getattr(one.reader, "strays", None)) is not None:
+            for path in strays(one.source):
                 self.find("stray", split, f"{path}: no image of this name")
         for sample in one.dataset:
             self.look_at_annotation(split, sample)
@@ -298,7 +254,7 @@ class _Looking:
         for what, splits in found.items():
             self.find("names", "+".join(splits), what)
 
-    def compare(self, splits: Mapping[str, SplitSummary]) -> None:
+    def compare(self, splits: Mapping[str, Tally]) -> None:
         """Look at all splits together."""
         for places in self._places.values():
             by_split: defaultdict[str, list[Path]] = defaultdict(list)
@@ -311,7 +267,7 @@ class _Looking:
                 self.find("leaked", "+".join(by_split), " = ".join(str(paths[0]) for paths in by_split.values()))
         self._compare_classes(splits)
 
-    def _compare_classes(self, splits: Mapping[str, SplitSummary]) -> None:
+    def _compare_classes(self, splits: Mapping[str, Tally]) -> None:
         for split, summary in splits.items():
             if not summary.objects:
                 self.find("empty", split, f"{counted(summary.images, 'image')}, no object")

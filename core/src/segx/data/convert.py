@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from segx.console import progress
-from segx.data.definition import ONLY
-from segx.data.splits import open_data, open_splits
+from segx.data.splits import ONLY, open_data, open_splits
 from segx.data.tally import notify
 from segx.errors import DataError, UsageError
 from segx.io.files import new_folder, write_text
@@ -86,7 +85,7 @@ def convert(options: DataConvertOptions, registry: Registry) -> Conversion:
         UsageError: No data set or no folder is named.
         DataError: The data set is missing, or the folder is not empty.
     """
-    writer = writer_of(options.to, registry) if options.to else None  # a wrong name is told before anything is read
+    writer = writer_of(options.to, registry) if options.to else None  # a wrong name is refused before anything is read
     found = open_data(options, registry)
     writer = writer or writer_of(
         other_format([entry for one in found.splits.values() for entry in one.source.entries], registry), registry

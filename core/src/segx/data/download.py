@@ -8,12 +8,15 @@ import hashlib
 import json
 import logging
 import os
+import re
+import reprlib
 import shutil
 import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-from segx.data.definition import MAX_BYTES, present
+from segx.artifact import WeightsFile
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import fetch, only_one
@@ -23,78 +26,163 @@ from segx.io.network import shown
 from segx.io.paths import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from segx.data.definition import Archive, DatasetDefinition
+    from collections.abc import Callable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
+SPLITS = ("train", "val", "test")
+
 _RECORD = ".segx-downloads.json"
 """In a folder that segx made for a data set: what each archive has brought. It says that the folder is segx's."""
+_LONGEST_RECORD = 8 << 20
 
 
-def lacking(definition: DatasetDefinition, split: str, tried: Sequence[Path]) -> list[Archive]:
-    """Return the archives that a split needs and that are not there; ``tried``: what of the split is missing."""
-    needed = [archive for archive in definition.downloads if not archive.splits or split in archive.splits]
-    if not needed:
-        return []
-    root, record = definition.root, _read_record(definition.root)
-    if record is not None:  # in a folder that segx made it is known what was unpacked
-        return [item for item in needed if not any((root / name).exists() for name in record.get(item.key, ()))]
-    return [item for item in needed if (not (root / item.provides).exists() if item.provides else tried)]
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """Something to download for a data set.
 
-
-def fetch_missing(definition: DatasetDefinition, split: str, needed: Sequence[Archive]) -> None:
-    """Download what a split lacks: one process at a time, those that waited look again.
-
-    Raises:
-        DataError: The folder is not one that a download may go into, or the archives cannot be had.
+    Attributes:
+        file: Where it is published, with size and hash where they are known.
+        into: Folder below the data set's root that it is unpacked into.
+        splits: The splits that need it; empty: all.
+        provides: File or folder below the root that shows that it is there; empty: the split itself.
     """
-    _check_root(definition, needed[0])
+
+    file: WeightsFile
+    into: str = "."
+    provides: str = ""
+    splits: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A short hash of its address."""
+        return hashlib.blake2b(self.file.url.encode(), digest_size=4).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloads:
+    """What a data set can be downloaded from, and where to.
+
+    Attributes:
+        file: The data set's YAML.
+        root: The data set's folder.
+        base: The folder that ``path`` is relative to: that of the YAML, or segx's data folder for a shipped one.
+        archives: What there is to download.
+        shipped: Whether the YAML came with segx; its data then live in the cache folder.
+    """
+
+    file: Path
+    root: Path
+    base: Path
+    archives: tuple[Archive, ...] = ()
+    shipped: bool = False
+
+    @classmethod
+    def read(cls, value: Any, file: Path, *, root: Path, base: Path, shipped: bool) -> Self:
+        """Return the archives a YAML names by address. Anything else, code above all, is never run and left aside.
+
+        Raises:
+            DataError: What it says of an archive is wrong.
+        """
+        archives: list[Archive] = []
+        for item in value if isinstance(value, list) else [] if value is None else [value]:
+            entry: Any = {"url": item} if isinstance(item, str) else item
+            address = str(entry.get("url", "")).strip() if isinstance(entry, dict) else ""
+            if not _is_address(address):
+                logger.warning("%s: download: is not an address; segx runs no code from a YAML", file)
+                archives = []
+                break
+            archives.append(_archive(address, entry, file))
+        return cls(file=file, root=root, base=base, archives=tuple(archives), shipped=shipped)
+
+    def lacking(self, split: str, tried: Sequence[Path]) -> list[Archive]:
+        """Return the archives that a split needs and that are not there; ``tried``: what of the split is missing."""
+        needed = [archive for archive in self.archives if not archive.splits or split in archive.splits]
+        if not needed:
+            return []
+        root, record = self.root, _read_record(self.root)
+        if record is not None:  # in a folder that segx made it is known what was unpacked
+            return [item for item in needed if not any((root / name).exists() for name in record.get(item.key, ()))]
+        return [item for item in needed if (not (root / item.provides).exists() if item.provides else tried)]
+
+    def fetch(self, split: str, needed: Sequence[Archive], missing: Callable[[], Sequence[Path]]) -> None:
+        """Download what a split lacks: one process at a time, those that waited look again.
+
+        Args:
+            split: The split.
+            needed: What it lacked, to whoever looked before.
+            missing: Looks again what of the split is not there.
+
+        Raises:
+            DataError: The folder is not one that a download may go into, or the archives cannot be had.
+        """
+        self._check_root(needed[0])
+        try:
+            self.base.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.base}: {error.strerror or error}") from error
+        with only_one(self.root, error=DataError):
+            for archive in self.lacking(split, missing()):
+                self._check_root(archive)
+                logger.info("%s: %s is not there; downloading %s", self.file.stem, split, shown(archive.file.url))
+                download(archive, self.root, self.base)
+
+    def unpacked(self) -> str:
+        """Say what the downloads have brought, where segx unpacked any."""
+        record = _read_record(self.root)
+        if not record:
+            return ""
+        names = [name for archive in self.archives for name in record.get(archive.key, ())]
+        some = ", ".join(f"{name}/" if (self.root / name).is_dir() else name for name in names[:5])
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return (
+            f"; its download was unpacked into {self.root} and holds {some or 'nothing'}{more}"
+            f" (correct path: or the splits; it is fetched again once {self.root} is removed)"
+        )
+
+    def _check_root(self, archive: Archive) -> None:
+        """Refuse to unpack into any folder but one of the data set's own, below the YAML or segx's data folder.
+
+        Whoever wrote the YAML names both the folder and what comes into it: a home folder, a folder that is there
+        already, or one that programs look into (hidden ones) is the user's.
+        """
+        root, base = self.root, self.base
+        hint = f"get {shown(archive.file.url)} and unpack it there yourself, or give path: a folder of its own"
+        real, below = Path(os.path.realpath(root)), Path(os.path.realpath(base))
+        if real == below or not real.is_relative_to(below):
+            msg = f"{self.file}: a download goes only into a new folder below {base}, not {root}"
+            raise DataError(msg, hint=hint)
+        if any(part.startswith(".") for part in real.relative_to(below).parts):
+            raise DataError(f"{self.file}: a download does not go into a hidden folder, {root}", hint=hint)
+        ours = self.shipped or _read_record(root) is not None
+        if not ours and os.path.lexists(root) and not (root.is_dir() and not any(root.iterdir())):
+            msg = f"{self.file}: {root} is there and was not made by segx: nothing is downloaded"
+            raise DataError(msg, hint=hint)
+
+
+def _is_address(text: str) -> bool:
     try:
-        definition.base.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{definition.base}: {error.strerror or error}") from error
-    with only_one(definition.root, error=DataError):
-        _, tried = present(definition, split)
-        for archive in lacking(definition, split, tried):
-            _check_root(definition, archive)
-            logger.info("%s: %s is not there; downloading %s", definition.file.stem, split, shown(archive.file.url))
-            download(archive, definition.root, definition.base)
+        parts = urllib.parse.urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.netloc) and len(text.split()) == 1
 
 
-def _check_root(definition: DatasetDefinition, archive: Archive) -> None:
-    """Refuse to unpack into any folder but one of the data set's own, below the YAML or segx's data folder.
-
-    Whoever wrote the YAML names both the folder and what comes into it: a home folder, a folder that is there already,
-    or one that programs look into (hidden ones) is the user's.
-    """
-    root, base = definition.root, definition.base
-    hint = f"get {shown(archive.file.url)} and unpack it there yourself, or give path: a folder of its own"
-    real, below = Path(os.path.realpath(root)), Path(os.path.realpath(base))
-    if real == below or not real.is_relative_to(below):
-        msg = f"{definition.file}: a download goes only into a new folder below {base}, not {root}"
-        raise DataError(msg, hint=hint)
-    if any(part.startswith(".") for part in real.relative_to(below).parts):
-        raise DataError(f"{definition.file}: a download does not go into a hidden folder, {root}", hint=hint)
-    ours = definition.shipped or _read_record(root) is not None
-    if not ours and os.path.lexists(root) and not (root.is_dir() and not any(root.iterdir())):
-        msg = f"{definition.file}: {root} is there and was not made by segx: nothing is downloaded"
-        raise DataError(msg, hint=hint)
-
-
-def unpacked(definition: DatasetDefinition) -> str:
-    """Say what the downloads have brought, where segx unpacked any."""
-    record = _read_record(definition.root)
-    if not record:
-        return ""
-    names = [name for archive in definition.downloads for name in record.get(archive.key, ())]
-    some = ", ".join(f"{name}/" if (definition.root / name).is_dir() else name for name in names[:5])
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (
-        f"; its download was unpacked into {definition.root} and holds {some or 'nothing'}{more}"
-        f" (correct path: or the splits; it is fetched again once {definition.root} is removed)"
-    )
+def _archive(address: str, entry: Mapping[str, Any], path: Path) -> Archive:
+    into, provides, splits = entry.get("into", "."), entry.get("provides", ""), entry.get("splits", [])
+    size, sha256 = entry.get("size"), entry.get("sha256")
+    for name, folder in (("into", into), ("provides", provides)):
+        if not isinstance(folder, str) or "\0" in folder or Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise DataError(f"{path}: download {name} {reprlib.repr(folder)} would leave the data set's folder")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise DataError(f"{path}: download size {reprlib.repr(size)} is not a number of bytes")
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-fA-F]{64}", sha256)):
+        raise DataError(f"{path}: download sha256 {reprlib.repr(sha256)} is not 64 hexadecimal digits")
+    splits = [splits] if isinstance(splits, str) else splits
+    if not isinstance(splits, list) or not set(map(str, splits)) <= set(SPLITS):
+        raise DataError(f"{path}: download splits {reprlib.repr(splits)} are not some of {', '.join(SPLITS)}")
+    file = WeightsFile(url=address, size=size, sha256=sha256)
+    return Archive(file=file, into=into, provides=provides, splits=tuple(map(str, splits)))
 
 
 def download(archive: Archive, root: Path, base: Path) -> None:
@@ -184,7 +272,7 @@ def _read_record(root: Path) -> dict[str, list[str]] | None:
     """Return what segx has unpacked into a folder that it made, by archive; None for any other folder."""
     path = root / _RECORD
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_BYTES:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _LONGEST_RECORD:
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -8,9 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segx.data.check import summarise
 from segx.data.convert import relative, write_yaml, yaml_name
 from segx.data.splits import open_data
+from segx.data.tally import tally
 from segx.errors import DataError, UsageError
 from segx.io.files import new_folder, write_text
 from segx.io.paths import expanded
@@ -131,6 +131,6 @@ def _write(dataset: Dataset, indices: Sequence[int], path: Path, folder: Path, w
 
 
 def _missing(dataset: Dataset, parts: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
-    counts = {name: summarise(dataset, indices).classes for name, indices in parts.items()}
+    counts = {name: tally(dataset, indices).classes for name, indices in parts.items()}
     there = {name for classes in counts.values() for name, count in classes.items() if count}
     return {part: sorted(name for name in there if not classes[name]) for part, classes in counts.items()}

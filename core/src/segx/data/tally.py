@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("segx.data")
 
 _FIRST = 10
-"""Problems that are told one by one; the others are counted."""
+"""Problems that are listed one by one; the others are counted."""
 _VISIBLE = 0.05
 """Share of crowds in a split from which they are reported; COCO's own is 0.01."""
 _MOST_OF_CLASS = 0.5
@@ -44,6 +44,7 @@ class Tally:
         crowded: Names of the classes of which most objects are crowds.
         left_out: How many rows, annotations and images the reader left out.
         mended: How many it keeps otherwise than they are written.
+        fingerprint: Hash of the ground truth.
     """
 
     images: int
@@ -56,6 +57,7 @@ class Tally:
     crowded: Sequence[str]
     left_out: int
     mended: int
+    fingerprint: str
 
     @property
     def visible_crowds(self) -> str:
@@ -67,6 +69,12 @@ class Tally:
             f"{self.crowds:,} of {counted(self.objects, 'object')} have iscrowd: 1{of}: crowds are neither learned nor"
             " measured; annotation tools write it of brush masks: crowds=objects takes them as objects"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, and what is said of them, as plain values."""
+        counts = ("images", "empty", "objects", "crowds", "boxes_only", "masked", "visible_crowds", "fingerprint")
+        found = {name: getattr(self, name) for name in counts}
+        return {**found, "line": self.line(), "classes": dict(self.classes)}
 
     def line(self) -> str:
         """Return one line of what takes no part, and how many masks are left; empty where there is nothing to say."""
@@ -99,7 +107,8 @@ def tally(dataset: Dataset, indices: Sequence[int] | None = None) -> Tally:
         classes={label: int(per_class[number]) for number, label in class_labels(dataset.names).items()},
         crowded=[dataset.names[number] for number in crowded],
         left_out=len(dataset.problems),
-        mended=len(dataset.notes) if isinstance(dataset, TableDataset) else 0,
+        mended=len(getattr(dataset, "notes", ())),
+        fingerprint=dataset.fingerprint,
     )
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from segx.elsewhere import asked_by_python
 from segx.ops.arrays import to_numpy
-from segx.ops.letterbox import place
 from segx.structures.arrays import ResultArray
+from segx.structures.batch import place
 
 __all__ = ["scale_masks", "xywh2xyxy", "xyxy2xywh"]
 

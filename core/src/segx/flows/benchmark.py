@@ -88,7 +88,7 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
             figures = {"latency": row.latency, "throughput": row.throughput, **row.metrics}
             step = Step(kind="stage", index=len(rows) - 1, total=len(wanted) + 1, name=row.name, metrics=figures)
             registry.notify("step_ended", run=run, step=step)
-            _tell(row, len(rows), len(wanted) + 1)
+            _log(row, len(rows), len(wanted) + 1)
         result = Benchmark(rows=tuple(rows), settings=bench.settings(info.imgsz), folder=folder)
         _write(result, task.name)
     except BaseException as error:
@@ -98,7 +98,7 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
     return result
 
 
-def _tell(row: BenchmarkRow, number: int, total: int) -> None:
+def _log(row: BenchmarkRow, number: int, total: int) -> None:
     if row.state == "ok":
         accuracy = f"fitness {row.metrics['fitness']:.4f}, " if row.metrics else ""
         said = f"{accuracy}{row.latency:.0f} ms, {row.throughput:.1f} images/s"
@@ -171,7 +171,7 @@ class _Bench:
     registry: Registry
 
     def settings(self, imgsz: tuple[int, int]) -> dict[str, Any]:
-        """Return what the figures are made with, to be told beside them."""
+        """Return what the figures are made with, to be shown beside them."""
         import platform
 
         from segx import __version__
@@ -236,16 +236,10 @@ class _Bench:
         if row.precision == "int8" and "data" in known:
             given["data"] = self.options.data
         said, spec = "", self.registry.exporters.get(row.format)
-        how: dict[str, Any] = {"name": self.name, "registry": self.registry}
-        try:
-            made = export(self.model, row.format, given, **how)
-        except UsageError as error:
-            if not spec.fallback:
-                raise
-            made = export(self.model, row.format, {**given, **spec.fallback}, **how)
-            said = (
-                f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({error.message})"
-            )
+        if spec.fallback and (lacks := spec.missing().get(row.precision)):
+            given.update(spec.fallback)
+            said = f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({lacks})"
+        made = export(self.model, row.format, given, name=self.name, registry=self.registry)
         found = dataclasses.replace(
             row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision, reason=said
         )
@@ -405,14 +399,14 @@ def _said(error: SegxError) -> str:
 
 
 def _write(result: Benchmark, title: str) -> None:
-    """Write table, figures and picture into the run's folder."""
+    """Write table, figures and chart into the run's folder."""
     from segx.flows.benchmark_chart import draw
 
     write_text(result.folder / "benchmark.csv", result.to_csv())
     write_text(result.folder / "benchmark.json", json.dumps(result.to_dict(), indent=2, default=str) + "\n")
     try:
-        picture = draw(result, title=f"{title}: {result.settings['model']} on {result.settings['machine']}")
+        chart = draw(result, title=f"{title}: {result.settings['model']} on {result.settings['machine']}")
     except ImportError:
         logger.warning('benchmark.png is not drawn: pip install "segx-core[charts]"')
         return
-    (result.folder / "benchmark.png").write_bytes(picture)
+    (result.folder / "benchmark.png").write_bytes(chart)

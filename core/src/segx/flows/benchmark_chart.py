@@ -1,4 +1,4 @@
-"""The picture of a benchmark: a row for each format, a panel for each question."""
+"""The chart of a benchmark: a row for each format, a panel for each question."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Benchmark:
     Attributes:
         rows: The model itself first, then each format.
         settings: What the figures are made with.
-        folder: Where the models, the table and the picture are.
+        folder: Where the models, the table and the chart are.
     """
 
     rows: tuple[BenchmarkRow, ...]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -84,9 +83,7 @@ class Prefetcher(Generic[T]):
         self._feeder.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._room.release()
         self._feeder.join(_TIMEOUT)
@@ -137,9 +134,7 @@ class OrderedExecutor(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.stop(timeout=None)
 
     def submit(self, job: Callable[[], T]) -> Iterator[T]:

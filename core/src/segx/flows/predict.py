@@ -49,7 +49,7 @@ class _Tally:
                 self.milliseconds[stage] += result.speed[stage]
 
     def figures(self) -> dict[str, float]:
-        """Return what plugins are told at the end."""
+        """Return what listeners get at the end."""
         means = {f"{stage}_ms": total / max(self.images, 1) for stage, total in self.milliseconds.items()}
         seconds = time.perf_counter() - self.began
         return {"images": float(self.images), "objects": float(self.objects), "seconds": seconds, **means}
@@ -119,7 +119,7 @@ def predict(
 
 @dataclass(kw_only=True)
 class _Prediction:
-    """One run of predict: a :class:`segx.flows.runner.Consumer` that names, writes and tells what is found."""
+    """One run of predict: a :class:`segx.flows.runner.Consumer` that names, writes and logs what is found."""
 
     runner: Runner
     source: Source

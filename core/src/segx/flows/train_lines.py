@@ -26,7 +26,7 @@ _TITLES = {
     "metrics/mAP50-95(M)": "Mask mAP",
 }
 _HEADER_EVERY = 20
-"""Lines after which the titles are told again."""
+"""Lines after which the titles are printed again."""
 
 
 class EpochLines:

@@ -82,7 +82,7 @@ class Record:
         task: The task of the model.
         splits: The data.
         images: Draws batches, labels and curves; None: nothing is drawn.
-        registry: Whom to tell.
+        registry: Who listens.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 16
 _FIRST = 10
-"""Classes that are told one by one."""
+"""Classes that are listed one by one."""
 
 
 def validate(
@@ -347,7 +347,7 @@ def _renumbered(found: Results, classes: NDArray[np.int64]) -> Results:
 def _settings(
     session: Session, plan: InputPlan, options: ValOptions, dataset: Dataset, *, model: str, decoding: DecodeOptions
 ) -> dict[str, Any]:
-    """Return what the figures are made with, to be told beside them."""
+    """Return what the figures are made with, to be shown beside them."""
     settings = {
         "model": model,
         "data": options.data or "",

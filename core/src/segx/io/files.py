@@ -173,7 +173,7 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
     except UnicodeDecodeError as reason:
         raise error(f"{path} is not UTF-8 text", hint="save it as UTF-8") from reason
     except OSError as reason:
-        raise error(f"{path} cannot be read ({reason.strerror or reason})", hint=_cure(reason)) from reason
+        raise error(f"{path} cannot be read ({reason.strerror or reason})", hint=_hint(reason)) from reason
     except NotYamlError as reason:
         raise error(f"{path} cannot be read as YAML ({reason})", hint=hint) from reason
     except ValueError as reason:
@@ -184,7 +184,7 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
     return {str(key): value for key, value in content.items()}
 
 
-def _cure(reason: OSError) -> str:
+def _hint(reason: OSError) -> str:
     return "give yourself the right to read it: chmod u+rX" if isinstance(reason, PermissionError) else ""
 
 

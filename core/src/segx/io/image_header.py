@@ -14,7 +14,7 @@ import threading
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from segx.errors import DataError
+from segx.errors import DataError, reason
 from segx.io.files import open_regular
 from segx.records import Record
 
@@ -178,11 +178,11 @@ def open_with_pillow(file: BinaryIO) -> Any:
             PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
-def one_line(error: object) -> str:
+def one_line(error: BaseException) -> str:
     """Return what an error says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return reason(error)
 
 
 def _jpeg(file: BinaryIO) -> Header:

@@ -380,7 +380,7 @@ def _to_uint8(values: Any) -> Any:
     if highest <= 255 and kind.newbyteorder("=") != np.uint16:
         return values.astype(np.uint8)
     if highest < 4096:
-        _tell_dark()
+        _log_dark()
     return cv2.convertScaleAbs(np.ascontiguousarray(values, dtype=np.uint16), alpha=255 / 65535)
 
 
@@ -401,7 +401,7 @@ def unit_of(values: Any, what: str) -> float:
 
 
 @cache
-def _tell_dark() -> None:
+def _log_dark() -> None:
     logger.warning(
         "16-bit values that reach no further than those of a camera of 12 bits (4095) are read as 0..65535, nearly"
         " black; scale them before: values * 16"

@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any, Self
 
-from segx.errors import DataError
+from segx.errors import DataError, reason
 from segx.io.paths import OFFLINE_VARIABLE, offline
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def reason_of(error: BaseException) -> str:
         return f"no answer in time ({error})" if error.args and not error.errno else "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ({error.filename})" if error.filename else "")
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return reason(error)
 
 
 def _kind(response: http.client.HTTPResponse) -> str:

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -36,7 +36,6 @@ from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from segx.structures.types import Image
 
@@ -69,26 +68,25 @@ class Unreadable(Record):
 Item = SourceImage | Unreadable
 
 
-class Part(Protocol):
+class Part:
     """Something a source is made of.
 
     Attributes:
         live: It does not wait for who watches it.
     """
 
-    live: bool
+    live = False
 
     def length(self) -> int | None:
         """Return how many images it has, or None when nobody knows."""
-        ...
+        return None
 
     def loaders(self) -> Iterator[Callable[[], Item]]:
         """Yield what loads each image; these may be called in any thread and at the same time."""
-        ...
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Release devices."""
-        ...
+        """Release devices; what is read closes when it has been read, and an iterator belongs to the user."""
 
 
 class Source:
@@ -111,9 +109,7 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def length(self) -> int | None:
@@ -166,19 +162,7 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
     return Source(_Reader(vid_stride=vid_stride, stream_buffer=stream_buffer).read(source, alone=True))
 
 
-class _Stored:
-    """A part that does not happen now, of unknown length, with nothing to release."""
-
-    live = False
-
-    def length(self) -> int | None:
-        return None
-
-    def close(self) -> None:
-        """Nothing to release: what is read closes when it has been read; an iterator belongs to the user."""
-
-
-class _One(_Stored):
+class _One(Part):
     """A part that is one image."""
 
     def length(self) -> int | None:
@@ -221,7 +205,7 @@ class _NetworkInput(Record, _One, kw_only=False):
         return SourceImage(image=np.ascontiguousarray(image), path=self.name, network=values)
 
 
-class _Video(Record, _Stored, kw_only=False):
+class _Video(Record, Part, kw_only=False):
     """The frames of a video."""
 
     file: VideoFile
@@ -247,14 +231,11 @@ class _Video(Record, _Stored, kw_only=False):
             yield partial(_same, Unreadable(path=self.file.name, reason=error.message))
 
 
-class _Live(Record, kw_only=False):
+class _Live(Record, Part, kw_only=False):
     """The frames of cameras and streams."""
 
     streams: LiveStreams
     live = True
-
-    def length(self) -> int | None:
-        return None
 
     def loaders(self) -> Iterator[Callable[[], Item]]:
         for frame in self.streams.frames():
@@ -268,7 +249,7 @@ class _Live(Record, kw_only=False):
         self.streams.close()
 
 
-class _Lazy(Record, _Stored, kw_only=False):
+class _Lazy(Record, Part, kw_only=False):
     """The images of an iterator."""
 
     items: Iterator[Any]

@@ -243,7 +243,7 @@ class _Feed:
         self.thread: threading.Thread | None = None
 
     def connect(self) -> None:
-        """Open it once, for a wrong address to be told at once."""
+        """Open it once, for a wrong address to be refused at once."""
         what = f"camera {self.target}" if isinstance(self.target, int) else f"stream {self.name}"
         try:
             self.capture = _open(self.target)

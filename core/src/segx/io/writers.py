@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 
@@ -41,22 +41,21 @@ _LOOK = 500
 """Milliseconds that an image is shown; a frame only as long as the next takes."""
 
 
-class ResultWriter(Protocol):
+class ResultWriter:
     """Writes the results of a run in one form.
 
     Attributes:
         ordered: Whether images must be written one by one and in order.
     """
 
-    ordered: bool
+    ordered = False
 
     def write(self, source: SourceImage, results: Results) -> None:
         """Write one image's results; their ``stem`` is the name of its files."""
-        ...
+        raise NotImplementedError
 
     def close(self, *, complete: bool) -> None:
-        """Finish the files; ``complete`` is False when the run has failed."""
-        ...
+        """Finish what is not complete as it is written; ``complete`` is False when the run has failed."""
 
 
 class RunOutput:
@@ -233,14 +232,12 @@ def _chosen(options: PredictOptions, output: RunOutput) -> list[ResultWriter]:
     return writers
 
 
-class _ImageWriter:
+class _ImageWriter(ResultWriter):
     """Images with the results drawn in, in the format they came in.
 
     A large one is not copied to be drawn into, where the process is segx's own and nobody else gets the results: then
     these have no image any more. ``spares``: nobody else asks for it.
     """
-
-    ordered = False
 
     def __init__(self, folder: Path, style: dict[str, Any], *, spares: bool) -> None:
         self._folder, self._style, self._spares = folder, style, spares
@@ -255,14 +252,9 @@ class _ImageWriter:
         else:
             write_image(path, results.plot(**self._style))
 
-    def close(self, *, complete: bool) -> None:
-        """Nothing to do: each file is complete when written."""
 
-
-class _LabelWriter:
+class _LabelWriter(ResultWriter):
     """One text file of polygons for each image."""
-
-    ordered = False
 
     def __init__(self, folder: Path, *, save_conf: bool) -> None:
         self._folder, self._save_conf = folder, save_conf
@@ -270,14 +262,9 @@ class _LabelWriter:
     def write(self, source: SourceImage, results: Results) -> None:  # noqa: ARG002 - the results say it all
         results.save_txt(self._folder / f"{results.stem}.txt", save_conf=self._save_conf)
 
-    def close(self, *, complete: bool) -> None:
-        """Nothing to do: each file is complete when written."""
 
-
-class _CropWriter:
+class _CropWriter(ResultWriter):
     """One image for each object."""
-
-    ordered = False
 
     def __init__(self, folder: Path, mode: Literal["mask", "box"]) -> None:
         self._folder = folder
@@ -286,17 +273,33 @@ class _CropWriter:
     def write(self, source: SourceImage, results: Results) -> None:  # noqa: ARG002 - the results say it all
         results.save_crop(self._folder, mode=self._mode)
 
-    def close(self, *, complete: bool) -> None:
-        """Nothing to do: each file is complete when written."""
 
-
-class _CocoJsonWriter:
-    """All objects of the run as COCO results; on disk as they come, in place when the run has ended."""
+class _Document(ResultWriter):
+    """One file for the whole run: on disk as it comes, in place when the run has ended."""
 
     ordered = True
 
     def __init__(self, path: Path) -> None:
         self._file = GrowingFile(path)
+
+    def _end(self) -> str:
+        """Return what the file ends with."""
+        return ""
+
+    def close(self, *, complete: bool) -> None:
+        try:
+            if complete:
+                self._file.write(self._end())
+                self._file.finish()
+        finally:
+            self._file.discard()
+
+
+class _CocoJsonWriter(_Document):
+    """All objects of the run as COCO results."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self._ids = ImageIds()
         self._separator = "[\n"
 
@@ -306,22 +309,15 @@ class _CocoJsonWriter:
             self._file.write(self._separator + json.dumps({**row, "file_name": source.path}))
             self._separator = ",\n"
 
-    def close(self, *, complete: bool) -> None:
-        try:
-            if complete:
-                self._file.write("[]\n" if self._separator.startswith("[") else "\n]\n")
-                self._file.finish()
-        finally:
-            self._file.discard()
+    def _end(self) -> str:
+        return "[]\n" if self._separator.startswith("[") else "\n]\n"
 
 
-class _CocoDatasetWriter:
+class _CocoDatasetWriter(_Document):
     """All images of the run and what was found in them as a COCO data set, which annotation tools and segx open."""
 
-    ordered = True
-
     def __init__(self, path: Path) -> None:
-        self._file = GrowingFile(path)
+        super().__init__(path)
         self._file.write('{"annotations":[')
         self._ids = ImageIds()
         self._images: list[dict[str, Any]] = []
@@ -343,15 +339,10 @@ class _CocoDatasetWriter:
             whole = {"id": self._count, "segmentation": [], **row, "area": round(area, 3), "iscrowd": 0}
             self._file.write((",\n" if self._count > 1 else "\n") + json.dumps(whole))
 
-    def close(self, *, complete: bool) -> None:
-        try:
-            if complete:
-                categories = [{"id": number, "name": name} for number, name in sorted(self._names.items())]
-                rest = json.dumps({"images": self._images, "categories": categories}, ensure_ascii=False)
-                self._file.write(f"\n],\n{rest[1:]}\n")
-                self._file.finish()
-        finally:
-            self._file.discard()
+    def _end(self) -> str:
+        categories = [{"id": number, "name": name} for number, name in sorted(self._names.items())]
+        rest = json.dumps({"images": self._images, "categories": categories}, ensure_ascii=False)
+        return f"\n],\n{rest[1:]}\n"
 
 
 def _lasting(source: SourceImage, results: Results) -> str:
@@ -360,13 +351,11 @@ def _lasting(source: SourceImage, results: Results) -> str:
     return str(path.absolute()) if source.frame is None and path.exists() else f"{results.stem}.jpg"
 
 
-class _CsvWriter:
+class _CsvWriter(_Document):
     """All objects of the run as a table, a row for each."""
 
-    ordered = True
-
     def __init__(self, path: Path) -> None:
-        self._file = GrowingFile(path)
+        super().__init__(path)
         self._put(["image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2", "area"])
 
     def write(self, source: SourceImage, results: Results) -> None:
@@ -384,15 +373,8 @@ class _CsvWriter:
         csv.writer(text, lineterminator="\n").writerow(cells)
         self._file.write(text.getvalue())
 
-    def close(self, *, complete: bool) -> None:
-        try:
-            if complete:
-                self._file.finish()
-        finally:
-            self._file.discard()
 
-
-class _VideoWriter:
+class _VideoWriter(ResultWriter):
     """Videos with the results drawn in, at the rate at which their frames were taken."""
 
     ordered = True
@@ -424,7 +406,7 @@ class _VideoWriter:
         except DataError as error:
             if complete:
                 raise
-            logger.warning("%s", error.message)  # what broke the run off is the error to tell
+            logger.warning("%s", error.message)  # what broke the run off is the error to report
 
 
 class _VideoFile:
@@ -457,7 +439,7 @@ class _VideoFile:
         self._last = frame
 
     def _put(self, frame: Image) -> None:
-        with quiet():  # what goes wrong is told once, by close
+        with quiet():  # what goes wrong is reported once, by close
             self._writer.write(frame)
         self._written += 1
 

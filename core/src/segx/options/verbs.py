@@ -302,49 +302,45 @@ class TrainOptions(VerbOptions, RunFolderOptions):
     copy_paste: float = option(0.0, "fraction of objects copied to their mirrored place", ge=0, le=1)
 
 
-class DataCheckOptions(Options):
-    """Options of data check."""
+class DataOptions(Options):
+    """Which data set is meant, and how it is taken."""
 
     data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
     crowds: Crowds = option("ignore", _CROWDS)
+
+
+class DataCheckOptions(DataOptions):
+    """Options of data check."""
+
     strict: bool = option(False, "end with exit code 3 when anything is wrong")
     tiny: float = option(3.0, "objects with a side shorter than this many pixels are named", ge=0, le=1_000_000)
     decode: bool = option(True, "read every image whole; False: headers only")
     most: int = option(20, "lines shown of each kind of finding; --json shows all", ge=1, le=1_000_000)
 
 
-class DataConvertOptions(Options):
+class DataConvertOptions(DataOptions):
     """Options of data convert."""
 
-    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     to: str | None = option(None, "format to write, by name; default: the one that the data are not of")
     output: Path = option(Path(), "folder to write; must not hold anything yet")
-    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
-    crowds: Crowds = option("ignore", _CROWDS)
     image_files: Literal["link", "copy"] = option("link", "link to the images, or copy them")
 
 
-class DataSplitOptions(Options):
+class DataSplitOptions(DataOptions):
     """Options of data split."""
 
-    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     split: str = option("train", "the split to divide")
     fractions: tuple[float, ...] = option((0.8, 0.2), "shares of train, val and, with a third, test", gt=0, le=1)
     output: Path = option(Path(), "folder to write lists and a YAML into; must not hold anything yet")
-    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
-    crowds: Crowds = option("ignore", _CROWDS)
     seed: int = option(0, "another seed, another division", ge=0, le=2_000_000_000)
 
 
-class DataShowOptions(Options):
+class DataShowOptions(DataOptions):
     """Options of data show."""
 
-    data: str = option("", "data set: a YAML, a COCO JSON, a folder, or a known name")
     split: str = option("train", "the split to draw")
     output: Path = option(Path("ground-truth.png"), "image to write")
-    images: Path | None = option(None, "folder of the images, when a COCO JSON's are not found beside it")
-    crowds: Crowds = option("ignore", _CROWDS)
     count: int = option(16, "images on the sheet", ge=1, le=1000)
     columns: int = option(4, "images in a row", ge=1, le=100)
     side: int = option(480, "width and height of an image on the sheet, in pixels", ge=32, le=4096)
@@ -404,10 +400,10 @@ def _in_own_words(kind: type[ExportOptions], values: Mapping[str, Any]) -> Mappi
     rest = {name: value for name, value in values.items() if name != "quantize"}
     if option not in kind.names():
         raise WrongValueError(f"quantize={bits} is {option}=True here, which this format does not have")
-    told = plain(rest.pop(option, None))
-    told = parse_literal(told) if isinstance(told, str) else told
+    beside = plain(rest.pop(option, None))
+    beside = parse_literal(beside) if isinstance(beside, str) else beside
     others = [name for name in PRECISION_OPTIONS if name != option and parse_literal(str(rest.get(name))) is True]
-    if told is False or others:
+    if beside is False or others:
         other = f"{others[0]}=True" if others else f"{option}=False"
         raise WrongValueError(f"quantize={bits} is {option}=True here, and {other} says otherwise")
     return {**rest, option: True}

@@ -197,7 +197,7 @@ class _Line:
             with self._lock:
                 self._check_open()
                 self._pending[request.number] = request
-            with contextlib.suppress(OSError):  # it has ended, which is told while waiting for its answer
+            with contextlib.suppress(OSError):  # it has ended, which is reported while waiting for its answer
                 self._process.send({"number": request.number, "slot": slot.index, "shape": list(images.shape)})
             answer = self._wait(request)
         except BaseException:
@@ -406,7 +406,7 @@ def _answer(session: Session, slot: _Slot, shape: Sequence[int]) -> dict[str, An
     try:
         outputs = [to_numpy(output) for output in session.run(slot.images.array(shape))]
         return _laid_down(outputs, slot.outputs)
-    except Exception as error:  # noqa: BLE001 - told where the run was asked for
+    except Exception as error:  # noqa: BLE001 - reported where the run was asked for
         return {"failed": child.described(error)}
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from segx.artifact import Artifact, ArtifactInfo
-from segx.errors import ExportError, ModelError, SegxError, UsageError
+from segx.errors import ExportError, ModelError, SegxError, UsageError, reason
 from segx.io import sidecar
 from segx.io.files import irregular
 from segx.options.verbs import ExportOptions, SuppressionOptions
@@ -340,6 +340,22 @@ def check_images(shape: Sequence[int], info: ArtifactInfo, *, where: str) -> Non
         raise ModelError(msg, hint=f"round imgsz up to a multiple of {info.stride}")
 
 
-def reason(error: BaseException) -> str:
-    """Return the first line of what an error says, or its class where it says nothing."""
-    return str(error).strip().partition("\n")[0].strip() or type(error).__name__
+def paired_outputs(ranks: Mapping[str, int], names: Sequence[str], path: Path) -> dict[str, str]:
+    """Return what a model calls each output, by the name that its metadata give it.
+
+    Files of other tools may call them otherwise: then the flat one comes first and the maps second, as everywhere.
+
+    Args:
+        ranks: What the model calls its outputs, with the number of their axes.
+        names: What its metadata call them.
+        path: The file, for errors.
+
+    Raises:
+        ModelError: They are not the same outputs.
+    """
+    if ranks.keys() == set(names):
+        return {name: name for name in names}
+    if sorted(ranks.values()) != [3, 4] or len(names) != 2:
+        msg = f"{path}: the model gives {', '.join(sorted(ranks))}; its metadata name {', '.join(names)}"
+        raise ModelError(msg, hint="export it again")
+    return dict(zip(names, sorted(ranks, key=ranks.__getitem__), strict=True))

@@ -1,4 +1,4 @@
-"""What plugins declare of one type: found by name, told when it is not there, loaded once."""
+"""What plugins declare of one type: found by name, reported when it is not there, loaded once."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def choice_of(timings: Sequence[Timing], device: str | None, registry: Registry)
 
 
 def keep(artifact: Artifact, choice: Choice) -> Path | None:
-    """Keep what was measured of a model; a cache that cannot be written is told, and no reason to stop."""
+    """Keep what was measured of a model; a cache that cannot be written is logged, and no reason to stop."""
     document = {
         "layout": LAYOUT,
         "device": choice.device,

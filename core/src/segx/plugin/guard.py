@@ -22,7 +22,7 @@ T = TypeVar("T")
 PATIENCE = 5.0
 """Seconds that what has to be quick may take: importing a ``plugin.py``, declaring."""
 LOADING_PATIENCE = 60.0
-"""Seconds after which it is told that an implementation is still loading: its libraries may be large."""
+"""Seconds after which a line says that an implementation is still loading: its libraries may be large."""
 
 HEARING_PATIENCE = 30.0
 """Seconds after which segx goes on without a plugin that is told something, or asked whether it can be used."""

@@ -1,7 +1,7 @@
 """The ten hooks: the whole plugin API of segx on one page.
 
 Six hooks declare: they are called once, must be quick, import nothing heavy and return specs.
-Four hooks tell: they are called while segx works and return nothing.
+Four hooks notify: they are called while segx works and return nothing.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ class Task(Protocol):
 
 
 class DatasetReader(Protocol):
-    """Reads ground truth of one format."""
+    """Reads ground truth of one format; with a method ``strays(source)`` it also names label files of no image."""
 
     def read(self, source: DatasetSource) -> Dataset:
         """Return one split of a data set.

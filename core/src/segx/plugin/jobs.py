@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segx.structures.types import Images
 
 _FEW = 10
-"""Classes that are told one by one."""
+"""Classes that are listed one by one."""
 
 
 class LoadReport(Record):

@@ -7,8 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segx.errors import ExportError
-from segx.plugin.base import reason
+from segx.errors import ExportError, reason
 from segx.runtime import child
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ LOSSES = {
 
 @dataclass(kw_only=True)
 class Losses:
-    """Counts of what a format cannot hold, by :data:`LOSSES`, and the objects that are told by name."""
+    """Counts of what a format cannot hold, by :data:`LOSSES`, and the objects that are listed by name."""
 
     counts: Counter[str] = field(default_factory=Counter)
     worst: float = 1.0

@@ -1,21 +1,42 @@
-"""Images on their way to and through the network."""
+"""Images on their way to and through the network: resized to fit, padded evenly, nothing cut, nothing distorted."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from segx.ops.letterbox import Letterbox
+import cv2
+import numpy as np
+
 from segx.records import Record
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from segx.structures.types import Image, Images
 
+GREY = 114
+"""What the padding is filled with, of 255."""
 
-__all__ = ["Batch", "Letterbox", "SourceImage", "TrainBatch"]
+
+class Letterbox(Record):
+    """Placement of an image in the network input (letterbox).
+
+    Attributes:
+        original: (height, width) of the image.
+        input: (height, width) of the network input.
+        left: First column of the image in the input.
+        top: First row of the image in the input.
+        width: Columns of the image in the input.
+        height: Rows of the image in the input.
+    """
+
+    original: tuple[int, int]
+    input: tuple[int, int]
+    left: int
+    top: int
+    width: int
+    height: int
 
 
 class Batch(Record):
@@ -100,3 +121,84 @@ class Clip(Record):
     fps: float
     frames: int | None = None
     live: bool = False
+
+
+def rect_shape(image: tuple[int, int], imgsz: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the smallest input (height, width), in multiples of the stride, for an image scaled to fit ``imgsz``."""
+    ratio = min(imgsz[0] / image[0], imgsz[1] / image[1])
+    height, width = (max(round(side * ratio), 1) for side in image)
+    return imgsz[0] - (imgsz[0] - height) // stride * stride, imgsz[1] - (imgsz[1] - width) // stride * stride
+
+
+def place(image: tuple[int, int], shape: tuple[int, int], *, scaleup: bool = True) -> Letterbox:
+    """Return where an image of (height, width) lies in an input of (height, width).
+
+    The image is scaled to the largest size that fits once sides are rounded, and centred; of an odd remainder the
+    smaller half goes to the left and the top.
+
+    Args:
+        image: (height, width) of the image.
+        shape: (height, width) of the input.
+        scaleup: Whether an image smaller than the input is enlarged.
+    """
+    ratios = sorted((shape[0] / image[0], shape[1] / image[1]), reverse=True)
+    limit = np.inf if scaleup else 1.0
+    for ratio in (min(ratio, limit) for ratio in ratios):
+        height, width = (max(round(side * ratio), 1) for side in image)
+        if height <= shape[0] and width <= shape[1]:
+            break
+    top, left = round((shape[0] - height) / 2 - 0.1), round((shape[1] - width) / 2 - 0.1)
+    return Letterbox(original=image, input=shape, left=left, top=top, width=width, height=height)
+
+
+def fit_matrix(image: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the 3 x 3 matrix that fits an image of (height, width) centred into an input, to fractions of a pixel."""
+    gain = min(shape[0] / image[0], shape[1] / image[1])
+    matrix = np.diag([gain, gain, 1.0])
+    matrix[:2, 2] = (shape[1] - image[1] * gain) / 2, (shape[0] - image[0] * gain) / 2
+    return matrix
+
+
+def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
+    """Write an image into its place in the input.
+
+    Args:
+        image: uint8 (H, W, 3), BGR.
+        geometry: Where it goes.
+        out: float32 (3, height, width), RGB in 0..1; every value is written.
+    """
+    size = (geometry.width, geometry.height)
+    resized = image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    top, left = geometry.top, geometry.left
+    bottom, right = top + geometry.height, left + geometry.width
+    grey = np.float32(GREY) / np.float32(255)
+    out[:, :top], out[:, bottom:] = grey, grey
+    out[:, top:bottom, :left], out[:, top:bottom, right:] = grey, grey
+    inside = out[:, top:bottom, left:right]
+    for plane, channel in zip(inside[::-1], cv2.split(resized), strict=True):  # each read in one stride, then divided
+        plane[:] = channel
+    np.divide(inside, np.float32(255), out=inside)
+
+
+def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = True) -> tuple[Images, list[Letterbox]]:
+    """Return images, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
+
+    Returns:
+        float32 (N, 3, height, width) in 0..1, RGB; and one :class:`Letterbox` for each.
+    """
+    batch = np.empty((len(images), 3, *shape), np.float32)
+    geometry = [place((image.shape[0], image.shape[1]), shape, scaleup=scaleup) for image in images]
+    for image, where, out in zip(images, geometry, batch, strict=True):
+        fit(image, where, out)
+    return batch, geometry
+
+
+def boxes_to_image(boxes: NDArray[np.float32], geometry: Letterbox) -> NDArray[np.float32]:
+    """Return boxes (N, 4) of x1, y1, x2, y2 in pixels of the input as pixels of the image, clipped to it."""
+    height, width = geometry.original
+    corner = np.array([geometry.left, geometry.top] * 2, np.float32)
+    gain = np.array([width / geometry.width, height / geometry.height] * 2)
+    limit = np.array([width, height] * 2, np.float32)
+    moved = ((boxes - corner) * gain).astype(np.float32)
+    clipped: NDArray[np.float32] = np.minimum(np.maximum(moved, np.float32(0)), limit)
+    return clipped

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from segx.errors import MissingPluginError, UsageError
+from segx.errors import UsageError, optional
 from segx.io.names import class_folders, crop_stem, image_suffix, split_name
 from segx.structures.arrays import OnHost
 from segx.structures.boxes import Boxes
@@ -187,11 +187,7 @@ class Results(OnHost):
         Raises:
             MissingPluginError: pandas is not installed.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError:
-            raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
-        return pd.DataFrame(self.summary(normalize, decimals), columns=self._columns())
+        return optional("pandas", what="to_df").DataFrame(self.summary(normalize, decimals), columns=self._columns())
 
     def _columns(self) -> list[str]:
         """Return the keys of :meth:`summary`."""
@@ -227,12 +223,7 @@ class Results(OnHost):
         Raises:
             MissingPluginError: supervision is not installed.
         """
-        try:
-            import supervision as sv
-        except ImportError:
-            raise MissingPluginError(
-                "to_supervision needs supervision, found none", hint="pip install supervision"
-            ) from None
+        sv = optional("supervision", what="to_supervision")
         numbers = self.boxes.cls.astype(int)
         detections = sv.Detections(
             xyxy=self.boxes.xyxy.numpy().copy(),

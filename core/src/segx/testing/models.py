@@ -230,8 +230,8 @@ def export_file(kind: str, folder: Path, module: ExportModule, **options: Any) -
         destination = folder / f"tiny{spec.suffix}"
         ending = ending_of(spec, info, settings)
         if key:
-            told = (key, full_name(spec), id(exporter), type(settings), settings.as_dict(), ending.to_metadata())
-            key = hashlib.sha256(repr(told).encode()).hexdigest()
+            facts = (key, full_name(spec), id(exporter), type(settings), settings.as_dict(), ending.to_metadata())
+            key = hashlib.sha256(repr(facts).encode()).hexdigest()
         if key in _WRITTEN:
             _, kept, info = _WRITTEN[key]
             shutil.copytree(kept.name, folder, dirs_exist_ok=True)

@@ -37,10 +37,10 @@ class CoreMLSession(FormatSession[Any]):
 
     def _run(self, model: Any, images: Images) -> Mapping[str, NDArray[Any]]:
         given = as_taken(images, self._taken)
-        found: Mapping[str, NDArray[Any]] = model.predict({self._taken.name: self._picture(given)})
+        found: Mapping[str, NDArray[Any]] = model.predict({self._taken.name: self._image(given)})
         return {name: np.asarray(found[name]) for name in self.info.outputs if name in found}
 
-    def _picture(self, given: Images) -> Any:
+    def _image(self, given: Images) -> Any:
         """Return an array as it is, or as the image that an input of images takes."""
         if not self._taken.is_image:
             return given

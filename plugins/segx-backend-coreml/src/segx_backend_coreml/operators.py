@@ -360,7 +360,7 @@ def constexpr_affine_dequantize(quantized_data: Numbers, zero_point: Numbers, sc
 
 
 def constexpr_lut_to_dense(indices: Numbers, lut: Numbers, shape: Sequence[int] | None = None) -> Floats:
-    """Return weights that are places in a table: of iOS 16, packed, with the shape told beside them; or of iOS 18."""
+    """Return weights that are places in a table: of iOS 16, packed, with the shape beside them; or of iOS 18."""
     if shape is not None:
         count, bits = int(np.prod(_whole(shape))), max(1, int(np.log2(lut.size)))
         spread = np.unpackbits(indices.view(np.uint8), bitorder="little")[: count * bits].reshape(count, bits)

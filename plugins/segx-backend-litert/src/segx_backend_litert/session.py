@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, load_delegate
 
 from segx.errors import ModelError, UsageError
-from segx.plugin.base import FormatSession
+from segx.plugin.base import FormatSession, paired_outputs
 from segx.runtime import choose_device, cores
 from segx_backend_litert import delegate
 from segx_backend_litert.flatbuffer import channels_first, read_header
@@ -133,7 +133,8 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Pool
         return Interpreter(model_path=str(path), num_threads=threads, experimental_delegates=delegates)
 
     pool = Pool(make, 1 if delegates else max(streams, 1))
-    pool.outputs = _by_name(pool, info.outputs, path)
+    ranks = {name: len(tensor.shape) for name, tensor in pool.outputs.items()}
+    pool.outputs = {name: pool.outputs[own] for name, own in paired_outputs(ranks, info.outputs, path).items()}
     return pool, device
 
 
@@ -180,23 +181,6 @@ def _tensor(details: Mapping[str, Any]) -> Tensor:
     scale, zero = details["quantization"]
     shape = tuple(map(int, details["shape"]))
     return Tensor(index=int(details["index"]), type=details["dtype"], scale=float(scale), zero=int(zero), shape=shape)
-
-
-def _by_name(pool: Pool, names: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """Return the outputs by the names that the metadata give them.
-
-    Files of other tools may call them otherwise: then the flat one comes first and the maps second, as everywhere.
-    """
-    found = pool.outputs
-    if set(found) == set(names):
-        return found
-    with pool.lend() as interpreter:
-        ranks = {name: interpreter.tensor(tensor.index)().ndim for name, tensor in found.items()}
-    if sorted(ranks.values()) != [3, 4] or len(names) != 2:
-        msg = f"{path}: the model gives {', '.join(sorted(found))}; its metadata name {', '.join(names)}"
-        raise ModelError(msg, hint="export it again")
-    ordered = sorted(found, key=ranks.__getitem__)
-    return {name: found[own] for name, own in zip(names, ordered, strict=True)}
 
 
 def _fill(place: Any, images: Images, tensor: Tensor) -> None:

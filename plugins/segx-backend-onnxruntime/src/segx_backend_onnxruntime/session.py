@@ -1,30 +1,45 @@
-"""Runs an ONNX model: what ONNX Runtime is told, and what it is fed."""
+"""Runs an ONNX model: which execution provider a ``device`` means, what ONNX Runtime is told, and what it is fed."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.errors import UsageError
+from segx.errors import UsageError, did_you_mean
 from segx.plugin.base import FormatSession
-from segx.runtime import cores, variables
-from segx_backend_onnxruntime.providers import Device, choose_device
+from segx.runtime import cores, parse_device, variables
 
 with variables(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported; else it writes into the home folder and reports
     import onnxruntime
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from segx.options.verbs import SessionOptions
     from segx.structures.types import Array, Images
 
+    Providers = list[tuple[str, dict[str, Any]]]
+
 logger = logging.getLogger(__name__)
 
 _ERRORS_ONLY = 3
+
+_PROVIDERS: Mapping[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "mps": "CoreMLExecutionProvider",
+    "dml": "DmlExecutionProvider",
+}
+_INSTALL: Mapping[str, str] = {
+    "cuda": "pip install onnxruntime-gpu (in place of onnxruntime), or device=cpu",
+    "mps": "onnxruntime has it on macOS; elsewhere device=cpu",
+    "dml": "pip install onnxruntime-directml (Windows), or device=cpu",
+}
+_NUMBERED = frozenset({"cuda", "dml"})
 
 
 class OnnxRuntimeSession(FormatSession[onnxruntime.InferenceSession]):
@@ -39,10 +54,9 @@ class OnnxRuntimeSession(FormatSession[onnxruntime.InferenceSession]):
         return outputs
 
 
-def available_providers() -> list[str]:
-    """Return the names of what the installed ONNX Runtime can run on."""
-    found: list[str] = onnxruntime.get_available_providers()
-    return found
+def devices() -> list[str]:
+    """Return the kinds of device that the installed ONNX Runtime can run on."""
+    return [name for name, provider in _PROVIDERS.items() if provider in onnxruntime.get_available_providers()]
 
 
 def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSession, str]:
@@ -51,12 +65,46 @@ def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSes
     Raises:
         UsageError: The device is not there.
     """
-    device = choose_device(options.device, available_providers())
-    session = onnxruntime.InferenceSession(str(path), sess_options=_settings(options), providers=device.chain)
+    device, providers = choose_device(options.device, devices())
+    session = onnxruntime.InferenceSession(str(path), sess_options=_settings(options), providers=providers)
     session.disable_fallback()
-    if session.get_providers()[0] != device.provider:
-        device = _fallback(device, wanted=options.device)
-    return session, device.name
+    provider = providers[0][0]
+    if session.get_providers()[0] == provider:
+        return session, device
+    if options.device is not None:
+        msg = f"device={options.device}: {provider} is installed but did not start"
+        raise UsageError(msg, hint="its libraries (CUDA, cuDNN) are missing or of another version; or device=cpu")
+    logger.warning("%s is installed but did not start: running on the CPU", provider)
+    return session, "cpu"
+
+
+def choose_device(wanted: str | None, available: Collection[str]) -> tuple[str, Providers]:
+    """Return the device for what the user typed, ``"cpu"`` or ``"cuda:0"``, and its providers with their settings.
+
+    The CPU's comes last, for operators that the device's own does not have.
+
+    Args:
+        wanted: ``cpu``, ``cuda``, ``cuda:1``, ``0``, ``mps``, ``dml``; None: CUDA where there is one, else the CPU.
+        available: The kinds that the installed ONNX Runtime has; how many of each it does not say.
+
+    Raises:
+        UsageError: The device is not known, or this ONNX Runtime has no provider for it.
+    """
+    usual = "cuda" if "cuda" in available else "cpu"
+    kind, number = parse_device(usual if wanted is None else wanted)
+    if kind not in _PROVIDERS or (number and (kind not in _NUMBERED or not number.isdecimal())):
+        msg = f"device={wanted} is not known to onnxruntime{did_you_mean(kind, _PROVIDERS.keys() - {kind})}"
+        raise UsageError(msg, hint=f"one of {', '.join(_PROVIDERS)}, cuda:1 or a GPU's number")
+    if kind not in available:
+        msg = f"device={wanted}: the installed onnxruntime has no {_PROVIDERS[kind]}, only: {', '.join(available)}"
+        raise UsageError(msg, hint=_INSTALL.get(kind, ""))
+    settings: dict[str, Any] = {"device_id": int(number or 0)} if kind in _NUMBERED else {}
+    if kind == "cuda":
+        settings["cudnn_conv_algo_search"] = "HEURISTIC"  # the exhaustive default runs anew for each input size
+    providers: Providers = [(_PROVIDERS[kind], settings)]
+    if kind != "cpu":
+        providers.append((_PROVIDERS["cpu"], {}))
+    return f"{kind}:{int(number or 0)}" if kind in _NUMBERED else kind, providers
 
 
 def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
@@ -72,12 +120,3 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings.intra_op_num_threads = options.threads or restricted
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return settings
-
-
-def _fallback(device: Device, *, wanted: str | None) -> Device:
-    """Return the CPU when nobody asked for the device whose libraries failed to load; else tell."""
-    if wanted is not None:
-        msg = f"device={wanted}: {device.provider} is installed but did not start"
-        raise UsageError(msg, hint="its libraries (CUDA, cuDNN) are missing or of another version; or device=cpu")
-    logger.warning("%s is installed but did not start: running on the CPU", device.provider)
-    return Device(name="cpu", provider="CPUExecutionProvider")

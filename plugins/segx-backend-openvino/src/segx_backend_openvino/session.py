@@ -9,7 +9,7 @@ import queue
 import sys
 from typing import TYPE_CHECKING, Any
 
-from segx.errors import ModelError, UsageError
+from segx.errors import ModelError, UsageError, reason
 from segx.io.paths import cache_folder
 from segx.plugin.base import FormatSession, Graph
 from segx.runtime import cores
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _CORE = ov.Core()
 _CACHE = "runtimes"
 """The part of segx's cache folder for what runtimes compile."""
+_PLACES = ("Exception from ", "While validating")
+"""How lines of an error begin that only say where in OpenVINO's source it was raised."""
 
 
 class OpenvinoSession(FormatSession[ov.CompiledModel]):
@@ -79,7 +81,8 @@ def read_model(file: Path) -> ov.Model:
     try:
         return _CORE.read_model(str(file))
     except Exception as error:
-        msg = f"{file}: is damaged, or OpenVINO {ov.__version__.partition('-')[0]} cannot read it ({said(error)})"
+        said = reason(error, passing=_PLACES)
+        msg = f"{file}: is damaged, or OpenVINO {ov.__version__.partition('-')[0]} cannot read it ({said})"
         raise ModelError(msg, hint="copy or export it again") from error
 
 
@@ -122,9 +125,10 @@ def start(file: Path, path: Path, info: ArtifactInfo, options: SessionOptions) -
     try:
         compiled = _CORE.compile_model(model, device, settings(device, info.precision, options))
     except Exception as error:
+        said = reason(error, passing=_PLACES)
         if device == devices.CPU:
-            raise ModelError(f"{path}: OpenVINO cannot prepare it ({said(error)})") from error
-        msg = f"{path}: OpenVINO cannot prepare it for device={options.device or device} ({said(error)})"
+            raise ModelError(f"{path}: OpenVINO cannot prepare it ({said})") from error
+        msg = f"{path}: OpenVINO cannot prepare it for device={options.device or device} ({said})"
         raise UsageError(msg, hint="device=cpu") from error
     where = _executing(compiled, device)
     return OpenvinoSession(compiled, path=path, info=info, device=where)
@@ -188,10 +192,3 @@ def _executing(compiled: ov.CompiledModel, device: str) -> str:
     with contextlib.suppress(RuntimeError):  # not all devices say so
         found = compiled.get_property("EXECUTION_DEVICES") or found
     return ",".join(str(name).strip("()") for name in found).lower()
-
-
-def said(error: BaseException) -> str:
-    """Return what an error of OpenVINO's says, in one line without the places in its source."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from ", "While validating"))]
-    return (told[0] if told else type(error).__name__)[:200]

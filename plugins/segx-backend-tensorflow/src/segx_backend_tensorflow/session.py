@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from segx.errors import ModelError
 from segx.ops.images import channels_last
-from segx.plugin.base import FormatSession
+from segx.plugin.base import FormatSession, paired_outputs
 from segx.runtime import choose_device, cores, variables
 from segx_backend_tensorflow.protobuf import SIGNATURE, read_graph
 
@@ -25,7 +24,7 @@ else:
     sys.modules["matplotlib"] = _found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -79,7 +78,8 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Mode
     place = f"/GPU:{number}" if kind == "cuda" else "/CPU:0"
     with tf.device(place):
         model = _load_folder(path) if path.is_dir() else _load_graph(path)
-    own = _own_names(model.structured_outputs, info.outputs, path)
+    ranks = {name: output.shape.rank for name, output in model.structured_outputs.items()}
+    own = paired_outputs(ranks, info.outputs, path)
 
     def run(images: Any) -> Mapping[str, Any]:
         with tf.device(place):
@@ -87,20 +87,6 @@ def start(path: Path, info: ArtifactInfo, options: SessionOptions) -> tuple[Mode
         return {name: outputs[its] for name, its in own.items()}
 
     return run, device
-
-
-def _own_names(outputs: Mapping[str, Any], names: Sequence[str], path: Path) -> dict[str, str]:
-    """Return what the model calls each output by the name that the metadata give it.
-
-    Files of other tools may call them otherwise: then the flat one comes first and the maps second, as everywhere.
-    """
-    if set(outputs) == set(names):
-        return {name: name for name in names}
-    ranks = {name: output.shape.rank for name, output in outputs.items()}
-    if sorted(ranks.values()) != [3, 4] or len(names) != 2:
-        msg = f"{path}: the model gives {', '.join(sorted(outputs))}; its metadata name {', '.join(names)}"
-        raise ModelError(msg, hint="export it again")
-    return dict(zip(names, sorted(ranks, key=ranks.__getitem__), strict=True))
 
 
 def _load_folder(path: Path) -> Any:

@@ -49,8 +49,8 @@ class Gpu:
         """
         there = devices()
         if not there:
-            told = f"device={wanted}: " if wanted else ""
-            raise UsageError(f"{told}TensorRT needs a GPU of NVIDIA's, and CUDA finds none", hint=_NOTHING_HERE)
+            asked = f"device={wanted}: " if wanted else ""
+            raise UsageError(f"{asked}TensorRT needs a GPU of NVIDIA's, and CUDA finds none", hint=_NOTHING_HERE)
         self.device = choose_device(wanted, there)
         self._handle = _asked(driver.cuDeviceGet(there.index(self.device)))
         self.name: str = (

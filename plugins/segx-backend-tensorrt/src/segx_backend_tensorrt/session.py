@@ -26,7 +26,7 @@ _AGAIN = "export it here: segx export model=... format=engine"
 
 
 class Logger(trt.ILogger):  # type: ignore[misc]  # a class of a module that need not be installed
-    """Keeps what TensorRT calls an error, to be told in one line, and is silent otherwise."""
+    """Keeps what TensorRT calls an error, to be reported in one line, and is silent otherwise."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -37,7 +37,7 @@ class Logger(trt.ILogger):  # type: ignore[misc]  # a class of a module that nee
         if severity in {trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR}:
             self._errors.append(" ".join(text.split()))
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the first error since the last call."""
         first = next(iter(self._errors), "it does not say why")
         self._errors.clear()
@@ -51,44 +51,44 @@ class Engine:
         gpu: Where it is.
     """
 
-    def __init__(self, gpu: Gpu, lanes: Sequence[Lane], kept: Sequence[Any]) -> None:
+    def __init__(self, gpu: Gpu, contexts: Sequence[Context], kept: Sequence[Any]) -> None:
         """Take over what has been made.
 
         Args:
             gpu: Where it is.
-            lanes: Those who run it, each one thread's at a time.
+            contexts: Those who run it, each one thread's at a time.
             kept: What TensorRT needs alive: engine, runtime, logger.
         """
         self.gpu = gpu
         self._kept = list(kept)
-        self._count = len(lanes)
-        self._free: SimpleQueue[Lane | None] = SimpleQueue()
-        for lane in lanes:
-            self._free.put(lane)
+        self._count = len(contexts)
+        self._free: SimpleQueue[Context | None] = SimpleQueue()
+        for context in contexts:
+            self._free.put(context)
 
     def run(self, images: Images) -> dict[str, Array]:
-        """Return the outputs by name, as soon as a lane is free.
+        """Return the outputs by name, as soon as a context is free.
 
         Raises:
             ModelError: It is closed, or fails.
         """
-        lane = self._free.get()
+        context = self._free.get()
         try:
-            if lane is None:
+            if context is None:
                 raise ModelError("the session is closed", hint="open the model again")
             self.gpu.activate()  # a thread has its own idea of which GPU it is on
-            return lane.run(images)
+            return context.run(images)
         finally:
-            self._free.put(lane)
+            self._free.put(context)
 
     def close(self) -> None:
         """Wait for those at work, and give all memory back; TensorRT's objects go before the GPU's context."""
         self.gpu.activate()
         for _ in range(self._count):
-            lane = self._free.get()
-            if lane is not None:
-                lane.close()
-        del lane
+            context = self._free.get()
+            if context is not None:
+                context.close()
+        del context
         while self._kept:
             self._kept.pop(0)
         self.gpu.release()
@@ -110,7 +110,7 @@ class TensorRtSession(FormatSession[Engine]):
             engine.close()
 
 
-class Lane:
+class Context:
     """An execution context with memory and a stream of its own."""
 
     def __init__(self, engine: Any, logger: Logger, path: Path) -> None:
@@ -124,7 +124,7 @@ class Lane:
         self._bounds = bounds(engine, self._input)
         self._context = engine.create_execution_context()
         if self._context is None:
-            msg = f"{path}: TensorRT cannot prepare to run it ({logger.told()})"
+            msg = f"{path}: TensorRT cannot prepare to run it ({logger.summary()})"
             raise ModelError(msg, hint="other programs off the GPU, or an engine with a smaller batch or max_imgsz")
         self._buffers = {name: Buffer() for name in (self._input, *self._outputs)}
         self._stream = Stream()
@@ -138,14 +138,14 @@ class Lane:
         self._check(images.shape)
         feed = images.astype(kind_of(self._engine, self._input), copy=False)
         if not self._context.set_input_shape(self._input, images.shape):
-            raise ModelError(f"{self._path}: TensorRT does not take {told(images.shape)} ({self._logger.told()})")
+            raise ModelError(f"{self._path}: TensorRT does not take {lengths(images.shape)} ({self._logger.summary()})")
         found = {name: self._room_for(name) for name in self._outputs}
         try:
             self._stream.upload(feed, self._place(self._input, feed.nbytes))
             for name, output in found.items():
                 self._place(name, output.nbytes)
             if not self._context.execute_async_v3(self._stream.address):
-                raise ModelError(f"{self._path}: TensorRT failed ({self._logger.told()})")
+                raise ModelError(f"{self._path}: TensorRT failed ({self._logger.summary()})")
             for name, output in found.items():
                 self._stream.download(self._buffers[name].address, output)
         finally:
@@ -162,7 +162,7 @@ class Lane:
     def _check(self, shape: Sequence[int]) -> None:
         least, most = self._bounds
         if not all(low <= length <= high for low, length, high in zip(least, shape, most, strict=True)):
-            msg = f"{self._path}: takes images from {told(least)} to {told(most)}, got {told(shape)}"
+            msg = f"{self._path}: takes images from {lengths(least)} to {lengths(most)}, got {lengths(shape)}"
             raise ModelError(msg, hint="export it with a larger max_imgsz or max_batch")
 
     def _room_for(self, name: str) -> Array:
@@ -176,7 +176,7 @@ class Lane:
         """Return where a tensor of this many bytes lies, which the context is told."""
         address = self._buffers[name].reserve(size)
         if not self._context.set_tensor_address(name, address):
-            raise ModelError(f"{self._path}: TensorRT takes no memory for {name} ({self._logger.told()})")
+            raise ModelError(f"{self._path}: TensorRT takes no memory for {name} ({self._logger.summary()})")
         return address
 
 
@@ -201,14 +201,14 @@ def start(path: Path, offset: int, info: ArtifactInfo, options: SessionOptions) 
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(_plan(path, offset))
         if engine is None:
-            raise _refused(path, info, gpu, logger.told())
+            raise _refused(path, info, gpu, logger.summary())
         check(engine, info, path)
-        lanes = []
+        contexts = []
         for _ in range(options.streams):
-            lanes.append(Lane(engine, logger, path))
-            undo.callback(lanes[-1].close)
+            contexts.append(Context(engine, logger, path))
+            undo.callback(contexts[-1].close)
         undo.pop_all()
-    return Engine(gpu, lanes, kept=(engine, runtime, logger))
+    return Engine(gpu, contexts, kept=(engine, runtime, logger))
 
 
 def check(engine: Any, info: ArtifactInfo, path: Path) -> None:
@@ -225,7 +225,9 @@ def check(engine: Any, info: ArtifactInfo, path: Path) -> None:
     least, most = bounds(engine, source)
     wanted = (info.batch, 3, *info.imgsz)
     if len(most) != len(wanted) or not all(a <= b <= c for a, b, c in zip(least, wanted, most, strict=True)):
-        raise ModelError(f"{path}: takes images from {told(least)} to {told(most)}; its metadata say {told(wanted)}")
+        raise ModelError(
+            f"{path}: takes images from {lengths(least)} to {lengths(most)}; its metadata say {lengths(wanted)}"
+        )
     fixed = [name for axis, name in INPUT_AXES.items() if name in info.dynamic and least[axis] == most[axis]]
     if fixed:
         raise ModelError(f"{path}: its metadata leave {' and '.join(fixed)} open, the engine does not")
@@ -253,7 +255,7 @@ def kind_of(engine: Any, name: str) -> np.dtype[Any]:
     return kind
 
 
-def told(shape: Sequence[int]) -> str:
+def lengths(shape: Sequence[int]) -> str:
     """Return a shape as people write it."""
     return "x".join(map(str, shape))
 

@@ -272,8 +272,8 @@ def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int]:
         return set()
     if not resume:
         raise DataError(f"{target} holds a run already", hint="resume=true goes on with it; or name a new output=")
-    told = {"sha256": "another model", "source": "another source, or shard=", "settings": "other settings"}
-    for name, words in told.items():
+    changed = {"sha256": "another model", "source": "another source, or shard=", "settings": "other settings"}
+    for name, words in changed.items():
         if before.get(name) != record[name]:
             raise UsageError(f"{target} was begun with {words}", hint="the same as then, or a new output=")
     return output.done_shards(target)

@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 
-def _truth(name: str, text: str) -> bool:
+def _is_true(name: str, text: str) -> bool:
     """Return what ``name=true`` says; Typer's own switches take no value.
 
     Raises:
@@ -93,7 +93,7 @@ def predict(
                 workers=workers,
                 address=address,
                 shard=shard,
-                resume=_truth("resume", resume),
+                resume=_is_true("resume", resume),
                 format=format,
                 quiet=ctx.obj.quiet,
                 **settings,

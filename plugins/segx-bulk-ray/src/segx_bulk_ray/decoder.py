@@ -20,8 +20,6 @@ import numpy as np
 from segx.errors import DataError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from segx.structures.types import Image
 
 _TRIES = 2
@@ -42,9 +40,7 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def decode(self, data: bytes) -> Image:

@@ -106,10 +106,10 @@ def done_shards(output: str) -> set[int]:
 
 
 def _write(address: str, table: pa.Table, metadata: Mapping[bytes, bytes]) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     with places.writing(address) as file:
-        file.write(sink.getvalue())
+        file.write(buffer.getvalue())
 
 
 def read_record(output: str) -> dict[str, Any] | None:

@@ -126,13 +126,13 @@ def divide(source: str | Sequence[str], *, size: int) -> list[Shard]:
     others = [address for address in addresses if not address.lower().endswith((*_TAR, *_PARQUET))]
     files = others if named else [address for address in others if _is_image(address)]
     if pieces and files:
-        raise UsageError(f"{_told(source)} mixes images with tar or Parquet files", hint="name one kind: FOLDER/*.tar")
+        raise UsageError(f"{_named(source)} mixes images with tar or Parquet files", hint="name one kind: FOLDER/*.tar")
     pieces += [
         Shard("files", tuple(files[first : first + size]), images=len(files[first : first + size]))
         for first in range(0, len(files), size)
     ]
     if not pieces:
-        raise DataError(f"{_told(source)} holds no images", hint="a folder, a glob, a .txt list, .parquet or .tar")
+        raise DataError(f"{_named(source)} holds no images", hint="a folder, a glob, a .txt list, .parquet or .tar")
     return pieces
 
 
@@ -144,7 +144,7 @@ def fingerprint(shards: Sequence[Shard]) -> str:
     return digest.hexdigest()
 
 
-def _told(source: str | Sequence[str]) -> str:
+def _named(source: str | Sequence[str]) -> str:
     return source if isinstance(source, str) else f"a list of {len(source)}"
 
 

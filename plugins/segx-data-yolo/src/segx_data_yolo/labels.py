@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLACK = 0.01
-"""Coordinates may leave 0..1 by this much, as tools round; it is not told."""
+"""Coordinates may leave 0..1 by this much, as tools round; it is not reported."""
 
 EDGE = 0.25
 """An outline may leave 0..1 by this much, and is cut there; beyond, its numbers are no fractions."""

@@ -7,10 +7,10 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from segx.errors import ExportError, UsageError
-from segx.plugin.base import FormatExporter, reason
+from segx.errors import ExportError, UsageError, reason
+from segx.plugin.base import FormatExporter
 from segx.plugin.registry import get_registry
-from segx_export_edgetpu.options import COMPILER, EdgeTpuOptions
+from segx_export_edgetpu.options import COMPILER, EdgeTpuOptions, compiler_is_missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ class EdgeTpuExporter(FormatExporter[EdgeTpuOptions]):
     source = "tflite"
 
     def _check(self, info: ArtifactInfo, options: EdgeTpuOptions) -> None:  # noqa: ARG002 - any model
-        if options.compile and shutil.which(COMPILER) is None:
+        if options.compile and compiler_is_missing():
             msg = f"compile=True: {COMPILER} is not on PATH; Coral has it for Linux on x86-64 (coral.ai)"
             hint = f"compile=False writes the file that it takes, to be compiled elsewhere: {COMPILER} -s FILE"
             raise UsageError(msg, hint=hint)

@@ -15,3 +15,10 @@ class EdgeTpuOptions(CalibrationOptions):
     compile: bool = option(
         True, "have edgetpu_compiler map it onto the accelerator; False: write what that takes, which runs on a CPU"
     )
+
+
+def compiler_is_missing() -> bool:
+    """Say whether Coral's compiler is not on PATH."""
+    import shutil  # noqa: PLC0415 - not at each start
+
+    return shutil.which(COMPILER) is None

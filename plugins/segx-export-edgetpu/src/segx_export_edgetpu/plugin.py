@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from segx import hookimpl
 from segx.plugin.specs import Demands, ExporterSpec, default_tolerances, lazy
-from segx_export_edgetpu.options import COMPILER, EdgeTpuOptions
+from segx_export_edgetpu.options import COMPILER, EdgeTpuOptions, compiler_is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,7 @@ def _demands(_options: EdgeTpuOptions) -> Demands:
 
 
 def _missing() -> Mapping[str, str]:
-    import shutil
-
-    if shutil.which(COMPILER) is not None:
-        return {}
-    return {"int8": f"with compile=False only: {COMPILER} is not on PATH"}
+    return {"int8": f"{COMPILER} is not on PATH; compile=False writes what it takes"} if compiler_is_missing() else {}
 
 
 @hookimpl

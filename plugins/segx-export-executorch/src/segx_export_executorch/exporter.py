@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from segx.errors import ExportError
+from segx.errors import ExportError, reason
 from segx.options.verbs import ExportOptions
-from segx.plugin.base import FormatExporter, reason
+from segx.plugin.base import FormatExporter
 from segx.runtime import child
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from segx.errors import ExportError
+from segx.errors import ExportError, reason
 from segx.io.files import write_bytes
-from segx.plugin.base import INPUT_AXES, reason
+from segx.plugin.base import INPUT_AXES
 from segx.runtime import variables
 
 if TYPE_CHECKING:

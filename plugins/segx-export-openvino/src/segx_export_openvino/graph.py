@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from segx.errors import ExportError
+from segx.errors import ExportError, reason
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else the import writes into ~/intel
 import openvino as ov  # noqa: E402 - after that
@@ -18,6 +18,8 @@ _HEAVY = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData"
 _FEW_WEIGHTS = 256
 """A layer of fewer weights is arithmetic in disguise, like the expectation over 16 bins of a box's side."""
 _NOT_COMPUTED = frozenset({"Parameter", "Constant", "Result", "Convert"})
+_PLACES = ("Exception from ",)
+"""How lines of an error begin that only say where in OpenVINO's source it was raised."""
 _FRAMEWORK = "framework"
 """Where OpenVINO keeps what it was told by the file it has read a model from."""
 
@@ -39,7 +41,9 @@ def read(source: Path) -> ov.Model:
     try:
         return ov.Core().read_model(str(source))
     except Exception as error:  # OpenVINO's errors share no class but this one
-        msg = f"OpenVINO {ov.__version__.partition('-')[0]} cannot read {source.name} ({_said(error)})"
+        msg = (
+            f"OpenVINO {ov.__version__.partition('-')[0]} cannot read {source.name} ({reason(error, passing=_PLACES)})"
+        )
         raise ExportError(msg, hint="another opset may work, or a newer OpenVINO") from error
 
 
@@ -65,7 +69,7 @@ def save(model: ov.Model, destination: Path, metadata: Mapping[str, str], *, sma
     try:
         ov.save_model(model, str(destination), compress_to_fp16=small)
     except Exception as error:
-        raise ExportError(f"OpenVINO cannot write {destination.name} ({_said(error)})") from error
+        raise ExportError(f"OpenVINO cannot write {destination.name} ({reason(error, passing=_PLACES)})") from error
 
 
 def is_quantised(model: ov.Model) -> bool:
@@ -97,10 +101,3 @@ def _is_heavy(node: ov.Node) -> bool:
     for length in shape.to_shape():
         count *= int(length)
     return count >= _FEW_WEIGHTS
-
-
-def _said(error: BaseException) -> str:
-    """Return what an error of OpenVINO's says, in one line without the places in its source."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith("Exception from ")]
-    return (told[0] if told else type(error).__name__)[:200]

@@ -17,8 +17,8 @@ from segx.runtime import child
 
 _GIB = 1 << 30
 _LONGEST_NAME = 256
-_MAX_TOLD = 3
-"""Errors of TensorRT that are told in one line; the rest says the same again."""
+_MAX_ERRORS = 3
+"""Errors of TensorRT that are reported in one line; the rest says the same again."""
 _MAX_CACHE = 1 << 28
 """Bytes of a timing cache that is still read; usual ones have some hundred thousand."""
 
@@ -61,7 +61,7 @@ def build(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(
-            f"TensorRT {trt.__version__} cannot build an engine of it ({logger.told()})", hint=_cure(logger)
+            f"TensorRT {trt.__version__} cannot build an engine of it ({logger.summary()})", hint=_hint(logger)
         )
     _keep_timings(config, timings, known)
     write_bytes(Path(target), bytes(plan))
@@ -102,8 +102,8 @@ def _logger(trt: Any) -> Any:
             if severity != trt.ILogger.VERBOSE:
                 print(text, flush=True)  # noqa: T201 - into the child's file of what it said
 
-        def told(self) -> str:
-            return "; ".join(dict.fromkeys(self.errors[-_MAX_TOLD:])) or "it does not say why"
+        def summary(self) -> str:
+            return "; ".join(dict.fromkeys(self.errors[-_MAX_ERRORS:])) or "it does not say why"
 
     return Logger()
 
@@ -117,7 +117,7 @@ def _builder(trt: Any, logger: Any) -> Any:
     try:
         return trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # "pybind11::init(): factory function returned nullptr"
-        msg = f"TensorRT {trt.__version__} does not start on this machine ({logger.told()})"
+        msg = f"TensorRT {trt.__version__} does not start on this machine ({logger.summary()})"
         hint = "nvidia-smi shows GPU and driver; tensorrt-cu12 is for drivers of CUDA 12, tensorrt-cu13 for those of 13"
         raise UsageError(msg, hint=hint) from error
 
@@ -141,8 +141,9 @@ def _network(trt: Any, builder: Any, logger: Any, content: bytes) -> Any:
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
-        told = [_about(parser.get_error(index)) for index in range(parser.num_errors)]
-        msg = f"TensorRT {trt.__version__} does not take this graph ({'; '.join(told[:_MAX_TOLD]) or logger.told()})"
+        errors = [_about(parser.get_error(index)) for index in range(min(parser.num_errors, _MAX_ERRORS))]
+        said = "; ".join(errors) or logger.summary()
+        msg = f"TensorRT {trt.__version__} does not take this graph ({said})"
         raise ExportError(msg, hint="a newer TensorRT may; or a lower opset=")
     if network.num_inputs != 1:
         raise ExportError(f"the graph has {network.num_inputs} inputs; segx runs models with one")
@@ -173,16 +174,16 @@ def _set_profile(builder: Any, network: Any, config: Any, profile: dict[str, lis
     for word, shape in profile.items():
         wrong = [own for own, length in zip(source.shape, shape, strict=True) if own not in {-1, length}]
         if wrong:
-            raise ExportError(f"the graph takes {_told(source.shape)}, and was to take {_told(shape)} ({word})")
+            raise ExportError(f"the graph takes {_lengths(source.shape)}, and was to take {_lengths(shape)} ({word})")
     if -1 not in tuple(source.shape):
         return
     bounds = builder.create_optimization_profile()
     bounds.set_shape(source.name, profile["min"], profile["opt"], profile["max"])
     if config.add_optimization_profile(bounds) < 0:
-        raise ExportError(f"TensorRT does not take the bounds {_told(profile['min'])} to {_told(profile['max'])}")
+        raise ExportError(f"TensorRT does not take the bounds {_lengths(profile['min'])} to {_lengths(profile['max'])}")
 
 
-def _told(shape: Any) -> str:
+def _lengths(shape: Any) -> str:
     return "x".join("?" if length < 0 else str(length) for length in shape)
 
 
@@ -234,7 +235,7 @@ def _monitor(trt: Any) -> Any:
     return Monitor()
 
 
-def _cure(logger: Any) -> str:
-    if re.search(r"memory|workspace", logger.told(), re.IGNORECASE):
+def _hint(logger: Any) -> str:
+    if re.search(r"memory|workspace", logger.summary(), re.IGNORECASE):
         return "workspace= gives building more memory, or less is to be built: a smaller imgsz, max_imgsz or max_batch"
     return "what TensorRT said is above with --verbose; a newer TensorRT may build it"

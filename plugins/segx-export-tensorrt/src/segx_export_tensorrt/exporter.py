@@ -56,7 +56,7 @@ class EngineExporter(FormatExporter[EngineOptions]):
             "quantised": job.info.precision == "int8",
         }
         seen = visible_devices(options.device, os.environ.get(_VISIBLE))
-        told = child.call(
+        made = child.call(
             "segx_export_tensorrt.building:build",
             arguments,
             what="TensorRT",
@@ -64,9 +64,9 @@ class EngineExporter(FormatExporter[EngineOptions]):
             environment={} if seen is None else {_VISIBLE: seen},
         )
         # What an engine can be opened with is no more than that: whoever opens it elsewhere is told so.
-        engine = {"gpu": told["gpu"], "tensorrt": told["version"], "profile": arguments["profile"]}
+        engine = {"gpu": made["gpu"], "tensorrt": made["version"], "profile": arguments["profile"]}
         return job.info.replace(
-            versions={**job.info.versions, self.library: told["version"]},
+            versions={**job.info.versions, self.library: made["version"]},
             settings={**job.info.settings, "engine": engine},
         )
 

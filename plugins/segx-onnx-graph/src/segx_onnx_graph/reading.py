@@ -17,8 +17,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from segx.errors import ExportError
-from segx.plugin.base import reason
+from segx.errors import ExportError, reason
 from segx_onnx_graph.lengths import ARITHMETIC, BATCH, OPEN, is_number, settled, vector
 
 if TYPE_CHECKING:

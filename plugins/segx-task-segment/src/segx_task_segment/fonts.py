@@ -38,7 +38,7 @@ _SIZE = 16.0
 
 
 def legible(name: str, number: int, font: str | None) -> str:
-    """Return the name of a class, or its number where no font here has all letters of the name: told once.
+    """Return the name of a class, or its number where no font here has all letters of the name: logged once.
 
     Raises:
         UsageError: The font cannot be read.

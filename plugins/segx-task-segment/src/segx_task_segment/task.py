@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from segx.ops.letterbox import boxes_to_image, letterbox, rect_shape
-from segx.structures.batch import Batch
+from segx.structures.batch import Batch, boxes_to_image, letterbox, rect_shape
 from segx.structures.boxes import Boxes
 from segx.structures.masks import Masks
 from segx_task_segment import decode

@@ -5,14 +5,13 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from segx.errors import ModelError
 
 if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
-    from types import TracebackType
 
 MAX_ENTRIES = 200_000
 MAX_PICKLE = 4 << 20
@@ -47,48 +46,43 @@ class Archive:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def pickle(self) -> bytes:
         """Return the pickle that describes what the container holds."""
-        size = self.size("data.pkl")
+        size = self._entry("data.pkl").file_size
         if size > MAX_PICKLE:
             raise self._damaged(f"its pickle is {size} bytes, more than the {MAX_PICKLE} a model needs")
         buffer = bytearray(size)
-        self.read_into("data.pkl", memoryview(buffer))
+        self._read("data.pkl", memoryview(buffer))
         return bytes(buffer)
 
     def check_byte_order(self) -> None:
         """Refuse a file written on a big-endian machine."""
         if f"{self.root}/byteorder" not in self._entries:
             return
-        size = self.size("byteorder")
+        size = self._entry("byteorder").file_size
         buffer = bytearray(min(size, 16))
         if size <= 16:
-            self.read_into("byteorder", memoryview(buffer))
+            self._read("byteorder", memoryview(buffer))
         if bytes(buffer) != b"little":
             raise self._damaged("its numbers are not little-endian")
 
-    def size(self, name: str) -> int:
-        """Return the length in bytes of an entry, named without the archive's root."""
-        return self._entry(name).file_size
+    def size(self, key: str) -> int:
+        """Return the length in bytes of a storage."""
+        return self._entry(f"data/{key}").file_size
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fill a buffer of exactly the entry's size with its bytes.
+    def read_into(self, key: str, buffer: memoryview) -> None:
+        """Fill a buffer of exactly the storage's size with its bytes.
 
         Raises:
             ModelError: The bytes are missing or their checksum differs.
         """
+        self._read(f"data/{key}", buffer)
+
+    def _read(self, name: str, buffer: memoryview) -> None:
         entry = self._entry(name)
         self._file.seek(self._data_offset(entry))
         target = buffer.cast("B")

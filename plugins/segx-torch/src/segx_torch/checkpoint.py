@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segx.artifact import ArtifactInfo
-    from segx_torch.container import CheckpointType, Container, Numbers
+    from segx_torch.archive import Archive
+    from segx_torch.container import CheckpointType, Container
+    from segx_torch.safetensors_file import SafetensorsFile
 
 SAFETENSORS = ".safetensors"
 
@@ -114,7 +116,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) 
 class _Storages:
     """Reads each storage once, however many tensors look into it."""
 
-    def __init__(self, numbers: Numbers, *, float32: bool) -> None:
+    def __init__(self, numbers: Archive | SafetensorsFile, *, float32: bool) -> None:
         self._numbers = numbers
         self._float32 = float32
         self._read: dict[tuple[str, str], Tensor] = {}

@@ -7,7 +7,7 @@ import json
 import weakref
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from segx.artifact import ArtifactInfo
 from segx.errors import ModelError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from io import BufferedReader
     from pathlib import Path
-    from types import TracebackType
 
 CheckpointType = Literal["segx", "official", "weights", "safetensors"]
 
@@ -43,38 +42,6 @@ _OTHER_KINDS: Mapping[bytes, str] = {
 }
 
 
-class Numbers(Protocol):
-    """Where a container keeps its numbers."""
-
-    def size(self, key: str) -> int:
-        """Return the length in bytes."""
-        ...
-
-    def read_into(self, key: str, buffer: memoryview) -> None:
-        """Fill a buffer of exactly that length."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
-
-
-class _Storages:
-    """The storages of an archive, by the key a tensor names."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-
-    def size(self, key: str) -> int:
-        return self._archive.size(f"data/{key}")
-
-    def read_into(self, key: str, buffer: memoryview) -> None:
-        self._archive.read_into(f"data/{key}", buffer)
-
-    def close(self) -> None:
-        self._archive.close()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Container:
     """An open checkpoint file: everything but the numbers, which are read when asked for.
@@ -93,17 +60,15 @@ class Container:
     path: Path
     kind: CheckpointType
     info: ArtifactInfo
-    definition: Mapping[str, Any] | None
+    definition: Mapping[str, Any] | None = None
     weights: Mapping[str, TensorRef]
-    training: Mapping[str, Any] | None
-    numbers: Numbers
+    training: Mapping[str, Any] | None = None
+    numbers: Archive | SafetensorsFile
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.numbers.close()
 
     def __del__(self) -> None:
@@ -170,7 +135,6 @@ def _open_safetensors(path: Path) -> Container:
         info=info,
         definition=definition,
         weights=file.tensors,
-        training=None,
         numbers=file,
     )
 
@@ -180,7 +144,7 @@ def _open_archive(path: Path, file: BufferedReader) -> Container:
     try:
         archive.check_byte_order()
         content = read_pickle(archive.pickle(), where=str(path))
-        container = _recognise(path, content, _Storages(archive))
+        container = _recognise(path, content, archive)
         _check_storages(container)
     except (Malformed, ModelError) as error:
         archive.close()
@@ -191,7 +155,7 @@ def _open_archive(path: Path, file: BufferedReader) -> Container:
     return container
 
 
-def _recognise(path: Path, content: Any, numbers: Numbers) -> Container:
+def _recognise(path: Path, content: Any, numbers: Archive) -> Container:
     if isinstance(content, dict) and type(content.get("segx")) is int:
         return _own(path, content, numbers)
     module = _module_of(content)
@@ -205,14 +169,12 @@ def _recognise(path: Path, content: Any, numbers: Numbers) -> Container:
         path=path,
         kind="weights",
         info=_bare_info(),
-        definition=None,
         weights=weights,
-        training=None,
         numbers=numbers,
     )
 
 
-def _own(path: Path, content: Mapping[str, Any], numbers: Numbers) -> Container:
+def _own(path: Path, content: Mapping[str, Any], numbers: Archive) -> Container:
     if content["segx"] > FORMAT:
         msg = f"{path}: written by a newer segx (layout {content['segx']}, this one reads up to {FORMAT})"
         raise ModelError(msg, hint="pip install --upgrade segx-torch")
@@ -266,7 +228,7 @@ def _tensors(part: Any) -> dict[str, TensorRef] | None:
     return part if complete else None
 
 
-def _official(path: Path, about: Mapping[str, Any], module: Record, numbers: Numbers) -> Container:
+def _official(path: Path, about: Mapping[str, Any], module: Record, numbers: Archive) -> Container:
     settings = plain(about.get("train_args")) or plain(module.state.get("args")) or {}
     if not isinstance(settings, dict):
         settings = {}
@@ -288,7 +250,6 @@ def _official(path: Path, about: Mapping[str, Any], module: Record, numbers: Num
         info=info,
         definition=definition,
         weights=weights,
-        training=None,
         numbers=numbers,
     )
 

@@ -76,7 +76,7 @@ def _candidates(stem: str) -> Iterator[tuple[str, Architecture, str]]:
     for spec, variant in sorted(variants, key=lambda item: not stem.startswith(item[1])):
         try:
             architecture = registry.architectures.load(spec)
-        except SegxError:  # it is installed without what it needs, which is told to whoever asks for it by name
+        except SegxError:  # it is installed without what it needs, which is reported to whoever asks for it by name
             continue
         yield full_name(spec), architecture, variant
 

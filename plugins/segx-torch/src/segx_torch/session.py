@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segx.artifact import Artifact
-from segx.errors import ModelError, UsageError
+from segx.errors import ModelError, UsageError, reason
 from segx.options.verbs import SessionOptions
 from segx.plugin.base import check_images
 from segx.plugin.jobs import LoadReport
@@ -230,12 +230,13 @@ def _filled(architecture: Architecture, config: ModelConfig, checkpoint: Checkpo
         with torch.device("meta"):
             module: nn.Module = architecture.build(config)
     except (RuntimeError, OverflowError) as error:  # sizes no memory can be addressed by
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path}: its definition cannot be built ({reason})", hint="save the file again") from error
+        raise ModelError(
+            f"{path}: its definition cannot be built ({reason(error)})", hint="save the file again"
+        ) from error
     own = module.state_dict()
     given = _adapted(architecture, module, checkpoint.weights)
     problems = [f"{name} is missing" for name in own if name not in given]
-    problems += [f"{name} {reason}" for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))]
+    problems += [f"{name} {misfit}" for name, tensor in given.items() if (misfit := _misfit(tensor, own.get(name)))]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         msg = f"{path}: its weights are not those of its {config.variant} definition: {problems[0]}{more}"
@@ -265,11 +266,11 @@ def _move(
     """
     own = module.state_dict()
     given = _adapted(architecture, module, weights)
-    skipped = {name: reason for name, tensor in given.items() if (reason := _misfit(tensor, own.get(name)))}
+    skipped = {name: misfit for name, tensor in given.items() if (misfit := _misfit(tensor, own.get(name)))}
     rows = [] if pairs is None else [name for name in architecture.class_tensors(module) if name in given]
     classes: tuple[int, ...] | None = None if pairs is None else ()
     if pairs and all(own[name].shape[1:] == given[name].shape[1:] for name in rows):
-        skipped = {name: reason for name, reason in skipped.items() if name not in rows}
+        skipped = {name: misfit for name, misfit in skipped.items() if name not in rows}
         given |= {name: _with_rows(own[name], given[name], pairs) for name in rows}
         classes = tuple(sorted(pairs))
     else:  # of another width, or of none of these classes: they begin anew together

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from segx_task_segment.metrics.evaluator import SegmentEvaluator
 from segx_task_segment.metrics.metrics import IouTypeMetrics, SegmentMetrics
 
-__all__ = ["IouTypeMetrics", "SegmentEvaluator", "SegmentMetrics"]
+__all__ = ["IouTypeMetrics", "SegmentMetrics"]

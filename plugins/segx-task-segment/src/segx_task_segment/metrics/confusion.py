@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.errors import MissingPluginError
+from segx.errors import MissingPluginError, optional
 from segx.io.files import write_bytes
 from segx.words import counted, csv_text
 from segx_task_segment.charts import matrix_chart
@@ -182,8 +182,4 @@ class ConfusionMatrix:
         Raises:
             MissingPluginError: pandas is not installed.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError:
-            raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
-        return pd.DataFrame(self.matrix, index=self.labels, columns=self.labels)
+        return optional("pandas", what="to_df").DataFrame(self.matrix, index=self.labels, columns=self.labels)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from segx.errors import MissingPluginError
+from segx.errors import optional
 from segx.words import counted, csv_text
 from segx_task_segment.metrics.coco import (
     AREAS,
@@ -457,11 +457,7 @@ class SegmentMetrics:
         Raises:
             MissingPluginError: pandas is not installed.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError:
-            raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
-        return pd.DataFrame(self.summary(decimals=decimals))
+        return optional("pandas", what="to_df").DataFrame(self.summary(decimals=decimals))
 
     def to_table(self, *, verbose: bool = True) -> str:
         """Return the table for people: one row for all, one for each class, the protocol, the speed."""

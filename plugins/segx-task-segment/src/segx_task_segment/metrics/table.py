@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from segx.errors import MissingPluginError
+from segx.errors import optional
 from segx.io.files import plain_cell
 from segx.words import counted
 
@@ -94,11 +94,7 @@ class MatchTable:
         Raises:
             MissingPluginError: pandas is not installed.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError:
-            raise MissingPluginError("to_df needs pandas, found none", hint="pip install pandas") from None
-        return pd.DataFrame(list(self._values()), columns=list(COLUMNS))
+        return optional("pandas", what="to_df").DataFrame(list(self._values()), columns=list(COLUMNS))
 
     def _values(self) -> Iterator[Sequence[Any]]:
         for row in self._rows:

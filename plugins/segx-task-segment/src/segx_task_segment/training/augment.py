@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from segx.ops.letterbox import GREY, fit_matrix
+from segx.options.verbs import TrainOptions
+from segx.structures.batch import GREY, fit_matrix
 from segx_task_segment.training.instances import Instance, Polygons, place
 
 if TYPE_CHECKING:
@@ -64,37 +65,21 @@ class Augmented:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly images are changed; names, ranges and defaults of the documented recipe.
+    """How strongly images are changed; :class:`~segx.options.verbs.TrainOptions` says what each option means."""
 
-    Attributes:
-        hsv_h: Largest relative change of hue, which goes round in a circle from red.
-        hsv_s: Largest relative change of saturation.
-        hsv_v: Largest relative change of value.
-        degrees: Largest rotation either way.
-        translate: Largest shift, as a fraction of the image.
-        scale: Largest relative change of size.
-        shear: Largest shear in degrees.
-        perspective: Largest perspective coefficient, 0..0.001.
-        flipud: Probability of turning upside down.
-        fliplr: Probability of mirroring.
-        mosaic: Probability of putting four images together.
-        mixup: Probability of blending with another image.
-        copy_paste: Fraction of objects copied to their mirrored place.
-    """
-
-    hsv_h: float = 0.015
-    hsv_s: float = 0.7
-    hsv_v: float = 0.4
-    degrees: float = 0.0
-    translate: float = 0.1
-    scale: float = 0.5
-    shear: float = 0.0
-    perspective: float = 0.0
-    flipud: float = 0.0
-    fliplr: float = 0.5
-    mosaic: float = 1.0
-    mixup: float = 0.0
-    copy_paste: float = 0.0
+    hsv_h: float = TrainOptions.hsv_h
+    hsv_s: float = TrainOptions.hsv_s
+    hsv_v: float = TrainOptions.hsv_v
+    degrees: float = TrainOptions.degrees
+    translate: float = TrainOptions.translate
+    scale: float = TrainOptions.scale
+    shear: float = TrainOptions.shear
+    perspective: float = TrainOptions.perspective
+    flipud: float = TrainOptions.flipud
+    fliplr: float = TrainOptions.fliplr
+    mosaic: float = TrainOptions.mosaic
+    mixup: float = TrainOptions.mixup
+    copy_paste: float = TrainOptions.copy_paste
 
     @classmethod
     def none(cls) -> Augmentation:

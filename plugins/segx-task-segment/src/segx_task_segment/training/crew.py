@@ -65,7 +65,7 @@ class Crew:
 
     def __init__(self, samples: Samples, workers: int, *, ahead: int) -> None:
         self._settings = samples.settings
-        self._told: SimpleQueue[tuple[int, Mapping[str, Any] | None]] = SimpleQueue()
+        self._messages: SimpleQueue[tuple[int, Mapping[str, Any] | None]] = SimpleQueue()
         self._slots = [SharedMemory.new() for _ in range(ahead + 1 + _LENT)]
         self._free = deque(range(len(self._slots)))
         self._pending: dict[int, set[int]] = {}
@@ -95,7 +95,7 @@ class Crew:
         try:
             for number in range(workers):
                 what = f"process {number + 1} of {workers} that prepares images"
-                hear = partial(_hear, self._told, number)
+                hear = partial(_hear, self._messages, number)
                 self._children.append(
                     child.Child(
                         f"{__name__}:serve", arguments, what=what, hear=hear, files=files, environment=environment
@@ -104,7 +104,7 @@ class Crew:
         except OSError as error:
             raise NoCrewError(error.strerror or str(error)) from error
         for _ in range(workers):
-            number, message = self._told.get()
+            number, message = self._messages.get()
             if message is None or "ready" not in message:
                 raise NoCrewError(self._children[number].failure(message or {}, ModelError).message)
 
@@ -147,7 +147,7 @@ class Crew:
         for number in range(min(workers, len(work.places))):
             mine = list(range(number, len(work.places), workers))
             message = {"slot": slot, "mine": mine, "work": vars(work)}
-            with contextlib.suppress(OSError):  # it has ended, which is told while waiting
+            with contextlib.suppress(OSError):  # it has ended, which is reported while waiting
                 self._children[(first + number) % workers].send(message)
         return partial(self._made, slot, whole, images, rooms)
 
@@ -176,7 +176,7 @@ class Crew:
             ModelError: It has ended.
         """
         try:
-            number, message = self._told.get()
+            number, message = self._messages.get()
         except BaseException:  # Ctrl-C
             self._give_up()
             raise
@@ -203,8 +203,8 @@ class Crew:
         self.close()
 
 
-def _hear(told: SimpleQueue[Any], number: int, message: Mapping[str, Any] | None) -> None:
-    told.put((number, message))
+def _hear(messages: SimpleQueue[Any], number: int, message: Mapping[str, Any] | None) -> None:
+    messages.put((number, message))
 
 
 def _end(children: list[child.Child]) -> None:
@@ -266,7 +266,7 @@ def serve(*, handed: int, size: int, cache: int, slots: Sequence[int]) -> None:
                     room = np.empty(laid.size, np.uint8)
                     laid.write(room)
                     sent[index] = base64.b64encode(room.data).decode("ascii")
-        except Exception as error:  # noqa: BLE001 - told where the batch is waited for
+        except Exception as error:  # noqa: BLE001 - reported where the batch is waited for
             parent.send({"failed": child.described(error)})
         else:
             parent.send({"slot": message["slot"], "made": message["mine"], "sent": sent})

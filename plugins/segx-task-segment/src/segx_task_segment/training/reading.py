@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 with contextlib.suppress(ImportError):  # Windows has none, and no processes either
     import fcntl
@@ -60,18 +60,7 @@ def read_for_training(sample: Sample, imgsz: int) -> Image:
     return image
 
 
-class Sized(Protocol):
-    """Something that knows how much memory it takes."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-
-
-Item = TypeVar("Item", bound=Sized)
-
-
-class MemoryCache(Generic[Item]):
+class MemoryCache:
     """Keeps what was used last, within a limit of memory.
 
     Args:
@@ -80,20 +69,20 @@ class MemoryCache(Generic[Item]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._items: OrderedDict[int, Item] = OrderedDict()
+        self._items: OrderedDict[int, LabelledImage] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, index: int) -> Item | None:
-        """Return an item if it is here."""
+    def get(self, index: int) -> LabelledImage | None:
+        """Return an image if it is here."""
         with self._lock:
             item = self._items.get(index)
             if item is not None:
                 self._items.move_to_end(index)
             return item
 
-    def put(self, index: int, item: Item) -> None:
-        """Keep an item; those not used for longest go."""
+    def put(self, index: int, item: LabelledImage) -> None:
+        """Keep an image; those not used for longest go."""
         with self._lock:
             if index not in self._items:
                 self._items[index] = item

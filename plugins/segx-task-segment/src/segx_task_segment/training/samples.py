@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segx.ops.polygons import Polygon
     from segx.plugin.interfaces import Dataset
     from segx.structures.annotations import Annotation, Sample
+    from segx_task_segment.training.reading import SharedCache
 
 logger = logging.getLogger("segx.train")
 
@@ -110,16 +111,6 @@ class Work:
         return len(self.places), 3, *self.size
 
 
-class Cache(Protocol):
-    """Keeps images that were read."""
-
-    def get(self, index: int) -> LabelledImage | None:
-        """Return an image if it is here."""
-
-    def put(self, index: int, item: LabelledImage) -> None:
-        """Keep an image."""
-
-
 class Samples:
     """Makes the images of any epoch, one by one.
 
@@ -131,7 +122,11 @@ class Samples:
     """
 
     def __init__(
-        self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings, cache: Cache | None = None
+        self,
+        dataset: Dataset,
+        indices: Sequence[int],
+        settings: LoaderSettings,
+        cache: MemoryCache | SharedCache | None = None,
     ) -> None:
         self.dataset = dataset
         self.indices = indices
@@ -179,17 +174,21 @@ class Samples:
 class Images:
     """The part of a data set in use: images with their objects, by position.
 
-    In the place of an image that cannot be read comes the next one that can, and people are told once.
+    In the place of an image that cannot be read comes the next one that can, and that is logged once.
     What was used last is kept, images and objects together, within the limit of memory.
     """
 
     def __init__(
-        self, dataset: Dataset, indices: Sequence[int], settings: LoaderSettings, cache: Cache | None = None
+        self,
+        dataset: Dataset,
+        indices: Sequence[int],
+        settings: LoaderSettings,
+        cache: MemoryCache | SharedCache | None = None,
     ) -> None:
         self._dataset = dataset
         self._indices = indices
         self._settings = settings
-        self._cache: Cache = MemoryCache(settings.cache_bytes) if cache is None else cache
+        self._cache = MemoryCache(settings.cache_bytes) if cache is None else cache
         self._disk = DiskCache(settings.imgsz) if settings.cache_disk else None
         self._bad: set[int] = set()
         self._log_lock = threading.Lock()

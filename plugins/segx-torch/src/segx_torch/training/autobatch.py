@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from segx.ops.letterbox import GREY
 from segx.options.schema import image_size
-from segx.structures.batch import TrainBatch
+from segx.structures.batch import GREY, TrainBatch
 from segx_torch.training.trainer import to_device
 
 if TYPE_CHECKING:

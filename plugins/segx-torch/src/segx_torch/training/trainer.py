@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from segx.errors import DataError, ModelError, UsageError
+from segx.errors import DataError, ModelError, UsageError, reason
 from segx.plugin.training import Trained
 from segx.runs import EnoughError, Step
 from segx.words import counted
@@ -50,7 +50,7 @@ class Trainer:
     """Trains one model.
 
     Args:
-        job: What to train, on what, and whom to tell.
+        job: What to train, on what, and who listens.
         module: The model, in float32.
         batch: Images per step on all processes together.
         fabric: Devices, precision and processes, launched.
@@ -538,8 +538,7 @@ def _sound(saved: Snapshot | None) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         if saved is None or (isinstance(error, RuntimeError) and out_of_memory(error)):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        msg = f"the checkpoint does not hold the state of a run that could go on ({reason})"
+        msg = f"the checkpoint does not hold the state of a run that could go on ({reason(error)[:200]})"
         raise ModelError(msg, hint="begin a new run with its weights: model= in place of resume=") from error
 
 
