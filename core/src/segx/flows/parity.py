@@ -302,8 +302,8 @@ def _find_objects(task: Task, runs: Sequence[_Run], ours: ArtifactInfo, theirs: 
         np.concatenate([result.boxes.conf for result in task.decode(each.reference, each.batch, ours, everything)])
         for each in runs
     ]
-    least = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0, multi_label=True)))
-    floor = least.conf or (0.0 if least.multi_label else USUAL_SCORE)
+    nearest = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0, multi_label=True)))
+    floor = nearest.conf or (0.0 if nearest.multi_label else USUAL_SCORE)
     together = np.concatenate(scores)
     if (together > max(USUAL_SCORE, floor)).sum() >= FEWEST_OBJECTS:
         thresholds = [choose_threshold(together, floor=floor, most=MAX_OBJECTS * len(runs))] * len(runs)
