@@ -197,6 +197,18 @@ def test_another_model_is_told_from_the_same_one(folder: Path, capsys, monkeypat
     assert YOLO("tiny.onnx").verify("tiny.pt").holds
 
 
+def test_what_finds_nothing_is_unproven_and_no_other_model(folder: Path, capsys, monkeypatch) -> None:
+    """A graph that suppresses gives nothing of what an untrained model is unsure of, and no raw outputs."""
+    monkeypatch.chdir(folder)
+    YOLO("tiny.pt").export("onnx", nms=True, output="final.onnx", verify=False)
+    capsys.readouterr()
+    assert main(["verify", "model=final.onnx", "reference=tiny.pt", "--json"]) == 5
+    found = json.loads(capsys.readouterr().out)
+    assert (found["same"], found["problems"]) == (None, [])
+    assert main(["verify", "model=final.onnx", "reference=tiny.pt"]) == 5
+    assert "unproven: final.onnx and tiny.pt find nothing that could be compared: data=" in capsys.readouterr().out
+
+
 # Which runtime of several is taken
 
 Timings = tuple[Timing, ...]

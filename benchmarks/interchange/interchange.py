@@ -58,6 +58,7 @@ FILES: dict[str, dict[str, Any]] = {
     "coreml": {"format": "coreml"},
 }
 PREDICT = {"imgsz": 640, "conf": 0.25, "iou": 0.7, "rect": False}
+MEASURE = {"imgsz": 640, "rect": False}
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,16 @@ def make(side: Side, name: str, weights: Path, data: Path, work: Path) -> dict[s
     return said
 
 
-def predict(side: Side, paths: dict[str, str], images: list[Path], work: Path) -> dict[str, dict[str, Any]]:
-    """Return what a side says of predicting with files, path by stem; what it found lies beside."""
-    folder = work / "found" / side.name
+def use(side: Side, paths: dict[str, str], work: Path, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a side says of predicting with files or of measuring them, path by stem; kept under ``work``."""
+    folder = work / ("measured" if "data" in job else "found") / side.name
     folder.mkdir(parents=True, exist_ok=True)
     answers = {}
     for path, stem in paths.items():
         with contextlib.suppress(FileNotFoundError):
             answers[path] = json.loads((folder / f"{stem}.json").read_text())
     if left := {path: stem for path, stem in paths.items() if path not in answers}:
-        job = {"models": left, "images": [str(image) for image in images], "folder": str(folder), "options": PREDICT}
-        for path, said in side.ask(job, folder).items():
+        for path, said in side.ask({"models": left, "folder": str(folder), **job}, folder).items():
             (folder / f"{left[path]}.json").write_text(json.dumps(said))
             answers[path] = said
     return answers
@@ -194,20 +194,27 @@ def matched(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
 
 
 def row(
-    name: str, made: dict[str, Any], ran: dict[str, dict[str, Any]], found: dict[str, Any] | None, own: list[str]
+    name: str,
+    *,
+    made: dict[str, Any],
+    ran: dict[str, dict[str, Any]],
+    found: dict[str, Any] | None,
+    own: list[str],
+    ap: dict[str, Any],
 ) -> str:
-    """Return a line of the table: of a file, of what both sides said of it, and how far each is off its ``.pt``."""
+    """Return a line of the table: of a file: what both sides said, how far each is off its ``.pt``, AP."""
+    accuracy = ap.get("failed", "")[:160] or (f"{ap['box']:.4f} / {ap['mask']:.4f}" if ap else "")
     if "failed" in made:
-        return f"| {name} | not made: {made['failed'][:160]} | | | | | |"
+        return f"| {name} | not made: {made['failed'][:160]} | | | | | | {accuracy} |"
     failed = [f"{side}: {said['failed'][:200]}" for side, said in ran.items() if "failed" in said]
     if failed or found is None:
-        return f"| {name} | {'; '.join(failed)} | | | | | |"
+        return f"| {name} | {'; '.join(failed)} | | | | | | {accuracy} |"
     if not found["objects"]:
-        return f"| {name} | nothing in common | 0 | {found['single']} | | | {' / '.join(own)} |"
+        return f"| {name} | nothing in common | 0 | {found['single']} | | | {' / '.join(own)} | {accuracy} |"
     good = found["box"] <= BOX and found["mask"] >= MASK and not found["single"]
     verdict = "the same" if good else "differs"
     return (f"| {name} | {verdict} | {found['objects']} | {found['single']} | {found['box']:.2g} | "
-            f"{found['mask']:.4f} / {found['low']:.4f} | {' / '.join(own)} |")  # fmt: skip
+            f"{found['mask']:.4f} / {found['low']:.4f} | {' / '.join(own)} | {accuracy} |")  # fmt: skip
 
 
 def main() -> None:
@@ -228,18 +235,21 @@ def main() -> None:
         for name in names:
             files[side.name][name] = said = make(side, name, weights, data, work)
             print(side.name, name, said, file=sys.stderr, flush=True)
+    found = {"images": [str(image) for image in images], "options": PREDICT}
+    measuring = {"data": str(data), "options": MEASURE}
     for peer in sides[1:]:
         for maker in (peer, sides[0]):
             made = files[maker.name]
             paths = {said["path"]: f"{maker.name}-{name.replace(' ', '-')}" for name, said in made.items()
                      if "path" in said}  # fmt: skip
-            ran = {side.name: predict(side, paths, images, work) for side in (sides[0], peer)}
+            measured = use(sides[0], paths, work, measuring) if asked.measure and maker is peer else {}
+            ran = {side.name: use(side, paths, work, found) for side in (sides[0], peer)}
             print(f"\n### Files of {maker.name}, by segx and by {peer.name}\n")
             print("| file | segx and the other find | objects | of one side | box px | mask IoU median / p5 "
-                  "| median box px off the .pt: segx / the other |\n|---|---|---|---|---|---|---|")  # fmt: skip
+                  "| median box px off the .pt: both | box / mask AP in segx |\n" + 8 * "|---" + "|")  # fmt: skip
             for name, said in made.items():
                 if "failed" in said:
-                    print(row(name, said, {}, None, []))
+                    print(row(name, made=said, ran={}, found=None, own=[], ap={}))
                     continue
                 of_file = {side: answers[said["path"]] for side, answers in ran.items()}
                 both = [work / "found" / side / f"{paths[said['path']]}.npz" for side in of_file]
@@ -247,7 +257,9 @@ def main() -> None:
                 first = [work / "found" / side / f"{maker.name}-pt.npz" for side in of_file]
                 pairs = zip(first, both, strict=True) if whole else ()
                 own = [f"{compare(*pair, images).get('typical', math.nan):.2g}" for pair in pairs]
-                print(row(name, said, of_file, compare(*both, images) if whole else None, own), flush=True)
+                same = compare(*both, images) if whole else None
+                ap = measured.get(said["path"], {})
+                print(row(name, made=said, ran=of_file, found=same, own=own, ap=ap), flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -259,6 +271,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", action="append", required=True, metavar="VERSION=PYTHON")
     parser.add_argument("--limit", type=int, default=8)
     parser.add_argument("--only", action="append", choices=list(FILES))
+    parser.add_argument("--measure", action="store_true", help="AP of the peer's files in segx, on all images")
     return parser.parse_args()
 
 

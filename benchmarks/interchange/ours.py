@@ -12,9 +12,12 @@ def make(job: dict) -> dict:
     return {"path": str(YOLO(job["weights"]).export(**job["options"])), "version": __version__}
 
 
-def predict(job: dict, model: str) -> dict:
-    """Predict with one file."""
+def use(job: dict, model: str) -> dict:
+    """Predict with one file, or measure its AP on a data set."""
     opened, results = YOLO(model), []
+    if "data" in job:
+        metrics = opened.val(data=job["data"], device="cpu", plots=False, verbose=False, **job["options"])
+        return {"box": metrics.box.map, "mask": metrics.seg.map, "version": __version__}
     for image in job["images"]:
         [result] = opened.predict(image, verbose=False, device="cpu", **job["options"])
         results.append((result.boxes.data, result.masks.data))
@@ -22,4 +25,4 @@ def predict(job: dict, model: str) -> dict:
 
 
 if __name__ == "__main__":
-    serve(make, predict)
+    serve(make, use)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def serve(make: Callable[[dict], dict], predict: Callable[[dict, str], dict]) -> None:
-    """Do what a job asks for: make one file, or predict with one after the other."""
+def serve(make: Callable[[dict], dict], use: Callable[[dict, str], dict]) -> None:
+    """Do what a job asks for: make one file, or use one after the other."""
     job = json.loads(pathlib.Path(sys.argv[1]).read_text())
     for model in job["models"] or [""]:
         print(json.dumps({"starts": model}), flush=True)
         try:
-            said = predict(job, model) if model else make(job)
+            said = use(job, model) if model else make(job)
         except Exception as error:  # noqa: BLE001 - whatever it says is the result
             said = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]}
         print(json.dumps({"model": model, **said}), flush=True)

@@ -73,6 +73,11 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ("predict model=a source=b opset=3", 2, "segx: opset=3 cannot be: an option of some export formats"),
         ("predict model=a source=b augment", 2, "segx: augment=True cannot be: test-time augmentation is not there"),
         ("export model=a", 2, "segx: export needs format=..."),
+        (
+            "export model=a format=pb half=true",
+            2,
+            "\n  options: batch, device, dynamic, imgsz, opset, output, simplify, verify\n",
+        ),
         ("export model=a format=onxx", 2, "segx: format 'onxx' is not known; did you mean 'onnx'?"),
         ("plugins nwe", 2, "segx: segx plugins has no action 'nwe'; did you mean 'new'?"),
         ("cache --colour=1", 2, "segx: option 'colour' is not known"),

@@ -178,8 +178,9 @@ def test_options_of_other_verbs_are_told_to_be_theirs(verb: type[ExportOptions])
             == verb.parse({})
         )
         if known.values:
-            with pytest.raises(UsageError, match=f"^{name}=12345 cannot be: an option of"):
+            with pytest.raises(UsageError, match=f"^{name}=12345 cannot be: an option of") as caught:
                 verb.parse({name: 12345})
+            assert caught.value.hint == f"options: {', '.join(sorted(mine))}"
 
 
 @pytest.mark.parametrize("value", [[640, 640], (640, 640), "640,640", np.array([640, 640]), 640.0, None])

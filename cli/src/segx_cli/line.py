@@ -319,7 +319,8 @@ def _options(command: Command, arguments: Mapping[str, Any], values: Mapping[str
         if info.name in values and info.name not in taken:
             if info.name in NEUTRAL and changes_nothing(NEUTRAL[info.name], values[info.name]):
                 continue
-            raise UsageError(f"option {info.name!r} does not go with {_words(arguments)}: {info.group}")
+            msg = f"option {info.name!r} does not go with {_words(arguments)}: {info.group}"
+            raise UsageError(msg, hint=f"options: {', '.join(sorted(taken))}")
     return kind.parse(values)
 
 

@@ -19,19 +19,21 @@ def run(call: Call, output: Output) -> int:
     from segx.flows.parity import describe
 
     given, reference = str(call.arguments["model"]), str(call.arguments["reference"])
-    proof = YOLO(given, task=call.task).verify(reference, options=cast("VerifyOptions", call.options))
+    options = cast("VerifyOptions", call.options)
+    proof = YOLO(given, task=call.task).verify(reference, options=options)
     document = {
         "model": given,
         "reference": reference,
-        "same": proof.holds,
+        "same": proof.holds if proof.comparable or proof.problems else None,
         "problems": list(proof.problems),
         "parity": dataclasses.asdict(proof.parity),
     }
     if proof.holds:
         verdict = f"{given} finds what {reference} finds"
-    elif proof.comparable:
+    elif proof.problems:
         verdict = f"{given} differs from {reference}: {'; '.join(proof.problems)}"
     else:
-        verdict = f"{given} and {reference} find nothing that could be compared"
+        cure = "" if options.data else ": data=coco8-seg.yaml compares photographs too"
+        verdict = f"unproven: {given} and {reference} find nothing that could be compared{cure}"
     output.result(f"{describe(proof.parity)}\n{verdict}", document)
     return 0 if proof.holds else ExportError.exit_code

@@ -130,6 +130,18 @@ def test_bytes_of_an_image_are_taken_as_they_are(made: Callable[..., Path]) -> N
     assert len(set(scales.values())) == 4, "each output has a scale of its own"
 
 
+def test_each_value_has_a_range_of_its_own(made: Callable[..., Path]) -> None:
+    """Also one that others are added to in place: x * sigmoid(x) is never below -0.279."""
+    interpreter = Interpreter(model_path=str(made(int8=True)))
+    nodes = interpreter._get_ops_details()
+    logistic = {index for node in nodes if node["op_name"] == "LOGISTIC" for index in node["outputs"]}
+    made_of = [node["outputs"][0] for node in nodes if node["op_name"] == "MUL" and logistic & set(node["inputs"])]
+    assert len(made_of) > 10
+    details = {item["index"]: item["quantization"] for item in interpreter.get_tensor_details()}
+    for scale, zero in map(details.get, made_of):
+        assert (-128 - zero) * scale > -0.2785 - scale
+
+
 def test_what_is_computed_is_integers(made: Callable[..., Path]) -> None:
     interpreter = Interpreter(model_path=str(made(int8=True, values="uint8")))
     kinds = {np.dtype(item["dtype"]).name for item in interpreter.get_tensor_details()}

@@ -819,9 +819,11 @@ def _prove(
         proof = prove(
             source, other, task=task, tolerance=allowed, images=[*images, *read_all(job.proving, "proven on")]
         )
-        heads = f"{source.info.head} and {other.info.head}"
+        heads = f"raw outputs of {source.info.head} and {other.info.head}"
     if not proof.comparable and not proof.problems:
-        return None, f"nothing could be compared: no objects are found, and raw outputs of {heads} share too little"
+        more = "data" in job.options.names() and not job.proving
+        cure = "; data=coco8-seg.yaml proves it on photographs" if more else ""
+        return None, f"nothing could be compared: no objects are found, and {heads} share too little{cure}"
     logger.info("%s: %s", job.destination.name, describe(proof.parity))
     if proof.ties:
         logger.info(

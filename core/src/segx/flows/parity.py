@@ -292,6 +292,8 @@ def _both(found: Sequence[_Found]) -> tuple[list[Results], list[Results]]:
 def _find_objects(task: Task, runs: Sequence[_Run], ours: ArtifactInfo, theirs: ArtifactInfo) -> list[_Found]:
     """Return what both find, by rules that both leave open: of what suppresses by itself, nothing below its floor.
 
+    Of a graph that suppresses and does not say what it keeps, as other tools' do not, that is the usual score.
+
     Where enough objects reach the usual score in all images together, one threshold is for all of them: what a graph
     sees in an image of nothing it knows says little of it. Else each run has the threshold that enough objects reach.
     """
@@ -300,7 +302,8 @@ def _find_objects(task: Task, runs: Sequence[_Run], ours: ArtifactInfo, theirs: 
         np.concatenate([result.boxes.conf for result in task.decode(each.reference, each.batch, ours, everything)])
         for each in runs
     ]
-    floor = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0))).conf
+    nearest = task.limits(theirs, task.limits(ours, DecodeOptions(conf=0.0, multi_label=True)))
+    floor = nearest.conf or (0.0 if nearest.multi_label else USUAL_SCORE)
     together = np.concatenate(scores)
     if (together > max(USUAL_SCORE, floor)).sum() >= FEWEST_OBJECTS:
         thresholds = [choose_threshold(together, floor=floor, most=MAX_OBJECTS * len(runs))] * len(runs)

@@ -6,7 +6,7 @@ Nothing here imports NumPy or torch, so that a wrong option is reported in a fra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -38,7 +38,7 @@ class VerbOptions(Options):
         Raises:
             WrongValueError: One is known elsewhere, and would change something.
         """
-        return not_neutral(values)
+        return not_neutral(values, cls.names())
 
 
 class DecodeOptions(Options):
@@ -499,11 +499,12 @@ def known_elsewhere() -> dict[str, Neutral]:
     return of_verbs | NEUTRAL
 
 
-def not_neutral(values: Mapping[str, Any]) -> list[str]:
+def not_neutral(values: Mapping[str, Any], own: Iterable[str]) -> list[str]:
     """Return which names, of those that a verb does not have, are known nowhere.
 
     Args:
         values: Names and values, as they were given.
+        own: What the verb does have.
 
     Raises:
         UsageError: One is known, and would change something.
@@ -511,7 +512,8 @@ def not_neutral(values: Mapping[str, Any]) -> list[str]:
     known = known_elsewhere()
     for name, value in values.items():
         if name in known and not changes_nothing(known[name], value):
-            raise WrongValueError(f"{name}={shown(value)} cannot be: {known[name].reason}")
+            msg = f"{name}={shown(value)} cannot be: {known[name].reason}"
+            raise WrongValueError(msg, hint=f"options: {', '.join(sorted(own))}")
     return [name for name in values if name not in known]
 
 

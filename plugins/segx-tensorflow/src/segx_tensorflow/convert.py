@@ -23,6 +23,7 @@ from segx_onnx_graph import boxes_as_fractions, raw_decoding, raw_form, read
 from segx_tensorflow.functions import GraphModule
 from segx_tensorflow.keras_model import write_keras
 from segx_tensorflow.model_metadata import described
+from segx_tensorflow.quantised import quantised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -140,18 +141,16 @@ def tflite(
     if precision == "fp16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    elif precision == "int8":
+    made = converter.convert()
+    if precision == "int8":
         if images is None:
             raise ExportError("int8 takes images to calibrate on")
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: _representative(images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = getattr(tf, values)
-    write_bytes(Path(destination), described(converter.convert(), name=name))
+        made = quantised(made, _representative(images), getattr(tf, values))
+    write_bytes(Path(destination), described(made, name=name))
     return {**_made(graph), **({"decoding": decoding} if decoding else {})}
 
 
-def _representative(images: Mapping[str, Any]) -> Iterator[list[Any]]:
+def _representative(images: Mapping[str, Any]) -> Iterator[np.ndarray[Any, Any]]:
     """Yield what the ranges of all values are taken from, channels last.
 
     A black and a white image come first: with them the input's scale is 1/255, so that bytes are taken as they are.
@@ -162,7 +161,7 @@ def _representative(images: Mapping[str, Any]) -> Iterator[list[Any]]:
     ends = (np.full(shape, value, np.float32) for value in (0, 1))
     photographs = (np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) for batch in calibration)
     for done, batch in enumerate(itertools.chain(ends, photographs), start=1):
-        yield [batch]
+        yield batch
         child.notify("calibrating", done, total)
 
 
