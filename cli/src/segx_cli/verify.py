@@ -25,13 +25,14 @@ def run(call: Call, output: Output) -> int:
         "reference": reference,
         "same": proof.holds,
         "problems": list(proof.problems),
+        "doubt": proof.doubt,
         "parity": dataclasses.asdict(proof.parity),
     }
     if proof.holds:
         verdict = f"{given} finds what {reference} finds"
-    elif proof.comparable:
+    elif proof.problems:
         verdict = f"{given} differs from {reference}: {'; '.join(proof.problems)}"
     else:
-        verdict = f"{given} and {reference} find nothing that could be compared"
+        verdict = f"whether {given} finds what {reference} finds cannot be said: {proof.doubt}"
     output.result(f"{describe(proof.parity)}\n{verdict}", document)
     return 0 if proof.holds else ExportError.exit_code
