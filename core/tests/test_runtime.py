@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 
 from segx.errors import UsageError
 from segx.runtime import choose_device
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -88,8 +88,8 @@ def more_images(noted: Mapping[str, Any]) -> str:
         most = min(_FEW, noted["of"])
         return f"calibrate on {most} images, not {noted['images']}: most={most} fraction=1"
     return (
-        f"it was calibrated on all {noted['images']} images that {noted['data']} has for it: name a data set or a split "
-        f"of {_FEW} or more, data=... split=..."
+        f"it was calibrated on all {noted['images']} images that {noted['data']} has for it: "
+        f"name a data set or a split of {_FEW} or more, data=... split=..."
     )
 
 

@@ -211,9 +211,10 @@ def prove(
                 f"masks match by {quality:.3f} (mean IoU, 0 for what is missed), wanted {tolerance.quality:g}",
             )
         elif low < tolerance.quality:
+            few, wanted = counted(round(objects), "object"), f"{tolerance.quality:g}"
             doubt = (
-                f"{counted(round(objects), 'object')} are too few to say that masks match by {tolerance.quality:g} (mean "
-                f"IoU, 0 for what is missed): it is {quality:.3f}, {low:.2f} to {high:.2f}; segx verify data=... tells"
+                f"{few} are too few to say that masks match by {wanted} (mean IoU, 0 for what is missed): it is "
+                f"{quality:.3f}, {low:.2f} to {high:.2f}; compare more: segx verify data=..."
             )
     elif not meaningful and not set(reference.info.outputs) <= relative.keys():
         heads = f"{reference.info.head} and {other.info.head}"

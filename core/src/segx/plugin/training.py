@@ -46,7 +46,7 @@ class ModelSession(Session, Protocol):
         ...
 
     def share_module(self) -> Any:
-        """Return the model itself in the runtime's own type, with ``names`` and ``yaml``; what is changed in it counts."""
+        """Return the model itself in its runtime's type, with ``names`` and ``yaml``; what is changed in it counts."""
         ...
 
     def heed(self) -> bool:
