@@ -196,7 +196,8 @@ _TOLERANCES: Mapping[str, Tolerance] = {
     "int8": Tolerance(box=math.inf, score=1.0, mask_iou=0.0, matched=0.0, raw=math.inf, typical_box=2.0, quality=0.7),
 }
 """Extremes judge what is nearly exact. Of what is quantised some objects are far off whether it is good or bad: on 20
-photographs good files had a median box of 0.6 to 1.5 pixels and a mask IoU of 0.85 to 0.89, a bad one 3.2 to 5.4."""
+photographs good files had a median box of 0.6 to 1.5 pixels, a bad one 3.2 to 5.4. On 8 photographs beside the drawn
+images (44 objects) good files of six formats had a quality of 0.89 to 0.97, of drawn images alone 0.64 to 0.95."""
 
 
 def default_tolerances(*precisions: str) -> dict[str, Tolerance]:
