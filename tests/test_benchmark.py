@@ -233,7 +233,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segx.flows.benchmark.Others.cores", lambda _: 0.0)
 
 
-@pytest.mark.usefixtures("onnx")
 def test_beside_other_programs_no_runtime_is_chosen_for_good(
     folder: Path, onnx: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,6 +243,7 @@ def test_beside_other_programs_no_runtime_is_chosen_for_good(
     assert fastest.measured(onnx, get_registry()) is None
 
 
+@pytest.mark.usefixtures("alone")
 def test_speed_alone_takes_no_data_set(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "segx")
     result = YOLO(folder / "tiny.pt").benchmark(
@@ -251,7 +251,7 @@ def test_speed_alone_takes_no_data_set(folder: Path, tmp_path: Path, caplog: pyt
     )
     assert [(row.state, row.metrics, row.throughput > 0) for row in result.rows] == [("ok", {}, True)] * 2
     assert sorted(path.name for path in (result.folder / "images").iterdir()) == ["drawn0.png", "drawn1.png"]
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("segx")]
     assert lines[0].startswith("speed is measured on drawn images")
     said = [re.sub(r"\d+:\d\d so far", "TIME", line) for line in lines[1:]]
     assert "1 of 2: pt fp32: timing torch (TIME)" in said
