@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,7 +149,11 @@ def test_a_first_prediction_is_timed_in_a_new_process(folder: Path, monkeypatch:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"formats": ("onxx",)}, "did you mean 'onnx'"), ({"data": None}, "no data set"), ({"most": 0}, "most=0")],
+    [
+        ({"formats": ("onxx",)}, "did you mean 'onnx'"),
+        ({"data": None}, "no data set is named, and the model remembers none"),
+        ({"most": 0}, "most=0"),
+    ],
 )
 def test_wrong_questions_are_refused_before_any_folder_is_made(folder: Path, given: dict, words: str) -> None:
     data = next((folder / "shapes").glob("*.yaml"))
@@ -234,6 +239,39 @@ def note(artifact: Artifact, *timings: Timing, device: str | None = None) -> Pat
     return fastest.keep(artifact, fastest.choice_of(timings, device, get_registry()))
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program is at work."""
+    monkeypatch.setattr("segx.flows.benchmark.Others.cores", lambda _: 0.0)
+
+
+def test_beside_other_programs_no_runtime_is_chosen_for_good(
+    folder: Path, onnx: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("segx.flows.benchmark.Others.cores", lambda _: 1.5)
+    result = YOLO(onnx.path).benchmark(formats=(), val=False, most=1, cold=False, project=folder / "busy")
+    assert result.rows[0].choice is not None
+    assert "which runtime is fastest is not kept: other programs took 1.5 of" in caplog.text
+    assert fastest.measured(onnx, get_registry()) is None
+
+
+@pytest.mark.usefixtures("alone")
+def test_speed_alone_takes_no_data_set(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "segx")
+    result = YOLO(folder / "tiny.pt").benchmark(
+        formats="onnx", imgsz=64, val=False, most=2, cold=False, project=tmp_path
+    )
+    assert [(row.state, row.metrics, row.throughput > 0) for row in result.rows] == [("ok", {}, True)] * 2
+    assert sorted(path.name for path in (result.folder / "images").iterdir()) == ["drawn0.png", "drawn1.png"]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("segx")]
+    assert lines[0].startswith("speed is measured on drawn images")
+    said = [re.sub(r"\d+:\d\d so far", "TIME", line) for line in lines[1:]]
+    assert "1 of 2: pt fp32: timing torch (TIME)" in said
+    assert "2 of 2: onnx fp32: exporting, and comparing with its source (TIME)" in said
+    assert all(line.startswith(("1 of 2: pt fp32: ", "2 of 2: onnx fp32: ")) for line in said), said
+
+
+@pytest.mark.usefixtures("alone")
 def test_every_runtime_of_a_file_is_proven_and_measured(onnx: Artifact, folder: Path) -> None:
     data = next((folder / "shapes").glob("*.yaml"))
     result = YOLO(onnx.path).benchmark(data=data, formats=(), most=2, cold=False, project=folder / "each")

@@ -9,7 +9,6 @@ an import of torch each; what a shell does (pipes, patterns, here-documents) run
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import re
 import shlex
@@ -157,15 +156,12 @@ def test_lines_that_need_a_shell_are_told_from_others() -> None:
 
 @pytest.fixture
 def _as_found() -> Iterator[None]:
-    """Leave logging, modules and plugins as a page finds them: its commands and scripts run in this process."""
-    root, modules = logging.getLogger(), set(sys.modules)
-    level, handlers = root.level, list(root.handlers)
+    """Leave modules and plugins as a page finds them: its commands and scripts run in this process."""
+    modules = set(sys.modules)
     yield
     for name in [name for name in sys.modules.keys() - modules if re.match(r"segx_\w+_(pt2|plain|lines)\b", name)]:
         del sys.modules[name]
     get_registry.cache_clear()
-    root.handlers[:], root.level = handlers, level
-    logging.getLogger("segx.model").setLevel(logging.NOTSET)
 
 
 def _call(program: str, *arguments: str) -> int:

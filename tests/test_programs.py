@@ -472,7 +472,6 @@ def test_other_modules_are_not_found_as_ever() -> None:
         (lambda m: m("absent.jpg"), FileNotFoundError, "absent.jpg"),
         (lambda m: m.train(data="data.yaml", trainer=object), ValueError, "add_callback"),
         (lambda m: m.train(data="absent.yaml"), FileNotFoundError, "absent.yaml"),
-        (lambda m: m.model.load_state_dict({}), UsageError, "a copy to look at"),
         (lambda _: YOLO("absent.pt"), FileNotFoundError, "absent.pt"),
         (lambda _: YOLO("best.pt", task="detect"), UsageError, "'segment', not for 'detect'"),
         (lambda _: YOLO("best.onnx").train(data="data.yaml"), UsageError, "'onnx'"),
@@ -487,13 +486,90 @@ def test_what_cannot_be_is_refused_in_the_class_that_programs_catch(
     assert isinstance(caught.value, SegxError)
 
 
-def test_a_copied_module_changes_nothing(model: YOLO, photo: str) -> None:
-    before = model(photo, **FIND)[0].boxes.data
+def _zero(m: YOLO) -> None:
     with torch.no_grad():
-        for weights in model.model.parameters():
+        for weights in m.model.parameters():
             weights.zero_()
-    np.testing.assert_array_equal(model(photo, **FIND)[0].boxes.data, before)
+
+
+def _zero_data(m: YOLO) -> None:
+    for weights in m.parameters():
+        weights.data.mul_(0)
+
+
+def _load_zeros(m: YOLO) -> None:
+    m.model.load_state_dict({name: torch.zeros_like(value) for name, value in m.state_dict().items()})
+
+
+@pytest.mark.parametrize("change", [_zero, _zero_data, _load_zeros])
+def test_what_is_changed_in_the_module_counts_for_every_verb(
+    model: YOLO, photo: str, tmp_path: Path, change: Callable[[YOLO], None]
+) -> None:
+    before = model(photo, **FIND)[0].boxes.conf
     assert model.model is model.model
+    assert model.model.eval().names == dict(model.names)
+    np.testing.assert_array_equal(model(photo, **FIND)[0].boxes.conf, before)
+    assert model.benchmark is not None
+    assert model._sessions.artifact is not None, "who only looks has changed nothing"
+    change(model)
+    every = dict(FIND, conf=0.0)
+    changed = model(photo, **every)[0].boxes.conf
+    assert np.ptp(changed) < 1e-6, "with weights of 0 all scores are alike"
+    assert len(before)
+    assert np.ptp(before) > 0.01
+    folder = model([photo] * 8, **every)  # in sessions side by side
+    np.testing.assert_array_equal(folder[0].boxes.conf, changed)
+    again = YOLO(model.save(tmp_path / "zero.pt"))
+    np.testing.assert_array_equal(again(photo, **every)[0].boxes.conf, changed)
+    with pytest.raises(UsageError, match="in memory only"):
+        model.verify("best.pt")
+    assert model.val(data="data.yaml", imgsz=160, plots=False, show=False).seg.map == 0
+
+
+def test_a_changed_model_is_exported_as_it_is(model: YOLO, photo: str, tmp_path: Path) -> None:
+    model.model.head.dfl  # noqa: B018 - it is the network itself
+    with torch.no_grad():
+        for name, weights in model.model.named_parameters():
+            if name.endswith("bias"):
+                weights.add_(0.1)
+    exported = YOLO(model.export(format="onnx", imgsz=160, output=tmp_path / "changed.onnx"))
+    mine, theirs = (one(photo, **dict(FIND, rect=False))[0].boxes.data for one in (model, exported))
+    np.testing.assert_allclose(mine, theirs, atol=0.05)
+    assert abs(mine[:, 4] - YOLO("best.pt")(photo, **dict(FIND, rect=False))[0].boxes.conf[: len(mine)]).max() > 0.001
+
+
+def test_hooks_of_layers_are_called(model: YOLO, photo: str) -> None:
+    class Kept:
+        seen: list[tuple[int, ...]] = []  # noqa: RUF012 - of this test
+
+        def keep(self, _layer: Any, _given: Any, out: torch.Tensor) -> None:
+            self.seen.append(tuple(out.shape))
+
+        def __deepcopy__(self, _: Any) -> Any:
+            pytest.fail("what hooks belong to is copied")
+
+    model(photo, **FIND)
+    kept = Kept()
+    handle = model.model.model[0].register_forward_hook(kept.keep)
+    model(photo, **FIND)
+    assert [shape[0] for shape in kept.seen] == [1]
+    model([photo] * 8, **FIND)
+    assert len(kept.seen) > 1
+    handle.remove()
+    kept.seen.clear()
+    model(photo, **FIND)
+    assert not kept.seen
+
+
+def test_other_layers_are_refused_by_the_next_verb(model: YOLO, photo: str) -> None:
+    before, network = model.model.model[0], model.model
+    network.model[0] = torch.nn.Identity()
+    with pytest.raises(UsageError, match=r"no longer a \S+: model.0 is Identity, was Conv"):
+        model(photo, **FIND)
+    with pytest.raises(UsageError, match="no longer"):
+        model.save("changed.pt")
+    network.model[0] = before
+    assert len(model(photo, **FIND)[0])
 
 
 def test_convert_coco(place: Path, tmp_path: Path) -> None:

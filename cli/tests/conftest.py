@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import pytest
 from segx_cli.main import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -50,19 +49,12 @@ def segx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give each test its own folder and cache, and leave logging as it was found."""
+def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test its own folder and cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEGX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SEGX_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    root, model = logging.getLogger(), logging.getLogger("segx.model")
-    level = root.level
-    yield
-    for handler in [item for item in root.handlers if item.get_name() == "segx-cli"]:
-        root.removeHandler(handler)
-    root.setLevel(level)
-    model.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

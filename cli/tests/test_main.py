@@ -80,6 +80,8 @@ def test_a_value_that_is_a_commands_name_is_a_value() -> None:
         ),
         ("export model=a format=onxx", 2, "segx: format 'onxx' is not known; did you mean 'onnx'?"),
         ("plugins nwe", 2, "segx: segx plugins has no action 'nwe'; did you mean 'new'?"),
+        ("info model=a device=cpu", 2, "segx: device=cpu cannot be: an option of predict"),
+        ("info model=a colour=1", 2, "segx: option 'colour' is not known"),
         ("cache --colour=1", 2, "segx: option 'colour' is not known"),
         ("predict model=a source=b cfg=none.yaml", 2, "segx: cfg=none.yaml cannot be read"),
     ],
@@ -161,6 +163,12 @@ def test_help_shows_every_option(segx: Segx, typed: str, command: Command) -> No
     for info in (*command.arguments, *command.known_options()):
         assert f"\n  {info.name}=" in ended.out
         assert " ".join(info.help.split()) in " ".join(ended.out.split())
+
+
+def test_what_is_taken_in_silence_is_no_option_of_the_verb(segx: Segx) -> None:
+    silent = segx("benchmark", "--help").out.partition("Taken where they change nothing:")[2].split()
+    assert "augment," in silent
+    assert not {f"{name}," for name in ("int8", "model", "cfg", "task", "data", "half")} & set(silent)
 
 
 def test_help_of_a_verb_may_be_asked_for_in_any_place(segx: Segx) -> None:

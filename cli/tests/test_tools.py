@@ -83,16 +83,19 @@ def test_a_new_plugin_is_written(segx: Segx, tmp_path: Path) -> None:
 def test_what_plugins_log_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
     import logging
 
-    from segx_cli.logs import listen
+    from segx_cli.logs import listening
     from segx_cli.output import Output
 
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
     for quiet, received in ((False, "said by a plugin\nsegx: warning: careful\n"), (True, "segx: warning: careful\n")):
-        listen(Output(quiet=quiet))
-        logging.getLogger("segx_torch.session").info("said by a plugin")
-        logging.getLogger("segx_torch.session").debug("too much")
-        logging.getLogger("elsewhere").info("not ours")
-        logging.getLogger("segx.flows").warning("careful")
+        with listening(Output(quiet=quiet)):
+            logging.getLogger("segx_torch.session").info("said by a plugin")
+            logging.getLogger("segx_torch.session").debug("too much")
+            logging.getLogger("elsewhere").info("not ours")
+            logging.getLogger("segx.flows").warning("careful")
         assert capsys.readouterr().err == received
+        assert (root.level, root.handlers) == before, "the stream is this command line's; later it may be closed"
 
 
 def test_broken_and_disabled_plugins_are_shown(segx: Segx, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def test_export_proves_and_says_where(segx: Segx, tiny_model: Path, tmp_path: Pa
     assert ended.document["parity"]["images"] > 0
     shown = segx("info", f"model={target}")
     assert "64x96" in shown.out
-    assert "proven" in shown.out
+    assert "compared" in shown.out
 
 
 def test_export_refuses_what_cannot_be(segx: Segx, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,9 @@ class ModelFake(ColorSession):
 
     def load_weights(self, artifact): ...
     def save(self, path): ...
-    def copy_module(self): ...
+    def share_module(self): ...
+    def heed(self): ...
+    def beside(self, options): ...
     def describe(self): ...
     def for_classes(self, names, *, seed): ...
 
@@ -1167,7 +1169,7 @@ def test_a_data_set_that_is_named_proves_the_file(model, photographs, monkeypatc
 
 @pytest.mark.parametrize(
     ("named", "advice"),
-    [(True, "calibrate on 100 images or more, not 18: most=100"), (False, "name 100 images or more of yours, data=")],
+    [(True, "it was calibrated on all 18 images that"), (False, "name 100 images or more of yours, data=")],
 )
 @pytest.mark.usefixtures("jobs")
 def test_a_coarse_file_is_rejected_with_how_many_images_to_give(model, photographs, monkeypatch, named, advice):
@@ -1187,3 +1189,19 @@ def test_a_data_set_to_prove_on_that_is_not_there_is_told_before_any_work(model,
     with pytest.raises(DataError):
         export(model, "case", {"data": str(tmp_path / "absent.yaml")}, registry=make_toys(Toy(), also=(CALIBRATED,)))
     assert not jobs
+
+
+@pytest.mark.parametrize(
+    ("count", "advice"),
+    [
+        (1, "calibrate on 36 images, not 1: most=36 fraction=1"),
+        (36, "calibrated on all 36 images that few.yaml has for it: name a data set or a split of 100"),
+        (100, ""),
+    ],
+)
+def test_advice_on_calibration_is_what_the_data_set_can_give(count: int, advice: str) -> None:
+    from segx.flows.calibration import more_images
+
+    said = more_images({"data": "few.yaml", "images": count, "of": max(count, 36)})
+    assert advice in said
+    assert bool(advice) == bool(said)

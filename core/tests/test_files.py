@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +16,7 @@ from segx.io import files, index_cache, sidecar
 from segx.io.files import read_mapping, read_options
 from segx.io.yaml_text import NotYamlError, load
 from segx.model import YOLO
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from segx.options.verbs import PredictOptions
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
 BAD = {
@@ -143,7 +141,7 @@ def test_a_key_of_options_with_a_dash_and_with_an_underscore_is_one(tmp_path: Pa
     with pytest.raises(UsageError, match="save-txt is there with a dash and with an underscore"):
         read_options(path)
     path.write_text("save-txt: true\nmax-det: 3\n")
-    assert read_options(path) == {"save_txt": True, "max_det": 3}
+    assert read_options(path) == {"save_txt": "true", "max_det": 3}
 
 
 def test_what_yaml_itself_allows_twice_is_read() -> None:
@@ -154,8 +152,28 @@ def test_what_yaml_itself_allows_twice_is_read() -> None:
 def test_names_of_classes_are_text_and_nothing_else_is() -> None:
     text = "names: {0: yes, 1: 007, 2: 1:30, 3: 2024-01-01, 4: null}\nnc: 5\nargs: {names: [no]}\n"
     found = load(text)
-    assert found["names"] == {0: "yes", 1: "007", 2: "1:30", 3: "2024-01-01", 4: None}
+    assert found["names"] == {0: "yes", 1: "007", 2: "1:30", 3: "2024-01-01", 4: "null"}
     assert (found["nc"], found["args"]) == (5, {"names": [False]})
+
+
+def test_names_that_come_by_merging_are_text_too() -> None:
+    base = "base: &base\n  names: [yes, null, 007]\n"
+    assert load(base + "<<: *base\n")["names"] == ["yes", "null", "007"]
+    assert load(base + "<<: [*base]\nnc: 3\n")["names"] == ["yes", "null", "007"]
+    assert load("few: &few {0: no, 1: off}\nnames:\n  <<: *few\n  1: on\n")["names"] == {0: "no", 1: "on"}
+    assert load("names: {0: , 1: a}")["names"] == {0: None, 1: "a"}, "what is left out is no name"
+
+
+def test_options_of_a_file_mean_what_they_mean_when_typed(tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text(
+        "name: 007\nproject: 2024-01-01\nclasses: [no, 1:30, 3, cat]\nsave: no\nconf: 0.4\niou: 1e-1\n"
+        "imgsz: [320, 640]\nmax_det: 10\ndevice: 0\nline_width: null\n"
+    )
+    options = PredictOptions.parse(read_options(path))
+    assert (options.name, options.project, options.classes) == ("007", Path("2024-01-01"), ("no", "1:30", 3, "cat"))
+    assert (options.save, options.conf, options.iou, options.imgsz) == (False, 0.4, 0.1, (320, 640))
+    assert (options.max_det, options.device, options.line_width) == (10, "0", None)
 
 
 @pytest.mark.parametrize("keys", [("1", "1.0"), ("1", "0x1"), ("yes", "true"), ("~", "null")], ids=str)

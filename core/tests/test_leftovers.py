@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from segx.io import leftovers
 from segx.io.files import new_folder, replacing, write_text
-from segx.io.leftovers import is_left, sweep, temporary_name
+from segx.runtime import leftovers
+from segx.runtime.leftovers import is_left, scratch, sweep, temporary_name
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="processes are told apart by /proc")
 
@@ -137,3 +137,50 @@ def test_processes_of_others_live() -> None:
     assert leftovers._lives(1)
     assert leftovers._lives(os.getpid())
     assert leftovers._lives(10**9 * 9)
+
+
+KILLED = """
+import sys, time
+from segx.runtime import child
+made = child.Child("time:sleep", {"secs": 600}, what="x", hear=lambda _: None)
+print(made._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_folder_of_a_child_that_was_killed_with_its_parent_goes_when_another_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child takes its folder away when its parent ends; where both are killed at once, nobody does."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        for _ in range(2)
+    )
+    children = [int(process.stdout.readline()) for process in (first, second)]  # type: ignore[union-attr]
+    try:
+        first.send_signal(signal.SIGSTOP)  # else it would see its child end, and clean up
+        os.kill(children[0], signal.SIGKILL)
+        end(first)
+        assert len(list(tmp_path.iterdir())) == 2
+        with scratch() as mine:
+            assert mine.stat().st_mode & 0o077 == 0
+            owners = {path.name.split("-")[3] for path in tmp_path.iterdir()}
+            assert owners == {str(second.pid), str(os.getpid())}
+    finally:
+        os.kill(children[1], signal.SIGKILL)
+        end(second)
+    assert not mine.exists()
+
+
+def test_what_other_users_left_is_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / of_process(dead())
+    left.write_text("half of it")
+    monkeypatch.setattr(os, "getuid", lambda: left.stat().st_uid + 1)
+    sweep(tmp_path)
+    assert left.exists()

@@ -75,6 +75,12 @@ def blind_to_blue(rows, prototypes):
     return rows, prototypes
 
 
+def blind_to_green(rows, prototypes):
+    rows = rows.copy()
+    rows[:, 5] = 0
+    return rows, prototypes
+
+
 def thinner(rows, prototypes):
     return rows, np.where(prototypes < 7, -8, prototypes).astype(np.float32)
 
@@ -150,7 +156,9 @@ def test_an_image_of_nothing_it_knows_does_not_decide():
 def test_outputs_of_another_head_are_judged_by_what_they_mean():
     other = Changed(info=STATIC.replace(outputs=("first", "second")))
     other.info = other.info.replace(head="yolov8-seg/1")
-    assert proof(other).parity.raw == {}
+    parity = proof(other).parity
+    assert parity.raw == {}
+    assert describe(parity).endswith("raw outputs are of other kinds")
 
 
 def with_neighbour(gap: float) -> Callable:
@@ -208,6 +216,75 @@ def test_typical_figures_judge_where_extremes_are_left_open():
         assert any(reported in problem for problem in found.problems), found.problems
 
 
+EIGHT_BITS = Tolerance(box=np.inf, score=1, mask_iou=0, matched=0, raw=np.inf, quality=0.8)
+
+
+def test_what_is_missed_weighs_as_much_as_a_mask_that_matches_nothing():
+    task = get_registry().tasks.load("segment")
+    scenes = [draw_scene(240 + 8 * number, 320, objects=6).source for number in range(8)]
+
+    def judged(change: Callable | None):
+        return prove(ColorSession(), Changed(change), task=task, tolerance=EIGHT_BITS, images=scenes)
+
+    same, missing, thin = (
+        judged(None),
+        judged(lambda *outputs: blind_to_blue(*blind_to_green(*outputs))),
+        judged(thinner),
+    )
+    assert same.holds
+    assert same.parity.quality == 1
+    assert missing.parity.mask_iou > 0.99, "what is found of it is right"
+    found_by_both = missing.parity.objects
+    assert missing.parity.quality == pytest.approx(2 * found_by_both / (found_by_both + same.parity.objects), abs=0.02)
+    assert missing.problems[0].startswith(f"masks match by {missing.parity.quality:.3f}")
+    assert thin.parity.matched == 1
+    assert thin.parity.mask_iou < thin.parity.quality < 1
+
+
+def test_a_score_that_falls_below_the_threshold_is_no_miss_and_one_that_falls_to_nothing_is():
+    task = get_registry().tasks.load("segment")
+    scenes = [draw_scene(240 + 8 * number, 320, objects=6).source for number in range(8)]
+
+    def green(score: float) -> Changed:
+        def change(rows, prototypes):
+            rows = rows.copy()
+            rows[:, 5] = np.where(rows[:, 5] > 0, score, 0)
+            rows[:, 6] = np.where(rows[:, 6] > 0, 0.1, 0)  # below what is compared: the threshold is 0.2
+            return rows, prototypes
+
+        return Changed(change)
+
+    near, far = (
+        prove(green(0.3), green(score), task=task, tolerance=EIGHT_BITS, images=scenes).parity for score in (0.18, 0.05)
+    )
+    assert near.matched == far.matched < 0.9
+    assert near.quality == 1
+    assert far.quality < 0.9
+
+
+def test_a_few_objects_prove_nothing_about_a_mean():
+    task = get_registry().tasks.load("segment")
+
+    def seeing(change: Callable | None) -> Changed:
+        def only_scenes(rows, prototypes):
+            drawn = len(session.shapes) <= 4  # they come first
+            rows, prototypes = change(rows, prototypes) if change else (rows, prototypes)
+            return (np.zeros_like(rows) if drawn else rows), prototypes
+
+        session = Changed(only_scenes)
+        return session
+
+    def judged(change: Callable | None, count: int):
+        scenes = [draw_scene(300, 300 + 8 * number, objects=1).source for number in range(count)]
+        return prove(seeing(None), seeing(change), task=task, tolerance=EIGHT_BITS, images=scenes)
+
+    few = judged(None, 2)
+    assert (few.problems, few.holds) == ((), False)
+    assert "2 objects are too few to say that masks match by 0.8" in few.doubt
+    assert judged(None, 12).holds
+    assert judged(lambda rows, prototypes: (np.zeros_like(rows), prototypes), 12).problems
+
+
 def test_nothing_comparable_proves_nothing():
     """Another head, or other outputs, and nothing found on either side: no figure says anything."""
 
@@ -217,9 +294,9 @@ def test_nothing_comparable_proves_nothing():
     task = get_registry().tasks.load("segment")
     for info in (STATIC.replace(head="other/1"), STATIC.replace(outputs=("output0", "second"))):
         found = prove(Changed(blind), Changed(blind, info), task=task, tolerance=STRICT)
-        assert not found.comparable
+        assert "nothing could be compared" in found.doubt
         assert not found.holds
-    assert prove(Changed(blind), Changed(blind), task=task, tolerance=STRICT).comparable
+    assert prove(Changed(blind), Changed(blind), task=task, tolerance=STRICT).holds
 
 
 def as_raw(rows, prototypes):
@@ -292,7 +369,7 @@ def test_another_head_that_finds_nothing_is_reported(change, info):
     other = Changed(lambda *outputs: tuple(np.zeros_like(output) for output in change(*outputs)), info)
     scenes = [draw_scene(240, 320, objects=6).source]
     found = prove(ColorSession(), other, task=task, tolerance=STRICT, images=scenes)
-    assert found.comparable
+    assert not found.doubt
     assert any("only 0.0% of the objects" in problem for problem in found.problems)
 
 
@@ -311,7 +388,7 @@ def test_what_a_graph_drops_that_does_not_say_so_is_not_compared():
     task = get_registry().tasks.load("segment")
     found = prove(Changed(unsure), Changed(lambda *o: usual(*unsure(*o)), SILENT), task=task, tolerance=STRICT)
     assert not found.problems
-    assert not found.comparable
+    assert found.doubt
     scenes = [draw_scene(240, 320, objects=6).source]
     assert prove(Changed(), Changed(usual, SILENT), task=task, tolerance=STRICT, images=scenes).holds
 

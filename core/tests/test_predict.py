@@ -212,6 +212,18 @@ def test_another_size_than_the_file_takes_is_its_own(folder, imgsz, caplog):
     assert ("is rounded up to 320x320" if imgsz == 300 else "becomes 320x320: model takes that only; export") in told
 
 
+def test_metadata_of_another_model_are_told_with_file_and_cure(folder):
+    session = Watched()
+    session.info = session.info.replace(names={number: str(number) for number in range(80)})
+    with pytest.raises(ModelError) as caught:
+        list(start(folder, session))
+    said = caught.value.message
+    assert said.startswith("model: outputs of shape (1, ")
+    assert said.endswith("are not those of a yolov8-seg head with 80 classes, but of one with 3")
+    assert "(N, 84 + k, anchors) and (N, k, h, w)" in caught.value.hint
+    assert "export it again" in caught.value.hint
+
+
 def test_one_axis_may_be_free(folder):
     session = Watched(dynamic=frozenset({"width"}))
     list(start(folder, session, imgsz=(320, 640)))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import pytest
 
 from segx.errors import UsageError
 from segx.runtime import choose_device
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GPUS = ("cuda:0", "cuda:1", "cpu")
 
@@ -39,3 +45,30 @@ def test_what_is_no_device_is_reported(typed: str) -> None:
 def test_several_are_reported() -> None:
     with pytest.raises(UsageError, match="one device"):
         choose_device("0,1", GPUS)
+
+
+def test_what_other_programs_take_of_the_cores_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segx.runtime import load
+
+    def at(second: float, *, busy: int, mine: int, child: int) -> None:
+        """Let the system say how many hundredths of a second were busy since it was started."""
+        rows = [f"cpu {9 * busy} 0 0", f"cpu0 {busy} 0 0 7 0 0 0 0 99 0", f"cpu1 {9 * busy} 0 0 7 0 0 0 0 0 0"]
+        (tmp_path / "stat").write_text("\n".join([*rows, "ctxt 5"]))
+        for number, parent, ticks in ((os.getpid(), 1, mine), (77_777, os.getpid(), child), (88_888, 1, 10 * busy)):
+            (tmp_path / str(number)).mkdir(exist_ok=True)
+            text = f"{number} (a) b) S {parent} 0 0 0 0 0 0 0 0 0 {ticks} 0 0 0"
+            (tmp_path / str(number) / "stat").write_text(text)
+        monkeypatch.setattr(load.time, "perf_counter", lambda: second)
+
+    monkeypatch.setattr(load, "_PROC", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda _: 100, raising=False)
+    at(10, busy=1000, mine=200, child=100)
+    others = load.Others()
+    at(20, busy=1900, mine=600, child=200)
+    assert others.cores() == pytest.approx(0.4), "900 of 1000, of which this process and its child took 500"
+    at(20, busy=1500, mine=700, child=200)
+    assert others.cores() == 0
+    monkeypatch.setattr(load, "_PROC", tmp_path / "absent")
+    assert load.Others()._busy == 0
+    assert others.cores() == 0

@@ -191,6 +191,7 @@ COMMANDS = {
             name="info",
             summary="what is known of a model",
             run="segx_cli.info:run",
+            options="segx.options.verbs:VerbOptions",
             arguments=(MODEL,),
             verb=True,
             example="segx info model=yolov8n-seg.onnx",

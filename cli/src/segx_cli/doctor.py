@@ -18,6 +18,7 @@ from segx.io.paths import matplotlib_folder
 from segx.plugin.discovery import DISABLE
 from segx.plugin.specs import ExporterSpec
 from segx.runtime import child
+from segx.runtime.leftovers import scratch
 from segx_cli.output import OPENCV_BUILDS, opencv_hint, table
 
 if TYPE_CHECKING:
@@ -166,8 +167,8 @@ def _loads(registry: Registry) -> Iterator[Check]:
     broken = ",".join(item.distribution for item in registry.broken)
     environment = {DISABLE: ",".join(filter(None, (os.environ.get(DISABLE), broken)))}
     stop = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="segx-") as home, ThreadPoolExecutor(2) as pool:
-        environment |= dict.fromkeys(_HOMES, home)  # what is only looked at leaves nothing in the user's own
+    with scratch() as home, ThreadPoolExecutor(2) as pool:
+        environment |= dict.fromkeys(_HOMES, str(home))  # what is only looked at leaves nothing in the user's own
         try:
             yield from pool.map(lambda item: _load(item[0], item[1], environment, stop), usable)
         except BaseException:  # the processes hear nothing of Ctrl-C

@@ -53,6 +53,8 @@ def page(command: Command, program: str) -> str:
         groups.setdefault(info.group, []).append(info)
     named = [f"{info.name}=..." for info in command.arguments if info.default is ...]
     arguments = (*command.arguments, *(COMMON if command.verb else ()))
+    own = command.known_names()
+    others = [name for name in NEUTRAL if name not in own]
     optional = "name=value ..." if groups[""] or len(groups) > 1 or len(arguments) > len(named) else ""
     sections = [
         f"{' '.join(filter(None, (program, *named, optional)))}\n  {command.summary}",
@@ -67,7 +69,7 @@ def page(command: Command, program: str) -> str:
         )
         if optional
         else "",
-        _fill(f"Taken where they change nothing: {', '.join(NEUTRAL)}.", "", "") if command.verb else "",
+        _fill(f"Taken where they change nothing: {', '.join(others)}.", "", "") if command.verb else "",
     ]
     return "\n\n".join(section for section in sections if section)
 

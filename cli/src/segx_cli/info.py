@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Any
 
 from segx.words import visible
@@ -45,8 +44,7 @@ def run(call: Call, output: Output) -> int:
 
 def _summary(model: YOLO) -> ModelSummary | None:
     """Return layers, parameters and FLOPs of a model that can be trained; of an exported one they are not known."""
-    logging.getLogger("segx.model").setLevel(logging.WARNING)  # what it would say is in the table
-    return model.info() if model.path is None or _format(model) == "pt" else None
+    return model.info(verbose=False) if model.path is None or _format(model) == "pt" else None
 
 
 def _format(model: YOLO) -> str | None:
@@ -102,7 +100,7 @@ def _rows(document: dict[str, Any], info: ArtifactInfo, summary: ModelSummary | 
         ("precision", info.precision),
         ("made", " ".join([info.date, *(f"{name} {version}" for name, version in info.versions.items())]).strip()),
         ("settings", _settings(info.settings)),
-        ("proven", _parity(info.parity)),
+        ("compared", _parity(info.parity)),
         ("size", _figures(summary)),
         *((name, value) for name, value in info.extra.items()),
     ]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from segx.console import log_handler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from segx_cli.output import Output
 
-_NAME = "segx-cli"
 
+@contextlib.contextmanager
+def listening(output: Output) -> Iterator[None]:
+    """Send what segx and its plugins log to standard error, as much of it as is wanted, and warnings of all others.
 
-def listen(output: Output) -> None:
-    """Send what segx and its plugins log to standard error, as much of it as is wanted, and warnings of all others."""
-    handler = log_handler()
-    handler.set_name(_NAME)
-    root = logging.getLogger()
-    for old in [item for item in root.handlers if item.get_name() == _NAME]:
-        root.removeHandler(old)
+    Afterwards logging is as it was: who runs a command line within a program has streams of its own.
+    """
+    root, handler = logging.getLogger(), log_handler()
+    level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if output.debug else logging.WARNING if output.quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)

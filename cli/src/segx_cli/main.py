@@ -136,10 +136,10 @@ def _run(tokens: list[str], switches: Switches, output: Output) -> int:
     command = COMMANDS.get(name)
     from segx_cli import logs
 
-    logs.listen(output)
-    if command is None:
-        return _run_plugins(name, tokens, output)
-    return _run_command(command, rest, output, helps=switches.help or "help" in rest)
+    with logs.listening(output):
+        if command is None:
+            return _run_plugins(name, tokens, output)
+        return _run_command(command, rest, output, helps=switches.help or "help" in rest)
 
 
 def _run_command(command: Command, words: list[str], output: Output, *, helps: bool) -> int:

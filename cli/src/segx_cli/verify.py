@@ -24,8 +24,9 @@ def run(call: Call, output: Output) -> int:
     document = {
         "model": given,
         "reference": reference,
-        "same": proof.holds if proof.comparable or proof.problems else None,
+        "same": None if proof.doubt and not proof.problems else proof.holds,
         "problems": list(proof.problems),
+        "doubt": proof.doubt,
         "parity": dataclasses.asdict(proof.parity),
     }
     if proof.holds:
@@ -33,7 +34,7 @@ def run(call: Call, output: Output) -> int:
     elif proof.problems:
         verdict = f"{given} differs from {reference}: {'; '.join(proof.problems)}"
     else:
-        cure = "" if options.data else ": data=coco8-seg.yaml compares photographs too"
-        verdict = f"unproven: {given} and {reference} find nothing that could be compared{cure}"
+        cure = "" if options.data or proof.has_detections else "; data=coco8-seg.yaml compares photographs too"
+        verdict = f"unproven: whether {given} finds what {reference} finds cannot be said: {proof.doubt}{cure}"
     output.result(f"{describe(proof.parity)}\n{verdict}", document)
     return 0 if proof.holds else ExportError.exit_code

@@ -51,6 +51,8 @@ class Parity(Record):
         matched: Fraction of objects that have a counterpart on the other side.
         typical_box: Median over the matched objects of the largest difference of a side, in input pixels.
         typical_mask_iou: 5th percentile of the IoU of the masks of matched objects.
+        quality: Mean IoU of the masks of all objects of both sides, 0 for one that the other side has not, not even
+            with half the score that is asked of what is compared.
     """
 
     images: int
@@ -62,6 +64,7 @@ class Parity(Record):
     matched: float
     typical_box: float = 0.0
     typical_mask_iou: float = 1.0
+    quality: float = 1.0
 
 
 class ArtifactInfo(Record):
@@ -276,9 +279,9 @@ def _newest_first(parity: dict[str, Any]) -> dict[str, Any]:
 
 def _parity(table: Mapping[str, Any]) -> Parity:
     counts = ("images", "objects")
-    numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou")
-    # Files of before had no typical figures. They stand first, so that what is cut short lacks others too.
-    table = {"typical_box": 0.0, "typical_mask_iou": 1.0, **table}
+    numbers = ("box", "score", "mask_iou", "matched", "typical_box", "typical_mask_iou", "quality")
+    # Files of before had none of the last. They stand first, so that what is cut short lacks others too.
+    table = {"typical_box": 0.0, "typical_mask_iou": 1.0, "quality": 1.0, **table}
     missing = [name for name in (*counts, *numbers, "raw") if name not in table]
     if missing:
         raise ValueError(f"parity has no {', '.join(missing)}: they are cut short")

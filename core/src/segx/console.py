@@ -106,6 +106,20 @@ def spoken(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is what the con
         root.removeHandler(handler)
 
 
+@contextlib.contextmanager
+def quieted(*names: str, below: int = logging.WARNING) -> Iterator[None]:
+    """Hear nothing below a level of some loggers of segx for a while: what they do is part of something else."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(below)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+
+
 def each_spoken(items: Iterator[T], wanted: bool) -> Iterator[T]:  # noqa: FBT001 - as above
     """Yield the items; what is logged while one is made is shown, and nothing is changed between them."""
     try:

@@ -65,7 +65,6 @@ class Handles:
     def __init__(self) -> None:
         self._defaults: dict[str, Any] = {}
         self._callbacks = Callbacks()
-        self._viewed: tuple[Any, Any] = (None, None)
         self.overrides: dict[str, Any] = {}
         self.trainer: Trainer | None = None
         self.validator: Validator | None = None
@@ -142,20 +141,19 @@ class Handles:
 
     @property
     def model(self) -> Any:
-        """The model as a ``torch.nn.Module`` to look at, with ``names``, ``stride``, ``task`` and ``yaml``: a copy.
+        """The model as a ``torch.nn.Module``, with ``names``, ``stride``, ``task`` and ``yaml``: this model itself.
 
-        What is changed in it changes nothing in this model; :meth:`load` and :meth:`save` do.
+        Values that are changed in it count from the next verb on, as after :meth:`load`, and its hooks are called
+        where this model predicts and validates. Other layers are refused there: a network of your own is a YAML, or a
+        plugin.
 
         Raises:
             AttributeError: It is an exported one.
         """
         try:
-            session = self._sessions.model("model.model")
+            return self._sessions.share()
         except UsageError as error:
             raise MissingAttributeError(error.message, hint=error.hint) from error
-        if self._viewed[0] is not session:
-            self._viewed = (session, session.copy_module())
-        return self._viewed[1]
 
     def parameters(self, recurse: bool = True) -> Iterator[Any]:  # noqa: FBT001, FBT002 - torch's signature
         """Yield the parameters of :attr:`model`."""

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segx.artifact import Artifact
 from segx.errors import MissingModelError, ModelError, UsageError, WrongTypeError, version_or_typo
@@ -64,6 +64,7 @@ class Sessions:
         self._open: dict[tuple[SessionOptions, str | None], Session] = {}
         self._lock = threading.RLock()
         self._choices: dict[str | None, Choice | None] = {}
+        self._shared: ModelSession | None = None
         self.changed = False
         if isinstance(origin, ModelDefinition):
             self.info = origin.architecture.info(origin.config)
@@ -73,6 +74,7 @@ class Sessions:
     @property
     def artifact(self) -> Artifact | None:
         """The file that holds the model as it is; None while its weights are in memory only."""
+        self._heed()
         return None if self.changed or isinstance(self._origin, ModelDefinition) else self._origin
 
     @property
@@ -83,6 +85,7 @@ class Sessions:
     def get(self, how: SessionOptions, backend: str | None = None) -> Session:
         """Return an open model, the same one for the same options."""
         with self._lock:
+            self._heed()
             session = self._open.get((how, backend))
             if session is None:
                 session = self._open[how, backend] = self._start(how, backend)
@@ -114,20 +117,46 @@ class Sessions:
         from segx.plugin.training import ModelSession
 
         with self._lock:
-            session = next(iter(self._open.values())) if self._open else self.get(SessionOptions())
+            self._heed()
+            session = self._shared or (next(iter(self._open.values())) if self._open else self.get(SessionOptions()))
         if not isinstance(session, ModelSession):
             hint = "exported models predict and validate; use the .pt it was made from"
             raise UsageError(f"{verb} needs a model of format 'pt', {self._given} is {self._format!r}", hint=hint)
         return session
 
+    def share(self) -> Any:
+        """Return the model itself as its runtime has it; what is changed in it is what every verb takes from then on.
+
+        Raises:
+            UsageError: The model is an exported one.
+        """
+        with self._lock:
+            if self._shared is None:
+                self._shared = self.model("model.model")
+                self._close_others(self._shared)  # they have weights of their own
+            return self._shared.share_module()
+
+    def _heed(self) -> None:
+        """Take over what was changed in a model that was shared.
+
+        Raises:
+            UsageError: It is another one than before.
+        """
+        with self._lock:
+            if self._shared is not None and self._shared.heed():
+                self.keep_only(self._shared)
+
     def keep_only(self, changed: ModelSession) -> None:
         """Close the sessions that hold old weights: those of this one are new, and in memory only."""
         with self._lock:
-            for key, session in list(self._open.items()):
-                if session is not changed:
-                    session.close()
-                    del self._open[key]
+            self._close_others(changed)
             self.changed, self.info = True, changed.info
+
+    def _close_others(self, kept: Session) -> None:
+        for key, session in list(self._open.items()):
+            if session is not kept:
+                session.close()
+                del self._open[key]
 
     def close(self) -> None:
         """Close all sessions."""
@@ -135,6 +164,7 @@ class Sessions:
             for session in self._open.values():
                 session.close()
             self._open.clear()
+            self._shared = None
 
     @property
     def _format(self) -> str:
@@ -169,15 +199,12 @@ class Sessions:
         runtime = self._registry.backends.load(spec)
         if spec.caution and self.path is not None:
             _warn_once(f"{self.path} {spec.caution}")
-        if self.artifact is not None:
+        if self._shared is None and self.artifact is not None:
             session = runtime.open(self.artifact, how)
         elif isinstance(self._origin, ModelDefinition) and not self._open:
             session = model_backend(self._registry, spec).build(self._origin.config, self._origin.architecture, how)
-        else:  # the weights are in memory only: the sessions that run elsewhere get a copy
-            import tempfile
-
-            with tempfile.TemporaryDirectory(prefix="segx-") as folder:
-                session = runtime.open(self.model("copy").save(Path(folder) / "model.pt"), how)
+        else:  # the weights are in memory only, or may be changed there
+            session = self.model("copy").beside(how)
         return session if spec.concurrent or isinstance(session, ModelSession) else OneAtATime(session)
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,7 @@ from segx_torch.checkpoint import Checkpoint, write_checkpoint
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze
 from segx_torch.training.optimizer import OptimizerConfig, Schedule, build_optimizer, choose
-from segx_torch.training.run import read_snapshot
+from segx_torch.training.run import _advise, read_snapshot
 from segx_torch.training.state import Snapshot, TrainerState
 from segx_torch.training.trainer import Trainer, _sound
 
@@ -323,6 +324,26 @@ def test_auto_chooses_by_length(images, name, lr):
 def test_a_run_that_is_made_longer_keeps_its_optimiser(images, began, lr):
     optimizer_config = choose(TrainOptions(), batch=16, images=images, classes=80, began=began)
     assert (optimizer_config.name, optimizer_config.lr) == (began, lr)
+
+
+@pytest.mark.parametrize(
+    ("steps", "learned", "asked", "told"),
+    [
+        (48, True, {}, True),
+        (480, True, {}, False),
+        (48, False, {}, False),
+        (48, True, {"freeze": 10}, False),
+        (48, True, {"optimizer": "SGD"}, False),
+    ],
+    ids=["few steps", "many", "from nothing", "layers are frozen", "a recipe of one's own"],
+)
+def test_few_steps_for_weights_that_know_something_are_told(steps, learned, asked, told, caplog):
+    module = torch.nn.Linear(1, 1)
+    session = SimpleNamespace(module=module, random_weights=frozenset() if learned else frozenset(module.state_dict()))
+    caplog.set_level("INFO", "segx")
+    _advise(steps, session, TrainOptions.parse(asked))
+    words = "48 steps of the optimiser in all: in so few freeze=10 optimizer=AdamW lr0=0.001 warmup_epochs=1 keeps more"
+    assert (words in caplog.text) == told
 
 
 def test_only_weights_decay():

@@ -280,9 +280,7 @@ def _read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
     items = dict(names.items() if isinstance(names, dict) else enumerate(names))
     unnamed = next((name for name in items.values() if name is None or isinstance(name, list | dict | set)), "")
     if unnamed != "":
-        raise DataError(
-            f"{path}: names has {reprlib.repr(unnamed)}, not a name", hint='put a name like "null" in quotes'
-        )
+        raise DataError(f"{path}: names has {reprlib.repr(unnamed)}, not a name", hint="write a name for each class")
     try:
         found = {int(number): str(name) for number, name in items.items()}
     except (TypeError, ValueError, OverflowError) as error:

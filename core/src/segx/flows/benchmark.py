@@ -16,22 +16,26 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from segx.errors import ModelError, SegxError, UsageError
+from segx.console import quieted
+from segx.errors import DataError, ModelError, SegxError, UsageError
 from segx.flows.benchmark_rows import Benchmark, BenchmarkRow
 from segx.flows.calibration import spread
-from segx.io.files import write_text
+from segx.io.files import write_bytes, write_text
 from segx.options.verbs import PRECISION_OPTIONS, BenchmarkOptions, PredictOptions, ValOptions
 from segx.plugin.fastest import Timing, backends_on_cpu, choice_of, keep
 from segx.plugin.known import FORMATS
 from segx.plugin.specs import default_tolerances
 from segx.runs import Run, Step, make_run_folder
+from segx.runtime import cores
+from segx.runtime.load import Others
 from segx.sessions import MODEL_FORMAT, Sessions
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from segx.artifact import Artifact
+    from segx.artifact import Artifact, ArtifactInfo
     from segx.plugin.fastest import Choice
     from segx.plugin.interfaces import Dataset, Session
     from segx.plugin.registry import Registry
@@ -54,6 +58,12 @@ from segx import YOLO
 YOLO(sys.argv[1]).predict(sys.argv[2], verbose=False, device=sys.argv[3] or None, backend=sys.argv[4])
 """
 _COLD_SECONDS = 600
+_BUSY = 0.1
+"""Share of the cores that other programs may take while runtimes are timed against each other."""
+_DRAWN = 8
+"""Images that are drawn where speed alone is measured and no data set is named."""
+_PARTS = ("segx.flows.export", "segx.flows.predict", "segx.flows.val")
+"""What says what a verb of its own does; here each is a part of a row."""
 
 
 def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", registry: Registry) -> Benchmark:
@@ -70,11 +80,11 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
         DataError: The data are missing or hold nothing to measure.
         ModelError: The model itself cannot be run.
     """
-    name = name or str(model.path)
+    name, began = name or str(model.path), time.perf_counter()
     wanted = _wanted(model.format, options, registry)
     info = registry.backends.load(registry.backend_for(model.format)).read_info(model)
     task = registry.tasks.load(info.task)
-    dataset, images = _data(info.settings, options, registry)
+    dataset, images = _data(info, options, registry)
     folder = make_run_folder(
         "benchmark", task=info.task, project=options.project, name=options.name, exist_ok=options.exist_ok
     )
@@ -82,13 +92,15 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
     registry.notify("run_started", run=run)
     rows: list[BenchmarkRow] = []
     try:
-        bench = _Bench(model, options, dataset, images, folder, name, registry)
+        progress = _Progress(total=len(wanted) + 1, began=began)
+        images = _on_disk(images, folder) if dataset is None else images
+        bench = _Bench(model, options, dataset, images, folder, name, registry, progress)
         for row in bench.rows(wanted):
             rows.append(row)
             figures = {"latency": row.latency, "throughput": row.throughput, **row.metrics}
             step = Step(kind="stage", index=len(rows) - 1, total=len(wanted) + 1, name=row.name, metrics=figures)
             registry.notify("step_ended", run=run, step=step)
-            _log(row, len(rows), len(wanted) + 1)
+            progress.tell(row)
         result = Benchmark(rows=tuple(rows), settings=bench.settings(info.imgsz), folder=folder)
         _write(result, task.name)
     except BaseException as error:
@@ -98,15 +110,30 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
     return result
 
 
-def _log(row: BenchmarkRow, number: int, total: int) -> None:
-    if row.state == "ok":
-        accuracy = f"fitness {row.metrics['fitness']:.4f}, " if row.metrics else ""
-        said = f"{accuracy}{row.latency:.0f} ms, {row.throughput:.1f} images/s"
-        logger.info("%d of %d: %s: %s%s", number, total, row.name, said, f"; {row.reason}" if row.reason else "")
-    elif row.state == "failed":
-        logger.warning("%d of %d: %s: failed: %s", number, total, row.name, row.reason)
-    else:
-        logger.info("%d of %d: %s: blocked", number, total, row.name)
+@dataclass
+class _Progress:
+    """Says what is being done, of how much, and how long it has taken so far: a benchmark takes minutes."""
+
+    total: int
+    began: float
+    number: int = 1
+
+    def say(self, name: str, what: str) -> None:
+        """Say what comes next of a row."""
+        minutes, seconds = divmod(int(time.perf_counter() - self.began), 60)
+        logger.info("%d of %d: %s: %s (%d:%02d so far)", self.number, self.total, name, what, minutes, seconds)
+
+    def tell(self, row: BenchmarkRow) -> None:
+        """Say what came of a row, and go on to the next."""
+        if row.state == "ok":
+            accuracy = f"fitness {row.metrics['fitness']:.4f}, " if row.metrics else ""
+            reason = f"; {row.reason}" if row.reason else ""
+            said = f"{accuracy}{row.latency:.0f} ms, {row.throughput:.1f} images/s{reason}"
+        else:
+            said = f"failed: {row.reason}" if row.state == "failed" else "blocked"
+        level = logging.WARNING if row.state == "failed" else logging.INFO
+        logger.log(level, "%d of %d: %s: %s", self.number, self.total, row.name, said)
+        self.number += 1
 
 
 Wanted = tuple[str, str]
@@ -136,14 +163,44 @@ def _wanted(given: str, options: BenchmarkOptions, registry: Registry) -> list[W
 
 
 def _data(
-    remembered: Mapping[str, Any], options: BenchmarkOptions, registry: Registry
-) -> tuple[Dataset, list[SourceImage]]:
-    """Return the split that is measured on, and some of its images for speed.
+    info: ArtifactInfo, options: BenchmarkOptions, registry: Registry
+) -> tuple[Dataset | None, list[SourceImage]]:
+    """Return the split that is measured on, and some of its images for speed; these are drawn where it takes no others.
 
     Raises:
-        UsageError: No data set is named, and the model remembers none.
-        DataError: None of the images can be read.
+        UsageError: No data set is named, the model remembers none, and more than speed is to be measured.
+        DataError: What it remembers is not here; or none of the images can be read.
     """
+    from segx.plugin.calibration import synthetic_images
+
+    try:
+        return _opened(info.settings, options, registry)
+    except (UsageError, DataError) as error:
+        if options.data is not None:
+            raise
+        if not options.val:
+            logger.info("speed is measured on drawn images: no data set is named, and the model's own is not here")
+            return None, synthetic_images(info.imgsz, min(options.most, _DRAWN))
+        said = f"the data set that the model remembers is not here: {error.message}"
+        message = error.message if isinstance(error, UsageError) else said
+        raise type(error)(message, hint="data=coco8-seg.yaml, or val=false to measure speed alone") from error
+
+
+def _on_disk(images: Sequence[SourceImage], folder: Path) -> list[SourceImage]:
+    """Return drawn images as files in the run's folder: speed is measured from there."""
+    import cv2
+
+    written = []
+    for image in images:
+        path = write_bytes(folder / "images" / f"{image.path}.png", cv2.imencode(".png", image.image)[1].tobytes())
+        written.append(dataclasses.replace(image, path=str(path)))
+    return written
+
+
+def _opened(
+    remembered: Mapping[str, Any], options: BenchmarkOptions, registry: Registry
+) -> tuple[Dataset, list[SourceImage]]:
+    """Return the split that is named or remembered, and some of its images."""
     from segx.data.splits import open_splits
     from segx.flows.val import with_remembered
     from segx.io.images import read_image
@@ -164,25 +221,25 @@ class _Bench:
 
     model: Artifact
     options: BenchmarkOptions
-    dataset: Dataset
+    dataset: Dataset | None
     images: Sequence[SourceImage]
     folder: Path
     name: str
     registry: Registry
+    progress: _Progress
 
     def settings(self, imgsz: tuple[int, int]) -> dict[str, Any]:
         """Return what the figures are made with, to be shown beside them."""
         import platform
 
         from segx import __version__
-        from segx.runtime import cores
 
         return {
             "segx": __version__,
             "model": self.name,
             "data": str(self.options.data or ""),
             "split": self.options.split,
-            "images": len(self.dataset),
+            "images": 0 if self.dataset is None else len(self.dataset),
             "imgsz": list(imgsz),
             "speed_images": len(self.images),
             "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
@@ -239,7 +296,9 @@ class _Bench:
         if spec.fallback and (lacks := spec.missing().get(row.precision)):
             given.update(spec.fallback)
             said = f"made with {', '.join(f'{name}={value}' for name, value in spec.fallback.items())} ({lacks})"
-        made = export(self.model, row.format, given, name=self.name, registry=self.registry)
+        self.progress.say(row.name, "exporting, and comparing with its source")
+        with quieted(*_PARTS):
+            made = export(self.model, row.format, given, name=self.name, registry=self.registry)
         found = dataclasses.replace(
             row, export_seconds=made.seconds, parity=made.parity, precision=made.info.precision, reason=said
         )
@@ -252,12 +311,16 @@ class _Bench:
         with contextlib.closing(Sessions(artifact, self.name, self.registry)) as sessions:
             session = sessions.get(how, backend)
             precision = sessions.info.precision
-            metrics = self._validate(sessions, how, backend) if self.options.val else {}
+            metrics = {}
+            if self.dataset is not None and self.options.val:
+                self.progress.say(row.name, f"validating on {counted(len(self.dataset), 'image')}")
+                metrics = self._validate(sessions, how, backend)
+            self.progress.say(row.name, f"timing {backend}")
             latency, network = self._latency(session)
             throughput = self._throughput(sessions, backend)
             cold = self._cold(artifact.path, backend) if self.options.cold else None
             usual = Timing(backend=backend, latency=latency, throughput=throughput, cold=cold)
-            choice = self._choice(artifact, usual, sessions) if session.device == "cpu" else None
+            choice = self._choice(row, artifact, usual, sessions) if session.device == "cpu" else None
         return dataclasses.replace(
             row,
             precision=precision,
@@ -272,19 +335,31 @@ class _Bench:
             choice=choice,
         )
 
-    def _choice(self, artifact: Artifact, usual: Timing, sessions: Sessions) -> Choice | None:
+    def _choice(self, row: BenchmarkRow, artifact: Artifact, usual: Timing, sessions: Sessions) -> Choice | None:
         """Prove and measure the other runtimes of a file, and keep which is fastest: the file is run by it then.
 
-        They take turns, so that a machine that is busy for a while is busy for all; of each its best turn counts.
+        They take turns, so that a machine that is busy for a while is busy for all; of each its best turn counts. What
+        is timed beside other programs is not kept: they take more from who needs more threads.
         """
         others = [spec.name for spec in backends_on_cpu(artifact.format, self.registry) if spec.name != usual.backend]
         if not others:
             return None
-        timings = [usual, *(self._proven(artifact, name, usual.backend, sessions) for name in others)]
-        for _ in range(_ROUNDS):
+        timings = [usual]
+        for number, other in enumerate(others, start=1):
+            self.progress.say(row.name, f"comparing {other} with {usual.backend}, {number} of {len(others)} runtimes")
+            timings.append(self._proven(artifact, other, usual.backend, sessions))
+        beside = Others()
+        for turn in range(1, _ROUNDS + 1):
+            self.progress.say(row.name, f"timing {counted(len(timings), 'runtime')}, turn {turn} of {_ROUNDS}")
             timings = [timing if timing.problem else self._timed(timing, sessions) for timing in timings]
-        choice = choice_of(timings, self.options.device, self.registry)
-        keep(artifact, choice)
+        choice, taken = choice_of(timings, self.options.device, self.registry), beside.cores()
+        if taken <= _BUSY * cores():
+            keep(artifact, choice)
+        else:
+            logger.warning(
+                "which runtime is fastest is not kept: other programs took %.1f of %s meanwhile; run this again later",
+                *(taken, counted(cores(), "core")),
+            )
         return choice
 
     def _proven(self, artifact: Artifact, name: str, usual: str, sessions: Sessions) -> Timing:
@@ -300,9 +375,7 @@ class _Bench:
             session, other = sessions.get(how, usual), sessions.get(how, name)
             task = self.registry.tasks.load(session.info.task)
             proof = prove(session, other, task=task, tolerance=allowed, images=self.images[:_PROVEN])
-            problem = "; ".join(proof.problems) or (
-                "" if proof.comparable else "nothing is found that could be compared"
-            )
+            problem = "; ".join(proof.problems) or proof.doubt
             cold = self._cold(artifact.path, name) if self.options.cold and not problem else None
         except SegxError as error:
             return Timing(backend=name, problem=_said(error))
@@ -366,8 +439,9 @@ class _Bench:
         source = open_source([image.path for image in self.images])
         task = self.registry.tasks.load(session.info.task)
         start = time.perf_counter()
-        results = predict(session, source, options, task=task, notify=_to_nobody, model=self.name, streams=streams)
-        count = sum(1 for _ in results)
+        with quieted(*_PARTS):
+            results = predict(session, source, options, task=task, notify=_to_nobody, model=self.name, streams=streams)
+            count = sum(1 for _ in results)
         return count / (time.perf_counter() - start)
 
     def _cold(self, path: Path, backend: str) -> float:

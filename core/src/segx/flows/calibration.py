@@ -44,6 +44,7 @@ def open_calibration(
     data = getattr(options, "data", None)
     paths = paths_of(str(data), options, registry) if data else _remembered(info, options, registry)
     held_back: list[Path] = []
+    available = 0
     if paths:
         share = int(len(paths) * getattr(options, "fraction", 1.0))
         if not share:
@@ -51,6 +52,7 @@ def open_calibration(
         held_back = spread(paths, min(_PROVEN, len(paths) // _PROVEN)) if options.verify else []
         proving = set(held_back)
         paths = [path for path in paths if path not in proving]
+        available = len(paths)
         count = min(count, share, len(paths))
         paths = spread(paths, count)
         if count < _FEW:
@@ -61,6 +63,7 @@ def open_calibration(
     noted = {
         "data": Path(str(data or info.settings.get("data", ""))).name if paths else _DRAWN,
         "images": count,
+        "of": available,
         "sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }
     images = Calibration(
@@ -79,8 +82,15 @@ def more_images(noted: Mapping[str, Any]) -> str:
     """Return what to do about a result that is too coarse, of what is remembered of its images; nothing if enough."""
     if noted["data"] == _DRAWN:
         return f"it was calibrated on drawn images: name {_FEW} images or more of yours, data=..."
-    few = noted["images"] < _FEW
-    return f"calibrate on {_FEW} images or more, not {noted['images']}: most={_FEW}" if few else ""
+    if noted["images"] >= _FEW:
+        return ""
+    if noted["images"] < noted["of"]:
+        most = min(_FEW, noted["of"])
+        return f"calibrate on {most} images, not {noted['images']}: most={most} fraction=1"
+    return (
+        f"it was calibrated on all {noted['images']} images that {noted['data']} has for it: "
+        f"name a data set or a split of {_FEW} or more, data=... split=..."
+    )
 
 
 def images_to_prove_on(options: ExportOptions, registry: Registry) -> list[Path]:

@@ -27,7 +27,6 @@ from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
 from segx.errors import DataError, ExportError, MissingPluginError, ModelError, SegxError, UsageError
 from segx.flows.parity import opened, tolerance_of
 from segx.io import sidecar
-from segx.io.leftovers import sweep, temporary_name
 from segx.io.paths import expanded, weights_folder
 from segx.options.schema import image_size, merged
 from segx.options.verbs import ON_DEMAND, PRECISION_OPTIONS, ExportOptions, SuppressionOptions
@@ -36,6 +35,7 @@ from segx.plugin.registry import get_registry
 from segx.plugin.training import ModelSession
 from segx.runs import Run, Step
 from segx.runtime import check_fits
+from segx.runtime.leftovers import sweep, temporary_name
 from segx.sessions import MODEL_FORMAT
 
 if TYPE_CHECKING:
@@ -803,7 +803,7 @@ def _make(
 def _prove(
     job: _Job, made: Artifact, info: ArtifactInfo, source: Session, images: Sequence[SourceImage]
 ) -> tuple[Proof | None, str]:
-    """Return the proof, or why there is none."""
+    """Return what was compared, or None; and why nothing is proven by it, empty where it is."""
     from segx.flows.parity import describe, prove
     from segx.plugin.calibration import read_all
 
@@ -819,11 +819,9 @@ def _prove(
         proof = prove(
             source, other, task=task, tolerance=allowed, images=[*images, *read_all(job.proving, "proven on")]
         )
-        heads = f"raw outputs of {source.info.head} and {other.info.head}"
-    if not proof.comparable and not proof.problems:
+    if proof.doubt and not proof.has_detections and not proof.problems:
         more = "data" in job.options.names() and not job.proving
-        cure = "; data=coco8-seg.yaml proves it on photographs" if more else ""
-        return None, f"nothing could be compared: no objects are found, and {heads} share too little{cure}"
+        return None, proof.doubt + ("; data=coco8-seg.yaml proves it on photographs" if more else "")
     logger.info("%s: %s", job.destination.name, describe(proof.parity))
     if proof.ties:
         logger.info(
@@ -831,7 +829,7 @@ def _prove(
         )
     if not proof.has_detections:
         logger.info("the model finds nothing that scores enough to compare, as untrained ones do: raw outputs decide")
-    return proof, ""
+    return proof, proof.doubt
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from segx.options.verbs import DecodeOptions, SessionOptions
 from segx.plugin.calibration import synthetic_images
 from segx.plugin.registry import get_registry
 from segx.plugin.specs import Tolerance
+from segx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +49,9 @@ SLACK = 4
 MEANINGFUL_SCORE = 0.01
 """Objects that score less are noise, as all of an untrained model's are: their order and outlines mean nothing."""
 
+_CERTAIN = 1.645
+"""Standard deviations that 95 % of a normal distribution lie below."""
+
 SMALLEST_RANGE = 1e-3
 """Channels that stay below count as reaching it: runtimes round the far tails of a sigmoid as they like."""
 
@@ -60,8 +65,7 @@ class Proof:
         relative: For each raw output, the largest difference as a fraction of the largest value in its channel.
         problems: What is outside the tolerance, in words; empty when nothing is.
         has_detections: Whether the source found objects that mean something, so that they count.
-        comparable: Whether there was anything to compare: objects, or raw outputs that both sides have. Where there
-            was not, nothing is proven, whatever the figures.
+        doubt: Why nothing is proven though nothing is wrong: there was nothing to compare, or too little; else empty.
         ties: Whether the two kept different ones of boxes that score alike, so that objects were compared with what
             the other side had to choose from.
     """
@@ -70,13 +74,13 @@ class Proof:
     relative: dict[str, float]
     problems: tuple[str, ...]
     has_detections: bool
-    comparable: bool = True
+    doubt: str = ""
     ties: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether something was compared, and everything is within the tolerance."""
-        return self.comparable and not self.problems
+        """Whether enough was compared, and everything is within the tolerance."""
+        return not self.doubt and not self.problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,22 +192,39 @@ def prove(
     readable = {reference.info.head, other.info.head} <= set(task.heads)
     found = _find_objects(task, runs, reference.info, other.info) if readable else []
     meaningful = any(item.meaningful for item in found)
-    counted = [item for item in found if item.meaningful == meaningful]
-    parity = task.parity(*_both(counted))
+    judged = [item for item in found if item.meaningful == meaningful]
+    quality, objects = _quality(task, judged)
+    parity = dataclasses.replace(task.parity(*_both(judged)), quality=quality)
     problems = tuple(_raw_problems(runs, relative, tolerance))
     wrong = tuple(_object_problems(parity, tolerance)) if meaningful else ()
     ties = False
-    if wrong and not problems:
-        settled = _settle(task, counted, tolerance)
+    if wrong and not problems and tolerance.score < 1:  # where any score will do, anything would be a counterpart
+        settled = dataclasses.replace(_settle(task, judged, tolerance), quality=quality)
         still = tuple(_object_problems(settled, tolerance))
         ties = not still
         parity, wrong = (settled, ()) if ties else (parity, wrong)
+    problems, doubt = (*problems, *wrong), ""
+    if meaningful and tolerance.quality is not None:
+        low, high = _bounds(quality, objects)
+        if high < tolerance.quality:
+            problems += (
+                f"masks match by {quality:.3f} (mean IoU, 0 for what is missed), wanted {tolerance.quality:g}",
+            )
+        elif low < tolerance.quality:
+            few, wanted = counted(round(objects), "object"), f"{tolerance.quality:g}"
+            doubt = (
+                f"{few} are too few to say that masks match by {wanted} (mean IoU, 0 for what is missed): it is "
+                f"{quality:.3f}, {low:.2f} to {high:.2f}; compare more: segx verify data=..."
+            )
+    elif not meaningful and not set(reference.info.outputs) <= relative.keys():
+        heads = f"{reference.info.head} and {other.info.head}"
+        doubt = f"nothing could be compared: no objects are found, and raw outputs of {heads} share too little"
     return Proof(
         parity=dataclasses.replace(parity, images=sum(len(each.batch.sources) for each in runs), raw=absolute),
         relative=relative,
-        problems=(*problems, *wrong),
+        problems=problems,
         has_detections=meaningful,
-        comparable=meaningful or set(reference.info.outputs) <= relative.keys(),
+        doubt=doubt,
         ties=ties,
     )
 
@@ -211,10 +232,11 @@ def prove(
 def describe(parity: Parity) -> str:
     """Return the figures in one line for people."""
     raw = ", ".join(f"{name} {value:.2g}" for name, value in parity.raw.items())
+    outputs = f"raw outputs within {raw}" if raw else "raw outputs are of other kinds"
     return (
         f"{parity.images} images, {parity.objects} objects, {parity.matched:.1%} matched: "
         f"boxes within {parity.box:.2g} px (median {parity.typical_box:.2g}), scores within {parity.score:.2g}, "
-        f"mask IoU at least {parity.mask_iou:.4f}; raw outputs within {raw or 'nothing comparable'}"
+        f"mask IoU at least {parity.mask_iou:.4f} (mean with what is missed {parity.quality:.3f}); {outputs}"
     )
 
 
@@ -276,11 +298,13 @@ def _compare_raw(
 class _Found:
     """What both models find in the images of a run, and whether it means something.
 
-    ``choices`` returns, for both, everything that their suppression had to choose from.
+    ``near``: what both find down to half the score that is asked of what is compared; ``choices`` returns, for both,
+    everything that their suppression had to choose from.
     """
 
     reference: list[Results]
     other: list[Results]
+    near: tuple[list[Results], list[Results]]
     meaningful: bool
     choices: Callable[[float], tuple[list[Results], list[Results]]]
 
@@ -332,9 +356,39 @@ def _find(
         options = DecodeOptions(conf=max(0.0, threshold - slack), iou=1.0, multi_label=True, max_det=MAX_CHOICES)
         return both(task.limits(ours, options), task.limits(theirs, options))
 
-    alike = task.limits(theirs, task.limits(ours, DecodeOptions(conf=threshold, max_det=MAX_OBJECTS)))
-    reference, other = both(alike, alike)
-    return _Found(reference=reference, other=other, meaningful=meaningful, choices=choices)
+    def above(score: float) -> tuple[list[Results], list[Results]]:
+        alike = task.limits(theirs, task.limits(ours, DecodeOptions(conf=score, max_det=MAX_OBJECTS)))
+        return both(alike, alike)
+
+    reference, other = above(threshold)
+    return _Found(reference=reference, other=other, near=above(threshold / 2), meaningful=meaningful, choices=choices)
+
+
+def _quality(task: Task, found: Sequence[_Found]) -> tuple[float, float]:
+    """Return the mean IoU of all objects with what the other side has for them, and the mean number on a side.
+
+    What scores a little less there is there: that a score crosses the threshold is no miss, that it falls by half is.
+    """
+    kept, total, matching = _both(found), 0, 0.0
+    for mine, theirs in (
+        (kept[0], [result for item in found for result in item.near[1]]),
+        (kept[1], [result for item in found for result in item.near[0]]),
+    ):
+        # The quality of a pair of sides is twice the sum of the IoUs over all objects of both.
+        matching += task.parity(mine, theirs).quality * (sum(map(len, mine)) + sum(map(len, theirs))) / 2
+        total += sum(map(len, mine))
+    return (matching / total if total else 1.0), total / 2
+
+
+def _bounds(mean: float, count: float) -> tuple[float, float]:
+    """Return between what the mean of values in 0..1 lies, of which so many are known (Wilson, 95 % on either side).
+
+    Their variance is at most that of hits and misses with this mean.
+    """
+    share = _CERTAIN**2 / max(count, 1e-9)
+    middle = (mean + share / 2) / (1 + share)
+    half = math.sqrt(mean * (1 - mean) * share + share**2 / 4) / (1 + share)
+    return middle - half, middle + half
 
 
 def _settle(task: Task, found: Sequence[_Found], tolerance: Tolerance) -> Parity:

@@ -104,6 +104,7 @@ def predict(
         decoding=allowed_decoding(session.info, task, options.decode(), DecodeOptions(), model=model),
         streams=1 if source.live else streams,
         live=source.live,
+        model=model,
     )
     run = _Prediction(
         runner=runner,

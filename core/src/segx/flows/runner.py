@@ -244,6 +244,7 @@ class Runner(Record):
         threads: How many images are read and made network input at once; default: what the machine has to spare.
         live: The images do not wait for who takes them, so that nothing is done ahead.
         keep_images: Results hold their image; without, it goes no further than the network.
+        model: What the user named as model, for errors.
     """
 
     session: Session
@@ -254,6 +255,7 @@ class Runner(Record):
     threads: int | None = None
     live: bool = False
     keep_images: bool = True
+    model: str = "the model"
 
     def run(
         self, loads: Iterable[Load], consumer: Consumer, *, close: Callable[[], object] | None = None
@@ -340,7 +342,7 @@ class Runner(Record):
         try:
             outputs, inference = inferred or self._infer(batch)
             start = time.perf_counter()
-            results = self.task.decode(outputs, batch, self.session.info, self.decoding)
+            results = self._decode(outputs, batch)
             postprocess = milliseconds_since(start) / len(results)
             for result, preprocess in zip(results, batch.milliseconds, strict=True):
                 result.speed = dict(zip(STAGES, (preprocess, inference, postprocess), strict=True))
@@ -350,6 +352,12 @@ class Runner(Record):
             sequencer.abort()
             raise
         return results
+
+    def _decode(self, outputs: tuple[NDArray[np.float32], ...], batch: Batch) -> list[Results]:
+        try:
+            return self.task.decode(outputs, batch, self.session.info, self.decoding)
+        except ModelError as error:  # a task does not know which file it is
+            raise ModelError(f"{self.model}: {error.message}", hint=error.hint) from error
 
 
 def infer(session: Session, images: Images) -> tuple[NDArray[np.float32], ...]:

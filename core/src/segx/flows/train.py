@@ -7,12 +7,12 @@ import dataclasses
 import logging
 import math
 import reprlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segx.artifact import Artifact
+from segx.console import quieted
 from segx.data.splits import open_splits, shared_images
 from segx.data.tally import notify
 from segx.errors import DataError, ModelError, SegxError, UsageError
@@ -26,6 +26,7 @@ from segx.options.schema import image_size
 from segx.options.verbs import SessionOptions, TrainOptions, ValOptions
 from segx.plugin.training import TrainJob
 from segx.runtime import check_fits, is_first_process
+from segx.runtime.leftovers import scratch
 from segx.sessions import MODEL_FORMAT, model_backend
 from segx.structures.classes import numbers_of
 from segx.words import counted
@@ -236,8 +237,8 @@ def try_export(session: ModelSession, name: str, registry: Registry) -> None:
     Raises:
         ExportError: The model cannot be exported to it.
     """
-    with tempfile.TemporaryDirectory(prefix="segx-") as folder, _quiet("segx.flows.export"):
-        artifact = session.save(Path(folder) / "preflight.pt")
+    with scratch() as folder, quieted("segx.flows.export", below=logging.ERROR):
+        artifact = session.save(folder / "preflight.pt")
         export(artifact, format=name, options={"verify": False}, registry=registry)
     logger.info("export=%s works; it is done at the end", name)
 
@@ -374,15 +375,3 @@ def _log_transfer(report: LoadReport | None, names: Mapping[int, str]) -> None:
         )
         if line := report.about_classes(names):
             logger.info("%s", line)
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence a logger of segx below ERROR for a while."""
-    part = logging.getLogger(name)
-    level = part.level
-    part.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        part.setLevel(level)

@@ -221,6 +221,7 @@ class _Validation:
             streams=streams,
             threads=options.workers or None,
             keep_images=False,
+            model=model,
         )
         files = file_names(dataset.paths()) if self.ids is not None and options.save_json else ()
         spec = EvalSpec(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segx.errors import DataError, UsageError, WrongTypeError
-from segx.io.leftovers import PREFIX, sweep, temporary_name
 from segx.io.names import image_suffix
 from segx.io.paths import expanded
 from segx.metadata import bounded
+from segx.runtime.leftovers import PREFIX, scratch, sweep, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,10 +117,8 @@ def utf8_name(path: str | Path) -> Iterator[str]:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="segx-") as folder:
-            link = Path(folder) / f"file{_utf8(Path(name).suffix)}"
+        with scratch() as folder:
+            link = folder / f"file{_utf8(Path(name).suffix)}"
             link.symlink_to(Path(name).absolute())
             yield str(link)
     else:
@@ -153,7 +151,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "") -> dict[str, Any]:
+def read_mapping(
+    path: Path, *, error: type[SegxError], what: str, hint: str = "", typed: bool = False
+) -> dict[str, Any]:
     """Return the names and values of a YAML file, of plain types, bounded in depth and size.
 
     Args:
@@ -161,6 +161,7 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
         error: What to raise.
         what: What it would be if it were sound: ``"options"``; for the error.
         hint: How one is written; for the error.
+        typed: Its values are options: see :func:`segx.io.yaml_text.load`.
 
     Raises:
         SegxError: It cannot be read, is not YAML, no mapping, or larger than any such file.
@@ -168,7 +169,7 @@ def read_mapping(path: Path, *, error: type[SegxError], what: str, hint: str = "
     from segx.io.yaml_text import NotYamlError, load
 
     try:
-        content = load(read_regular(path, limit=_LONGEST_MAPPING).decode("utf-8-sig"))
+        content = load(read_regular(path, limit=_LONGEST_MAPPING).decode("utf-8-sig"), typed=typed)
         bounded(content, what)
     except UnicodeDecodeError as reason:
         raise error(f"{path} is not UTF-8 text", hint="save it as UTF-8") from reason
@@ -200,7 +201,7 @@ def read_options(cfg: Any) -> dict[str, Any]:
         raise WrongTypeError(f"cfg={cfg!r} is not a path", hint="it names a YAML file of options")
     hint = "write one option per line: conf: 0.4"
     try:
-        content = read_mapping(expanded(cfg), error=UsageError, what="names and values", hint=hint)
+        content = read_mapping(expanded(cfg), error=UsageError, what="names and values", hint=hint, typed=True)
     except UsageError as error:
         raise UsageError(f"cfg={error.message}", hint=error.hint) from error
     options = {name.replace("-", "_"): value for name, value in content.items()}

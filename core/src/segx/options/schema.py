@@ -119,7 +119,8 @@ class Options(Record):
         known = cls.names()
         unknown = [name for name in values if name not in known]
         if unknown := cls.unknown({name: values[name] for name in unknown}):
-            raise WrongTypeError(not_known(unknown, known), hint=f"options: {', '.join(sorted(known))}")
+            listed = f"options: {', '.join(sorted(known))}" if known else "it takes no options"
+            raise WrongTypeError(not_known(unknown, known), hint=listed)
         return cls(**{name: value for name, value in values.items() if name in known})
 
     @classmethod

@@ -209,7 +209,10 @@ class Task(Protocol):
         ...
 
     def parity(self, reference: Sequence[Any], other: Sequence[Any]) -> Parity:
-        """Compare what two models found in the same images; ``raw`` is filled by core."""
+        """Compare what two models found in the same images; ``raw`` is filled by core.
+
+        ``quality`` is twice the sum of the IoUs of matched masks over the number of objects of both sides together.
+        """
         ...
 
     def evaluator(self, spec: EvalSpec) -> Evaluator:

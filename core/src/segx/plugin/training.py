@@ -33,6 +33,10 @@ class ModelSession(Session, Protocol):
         """
         ...
 
+    def beside(self, options: SessionOptions) -> ModelSession:
+        """Return another session of the same model, which runs in another way."""
+        ...
+
     def save(self, path: Path) -> Artifact:
         """Write the model, atomically, as segx's own checkpoint."""
         ...
@@ -41,8 +45,16 @@ class ModelSession(Session, Protocol):
         """Return the model as exporters take it."""
         ...
 
-    def copy_module(self) -> Any:
-        """Return a copy of the model in the runtime's own type, to look at: ``names``, ``yaml``, ``parameters()``."""
+    def share_module(self) -> Any:
+        """Return the model itself in its runtime's type, with ``names`` and ``yaml``; what is changed in it counts."""
+        ...
+
+    def heed(self) -> bool:
+        """Return True if values of a shared model were changed from outside since this was asked.
+
+        Raises:
+            UsageError: Its layers were.
+        """
         ...
 
     def describe(self) -> ModelSummary:

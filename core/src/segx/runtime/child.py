@@ -22,7 +22,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from segx import errors
 from segx.errors import ExportError, SegxError
+from segx.runtime.leftovers import new_scratch, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,8 +147,8 @@ def run(
         TimeoutError: It was not done in time.
         OSError: It cannot be started.
     """
-    with tempfile.TemporaryDirectory(prefix="segx-child-", ignore_cleanup_errors=True) as place:
-        out, err = Path(place, "stdout"), Path(place, "stderr")
+    with scratch() as place:
+        out, err = place / "stdout", place / "stderr"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = _start([sys.executable, *words], subprocess.DEVNULL, stdout, stderr, environment, folder=folder)
         try:
@@ -201,7 +201,7 @@ class Child:
         self.what = what
         self._owner = os.getpid()
         self._writing = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="segx-child-"))
+        self._folder = new_scratch()
         try:
             place = self._folder / "request.json"
             place.write_text(text, encoding="ascii")

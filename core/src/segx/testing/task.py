@@ -227,13 +227,15 @@ class TaskContract(PluginContract, standard=True):
         found = predict(task, session, [draw_scene(), draw_scene(300, 500)], shape=(320, 320), options=DecodeOptions())
         parity = task.parity(found, [found[0][::-1], found[1]])
         assert (parity.images, parity.objects) == (2, 6)
-        assert (parity.matched, parity.mask_iou) == (1, 1)
+        assert (parity.matched, parity.mask_iou, parity.quality) == (1, 1, 1)
         assert (parity.box, parity.score) == (0, 0)
 
     def test_parity_reports_differences(self, task: Task, session: Session) -> None:
         """A lost object, moved boxes, changed scores and smaller masks are each seen."""
         found = predict(task, session, [draw_scene()], shape=(320, 320), options=DecodeOptions())
-        assert task.parity(found, [found[0][:2]]).matched < 1
+        fewer = task.parity(found, [found[0][:2]])
+        assert fewer.matched < 1
+        assert fewer.quality == pytest.approx(2 * 2 / 5), "the masks of two of three, and of two, match"
         assert task.parity([found[0][:2]], found).matched < 1
         moved = found[0].boxes.data.copy()
         moved[0, :4] += 2
@@ -247,7 +249,9 @@ class TaskContract(PluginContract, standard=True):
         rows = np.nonzero(dense[0].any(axis=1))[0]
         dense[0, rows[: len(rows) // 4]] = 0
         masks = type(found[0].masks).from_dense(dense, found[0].orig_shape)
-        assert task.parity(found, [found[0].replace(masks=masks)]).mask_iou < 0.95
+        smaller = task.parity(found, [found[0].replace(masks=masks)])
+        assert smaller.mask_iou < 0.95
+        assert smaller.mask_iou < smaller.quality < 1
 
     def test_parity_of_nothing_is_perfect(self, task: Task, session: Session) -> None:
         """Two models that both find nothing agree."""

@@ -23,6 +23,7 @@ from segx.errors import ModelError, UsageError
 from segx.ops.arrays import to_numpy
 from segx.ops.nms import nms
 from segx.records import Record
+from segx.words import counted
 from segx_task_segment.plugin import HEADS
 
 if TYPE_CHECKING:
@@ -174,7 +175,9 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
     pair = _pair(arrays)
     layout = None if pair is None else _layout(pair[0].shape, pair[1].shape, nc)
     if pair is None or layout is None:
-        raise _not_of("a yolov8-seg head", arrays, nc)
+        raise _not_of(
+            "a yolov8-seg head", arrays, nc, f"(N, {4 + nc if nc else 'classes + 4'} + k, anchors) and (N, k, h, w)"
+        )
     predictions = pair[0] if layout.channels == 1 else pair[0].swapaxes(1, 2)
     prototypes = pair[1] if layout.map_channels == 1 else np.ascontiguousarray(pair[1].transpose(0, 3, 1, 2))
     return RawOutputs(predictions, without_noise(prototypes), layout.nc)
@@ -246,7 +249,10 @@ def _raw(
         and coefficients.shape[1] == prototypes.shape[1]
     )
     if not fits:
-        raise _not_of(f"head {info.head!r}", (boxes, scores, coefficients, prototypes), len(info.names))
+        shapes = (
+            f"(N, {4 * bins}, {count}), (N, {len(info.names) or 'classes'}, {count}), (N, k, {count}), (N, k, h, w)"
+        )
+        raise _not_of(f"head {info.head!r}", (boxes, scores, coefficients, prototypes), len(info.names), shapes)
     points, pixels = _anchors(cells, strides)
     for logits, probabilities, factors, maps in zip(
         boxes, scores, coefficients, without_noise(prototypes), strict=True
@@ -310,7 +316,7 @@ def _final(
     arrays = _arrays(outputs)
     pair = _pair(arrays)
     if pair is None or pair[0].shape[2] != _BOX + pair[1].shape[1]:
-        raise _not_of(f"head {info.head!r}", arrays, len(info.names))
+        raise _not_of(f"head {info.head!r}", arrays, len(info.names), "(N, objects, 6 + k) and (N, k, h, w)")
     rows, prototypes = pair
     nc = len(info.names) or int(np.nan_to_num(rows[..., 5], posinf=0).max(initial=0)) + 1
     for numbers, maps in zip(rows, without_noise(prototypes), strict=True):
@@ -348,14 +354,30 @@ def _named(outputs: Sequence[Any], info: ArtifactInfo, *names: str) -> list[NDAr
     """
     arrays = _arrays(outputs)
     if len(arrays) != len(names):
-        raise _not_of(f"head {info.head!r}", arrays, len(info.names))
+        raise _not_of(f"head {info.head!r}", arrays, len(info.names), f"{len(names)} outputs: {', '.join(names)}")
     by_name = dict(zip(info.outputs, arrays, strict=False))
     return [by_name[name] for name in names] if by_name.keys() == set(names) else arrays
 
 
-def _not_of(head: str, arrays: Sequence[NDArray[np.float32]], nc: int) -> ModelError:
+def _not_of(head: str, arrays: Sequence[NDArray[np.float32]], nc: int, wanted: str) -> ModelError:
+    """Return the error for outputs of another head, or of another number of classes, than the metadata say.
+
+    Args:
+        head: What the metadata say.
+        arrays: What came.
+        nc: Number of classes that the metadata name, 0 where they name none.
+        wanted: The shapes of such a head.
+    """
+    pair = _pair(arrays)
+    other = None if pair is None or not nc else _layout(pair[0].shape, pair[1].shape, 0)
+    found = f", but of one with {other.nc}" if other is not None and "final" not in head else ""
     shapes = ", ".join(str(array.shape) for array in arrays)
-    return ModelError(f"outputs of shape {shapes} are not those of {head}" + (f" with {nc} classes" if nc else ""))
+    named = f" with {counted(nc, 'class')}" if nc else ""
+    return ModelError(
+        f"outputs of shape {shapes} are not those of {head}{named}{found}",
+        hint=f"such a head gives {wanted}: the metadata (names, head) are of another model; export it again, or give "
+        "it the metadata that belong to it",
+    )
 
 
 def detect(predictions: NDArray[np.float32], nc: int, options: DecodeOptions) -> Detections:

@@ -24,7 +24,8 @@ def compare(reference: Sequence[SegmentResults], other: Sequence[SegmentResults]
     """Match objects by class and overlap, best overlap first, and return the largest differences.
 
     Box sides are compared in pixels of the network input. ``matched`` counts the objects of both sides, so that one
-    that either side alone has found lowers it; images in which neither found anything count as equal.
+    that either side alone has found lowers it, as it does ``quality``, the panoptic quality of the two; images in which
+    neither found anything count as equal.
     """
     boxes, scores, overlaps = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
     objects, pairs = 0, 0
@@ -35,8 +36,8 @@ def compare(reference: Sequence[SegmentResults], other: Sequence[SegmentResults]
         sides = np.abs(ours.boxes.xyxy[first] - theirs.boxes.xyxy[second]) * (ours.gain * 2)
         boxes.append(sides.max(axis=1, initial=0))
         scores.append(np.abs(ours.boxes.conf[first] - theirs.boxes.conf[second]))
-        if len(ours.masks) and len(theirs.masks):
-            overlaps.append(_mask_ious(ours, theirs, first, second))
+        formed = len(ours.masks) and len(theirs.masks)
+        overlaps.append(_mask_ious(ours, theirs, first, second) if formed else np.ones(len(first)))
     box, score, overlap = np.concatenate(boxes), np.concatenate(scores), np.concatenate(overlaps)
     return Parity(
         images=len(reference),
@@ -48,6 +49,7 @@ def compare(reference: Sequence[SegmentResults], other: Sequence[SegmentResults]
         matched=2 * pairs / objects if objects else 1.0,
         typical_box=float(np.median(box)) if len(box) else 0.0,
         typical_mask_iou=float(np.percentile(overlap, 5)) if len(overlap) else 1.0,
+        quality=2 * float(overlap.sum()) / objects if objects else 1.0,
     )
 
 

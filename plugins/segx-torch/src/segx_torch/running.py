@@ -52,22 +52,30 @@ class Running:
         device: Where it runs.
         dtype: What it computes in.
         capture: Makes a replay of a model, an input and a memory pool; default: a CUDA graph on a GPU.
+        hooked: Says whether functions are to be called beside layers now, which a replay would not; default: never.
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, dtype: torch.dtype, *, capture: Capture | None = None
+        self,
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        capture: Capture | None = None,
+        hooked: Callable[[], bool] | None = None,
     ) -> None:
         self._model = model
         self._device = device
         self._dtype = dtype
         self._capture = capture or (_cuda_graph if device.type == "cuda" else None)
+        self._hooked = hooked
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._pool: Any = None
         self._lock = threading.Lock()
 
     def __call__(self, images: Images) -> tuple[NDArray[np.float32], ...]:
         """Return the raw outputs of float32 (N, 3, H, W) images in 0..1, as float32 arrays."""
-        if self._capture is None:
+        if self._capture is None or (self._hooked is not None and self._hooked()):
             return to_numpy(self._model(to_device(images, self._device, self._dtype)))
         tensor = to_device(images, self._device, self._dtype)
         with self._lock:  # replays share their memory

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import datetime as dt
 import importlib.metadata
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.identify import identify
 from segx_torch.running import Running
+from segx_torch.shared import State, has_hooks, share_hooks, undressed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,8 @@ class TorchSession:
         self._dtype = torch.float16 if options.half else torch.float32
         self._threads = options.threads
         self._runner: Running | None = None
+        self._shared: State | None = None
+        self._given: dict[str, Any] = {}
         self._making = threading.Lock()
         self.module = module
         self.config = config
@@ -138,6 +141,16 @@ class TorchSession:
         session.random_weights = session.random_weights.difference(report.loaded if report else ())
         return session, report
 
+    def beside(self, options: SessionOptions) -> TorchSession:
+        """Return another session of the same model, which runs in another way; weights are held once.
+
+        Raises:
+            UsageError: The device is not there, or cannot run in half precision.
+        """
+        other = TorchSession(self.module, self.config, self.architecture, self.info, options)
+        other.random_weights, other._shared, other._given = self.random_weights, self._shared, self._given
+        return other
+
     def weights_changed(self) -> None:
         """Have the copy that runs made anew, after the model's weights were changed in place."""
         self._runner = None
@@ -165,20 +178,49 @@ class TorchSession:
         device = resolve_device(options.device or "cpu")
         module = self.module.to(device)
         try:
-            return self.architecture.export_module(module, info)
+            with undressed(module, self._given):
+                return self.architecture.export_module(module, info)
         finally:
             self.module = module.to("cpu")
 
-    def copy_module(self) -> nn.Module:
-        """Return a copy of the model in eval mode, to look at; it carries what programs ask a model for."""
-        module = copy.deepcopy(self.module).eval()
+    def share_module(self) -> nn.Module:
+        """Return the model itself, in eval mode, with what programs ask a model for: what is changed in it counts.
+
+        :meth:`heed` says from then on whether it was changed.
+        """
         definition = {**self.config.definition, "nc": self.config.nc, "scale": self.config.scale}
-        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition}
-        for name, value in known.items():
-            setattr(module, name, value)
-        module.stride = torch.tensor([float(side) for side in getattr(module, "strides", (self.info.stride,))])
-        setattr(module, "load_state_dict", _refuse_weights)  # noqa: B010 - of this copy alone
-        return module
+        strides = torch.tensor([float(side) for side in getattr(self.module, "strides", (self.info.stride,))])
+        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition, "stride": strides}
+        own = self.module
+        self._given = {name: value for name, value in known.items() if name in self._given or not hasattr(own, name)}
+        vars(own).update(self._given)
+        if self._shared is None:
+            self._shared = State.of(self.module)
+            self._runner = None  # the next one calls its hooks
+        return own.eval()
+
+    def heed(self) -> bool:
+        """Return True if values of the model were changed from outside since it was shared, or since this was asked.
+
+        Raises:
+            UsageError: Its layers are no longer those of its definition, by which it is saved and trained.
+        """
+        before = self._shared
+        if before is None:
+            return False
+        now = State.of(self.module, before)
+        if now.layers != before.layers:
+            what = before.other_layer(now)
+            msg = f"model.model is no longer a {self.config.variant or 'model of its definition'}: {what}"
+            hint = (
+                'values may be changed, layers may not: a network of your own is a YAML, YOLO("mine.yaml"), or a plugin'
+            )
+            raise UsageError(msg, hint=hint)
+        self._shared = now
+        if now.values == before.values:
+            return False
+        self.weights_changed()
+        return True
 
     def describe(self) -> ModelSummary:
         """Return parameters, FLOPs and layers, at the input size the model was made for."""
@@ -193,8 +235,16 @@ class TorchSession:
     def _running_model(self) -> Running:
         with self._making:
             if self._runner is None:
-                fused: nn.Module = self.architecture.fuse(self.module)
-                self._runner = Running(fused.eval().to(self._device, self._dtype), self._device, self._dtype)
+                with undressed(self.module, self._given):
+                    fused: nn.Module = self.architecture.fuse(self.module)
+                if self._shared is not None:
+                    share_hooks(self.module, fused)
+                self._runner = Running(
+                    fused.eval().to(self._device, self._dtype),
+                    self._device,
+                    self._dtype,
+                    hooked=None if self._shared is None else partial(has_hooks, fused),
+                )
             return self._runner
 
 
@@ -300,11 +350,6 @@ def _misfit(tensor: Tensor, own: Tensor | None) -> str:
     if tensor.shape != own.shape:
         return f"has shape {tuple(tensor.shape)}, the model's has {tuple(own.shape)}"
     return ""
-
-
-def _refuse_weights(*_weights: Any, **_how: Any) -> NoReturn:
-    """Say how weights are changed: the module is a copy, and would take them in vain."""
-    raise UsageError("model.model is a copy to look at", hint='model.load("weights.pt") takes what fits of a file')
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import torch
 
 from segx.errors import ModelError, UsageError
 from segx.options.verbs import SessionOptions
+from segx.words import counted
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.session import TorchSession
 from segx_torch.training import rng
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
 
+    from segx.options.verbs import TrainOptions
     from segx.plugin.training import Trained, TrainJob
 
 logger = logging.getLogger("segx.train")
 
 _DEFAULT_BATCH = 16
+_SHORT = 100
+"""Steps of the optimiser below which the recipe, which is made for thousands, unlearns more than it teaches."""
 
 
 def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -> Trained:
@@ -53,9 +57,19 @@ def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -
             validate=_validator(session, job, fabric.device),
             resume=saved,
         )
+        if resume is None and fabric.is_global_zero:
+            _advise(trainer.steps, session, job.options)
         trained = trainer.train()
     end_helpers(fabric)
     return trained
+
+
+def _advise(steps: int, session: TorchSession, options: TrainOptions) -> None:
+    """Say how weights that know something are taught in few steps, where nothing else was asked for."""
+    learned = 2 * len(session.random_weights) < len(session.module.state_dict())
+    if steps < _SHORT and learned and options.optimizer == "auto" and options.freeze is None:
+        keeps = "freeze=10 optimizer=AdamW lr0=0.001 warmup_epochs=1 keeps more of what the weights know"
+        logger.info("%s of the optimiser in all: in so few %s", counted(steps, "step"), keeps)
 
 
 def _batch_size(module: nn.Module, job: TrainJob, fabric: Fabric, saved: Snapshot | None) -> int:

@@ -57,6 +57,9 @@ class Trainer:
         save: Writes a checkpoint, atomically.
         validate: Measures a module.
         resume: Where to go on from.
+
+    Attributes:
+        steps: Steps of the optimiser in all.
     """
 
     def __init__(
@@ -189,9 +192,9 @@ class Trainer:
             self.optimizer_config.accumulate,
             fabric.device if fabric.world_size == 1 else f"{fabric.world_size} processes, {fabric.device.type}",
         )
-        steps = math.ceil(len(self.loader) / self.optimizer_config.accumulate) * options.epochs
-        if steps < _FEW:
-            few = counted(steps, "step")
+        self.steps = math.ceil(len(self.loader) / self.optimizer_config.accumulate) * options.epochs
+        if self.steps < _FEW:
+            few = counted(self.steps, "step")
             logger.warning("%s of the optimiser in all teach little: more epochs, or a smaller batch and nbs", few)
 
     def _fill_statistics(self) -> None:

@@ -2,7 +2,8 @@
 
 A process that is killed (``SIGKILL``, out of memory) cannot remove its temporary files and folders. Their names say who
 writes: ``.segx-<machine>-<boot>-<process>-<random><suffix>``. Whoever writes into the same folder later removes those
-whose process is gone. What cannot be told, such as a file from another machine on a shared disk, stays.
+whose process is gone, where they are this user's own. What cannot be told, such as a file from another machine on a
+shared disk, stays.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import stat
 import threading
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PREFIX = ".segx-"
 """How every temporary name starts, those of earlier versions too."""
@@ -45,6 +50,35 @@ def sweep(folder: Path) -> None:
             _remove(Path(entry.path))
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a folder of this process's own in the system's temporary folder, which is removed when the block ends."""
+    import shutil
+
+    folder = new_scratch()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_scratch() -> Path:
+    """Make a folder in the system's temporary folder that only this user may look into, and return it.
+
+    What processes that were killed left there is removed first.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    import tempfile
+
+    place = Path(tempfile.gettempdir())
+    sweep(place)
+    folder = place / temporary_name()
+    folder.mkdir(mode=0o700)
+    return folder
+
+
 def is_left(name: str) -> bool:
     """Return True if a name is a temporary one of this machine and its process is certainly gone."""
     parts = name.removeprefix(PREFIX).split("-", 3)
@@ -59,7 +93,10 @@ def is_left(name: str) -> bool:
 
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
-        if stat.S_ISDIR(path.lstat().st_mode):
+        state = path.lstat()
+        if hasattr(os, "getuid") and state.st_uid != os.getuid():  # who shares a folder looks after theirs
+            return
+        if stat.S_ISDIR(state.st_mode):
             import shutil
 
             shutil.rmtree(path, ignore_errors=True)
