@@ -6,6 +6,7 @@ import io
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,22 @@ def test_a_file_of_a_fixed_batch_is_filled(
     assert given == [3, 3, 3, 3]
     assert [row["image"] for row in rows] == sorted(map(str, few.iterdir()))  # those that cannot be read in their place
     assert [row["unreadable"] is None for row in rows].count(False) == 2
+
+
+def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with much to do: it gives its own processes half a minute."""
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(cluster, "load", lambda: SimpleNamespace(init=late, shutdown=lambda: None))
+    monkeypatch.setattr(cluster, "_own_folder", lambda: tmp_path / "ray")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the test")
+    (tmp_path / "ray").mkdir()
+    with pytest.raises(SegxError, match="Ray has not started: The current node timed out") as told:
+        cluster.start(None, cpus=1)
+    assert "less busy" in str(told.value.hint)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(model: Path, few: Path) -> None:
