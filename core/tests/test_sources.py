@@ -331,6 +331,12 @@ def test_a_streams_file_without_streams(tmp_path):
         open_source(tmp_path / "all.streams")
 
 
+def test_a_source_that_somebody_else_has_made(tmp_path):
+    made = open_source([str(write_image(tmp_path / "a.jpg", 50)), str(write_image(tmp_path / "b.jpg", 90))])
+    assert open_source(made) is made
+    assert values(made) == [50, 90]
+
+
 def test_natural_order():
     ordered = ["a1/b10.jpg", "a2/b9.jpg", "a2/B10.jpg", "a10/b1.jpg", "ä.jpg", "²3.jpg"]
     paths = [Path(name) for name in ordered[:4]]

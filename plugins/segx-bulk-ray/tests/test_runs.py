@@ -112,6 +112,9 @@ def test_a_killed_worker_loses_and_doubles_nothing(
         assert process.poll() is None  # between two shards a worker goes by another name
     assert len(workers) <= 2  # though Ray is told of twice as many CPUs, so that the next shards wait where they run
     assert b"MALLOC_ARENA_MAX=2" in Path(f"/proc/{workers[0]}/environ").read_bytes().split(b"\0")  # memory stays flat
+    loaded = Path(f"/proc/{workers[0]}/maps").read_text()
+    assert "onnxruntime" in loaded
+    assert "libtorch" not in loaded  # which this model does without
     os.kill(workers[0], signal.SIGKILL)
     assert len(list((tmp_path / "out" / "images").iterdir())) < 100
     out, err = process.communicate(timeout=240)

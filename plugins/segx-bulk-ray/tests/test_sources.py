@@ -6,6 +6,7 @@ import io
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,22 +155,41 @@ def test_the_batch_is_the_model_s_own_unless_it_is_named(
     assert given["batch"] == batch
 
 
-def test_a_file_of_a_fixed_batch_is_filled(model: Path, few: Path, tmp_path: Path) -> None:
-    """Shards are given to the network in the batches that its file takes."""
+def test_a_file_of_a_fixed_batch_is_filled(
+    model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards go through the network in the batches that its file takes, whatever of them cannot be read."""
     fixed = YOLO(model.with_suffix(".pt")).export(
         "onnx", imgsz=64, batch=3, dynamic=False, verify=False, output=tmp_path / "fixed.onnx"
     )
     plan = bulk._Plan.make(fixed.path, str(few), shard=100, settings={"conf": 0.0001, "max_det": 20}, workers=1)
     given: list[int] = []
     opened = YOLO(fixed.path)
-    predict = opened.predict
-    opened.predict = lambda images, **settings: given.append(len(images)) or predict(images, **settings)
+    opened.add_callback("on_predict_batch_end", lambda predictor: given.append(len(predictor.results)))
     work = worker.Work("", None, "fixed", plan.settings)
-    with pytest.MonkeyPatch.context() as patch, Decoder() as decoder:
-        patch.setattr(worker, "_open", {("fixed", ""): opened})
-        patch.setattr(worker, "_decoder", decoder)
-        rows = worker.do_shard(pa.Table.from_pylist([plan.shards[0].row(0)]), work=work).num_rows
-    assert (rows, given) == (14, [3, 2, 1, 3, 3])  # one that cannot be read ends a batch
+    monkeypatch.setattr(worker, "_open", {("fixed", ""): opened})
+    with Decoder() as decoder:
+        monkeypatch.setattr(worker, "_decoder", decoder)
+        rows = worker.do_shard(pa.Table.from_pylist([plan.shards[0].row(0)]), work=work).to_pylist()
+    assert given == [3, 3, 3, 3]
+    assert [row["image"] for row in rows] == sorted(map(str, few.iterdir()))  # those that cannot be read in their place
+    assert [row["unreadable"] is None for row in rows].count(False) == 2
+
+
+def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with much to do: it gives its own processes half a minute."""
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(cluster, "load", lambda: SimpleNamespace(init=late, shutdown=lambda: None))
+    monkeypatch.setattr(cluster, "_own_folder", lambda: tmp_path / "ray")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the test")
+    (tmp_path / "ray").mkdir()
+    with pytest.raises(SegxError, match="Ray has not started: The current node timed out") as told:
+        cluster.start(None, cpus=1)
+    assert "less busy" in str(told.value.hint)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(model: Path, few: Path) -> None:

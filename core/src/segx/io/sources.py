@@ -151,7 +151,8 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
             those that are links too), a ``.txt`` or ``.csv``
             list, a ``.streams`` file, an http(s), rtsp, rtmp, tcp or udp address, a camera number (``0`` or ``"0"``),
             a ``PIL.Image``, a NumPy array (H, W[, 1|3|4]) BGR or a batch of them, a torch tensor (3, H, W) or
-            (N, 3, H, W) RGB in 0..1, encoded bytes or a file object, or a list, tuple or iterator of any of these.
+            (N, 3, H, W) RGB in 0..1, encoded bytes or a file object, or a list, tuple or iterator of any of these; or a
+            :class:`Source` that somebody else has made.
         vid_stride: Take every n-th frame of videos and streams.
         stream_buffer: Keep every frame of a live stream; False: only the newest.
 
@@ -159,6 +160,8 @@ def open_source(source: Any, *, vid_stride: int = 1, stream_buffer: bool = False
         UsageError: The source is of a kind that is not known.
         DataError: A path does not exist, a folder is empty, a camera or stream cannot be opened.
     """
+    if isinstance(source, Source):
+        return source
     return Source(_Reader(vid_stride=vid_stride, stream_buffer=stream_buffer).read(source, alone=True))
 
 

@@ -73,6 +73,7 @@ def start(address: str | None, *, cpus: int) -> Path | None:
 
     Raises:
         UsageError: There is no cluster at the address.
+        SegxError: Ray has not started: half a minute is all that it waits for its own processes.
     """
     ray = load()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -101,10 +102,13 @@ def start(address: str | None, *, cpus: int) -> Path | None:
                         _temp_dir=str(folder),
                         **quiet,
                     )
-            except BaseException:
+            except BaseException as error:
                 ray.shutdown()
                 shutil.rmtree(folder, ignore_errors=True)
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                said = " ".join(str(error).split())[:200]
+                raise SegxError(f"Ray has not started: {said}", hint="when the machine is less busy") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # we show our own
     context.print_on_execution_start = False
@@ -156,7 +160,7 @@ def _signals_kept() -> Iterator[None]:
 def _few_arenas() -> Iterator[None]:
     """Let the processes begun meanwhile take memory from two places only, unless the user has said otherwise.
 
-    A worker begins new threads for every image, and glibc gives each an arena of its own, up to eight a core, which all
+    A worker begins new threads for every shard, and glibc gives each an arena of its own, up to eight a core, which all
     grow to what one image takes: 240 MB after thousands of images instead of 174 MB from the first shard on.
     """
     given = os.environ.get(_ARENAS)

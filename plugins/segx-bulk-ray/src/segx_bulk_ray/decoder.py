@@ -31,11 +31,12 @@ _SET_PIPE_SIZE = 1031
 
 
 class Decoder:
-    """A process that decodes images one after the other; started when first needed, and again when it has died."""
+    """A process that decodes images one after the other, whichever threads ask; one that has died is started again."""
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._seconds = seconds
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -52,10 +53,11 @@ class Decoder:
         how = ""
         for _ in range(_TRIES):
             late = threading.Event()
-            try:
-                return self._ask(data, late)
-            except (BrokenPipeError, EOFError):
-                how = self._buried(late=late.is_set())
+            with self._lock:
+                try:
+                    return self._ask(data, late)
+                except (BrokenPipeError, EOFError):
+                    how = self._buried(late=late.is_set())
         raise DataError(f"it kills the process that decodes it ({how}), {_TRIES} times of {_TRIES}")
 
     def close(self) -> None:

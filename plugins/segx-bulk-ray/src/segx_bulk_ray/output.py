@@ -48,7 +48,7 @@ _IMAGES = pa.schema(list(ROWS)[:4])
 _UNREADABLE = pa.schema([("image", pa.string()), ("reason", pa.string())])
 
 
-def row_of(image: str, results: Results) -> dict[str, Any]:
+def row_of(results: Results) -> dict[str, Any]:
     """Return the row of an image that has been predicted; scores and boxes are the float32 that were found."""
     height, width = results.orig_shape
     rles = getattr(getattr(results, "masks", None), "rle", [])
@@ -68,7 +68,7 @@ def row_of(image: str, results: Results) -> dict[str, Any]:
                 "area": area,
             }
         )
-    return {"image": image, "height": height, "width": width, "objects": objects, "unreadable": None}
+    return {"image": results.path, "height": height, "width": width, "objects": objects, "unreadable": None}
 
 
 def unreadable_row(image: str, reason: str) -> dict[str, Any]:

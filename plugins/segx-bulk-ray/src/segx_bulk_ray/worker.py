@@ -6,29 +6,27 @@ import contextlib
 import hashlib
 import io
 import os
-import queue
 import tarfile
 import tempfile
-import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from segx.errors import DataError
+from segx.io.sources import Source, Unreadable
+from segx.structures.batch import SourceImage
 from segx_bulk_ray import output as files
 from segx_bulk_ray.decoder import Decoder
 from segx_bulk_ray.sources import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from segx import YOLO
-    from segx.structures.types import Image
 
-_AHEAD = 4
-"""Images that are decoded before the network asks for them."""
 DONE = pa.schema([("shard", pa.int64()), ("images", pa.int64()), ("objects", pa.int64()), ("unreadable", pa.int64())])
 
 
@@ -63,7 +61,7 @@ def do_shard(batch: pa.Table, *, work: Work) -> pa.Table:
     """Predict the images of the one shard of a batch; return their rows, or how many there were."""
     (row,) = batch.to_pylist()
     shard = Shard(row["kind"], tuple(row["items"]), row["group"])
-    rows = list(_rows(shard, work))
+    rows = _rows(shard, work)
     if not work.output:
         return pa.Table.from_pylist(rows, files.ROWS)
     files.write_shard(work.output, row["index"], rows, work.about)
@@ -73,71 +71,55 @@ def do_shard(batch: pa.Table, *, work: Work) -> pa.Table:
     return pa.Table.from_pylist([done], DONE)
 
 
-def _rows(shard: Shard, work: Work) -> Iterator[dict[str, Any]]:
-    """Yield a row for each image of a shard, in its order."""
-    model = _model(work)
-    many = work.settings.get("batch") or model.metadata.batch
-    waiting: list[tuple[str, Image]] = []
-    with contextlib.closing(_decoded(shard)) as images:
-        for name, image in images:
-            if isinstance(image, DataError):
-                yield from _predicted(model, waiting, work)
-                waiting = []
-                yield files.unreadable_row(name, image.message)
-                continue
-            waiting.append((name, image))
-            if len(waiting) == many:
-                yield from _predicted(model, waiting, work)
-                waiting = []
-    yield from _predicted(model, waiting, work)
+def _rows(shard: Shard, work: Work) -> list[dict[str, Any]]:
+    """Return a row for each image of a shard, in its order."""
+    images = _Images(shard)
+    found = _model(work).predict(Source([images]), stream=True, verbose=False, **work.settings)
+    rows: list[dict[str, Any]] = []
+    try:
+        rows += map(files.row_of, found)
+    except DataError:
+        if rows or not images.failed:
+            raise
+        # else nothing of it could be read, which its rows say
+    for number in sorted(images.failed):
+        rows.insert(number, images.failed[number])
+    return rows
 
 
-def _predicted(model: YOLO, named: list[tuple[str, Image]], work: Work) -> Iterator[dict[str, Any]]:
-    if not named:
-        return
-    found = model.predict([image for _, image in named], verbose=False, **work.settings)
-    for (name, _), results in zip(named, found, strict=True):
-        yield files.row_of(name, results)
+class _Images:
+    """The images of a shard as a source of ``predict``, which reads and decodes them ahead of the network.
 
+    Attributes:
+        live: They wait.
+        failed: Rows of those that could not be read, by their number in the shard.
+    """
 
-def _decoded(shard: Shard) -> Generator[tuple[str, Image | DataError], None, None]:
-    """Yield the images of a shard, read and decoded while the network is busy with those before."""
-    ready: queue.Queue[tuple[str, Image | DataError] | BaseException | None] = queue.Queue(_AHEAD)
-    ended = threading.Event()
+    live = False
 
-    def put(item: tuple[str, Image | DataError] | BaseException | None) -> None:
-        while not ended.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.5)
-                return
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self.failed: dict[int, dict[str, Any]] = {}
 
-    def fill() -> None:
+    def length(self) -> int | None:
+        """Return None, as for a tar file, which does not say: each shard is predicted as a source of many images is."""
+        return None
+
+    def loaders(self) -> Iterator[Callable[[], SourceImage | Unreadable]]:
+        """Yield what decodes each image; it has been read then."""
+        return (partial(self._load, number, *item) for number, item in enumerate(self._shard))
+
+    def _load(self, number: int, name: str, data: bytes | DataError) -> SourceImage | Unreadable:
         try:
-            for name, data in shard:
-                if ended.is_set():
-                    return
-                put((name, data if isinstance(data, DataError) else _decode(data)))
-            put(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the images are asked for
-            put(error)
+            if isinstance(data, DataError):
+                raise data
+            return SourceImage(image=_decoder.decode(data), path=name)
+        except DataError as error:
+            self.failed[number] = files.unreadable_row(name, error.message)
+            return Unreadable(path=name, reason=error.message)
 
-    thread = threading.Thread(target=fill, name="segx-bulk-read", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _decode(data: bytes) -> Image | DataError:
-    try:
-        return _decoder.decode(data)
-    except DataError as error:
-        return error
+    def close(self) -> None:
+        """Nothing to release: what has been opened for reading is closed when it has been read."""
 
 
 def _model(work: Work) -> YOLO:
