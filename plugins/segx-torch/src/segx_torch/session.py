@@ -173,7 +173,8 @@ class TorchSession:
         """Return a copy of the model in eval mode, to look at; it carries what programs ask a model for."""
         module = copy.deepcopy(self.module).eval()
         definition = {**self.config.definition, "nc": self.config.nc, "scale": self.config.scale}
-        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition}
+        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition, "nc": self.config.nc}
+        known["args"] = dict(self.info.settings)
         for name, value in known.items():
             setattr(module, name, value)
         module.stride = torch.tensor([float(side) for side in getattr(module, "strides", (self.info.stride,))])
