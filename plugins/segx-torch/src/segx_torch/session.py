@@ -173,7 +173,7 @@ class TorchSession:
         """Return a copy of the model in eval mode, to look at; it carries what programs ask a model for."""
         module = copy.deepcopy(self.module).eval()
         definition = {**self.config.definition, "nc": self.config.nc, "scale": self.config.scale}
-        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition, "nc": self.config.nc}
+        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition}
         known["args"] = dict(self.info.settings)
         for name, value in known.items():
             setattr(module, name, value)
