@@ -65,6 +65,7 @@ def test_sahi(photo: Path, found: Results, monkeypatch: pytest.MonkeyPatch) -> N
 def test_fiftyone(found: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its converters, which reach for ``utils.ops.scale_masks``, with the import changed; they need no database."""
     convert = pytest.importorskip("fiftyone.utils.ultralytics")
+    pytest.importorskip("torchvision")  # which its reader of masks asks for
     monkeypatch.setitem(sys.modules, "ultralytics", segx)
     boxes = convert.to_detections(found).detections
     np.testing.assert_allclose([item.confidence for item in boxes], found.boxes.conf, rtol=1e-6)
@@ -72,3 +73,8 @@ def test_fiftyone(found: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.label for item in instances] == [found.names[int(number)] for number in found.boxes.cls]
     areas = np.array([item.mask.sum() for item in instances])
     np.testing.assert_allclose(areas, found.areas, rtol=0.15)  # of masks cut to boxes in whole pixels
+    for tolerance in (1, 2):  # of outlines as they are, and of masks
+        lines = convert.to_polylines(found, tolerance=tolerance).polylines
+        assert [item.label for item in lines] == [item.label for item in instances]
+    with pytest.raises(ImportError, match="segx has no nn"):  # it drives predictor classes
+        convert.convert_ultralytics_model(YOLO("shapes-seg.pt"))

@@ -84,6 +84,7 @@ HANDLES: dict[str, tuple[Callable[[YOLO], Any], Any]] = {
     "sum(p.numel() for p in model.model.parameters())": (lambda m: sum(p.numel() for p in m.model.parameters()) == m.info().parameters, True),
     "sum(p.numel() for p in model.parameters())": (lambda m: sum(p.numel() for p in m.parameters()) == m.info().parameters, True),
     "len(model.model.state_dict())": (lambda m: len(m.model.state_dict()) == len(m.state_dict()) > 100, True),
+    "model.model.nc, args": (lambda m: (m.model.nc, m.model.args), (6, dict(YOLO("best.pt").metadata.settings))),
     "model.model.eval().float().to('cpu')": (lambda m: isinstance(m.model.eval().float().to("cpu"), torch.nn.Module), True),
     "len(model.model.model)": (lambda m: len(m.model.model) == len(m.model.yaml["backbone"]) + len(m.model.yaml["head"]), True),
     "isinstance(next(model.named_parameters())[1], Tensor)": (lambda m: isinstance(next(m.named_parameters())[1], torch.Tensor), True),
@@ -476,6 +477,7 @@ def test_other_modules_are_not_found_as_ever() -> None:
         (lambda _: YOLO("best.pt", task="detect"), UsageError, "'segment', not for 'detect'"),
         (lambda _: YOLO("best.onnx").train(data="data.yaml"), UsageError, "'onnx'"),
         (lambda _: YOLO("best.onnx").info(), UsageError, "needs a model of format 'pt'"),
+        (lambda _: YOLO("best.onnx").model, AttributeError, "needs a model of format 'pt'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_the_class_that_programs_catch(

@@ -214,6 +214,8 @@ def test_the_manifest_says_what_the_run_was_made_of(whole: tuple[YOLO, Any], sha
         assert manifest["data"][split] == {"images": images, "fingerprint": hashed}
     options = yaml.safe_load((model.trained.folder / "args.yaml").read_text())
     assert (options["epochs"], options["imgsz"], options["data"]) == (3, 64, str(shapes))
+    assert (options["task"], options["mode"]) == ("segment", "train")
+    assert options["save_dir"] == str(model.trained.folder)
 
 
 def test_without_plots_nothing_is_drawn(finished: Path) -> None:
@@ -810,7 +812,7 @@ def test_the_options_of_a_run_are_a_configuration(whole: tuple[YOLO, Any], place
     model, _ = whole
     assert model.trained is not None
     shutil.copy(model.trained.folder / "args.yaml", "again.yaml")
-    assert main(["train", "cfg=again.yaml", "epochs=1", "project=again", "name=run"]) == 0
+    assert main(["cfg=again.yaml", "epochs=1", "project=again", "name=run"]) == 0, "it says itself what is done"
     assert Path("again/run/weights/best.pt").exists()
 
 

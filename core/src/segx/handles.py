@@ -268,6 +268,8 @@ class Handles:
         """
         if name.startswith("_"):
             raise AttributeError(name)
+        if isinstance(own := getattr(type(self), name, None), property):
+            return own.__get__(self)  # it raised an AttributeError, which Python hides: raise it again
         if name in _ELSEWHERE:
             raise MissingAttributeError(f"{name}: {_ELSEWHERE[name]}")
         known = [*vars(self), *(item for item in dir(type(self)) if not item.startswith("_"))]

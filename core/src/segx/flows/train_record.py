@@ -137,7 +137,7 @@ class Record:
             self._epoch = len(self._rows)
         options = plain(self._options)
         self._run = Run(mode="train", model=self._model, options=options, folder=folder)
-        named = {"model": self._model, **options}
+        named = {"task": self._task, "mode": "train", "model": self._model, **options, "save_dir": str(folder)}
         files.write_text(folder / _OPTIONS, yaml.safe_dump(named, sort_keys=False))
         _write_manifest(folder, self._manifest(folder))
         train, val = self._counts()

@@ -96,6 +96,10 @@ class ResultArray(np.ndarray[Any, np.dtype[Any]]):
     def __index__(self) -> int:
         return operator.index(self.item())
 
+    def __rmul__(self, other: Any) -> Any:
+        """Repeat a text, as in ``"s" * (n > 1)``; numbers are multiplied."""
+        return other * self.item() if isinstance(other, str) and not self.ndim else super().__rmul__(other)
+
     def __round__(self, digits: int | None = None) -> Any:
         return round(self.item(), digits) if self.size == 1 else np.round(self, digits or 0)
 
@@ -250,6 +254,13 @@ def _number_type(item: Any) -> Any:
     return name.removeprefix("torch.") if name.startswith("torch.") else None
 
 
+def _expanded(before: tuple[int, ...], shape: Any) -> tuple[int, ...]:
+    """Return a shape in which -1 is the side that was there."""
+    sides = shape[0] if shape and isinstance(shape[0], tuple | list) else shape
+    kept = (*(1,) * (len(sides) - len(before)), *before)
+    return tuple(old if side == -1 else side for side, old in zip(sides, kept, strict=True))
+
+
 def _typed(kind: str) -> Any:
     return lambda self: self.to(np.dtype(kind))
 
@@ -309,7 +320,8 @@ _TENSORS: dict[str, Any] = {
     "masked_select": lambda self, mask: self[mask],
     "index_select": lambda self, dim, index: self.take(to_numpy(index), dim),
     "unbind": lambda self, dim=0: tuple(np.moveaxis(self, dim, 0)),
-    "expand": lambda self, *shape: np.broadcast_to(self, shape, subok=True),
+    "expand": lambda self, *shape: np.broadcast_to(self, _expanded(self.shape, shape), subok=True),
+    "repeat_interleave": lambda self, repeats, dim=None: self.repeat(to_numpy(repeats), dim),
 }
 for _name, _kind in _TYPES.items():
     setattr(ResultArray, _name, _typed(_kind))

@@ -191,6 +191,7 @@ class TorchSession:
         definition = {**self.config.definition, "nc": self.config.nc, "scale": self.config.scale}
         strides = torch.tensor([float(side) for side in getattr(self.module, "strides", (self.info.stride,))])
         known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition, "stride": strides}
+        known["args"] = dict(self.info.settings)
         own = self.module
         self._given = {name: value for name, value in known.items() if name in self._given or not hasattr(own, name)}
         vars(own).update(self._given)
