@@ -29,6 +29,10 @@ PRIVATE = {
 """Word to what the field says."""
 
 
+KEPT = {("dataset.py", "picture")}
+"""A name that programs from before the renaming still call."""
+
+
 def names(file: Path) -> set[str]:
     """Every name that a module gives: to classes, functions, arguments, variables and attributes."""
     found: set[str] = set()
@@ -55,6 +59,7 @@ def test_names_are_of_the_words_of_the_field() -> None:
         for source in SOURCES
         for file in source.rglob("*.py")
         for name in names(file)
+        if (file.name, name) not in KEPT
         for word in words(name) & PRIVATE.keys()
     }
     assert private == {}

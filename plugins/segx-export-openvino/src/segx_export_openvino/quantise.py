@@ -37,12 +37,12 @@ def convert(source: str, destination: str, metadata: Mapping[str, str], images: 
     Raises:
         ExportError: OpenVINO cannot read or write it.
     """
-    model = quantise(graph.read(Path(source)), _Told(Calibration.from_dict(images)))
+    model = quantise(graph.read(Path(source)), _Logged(Calibration.from_dict(images)))
     graph.save(model, Path(destination), metadata, small=False)
 
 
-class _Told:
-    """Images to calibrate on that tell how many have been looked at, the first time."""
+class _Logged:
+    """Images to calibrate on that log how many have been looked at, the first time."""
 
     def __init__(self, images: Calibration) -> None:
         self._images = images
@@ -59,7 +59,7 @@ class _Told:
             yield one
 
 
-def quantise(model: ov.Model, images: _Told) -> ov.Model:
+def quantise(model: ov.Model, images: _Logged) -> ov.Model:
     """Return a graph with 8-bit weights and activations up to the last layers with weights."""
     return nncf.quantize(
         model,
