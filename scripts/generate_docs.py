@@ -101,7 +101,8 @@ FORMATS_INTRODUCTION = """\
 
 `segx export model=yolov8n-seg.pt format=NAME` writes a model, opens the result again, compares it with its source and
 gives it its name only if both find the same. What it writes predicts and validates by the same call as the `.pt`.
-`segx formats` says what works on this machine; `segx export --help` explains every option.
+`segx formats` says what works on this machine; `segx export format=onnx --help` explains the
+options of one.
 
 ```bash
 segx formats

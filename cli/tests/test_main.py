@@ -171,6 +171,16 @@ def test_what_is_taken_in_silence_is_no_option_of_the_verb(segx: Segx) -> None:
     assert not {f"{name}," for name in ("int8", "model", "cfg", "task", "data", "half")} & set(silent)
 
 
+def test_help_of_a_format_is_of_its_options(segx: Segx) -> None:
+    page = segx("export", "format=tflite", "--help").out
+    assert "  values=float32 " in page
+    assert "16-bit weights; arithmetic is 32-bit on a CPU" in page, "the words of this format, not of the first one"
+    assert "only format" not in page
+    assert "keras=" not in page
+    assert segx("export", "--help", "--format=tflite").out == page
+    assert "format 'onxx' is not known; did you mean 'onnx'" in segx("export", "format=onxx", "--help").err
+
+
 def test_help_of_a_verb_may_be_asked_for_in_any_place(segx: Segx) -> None:
     page = segx("predict", "--help").out
     assert segx("--help", "segment", "predict").out == page

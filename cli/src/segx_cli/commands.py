@@ -66,9 +66,10 @@ class Command(Record):
     quick: bool = False
     actions: tuple[Command, ...] = ()
 
-    def known_options(self) -> tuple[OptionInfo, ...]:
-        """Return all options it may take, whatever its arguments."""
-        return tuple(info for info in _load(self.options).describe() if info.name not in self.python_only)
+    def known_options(self, arguments: Mapping[str, Any] | None = None) -> tuple[OptionInfo, ...]:
+        """Return the options it takes for these arguments; without any, all that it may take."""
+        kind = self.options_type(arguments) if arguments else _load(self.options)
+        return tuple(info for info in kind.describe() if info.name not in self.python_only)
 
     def options_type(self, arguments: Mapping[str, Any]) -> type[Options]:
         """Return the options it takes for these arguments."""

@@ -10,7 +10,7 @@ from segx_cli.commands import COMMANDS, COMMON
 from segx_cli.output import width
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from segx.options.schema import OptionInfo
     from segx_cli.commands import Command
@@ -46,10 +46,11 @@ def overview() -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def page(command: Command, program: str) -> str:
-    """Return what ``--help`` prints for a command or an action."""
+def page(command: Command, program: str, words: Sequence[str] = ()) -> str:
+    """Return what ``--help`` prints for a command or an action; ``format=onnx`` among the words leaves its options."""
+    chosen = dict(word.lstrip("-").split("=", 1) for word in words if word.lstrip("-").startswith("format="))
     groups: dict[str, list[OptionInfo]] = {"": []}
-    for info in command.known_options():
+    for info in command.known_options(chosen):
         groups.setdefault(info.group, []).append(info)
     named = [f"{info.name}=..." for info in command.arguments if info.default is ...]
     arguments = (*command.arguments, *(COMMON if command.verb else ()))

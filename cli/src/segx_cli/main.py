@@ -157,7 +157,7 @@ def _run_command(command: Command, words: list[str], output: Output, *, helps: b
         if action is not None:
             command, program = action, f"{program} {action.name}"
     if helps:
-        _page(pages.page(command, program), output)
+        _page(pages.page(command, program, words), output)
         return 0
     call = read_call(command, words, program=program)
     if not command.quick:

@@ -22,6 +22,7 @@ from segx.artifact import Artifact, ArtifactInfo, Parity
 from segx.errors import ExportError, ModelError, UsageError
 from segx.flows.export import export
 from segx.options.verbs import SessionOptions
+from segx.plugin.calibration import Calibration
 from segx.testing.models import export_file, real_module, tiny_info
 from segx.testing.scenes import noise_images
 from segx_backend_litert.backend import LiteRtBackend
@@ -130,16 +131,18 @@ def test_bytes_of_an_image_are_taken_as_they_are(made: Callable[..., Path]) -> N
     assert len(set(scales.values())) == 4, "each output has a scale of its own"
 
 
-def test_each_value_has_a_range_of_its_own(made: Callable[..., Path]) -> None:
-    """Also one that others are added to in place: x * sigmoid(x) is never below -0.279."""
-    interpreter = Interpreter(model_path=str(made(int8=True)))
-    nodes = interpreter._get_ops_details()
-    logistic = {index for node in nodes if node["op_name"] == "LOGISTIC" for index in node["outputs"]}
-    made_of = [node["outputs"][0] for node in nodes if node["op_name"] == "MUL" and logistic & set(node["inputs"])]
-    assert len(made_of) > 10
-    details = {item["index"]: item["quantization"] for item in interpreter.get_tensor_details()}
-    for scale, zero in map(details.get, made_of):
-        assert (-128 - zero) * scale > -0.2785 - scale
+def test_ranges_are_those_of_the_images_calibrated_on(made: Callable[..., Path]) -> None:
+    """Black, white and the drawn ones; prototypes are the same numbers in the file with 32 bits."""
+    images = [np.full((1, 64, 96, 3), value, np.float32) for value in (0, 1)]
+    images += [
+        batch.transpose(0, 2, 3, 1) for batch in Calibration([], count=4, task="segment", shape=(64, 96), batch=1)
+    ]
+    run = Interpreter(model_path=str(made())).get_signature_runner("serving_default")
+    found = np.concatenate([run(images=image)["output1"] for image in images])
+    _, outputs = opened(made(int8=True, values="int8"))
+    scale, zero = outputs["prototypes"]["quantization"]
+    assert scale == pytest.approx((found.max() - found.min()) / 255, rel=1e-3)
+    assert (-128 - zero) * scale == pytest.approx(found.min(), abs=scale)
 
 
 def test_what_is_computed_is_integers(made: Callable[..., Path]) -> None:
