@@ -22,7 +22,7 @@ import pytest
 
 from segx.data import download as data
 from segx.data import splits
-from segx.data.splits import define, find_reader, locate, open_dataset, read_definition, shipped_names
+from segx.data.splits import define, find_reader, locate, open_dataset, present, read_definition, shipped_names
 from segx.errors import DataError
 from segx.io.archives import unpack
 from segx.io.download import only_one
@@ -651,3 +651,13 @@ def test_jsons_that_name_no_split_are_listed(tmp_path: Path, names: tuple[str, .
         coco_json(tmp_path / f"{name}.json", "cat")
     with pytest.raises(DataError, match="holds 2 COCO JSONs: name one"):
         define(tmp_path)
+
+
+def test_folders_that_are_called_like_a_number_or_a_date_need_no_quotes(tmp_path: Path) -> None:
+    for name in ("2024", "007", "no", "2024-01-01"):
+        (tmp_path / "2025" / name).mkdir(parents=True)
+    path = write(tmp_path, "path: 2025\ntrain: [2024, 007]\nval: no\ntest: 2024-01-01\nnames: [a]\nnc: 1\n")
+    found = define(path)
+    assert found.root == tmp_path / "2025"
+    assert found.splits == {"train": ("2024", "007"), "val": ("no",), "test": ("2024-01-01",)}
+    assert present(found, "train") == ([found.root / "2024", found.root / "007"], [])

@@ -341,7 +341,7 @@ def test_few_steps_for_weights_that_know_something_are_told(steps, learned, aske
     module = torch.nn.Linear(1, 1)
     session = SimpleNamespace(module=module, random_weights=frozenset() if learned else frozenset(module.state_dict()))
     caplog.set_level("INFO", "segx")
-    _advise(steps, session, TrainOptions.parse(asked))
+    _advise(steps, 0.002, session, TrainOptions.parse(asked))
     words = "48 steps of the optimiser in all: in so few freeze=10 optimizer=AdamW lr0=0.001 warmup_epochs=1 keeps more"
     assert (words in caplog.text) == told
 

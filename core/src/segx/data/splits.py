@@ -223,7 +223,7 @@ def read_definition(path: Path) -> DatasetDefinition:
     content = _read_yaml(path)
     shipped = path.parent == _SHIPPED
     base = cache_folder() / "datasets" if shipped else path.absolute().parent
-    written = content.get("path") or "."
+    written = _named(content.get("path")) or "."
     if not isinstance(written, str) or "\0" in written:
         raise DataError(f"{path}: path is {reprlib.repr(written)}, not the name of a folder")
     root = Path(os.path.normpath(base / _expanded(written)))
@@ -255,14 +255,19 @@ def _mistyped(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     hint = "a data set YAML says path:, train:, val: and names:"
-    return read_mapping(path, error=DataError, what="a data set", hint=hint)
+    return read_mapping(path, error=DataError, what="a data set", hint=hint, typed=True)
 
 
 def _values(value: Any, split: str, path: Path) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
+    values = [_named(item) for item in (value if isinstance(value, list) else [value])]
     if not values or not all(isinstance(item, str) and item and "\0" not in item for item in values):
         raise DataError(f"{path}: {split}: is {reprlib.repr(value)}, not a folder, a file or a list of these")
     return tuple(values)
+
+
+def _named(value: Any) -> Any:
+    """Return a number as the name of a folder, 2024; anything else as it is."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:

@@ -181,9 +181,7 @@ def _data(
         if not options.val:
             logger.info("speed is measured on drawn images: no data set is named, and the model's own is not here")
             return None, synthetic_images(info.imgsz, min(options.most, _DRAWN))
-        said = f"the data set that the model remembers is not here: {error.message}"
-        message = error.message if isinstance(error, UsageError) else said
-        raise type(error)(message, hint="data=coco8-seg.yaml, or val=false to measure speed alone") from error
+        raise type(error)(error.message, hint="data=coco8-seg.yaml, or val=false to measure speed alone") from error
 
 
 def _on_disk(images: Sequence[SourceImage], folder: Path) -> list[SourceImage]:

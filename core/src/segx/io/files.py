@@ -161,7 +161,7 @@ def read_mapping(
         error: What to raise.
         what: What it would be if it were sound: ``"options"``; for the error.
         hint: How one is written; for the error.
-        typed: Its values are options: see :func:`segx.io.yaml_text.load`.
+        typed: Its values are names and options: see :func:`segx.io.yaml_text.load`.
 
     Raises:
         SegxError: It cannot be read, is not YAML, no mapping, or larger than any such file.

@@ -102,7 +102,7 @@ def load(text: str, *, typed: bool = False) -> Any:
 
     Args:
         text: The document.
-        typed: Its values are options: what is no number is text, as on a command line, so that a name like 007 is one.
+        typed: What is no number is text in its values, as on a command line, so that a name like 007 or no is one.
 
     Raises:
         NotYamlError: It is no YAML, has several documents, or a key twice.

@@ -58,17 +58,17 @@ def train(session: TorchSession, job: TrainJob, *, resume: Path | None = None) -
             resume=saved,
         )
         if resume is None and fabric.is_global_zero:
-            _advise(trainer.steps, session, job.options)
+            _advise(trainer.steps, trainer.optimizer_config.lr, session, job.options)
         trained = trainer.train()
     end_helpers(fabric)
     return trained
 
 
-def _advise(steps: int, session: TorchSession, options: TrainOptions) -> None:
+def _advise(steps: int, rate: float, session: TorchSession, options: TrainOptions) -> None:
     """Say how weights that know something are taught in few steps, where nothing else was asked for."""
     learned = 2 * len(session.random_weights) < len(session.module.state_dict())
     if steps < _SHORT and learned and options.optimizer == "auto" and options.freeze is None:
-        keeps = "freeze=10 optimizer=AdamW lr0=0.001 warmup_epochs=1 keeps more of what the weights know"
+        keeps = f"freeze=10 optimizer=AdamW lr0={rate / 2:.2g} warmup_epochs=1 keeps more of what the weights know"
         logger.info("%s of the optimiser in all: in so few %s", counted(steps, "step"), keeps)
 
 
