@@ -84,7 +84,7 @@ HANDLES: dict[str, tuple[Callable[[YOLO], Any], Any]] = {
     "sum(p.numel() for p in model.model.parameters())": (lambda m: sum(p.numel() for p in m.model.parameters()) == m.info().parameters, True),
     "sum(p.numel() for p in model.parameters())": (lambda m: sum(p.numel() for p in m.parameters()) == m.info().parameters, True),
     "len(model.model.state_dict())": (lambda m: len(m.model.state_dict()) == len(m.state_dict()) > 100, True),
-    "model.model.nc, args": (lambda m: (m.model.nc, m.model.args), (6, dict(YOLO("best.pt").metadata.settings))),
+    "model.model.nc, args": (lambda m: (m.model.nc, m.model.args == dict(m.metadata.settings) != {}), (6, True)),
     "model.model.eval().float().to('cpu')": (lambda m: isinstance(m.model.eval().float().to("cpu"), torch.nn.Module), True),
     "len(model.model.model)": (lambda m: len(m.model.model) == len(m.model.yaml["backbone"]) + len(m.model.yaml["head"]), True),
     "isinstance(next(model.named_parameters())[1], Tensor)": (lambda m: isinstance(next(m.named_parameters())[1], torch.Tensor), True),
@@ -467,7 +467,9 @@ def test_other_modules_are_not_found_as_ever() -> None:
         (lambda m: m(IMAGE, augment=True), ValueError, "test-time augmentation"),
         (lambda m: m(IMAGE, visualize=True), ValueError, "feature maps"),
         (lambda m: m(IMAGE, embed=[1]), ValueError, "feature vectors"),
-        (lambda m: m(IMAGE, confidence=0.5), TypeError, "confidence"),
+        (lambda m: m(IMAGE, confidence=0.5), TypeError, "confidence.*did you mean 'conf'"),
+        (lambda m: m(IMAGE, iou_thres=0.5), TypeError, "iou_thres.*did you mean 'iou'"),
+        (lambda m: m.train(data="data.yaml", lr=0.1), TypeError, "did you mean 'lr0'"),
         (lambda m: m(IMAGE, conf=2), ValueError, "outside 0..1"),
         (lambda m: m(), TypeError, "needs a source"),
         (lambda m: m("absent.jpg"), FileNotFoundError, "absent.jpg"),
@@ -691,7 +693,7 @@ segx task=segment mode=val model=best.pt data=data.yaml imgsz=64 plots=False spl
 segx segment val data=data.yaml model=best.pt imgsz=64 plots=False workers=0 rect=True dnn=False
 segx segment val model=best.onnx data=data.yaml imgsz=64 plots=False
 segx segment val model=best.pt data=data.yaml plots=False verbose=False save_txt
-segx export model=best.pt format=onnx imgsz=64 verify=False
+segx export model=best.pt format=ONNX imgsz=64 verify=False
 segx export model=best.pt format=onnx dynamic=True simplify=True imgsz=64 verify=False
 segx mode=export model=best.pt format=torchscript imgsz=64 optimize=False verify=False
 segx export model=best.pt format=onnx opset=17 imgsz=64,64 verify=False nms=False workspace=4 keras=False

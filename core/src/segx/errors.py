@@ -102,6 +102,17 @@ class PluginError(SegxError):
     exit_code = 5
 
 
+_MEANT = {
+    **dict.fromkeys(("confidence", "conf_thres", "conf_threshold", "score_threshold", "threshold"), "conf"),
+    **dict.fromkeys(("iou_thres", "iou_threshold", "nms_threshold"), "iou"),
+    **dict.fromkeys(("lr", "learning_rate"), "lr0"),
+    **dict.fromkeys(("img", "img_size", "image_size", "size"), "imgsz"),
+    "batch_size": "batch",
+    "weights": "model",
+}
+"""Words of older programs, and of other tools, whose letters are close to something else."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string.
 
@@ -109,7 +120,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     import difflib
 
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    known = sorted(known)
+    close = [_MEANT[name]] if _MEANT.get(name) in known else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -272,7 +272,7 @@ class YOLO(Handles):
         """Write the model in another format, prove that the result finds the same, and return where it is.
 
         Args:
-            format: See ``segx formats``; ``name@distribution`` where several distributions provide it.
+            format: See ``segx formats``, in any case; ``name@distribution`` where several distributions provide it.
             options: What is asked for, where it has been checked already.
             given: See :class:`segx.options.verbs.ExportOptions` and the format's own.
 
@@ -292,7 +292,7 @@ class YOLO(Handles):
         else:
             chosen = _checked(ExportOptions, options, given)
         with spoken(True):
-            return export(model, format, chosen, name=self._given, registry=self._listening())
+            return export(model, str(format).lower(), chosen, name=self._given, registry=self._listening())
 
     def train(self, *, options: TrainOptions | None = None, **given: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.
