@@ -77,6 +77,24 @@ def test_indexing_like_an_array() -> None:
         masks[5]
 
 
+def test_what_is_chosen_keeps_what_is_known_of_it_alone() -> None:
+    masks = Masks.from_dense(np.stack([np.eye(6), np.ones((6, 6)), np.zeros((6, 6))]))
+    assert masks[1:].area.tolist() == [36, 0]
+    assert (masks.area.tolist(), len(masks.xy)) == ([6, 36, 0], 3)
+    some = masks[[2, 0]]
+    assert (some.area.tolist(), len(some.xy), some.frame) == ([0, 6], 2, (6, 6))
+    with pytest.raises(ValueError, match="read-only"):
+        some.rects[0] = 0
+
+
+def test_overlaps_that_cannot_reach_what_is_asked_are_not_counted() -> None:
+    first, second = Masks.from_dense(blobs(6)), Masks.from_dense(blobs(5, seed=1))
+    least = np.linspace(0, 0.5, 6)[:, None]
+    whole, some = first.iou(second), first.iou(second, least=least)
+    np.testing.assert_array_equal(some[whole >= least], whole[whole >= least])
+    np.testing.assert_array_equal(some, np.stack([first[i].iou(second, least=low)[0] for i, low in enumerate(least)]))
+
+
 def test_empty_is_an_object() -> None:
     masks = Masks.empty((30, 40))
     assert len(masks) == 0

@@ -28,9 +28,11 @@ def golden_step(golden_model, golden):
     return golden_model("yolov8n-seg"), batch, case
 
 
-def test_equals_golden(golden_step):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_golden(golden_step, layout):
+    """In either layout: on a CPU, training is with channels last."""
     model, batch, case = golden_step
-    loss, parts = SegmentationLoss(model)(model(batch["images"]), batch)
+    loss, parts = SegmentationLoss(model)(model(batch["images"].contiguous(memory_format=layout)), batch)
     total = loss * len(batch["images"])
     total.backward()
     assert list(parts) == case["item_names"].tolist()

@@ -180,6 +180,28 @@ def test_channels_last_says_the_same(tiny):
     torch.testing.assert_close(tuple(found), tuple(wanted), rtol=1e-4, atol=1e-4)
 
 
+def test_training_copies_nothing_for_the_activation():
+    layer, images = Conv(3, 8), torch.rand(2, 3, 16, 16)
+    seen: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor) or tensor, lambda tensor: tensor):
+        out = layer(images)
+    assert out.grad_fn is not None
+    assert out.grad_fn.name() == "SiluBackward0"
+    assert not any(tensor.data_ptr() == out.data_ptr() for tensor in seen), "it is a map of its own"
+    assert layer.eval()(images).grad_fn.name() == "SiluBackward0"
+    layer.act = torch.nn.ReLU(inplace=True)
+    torch.testing.assert_close(layer.train()(images), layer.bn(layer.conv(images)).relu())
+
+
+def test_channels_last_stay_so_through_a_training_step(tiny):
+    raw = tiny(torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last))
+    assert raw.prototypes.is_contiguous(memory_format=torch.channels_last)
+    raw.prototypes.square().sum().backward()
+    weights = tiny.model[0].conv.weight
+    assert weights.is_contiguous()
+    assert weights.grad.is_contiguous(), "state, checkpoints and what processes exchange have one layout"
+
+
 def test_fused_copy_shares_nothing(tiny, architecture):
     fused = architecture.fuse(tiny)
     assert tiny.training

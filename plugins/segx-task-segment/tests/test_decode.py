@@ -131,3 +131,14 @@ def test_masks_are_at_the_resolution_asked_for(retina: bool) -> None:
     for ring in results.masks.xy:
         assert (ring >= 0).all()
         assert (ring <= [48, 32]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e10, -1e10])
+@pytest.mark.parametrize("anchors", [ANCHORS, 600])
+def test_one_that_is_not_finite_is_left_out_of_few_and_of_many(value: float, anchors: int) -> None:
+    predictions = np.random.default_rng(0).random((4 + NC + NM, anchors), np.float32)
+    predictions[:4] *= 128
+    options = DecodeOptions(conf=0.001, iou=1.0, max_det=anchors)
+    assert len(detect(predictions, NC, options).boxes) == anchors
+    predictions[-1, 7] = value
+    assert len(detect(predictions, NC, options).boxes) == anchors - 1

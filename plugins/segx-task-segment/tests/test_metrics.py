@@ -104,6 +104,17 @@ def test_nothing_at_all_is_not_a_number_but_no_error() -> None:
     assert " - " in metrics.to_table()
 
 
+def test_small_overlaps_are_told_of_those_that_are_shown() -> None:
+    one = sample(square(5, 5, 20), square(40, 10, 20))
+    both = found((5, 5, 20, 0, 0.9), (15, 5, 20, 0, 0.5), (50, 10, 20, 0, 0.1), (40, 12, 20, 0, 0.05))
+    evaluators = [SegmentEvaluator(NAMES, working_score=score) for score in (0.25, 0.0)]
+    few, every = (evaluator.update(one, both).seg for evaluator in evaluators)
+    assert every.iou.round(3).tolist() == [[1.0, 0], [0.333, 0], [0, 0.333], [0, 0.818]]
+    assert few.iou.round(3).tolist() == [[1.0, 0], [0.333, 0], [0, 0], [0, 0.818]]
+    for name in ("hit", "ignored", "partner"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(every, name))
+
+
 def test_fitness_is_what_was_chosen() -> None:
     # The mask of this detection is its box, that of the ground truth two thirds of it.
     corners = np.array([[10.0, 10.0], [30.0, 10.0], [30.0, 16.0], [10.0, 30.0]])

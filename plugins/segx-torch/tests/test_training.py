@@ -17,14 +17,14 @@ import torch
 
 from segx.errors import ModelError, UsageError
 from segx.options.verbs import TrainOptions
-from segx.testing.training import tiny_run
+from segx.testing.training import DrawnLoader, tiny_run
 from segx_torch.checkpoint import Checkpoint, write_checkpoint
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze
 from segx_torch.training.optimizer import OptimizerConfig, Schedule, build_optimizer, choose
 from segx_torch.training.run import _advise, read_snapshot
 from segx_torch.training.state import Snapshot, TrainerState
-from segx_torch.training.trainer import Trainer, _sound
+from segx_torch.training.trainer import Trainer, _sound, to_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +159,13 @@ def test_another_optimiser_cannot_go_on(straight):
 def test_the_best_checkpoint_is_no_run(straight):
     with pytest.raises(ModelError, match=r"best\.pt holds a model"):
         read_snapshot(straight.with_name("best.pt"))
+
+
+def test_a_cpu_sees_images_with_channels_last():
+    batch = next(DrawnLoader().epoch(0))
+    images = to_device(batch, torch.device("cpu"))["images"]
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, torch.from_numpy(batch.images).float() / 255)
 
 
 def test_losses_fall(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from segx.ops.bits import WORD, words_per_row
+from segx.ops.bits import BITS, WORD, words_per_row
 from segx.records import Record
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def fill(rings: Rings, count: int, shape: tuple[int, int]) -> list[tuple[NDArray
     across = column - low[place, 0]
     index = base[place] + (row - low[place, 1]) * width[place] + (across >> 6)
     words = np.zeros(base[-1], WORD)
-    np.bitwise_xor.at(words, index, np.left_shift(np.uint64(1), (across & 63).astype(WORD)))
+    np.bitwise_xor.at(words, index, BITS[across & 63])
     windows = []
     for begin, end, stride in zip(base[:-1].tolist(), base[1:].tolist(), width.tolist(), strict=True):
         window = words[begin:end].reshape(-1, stride)

@@ -187,9 +187,13 @@ class Masks(OnHost):
     def __getitem__(self, index: Any) -> Masks:
         """Return the masks an index, a slice, a list of numbers or a boolean array picks."""
         chosen = np.atleast_1d(np.asarray(ResultArray.of(np.arange(len(self)))[index]))
-        some = dataclasses.replace(self, rects=self.rects[chosen], words=tuple(self.words[i] for i in chosen.tolist()))
+        some = object.__new__(type(self))  # what is chosen from has been looked at: not again
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        parts |= {"rects": self.rects[chosen], "words": tuple(self.words[i] for i in chosen.tolist())}
+        parts["rects"].setflags(write=False)
         if "area" in self.__dict__:  # counted already
-            some.__dict__["area"] = self.area[chosen]
+            parts["area"] = self.area[chosen]
+        some.__dict__.update(parts)
         return some
 
     def __iter__(self) -> Iterator[Masks]:
@@ -287,7 +291,7 @@ class Masks(OnHost):
         other: Masks,
         *,
         crowd: NDArray[np.bool_] | None = None,
-        least: float = 0.0,
+        least: float | NDArray[np.float64] = 0.0,
         among: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
         """Return float64 (N, M), intersection over union of each of these with each of those; 0 for two empty masks.
@@ -297,7 +301,7 @@ class Masks(OnHost):
         Args:
             other: Masks in the same frame.
             crowd: bool (M,): over the area of these masks alone, as COCO counts for crowds.
-            least: Overlaps that cannot reach this are not counted and given as 0.
+            least: Overlaps that cannot reach this are not counted and given as 0; one for all, or (N, 1).
             among: bool (N, M): the pairs that are wanted; the others are given as 0.
 
         Raises:

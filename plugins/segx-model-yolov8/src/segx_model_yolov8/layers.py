@@ -37,7 +37,10 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, channels, H / stride, W / stride) for (N, inputs, H, W)."""
-        y: Tensor = self.act(self.bn(self.conv(x)))
+        x = self.bn(self.conv(x))
+        if self.training and type(self.act) is nn.SiLU:
+            return nn.functional.silu(x)  # in place, what goes in would be copied first, for the gradient
+        y: Tensor = self.act(x)
         return y
 
 

@@ -51,7 +51,7 @@ _LEAST = np.minimum(THRESHOLDS, 1 - 1e-10)
 IouType = Literal["box", "mask"]
 
 NEGLIGIBLE = 0.1
-"""Overlaps that cannot reach this are not worth counting pixels for."""
+"""Overlaps that cannot reach this are not worth counting pixels for, even where somebody looks at them one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -270,7 +270,7 @@ class IouMatches:
         hit: uint16 (areas, detections), bit per threshold.
         ignored: uint16 (areas, detections), bit per threshold.
         partner: int64 (detections), the object found at IoU 0.5; -1 for none.
-        iou: (detections, objects); 0 between different classes.
+        iou: (detections, objects); 0 between different classes, and where it is too small to be told.
         ignored_objects: bool (objects), crowds and what has no ground truth of this kind.
     """
 
@@ -302,8 +302,17 @@ class ImageMatches:
     first_id: int
 
 
-def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType) -> IouMatches:
-    """Match what was found in an image with its ground truth, class by class."""
+def match_image(
+    found: Found, annotations: AnnotationArrays, iou_type: IouType, *, told_from: float = 0.0
+) -> IouMatches:
+    """Match what was found in an image with its ground truth, class by class.
+
+    Args:
+        found: What was found.
+        annotations: The ground truth.
+        iou_type: Compare boxes or masks.
+        told_from: Score from which overlaps are told that match nothing; of masks below it they may be 0.
+    """
     ignored_objects = annotations.crowd if iou_type == "box" else annotations.crowd | ~annotations.with_mask
     areas = found.box_areas if iou_type == "box" else found.mask_areas
     ranges = np.array(list(AREAS.values()))
@@ -313,7 +322,8 @@ def match_image(found: Found, annotations: AnnotationArrays, iou_type: IouType) 
     partner = np.full(len(found), -1, np.int64)
     same = found.category[:, None] == annotations.category[None]
     if iou_type == "mask":
-        overlaps = found.masks.iou(annotations.masks, crowd=ignored_objects, least=NEGLIGIBLE, among=same)
+        least = np.where(found.score >= told_from, NEGLIGIBLE, THRESHOLDS[0])[:, None]
+        overlaps = found.masks.iou(annotations.masks, crowd=ignored_objects, least=least, among=same)
     else:
         sizes = areas, annotations.box[:, 2] * annotations.box[:, 3]
         iou = boxes.iou(_corners(found.box), _corners(annotations.box), areas=sizes, crowd=ignored_objects)

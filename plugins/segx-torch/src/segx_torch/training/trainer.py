@@ -572,7 +572,11 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def to_device(batch: TrainBatch, device: torch.device) -> dict[str, Any]:
-    """Return a batch as tensors on the device; images in 0..1."""
+    """Return a batch as tensors on the device; images in 0..1.
+
+    On a CPU images have channels last, and so has every map that is made of them: oneDNN's convolutions, else, bring
+    each map into a layout of their own and back.
+    """
 
     def move(array: Any) -> torch.Tensor:
         tensor = torch.from_numpy(array)
@@ -581,8 +585,9 @@ def to_device(batch: TrainBatch, device: torch.device) -> dict[str, Any]:
         return tensor.pin_memory().to(device, non_blocking=True)
 
     fields = ("batch_idx", "classes", "boxes", "masks", "has_mask")
+    layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
     return {
-        "images": move(batch.images).float().div_(255),
+        "images": move(batch.images).to(torch.float32, memory_format=layout).div_(255),
         **{name: move(getattr(batch, name)) for name in fields},
         "overlap": batch.overlap,
     }
