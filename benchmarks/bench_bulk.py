@@ -212,7 +212,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=1, help="times that both sides are measured in turn")
     parser.add_argument("--workers", default="2", help="numbers of workers, as 1,2,3,4")
     parser.add_argument("--picture", type=Path, help="a PNG of the rates over workers")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--memory", type=int, default=0, help="images to predict for the memory of a worker, alone")
     parser.add_argument("--imgsz", type=int)
     return parser.parse_args()
@@ -227,14 +226,12 @@ def main() -> None:
         print(json.dumps({"images done, MB of the largest worker": seen}))
         return
     files = photos * given.rounds
-    numbers = [int(number) for number in given.workers.split(",")]
-    rows = {number: measure(given.model, files, number, given.turns) for number in numbers}
-    text = json.dumps({"images": len(files), "workers": rows}, indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text)
+    rows: dict[int, dict[str, dict[str, Any]]] = {}
+    for number in map(int, given.workers.split(",")):
+        rows[number] = measure(given.model, files, number, given.turns)
+        print(json.dumps({"images": len(files), "workers": number, **rows[number]}), flush=True)
     if given.picture:
-        draw(rows, given.picture, f"{Path(given.model).name}, {len(files)} photographs")
+        draw(rows, given.picture, f"{Path(given.model).name}, {len(files)} images, median of {given.turns}")
 
 
 if __name__ == "__main__":
