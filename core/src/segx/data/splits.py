@@ -299,7 +299,7 @@ def _read_names(names: Any, nc: Any, path: Path) -> dict[int, str] | None:
     return dict(sorted(found.items()))
 
 
-def _present(definition: DatasetDefinition, split: str) -> tuple[list[Path], list[Path]]:
+def present(definition: DatasetDefinition, split: str) -> tuple[list[Path], list[Path]]:
     """Return what is there of a split, and every path tried for what is not."""
     found, missing = [], []
     for value in definition.splits[split]:
@@ -576,15 +576,15 @@ def _entries(definition: DatasetDefinition, split: str, *, fetch: bool, alone: b
             f"{definition.file} has no split {split!r}; it has {there}",
             hint="; ".join([fix, *definition.mistyped]),
         )
-    found, tried = _present(definition, split)
+    found, tried = present(definition, split)
     downloads = definition.downloads
     if needed := downloads.lacking(split, tried):
         if not fetch:
             name = definition.file.name if downloads.shipped else definition.file
             msg = f"the model remembers data={name}, which is not here, and is not downloaded unasked"
             raise DataError(msg, hint=f"to download it: data={name}")
-        downloads.fetch(split, needed, lambda: _present(definition, split)[1])
-        found, tried = _present(definition, split)
+        downloads.fetch(split, needed, lambda: present(definition, split)[1])
+        found, tried = present(definition, split)
     if tried:
         raise DataError(
             f"{split} of {definition.file} is not there{downloads.unpacked()}",
