@@ -439,6 +439,9 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
         ("from segx import settings", "run and cache folders"),
         ("import segx; segx.checks()", "segx doctor"),
         ("from segx.engine.results import Keypoints", "another task"),
+        ("from segx.engine.results import BaseTensor", "ResultArray"),
+        ("from segx import Explorer", "segx data check"),
+        ("from segx.data.split_dota import split_test", "segx data"),
     ],
 )
 def test_what_is_not_there_says_what_is(line: str, message: str) -> None:
