@@ -476,6 +476,7 @@ def test_other_modules_are_not_found_as_ever() -> None:
         (lambda m: m(IMAGE, conf=2), ValueError, "outside 0..1"),
         (lambda m: m(), TypeError, "needs a source"),
         (lambda m: m("absent.jpg"), FileNotFoundError, "absent.jpg"),
+        (lambda m: m("screen 0 100 100"), FileNotFoundError, "screen is not captured"),
         (lambda m: m.train(data="data.yaml", trainer=object), ValueError, "add_callback"),
         (lambda m: m.train(data="absent.yaml"), FileNotFoundError, "absent.yaml"),
         (lambda m: m.model.load_state_dict({}), UsageError, "a copy to look at"),
