@@ -439,6 +439,9 @@ def test_names_are_importable_as_elsewhere(model: YOLO, photo: str) -> None:
         ("from segx import settings", "run and cache folders"),
         ("import segx; segx.checks()", "segx doctor"),
         ("from segx.engine.results import Keypoints", "another task"),
+        ("from segx.engine.results import BaseTensor", "ResultArray"),
+        ("from segx import Explorer", "segx data check"),
+        ("from segx.data.split_dota import split_test", "segx data"),
     ],
 )
 def test_what_is_not_there_says_what_is(line: str, message: str) -> None:
@@ -473,6 +476,7 @@ def test_other_modules_are_not_found_as_ever() -> None:
         (lambda m: m(IMAGE, conf=2), ValueError, "outside 0..1"),
         (lambda m: m(), TypeError, "needs a source"),
         (lambda m: m("absent.jpg"), FileNotFoundError, "absent.jpg"),
+        (lambda m: m("screen 0 100 100"), FileNotFoundError, "screen is not captured"),
         (lambda m: m.train(data="data.yaml", trainer=object), ValueError, "add_callback"),
         (lambda m: m.train(data="absent.yaml"), FileNotFoundError, "absent.yaml"),
         (lambda _: YOLO("absent.pt"), FileNotFoundError, "absent.pt"),

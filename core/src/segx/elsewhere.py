@@ -23,6 +23,7 @@ NAMES = {
     "ASSETS": "it ships no images; segx.testing.scenes draws some",
     "solutions": "boxes and masks of results are what is counted, cut out, blurred; supervision has zones, heat maps",
     "hub": "nothing is sent anywhere, and models are files",
+    "Explorer": "segx data check and segx data show look at data sets",
     "trackers": "trackers.ByteTrackTracker().update(result.to_supervision()) tracks",
     "nn": "model.model is the network of a .pt, YOLO(...) opens every format",
     "cfg": "cfg=FILE reads options; segx VERB --help shows them with their defaults",
@@ -38,7 +39,20 @@ MODULES = {
     "utils.plotting": "result.plot() draws, and supervision has annotators that take these results",
     "utils": _UTILS,
     **dict.fromkeys(
-        (f"data.{name}" for name in ("annotator", "augment", "base", "build", "dataset", "loaders", "utils")),
+        (
+            f"data.{name}"
+            for name in (
+                "annotator",
+                "augment",
+                "base",
+                "build",
+                "dataset",
+                "explorer",
+                "loaders",
+                "split_dota",
+                "utils",
+            )
+        ),
         "plugins read data sets; segx data check, convert, split and show work on them",
     ),
 }

@@ -292,7 +292,7 @@ class YOLO(Handles):
         else:
             chosen = _checked(ExportOptions, options, given)
         with spoken(True):
-            return export(model, str(format).lower(), chosen, name=self._given, registry=self._listening())
+            return export(model, format, chosen, name=self._given, registry=self._listening())
 
     def train(self, *, options: TrainOptions | None = None, **given: Unpack[TrainArguments]) -> Metrics:
         """Train the model; afterwards this object holds the best weights, and :attr:`trained` what else was left.

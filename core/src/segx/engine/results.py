@@ -27,4 +27,6 @@ def __getattr__(name: str) -> Any:
         return getattr(tasks.load(next(iter(tasks))), "results", Results) if len(tasks) == 1 else Results
     if name in {"Probs", "Keypoints", "OBB"}:
         raise ImportError(f"{name} is of another task: results here have boxes and masks")
+    if name == "BaseTensor":
+        raise ImportError("BaseTensor is not there: arrays of results are of one type, ResultArray")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

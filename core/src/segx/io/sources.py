@@ -382,7 +382,8 @@ class _Reader:
                 return iter([self._live((camera,))])
             if glob.has_magic(text):
                 return self._read_files(_find(text), f"nothing matches {text!r}")
-            raise MissingDataError(f"source {text!r} does not exist{_similar(path)}")
+            hint = "the screen is not captured: give what you capture as arrays" if text.startswith("screen") else ""
+            raise MissingDataError(f"source {text!r} does not exist{_similar(path)}", hint=hint)
         return self._read_path(path)
 
     def _read_address(self, address: str, *, alone: bool) -> Part:

@@ -206,13 +206,13 @@ class Catalog(Generic[S, T]):
         return self._named.items()
 
     def find(self, name: str) -> S | None:
-        """Return what a bare or full name means, None if nothing.
+        """Return what a bare or full name means, in capitals or not; None if nothing.
 
         Raises:
             PluginError: Several distributions claim the bare name.
         """
         bare, _, distribution = name.partition("@")
-        claims = self.claims.get(bare, [])
+        claims = self.claims.get(bare) or self.claims.get(bare.lower(), [])
         if distribution:
             return next((spec for spec in claims if spec.provider == distribution), None)
         if len(claims) > 1:
