@@ -76,9 +76,11 @@ def bulk_rate(model: str, files: list[str], workers: int) -> tuple[float, dict[s
         ended = threading.Event()
 
         def watch() -> None:
-            while not ended.wait(1):
+            pause = 1.0
+            while not ended.wait(pause):
                 if len(list((output / "images").glob("part-*.parquet"))) >= workers:
                     looks.append((time.time(), used()))
+                    pause *= 1.5  # to look takes time too
 
         watcher = threading.Thread(target=watch)
         watcher.start()
