@@ -188,7 +188,7 @@ def test_an_export_is_verified_on_images_of_a_data_set(folder: Path, capsys, mon
     assert found["parity"]["images"] == 4 + 3
 
 
-def test_another_model_is_told_from_the_same_one(folder: Path, capsys, monkeypatch) -> None:
+def test_another_model_is_seen_from_the_same_one(folder: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     import torch
 

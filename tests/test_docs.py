@@ -145,7 +145,7 @@ def plain_calls(block: Block) -> list[list[str]] | None:
     return calls
 
 
-def test_lines_that_need_a_shell_are_told_from_others() -> None:
+def test_lines_that_need_a_shell_are_seen_from_others() -> None:
     def read(code: str) -> list[list[str]] | None:
         return plain_calls(Block(1, "bash", code))
 

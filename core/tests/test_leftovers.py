@@ -122,7 +122,7 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     assert (treasure / "gold.txt").read_text() == "gold"
 
 
-def test_a_machine_that_cannot_be_told_from_others_sweeps_nothing(
+def test_a_machine_that_cannot_be_seen_from_others_sweeps_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     leftovers._here.cache_clear()

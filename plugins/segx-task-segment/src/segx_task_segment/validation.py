@@ -115,7 +115,7 @@ class SegmentEvaluator:
         found = found_in(results, self._data_names, classes=self._classes, single=self._single)
         annotations = annotations_of(sample, classes=self._classes, single=self._single)
         box = match_image(found, annotations, "box")
-        seg = match_image(found, annotations, "mask", told_from=self.working_score)
+        seg = match_image(found, annotations, "mask", seen_from=self.working_score)
         self.box.add(box, annotations)
         self.seg.add(seg, annotations)
         self._crowds += int(annotations.crowd.sum())

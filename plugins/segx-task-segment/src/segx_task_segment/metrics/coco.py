@@ -303,7 +303,7 @@ class ImageMatches:
 
 
 def match_image(
-    found: Found, annotations: AnnotationArrays, iou_type: IouType, *, told_from: float = 0.0
+    found: Found, annotations: AnnotationArrays, iou_type: IouType, *, seen_from: float = 0.0
 ) -> IouMatches:
     """Match what was found in an image with its ground truth, class by class.
 
@@ -311,7 +311,7 @@ def match_image(
         found: What was found.
         annotations: The ground truth.
         iou_type: Compare boxes or masks.
-        told_from: Score from which overlaps are told that match nothing; of masks below it they may be 0.
+        seen_from: Score from which overlaps that match nothing are returned; of masks below it they may be 0.
     """
     ignored_objects = annotations.crowd if iou_type == "box" else annotations.crowd | ~annotations.with_mask
     areas = found.box_areas if iou_type == "box" else found.mask_areas
@@ -322,7 +322,7 @@ def match_image(
     partner = np.full(len(found), -1, np.int64)
     same = found.category[:, None] == annotations.category[None]
     if iou_type == "mask":
-        least = np.where(found.score >= told_from, NEGLIGIBLE, THRESHOLDS[0])[:, None]
+        least = np.where(found.score >= seen_from, NEGLIGIBLE, THRESHOLDS[0])[:, None]
         overlaps = found.masks.iou(annotations.masks, crowd=ignored_objects, least=least, among=same)
     else:
         sizes = areas, annotations.box[:, 2] * annotations.box[:, 3]
