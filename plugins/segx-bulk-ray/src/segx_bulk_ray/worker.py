@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from segx.errors import DataError
-from segx.io.sources import Source, Unreadable
+from segx.io.sources import Part, Source, Unreadable
 from segx.structures.batch import SourceImage
 from segx_bulk_ray import output as files
 from segx_bulk_ray.decoder import Decoder
@@ -87,23 +87,18 @@ def _rows(shard: Shard, work: Work) -> list[dict[str, Any]]:
     return rows
 
 
-class _Images:
+class _Images(Part):
     """The images of a shard as a source of ``predict``, which reads and decodes them ahead of the network.
 
+    Its length stays unknown, as a tar file's: each shard is predicted as a source of many images is.
+
     Attributes:
-        live: They wait.
         failed: Rows of those that could not be read, by their number in the shard.
     """
-
-    live = False
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         self.failed: dict[int, dict[str, Any]] = {}
-
-    def length(self) -> int | None:
-        """Return None, as for a tar file, which does not say: each shard is predicted as a source of many images is."""
-        return None
 
     def loaders(self) -> Iterator[Callable[[], SourceImage | Unreadable]]:
         """Yield what decodes each image; it has been read then."""
@@ -117,9 +112,6 @@ class _Images:
         except DataError as error:
             self.failed[number] = files.unreadable_row(name, error.message)
             return Unreadable(path=name, reason=error.message)
-
-    def close(self) -> None:
-        """Nothing to release: what has been opened for reading is closed when it has been read."""
 
 
 def _model(work: Work) -> YOLO:
