@@ -34,7 +34,7 @@ def run(call: Call, output: Output) -> int:
     elif proof.problems:
         verdict = f"{given} differs from {reference}: {'; '.join(proof.problems)}"
     else:
-        cure = "" if options.data or proof.has_detections else "; data=coco8-seg.yaml compares photographs too"
-        verdict = f"unproven: whether {given} finds what {reference} finds cannot be said: {proof.doubt}{cure}"
+        hint = "" if options.data or proof.has_detections else "; data=coco8-seg.yaml compares photographs too"
+        verdict = f"unproven: whether {given} finds what {reference} finds cannot be said: {proof.doubt}{hint}"
     output.result(f"{describe(proof.parity)}\n{verdict}", document)
     return 0 if proof.holds else ExportError.exit_code

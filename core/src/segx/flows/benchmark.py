@@ -100,7 +100,7 @@ def benchmark(model: Artifact, options: BenchmarkOptions, *, name: str = "", reg
             figures = {"latency": row.latency, "throughput": row.throughput, **row.metrics}
             step = Step(kind="stage", index=len(rows) - 1, total=len(wanted) + 1, name=row.name, metrics=figures)
             registry.notify("step_ended", run=run, step=step)
-            progress.tell(row)
+            progress.report(row)
         result = Benchmark(rows=tuple(rows), settings=bench.settings(info.imgsz), folder=folder)
         _write(result, task.name)
     except BaseException as error:
@@ -123,7 +123,7 @@ class _Progress:
         minutes, seconds = divmod(int(time.perf_counter() - self.began), 60)
         logger.info("%d of %d: %s: %s (%d:%02d so far)", self.number, self.total, name, what, minutes, seconds)
 
-    def tell(self, row: BenchmarkRow) -> None:
+    def report(self, row: BenchmarkRow) -> None:
         """Say what came of a row, and go on to the next."""
         if row.state == "ok":
             accuracy = f"fitness {row.metrics['fitness']:.4f}, " if row.metrics else ""
