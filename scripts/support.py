@@ -97,7 +97,7 @@ def measure(model: Path, options: Mapping[str, str], keep: Path | None) -> dict[
         picture = result.folder / "benchmark.png"
         if "formats" not in options:
             shutil.copyfile(picture, REFERENCE / f"benchmark-{model.stem}.png")
-        for made in (result.folder / "models").iterdir() if keep else ():
+        for made in (result.folder / "models").glob("*") if keep else ():  # none where all was blocked
             there = keep / made.name
             shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
             shutil.move(made, there)
