@@ -124,8 +124,10 @@ process. What is not there, with the reason, is part of the table.
 """
 
 DRAWN_INTRODUCTION = """\
-No weights of this size could be had: these are random ones that keep the size of each layer's values. There is no AP;
-formats are compared by their raw outputs, and of what such weights make of an image 8 bits keep next to nothing.
+No weights of this size could be had: these are random ones that keep the size of each layer's values. Nothing scores
+enough to be an object, so that there is no AP: *boxes px* is how far any of the 8,400 boxes of an image was from the
+source's, *prototypes* the same of their values. Of what such weights make of an image, 8 bits
+keep next to nothing.
 """
 
 
@@ -141,7 +143,7 @@ def formats_page() -> str:
         drawn = settings.get("weights") == "random"
         told = f"{settings['machine']}, Python {settings['python']}. {settings.get('note', '')}"
         parts.append(f"\n### {name}\n\n{told.rstrip()}\n\n{DRAWN_INTRODUCTION + chr(10) if drawn else ''}")
-        parts.append(_measured(model["rows"], without=("box AP", "mask AP") if drawn else ()))
+        parts.append(_measured(model["rows"], without=OF_OBJECTS if drawn else OF_OUTPUTS))
         picture = reference / f"benchmark-{name}.png"
         if picture.exists():
             parts.append(f"\n![accuracy, latency, throughput and size of each format]({picture.name})\n")
@@ -154,12 +156,22 @@ MEASURED: Mapping[str, Callable[[Any], str]] = {
     "mask AP": lambda row: f"{row['ap'].get('mAP50-95(M)', 0.0):.4f}",
     "box px": lambda row: "" if row["parity"] is None else f"{row['parity']['box']:.2g}",
     "mask IoU": lambda row: "" if row["parity"] is None else f"{row['parity']['mask_iou']:.4f}",
-    "ms": lambda row: f"{row['latency']:.0f}",
-    "images/s": lambda row: f"{row['throughput']:.1f}",
+    "boxes px": lambda row: _raw(row, "output0"),
+    "prototypes": lambda row: _raw(row, "output1"),
+    "ms": lambda row: f"{row['latency']:.0f}" if row["latency"] else "",
+    "images/s": lambda row: f"{row['throughput']:.{1 if row['throughput'] >= 1 else 2}f}" if row["throughput"] else "",
     "cold s": lambda row: "" if row["cold"] is None else f"{row['cold']:.1f}",
     "run by": lambda row: row["backend"],
 }
 """Heading of each column of figures, and its cell."""
+OF_OBJECTS, OF_OUTPUTS = ("box AP", "mask AP", "box px", "mask IoU"), ("boxes px", "prototypes")
+"""Columns that say something of objects that were found, and those for a model that finds none."""
+
+
+def _raw(row: Mapping[str, Any], output: str) -> str:
+    """Return how far any value of a raw output was from the source's; nothing where outputs are of another kind."""
+    found = (row["parity"] or {}).get("raw", {}).get(output)
+    return "" if found is None else f"{found:.2g}"
 
 
 def _measured(rows: Sequence[Mapping[str, Any]], *, without: Sequence[str]) -> str:

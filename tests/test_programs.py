@@ -300,6 +300,8 @@ def test_callbacks_of_predict(model: YOLO, photo: str, tmp_path: Path) -> None:
     def with_frame(predictor: Any) -> None:
         _, images, _, _ = predictor.batch
         images = images if isinstance(images, list) else [images]
+        sizes = [predictor.dataset.bs for _ in images]
+        assert sizes == [len(images)] * len(images)
         predictor.results = zip(predictor.results, images, strict=True)
 
     model.add_callback("on_predict_start", lambda predictor: told.append(("start", predictor.args.max_det)))

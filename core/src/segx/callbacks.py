@@ -289,6 +289,7 @@ class Predictor(State):
     Attributes:
         results: Those of the last batch. Put as many other things in their place, and these are returned instead.
         batch: Paths, images (uint8 (H, W, 3) BGR), None and an empty text, of the last batch.
+        dataset: Its ``bs`` is the number of images in the last batch.
         seen: Images so far.
     """
 
@@ -299,6 +300,7 @@ class Predictor(State):
         super().__init__(run)
         self.results: Any = []
         self.batch: tuple[list[str], list[Any], None, str] = ([], [], None, "")
+        self.dataset = SimpleNamespace(bs=0)
         self.seen = 0
         self._given: list[Any] = []
 
@@ -309,6 +311,7 @@ class Predictor(State):
         self._given = [] if results is None else results
         self.results = list(self._given)
         self.batch = ([one.path for one in self._given], [one.orig_img for one in self._given], None, "")
+        self.dataset.bs = len(self._given)
         self.seen += int(step.metrics.get("images", 0))
         yield from ("on_predict_postprocess_end", "on_predict_batch_end")
 
