@@ -126,8 +126,7 @@ process. What is not there, with the reason, is part of the table.
 DRAWN_INTRODUCTION = """\
 No weights of this size could be had: these are random ones that keep the size of each layer's values. Nothing scores
 enough to be an object, so that there is no AP: *boxes px* is how far any of the 8,400 boxes of an image was from the
-source's, *prototypes* the same of their values. Of what such weights make of an image, 8 bits
-keep next to nothing.
+source's, *prototypes* the same of their values. Of what such weights make of an image, 8 bits keep next to nothing.
 """
 
 

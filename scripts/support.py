@@ -44,11 +44,12 @@ _SILENT = 12.0
 """Taken off what is the sigmoid's input: the highest of random weights was seen at 5."""
 
 
-def condensed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return of a row what the documentation shows."""
+def condensed(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return of a row what the documentation shows; where on this machine the model lies is none of it."""
     figures = {name.removeprefix("metrics/"): value for name, value in row["metrics"].items() if "mAP50-95" in name}
     parity = row["parity"] and {key: value for key, value in row["parity"].items() if key != "images"}
-    return {**{name: row[name] for name in _KEPT}, "ap": figures, "parity": parity}
+    kept = {name: row[name] for name in _KEPT} | {"reason": row["reason"].replace(f"{folder.absolute()}/", "")}
+    return {**kept, "ap": figures, "parity": parity}
 
 
 def merged(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -107,7 +108,7 @@ def measure(model: Path, options: Mapping[str, str], keep: Path | None) -> dict[
     asked = options["formats"].split(",") if "formats" in options else ()
     return {
         "settings": settings,
-        "rows": [condensed(row) for row in found["rows"] if not asked or row["format"] in asked],
+        "rows": [condensed(row, model.parent) for row in found["rows"] if not asked or row["format"] in asked],
     }
 
 
