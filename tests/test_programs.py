@@ -580,6 +580,17 @@ def test_filters_that_change_places_count(model: YOLO, photo: str) -> None:
     np.testing.assert_array_equal(model(photo, **FIND)[0].boxes.data, before)
 
 
+def test_a_model_of_half_numbers_is_trained_in_full_and_one_frozen_by_hand_is_refused(
+    model: YOLO, tmp_path: Path
+) -> None:
+    model.model.half()
+    model.train(data="data.yaml", project=tmp_path, **QUICK)
+    assert {weights.dtype for weights in model.model.parameters()} == {torch.float32}
+    model.model.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"frozen: nothing to train"):
+        model.train(data="data.yaml", project=tmp_path, **QUICK)
+
+
 def test_settings_of_layers_and_what_is_added_are_refused(model: YOLO, photo: str) -> None:
     network = model.model
     conv = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
