@@ -571,6 +571,46 @@ def test_hooks_of_layers_are_called(model: YOLO, photo: str) -> None:
     assert not kept.seen
 
 
+def test_filters_that_change_places_count(model: YOLO, photo: str) -> None:
+    weights = next(model.model.parameters())
+    before = model(photo, **FIND)[0].boxes.data
+    view = weights.detach().numpy()  # no tensor that torch keeps count of
+    view[:] = view[::-1].copy()
+    changed = model(photo, **FIND)[0].boxes.data
+    assert changed.shape != before.shape or abs(changed - before).max() > 1e-3
+    weights.data.copy_(weights.data.flip(0))
+    np.testing.assert_array_equal(model(photo, **FIND)[0].boxes.data, before)
+
+
+def test_a_model_of_half_numbers_is_trained_in_full_and_one_frozen_by_hand_is_refused(
+    model: YOLO, tmp_path: Path
+) -> None:
+    model.model.half()
+    model.train(data="data.yaml", project=tmp_path, **QUICK)
+    assert {weights.dtype for weights in model.model.parameters()} == {torch.float32}
+    model.model.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"frozen: nothing to train"):
+        model.train(data="data.yaml", project=tmp_path, **QUICK)
+
+
+def test_settings_of_layers_and_what_is_added_are_refused(model: YOLO, photo: str) -> None:
+    network = model.model
+    conv = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
+    model(photo, **FIND)
+    conv.dilation = (2, 2)  # a file would not keep it
+    with pytest.raises(UsageError, match=r"model.0.conv is Conv2d\(.*dilation=\(2, 2\).*, was Conv2d"):
+        model.save("changed.pt")
+    conv.dilation = (1, 1)
+    network.register_buffer("more", torch.zeros(1))
+    with pytest.raises(UsageError, match=r"more is of shape \(1,\), was not there"):
+        model(photo, **FIND)
+    del network.more
+    for layer in network.modules():
+        if hasattr(layer, "inplace"):
+            layer.inplace = not layer.inplace
+    assert len(model(photo, **FIND)[0])
+
+
 def test_other_layers_are_refused_by_the_next_verb(model: YOLO, photo: str) -> None:
     before, network = model.model.model[0], model.model
     network.model[0] = torch.nn.Identity()

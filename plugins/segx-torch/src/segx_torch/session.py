@@ -209,7 +209,7 @@ class TorchSession:
         before = self._shared
         if before is None:
             return False
-        now = State.of(self.module, before)
+        now = State.of(self.module)
         if now.layers != before.layers:
             what = before.other_layer(now)
             msg = f"model.model is no longer a {self.config.variant or 'model of its definition'}: {what}"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import zlib
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Self
-
-import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
 """Where torch keeps the functions of a layer that are called with what goes in and what comes out."""
+_HARMLESS = re.compile(r"(, )?\b(inplace|momentum)=[^,]*")
+"""Of the settings of layers, what changes no result."""
 _dressing = threading.Lock()
 
 
@@ -26,54 +26,41 @@ class State:
     """What a module was at some time.
 
     Attributes:
-        layers: Name and class of each layer, name and shape of each tensor.
-        quick: Of each tensor where it lies, how often it was changed in place, and the sum of its bits: cheap to look
-            at before each call. ``tensor.data.mul_(2)`` changes the last only.
-        values: A checksum of all values; made anew only where ``quick`` is another.
+        layers: Layer to its class and settings, tensor to its shape, by name.
+        values: A checksum of all values in their order. Nothing cheaper sees all: ``tensor.data`` and NumPy views
+            change them without a mark, and a sum stays the same where filters change places.
     """
 
-    layers: tuple[tuple[str, str], ...]
-    quick: tuple[tuple[int, int, int], ...]
+    layers: Mapping[str, str]
     values: int
 
     @classmethod
-    def of(cls, module: nn.Module, before: Self | None = None) -> Self:
-        """Return what a module is now; ``before`` saves reading all of what has not changed."""
+    def of(cls, module: nn.Module) -> Self:
+        """Return what a module is now."""
         tensors = module.state_dict()
-        quick = tuple(map(_quick, tensors.values()))
-        same = before is not None and before.quick == quick
-        return cls(
-            layers=tuple(_layers(module, tensors)),
-            quick=quick,
-            values=before.values if before is not None and same else _checksum(tensors),
-        )
+        return cls(layers=dict(_layers(module, tensors)), values=_checksum(tensors))
 
     def other_layer(self, now: State) -> str:
         """Return the first layer or tensor that is another now, in words."""
-        for mine, theirs in zip_longest(self.layers, now.layers, fillvalue=("", "")):
+        for name in {**self.layers, **now.layers}:
+            mine, theirs = self.layers.get(name, "not there"), now.layers.get(name, "not there")
             if mine != theirs:
-                return (
-                    f"{theirs[0]} is {theirs[1]}, was {mine[1]}" if mine[0] == theirs[0] else f"{mine[0] or theirs[0]}"
-                )
+                return f"{name} is {theirs}, was {mine}"
         return ""
 
 
 def _layers(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     for name, layer in module.named_modules():
-        yield name, type(layer).__name__
+        settings = _HARMLESS.sub("", layer.extra_repr())
+        yield name, f"{type(layer).__name__}({settings})" if settings else type(layer).__name__
     for name, tensor in tensors.items():
         yield name, f"of shape {tuple(tensor.shape)}"
-
-
-def _quick(tensor: Tensor) -> tuple[int, int, int]:
-    bits = tensor.view(torch.int32) if tensor.dtype == torch.float32 else tensor
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, int(bits.sum())  # noqa: SLF001 - there is no other way to it
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
     total = 0
     for tensor in tensors.values():
-        total = zlib.adler32(tensor.detach().float().cpu().contiguous().numpy().tobytes(), total)
+        total = zlib.adler32(tensor.detach().float().cpu().contiguous().numpy().data, total)
     return total
 
 

@@ -14,6 +14,8 @@ def freeze(module: torch.nn.Module, layers: int | tuple[int, ...] | None) -> Non
         UsageError: There is no layer of that number, or none is left to train.
     """
     if layers is None:
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise UsageError("all of model.model is frozen: nothing to train", hint="model.model.requires_grad_(True)")
         return
     if isinstance(layers, int) and layers < 0:
         raise UsageError(f"freeze={layers}: give how many layers, or their numbers", hint="freeze=10, or freeze=0,1,2")

@@ -150,7 +150,7 @@ class Trainer:
         """Build everything that has state, in an order that is the same for a new and a resumed run."""
         options, fabric = self.options, self.fabric
         self.folder = Path(fabric.broadcast(str(self.job.folder()) if fabric.is_global_zero else ""))
-        freeze(module, options.freeze)
+        freeze(module.float(), options.freeze)  # whoever has the model may have made it half
         self.optimizer_config: OptimizerConfig = choose(
             options,
             batch=self.batch,
