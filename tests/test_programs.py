@@ -14,7 +14,7 @@ import os
 import pickle
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -591,6 +591,52 @@ def test_a_model_of_half_numbers_is_trained_in_full_and_one_frozen_by_hand_is_re
     model.model.requires_grad_(False)
     with pytest.raises(UsageError, match=r"frozen: nothing to train"):
         model.train(data="data.yaml", project=tmp_path, **QUICK)
+
+
+@pytest.mark.parametrize("file", ["best.pt", "best.onnx"])
+def test_who_renames_a_class_means_every_verb(place: Path, photo: str, file: str) -> None:
+    def found(model: YOLO) -> set[str]:
+        (result,) = model(photo, **FIND | {"conf": 1e-4, "max_det": 300})
+        return {result.names[int(number)] for number in result.boxes.cls}
+
+    model = YOLO(file)
+    first = min(found(model))
+    number = next(number for number, name in model.names.items() if name == first)
+    cast("dict[int, str]", model.names)[number] = "something else"
+    assert "something else" in found(model)
+    assert first not in found(model)
+    assert "something else" not in YOLO(file).names.values(), "the file is as it was"
+
+
+def test_a_format_is_a_name(model: YOLO) -> None:
+    with pytest.raises(TypeError, match=r"format is None, not the name of one"):
+        model.export(format=cast("str", None))
+
+
+def test_who_renames_a_class_of_the_network_means_every_verb(
+    place: Path, photo: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = YOLO("best.pt")
+    model(photo, **FIND)
+    model.model.names[0] = "sphere"
+    assert model.names[0] == "sphere"
+    assert model(photo, **FIND)[0].names[0] == "sphere"
+    model.model.names = ["a", "b", "c", "d", "e", "f"]
+    assert model(photo, **FIND)[0].names == dict(enumerate("abcdef")) == dict(model.names) == model.model.names
+    assert dict(YOLO(model.save(tmp_path / "renamed.pt")).names) == dict(enumerate("abcdef"))
+    exported = model.export(format="torchscript", imgsz=64, output=tmp_path / "renamed.torchscript")
+    assert dict(YOLO(exported).names) == dict(enumerate("abcdef"))
+    unopened = YOLO("best.pt")
+    cast("dict[int, str]", unopened.names)[0] = "sphere"
+    renamed = YOLO(unopened.export(format="torchscript", imgsz=64, output=tmp_path / "second.torchscript"))
+    assert renamed.names[0] == "sphere"
+    cast("dict[int, str]", renamed.names)[0] = "again"
+    with pytest.raises(UsageError), caplog.at_level("WARNING"):
+        renamed.export(format="onnx", output=tmp_path / "third.onnx")
+    assert "has the class names of the file" in caplog.text
+    model.model.names = ["a", "b"]
+    with pytest.raises(UsageError, match="2 names for 6 classes"):
+        model(photo, **FIND)
 
 
 def test_settings_of_layers_and_what_is_added_are_refused(model: YOLO, photo: str) -> None:

@@ -286,7 +286,11 @@ class YOLO(Handles):
         """
         from segx.flows.export import export
 
+        if not isinstance(format, str):
+            raise WrongTypeError(f"format is {format!r}, not the name of one", hint='format="onnx"; see segx formats')
         model = self._sessions.artifact or self._sessions.model("export")
+        if isinstance(model, Artifact) and self._sessions.renamed:
+            logger.warning("%s: what is made of it has the class names of the file", self._given)
         if options is None:
             chosen: Any = self._with_defaults(ExportOptions, given, placed=False)
         else:

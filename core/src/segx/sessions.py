@@ -70,11 +70,23 @@ class Sessions:
             self.info = origin.architecture.info(origin.config)
         else:
             self.info = registry.backends.load(registry.backend_for(origin.format)).read_info(origin)
+        self._names = dict(self.info.names)
 
     @property
     def artifact(self) -> Artifact | None:
-        """The file that holds the model as it is; None while its weights are in memory only."""
+        """The file that holds the model as it is; None while its weights, or names, are in memory only."""
         self._heed()
+        if self.renamed and self._format == MODEL_FORMAT and not self.changed:
+            self.keep_only(self.model("renamed"))
+        return self._file
+
+    @property
+    def renamed(self) -> bool:
+        """Whether classes have other names than when the model was opened."""
+        return self.info.names != self._names
+
+    @property
+    def _file(self) -> Artifact | None:
         return None if self.changed or isinstance(self._origin, ModelDefinition) else self._origin
 
     @property
@@ -89,6 +101,7 @@ class Sessions:
             session = self._open.get((how, backend))
             if session is None:
                 session = self._open[how, backend] = self._start(how, backend)
+            self._name_classes(session)
             self.device = session.device
         return session
 
@@ -119,6 +132,7 @@ class Sessions:
         with self._lock:
             self._heed()
             session = self._shared or (next(iter(self._open.values())) if self._open else self.get(SessionOptions()))
+            self._name_classes(session)
         if not isinstance(session, ModelSession):
             hint = "exported models predict and validate; use the .pt it was made from"
             raise UsageError(f"{verb} needs a model of format 'pt', {self._given} is {self._format!r}", hint=hint)
@@ -134,7 +148,15 @@ class Sessions:
             if self._shared is None:
                 self._shared = self.model("model.model")
                 self._close_others(self._shared)  # they have weights of their own
+                self.info = self._shared.info
             return self._shared.share_module()
+
+    def _name_classes(self, session: Session) -> None:
+        """Have a session call classes as :attr:`info` does: a program that renames one there means every verb."""
+        names = session.info.names
+        if names is not self.info.names and names != self.info.names and isinstance(names, dict):
+            names.clear()
+            names.update(self.info.names)
 
     def _heed(self) -> None:
         """Take over what was changed in a model that was shared.
@@ -172,7 +194,7 @@ class Sessions:
 
     def choice(self, how: SessionOptions) -> Choice | None:
         """Return what was measured of the runtimes of this file, where it holds for how it is to run."""
-        artifact = self.artifact
+        artifact = self._file
         if artifact is None or how.half:
             return None
         with self._lock:
@@ -199,8 +221,8 @@ class Sessions:
         runtime = self._registry.backends.load(spec)
         if spec.caution and self.path is not None:
             _warn_once(f"{self.path} {spec.caution}")
-        if self._shared is None and self.artifact is not None:
-            session = runtime.open(self.artifact, how)
+        if self._shared is None and self._file is not None:
+            session = runtime.open(self._file, how)
         elif isinstance(self._origin, ModelDefinition) and not self._open:
             session = model_backend(self._registry, spec).build(self._origin.config, self._origin.architecture, how)
         else:  # the weights are in memory only, or may be changed there

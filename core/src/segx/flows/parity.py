@@ -214,7 +214,7 @@ def prove(
             few, wanted = counted(round(objects), "object"), f"{tolerance.quality:g}"
             doubt = (
                 f"{few} are too few to say that masks match by {wanted} (mean IoU, 0 for what is missed): it is "
-                f"{quality:.3f}, {low:.2f} to {high:.2f}; compare more: segx verify data=..."
+                f"{quality:.3f}, {low:.2f} to {high:.2f}; compare more: segx verify model=... reference=... data=..."
             )
     elif not meaningful and not set(reference.info.outputs) <= relative.keys():
         heads = f"{reference.info.head} and {other.info.head}"

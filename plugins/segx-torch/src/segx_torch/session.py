@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segx.artifact import Artifact
 from segx.errors import ModelError, UsageError, reason
+from segx.metadata import classes
 from segx.options.verbs import SessionOptions
 from segx.plugin.base import check_images
 from segx.plugin.jobs import LoadReport
@@ -190,7 +191,8 @@ class TorchSession:
         """
         definition = {**self.config.definition, "nc": self.config.nc, "scale": self.config.scale}
         strides = torch.tensor([float(side) for side in getattr(self.module, "strides", (self.info.stride,))])
-        known = {"names": dict(self.info.names), "task": self.info.task, "yaml": definition, "stride": strides}
+        self._take_names()
+        known = {"names": self.info.names, "task": self.info.task, "yaml": definition, "stride": strides}
         known["args"] = dict(self.info.settings)
         own = self.module
         self._given = {name: value for name, value in known.items() if name in self._given or not hasattr(own, name)}
@@ -209,6 +211,7 @@ class TorchSession:
         before = self._shared
         if before is None:
             return False
+        self._take_names()
         now = State.of(self.module)
         if now.layers != before.layers:
             what = before.other_layer(now)
@@ -222,6 +225,24 @@ class TorchSession:
             return False
         self.weights_changed()
         return True
+
+    def _take_names(self) -> None:
+        """Call classes as the names say that a program has put into the module.
+
+        Raises:
+            UsageError: They are not one for each class.
+        """
+        given, own = vars(self.module).get("names"), self.info.names
+        if "names" not in self._given or given is own or not isinstance(own, dict):
+            return
+        try:
+            renamed = classes(given)
+        except ValueError as error:
+            raise UsageError(f"model.model.{error}", hint='model.model.names[0] = "cat" renames one class') from error
+        if len(renamed) != self.config.nc:
+            raise UsageError(f"model.model.names has {len(renamed)} names for {self.config.nc} classes")
+        own.update(renamed)
+        vars(self.module)["names"] = own
 
     def describe(self) -> ModelSummary:
         """Return parameters, FLOPs and layers, at the input size the model was made for."""
