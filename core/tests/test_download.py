@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from segx import YOLO
 from segx.artifact import WeightsFile
-from segx.errors import DataError, ModelError
+from segx.errors import DataError, ModelError, UsageError
 from segx.io import download, network
 from segx.io.download import RetryPolicy, fetch
 from segx.plugin.specs import ArchitectureSpec
-from segx.plugin.weights import resolve_weights
+from segx.plugin.weights import resolve_weights, weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -570,3 +571,20 @@ def test_an_unknown_name_is_suggested_not_changed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'tinny\.pt' .*did you mean 'tiny\.pt'") as caught:
         resolve_weights("tinny.pt", Catalog({"tiny.pt": WeightsFile(url="http://weights.invalid/tiny.pt")}))
     assert "tiny.pt" in caught.value.hint
+
+
+def test_a_model_is_named_by_its_address(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segx.plugin.registry import get_registry
+
+    shipped = get_registry().weights_file("shapes-seg.pt")
+    assert shipped is not None
+    assert shipped.path is not None
+    server.content = shipped.path.read_bytes()
+    server.script = [honest]
+    address = server.url("mine.pt?download=true")
+    for _ in range(2):
+        assert dict(YOLO(address).names) == dict(YOLO("shapes-seg.pt").names)
+    assert len(server.requests) == 1, "the second time it is there"
+    assert [path.name for path in weights_folder().glob("*/*.pt")] == ["mine.pt"]
+    with pytest.raises(UsageError, match="is not the address of a"):
+        YOLO(server.url("mine.onnx"))

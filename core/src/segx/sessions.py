@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segx.artifact import Artifact
@@ -277,7 +277,7 @@ def _warn_once(line: str) -> None:
 
 
 def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | ModelDefinition:
-    """Return what a name means: a model on disk, downloaded if need be, or the definition of a new one.
+    """Return what a name or an address means: a model on disk, downloaded if need be, or the definition of a new one.
 
     Raises:
         ModelError: It is not there and no known name.
@@ -286,6 +286,8 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
         raise WrongTypeError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
+    if text.lower().startswith(("https://", "http://")):
+        return _at_address(text, registry)
     path = expanded(text)
     try:
         path.exists()
@@ -303,6 +305,18 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
 
         return Artifact(path=resolve_weights(name, registry), format=MODEL_FORMAT)
     return registry.artifact(name)  # says what is wrong with it
+
+
+def _at_address(address: str, registry: Registry) -> Artifact:
+    import urllib.parse
+
+    from segx.plugin.weights import download_weights
+
+    name = PurePosixPath(urllib.parse.urlsplit(address).path).name
+    if registry.format_of(name) != MODEL_FORMAT:
+        hint = "download what else there is, and give its path"
+        raise UsageError(f"{address} is not the address of a .{MODEL_FORMAT}", hint=hint)
+    return Artifact(path=download_weights(address, name), format=MODEL_FORMAT)
 
 
 def find_weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:

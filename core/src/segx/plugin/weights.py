@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING
 
+from segx.artifact import WeightsFile
 from segx.errors import MissingModelError, version_or_typo
 from segx.io.download import fetch
 from segx.io.paths import MIRROR_VARIABLE, weights_address, weights_folder
@@ -35,3 +37,20 @@ def resolve_weights(name: str, registry: Registry, *, retry: RetryPolicy | None 
         return file.path
     file = dataclasses.replace(file, url=weights_address(name, file.url))
     return fetch(file, weights_folder() / name, retry=retry, advice=f"set {MIRROR_VARIABLE} to a mirror")
+
+
+def download_weights(address: str, name: str, *, retry: RetryPolicy | None = None) -> Path:
+    """Return the checkpoint at an address, downloaded into the cache on first use.
+
+    Each address has a folder of its own there: a published name says nothing of what lies at another place.
+
+    Args:
+        address: ``"https://.../mine.pt"``.
+        name: What the file is to be called.
+        retry: Timeouts, retries and pauses of the download.
+
+    Raises:
+        ModelError: The file cannot be had.
+    """
+    folder = hashlib.sha256(address.encode()).hexdigest()[:16]
+    return fetch(WeightsFile(url=address), weights_folder() / folder / name, retry=retry)
