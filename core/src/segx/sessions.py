@@ -148,14 +148,16 @@ class Sessions:
             if self._shared is None:
                 self._shared = self.model("model.model")
                 self._close_others(self._shared)  # they have weights of their own
+                self._names = self._names if self.renamed else dict(self._shared.info.names)
                 self.info = self._shared.info
             return self._shared.share_module()
 
     def _name_classes(self, session: Session) -> None:
         """Have a session call classes as :attr:`info` does: a program that renames one there means every verb."""
         names = session.info.names
-        if names is not self.info.names and names != self.info.names and isinstance(names, dict):
-            names.clear()
+        if not self.renamed or names is self.info.names or not isinstance(names, dict):
+            return
+        if names.keys() == self.info.names.keys():  # else the file has been replaced by another model's since
             names.update(self.info.names)
 
     def _heed(self) -> None:
