@@ -585,6 +585,8 @@ def test_a_model_is_named_by_its_address(server: Server, tmp_path: Path, monkeyp
     for _ in range(2):
         assert dict(YOLO(address).names) == dict(YOLO("shapes-seg.pt").names)
     assert len(server.requests) == 1, "the second time it is there"
-    assert [path.name for path in weights_folder().glob("*/*.pt")] == ["mine.pt"]
-    with pytest.raises(UsageError, match="is not the address of a"):
-        YOLO(server.url("mine.onnx"))
+    assert "secret" not in repr(YOLO(server.url("mine.pt?token=secret")))
+    assert [path.name for path in weights_folder().glob("*/*.pt")] == ["mine.pt"] * 2, "of each address its own"
+    with pytest.raises(UsageError, match="is not the address of a") as caught:
+        YOLO(server.url("mine.onnx?token=secret"))
+    assert "secret" not in caught.value.message

@@ -22,7 +22,7 @@ from segx.options.verbs import (
     VerifyOptions,
 )
 from segx.plugin.registry import get_registry
-from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights
+from segx.sessions import MODEL_FORMAT, Sessions, find_model, find_weights, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,7 +77,7 @@ class YOLO(Handles):
         super().__init__()
         self._registry = get_registry()
         origin = find_model(model, self._registry)
-        self._given = os.fspath(model)
+        self._given = printable(model)
         self._sessions = Sessions(origin, self._given, self._registry)
         self._outputs: dict[PredictOptions, RunOutput] = {}
         self.failures: list[Unreadable] = []
@@ -139,7 +139,7 @@ class YOLO(Handles):
         names = session.info.names
         level = logging.WARNING if skipped or report.fresh(names) else logging.INFO  # shown without logging set up
         say = partial(logger.log, level)
-        say("%s: %d tensors taken, %d skipped, %d not in it", os.fspath(weights), taken, skipped, missing)
+        say("%s: %d tensors taken, %d skipped, %d not in it", printable(weights), taken, skipped, missing)
         for name, reason in islice(report.skipped.items(), _MAX_LINES):
             say("  skipped %s: %s", name, reason)
         if skipped > _MAX_LINES:

@@ -288,8 +288,11 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):  # type: ignore[redundant-expr]  # untyped callers
         raise WrongTypeError(f"a model is named by text or a path, not by {model!r}", hint='YOLO("yolov8n-seg.pt")')
     text = os.fspath(model)
-    if text.lower().startswith(("https://", "http://")):
-        return _at_address(text, registry)
+    if "://" in text:
+        from segx.io import network
+
+        if network.is_address(text):
+            return _at_address(text, registry)
     path = expanded(text)
     try:
         path.exists()
@@ -312,13 +315,25 @@ def find_model(model: str | os.PathLike[str], registry: Registry) -> Artifact | 
 def _at_address(address: str, registry: Registry) -> Artifact:
     import urllib.parse
 
+    from segx.io.names import safe
     from segx.plugin.weights import download_weights
 
-    name = PurePosixPath(urllib.parse.urlsplit(address).path).name
-    if registry.format_of(name) != MODEL_FORMAT:
+    name = PurePosixPath(urllib.parse.urlsplit(address).path)
+    if registry.format_of(name.name) != MODEL_FORMAT:
         hint = "download what else there is, and give its path"
-        raise UsageError(f"{address} is not the address of a .{MODEL_FORMAT}", hint=hint)
-    return Artifact(path=download_weights(address, name), format=MODEL_FORMAT)
+        raise UsageError(f"{printable(address)} is not the address of a .{MODEL_FORMAT}", hint=hint)
+    name = name.with_stem(safe(name.stem, otherwise="model"))
+    return Artifact(path=download_weights(address, name.name), format=MODEL_FORMAT)
+
+
+def printable(model: str | os.PathLike[str]) -> str:
+    """Return a model's name as it may be printed and written down: an address without passwords and tokens."""
+    text = os.fspath(model)
+    if "://" not in text:
+        return text
+    from segx.io import network
+
+    return network.shown(text) if network.is_address(text) else text
 
 
 def find_weights(name: str | os.PathLike[str], registry: Registry) -> Artifact:

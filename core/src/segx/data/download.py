@@ -22,7 +22,7 @@ from segx.io.archives import unpack
 from segx.io.download import fetch, only_one
 from segx.io.files import write_text
 from segx.io.names import safe
-from segx.io.network import shown
+from segx.io.network import is_address, shown
 from segx.io.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Downloads:
         for item in value if isinstance(value, list) else [] if value is None else [value]:
             entry: Any = {"url": item} if isinstance(item, str) else item
             address = str(entry.get("url", "")).strip() if isinstance(entry, dict) else ""
-            if not _is_address(address):
+            if not is_address(address):
                 logger.warning("%s: download: is not an address; segx runs no code from a YAML", file)
                 archives = []
                 break
@@ -158,14 +158,6 @@ class Downloads:
         if not ours and os.path.lexists(root) and not (root.is_dir() and not any(root.iterdir())):
             msg = f"{self.file}: {root} is there and was not made by segx: nothing is downloaded"
             raise DataError(msg, hint=hint)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(text)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.netloc) and len(text.split()) == 1
 
 
 def _archive(address: str, entry: Mapping[str, Any], path: Path) -> Archive:

@@ -50,6 +50,15 @@ def allow(address: str, schemes: Collection[str] = FETCHED) -> None:
         raise NotAllowed(f"{OFFLINE_VARIABLE} forbids fetching it")
 
 
+def is_address(text: str) -> bool:
+    """Return True if a text is the address of something that can be fetched."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in FETCHED and bool(parts.netloc) and len(text.split()) == 1
+
+
 def shown(address: str) -> str:
     """Return an address as it may be printed and written down: without passwords and tokens."""
     without = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", address)
