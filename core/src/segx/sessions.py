@@ -106,18 +106,19 @@ class Sessions:
         return session
 
     def with_streams(self, how: SessionOptions, backend: str | None = None) -> tuple[Session, int]:
-        """Return an open model, and how many of many images should go through it side by side."""
+        """Return an open model, and how many of many images should be handed to it side by side."""
         from segx.runtime import streams_and_threads
 
         with self._lock:
-            if not self._backend_spec(how, backend).concurrent:
+            spec = self._backend_spec(how, backend)
+            if not spec.concurrent:
                 return self.get(how, backend), 1
             known = self._open.get((how, backend))
             if known is None or known.device == "cpu":
                 streams, threads = streams_and_threads(how.threads)
                 known = self.get(how.replace(threads=threads, streams=streams), backend)
                 if known.device == "cpu":
-                    return known, streams
+                    return known, streams + spec.queue
                 self._open[how, backend] = known  # where threads do not matter
             return known, _ON_GPU
 

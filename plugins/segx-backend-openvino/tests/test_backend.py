@@ -292,7 +292,7 @@ def test_every_device_computes_in_32_bits(make_folder: MakeModel, device: str) -
 def test_only_what_was_proven_in_bfloat16_runs_in_it(make_folder: MakeModel, precision: str) -> None:
     artifact = make_folder()
     sidecar.write(artifact.path, ArtifactInfo(imgsz=(64, 96), names={0: "a"}, precision=precision))
-    assert opened(artifact)._model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert opened(artifact)._model.model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     sidecar.write(artifact.path, ArtifactInfo(imgsz=(64, 96), names={0: "a"}, precision="bf16"))
     wanted = "bf16" if HAS_BF16 else "f32"
     assert session.settings("CPU", "bf16", CPU)["INFERENCE_PRECISION_HINT"] == wanted
@@ -427,7 +427,7 @@ def test_a_device_that_is_listed_and_cannot_run_it_is_a_usage_error(
 def test_threads_and_streams_reach_the_runtime(
     make_folder: MakeModel, options: dict[str, int], streams: int, threads: int
 ) -> None:
-    model = opened(make_folder(), **options)._model
+    model = opened(make_folder(), **options)._model.model
     assert model.get_property("NUM_STREAMS") == streams
     assert model.get_property("INFERENCE_NUM_THREADS") == threads
     assert model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") == streams

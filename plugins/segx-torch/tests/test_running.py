@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from segx_torch.running import Running
+from segx_torch.running import Running, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,3 +117,41 @@ def test_a_gpu_replays_the_same_numbers(dtype: torch.dtype) -> None:
         assert all(shape.replay is not None for shape in running._shapes.values())
         for found, count in zip(first, [1, 2, 3] * 5, strict=True):
             assert np.array_equal(found, plain(images(count))[0])
+
+
+def test_a_cpu_has_every_convolution_computed_by_onednn() -> None:
+    """With one thread torch computes those of 1x1 in another way, in half as much time again."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1, groups=2, bias=False))
+    batch = torch.rand(1, 3, 160, 192)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            wanted = model(batch)
+            ready = prepare(model, CPU, torch.float32)
+            with profile(activities=[ProfilerActivity.CPU]) as seen:
+                found = ready(batch)
+    finally:
+        torch.set_num_threads(threads)
+    calls = {event.key: event.count for event in seen.key_averages()}
+    assert calls["aten::mkldnn_convolution"] == 3
+    assert "aten::_slow_conv2d_forward" not in calls
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_what_onednn_is_not_given_is_computed_as_ever() -> None:
+    layers = [nn.Conv2d(3, 4, 1, padding="same"), nn.Conv2d(4, 4, 1, padding=1, padding_mode="reflect")]
+    model, batch = nn.Sequential(*layers), torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        wanted = model(batch)
+        torch.testing.assert_close(prepare(model, CPU, torch.float32)(batch), wanted, rtol=0, atol=0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert prepare(nn.Sequential(nn.Conv2d(3, 4, 1)), CPU, torch.float32)(batch).dtype == torch.bfloat16
+
+
+def test_hooks_of_a_prepared_layer_are_called() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    heard: list[tuple[int, ...]] = []
+    model[0].register_forward_hook(lambda _layer, _given, output: heard.append(tuple(output.shape)))
+    prepare(model, CPU, torch.float32)(torch.rand(1, 3, 8, 8))
+    assert heard == [(1, 4, 8, 8)]

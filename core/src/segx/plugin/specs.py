@@ -279,6 +279,8 @@ class BackendSpec(Spec):
         priority: Of several usable backends for a format the highest is taken.
         concurrent: Its sessions may be run from several threads at once. On a CPU that is how folders and videos go
             through the network: a few images side by side, each on its share of the cores.
+        queue: Runs beyond those that should wait within the runtime for their turn on a CPU: the next begins there the
+            moment one ends, and not when a thread has got Python's lock. Of fast networks that is a twentieth.
         apart: It does not share a process with other libraries: they bring each other down, or it prints and starts
             what it likes. Core opens its models in a process of its own and hands over images and outputs in shared
             memory; the plugin writes nothing for it. ``load`` is then a :class:`lazy`, and what it loads reads a
@@ -293,6 +295,7 @@ class BackendSpec(Spec):
     devices: tuple[str, ...] = ("cpu",)
     priority: int = 0
     concurrent: bool = False
+    queue: int = 0
     apart: bool = False
     caution: str = ""
 

@@ -78,14 +78,16 @@ def to_device(
 def to_numpy(outputs: Any) -> tuple[NDArray[np.float32], ...]:
     """Return a model's tensors in order, however they are nested, as float32 arrays on the CPU.
 
-    From a GPU all copies run before the one wait for them.
+    What is on the CPU stays as it lies, its channels perhaps last. From a GPU all copies run before the one wait for
+    them.
 
     Raises:
         TypeError: There is something else than tensors among them.
     """
-    tensors = [output.float().contiguous() for output in _flat(outputs)]
+    tensors = [output.float() for output in _flat(outputs)]
     if not tensors or tensors[0].device.type != "cuda":
         return tuple(tensor.cpu().numpy() for tensor in tensors)
+    tensors = [tensor.contiguous() for tensor in tensors]
     pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for target, tensor in zip(pinned, tensors, strict=True):
         target.copy_(tensor, non_blocking=True)

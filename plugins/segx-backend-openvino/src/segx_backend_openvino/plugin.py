@@ -28,5 +28,6 @@ def segx_backends() -> list[BackendSpec]:
             devices=("cpu", "gpu", "npu", "auto", "hetero", "multi", "batch", "intel"),
             requires=("openvino>=2025.0", "numpy>=1.26"),
             concurrent=True,
+            queue=2,
         )
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from segx.errors import ModelError, UsageError, reason
@@ -17,6 +17,8 @@ from segx_backend_openvino import devices
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else the import writes into ~/intel
 import openvino as ov  # noqa: E402 - after that
+
+from segx_backend_openvino.compiled import AnyShape, Compiled, channels_moved_last  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,34 +37,13 @@ _PLACES = ("Exception from ", "While validating")
 """How lines of an error begin that only say where in OpenVINO's source it was raised."""
 
 
-class OpenvinoSession(FormatSession[ov.CompiledModel]):
-    """A model that is ready to run, from several threads at once: each run takes an idle request, or a new one."""
+class OpenvinoSession(FormatSession[Compiled | AnyShape]):
+    """A model that is ready to run, from several threads at once."""
 
     runtime = "OpenVINO"
 
-    def __init__(self, model: ov.CompiledModel, *, path: Path, info: ArtifactInfo, device: str) -> None:
-        super().__init__(model, path=path, info=info, device=device)
-        self._kind = model.input(0).element_type.to_dtype()
-        named = {name: output for output in model.outputs for name in output.get_names()}
-        known = named.keys() >= set(info.outputs)  # a file of another tool's may have none
-        self._outputs = [named[name] for name in info.outputs] if known else list(model.outputs)
-        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
-
-    def _run(self, model: ov.CompiledModel, images: Images) -> list[Array]:
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = model.create_infer_request()
-        # The input is read where it lies; outputs are copied out of the request, which the next run writes into.
-        found = request.infer({0: images.astype(self._kind, copy=False)}, share_inputs=True)
-        outputs = [found[output] for output in self._outputs]
-        self._idle.put(request)
-        return outputs
-
-    def close(self) -> None:
-        """Free what the runtime holds."""
-        super().close()
-        self._idle = queue.SimpleQueue()
+    def _run(self, model: Compiled | AnyShape, images: Images) -> list[Array]:
+        return model.run(images)
 
 
 def available() -> list[str]:
@@ -122,16 +103,45 @@ def start(file: Path, path: Path, info: ArtifactInfo, options: SessionOptions) -
     """
     device = devices.choose(options.device, available())
     model = read_model(file)
+
+    def prepare(shape: tuple[int, ...] | None = None) -> Compiled:
+        return _prepared(model, device, settings(device, info.precision, options), info.outputs, shape)
+
     try:
-        compiled = _CORE.compile_model(model, device, settings(device, info.precision, options))
+        begin = time.perf_counter()
+        ready = prepare()
+        taken = time.perf_counter() - begin
     except Exception as error:
         said = reason(error, passing=_PLACES)
         if device == devices.CPU:
             raise ModelError(f"{path}: OpenVINO cannot prepare it ({said})") from error
         msg = f"{path}: OpenVINO cannot prepare it for device={options.device or device} ({said})"
         raise UsageError(msg, hint="device=cpu") from error
-    where = _executing(compiled, device)
-    return OpenvinoSession(compiled, path=path, info=info, device=where)
+    where = _executing(ready.model, device)
+    is_open = device == devices.CPU and model.is_dynamic()
+    runs: Compiled | AnyShape = AnyShape(ready, prepare, seconds=taken) if is_open else ready
+    return OpenvinoSession(runs, path=path, info=info, device=where)
+
+
+def _prepared(
+    model: ov.Model, device: str, chosen: Mapping[str, Any], names: Sequence[str], shape: tuple[int, ...] | None
+) -> Compiled:
+    """Return a model compiled for a device; on a CPU its channels are where that computes them.
+
+    Args:
+        model: What was read; it stays as it is.
+        device: As OpenVINO calls it.
+        chosen: What OpenVINO is told.
+        names: Of the outputs.
+        shape: The only one it is to take; None: those it takes.
+    """
+    if shape is not None:
+        model = model.clone()
+        model.reshape(list(shape))
+    maps = None
+    if device == devices.CPU:
+        model, maps = channels_moved_last(model)
+    return Compiled(_CORE.compile_model(model, device, chosen), names, maps)
 
 
 def settings(device: str, precision: str, options: SessionOptions) -> dict[str, Any]:
@@ -152,7 +162,7 @@ def settings(device: str, precision: str, options: SessionOptions) -> dict[str, 
         chosen["INFERENCE_PRECISION_HINT"] = number
     if device != devices.CPU:
         return chosen | _cache()  # compiling takes up to minutes; on the CPU a tenth of a second, so nothing is kept
-    chosen["NUM_STREAMS"] = streams
+    chosen["NUM_STREAMS"], chosen["ENABLE_CPU_PINNING"] = streams, False
     restricted = cores() if cores() < (os.cpu_count() or 1) else 0
     if threads := options.threads * streams if options.threads else restricted:
         chosen["INFERENCE_NUM_THREADS"] = threads

@@ -17,6 +17,7 @@ def segx_backends() -> list[BackendSpec]:
             summary="TorchScript models with PyTorch; needs no model code",
             load=lazy("segx_backend_torchscript.backend:TorchScriptBackend"),
             requires=("torch>=2.6",),
+            concurrent=True,
             formats={"torchscript": (".torchscript",)},
             devices=("cpu", "cuda", "mps"),
             caution="is a program that can read and write files: open it only if you trust who made it",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from segx.runtime.pytorch import to_device, to_numpy
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
 
     from segx.structures.types import Images
 
@@ -125,3 +125,28 @@ def _cuda_graph(model: nn.Module, images: Tensor, pool: Any) -> Callable[[Tensor
         return outputs
 
     return replay
+
+
+class _OneDnnConv2d(nn.Conv2d):
+    """A convolution that oneDNN computes, whatever torch would choose."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return (N, channels, H, W) for (N, inputs, H, W)."""
+        if self.padding_mode != "zeros" or isinstance(self.padding, str) or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        layout = self.padding, self.stride, self.dilation, self.groups
+        return torch.mkldnn_convolution(input, self.weight, self.bias, *layout)
+
+
+def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return a model moved to a device for inference, changed in place.
+
+    On a CPU convolutions of 1x1 go to oneDNN as all others do. With one thread torch computes them in another way, a
+    fifth of the time of YOLOv8n-seg, and in half of that they are done so.
+    """
+    model = model.eval().to(device, dtype)
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        for layer in model.modules():
+            if type(layer) is nn.Conv2d and layer.kernel_size == (1, 1):
+                layer.__class__ = _OneDnnConv2d
+    return model

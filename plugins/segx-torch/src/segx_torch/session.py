@@ -22,7 +22,7 @@ from segx.structures.classes import paired_by_name
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.identify import identify
-from segx_torch.running import Running
+from segx_torch.running import Running, prepare
 from segx_torch.shared import State, has_hooks, share_hooks, undressed
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class TorchSession:
                 if self._shared is not None:
                     share_hooks(self.module, fused)
                 self._runner = Running(
-                    fused.eval().to(self._device, self._dtype),
+                    prepare(fused, self._device, self._dtype),
                     self._device,
                     self._dtype,
                     hooked=None if self._shared is None else partial(has_hooks, fused),

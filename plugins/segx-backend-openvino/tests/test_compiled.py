@@ -1,0 +1,165 @@
+"""Channels where a CPU has them, and shapes that get a model of their own."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from segx.options.verbs import SessionOptions
+from segx_backend_openvino import compiled, session
+from segx_backend_openvino.backend import OpenvinoBackend
+from segx_backend_openvino.compiled import AnyShape, channels_moved_last
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from segx.artifact import Artifact
+
+    MakeModel = Callable[..., Artifact]
+
+OPEN = (None, 3, None, None)
+
+
+def images(*size: int) -> np.ndarray:
+    return np.random.default_rng(sum(size)).random((1, 3, *size), dtype=np.float32)
+
+
+class Counted:
+    """Stands in for what OpenVINO compiles: it says for which shape it was made."""
+
+    def __init__(self, made: Any, shape: Any = None) -> None:
+        self.made, self.shape, self.runs = made, shape, 0
+
+    def run(self, given: Any) -> list[Any]:
+        self.runs += 1
+        return [self.shape, given.shape]
+
+
+@pytest.fixture
+def paying(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have a run save so much that this many of them pay for compiling: times are made up."""
+    clock = iter(range(10**6))
+
+    def after(count: int) -> None:
+        monkeypatch.setattr(compiled.time, "perf_counter", lambda: float(next(clock)))
+        monkeypatch.setattr(compiled, "_GAIN", 1 / (count - 0.5))
+
+    return after
+
+
+def any_shape(made: list[Any]) -> AnyShape:
+    def compile_for(shape: Any) -> Any:
+        made.append(shape[2:])
+        return Counted(made, shape[2:])
+
+    return AnyShape(Counted(made), compile_for, seconds=1.0)  # type: ignore[arg-type]
+
+
+def test_a_shape_gets_a_model_of_its_own_when_that_pays(paying: Any) -> None:
+    paying(3)
+    made: list[Any] = []
+    model = any_shape(made)
+    found = [model.run(images(32, size))[0] for size in (32, 64, 32, 32, 64, 32)]
+    assert made == [(32, 32)]
+    assert found == [None] * 5 + [(32, 32)]
+
+
+def test_shapes_that_are_in_use_keep_theirs(paying: Any) -> None:
+    """Of twelve shapes in turn three are compiled for, once."""
+    paying(2)
+    made: list[Any] = []
+    model = any_shape(made)
+    for _ in range(20):
+        for size in range(32, 32 * 13, 32):
+            model.run(images(32, size))
+    assert made == [(32, size) for size in (32, 64, 96)]
+
+
+def test_a_shape_that_is_out_of_use_gives_way(paying: Any) -> None:
+    paying(2)
+    made: list[Any] = []
+    model = any_shape(made)
+    for size in (32, 64, 96, 128, 160):
+        for _ in range(4):
+            model.run(images(32, size))
+    assert made == [(32, size) for size in (32, 64, 96, 128, 160)]
+    assert list(model._own) == [(1, 3, 32, size) for size in (96, 128, 160)]
+
+
+def test_others_go_on_while_one_is_compiled(paying: Any) -> None:
+    paying(1)
+    begun, end = threading.Event(), threading.Event()
+
+    def compile_for(shape: Any) -> Any:
+        begun.set()
+        assert end.wait(20)
+        return Counted(None, shape)
+
+    model = AnyShape(Counted(None), compile_for, seconds=1.0)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(model.run, images(32, 32))
+        assert begun.wait(20)
+        assert model.run(images(32, 32))[0] is None
+        assert model.run(images(32, 64))[0] is None
+        end.set()
+        assert first.result()[0] is None
+    assert model.run(images(32, 32))[0] == (1, 3, 32, 32)
+
+
+def test_a_failure_to_compile_is_not_kept_from_who_runs(paying: Any) -> None:
+    paying(1)
+
+    def compile_for(_shape: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    model = AnyShape(Counted(None), compile_for, seconds=1.0)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="no memory"):
+        model.run(images(32, 32))
+    assert not model._is_making
+
+
+@pytest.mark.parametrize("kind", ["folder", "onnx"])
+def test_a_model_of_its_own_says_the_same(
+    make_folder: MakeModel, make_onnx: MakeModel, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_GAIN", 1e9)
+    artifact = (make_onnx if kind == "onnx" else make_folder)(OPEN)
+    run = OpenvinoBackend().open(artifact, SessionOptions(device="cpu", streams=2, threads=1))
+    for size in ((64, 96), (32, 64), (64, 96)):
+        before, after = run.run(images(*size)), run.run(images(*size))
+        for one, other in zip(before, after, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(run._model._own) == 2  # type: ignore[attr-defined]
+
+
+def test_a_model_of_one_shape_has_nothing_to_choose(make_folder: MakeModel) -> None:
+    run = OpenvinoBackend().open(make_folder(), SessionOptions(device="cpu"))
+    assert isinstance(run._model, compiled.Compiled)
+
+
+def test_maps_of_convolutions_have_their_channels_last(make_onnx: MakeModel) -> None:
+    """The mean over channels, which no convolution has found, stays as it is; the model that was read does, too."""
+    model = session.read_model(make_onnx().path)
+    moved, maps = channels_moved_last(model)
+    assert maps == {0}
+    assert [list(port.get_partial_shape().to_shape()) for port in (moved.input(0), *moved.outputs)] == [
+        [1, 64, 96, 3],
+        [1, 64, 96, 4],
+        [1, 1, 64, 96],
+    ]
+    assert list(model.input(0).get_partial_shape().to_shape()) == [1, 3, 64, 96]
+
+
+def test_a_map_behind_an_activation_counts_as_a_convolutions() -> None:
+    source = ov.opset13.parameter([1, 3, 8, 8], ov.Type.f32)
+    weights = ov.opset13.constant(np.ones((4, 3, 1, 1), np.float32))
+    map_ = ov.opset13.convolution(source, weights, [1, 1], [0, 0], [0, 0], [1, 1])
+    silu = ov.opset13.multiply(map_, ov.opset13.sigmoid(map_))
+    flat = ov.opset13.reshape(map_, ov.opset13.constant([1, 4, 8, 8]), special_zero=False)
+    _, maps = channels_moved_last(ov.Model([silu, flat], [source]))
+    assert maps == {0}
