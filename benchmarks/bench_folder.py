@@ -8,6 +8,8 @@ weights, fixed to 640 x 640, and both sides open that file. ``--dense`` also ask
 which the incumbent has made anyway and segx makes when asked. Without ``--peer`` (or ``SEGX_BENCH_PEER``), an
 interpreter that has ``ultralytics`` installed, only segx is measured; the peer is called through its public interface.
 On a GPU: ``--device 0 --batch 16 [--half] --kinds pt``; each round then begins with as many images as fill two batches.
+``--ours FILE ...`` measures these with segx in the same rounds as the ``.pt``, beside the peer's ``.pt``; ``--times``
+measures on a folder that has each image so many times, as runtimes that settle on shapes want it.
 ``--realtime`` (Linux, root) measures both sides at real-time priority, for a machine that others are using.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -79,6 +82,17 @@ def measure(python: str, prepare: str, model: Path, images: Path, *requests: str
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def repeated(images: Path, times: int, folder: Path) -> Path:
+    """Return a folder that holds each image so many times, or the images' own where that is once."""
+    if times == 1:
+        return images
+    folder.mkdir()
+    for turn in range(times):
+        for image in images.iterdir():
+            shutil.copy(image, folder / f"{turn}_{image.name}")
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
@@ -91,6 +105,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--kinds", default="pt,onnx")
+    parser.add_argument("--ours", type=Path, nargs="+", default=[], metavar="FILE")
+    parser.add_argument("--times", type=int, default=1)
     arguments = parser.parse_args()
     how = {"device": arguments.device, "batch": arguments.batch, "half": arguments.half or None}
     requests = (
@@ -104,14 +120,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.pt"
         weights.write_bytes(arguments.weights.read_bytes())
+        images = repeated(arguments.images.resolve(), arguments.times, Path(folder) / "images")
         models = {".pt": weights}
         if "onnx" in arguments.kinds.split(","):
             models[".onnx"] = export(weights, Path(folder))
         for kind, model in models.items():
-            runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+            turns = [(side, python, prepare, model) for side, (python, prepare) in sides.items()]
+            if kind == ".pt":
+                turns += [(file.name, sys.executable, SEGX, file.resolve()) for file in arguments.ours]
+            runs: dict[str, list[dict[str, float]]] = {side: [] for side, *_ in turns}
             for _ in range(arguments.rounds):
-                for side, (python, prepare) in sides.items():
-                    runs[side].append(measure(python, prepare, model, arguments.images.resolve(), *requests))
+                for side, python, prepare, file in turns:
+                    runs[side].append(measure(python, prepare, file, images, *requests))
             report(kind, runs)
 
 
@@ -128,8 +148,9 @@ def report(kind: str, runs: dict[str, list[dict[str, float]]]) -> None:
             f"({spread[0]:.2f}..{spread[-1]:.2f}), {cpu * 1e3:6.1f} ms CPU an image, peak {peak:5.0f} MB, "
             f"{found[0]['objects']:.0f} objects"
         )
-    if "peer" in rates:
-        print(f"{kind:6} segx / peer: {rates['segx'] / rates['peer']:.2f}")
+    for side, rate in rates.items():
+        if "peer" in rates and side != "peer":
+            print(f"{side} / peer with {kind}: {rate / rates['peer']:.2f}")
 
 
 if __name__ == "__main__":

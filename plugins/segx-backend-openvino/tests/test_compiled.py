@@ -57,7 +57,7 @@ def any_shape(made: list[Any]) -> AnyShape:
         made.append(shape[2:])
         return Counted(made, shape[2:])
 
-    return AnyShape(Counted(made), compile_for, seconds=1.0)  # type: ignore[arg-type]
+    return AnyShape(Counted(made), compile_for, seconds=1.0, size=1)  # type: ignore[arg-type]
 
 
 def test_a_shape_gets_a_model_of_its_own_when_that_pays(paying: Any) -> None:
@@ -100,7 +100,7 @@ def test_others_go_on_while_one_is_compiled(paying: Any) -> None:
         assert end.wait(20)
         return Counted(None, shape)
 
-    model = AnyShape(Counted(None), compile_for, seconds=1.0)  # type: ignore[arg-type]
+    model = AnyShape(Counted(None), compile_for, seconds=1.0, size=1)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(model.run, images(32, 32))
         assert begun.wait(20)
@@ -117,10 +117,22 @@ def test_a_failure_to_compile_is_not_kept_from_who_runs(paying: Any) -> None:
     def compile_for(_shape: Any) -> Any:
         raise RuntimeError("no memory")
 
-    model = AnyShape(Counted(None), compile_for, seconds=1.0)  # type: ignore[arg-type]
+    model = AnyShape(Counted(None), compile_for, seconds=1.0, size=1)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="no memory"):
         model.run(images(32, 32))
     assert not model._is_making
+
+
+def test_nothing_is_compiled_where_memory_is_short(paying: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paying(1)
+    made: list[Any] = []
+    model = any_shape(made)
+    monkeypatch.setattr(compiled, "available", lambda: 15)
+    model.run(images(32, 32))
+    assert not made
+    monkeypatch.setattr(compiled, "available", lambda: 16)
+    model.run(images(32, 32))
+    assert made == [(32, 32)]
 
 
 @pytest.mark.parametrize("kind", ["folder", "onnx"])

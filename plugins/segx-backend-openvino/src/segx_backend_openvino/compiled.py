@@ -13,6 +13,7 @@ import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
 from segx.ops.images import channels_last
+from segx.runtime import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ _GAIN = 0.1
 """What is surely saved of a run by a model that is compiled for its shape: 0.10 to 0.13 in 32 bits, 0.19 in 8."""
 _MAX = 3
 """Shapes that have a model of their own at once; each has its own copy of the weights."""
+_ROOM = 16
+"""Times the weights that are to be free. On two cores such a model takes six times those of YOLOv8n-seg, and one and a
+half those of YOLOv8x-seg: the outputs of its layers are in it."""
 
 
 def channels_moved_last(model: ov.Model) -> tuple[ov.Model, frozenset[int]]:
@@ -107,10 +111,12 @@ class AnyShape:
         model: The one of open axes.
         compile_for: Returns one that takes this shape only.
         seconds: What compiling has taken.
+        size: Of its weights, in bytes.
     """
 
-    def __init__(self, model: Compiled, compile_for: Callable[[Shape], Compiled], *, seconds: float) -> None:
+    def __init__(self, model: Compiled, compile_for: Callable[[Shape], Compiled], *, seconds: float, size: int) -> None:
         self._model = model
+        self._room = _ROOM * size
         self._compile = compile_for
         self._price = seconds
         self._begun: dict[Shape, tuple[int, float]] = {}
@@ -146,6 +152,8 @@ class AnyShape:
             if self._is_making or shape in self._own or (spent + seconds) * _GAIN <= self._price:
                 return False
             del self._begun[shape]
+            if (available() or self._room) < self._room:
+                return False
             if len(self._own) >= _MAX:
                 longest = min(self._own, key=self._last.__getitem__)
                 if self._last[longest] >= since:  # all are in use

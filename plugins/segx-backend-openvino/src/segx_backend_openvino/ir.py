@@ -29,11 +29,16 @@ def graph_file(model: Path) -> Path:
             names = ", ".join(file.name for file in found) or "none"
             raise ModelError(f"{model}: is damaged or no OpenVINO model (graphs ending in {SUFFIX} in it: {names})")
         model = found[0]
-    weights = model.with_suffix(WEIGHTS_SUFFIX)
+    weights = weights_file(model)
     if model.exists() and not weights.is_file():
         msg = f"{model}: is damaged: its weights, {weights.name}, do not lie beside it"
         raise ModelError(msg, hint="copy the whole folder, or export it again")
     return model
+
+
+def weights_file(file: Path) -> Path:
+    """Return the file that holds the weights of a graph: an ONNX file's are in itself."""
+    return file.with_suffix(WEIGHTS_SUFFIX) if file.suffix.lower() == SUFFIX else file
 
 
 def read(file: Path) -> tuple[Mapping[str, Any], Graph]:

@@ -13,7 +13,7 @@ from segx.errors import ModelError, UsageError, reason
 from segx.io.paths import cache_folder
 from segx.plugin.base import FormatSession, Graph
 from segx.runtime import cores
-from segx_backend_openvino import devices
+from segx_backend_openvino import devices, ir
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else the import writes into ~/intel
 import openvino as ov  # noqa: E402 - after that
@@ -102,6 +102,7 @@ def start(file: Path, path: Path, info: ArtifactInfo, options: SessionOptions) -
         UsageError: The device is not there.
     """
     device = devices.choose(options.device, available())
+    size = ir.weights_file(file).stat().st_size
     model = read_model(file)
 
     def prepare(shape: tuple[int, ...] | None = None) -> Compiled:
@@ -119,8 +120,9 @@ def start(file: Path, path: Path, info: ArtifactInfo, options: SessionOptions) -
         raise UsageError(msg, hint="device=cpu") from error
     where = _executing(ready.model, device)
     is_open = device == devices.CPU and model.is_dynamic()
-    runs: Compiled | AnyShape = AnyShape(ready, prepare, seconds=taken) if is_open else ready
-    return OpenvinoSession(runs, path=path, info=info, device=where)
+    if is_open:
+        return OpenvinoSession(AnyShape(ready, prepare, seconds=taken, size=size), path=path, info=info, device=where)
+    return OpenvinoSession(ready, path=path, info=info, device=where)
 
 
 def _prepared(
