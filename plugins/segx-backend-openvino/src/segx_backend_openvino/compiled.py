@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,18 +89,32 @@ class Compiled:
         self._idle: queue.SimpleQueue[tuple[ov.InferRequest, Images | None]] = queue.SimpleQueue()
 
     def run(self, images: Images) -> list[Array]:
-        """Return the outputs of images (N, 3, H, W), each with its channels as they are in ONNX."""
+        """Return the outputs of images (N, 3, H, W), each with its channels as they are in ONNX.
+
+        They are where OpenVINO has written them; the request is used again when nobody holds them any more.
+        """
         try:
             request, before = self._idle.get_nowait()
         except queue.Empty:
             request, before = self.model.create_infer_request(), None
         if self._is_turned:
             images = before = channels_last(images, before)
-        # The input is read where it lies; outputs are copied out of the request, which the next run writes into.
-        found = request.infer({0: images.astype(self._kind, copy=False)}, share_inputs=True)
-        outputs = [np.moveaxis(found[at], -1, 1) if at in self._maps else found[at] for at in self._outputs]
-        self._idle.put((request, before))
-        return outputs
+        given = {0: images.astype(self._kind, copy=False)}
+        found = request.infer(given, share_inputs=True, share_outputs=True)
+        self._take_back([found[at] for at in set(self._outputs)], (request, before))
+        return [np.moveaxis(found[at], -1, 1) if at in self._maps else found[at] for at in self._outputs]
+
+    def _take_back(self, lent: list[Array], request: tuple[ov.InferRequest, Images | None]) -> None:
+        """Have a request idle again as soon as the last of its outputs, and of views of them, is gone."""
+        gone = itertools.count(1)
+
+        def give_back() -> None:
+            if next(gone) == len(given):  # counted in one step, whichever threads let go
+                self._idle.put(request)
+
+        given = [weakref.finalize(output, give_back) for output in lent]
+        for each in given:
+            each.atexit = False
 
 
 class AnyShape:
