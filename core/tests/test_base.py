@@ -293,3 +293,27 @@ def test_tolerances_are_tighter_the_more_exact_a_precision_is() -> None:
     assert isinstance(full, Tolerance)
     with pytest.raises(KeyError):
         default_tolerances("w8a16")
+
+
+class _Seen(FormatSession[Any]):
+    runtime = "seen"
+
+    def _run(self, model: Any, images: Any) -> list[Any]:
+        model.append(images)
+        return [np.zeros((len(images), 1), np.float32)]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_session_gets_images_as_it_takes_them(wanted: bool, tmp_path: Path) -> None:
+    """Whatever comes, float64 and turned round too."""
+    seen: list[Any] = []
+    session = _Seen(seen, path=tmp_path, info=ArtifactInfo(imgsz=(32, 64), outputs=("output0",)), device="cpu")
+    session.channels_last = wanted
+    last = np.random.default_rng(0).random((1, 32, 64, 3), np.float32).transpose(0, 3, 1, 2)
+    for images in (last, last.copy(), last.astype(np.float64), last[:, ::-1]):
+        session.run(images)
+        np.testing.assert_array_equal(seen[-1], images.astype(np.float32))
+        lies_last = seen[-1].transpose(0, 2, 3, 1).flags.c_contiguous
+        assert seen[-1].flags.c_contiguous or (wanted and lies_last)
+        assert seen[-1].dtype == np.float32
+    assert np.shares_memory(seen[0], last) == wanted

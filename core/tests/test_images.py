@@ -10,7 +10,7 @@ import pytest
 
 from segx.errors import DataError, UsageError
 from segx.io.images import _log_dark, decode_image, from_array, from_pillow, image_of, read_image
-from segx.ops.images import channels_last
+from segx.ops.images import are_last, channels_last
 from segx.structures.annotations import Sample
 
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
@@ -309,3 +309,11 @@ def test_channels_go_last_into_memory_that_stays() -> None:
     assert again is first
     np.testing.assert_array_equal(first, images[::-1].transpose(0, 2, 3, 1))
     assert channels_last(images[:1], first).shape == (1, 4, 5, 3)
+
+
+def test_images_with_channels_last_are_not_copied() -> None:
+    images = np.zeros((2, 4, 5, 3), np.float32).transpose(0, 3, 1, 2)
+    assert are_last(images)
+    assert np.shares_memory(channels_last(images), images)
+    assert not are_last(images.copy())
+    assert not are_last(images[..., ::2])

@@ -80,3 +80,14 @@ def test_small_images_are_enlarged_only_when_asked() -> None:
     kept, _ = letterbox([image], (64, 64), scaleup=False)
     assert (enlarged == 1).all(axis=1).sum() == 64 * 43
     assert (kept == 1).all(axis=1).sum() == 20 * 30
+
+
+@pytest.mark.parametrize("size", [(480, 640), (427, 640), (640, 480), (33, 47), (1300, 900)])
+def test_channels_may_lie_last_and_say_the_same(size: tuple[int, int]) -> None:
+    images = [np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8) for seed in (0, 1)]
+    planes, geometry = letterbox(images, (640, 608))
+    pixels, same = letterbox(images, (640, 608), channels_last=True)
+    np.testing.assert_array_equal(pixels, planes)
+    assert same == geometry
+    assert pixels.shape == (2, 3, 640, 608)
+    assert pixels.transpose(0, 2, 3, 1).flags.c_contiguous

@@ -239,9 +239,11 @@ class OneAtATime:
     Attributes:
         info: What is known of the model.
         device: Where it runs.
+        channels_last: How it takes images.
     """
 
     def __init__(self, session: Session) -> None:
+        self.channels_last = getattr(session, "channels_last", False)
         self.info = session.info
         self.device = session.device
         self._session = session

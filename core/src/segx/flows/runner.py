@@ -297,7 +297,8 @@ class Runner(Record):
         shape = self.plan.shape(self.task, item)
         start = time.perf_counter()
         if item.network is None:
-            batch = self.task.preprocess([item], shape)
+            channels_last = getattr(self.session, "channels_last", False)
+            batch = self.task.preprocess([item], shape, channels_last=channels_last)
         else:
             where = Letterbox(original=shape, input=shape, left=0, top=0, width=shape[1], height=shape[0])
             batch = Batch(sources=(item,), geometry=(where,), images=item.network[None])

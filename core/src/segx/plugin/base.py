@@ -260,9 +260,11 @@ class FormatSession(ABC, Generic[Model]):
         path: The file or folder.
         info: What is known of it.
         device: Where it runs.
+        channels_last: It takes images whose channels lie side by side in memory, and would turn others round.
     """
 
     runtime: ClassVar[str]
+    channels_last: bool = False
 
     def __init__(self, model: Model, *, path: Path, info: ArtifactInfo, device: str) -> None:
         self.path = path
@@ -276,7 +278,8 @@ class FormatSession(ABC, Generic[Model]):
 
         Args:
             model: What the runtime holds.
-            images: float32 (N, 3, H, W) in 0..1, RGB, contiguous, of a shape that the model takes; the caller's.
+            images: float32 (N, 3, H, W) in 0..1, RGB, of a shape that the model takes; the caller's. Contiguous, or,
+                of a session that takes them so, with channels last in memory.
         """
 
     def run(self, images: Images) -> tuple[Array, ...]:
@@ -288,12 +291,16 @@ class FormatSession(ABC, Generic[Model]):
         """
         import numpy as np
 
+        from segx.ops.images import are_last
+
         model = self._model
         if model is None:
             raise ModelError(f"{self.path}: the session is closed", hint="open the model again")
         check_images(images.shape, self.info, where=str(self.path))
         try:
-            outputs = self._run(model, np.ascontiguousarray(images, dtype=np.float32))
+            lie_well = self.channels_last and are_last(images)
+            images = np.asarray(images, np.float32) if lie_well else np.ascontiguousarray(images, np.float32)
+            outputs = self._run(model, images)
         except SegxError:
             raise
         except Exception as error:  # runtimes raise errors of every class

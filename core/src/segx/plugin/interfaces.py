@@ -31,6 +31,9 @@ class Session(Protocol):
     Attributes:
         info: What is known of the model.
         device: Where it runs: ``"cpu"``, ``"cuda:0"``.
+
+    One that has ``channels_last``, true, is handed images of the same axes whose channels lie side by side in memory,
+    and need not turn them round.
     """
 
     info: ArtifactInfo
@@ -179,8 +182,13 @@ class Task(Protocol):
         """Return the (height, width) of the network input for an image of this (height, width)."""
         ...
 
-    def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int]) -> Batch:
-        """Return images, resized and padded to one (height, width), as network input."""
+    def preprocess(
+        self, sources: Sequence[SourceImage], shape: tuple[int, int], *, channels_last: bool = False
+    ) -> Batch:
+        """Return images, resized and padded to one (height, width), as network input.
+
+        ``channels_last`` says how it had best lie in memory; the axes are the same.
+        """
         ...
 
     def decode(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import cv2
 import numpy as np
 
+from segx.ops.images import are_last
 from segx.records import Record
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
     Args:
         image: uint8 (H, W, 3), BGR.
         geometry: Where it goes.
-        out: float32 (3, height, width), RGB in 0..1; every value is written.
+        out: float32 (3, height, width), RGB in 0..1; every value is written. In memory its channels may be last.
     """
     size = (geometry.width, geometry.height)
     resized = image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -175,18 +176,32 @@ def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
     out[:, :top], out[:, bottom:] = grey, grey
     out[:, top:bottom, :left], out[:, top:bottom, right:] = grey, grey
     inside = out[:, top:bottom, left:right]
-    for plane, channel in zip(inside[::-1], cv2.split(resized), strict=True):  # each read in one stride, then divided
-        plane[:] = channel
+    if are_last(out[None]):
+        np.copyto(inside.transpose(1, 2, 0), cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
+    else:
+        for plane, channel in zip(inside[::-1], cv2.split(resized), strict=True):  # each read in one stride
+            plane[:] = channel
     np.divide(inside, np.float32(255), out=inside)
 
 
-def letterbox(images: list[Image], shape: tuple[int, int], *, scaleup: bool = True) -> tuple[Images, list[Letterbox]]:
+def letterbox(
+    images: list[Image], shape: tuple[int, int], *, scaleup: bool = True, channels_last: bool = False
+) -> tuple[Images, list[Letterbox]]:
     """Return images, uint8 (H, W, 3) BGR of any sizes, as one network input, and where each lies in it.
+
+    Args:
+        images: The images.
+        shape: (height, width) of the input.
+        scaleup: Whether an image smaller than the input is enlarged.
+        channels_last: Whether in memory the channels of a pixel lie side by side; the axes are the same.
 
     Returns:
         float32 (N, 3, height, width) in 0..1, RGB; and one :class:`Letterbox` for each.
     """
-    batch = np.empty((len(images), 3, *shape), np.float32)
+    if channels_last:
+        batch = np.empty((len(images), *shape, 3), np.float32).transpose(0, 3, 1, 2)
+    else:
+        batch = np.empty((len(images), 3, *shape), np.float32)
     geometry = [place((image.shape[0], image.shape[1]), shape, scaleup=scaleup) for image in images]
     for image, where, out in zip(images, geometry, batch, strict=True):
         fit(image, where, out)

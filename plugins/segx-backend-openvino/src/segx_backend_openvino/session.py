@@ -42,6 +42,10 @@ class OpenvinoSession(FormatSession[Compiled | AnyShape]):
 
     runtime = "OpenVINO"
 
+    def __init__(self, model: Compiled | AnyShape, *, path: Path, info: ArtifactInfo, device: str) -> None:
+        super().__init__(model, path=path, info=info, device=device)
+        self.channels_last = device == "cpu"
+
     def _run(self, model: Compiled | AnyShape, images: Images) -> list[Array]:
         return model.run(images)
 

@@ -55,15 +55,24 @@ class SegmentTask:
         """
         return rect_shape(image, imgsz, stride) if rect else imgsz
 
-    def preprocess(self, sources: Sequence[SourceImage], shape: tuple[int, int], *, scaleup: bool = True) -> Batch:
+    def preprocess(
+        self,
+        sources: Sequence[SourceImage],
+        shape: tuple[int, int],
+        *,
+        scaleup: bool = True,
+        channels_last: bool = False,
+    ) -> Batch:
         """Return images, resized and padded to one (height, width), as network input.
 
         Args:
             sources: The images.
             shape: (height, width) of the input.
             scaleup: Enlarge images that are smaller than the input.
+            channels_last: Whether the channels of a pixel lie side by side in memory.
         """
-        images, geometry = letterbox([source.image for source in sources], shape, scaleup=scaleup)
+        pixels = [source.image for source in sources]
+        images, geometry = letterbox(pixels, shape, scaleup=scaleup, channels_last=channels_last)
         return Batch(sources=tuple(sources), geometry=tuple(geometry), images=images)
 
     def decode(
