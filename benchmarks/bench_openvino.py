@@ -5,10 +5,10 @@
 ``run``: milliseconds of ``Session.run`` against ``InferRequest.infer`` of a model that is compiled with the same
 settings; the target is 3 % more at most. ``folder``: images a second of ``predict`` over the folder, reading,
 decoding and masks at full resolution included, against those of OpenVINO's own ``AsyncInferQueue`` that is fed ready
-input; the target is 0.9 of it. ``val``: seconds of a whole validation of the data set, its annotations, masks at full
-resolution and figures included, against those of the queue for as many images; the target is 1.25 times. Both sides take turns, so that a busy machine is busy for both; the figures are
-medians over the rounds, the ratios medians of each round's. ``--realtime`` (Linux, root) measures at real-time
-priority, for a machine that others are using.
+input; the target is 0.9 of it. ``val``: seconds of a whole validation of the data set, annotations, masks at full
+resolution and figures included, against those of the queue for as many images; the target is 1.25 times. Both sides
+take turns, so that a busy machine is busy for both; the figures are medians over the rounds, the ratios medians of
+each round's. ``--realtime`` (Linux, root) measures at real-time priority, for a machine that others are using.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def val_seconds(open_model: Any, path: Path, data: Path) -> tuple[float, float]:
     start = time.perf_counter()
     metrics = _OPEN["val"].val(data=data, plots=False, rect=False, verbose=False)
     taken = time.perf_counter() - start
-    return queue_seconds(len(metrics.images)), taken
+    return queue_seconds(metrics.images), taken
 
 
 def queue_seconds(count: int) -> float:
