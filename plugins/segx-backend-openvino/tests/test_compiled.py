@@ -204,3 +204,29 @@ def test_requests_come_back_from_many_threads(make_folder: MakeModel) -> None:
     alone = [float(run.run(batch)[0].sum()) for batch in batches]
     assert sums == alone
     assert run._model._idle.qsize() <= 4  # type: ignore[attr-defined]
+
+
+def test_an_output_of_no_known_rank_is_no_map() -> None:
+    source = ov.opset13.parameter([1, 3, 8, 8], ov.Type.f32)
+    shape = ov.opset13.parameter([-1], ov.Type.i64)
+    anything = ov.opset13.reshape(source, shape, special_zero=False)
+    assert not compiled._is_map(anything.output(0))
+
+
+def test_images_are_never_written_to(make_folder: MakeModel) -> None:
+    """What lies as OpenVINO takes it is read where it lies, and is not what the next images are turned round into."""
+    run = OpenvinoBackend().open(make_folder(), SessionOptions(device="cpu"))
+    last = np.random.default_rng(1).random((1, 64, 96, 3), np.float32).transpose(0, 3, 1, 2)
+    before, other = last.copy(), images(64, 96)
+    for given in (last, other, last, other):
+        run.run(given)
+    np.testing.assert_array_equal(last, before)
+    for one, same in zip(run.run(last), run.run(last.copy()), strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_few_requests_are_kept(make_folder: MakeModel) -> None:
+    run = OpenvinoBackend().open(make_folder(), SessionOptions(device="cpu"))
+    held = [run.run(images(64, 96)) for _ in range(12)]
+    del held
+    assert run._model._idle.qsize() == 8  # type: ignore[attr-defined]
