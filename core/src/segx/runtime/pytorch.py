@@ -67,8 +67,12 @@ def inference(device: torch.device, threads: int | None = None) -> Iterator[None
 def to_device(
     images: NDArray[np.floating[Any]], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Return float32 (N, 3, H, W) images as a tensor on a device; the array itself is never written to."""
-    array = np.ascontiguousarray(images, dtype=np.float32)
+    """Return float32 (N, 3, H, W) images as a tensor on a device; the array itself is never written to.
+
+    Images whose channels lie side by side in memory stay so.
+    """
+    is_last = images.transpose(0, 2, 3, 1).flags.c_contiguous
+    array = np.asarray(images, dtype=np.float32) if is_last else np.ascontiguousarray(images, dtype=np.float32)
     batch = torch.from_numpy(array if array.flags.writeable else array.copy())
     if device.type == "cuda":
         return batch.pin_memory().to(device, dtype, non_blocking=True)

@@ -32,8 +32,10 @@ class TorchScriptSession(FormatSession[Any]):
         self, module: Any, *, path: Path, info: ArtifactInfo, device: torch.device, threads: int | None
     ) -> None:
         # With channels last a CPU is done in five sixths of the time.
-        self._layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
-        super().__init__(module.to(memory_format=self._layout), path=path, info=info, device=str(device))
+        layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+        super().__init__(module.to(memory_format=layout), path=path, info=info, device=str(device))
+        self.channels_last = device.type == "cpu"
+        self._layout = layout
         self._device = device
         self._dtype = torch.float16 if info.precision == "fp16" else torch.float32
         self._threads = threads

@@ -54,6 +54,7 @@ class TorchSession:
         config: What it was built from.
         architecture: The family it belongs to.
         random_weights: Names of the tensors that no file was loaded into.
+        channels_last: It takes images with channels last in memory, as a CPU computes.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TorchSession:
         self.random_weights = frozenset(module.state_dict())
         self.info = info.replace(dynamic=ANY_SIZE, precision="fp16" if options.half else "fp32")
         self.device = str(self._device)
+        self.channels_last = self._device.type == "cpu"
 
     def run(self, images: Images) -> tuple[NDArray[np.float32], ...]:
         """Return the raw outputs, in float32, for float32 (N, 3, H, W) images in 0..1, RGB.
