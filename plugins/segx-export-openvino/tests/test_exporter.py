@@ -247,6 +247,8 @@ def test_an_onnx_file_in_8_bits_stays_as_it_was_calibrated(
     images = np.random.default_rng(0).random((1, 3, 64, 96), dtype=np.float32)
     ours = outputs(read(export(quantised_onnx, tmp_path, int8=True)), images)
     theirs = outputs(ov.Core().read_model(str(quantised_onnx.path)), images)
+    kinds = {node.get_type_name() for node in graph.read(quantised_onnx.path).get_ordered_ops()}
+    assert "ShapeOf" not in kinds, "as it has been read, OpenVINO compiles it wrong"
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
