@@ -72,9 +72,10 @@ class Compiled:
 
     Attributes:
         model: What OpenVINO has compiled.
+        channels_last: It takes images with channels last in memory.
 
     Args:
-        model: The same.
+        model: What OpenVINO has compiled.
         names: Of the outputs, in the order in which they are wanted.
         maps: Numbers of the outputs that come as (N, H, W, C); None where the input is not turned either.
     """
@@ -86,7 +87,7 @@ class Compiled:
         known = at.keys() >= set(names)  # a file of another tool's may have none
         self._outputs = [at[name] for name in names] if known else range(len(model.outputs))
         self._maps = maps or frozenset()
-        self._is_turned = maps is not None
+        self.channels_last = maps is not None
         self._idle: queue.SimpleQueue[tuple[ov.InferRequest, Images | None]] = queue.SimpleQueue()
 
     def run(self, images: Images) -> list[Array]:
@@ -98,9 +99,9 @@ class Compiled:
             request, before = self._idle.get_nowait()
         except queue.Empty:
             request, before = self.model.create_infer_request(), None
-        if self._is_turned and are_last(images):
+        if self.channels_last and are_last(images):
             images = images.transpose(0, 2, 3, 1)
-        elif self._is_turned:
+        elif self.channels_last:
             images = before = channels_last(images, before)
         given = {0: images.astype(self._kind, copy=False)}
         found = request.infer(given, share_inputs=True, share_outputs=True)
@@ -134,6 +135,7 @@ class AnyShape:
     """
 
     def __init__(self, model: Compiled, compile_for: Callable[[Shape], Compiled], *, seconds: float, size: int) -> None:
+        self.channels_last = model.channels_last
         self._model = model
         self._room = _ROOM * size
         self._compile = compile_for

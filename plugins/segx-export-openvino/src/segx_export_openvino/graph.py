@@ -40,7 +40,7 @@ def read(source: Path) -> ov.Model:
         ExportError: OpenVINO does not know what is in it.
     """
     try:
-        return _simplified(ov.Core().read_model(str(source)))
+        return simplified(ov.Core().read_model(str(source)))
     except Exception as error:  # OpenVINO's errors share no class but this one
         msg = (
             f"OpenVINO {ov.__version__.partition('-')[0]} cannot read {source.name} ({reason(error, passing=_PLACES)})"
@@ -48,7 +48,7 @@ def read(source: Path) -> ov.Model:
         raise ExportError(msg, hint="another opset may work, or a newer OpenVINO") from error
 
 
-def _simplified(model: ov.Model) -> ov.Model:
+def simplified(model: ov.Model) -> ov.Model:
     """Return a graph in the operations that OpenVINO computes fastest, which its reader does not write by itself.
 
     Biases are constants, and SiLU is one operation. Where it was two, NNCF put 8 bits around each of them: that takes
@@ -62,7 +62,8 @@ def _simplified(model: ov.Model) -> ov.Model:
             source = node.input_value(0)
             for reader in [end.get_node() for end in node.output(0).get_target_inputs()]:
                 if reader.get_type_name() == "Multiply" and source in reader.input_values():
-                    silu = ov.opset4.swish(source)
+                    one = ov.opset13.constant(1, source.get_element_type())  # of itself a float32, whatever the source
+                    silu = ov.opset4.swish(source, one)
                     silu.set_friendly_name(reader.get_friendly_name())
                     ov.utils.replace_node(reader, silu)
     passes = Manager()
