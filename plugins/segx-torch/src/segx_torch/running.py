@@ -133,8 +133,8 @@ class _OneDnnConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Return (N, channels, H, W) for (N, inputs, H, W)."""
         is_images = input.dim() == 4 and input.dtype == self.weight.dtype == torch.float32
-        is_plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        if not is_images or not is_plain or torch.is_autocast_enabled("cpu"):
+        is_plain = self.padding_mode == "zeros" and not torch.is_autocast_enabled("cpu")
+        if not is_images or not is_plain or isinstance(self.padding, str):
             return super().forward(input)
         layout = self.padding, self.stride, self.dilation, self.groups
         return torch.mkldnn_convolution(input, self.weight, self.bias, *layout)
