@@ -240,6 +240,15 @@ def test_silu_is_found_in_graphs_of_all_numbers_and_gates_are_none(kind: str) ->
         np.testing.assert_allclose(found, output, rtol=1e-2, atol=1e-6)
 
 
+def test_weights_of_8_bits_before_layers_of_32_are_not_widened() -> None:
+    source = ov.opset13.parameter([1, 32], ov.Type.f32)
+    weights = ov.opset13.constant(np.ones((32, 16), np.int8))
+    wide = ov.opset13.multiply(ov.opset13.convert(weights, "f32"), ov.opset13.constant(np.float32(0.1)))
+    simple = graph.simplified(ov.Model([ov.opset13.matmul(source, wide, False, False)], [source]))
+    held = [node.data for node in simple.get_ordered_ops() if node.get_type_name() == "Constant"]
+    assert sum(numbers.nbytes for numbers in held) == 32 * 16 + 4
+
+
 def test_an_onnx_file_in_half_precision_is_taken(tmp_path: Path) -> None:
     """Of another tool's: each number in it has 16 bits."""
     onnx = pytest.importorskip("onnx")

@@ -52,8 +52,8 @@ def simplified(model: ov.Model) -> ov.Model:
     """Return a graph in the operations that OpenVINO computes fastest, which its reader does not write by itself.
 
     Biases are constants, and SiLU is one operation. Where it was two, NNCF put 8 bits around each of them: that takes
-    a CPU a third more time, and the sigmoid loses most of what is small. A graph in 8 bits stays as it is: folding
-    would widen its weights.
+    a CPU a third more time, and the sigmoid loses most of what is small. A graph in 8 bits stays as it is, and
+    weights of few bits do: folding would widen them.
     """
     if is_quantised(model):
         return model
@@ -66,10 +66,19 @@ def simplified(model: ov.Model) -> ov.Model:
                     silu = ov.opset4.swish(source, one)
                     silu.set_friendly_name(reader.get_friendly_name())
                     ov.utils.replace_node(reader, silu)
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(model)
+    if not any(_unpacks_weights(node) for node in model.get_ordered_ops()):
+        passes = Manager()
+        passes.register_pass(ConstantFolding())
+        passes.run_passes(model)
     return model
+
+
+def _unpacks_weights(node: ov.Node) -> bool:
+    """Return True if weights of 16 bits or fewer are widened by it, which folding would do for good."""
+    if node.get_type_name() != "Convert" or node.input_value(0).get_node().get_type_name() != "Constant":
+        return False
+    narrow = node.input_value(0).get_node()
+    return bool(narrow.get_element_type().size < ov.Type.f32.size and narrow.data.size >= _FEW_WEIGHTS)
 
 
 def save(model: ov.Model, destination: Path, metadata: Mapping[str, str], *, small: bool) -> None:
