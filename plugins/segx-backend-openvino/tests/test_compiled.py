@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
+from segx.artifact import ArtifactInfo
 from segx.options.verbs import SessionOptions
 from segx_backend_openvino import compiled, session
 from segx_backend_openvino.backend import OpenvinoBackend
@@ -17,6 +18,7 @@ from segx_backend_openvino.compiled import AnyShape, channels_moved_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from segx.artifact import Artifact
 
@@ -31,6 +33,8 @@ def images(*size: int) -> np.ndarray:
 
 class Counted:
     """Stands in for what OpenVINO compiles: it says for which shape it was made."""
+
+    channels_last = True
 
     def __init__(self, made: Any, shape: Any = None) -> None:
         self.made, self.shape, self.runs = made, shape, 0
@@ -111,16 +115,19 @@ def test_others_go_on_while_one_is_compiled(paying: Any) -> None:
     assert model.run(images(32, 32))[0] == (1, 3, 32, 32)
 
 
-def test_a_failure_to_compile_is_not_kept_from_who_runs(paying: Any) -> None:
+def test_where_compiling_fails_runs_go_on(paying: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The run itself has ended well; it is not tried again, and said once."""
     paying(1)
+    tried: list[Any] = []
 
-    def compile_for(_shape: Any) -> Any:
+    def compile_for(shape: Any) -> Any:
+        tried.append(shape)
         raise RuntimeError("no memory")
 
     model = AnyShape(Counted(None), compile_for, seconds=1.0, size=1)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="no memory"):
-        model.run(images(32, 32))
-    assert not model._is_making
+    assert [model.run(images(32, 32))[0] for _ in range(5)] == [None] * 5
+    assert len(tried) == 1
+    assert "no memory" in caplog.text
 
 
 def test_nothing_is_compiled_where_memory_is_short(paying: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,3 +237,27 @@ def test_few_requests_are_kept(make_folder: MakeModel) -> None:
     held = [run.run(images(64, 96)) for _ in range(12)]
     del held
     assert run._model._idle.qsize() == 8  # type: ignore[attr-defined]
+
+
+def test_what_is_open_inside_only_is_no_shape_to_choose(tmp_path: Path) -> None:
+    """A graph that suppresses has open axes within; its input has one shape, for which it has been compiled."""
+    source = ov.opset13.parameter([1, 3, 64, 96], ov.Type.f32, name="images")
+    found = ov.opset13.non_zero(ov.opset13.reshape(source, ov.opset13.constant([3 * 64 * 96]), special_zero=False))
+    count = ov.opset13.reduce_sum(found, ov.opset13.constant([1]), keep_dims=True)
+    model = ov.Model([count], [source])
+    assert model.is_dynamic()
+    ov.save_model(model, str(tmp_path / "m.xml"))
+    info = ArtifactInfo(imgsz=(64, 96), outputs=("output0",))
+    run = session.start(tmp_path / "m.xml", tmp_path, info, SessionOptions(device="cpu"))
+    assert isinstance(run._model, compiled.Compiled)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_session_takes_images_as_its_graph_does(make_folder: MakeModel, device: str) -> None:
+    """What AUTO compiles is not turned round, on a CPU neither."""
+    run = OpenvinoBackend().open(make_folder(), SessionOptions(device=device))
+    assert run.device == "cpu"
+    assert run.channels_last == (device == "cpu")  # type: ignore[attr-defined]
+    last = np.random.default_rng(1).random((1, 64, 96, 3), np.float32).transpose(0, 3, 1, 2)
+    for one, same in zip(run.run(last), run.run(last.copy()), strict=True):
+        np.testing.assert_array_equal(one, same)

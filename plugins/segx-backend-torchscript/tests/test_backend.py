@@ -228,3 +228,26 @@ def test_a_file_that_suppresses_by_an_operator_of_torchvision(tmp_path: Path) ->
     assert "uses an operator of torchvision, which is not installed" in message
     assert "pip install torchvision" in hint
     assert outputs == 2
+
+
+def test_code_that_relies_on_how_numbers_lie_runs(write_torchscript: Any, tmp_path: Path) -> None:
+    """``view`` over channels and pixels wants them as they were traced; channels last is a wish, not the file's."""
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 4, 3)
+            self.register_buffer("grid", torch.ones(1, 1, 2, 2, 2))  # of five axes, as anchors are in some files
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found = self.layer(images) * self.grid.mean()
+            return found.view(found.shape[0], -1)
+
+    module, images = Flat().eval(), noise_images((1, 3, 64, 96))
+    info = tiny_info().replace(outputs=("flat",))
+    session = TorchScriptBackend().open(write_torchscript(tmp_path / "m.torchscript", info, module=module), CPU)
+    with torch.inference_mode():
+        wanted = module(torch.from_numpy(images)).numpy()
+    for given in (images, np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        np.testing.assert_allclose(session.run(given)[0], wanted, atol=1e-5)
+    assert not session.channels_last  # type: ignore[attr-defined]

@@ -223,6 +223,53 @@ def test_biases_are_constants(source: Artifact) -> None:
     assert not {"ShapeOf", "Broadcast"} & set(kinds)
 
 
+@pytest.mark.parametrize("kind", ["f16", "f32", "f64"])
+def test_silu_is_found_in_graphs_of_all_numbers_and_gates_are_none(kind: str) -> None:
+    """An ONNX file in half precision computes in 16 bits."""
+    source = ov.opset13.parameter([1, 8], getattr(ov.Type, kind), name="images")
+    other = ov.opset13.negative(source)
+    silu = ov.opset13.multiply(source, ov.opset13.sigmoid(source))
+    gate = ov.opset13.multiply(other, ov.opset13.sigmoid(source))
+    images = np.linspace(-3, 3, 8).reshape(1, 8).astype(silu.get_element_type().to_dtype())
+    model = ov.Model([silu, gate], [source])
+    wanted = [np.array(output) for output in ov.Core().compile_model(model, "CPU")(images).values()]
+    simple = graph.simplified(model)
+    kinds = [node.get_type_name() for node in simple.get_ordered_ops()]
+    assert (kinds.count("Swish"), kinds.count("Sigmoid")) == (1, 1)
+    for found, output in zip(ov.Core().compile_model(simple, "CPU")(images).values(), wanted, strict=True):
+        np.testing.assert_allclose(found, output, rtol=1e-2, atol=1e-6)
+
+
+def test_weights_of_8_bits_before_layers_of_32_are_not_widened() -> None:
+    source = ov.opset13.parameter([1, 32], ov.Type.f32)
+    weights = ov.opset13.constant(np.ones((32, 16), np.int8))
+    wide = ov.opset13.multiply(ov.opset13.convert(weights, "f32"), ov.opset13.constant(np.float32(0.1)))
+    simple = graph.simplified(ov.Model([ov.opset13.matmul(source, wide, False, False)], [source]))
+    held = [node.data for node in simple.get_ordered_ops() if node.get_type_name() == "Constant"]
+    assert sum(numbers.nbytes for numbers in held) == 32 * 16 + 4
+
+
+def test_an_onnx_file_in_half_precision_is_taken(tmp_path: Path) -> None:
+    """Of another tool's: each number in it has 16 bits."""
+    onnx = pytest.importorskip("onnx")
+    nodes = [
+        onnx.helper.make_node("Conv", ["images", "weights"], ["deep"]),
+        onnx.helper.make_node("Sigmoid", ["deep"], ["gate"]),
+        onnx.helper.make_node("Mul", ["deep", "gate"], ["output0"]),
+    ]
+    half = onnx.TensorProto.FLOAT16
+    weights = onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float16), "weights")
+    given = onnx.helper.make_tensor_value_info("images", half, (1, 3, 8, 8))
+    taken = onnx.helper.make_tensor_value_info("output0", half, (1, 4, 8, 8))
+    written = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", [given], [taken], [weights]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(written, str(tmp_path / "half.onnx"))
+    assert "Swish" in {node.get_type_name() for node in graph.read(tmp_path / "half.onnx").get_ordered_ops()}
+
+
 def test_weights_take_a_quarter(quantised: tuple[Path, str, list[Any]], source: Artifact, tmp_path: Path) -> None:
     large = next(export(source, tmp_path).glob("*.bin")).stat().st_size
     assert next(quantised[0].glob("*.bin")).stat().st_size < 0.4 * large

@@ -155,3 +155,13 @@ def test_hooks_of_a_prepared_layer_are_called() -> None:
     model[0].register_forward_hook(lambda _layer, _given, output: heard.append(tuple(output.shape)))
     prepare(model, CPU, torch.float32)(torch.rand(1, 3, 8, 8))
     assert heard == [(1, 4, 8, 8)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 8, 8)])
+def test_numbers_and_shapes_that_onednn_does_not_take(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """A layer of somebody's may compute in more or fewer bits, or on one image without an axis for it."""
+    model, batch = nn.Sequential(nn.Conv2d(3, 4, 1)).to(dtype), torch.rand(shape).to(dtype)
+    with torch.inference_mode():
+        wanted = model(batch)
+        torch.testing.assert_close(prepare(model, CPU, dtype)(batch), wanted)

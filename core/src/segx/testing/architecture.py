@@ -204,7 +204,7 @@ class ArchitectureContract(PluginContract, standard=True):
         assert all(len(own[name]) == config.nc for name in architecture.class_tensors(module))
 
     def test_fused_model_says_the_same(self, architecture: Architecture, module: Any, config: ModelConfig) -> None:
-        """Folding BatchNorm changes speed, not outputs, and makes a copy."""
+        """Folding BatchNorm, or images with channels last in memory, change no output; it makes a copy."""
         import torch
 
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -213,9 +213,11 @@ class ArchitectureContract(PluginContract, standard=True):
         assert fused is not module
         assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fused.modules())
         with torch.inference_mode():
-            plain, folded = module(torch.from_numpy(_images())), fused(torch.from_numpy(_images()))
-        flat = [[np.asarray(tensor) for tensor in _tensors(outputs)] for outputs in (folded, plain)]
-        assert_same_outputs(*flat, names=[f"output {index}" for index in range(len(flat[0]))])
+            images = torch.from_numpy(_images())
+            every = [module(images), fused(images), fused(images.contiguous(memory_format=torch.channels_last))]
+        plain, *others = [[np.asarray(tensor) for tensor in _tensors(outputs)] for outputs in every]
+        for found in others:
+            assert_same_outputs(found, plain, names=[f"output {index}" for index in range(len(found))])
         assert len(wanted) == len(architecture.info(config).outputs)
         for name, tensor in module.state_dict().items():
             assert torch.equal(tensor, before[name]), f"fusing changed {name} of the original"

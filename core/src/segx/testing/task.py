@@ -144,6 +144,14 @@ class TaskContract(PluginContract, standard=True):
         images = task.preprocess([SourceImage(image=image, path="a.png")], (64, 64)).images
         np.testing.assert_allclose(images[0, :, 32, 32], [1.0, 0.2, 0.0], atol=1e-6)
 
+    def test_how_input_lies_in_memory_changes_nothing(self, task: Task) -> None:
+        """Sessions that take channels last ask for them; a task may ignore that, and says the same numbers."""
+        sources = [draw_scene(240, 320).source, draw_scene(64, 64).source]
+        plain, last = (task.preprocess(sources, (320, 416), channels_last=asked) for asked in (False, True))
+        assert last.images.dtype == np.float32
+        assert last.geometry == plain.geometry
+        np.testing.assert_array_equal(last.images, plain.images)
+
     def test_images_of_a_batch_do_not_mix(self, task: Task) -> None:
         """Images of different sizes in one batch are what they are alone, and are not changed."""
         scenes = [draw_scene(240, 320), draw_scene(333, 100), draw_scene(64, 64)]

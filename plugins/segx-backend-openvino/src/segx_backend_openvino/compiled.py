@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
+from segx.errors import reason
 from segx.ops.images import are_last, channels_last
 from segx.runtime import available
 
@@ -72,9 +74,10 @@ class Compiled:
 
     Attributes:
         model: What OpenVINO has compiled.
+        channels_last: It takes images with channels last in memory.
 
     Args:
-        model: The same.
+        model: What OpenVINO has compiled.
         names: Of the outputs, in the order in which they are wanted.
         maps: Numbers of the outputs that come as (N, H, W, C); None where the input is not turned either.
     """
@@ -86,7 +89,7 @@ class Compiled:
         known = at.keys() >= set(names)  # a file of another tool's may have none
         self._outputs = [at[name] for name in names] if known else range(len(model.outputs))
         self._maps = maps or frozenset()
-        self._is_turned = maps is not None
+        self.channels_last = maps is not None
         self._idle: queue.SimpleQueue[tuple[ov.InferRequest, Images | None]] = queue.SimpleQueue()
 
     def run(self, images: Images) -> list[Array]:
@@ -98,9 +101,9 @@ class Compiled:
             request, before = self._idle.get_nowait()
         except queue.Empty:
             request, before = self.model.create_infer_request(), None
-        if self._is_turned and are_last(images):
+        if self.channels_last and are_last(images):
             images = images.transpose(0, 2, 3, 1)
-        elif self._is_turned:
+        elif self.channels_last:
             images = before = channels_last(images, before)
         given = {0: images.astype(self._kind, copy=False)}
         found = request.infer(given, share_inputs=True, share_outputs=True)
@@ -134,6 +137,7 @@ class AnyShape:
     """
 
     def __init__(self, model: Compiled, compile_for: Callable[[Shape], Compiled], *, seconds: float, size: int) -> None:
+        self.channels_last = model.channels_last
         self._model = model
         self._room = _ROOM * size
         self._compile = compile_for
@@ -182,10 +186,14 @@ class AnyShape:
             return True
 
     def _make(self, shape: Shape) -> None:
-        """Compile for a shape, while other threads go on."""
+        """Compile for a shape, while other threads go on; where that fails, all go on with the model of open axes."""
         logger.debug("compiling for images of shape %s", shape)
         try:
             made = self._compile(shape)
+        except Exception as error:  # noqa: BLE001 - OpenVINO's errors share no class, and the run itself has ended well
+            logger.warning("not compiled for images of shape %s, which goes on as before: %s", shape, reason(error))
+            self._price = math.inf
+        else:
             self._last[shape] = self._runs
             self._own = {**self._own, shape: made}  # another dictionary: threads read it meanwhile
         finally:

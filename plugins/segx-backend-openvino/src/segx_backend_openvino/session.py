@@ -44,7 +44,7 @@ class OpenvinoSession(FormatSession[Compiled | AnyShape]):
 
     def __init__(self, model: Compiled | AnyShape, *, path: Path, info: ArtifactInfo, device: str) -> None:
         super().__init__(model, path=path, info=info, device=device)
-        self.channels_last = device == "cpu"
+        self.channels_last = model.channels_last
 
     def _run(self, model: Compiled | AnyShape, images: Images) -> list[Array]:
         return model.run(images)
@@ -126,8 +126,7 @@ def start(file: Path, path: Path, info: ArtifactInfo, options: SessionOptions) -
         msg = f"{path}: OpenVINO cannot prepare it for device={options.device or device} ({said})"
         raise UsageError(msg, hint="device=cpu") from error
     where = _executing(ready.model, device)
-    is_open = device == devices.CPU and model.is_dynamic()
-    if is_open:
+    if device == devices.CPU and model.input(0).get_partial_shape().is_dynamic:  # not only inside, as suppression is
         return OpenvinoSession(AnyShape(ready, prepare, seconds=taken, size=size), path=path, info=info, device=where)
     return OpenvinoSession(ready, path=path, info=info, device=where)
 

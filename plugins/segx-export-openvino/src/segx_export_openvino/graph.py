@@ -42,7 +42,7 @@ def read(source: Path) -> ov.Model:
     """
     try:
         model = ov.Core().read_model(str(source))
-        return ov.convert_model(str(source)) if is_quantised(model) else _simplified(model)
+        return ov.convert_model(str(source)) if is_quantised(model) else simplified(model)
     except Exception as error:  # OpenVINO's errors share no class but this one
         msg = (
             f"OpenVINO {ov.__version__.partition('-')[0]} cannot read {source.name} ({reason(error, passing=_PLACES)})"
@@ -50,24 +50,35 @@ def read(source: Path) -> ov.Model:
         raise ExportError(msg, hint="another opset may work, or a newer OpenVINO") from error
 
 
-def _simplified(model: ov.Model) -> ov.Model:
+def simplified(model: ov.Model) -> ov.Model:
     """Return a graph in the operations that OpenVINO computes fastest, which its reader does not write by itself.
 
     Biases are constants, and SiLU is one operation. Where it was two, NNCF put 8 bits around each of them: that takes
-    a CPU a third more time, and the sigmoid loses most of what is small.
+    a CPU a third more time, and the sigmoid loses most of what is small. Weights of few bits stay as they are: folding
+    would widen them.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Sigmoid":
             source = node.input_value(0)
             for reader in [end.get_node() for end in node.output(0).get_target_inputs()]:
                 if reader.get_type_name() == "Multiply" and source in reader.input_values():
-                    silu = ov.opset4.swish(source)
+                    one = ov.opset13.constant(1, source.get_element_type())  # of itself a float32, whatever the source
+                    silu = ov.opset4.swish(source, one)
                     silu.set_friendly_name(reader.get_friendly_name())
                     ov.utils.replace_node(reader, silu)
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(model)
+    if not any(_unpacks_weights(node) for node in model.get_ordered_ops()):
+        passes = Manager()
+        passes.register_pass(ConstantFolding())
+        passes.run_passes(model)
     return model
+
+
+def _unpacks_weights(node: ov.Node) -> bool:
+    """Return True if weights of 16 bits or fewer are widened by it, which folding would do for good."""
+    if node.get_type_name() != "Convert" or node.input_value(0).get_node().get_type_name() != "Constant":
+        return False
+    narrow = node.input_value(0).get_node()
+    return bool(narrow.get_element_type().size < ov.Type.f32.size and narrow.data.size >= _FEW_WEIGHTS)
 
 
 def save(model: ov.Model, destination: Path, metadata: Mapping[str, str], *, small: bool) -> None:

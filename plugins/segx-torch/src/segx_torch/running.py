@@ -127,12 +127,14 @@ def _cuda_graph(model: nn.Module, images: Tensor, pool: Any) -> Callable[[Tensor
     return replay
 
 
-class _OneDnnConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
     """A convolution that oneDNN computes, whatever torch would choose."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Return (N, channels, H, W) for (N, inputs, H, W)."""
-        if self.padding_mode != "zeros" or isinstance(self.padding, str) or torch.is_autocast_enabled("cpu"):
+        is_images = input.dim() == 4 and input.dtype == self.weight.dtype == torch.float32
+        is_plain = self.padding_mode == "zeros" and not torch.is_autocast_enabled("cpu")
+        if not is_images or not is_plain or isinstance(self.padding, str):
             return super().forward(input)
         layout = self.padding, self.stride, self.dilation, self.groups
         return torch.mkldnn_convolution(input, self.weight, self.bias, *layout)
@@ -148,5 +150,5 @@ def prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         for layer in model.modules():
             if type(layer) is nn.Conv2d and layer.kernel_size == (1, 1):
-                layer.__class__ = _OneDnnConv2d
+                layer.__class__ = Conv2d
     return model
