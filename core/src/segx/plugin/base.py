@@ -291,14 +291,12 @@ class FormatSession(ABC, Generic[Model]):
         """
         import numpy as np
 
-        from segx.ops.images import are_last
-
         model = self._model
         if model is None:
             raise ModelError(f"{self.path}: the session is closed", hint="open the model again")
         check_images(images.shape, self.info, where=str(self.path))
         try:
-            lie_well = self.channels_last and are_last(images)
+            lie_well = self.channels_last and images.transpose(0, 2, 3, 1).flags.c_contiguous
             images = np.asarray(images, np.float32) if lie_well else np.ascontiguousarray(images, np.float32)
             outputs = self._run(model, images)
         except SegxError:
