@@ -10,7 +10,8 @@ import pytest
 
 from segx.errors import DataError, UsageError
 from segx.io.images import _log_dark, decode_image, from_array, from_pillow, image_of, read_image
-from segx.ops.images import are_last, channels_last
+from segx.ops.arrays import has_channels_last
+from segx.ops.images import channels_last
 from segx.structures.annotations import Sample
 
 RED, GREEN, BLUE, GREY = (0, 0, 255), (0, 255, 0), (255, 0, 0), (128, 128, 128)
@@ -313,6 +314,6 @@ def test_channels_go_last_into_memory_that_stays() -> None:
 
 def test_channels_that_are_last_are_known() -> None:
     images = np.zeros((2, 4, 5, 3), np.float32).transpose(0, 3, 1, 2)
-    assert are_last(images)
-    assert not are_last(images.copy())
-    assert not are_last(images[..., ::2])
+    assert has_channels_last(images)
+    assert not has_channels_last(images.copy())
+    assert not has_channels_last(images[..., ::2])

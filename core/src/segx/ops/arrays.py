@@ -34,3 +34,8 @@ def to_numpy(array: Any) -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"a {type(array).__name__} cannot be read as an array ({reason})") from error
+
+
+def has_channels_last(images: NDArray[Any]) -> bool:
+    """Return True if the channels of images (N, C, H, W) lie side by side in memory, and everything else in order."""
+    return images.transpose(0, 2, 3, 1).flags.c_contiguous

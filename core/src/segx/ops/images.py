@@ -19,11 +19,6 @@ PAPER = 245
 """Grey of a sheet between its images."""
 
 
-def are_last(images: NDArray[np.float32]) -> bool:
-    """Return True if the channels of images (N, C, H, W) lie side by side in memory, and everything else in order."""
-    return images.transpose(0, 2, 3, 1).flags.c_contiguous
-
-
 def channels_last(images: NDArray[np.float32], before: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Return images (N, C, H, W) as (N, H, W, C), contiguous, in a tenth of the time that NumPy takes.
 

@@ -291,12 +291,14 @@ class FormatSession(ABC, Generic[Model]):
         """
         import numpy as np
 
+        from segx.ops.arrays import has_channels_last
+
         model = self._model
         if model is None:
             raise ModelError(f"{self.path}: the session is closed", hint="open the model again")
         check_images(images.shape, self.info, where=str(self.path))
         try:
-            lie_well = self.channels_last and images.transpose(0, 2, 3, 1).flags.c_contiguous
+            lie_well = self.channels_last and has_channels_last(images)
             images = np.asarray(images, np.float32) if lie_well else np.ascontiguousarray(images, np.float32)
             outputs = self._run(model, images)
         except SegxError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import cv2
 import numpy as np
 
-from segx.ops.images import are_last
+from segx.ops.arrays import has_channels_last
 from segx.records import Record
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
     out[:, :top], out[:, bottom:] = grey, grey
     out[:, top:bottom, :left], out[:, top:bottom, right:] = grey, grey
     inside = out[:, top:bottom, left:right]
-    if are_last(out[None]):
+    if has_channels_last(out[None]):
         np.copyto(inside.transpose(1, 2, 0), cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
     else:
         for plane, channel in zip(inside[::-1], cv2.split(resized), strict=True):  # each read in one stride

@@ -16,7 +16,8 @@ import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
 from segx.errors import reason
-from segx.ops.images import are_last, channels_last
+from segx.ops.arrays import has_channels_last
+from segx.ops.images import channels_last
 from segx.runtime import available
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Compiled:
             request, before = self._idle.get_nowait()
         except queue.Empty:
             request, before = self.model.create_infer_request(), None
-        if self.channels_last and are_last(images):
+        if self.channels_last and has_channels_last(images):
             images = images.transpose(0, 2, 3, 1)
         elif self.channels_last:
             images = before = channels_last(images, before)
@@ -148,11 +149,6 @@ class AnyShape:
         self._runs = 0
         self._is_making = False
         self._lock = threading.Lock()
-
-    @property
-    def model(self) -> ov.CompiledModel:
-        """The compiled model of open axes."""
-        return self._model.model
 
     def run(self, images: Images) -> list[Array]:
         """Return the outputs of images (N, 3, H, W)."""
