@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +13,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from segx_torch.running import Running, prepare
+from segx_torch import running as module
+from segx_torch.running import _USUAL, Running, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +23,12 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes a third time is expected to keep coming."""
+    monkeypatch.setitem(module._USUAL, "cpu", 3)
 
 
 class Recorder:
@@ -102,6 +112,86 @@ def test_what_cannot_be_captured_runs_layer_by_layer() -> None:
         for _ in range(6):
             assert np.array_equal(running(images(1))[0], plain(images(1))[0])
     assert len(asked) == 1
+
+
+class Counted(nn.Module):
+    """Two outputs, nested; says how often Python computed them."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers.requires_grad_(requires_grad=False)
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        self.calls += 1
+        found = self.layers(images)
+        return found, [found.flatten(2).softmax(1)]
+
+
+def test_a_cpu_replays_the_same_numbers_without_python() -> None:
+    model = Counted(network())
+    running, plain = Running(model, CPU, torch.float32, traceable=True), Running(model, CPU, torch.float32)
+    with torch.inference_mode():
+        for _ in range(_USUAL["cpu"]):
+            running(images(2))
+        model.calls = 0
+        for seed in range(4):
+            batch = np.random.default_rng(seed).random((2, 3, 32, 32), np.float32)
+            for given in (batch, np.ascontiguousarray(batch.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+                found, calls = running(given), model.calls
+                assert calls == 0
+                for one, other in zip(found, plain(given), strict=True):
+                    assert np.array_equal(one, other)
+                model.calls = 0
+
+
+def test_threads_replay_their_own_images() -> None:
+    model = Counted(network())
+    running, plain = Running(model, CPU, torch.float32, traceable=True), Running(model, CPU, torch.float32)
+    batches = [np.random.default_rng(seed).random((1, 3, 32, 32), np.float32) for seed in range(40)]
+
+    def run(given: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        with torch.inference_mode():
+            return running(given)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, batches * 5))
+    with torch.inference_mode():
+        for one, batch in zip(found, batches * 5, strict=True):
+            assert np.array_equal(one, plain(batch)[0])
+
+
+def test_what_torch_records_is_freed_with_its_model() -> None:
+    kept = len(torch.jit._state._python_cu.get_functions())
+    model = Counted(network())
+    running = Running(model, CPU, torch.float32, traceable=True)
+    with torch.inference_mode():
+        for _ in range(_USUAL["cpu"] + 1):
+            running(images(1))
+    weight = weakref.ref(model.layers[0].weight)
+    assert len(torch.jit._state._python_cu.get_functions()) == kept
+    del running, model
+    gc.collect()
+    assert weight() is None
+
+
+def test_a_model_that_does_not_say_so_is_not_recorded_on_a_cpu() -> None:
+    model = Counted(network())
+    running = Running(model, CPU, torch.float32)
+    with torch.inference_mode():
+        for _ in range(_USUAL["cpu"] + 5):
+            running(images(1))
+    assert model.calls == _USUAL["cpu"] + 5
+
+
+def test_what_torch_cannot_record_runs_layer_by_layer() -> None:
+    model = Counted(network())
+    model.layers.requires_grad_(requires_grad=True)  # no constant of a graph
+    running = Running(model, CPU, torch.float32, traceable=True)
+    with torch.inference_mode():
+        found = [running(images(1))[0] for _ in range(_USUAL["cpu"] + 3)]
+    assert np.array_equal(found[0], found[-1])
+    assert model.calls >= _USUAL["cpu"] + 3
 
 
 @gpu

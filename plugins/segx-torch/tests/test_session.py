@@ -18,6 +18,7 @@ from segx.plugin.training import ModelSession
 from segx.testing.scenes import NAMES, noise_images
 from segx.testing.training import tiny_session
 from segx_torch import identify as identify_module
+from segx_torch import running
 from segx_torch.backend import TorchBackend
 from segx_torch.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from segx_torch.container import open_container
@@ -408,3 +409,33 @@ def test_weights_of_a_file_find_their_classes(tmp_path: Path) -> None:
     assert dict(other.info.names) == turned
     for name in session.architecture.class_tensors(session.module):
         assert other.module.state_dict()[name].equal(session.module.state_dict()[name].flip(0))
+
+
+def test_a_shape_that_keeps_coming_is_computed_without_python(session: TorchSession, monkeypatch: Any) -> None:
+    monkeypatch.setitem(running._USUAL, "cpu", 2)
+    images = noise_images((1, 3, 64, 96))
+    first = session.run(images)
+    session.run(images)
+    monkeypatch.setattr(torch.nn.Module, "__call__", None)  # of no layer
+    for one, other in zip(session.run(images), first, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_model_in_other_hands_is_computed_layer_by_layer(session: TorchSession, monkeypatch: Any) -> None:
+    """Whoever has the module may hang a function on a layer at any time."""
+    monkeypatch.setitem(running._USUAL, "cpu", 1)
+    images, seen = noise_images((1, 3, 64, 96)), []
+    module = session.share_module()
+    session.run(images)
+    convolution = next(layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda *_: seen.append(1))
+    session.run(images)
+    assert seen
+
+
+def test_a_session_on_a_cpu_keeps_memory_for_the_next_image(session: TorchSession, monkeypatch: Any) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("segx_torch.session.enlarge_heap", lambda: asked.append(1))
+    for _ in range(2):
+        session.run(noise_images((1, 3, 64, 96)))
+    assert asked == [1]

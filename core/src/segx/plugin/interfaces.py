@@ -74,7 +74,11 @@ class Backend(Protocol):
 
 
 class Architecture(Protocol):
-    """A family of models."""
+    """A family of models.
+
+    One that has ``traceable``, true, computes in the same steps whatever the images hold: no ``if`` asks for values,
+    and nothing is counted. On a CPU such a model, once fused, is recorded and replayed without Python.
+    """
 
     name: str
 

@@ -88,7 +88,7 @@ def to_numpy(outputs: Any) -> tuple[NDArray[np.float32], ...]:
     Raises:
         TypeError: There is something else than tensors among them.
     """
-    tensors = [output.float() for output in _flat(outputs)]
+    tensors = [output.float() for output in flat(outputs)]
     if not tensors or tensors[0].device.type != "cuda":
         return tuple(tensor.cpu().numpy() for tensor in tensors)
     tensors = [tensor.contiguous() for tensor in tensors]
@@ -99,9 +99,14 @@ def to_numpy(outputs: Any) -> tuple[NDArray[np.float32], ...]:
     return tuple(target.numpy() for target in pinned)
 
 
-def _flat(outputs: Any) -> Sequence[torch.Tensor]:
+def flat(outputs: Any) -> Sequence[torch.Tensor]:
+    """Return a model's tensors in order, however they are nested.
+
+    Raises:
+        TypeError: There is something else than tensors among them.
+    """
     if isinstance(outputs, torch.Tensor):
         return [outputs]
     if isinstance(outputs, list | tuple):
-        return [tensor for item in outputs for tensor in _flat(item)]
+        return [tensor for item in outputs for tensor in flat(item)]
     raise TypeError(f"a {type(outputs).__name__} instead of tensors")

@@ -33,6 +33,7 @@ class YOLOv8Seg:
     """The YOLOv8-seg family: :class:`segx.plugin.interfaces.Architecture`."""
 
     name = configs.ARCHITECTURE
+    traceable = True
 
     def detects(self, definition: Mapping[str, Any]) -> bool:
         """Return True if a YAML's content has a backbone, and a head that ends in Segment."""

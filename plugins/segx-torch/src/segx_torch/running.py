@@ -1,16 +1,16 @@
-"""Runs a network on a device; on an NVIDIA GPU what comes again is replayed as one piece."""
+"""Runs a network on a device; what comes again is replayed as one piece, without Python between its layers."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from segx.runtime.pytorch import to_device, to_numpy
+from segx.runtime.pytorch import flat, to_device, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_USUAL = 3
-"""Runs of one shape after which more of it are expected."""
+_USUAL = {"cuda": 3, "cpu": 64}
+"""Runs of one shape after which more of it are expected: what a capture costs, in what a replay saves."""
 _MAX = 4
 """Shapes that are kept for replay."""
+_FAILURES = RuntimeError, TypeError, AttributeError
+"""What a capture may end in, in torch as it is and as it may become."""
 _capturing = threading.Lock()
 """Of all models: a capture waits for the GPU, which is forbidden while another one is going on."""
 
 
 @dataclass
 class _Shape:
+    usual: int
     runs: int = 0
-    usual: int = _USUAL
     replay: Callable[[Tensor], Any] | None = None
 
 
@@ -44,15 +46,17 @@ class Running:
 
     A GPU is done with the layers of a small network long before Python has launched them one by one, and each launch
     needs Python's lock, which the threads that read images and form masks want too: an image took 7 ms where it takes
-    1.3 ms as a CUDA graph (yolov8n-seg at 640 on an H200). So a shape that keeps coming is captured once, and replayed
-    from then on; the numbers are the same.
+    1.3 ms as a CUDA graph (yolov8n-seg at 640 on an H200). On a CPU it is the lock alone, a twelfth of the time of a
+    folder. So a shape that keeps coming is captured once, and replayed from then on; the numbers are the same.
 
     Args:
         model: In eval mode, on the device, with its weights in ``dtype``.
         device: Where it runs.
         dtype: What it computes in.
-        capture: Makes a replay of a model, an input and a memory pool; default: a CUDA graph on a GPU.
+        capture: Makes a replay of a model, an input and a memory pool; default: a CUDA graph on a GPU, on a CPU the
+            graph that torch traces, if the model is ``traceable``.
         hooked: Says whether functions are to be called beside layers now, which a replay would not; default: never.
+        traceable: It computes in the same steps whatever the images hold.
     """
 
     def __init__(
@@ -63,11 +67,13 @@ class Running:
         *,
         capture: Capture | None = None,
         hooked: Callable[[], bool] | None = None,
+        traceable: bool = False,
     ) -> None:
         self._model = model
         self._device = device
         self._dtype = dtype
-        self._capture = capture or (_cuda_graph if device.type == "cuda" else None)
+        traced = _traced_graph if device.type == "cpu" and traceable else None
+        self._capture = capture or (_cuda_graph if device.type == "cuda" else traced)
         self._hooked = hooked
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._pool: Any = None
@@ -78,20 +84,22 @@ class Running:
         if self._capture is None or (self._hooked is not None and self._hooked()):
             return to_numpy(self._model(to_device(images, self._device, self._dtype)))
         tensor = to_device(images, self._device, self._dtype)
-        with self._lock:  # replays share their memory
-            replay = self._replay_of(tensor)
-            return to_numpy(self._model(tensor) if replay is None else replay(tensor))
+        with self._lock:
+            model = self._replay_of(tensor) or self._model
+            if self._device.type == "cuda":  # replays share their memory
+                return to_numpy(model(tensor))
+        return to_numpy(model(tensor))
 
     def _replay_of(self, images: Tensor) -> Callable[[Tensor], Any] | None:
         if torch.is_autocast_enabled(self._device.type):
             return None  # a graph would keep the precisions that hold just here
-        shape = self._shapes.pop(tuple(images.shape), None) or _Shape()
+        shape = self._shapes.pop(tuple(images.shape), None) or _Shape(_USUAL.get(self._device.type, 1))
         self._shapes[tuple(images.shape)] = shape  # the last used comes last
         shape.runs += 1
         if shape.replay is None and shape.runs >= shape.usual and self._capture is not None:
             try:
                 shape.replay = self._capture(self._model, images, self._pool_of_all())
-            except RuntimeError as error:  # a layer that waits for the CPU, or memory that has run out
+            except _FAILURES as error:  # a layer that waits for the CPU, or memory that has run out
                 logger.debug("not captured, launched layer by layer: %s", error)
                 self._capture = None
             kept = [other for other in self._shapes.values() if other.replay is not None]
@@ -125,6 +133,18 @@ def _cuda_graph(model: nn.Module, images: Tensor, pool: Any) -> Callable[[Tensor
         return outputs
 
     return replay
+
+
+def _traced_graph(model: nn.Module, images: Tensor, _pool: Any) -> Callable[[Tensor], Any]:
+    """Return a replay of a model that holds Python's lock at neither layer.
+
+    ``torch.jit.trace`` would keep each of them for as long as the process lives, some 10 MB; this is what stands below
+    it, and is freed with its replay.
+    """
+    graph, _ = torch._C._create_graph_by_tracing(  # noqa: SLF001 - see above
+        lambda tensor: tuple(flat(model(tensor))), (images,), lambda _: "", True, False, None, ["images"]
+    )
+    return cast("Callable[[Tensor], Any]", torch._C._create_function_from_graph("replay", graph))  # noqa: SLF001
 
 
 class Conv2d(nn.Conv2d):

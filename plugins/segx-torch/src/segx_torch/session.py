@@ -22,6 +22,7 @@ from segx.structures.classes import paired_by_name
 from segx_torch.checkpoint import Checkpoint, read_container, write_checkpoint
 from segx_torch.container import ANY_SIZE, open_container
 from segx_torch.identify import identify
+from segx_torch.memory import enlarge_heap
 from segx_torch.running import Running, prepare
 from segx_torch.shared import State, has_hooks, share_hooks, undressed
 
@@ -263,11 +264,14 @@ class TorchSession:
                     fused: nn.Module = self.architecture.fuse(self.module)
                 if self._shared is not None:
                     share_hooks(self.module, fused)
+                if self._device.type == "cpu":
+                    enlarge_heap()
                 self._runner = Running(
                     prepare(fused, self._device, self._dtype),
                     self._device,
                     self._dtype,
                     hooked=None if self._shared is None else partial(has_hooks, fused),
+                    traceable=self._shared is None and getattr(self.architecture, "traceable", False),
                 )
             return self._runner
 

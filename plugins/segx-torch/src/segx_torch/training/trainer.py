@@ -19,10 +19,10 @@ from segx.errors import DataError, ModelError, UsageError, reason
 from segx.plugin.training import Trained
 from segx.runs import EnoughError, Step
 from segx.words import counted
+from segx_torch.memory import retain_heap
 from segx_torch.training import rng
 from segx_torch.training.ema import ModelEMA
 from segx_torch.training.freezing import freeze, keep_frozen_statistics
-from segx_torch.training.memory import retain_heap
 from segx_torch.training.optimizer import OptimizerConfig, Schedule, build_optimizer, choose
 from segx_torch.training.processes import lost_process, restore_scaler, scaler_state
 from segx_torch.training.state import Snapshot, TrainerState

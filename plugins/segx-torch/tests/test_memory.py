@@ -1,17 +1,20 @@
-"""Memory that a batch has freed is used again by the next, during training and no longer."""
+"""Memory that a batch has freed is used again by the next: all of it during training, some while predicting."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from segx.testing.training import tiny_run
-from segx_torch.training import memory, trainer
-from segx_torch.training.memory import retain_heap
+from segx_torch import memory
+from segx_torch.memory import retain_heap
+from segx_torch.training import trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,3 +101,36 @@ def test_training_keeps_memory_until_it_ends(tmp_path: Path, monkeypatch):
     assert steps
     assert all(during for _, during in steps)
     assert not kept[-1]
+
+
+IN_A_THREAD = """
+import resource, threading, torch
+from segx_torch import memory
+memory.process_taken = lambda: {taken}
+{before}
+torch.set_num_threads(1)
+network = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+def run():
+    with torch.inference_mode():
+        images = torch.zeros(1, 8, 320, 320)
+        for _ in range(3):
+            network(images)
+        begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            network(images)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+thread = threading.Thread(target=run)
+thread.start(), thread.join()
+"""
+
+
+@needs_glibc
+@pytest.mark.parametrize(("taken", "fewer"), [(True, True), (False, False)])
+def test_a_thread_that_predicts_keeps_its_maps(taken, fewer):
+    """In processes of their own: each begins with an allocator that nothing has used."""
+
+    def pages(before: str) -> int:
+        code = IN_A_THREAD.format(taken=taken, before=before)
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    assert (pages("memory.enlarge_heap()") < pages("") / 2) == fewer
