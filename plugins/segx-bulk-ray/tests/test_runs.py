@@ -110,7 +110,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     wait_for_parts(tmp_path / "out", 3, process)
     while not (workers := [number for number, line in running().items() if "do_shard" in line]):
         assert process.poll() is None  # between two shards a worker goes by another name
-    assert len(workers) <= 2  # though Ray is told of twice as many CPUs, so that the next shards wait where they run
+    assert len(workers) <= 2  # though Ray is given twice as many shards, so that the next wait where they will run
     assert b"MALLOC_ARENA_MAX=2" in Path(f"/proc/{workers[0]}/environ").read_bytes().split(b"\0")  # memory stays flat
     loaded = Path(f"/proc/{workers[0]}/maps").read_text()
     assert "onnxruntime" in loaded

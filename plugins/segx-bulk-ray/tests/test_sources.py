@@ -103,12 +103,11 @@ def test_a_shard_is_predicted_and_read_back(
     out = str(tmp_path / "out")
     assert bulk._begun(out, plan, resume=False) == set()
     work = worker.Work(str(model), None, plan.about["sha256"], plan.settings, out, plan.about)
-    batch = pa.Table.from_pylist([plan.shards[0].row(0)])
     monkeypatch.setattr(worker, "_decoder", Decoder())
     with worker._decoder:
         for _ in range(2):
-            (done,) = worker.do_shard(batch, work=work).to_pylist()
-            assert (done["images"], done["unreadable"]) == (12, 2)  # what kills elsewhere is merely no image here
+            done = worker.do_shard(0, plan.shards[0], work)
+            assert (done.images, done.unreadable) == (12, 2)  # what kills elsewhere is merely no image here
     names = [str(path) for path in stills(few)]
     expected = YOLO(model).predict(names, conf=0.0001, max_det=20, verbose=False)
     for one, other in zip(read(out), expected, strict=True):
@@ -170,7 +169,7 @@ def test_a_file_of_a_fixed_batch_is_filled(
     monkeypatch.setattr(worker, "_open", {("fixed", ""): opened})
     with Decoder() as decoder:
         monkeypatch.setattr(worker, "_decoder", decoder)
-        rows = worker.do_shard(pa.Table.from_pylist([plan.shards[0].row(0)]), work=work).to_pylist()
+        rows = worker.predicted(pa.Table.from_pylist([plan.shards[0].row(0)]), work=work).to_pylist()
     assert given == [3, 3, 3, 3]
     assert [row["image"] for row in rows] == sorted(map(str, few.iterdir()))  # those that cannot be read in their place
     assert [row["unreadable"] is None for row in rows].count(False) == 2

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +21,16 @@ from segx.plugin.registry import get_registry
 from segx.runtime import cores, device_kind
 from segx_bulk_ray import cluster, output, places
 from segx_bulk_ray.sources import divide, fingerprint
-from segx_bulk_ray.worker import Work, do_shard, hash_of, pack
+from segx_bulk_ray.worker import Work, do_shard, hash_of, pack, predicted
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     import ray.data
 
     from segx_bulk_ray.sources import Shard
+    from segx_bulk_ray.worker import Counts
 
 SETTINGS = (
     *("conf", "iou", "max_det", "classes", "agnostic_nms"),
@@ -107,7 +111,7 @@ def predict(
     if ours:
         cluster.load()
         cluster.start(address, cpus=plan.cpus)
-    return plan.dataset(plan.work(shared=not ours or address is not None), range(len(plan.shards)))
+    return plan.dataset(plan.work(shared=not ours or address is not None))
 
 
 def write(
@@ -149,17 +153,18 @@ def write(
     target = places.absolute(output)
     done = _begun(target, plan, resume=resume)
     todo = [index for index in range(len(plan.shards)) if index not in done]
-    counts = {"images": 0, "objects": 0, "unreadable": 0, "shards": 0}
+    counts: Counter[str] = Counter()
     if todo:
         known = [plan.shards[index].images for index in todo]
         total = None if None in known else sum(count or 0 for count in known)
-        with cluster.joined(address, cpus=plan.cpus) as shared, progress(total, "predicting", shown=not quiet) as bar:
-            dataset = plan.dataset(plan.work(shared=shared, target=target), todo)
-            for finished in _finished(dataset):
-                counts["shards"] += 1
-                for name in ("images", "objects", "unreadable"):
-                    counts[name] += finished[name]
-                bar(finished["images"] + finished["unreadable"])
+        with (
+            cluster.joined(address, cpus=plan.cpus) as shared,
+            progress(total, "predicting", shown=not quiet) as bar,
+            closing(plan.run(plan.work(shared=shared, target=target), todo)) as ended,
+        ):
+            for found in ended:
+                counts.update(shards=1, **vars(found))
+                bar(found.images + found.unreadable)
     if format == "coco":
         _write_coco(target)
     return Report(output=target, skipped=len(done), **counts)
@@ -227,32 +232,72 @@ class _Plan:
         packed = ray.put(pack(self.path)) if shared else None
         return Work(str(self.path), packed, self.about["sha256"], self.settings, target, self.about)
 
-    def dataset(self, work: Work, indices: Sequence[int] | range) -> ray.data.Dataset:
-        """Return the data set of the shards of some indices, each a block and so a task of its own.
-
-        Tasks, not actors: one that is lost with its machine begins again wherever there is room, and a worker keeps
-        the model from task to task all the same.
-        """
+    def dataset(self, work: Work) -> ray.data.Dataset:
+        """Return the data set of the rows of all shards, each a block and so a task of its own."""
         import ray.data  # noqa: PLC0415 - as above
 
-        blocks = [pa.Table.from_pylist([self.shards[index].row(index)], _SHARD_ROW) for index in indices]
-        kind = device_kind(str(self.settings.get("device") or "cpu"))
-        threads = int(self.settings["threads"])
-        room: dict[str, Any] = {"num_cpus": threads}
-        at_once = self.limit
-        if work.packed is None:  # a cluster of our own: as many again wait at the workers, not at this process
-            room["resources"], at_once = {cluster.SLOT: threads}, 2 * self.workers
-        if kind == "cuda":
-            room["num_gpus"] = 1
+        blocks = [pa.Table.from_pylist([shard.row(index)], _SHARD_ROW) for index, shard in enumerate(self.shards)]
         return ray.data.from_arrow(blocks).map_batches(
-            do_shard,  # type: ignore[arg-type]  # pyarrow tells mypy nothing of its tables
+            predicted,  # type: ignore[arg-type]  # pyarrow tells mypy nothing of its tables
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs={"work": work},
-            concurrency=at_once,
+            concurrency=self.limit,
             max_retries=_RETRIES,
-            **room,
+            **self._needs(),
         )
+
+    def run(self, work: Work, indices: Sequence[int]) -> Generator[Counts]:
+        """Predict and write the shards of some indices; yield what each came to, as it ends.
+
+        Tasks of Ray itself: nothing of a data set is wanted where shards become files, and its executor, statistics
+        and scaling took 3 % of two cores. And not actors: a task that is lost with its machine begins again wherever
+        there is room, and a worker keeps the model from task to task all the same.
+
+        Raises:
+            SegxError: The workers have failed.
+        """
+        import ray  # noqa: PLC0415 - as above
+
+        task = ray.remote(max_retries=_RETRIES, **self._needs())(do_shard)
+        sent, todo = ray.put(work), iter(indices)
+        running: set[ray.ObjectRef[Counts]] = set()
+        try:
+            while True:
+                room = self._at_once(shared=work.packed is not None) - len(running)
+                running |= {task.remote(index, self.shards[index], sent) for index in islice(todo, max(room, 0))}
+                if not running:
+                    return
+                ray.wait(list(running), num_returns=1)
+                ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+                running.difference_update(ended)
+                yield from ray.get(ended)
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            raise cluster.words_of(error) from error
+        finally:
+            for one in running:
+                ray.cancel(one, force=True)
+
+    def _needs(self) -> dict[str, Any]:
+        """Return what Ray keeps free for a shard."""
+        needs: dict[str, Any] = {"num_cpus": int(self.settings["threads"])}
+        if device_kind(str(self.settings.get("device") or "cpu")) == "cuda":
+            needs["num_gpus"] = 1
+        return needs
+
+    def _at_once(self, *, shared: bool) -> int:
+        """Return how many shards Ray is given: as many again as it can run, so that the next waits where it will run.
+
+        Args:
+            shared: In a cluster that others use too, where ``workers`` says how many may run.
+        """
+        import ray  # noqa: PLC0415 - as above
+
+        if shared and self.limit is not None:
+            return self.limit
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]  # machines come and go
+        names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+        return 2 * max(1, min(int(there.get(names[what], 0) // of) for what, of in self._needs().items()))
 
 
 def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int]:
@@ -277,20 +322,6 @@ def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int]:
         if before.get(name) != record[name]:
             raise UsageError(f"{target} was begun with {words}", hint="the same as then, or a new output=")
     return output.done_shards(target)
-
-
-def _finished(dataset: ray.data.Dataset) -> Iterator[Mapping[str, int]]:
-    """Yield the counts of each shard as it is done.
-
-    Raises:
-        SegxError: The workers have failed.
-    """
-    import ray  # noqa: PLC0415 - where it runs
-
-    try:
-        yield from dataset.iter_rows()
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        raise cluster.words_of(error) from error
 
 
 def _write_coco(target: str) -> None:

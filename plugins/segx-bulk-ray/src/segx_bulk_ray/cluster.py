@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 _STORE = 256 << 20
 """Bytes of shared memory: what travels are addresses and counts."""
-SLOT = "segx"
-"""What a cluster of our own has one of for each CPU.
-
-Ray Data hands out tasks by CPUs, of which it is told twice as many, and a machine begins them by these: the next task
-waits where it will run, instead of 0.17 s until it is sent.
-"""
 _PREFIX = "segx-ray-"
 _ARENAS = "MALLOC_ARENA_MAX"
 _LONGEST = 30
@@ -94,8 +88,7 @@ def start(address: str | None, *, cpus: int) -> Path | None:
                 with _few_arenas():
                     ray.init(
                         address="local",
-                        num_cpus=2 * cpus,
-                        resources={SLOT: cpus},
+                        num_cpus=cpus,
                         include_dashboard=False,
                         configure_logging=True,
                         object_store_memory=_STORE,

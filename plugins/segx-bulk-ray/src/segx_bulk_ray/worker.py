@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from segx import YOLO
 
-DONE = pa.schema([("shard", pa.int64()), ("images", pa.int64()), ("objects", pa.int64()), ("unreadable", pa.int64())])
-
 
 @dataclass(frozen=True)
 class Work:
@@ -39,7 +37,7 @@ class Work:
         packed: A reference to what :func:`pack` made of the model, where they do not.
         sha256: The model's hash.
         settings: Of ``predict``.
-        output: Where shards are written; empty: their rows are returned.
+        output: Where shards are written, if they are.
         about: What is written into each file about model and settings.
     """
 
@@ -51,24 +49,41 @@ class Work:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What a shard came to.
+
+    Attributes:
+        images: That were predicted.
+        objects: Found in them.
+        unreadable: Images that could not be read.
+    """
+
+    images: int = 0
+    objects: int = 0
+    unreadable: int = 0
+
+
 _open: dict[tuple[str, str], YOLO] = {}
 """The model of this process; a worker opens it once, for all the shards it is given."""
 _decoder = Decoder()
 """Of this process as well: one shard after the other asks it, and it ends when this process does."""
 
 
-def do_shard(batch: pa.Table, *, work: Work) -> pa.Table:
-    """Predict the images of the one shard of a batch; return their rows, or how many there were."""
+def predicted(batch: pa.Table, *, work: Work) -> pa.Table:
+    """Predict the images of the one shard of a batch, and return their rows."""
     (row,) = batch.to_pylist()
     shard = Shard(row["kind"], tuple(row["items"]), row["group"])
+    return pa.Table.from_pylist(_rows(shard, work), files.ROWS)
+
+
+def do_shard(index: int, shard: Shard, work: Work) -> Counts:
+    """Predict the images of a shard and write their rows; return how many there were."""
     rows = _rows(shard, work)
-    if not work.output:
-        return pa.Table.from_pylist(rows, files.ROWS)
-    files.write_shard(work.output, row["index"], rows, work.about)
+    files.write_shard(work.output, index, rows, work.about)
     unreadable = sum(item["unreadable"] is not None for item in rows)
     objects = sum(len(item["objects"]) for item in rows)
-    done = {"shard": row["index"], "images": len(rows) - unreadable, "objects": objects, "unreadable": unreadable}
-    return pa.Table.from_pylist([done], DONE)
+    return Counts(images=len(rows) - unreadable, objects=objects, unreadable=unreadable)
 
 
 def _rows(shard: Shard, work: Work) -> list[dict[str, Any]]:
