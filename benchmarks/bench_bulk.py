@@ -144,8 +144,8 @@ def memory(model: str, image: str, count: int, imgsz: int | None) -> list[tuple[
         def watch() -> None:
             while not ended.wait(0.5):
                 done = len(list((output / "images").glob("part-*"))) * 100
-                if done >= (len(seen) + 1) * count / 10:
-                    seen.append((done, largest_worker()))
+                if done >= (len(seen) + 1) * count / 10 and (most := largest_worker()):
+                    seen.append((done, most))
 
         watcher = threading.Thread(target=watch)
         watcher.start()

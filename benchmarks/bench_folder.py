@@ -52,6 +52,8 @@ print(json.dumps({{"seconds": seconds, "cpu": cpu, "images": images, "objects": 
 
 SEGX = """
 from segx import YOLO, __version__ as version
+from segx.runtime import take_process
+take_process()  # it is a process of its own, as the command line's
 model = YOLO(model_path)
 def run(source):
     return model.predict(source, stream=True, verbose=False, **how)

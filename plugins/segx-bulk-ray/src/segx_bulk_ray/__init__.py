@@ -1,4 +1,4 @@
-"""Bulk prediction on Ray Data.
+"""Bulk prediction on Ray.
 
 :func:`predict` returns a ``ray.data.Dataset`` of one row for each image, :func:`write` runs it into a folder or an
 object store and can be resumed, :func:`read` gives what was written back as ``Results``.

@@ -1,4 +1,4 @@
-"""Bulk prediction: a source divided into shards, a task for each on Ray Data, a file for each."""
+"""Bulk prediction: a source divided into shards, a task of Ray for each, a file for each."""
 
 from __future__ import annotations
 

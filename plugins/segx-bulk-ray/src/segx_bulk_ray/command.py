@@ -12,7 +12,7 @@ from segx.errors import UsageError
 from segx.options.schema import parse_literal
 
 app = typer.Typer(
-    help="Predict any number of images on one or many machines, with Ray Data.",
+    help="Predict any number of images on one or many machines, with Ray.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -35,7 +35,7 @@ def _is_true(name: str, text: str) -> bool:
 
 @app.callback()
 def bulk() -> None:
-    """Predict any number of images on one or many machines, with Ray Data."""
+    """Predict any number of images on one or many machines, with Ray."""
 
 
 @app.command()

@@ -14,7 +14,7 @@ def segx_commands() -> list[CommandSpec]:
     return [
         CommandSpec(
             name="bulk",
-            summary="predict any number of images on one or many machines, with Ray Data",
+            summary="predict any number of images on one or many machines, with Ray",
             load=lazy("segx_bulk_ray.command:app"),
             requires=("numpy>=1.26", "pyarrow>=17", "ray>=2.40", "typer>=0.12"),
         )
