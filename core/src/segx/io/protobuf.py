@@ -1,4 +1,4 @@
-"""Reads protocol buffers as they lie in a file: numbered fields, without a schema, a library or a copy.
+"""Reads protocol buffers as they lie in a file, and writes them: numbered fields, without a schema or a library.
 
 Readers of model formats find their header with it, without their runtime and without reading the weights.
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from segx.io.files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
@@ -48,6 +48,10 @@ class Message:
 
     def __contains__(self, number: int) -> bool:
         return number in self._fields
+
+    def fields(self, *, but: Collection[int] = ()) -> Iterator[tuple[int, int | memoryview]]:
+        """Yield number and value of each field, those of a number together, all but those of some."""
+        return ((number, value) for number, values in self._fields.items() if number not in but for value in values)
 
     def integer(self, number: int, default: int = 0) -> int:
         """Return an integer: the last one, as protocol buffers have it."""
@@ -115,6 +119,34 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError(f"it ends {length - end + place} bytes early")
         yield number, content[place : place + length]
         place += length
+
+
+def written(fields: Iterable[tuple[int, int | bytes | memoryview]]) -> Iterator[bytes | memoryview]:
+    """Yield the pieces of a message: integers, and whatever else a field holds by its length.
+
+    Fixed numbers, of 4 and 8 bytes, are not told apart from texts of as many bytes: no message with such fields is
+    written from those that :class:`Message` has read.
+    """
+    for number, value in fields:
+        if isinstance(value, int):
+            yield _as_varint(number << 3 | _VARINT) + _as_varint(value)
+        else:
+            yield from begun(number, len(value))
+            yield value
+
+
+def begun(number: int, length: int) -> Iterator[bytes]:
+    """Yield what stands before a field of so many bytes."""
+    yield _as_varint(number << 3 | _BYTES)
+    yield _as_varint(length)
+
+
+def _as_varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def signed(values: Sequence[int]) -> list[int]:

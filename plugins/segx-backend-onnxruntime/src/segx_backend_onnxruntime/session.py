@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.errors import UsageError, did_you_mean
+from segx.errors import UsageError, did_you_mean, reason
 from segx.plugin.base import FormatSession
 from segx.runtime import cores, parse_device, variables
+from segx_backend_onnxruntime.rewriting import quicker
 
 with variables(ORT_DISABLE_TELEMETRY="1"):  # read when it is imported; else it writes into the home folder and reports
     import onnxruntime
@@ -66,7 +67,8 @@ def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSes
         UsageError: The device is not there.
     """
     device, providers = choose_device(options.device, devices())
-    session = onnxruntime.InferenceSession(str(path), sess_options=_settings(options), providers=providers)
+    session = _quicker(path, options) if device == "cpu" else None
+    session = session or onnxruntime.InferenceSession(str(path), sess_options=_settings(options), providers=providers)
     session.disable_fallback()
     provider = providers[0][0]
     if session.get_providers()[0] == provider:
@@ -76,6 +78,16 @@ def start(path: Path, options: SessionOptions) -> tuple[onnxruntime.InferenceSes
         raise UsageError(msg, hint="its libraries (CUDA, cuDNN) are missing or of another version; or device=cpu")
     logger.warning("%s is installed but did not start: running on the CPU", provider)
     return session, "cpu"
+
+
+def _quicker(path: Path, options: SessionOptions) -> onnxruntime.InferenceSession | None:
+    """Return a CPU session of what is quicker and computes the same, where there is such a thing."""
+    try:
+        model = quicker(path)
+        return model and onnxruntime.InferenceSession(model, _settings(options), [_PROVIDERS["cpu"]])
+    except Exception as error:  # noqa: BLE001 - of ONNX Runtime's own classes; the file itself says what is wrong with it
+        logger.debug("%s runs as it is written: %s", path, reason(error))
+        return None
 
 
 def choose_device(wanted: str | None, available: Collection[str]) -> tuple[str, Providers]:
