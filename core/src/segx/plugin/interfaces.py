@@ -77,7 +77,9 @@ class Architecture(Protocol):
     """A family of models.
 
     One that has ``traceable``, true, computes in the same steps whatever the images hold: no ``if`` asks for values,
-    and nothing is counted. On a CPU such a model, once fused, is recorded and replayed without Python.
+    and nothing is counted. On a CPU such a model, once fused, is recorded and replayed without Python. One that has
+    ``streamline``, a function of a fused module, says there what runs in its place on a CPU where nobody looks at its
+    layers: other layers, of which the same comes out.
     """
 
     name: str

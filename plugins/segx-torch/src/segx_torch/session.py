@@ -266,6 +266,8 @@ class TorchSession:
                     share_hooks(self.module, fused)
                 if self._device.type == "cpu":
                     enlarge_heap()
+                    streamline = getattr(self.architecture, "streamline", None)
+                    fused = fused if self._shared is not None or streamline is None else streamline(fused)
                 self._runner = Running(
                     prepare(fused, self._device, self._dtype),
                     self._device,
