@@ -74,11 +74,11 @@ def kinds(model: onnx.ModelProto) -> list[str]:
     return sorted(node.op_type for node in model.graph.node)
 
 
-def run(model: onnx.ModelProto | bytes) -> list[np.ndarray]:
+def run(model: onnx.ModelProto | bytes, images: np.ndarray = IMAGES) -> list[np.ndarray]:
     data = model if isinstance(model, bytes) else model.SerializeToString()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, settings, ["CPUExecutionProvider"]).run(None, {"images": IMAGES})
+    return onnxruntime.InferenceSession(data, settings, ["CPUExecutionProvider"]).run(None, {"images": images})
 
 
 @pytest.fixture
@@ -89,6 +89,89 @@ def save(tmp_path: Path) -> Callable[[onnx.ModelProto], Path]:
         return path
 
     return saved
+
+
+def prototypes(opset: int = 18, *, height: int = 6, batch: int | str = "batch") -> onnx.ModelProto:
+    """Maps that are doubled, convolved and pointed, as a prototypes' branch does; its bias shows at the edges."""
+    usual = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("ConvTranspose", ["images", "d", "d bias"], ["up"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["up", "c", "c bias"], ["maps"], **usual, auto_pad="NOTSET", dilations=[1, 1]),
+        helper.make_node("Sigmoid", ["maps"], ["gate"]),
+        helper.make_node("Mul", ["maps", "gate"], ["silu"]),
+        helper.make_node("Conv", ["silu", "p", "p bias"], ["points"], kernel_shape=[1, 1]),
+        helper.make_node("Sigmoid", ["points"], ["last gate"]),
+        helper.make_node("Mul", ["points", "last gate"], ["output0"]),
+        helper.make_node("ReduceMean", ["output0"], ["output1"]),
+    ]
+    weights = [tensor("d", 3, 8, 2, 2), tensor("d bias", 8), tensor("c", 24, 8, 3, 3), tensor("c bias", 24)]
+    weights += [tensor("p", 16, 24, 1, 1), tensor("p bias", 16)]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", kind, [batch, 3, height, "width"])],
+        [
+            helper.make_tensor_value_info("output0", kind, [batch, 16, 2 * height, None]),
+            helper.make_tensor_value_info("output1", kind, [1, 1, 1, 1]),
+        ],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 20])
+@pytest.mark.parametrize("size", [(2, 6, 9), (1, 1, 1), (1, 2, 1), (3, 1, 5)])
+def test_what_is_doubled_and_convolved_is_convolved_over_cells(
+    save: Callable[[onnx.ModelProto], Path], opset: int, size: tuple[int, int, int]
+) -> None:
+    model = prototypes(opset, height=size[1])
+    found = quicker(save(model))
+    assert found is not None
+    anew = onnx.load_from_string(found)
+    onnx.checker.check_model(anew, full_check=True)
+    assert "ConvTranspose" not in kinds(anew)
+    assert {item.name for item in anew.graph.initializer}.isdisjoint({"d", "c", "p", "c bias"})
+    images = np.random.default_rng(2).normal(size=(size[0], 3, *size[1:])).astype(np.float32)
+    for one, other in zip(run(found, images), run(model, images), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+def test_no_numbers_of_one_image_reach_another_or_the_whole(save: Callable[[onnx.ModelProto], Path]) -> None:
+    """Infinities stay where they were: the ones that stand for the bias are ones whatever the cells hold."""
+    found = quicker(save(prototypes()))
+    assert found is not None
+    images = np.random.default_rng(2).normal(size=(2, 3, 6, 9)).astype(np.float32)
+    whole_images = run(found, images)[0]
+    images[0, 1, 2, 3] = np.inf
+    hurt = run(found, images)[0]
+    assert np.array_equal(hurt[1], whole_images[1])
+    assert np.array_equal(hurt[0][:, :, 12:], whole_images[0][:, :, 12:])
+    assert np.array_equal(hurt[0][:, 8:], whole_images[0][:, 8:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda nodes: nodes[0].attribute[1].ints.__setitem__(0, 1),
+        lambda nodes: nodes[0].input.pop(),
+        lambda nodes: nodes[1].input.pop(),
+        lambda nodes: nodes[1].attribute[1].ints.__setitem__(0, 0),
+        lambda nodes: nodes[1].attribute.append(helper.make_attribute("group", 2)),
+        lambda nodes: nodes[1].attribute.append(helper.make_attribute("strides", [2, 2])),
+        lambda nodes: nodes[4].attribute.append(helper.make_attribute("strides", [2, 2])),
+        lambda nodes: nodes[5].input.__setitem__(0, "maps"),
+        lambda nodes: nodes[7].input.__setitem__(0, "silu"),
+        lambda nodes: nodes[7].input.__setitem__(0, "up"),
+    ],
+)
+def test_other_doublings_stay(save: Callable[[onnx.ModelProto], Path], change: Callable[[Any], None]) -> None:
+    model = prototypes()
+    change(model.graph.node)
+    assert quicker(save(model)) is None
 
 
 @pytest.mark.parametrize("opset", [13, 17, 18, 20])

@@ -1,22 +1,22 @@
-"""Two layers of the prototypes as one, for running on a CPU: four tenths of their work, the same numbers.
+"""The prototypes' doubling and the convolution behind it as one layer, for running on a CPU: the same numbers.
 
-The prototypes' branch doubles its maps by a transposed convolution of 2x2 and stride 2, and convolves what comes of it
-by 3x3. Nothing lies between, so both together are linear. A pixel of the doubled maps sees, through the 3x3, nine of
-its neighbours, which come from four cells only: a convolution of 2x2 over the cells does it, another one for each of
-the four places that a pixel may have in its cell. A cell takes 16 products for each pair of channels instead of 40: of
-the 12.6 GFLOP of yolov8n-seg at 640 pixels 1.3 are gone.
+Of the 12.6 GFLOP of yolov8n-seg at 640 pixels 1.3 are gone; see :mod:`segx.ops.convolutions`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segx_model_yolov8.layers import Conv, Proto
+from segx.ops.convolutions import joined
+from segx_model_yolov8.layers import Proto
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from segx_model_yolov8.network import SegmentationModel
 
 _SIDES = 2
@@ -47,24 +47,27 @@ def _is_usual(proto: Proto) -> bool:
 class JoinedProto(nn.Module):
     """Mask prototypes as :class:`Proto` makes them, from a fused one, whose layers it takes over.
 
-    The four convolutions of 2x2 are one with four times the channels, over cells with a ring of nothing around: its
-    outputs (N, 4 * hidden, H + 1, W + 1) hold for each window of 2x2 cells what it means for each of the four places;
-    the pixel (2y + i, 2x + j) is what the window that begins i rows and j columns after (y - 1, x - 1) means for the
-    place (i, j). Beyond the edge the doubled maps are nothing, where a doubled cell of nothing would be the bias; what
-    it adds there is taken off.
+    The convolutions of 2x2 for the four places of a pixel in its cell are one of four times the channels. What the
+    bias of the doubling adds at the edges, where there are no doubled maps, is taken off.
     """
 
     def __init__(self, proto: Proto) -> None:
         super().__init__()
         self.cv1, self.act, self.cv3 = proto.cv1, proto.cv2.act, proto.cv3
-        kernel, bias, *edges = _joined(proto.upsample, proto.cv2)
-        places, hidden, cells = kernel.shape[0], kernel.shape[1], kernel.shape[2]
-        self.conv = nn.Conv2d(cells, places * hidden, 2, padding=1).requires_grad_(requires_grad=False)
-        self.conv.weight.copy_(kernel.flatten(0, 1))
-        self.conv.bias = nn.Parameter(bias.flatten().to(self.conv.weight), requires_grad=False)
+        doubling, convolution = proto.upsample, proto.cv2.conv
+        both = joined(_numpy(doubling.weight), _numpy(doubling.bias), _numpy(convolution.weight))
+        places, cells = _SIDES**2, both.kernels.shape[3]
+        bias = np.tile(_numpy(convolution.bias), places) + both.ones.sum((3, 4)).ravel()
+        self.conv = nn.Conv2d(cells, len(bias), 2, padding=1).requires_grad_(requires_grad=False)
+        self.conv.weight.copy_(torch.from_numpy(both.kernels.reshape(self.conv.weight.shape)))
+        self.conv.get_parameter("bias").copy_(torch.from_numpy(bias))
         self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave it out
-        for name, values in zip(("rows", "columns", "corners"), edges, strict=True):
-            self.register_buffer(name, values.flatten().to(self.conv.weight))
+        # What lies beyond the edge is the first row of a window for the upper places, the second for the lower ones.
+        rows = np.stack([both.ones[i, :, :, i].sum(-1) for i in range(_SIDES)])
+        columns = np.stack([both.ones[:, j, :, :, j].sum(-1) for j in range(_SIDES)], 1)
+        corners = np.stack([both.ones[i, j, :, i, j] for i in range(_SIDES) for j in range(_SIDES)])
+        for name, values in {"rows": rows, "columns": columns, "corners": corners}.items():
+            self.register_buffer(name, torch.from_numpy(values.ravel()).to(self.conv.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, prototypes, 2H, 2W) for (N, inputs, H, W)."""
@@ -86,39 +89,7 @@ class JoinedProto(nn.Module):
         return rows_of_pixels.permute(0, 3, 1, 2)
 
 
-@torch.no_grad()
-def _joined(doubling: nn.ConvTranspose2d, convolution: Conv) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return what two layers come to for each place in a cell, in float64; P places, row by row.
-
-    Returns:
-        (P, hidden, inputs, 2, 2) kernels, (P, hidden) biases, and what is too much at the edges: (P, hidden) in the
-        row next to one, in the column next to one, and, taken off twice, in the corner.
-    """
-    inner, outer = doubling.weight.double(), convolution.conv.weight.double()
-    hidden, inputs = outer.shape[0], inner.shape[0]
-    kernels = inner.new_zeros(_SIDES, _SIDES, hidden, inputs, 2, 2)
-    per_tap = torch.einsum("omrq,m->rqo", outer, _bias(doubling))
-    for i in range(_SIDES):
-        for j in range(_SIDES):
-            for row in range(3):
-                for column in range(3):
-                    down, across = i + row - 1, j + column - 1  # of the doubled maps, from the cell's first
-                    tap = outer[:, :, row, column] @ inner[:, :, down % _SIDES, across % _SIDES].T
-                    kernels[i, j, :, :, down // _SIDES + 1 - i, across // _SIDES + 1 - j] += tap
-    bias = _bias(convolution.conv) + per_tap.sum((0, 1))
-    rows = [per_tap[2 * i].sum(0) for i in range(_SIDES) for _ in range(_SIDES)]
-    columns = [per_tap[:, 2 * j].sum(0) for _ in range(_SIDES) for j in range(_SIDES)]
-    corners = [per_tap[2 * i, 2 * j] for i in range(_SIDES) for j in range(_SIDES)]
-    return (
-        kernels.flatten(0, 1),
-        bias.repeat(_SIDES**2, 1),
-        torch.stack(rows),
-        torch.stack(columns),
-        torch.stack(corners),
-    )
-
-
-def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
-    if layer.bias is None:
+def _numpy(values: Tensor | None) -> NDArray[np.float32]:
+    if values is None:
         raise ValueError("it has no bias")
-    return layer.bias.double()
+    return values.detach().numpy()
