@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Fields = Sequence[tuple[int, int | bytes | memoryview]]
 
 _GRAPH, _OPSETS = 7, 8
-_NODE, _INITIALIZER, _OUTPUT = 1, 5, 12
+_NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
 _INPUTS, _OUTPUTS, _NAME, _TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7
 _DIMS, _DATA_TYPE, _INT64S, _TENSOR_NAME, _RAW, _LOCATION = 1, 2, 7, 8, 9, 14
 _FLOAT, _INT64 = 1, 7
@@ -121,7 +121,9 @@ class _Graph:
         self.opset = opset
         self._message = message
         self._nodes = [_Node.of(content) for content in message.raw(_NODE)]
-        self._tensors = {item.text(_TENSOR_NAME): item for item in message.messages(_INITIALIZER)}
+        tensors = message.messages(_INITIALIZER)
+        self._names = [item.text(_TENSOR_NAME) for item in tensors]
+        self._tensors = dict(zip(self._names, tensors, strict=True))
         self._maker = {name: number for number, node in enumerate(self._nodes) for name in node.outputs}
         self._takers: Mapping[str, list[int]] = defaultdict(list)
         for number, node in enumerate(self._nodes):
@@ -134,9 +136,11 @@ class _Graph:
 
     @property
     def is_understood(self) -> bool:
-        """Whether all that nodes take is seen here, and no numbers lie in a file that is found by this one's place."""
+        """Whether weights are just these, no inputs too and in no other file, and all that nodes take is seen here."""
         elsewhere = any(item.integer(_LOCATION) for item in self._tensors.values())
-        return self.opset >= _FIRST_OPSET and not elsewhere and not any(node.kind in _NESTED for node in self._nodes)
+        given = any(item.text(1) in self._tensors for item in self._message.messages(_INPUT))
+        nested = any(node.kind in _NESTED for node in self._nodes)
+        return self.opset >= _FIRST_OPSET and not (elsewhere or given or nested)
 
     def written(self) -> Iterator[bytes | memoryview]:
         """Yield the pieces of the ``GraphProto``."""
@@ -144,7 +148,7 @@ class _Graph:
         for number, node in enumerate(nodes):
             yield from written([(_NODE, piece) for piece in self._instead.get(number, [node])])
         yield from written([(_INITIALIZER, tensor) for tensor in self._added])
-        tensors = zip(self._message.raw(_INITIALIZER), self._tensors, strict=False)
+        tensors = zip(self._message.raw(_INITIALIZER), self._names, strict=True)
         yield from written([(_INITIALIZER, tensor) for tensor, name in tensors if name not in self._left])
         yield from written(self._message.fields(but={_NODE, _INITIALIZER}))
 
@@ -211,10 +215,10 @@ class _Graph:
             takers = self._takers[found]
             mean = self._nodes[takers[0]] if len(takers) == 1 else None
             is_mean = mean is not None and mean.kind == "Conv" and len(mean.inputs) == 2 and mean.inputs[0] == found
-            if mean is None or not is_mean or found in self._kept or mean.integer("group", 1) != 1:
+            if mean is None or not is_mean or found in self._kept or not mean.is_square(1):
                 continue
             weights = self._tensors.get(mean.inputs[1])
-            if weights is None or not _is_plain(weights) or weights.integers(_DIMS)[2:] != [1, 1]:
+            if weights is None or not _is_plain(weights):
                 continue
             most, less, total, sums = (f"{found}/segx/{word}" for word in ("most", "less", "total", "sums"))
             axes = f"{found}/segx/axes"
