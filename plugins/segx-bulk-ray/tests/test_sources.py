@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from segx import YOLO
 from segx.errors import DataError, SegxError
 from segx.io.images import read_image
 from segx_bulk_ray import bulk, cluster, read, worker, write
+from segx_bulk_ray import decoder as decoder_module
 from segx_bulk_ray.decoder import Decoder
 from segx_bulk_ray.sources import Shard, divide, fingerprint
 from segx_cli.main import main
@@ -205,6 +207,19 @@ def test_the_process_that_decodes_gives_the_image(few: Path) -> None:
         with pytest.raises(DataError):
             decoder.decode(b"")
         assert np.array_equal(decoder.decode(stills(few)[0].read_bytes()), read_image(stills(few)[0]))
+
+
+@pytest.mark.parametrize("pixels", [64, 5000])
+def test_small_and_large_images_are_given_whole(pixels: int) -> None:
+    """The largest go through the pipe: what both processes see would keep their size."""
+    image = np.random.default_rng(0).integers(0, 255, (pixels, 4000, 3), np.uint8)
+    assert (image.nbytes > decoder_module._LARGEST) == (pixels == 5000)
+    data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+    with Decoder() as decoder:
+        first = decoder.decode(data)
+        second = decoder.decode(cv2.imencode(".png", image[:8])[1].tobytes())
+        assert np.array_equal(first, image)  # a copy, which the next one does not change
+        assert np.array_equal(second, image[:8])
 
 
 HURTING = """

@@ -1,7 +1,8 @@
 """Decodes images in a process of its own: one that kills it is set aside, and the work goes on.
 
 The protocol on its pipes: a length (8 bytes) and an encoded image in; out a status byte, then height, width and
-channels (4 bytes each) and the pixels, or a length (4 bytes) and the reason in UTF-8.
+channels (4 bytes each), of pixels that lie in memory which both see or, if they are too many, follow; or a length (4
+bytes) and the reason in UTF-8.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Self
 import numpy as np
 
 from segx.errors import DataError
+from segx.runtime.memory import SharedMemory
 
 if TYPE_CHECKING:
     from segx.structures.types import Image
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _TRIES = 2
 _SECONDS = 120.0
 """That decoding may take; the largest images take a few."""
+_FAILED, _FOLLOWS, _LIES = b"\0", b"\1", b"\2"
+_LARGEST = 48 << 20
+"""Bytes of an image from which on it goes through the pipe: the memory that both see keeps its size."""
 _PIPE = 1 << 20
 _SET_PIPE_SIZE = 1031
 """Of Linux's ``fcntl``."""
@@ -36,6 +41,7 @@ class Decoder:
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._pixels: SharedMemory | None = None
         self._seconds = seconds
         self._lock = threading.Lock()
         self._asked: float | None = None  # since when an answer is waited for
@@ -70,21 +76,26 @@ class Decoder:
     def _ask(self, data: bytes) -> Image:
         self._late = False
         if self._process is None:
-            self._process = _started()
+            self._pixels = SharedMemory.new()
+            self._process = _started(self._pixels)
             threading.Thread(target=self._watch, args=(self._process,), name="segx-bulk-watch", daemon=True).start()
         into, out = self._process.stdin, self._process.stdout
-        if into is None or out is None:  # never: both are pipes
+        if into is None or out is None or self._pixels is None:  # never: both are pipes
             raise EOFError
         self._asked = time.monotonic()
         try:
             into.write(struct.pack("<q", len(data)))
             into.write(data)
             into.flush()
-            if _exactly(out, 1) == b"\1":
-                image = np.empty(struct.unpack("<3i", _exactly(out, 12)), np.uint8)
-                _fill(out, image.reshape(-1).data)
-                return image
-            raise DataError(_exactly(out, struct.unpack("<i", _exactly(out, 4))[0]).decode())
+            status = _exactly(out, 1)
+            if status == _FAILED:
+                raise DataError(_exactly(out, struct.unpack("<i", _exactly(out, 4))[0]).decode())
+            shape = struct.unpack("<3i", _exactly(out, 12))
+            if status == _LIES:
+                return self._pixels.array(shape, np.uint8).copy()
+            image = np.empty(shape, np.uint8)
+            _fill(out, image.reshape(-1).data)
+            return image
         finally:
             self._asked = None
 
@@ -120,10 +131,11 @@ class Decoder:
         return f"exit code {code}"
 
 
-def _started() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from segx_bulk_ray.decoder import main; main()"]
-    process = subprocess.Popen(  # noqa: S603 - this interpreter, a constant line
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+def _started(pixels: SharedMemory) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", f"from segx_bulk_ray.decoder import main; main({pixels.place!r})"]
+    inherited = (pixels.place,) if isinstance(pixels.place, int) else ()
+    process = subprocess.Popen(  # noqa: S603 - this interpreter, a line of ours
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=inherited
     )
     for pipe in (process.stdin, process.stdout):
         _widen(pipe)
@@ -160,11 +172,16 @@ def _fill(pipe: IO[bytes], target: memoryview) -> None:
         done += count
 
 
-def main() -> None:
-    """Be the process that decodes; ends when its input does."""
+def main(place: int | str) -> None:
+    """Be the process that decodes; ends when its input does.
+
+    Args:
+        place: Of the memory that both see.
+    """
     from segx.io import images  # noqa: PLC0415 - the parent needs none of it
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks; the closed pipe ends this one
+    pixels = SharedMemory.inherited(place)
     given, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not stand among the pixels
     while True:
@@ -174,10 +191,14 @@ def main() -> None:
             return
         try:
             image = np.ascontiguousarray(images.decode_image(data))
-            answers.write(b"\1" + struct.pack("<3i", *image.shape))
-            answers.write(image.reshape(-1).data)
+            lies = image.nbytes <= _LARGEST
+            if lies:
+                pixels.array(image.shape, np.uint8)[...] = image
+            answers.write((_LIES if lies else _FOLLOWS) + struct.pack("<3i", *image.shape))
+            if not lies:
+                answers.write(image.reshape(-1).data)
         except (DataError, MemoryError) as error:
             text = getattr(error, "message", "it does not fit into memory").encode()
-            answers.write(b"\0" + struct.pack("<i", len(text)) + text)
+            answers.write(_FAILED + struct.pack("<i", len(text)) + text)
         with contextlib.suppress(BrokenPipeError):
             answers.flush()
