@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from segx.ops.convolutions import Joined
+
     Fields = Sequence[tuple[int, int | bytes | memoryview]]
 
 _GRAPH, _OPSETS = 7, 8
@@ -32,8 +34,8 @@ _NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
 _INPUTS, _OUTPUTS, _NAME, _TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7
 _DIMS, _DATA_TYPE, _INT64S, _TENSOR_NAME, _RAW, _LOCATION = 1, 2, 7, 8, 9, 14
 _FLOAT, _INT64 = 1, 7
-_INT, _INTS = 2, 7
-"""``AttributeProto.AttributeType`` of an integer, and of a list of them."""
+_INT, _TEXT, _INTS = 2, 3, 7
+"""``AttributeProto.AttributeType`` of an integer, of a text, and of a list of integers."""
 _NESTED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Whose graphs take tensors of the one around them, unseen."""
 _LARGEST = 64 << 20
@@ -43,7 +45,7 @@ _MOST_NODES = 20_000
 _FIRST_OPSET = 13
 """Since then axes of sums and sizes of parts are inputs."""
 _AXES_ARE_INPUTS = 18
-"""Of a maximum."""
+"""Of a maximum; and a split into equal parts says how many."""
 
 
 def quicker(path: Path) -> bytes | None:
@@ -94,19 +96,24 @@ class _Node(NamedTuple):
         return cls(kind, message.texts(_INPUTS), message.texts(_OUTPUTS), message)
 
     def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is an integer."""
-        found = [item.integer(3) for item in self.message.messages(_ATTRIBUTE) if item.text(1) == name]
-        return signed(found)[-1] if found else default
+        """Return an attribute, if it is an integer."""
+        found = self._attributes().get(name)
+        return signed(found)[-1] if isinstance(found, list) and found else default
 
     def is_square(self, kernel: int, *, stride: int = 1, padding: int = 0) -> bool:
         """Return whether it is a convolution, transposed or not, of one group and of these numbers along both axes."""
         usual = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": [1], "output_padding": [0, 0]}
-        attributes = {item.text(1): item for item in self.message.messages(_ATTRIBUTE)}
-        if "auto_pad" in attributes and attributes.pop("auto_pad").text(4) != "NOTSET":
-            return False
-        given = {name: item.integers(8) or item.integers(3) for name, item in attributes.items()}
-        wanted = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-        return {**usual, **given} == {**usual, **wanted}
+        wanted = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4, "auto_pad": "NOTSET"}
+        return {**usual, "auto_pad": "NOTSET", **self._attributes()} == {**usual, **wanted}
+
+    def _attributes(self) -> dict[str, list[int] | str | None]:
+        """Return attributes that are integers or a text; None: it is something else, or not of the type it says."""
+        found: dict[str, list[int] | str | None] = {}
+        for item in self.message.messages(_ATTRIBUTE):
+            kind = item.integer(20)
+            values = item.integers({_INT: 3, _INTS: 8}.get(kind, 0))
+            found[item.text(1)] = values or (item.text(4) if kind == _TEXT else None)
+        return found
 
     def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """Return it with other inputs and outputs."""
@@ -206,6 +213,8 @@ class _Graph:
             tensor = self._tensors.get(split.inputs[1])
             sizes = None if tensor is None else _integers(tensor)
             return sizes if sizes is not None and len(sizes) == len(split.outputs) else None
+        if self.opset >= _AXES_ARE_INPUTS and split.integer("num_outputs", 0) != len(split.outputs):
+            return None
         size, left = divmod(channels, len(split.outputs))
         return None if left else [size] * len(split.outputs)
 
@@ -255,11 +264,14 @@ class _Graph:
             doubled, convolved, pointed = (self._weights(node) for node in (doubling, chain[0], chain[3]))
             if not (doubled and convolved and pointed) or not _is_less_over_cells(doubled[0], convolved[0]):
                 continue
+            both = joined(*doubled, convolved[0])
+            if not all(np.abs(numbers).max() < np.finfo(np.float32).max for numbers in both):
+                continue
             for node in chain[:-1]:
                 self._instead[self._maker[node.outputs[0]]] = []
             self._instead[number] = []
             last = chain[-1]
-            nodes = self._over_cells(doubling.inputs[0], last.outputs[0], doubled, convolved, pointed)
+            nodes = self._over_cells(doubling.inputs[0], last.outputs[0], both, convolved[1], pointed)
             self._instead[self._maker[last.outputs[0]]] = nodes
             names = {name for node in (doubling, chain[0], chain[3]) for name in node.inputs[1:]}
             self._left |= {name for name in names if len(self._takers[name]) == 1} - self._kept
@@ -306,8 +318,8 @@ class _Graph:
         self,
         cells: str,
         pixels: str,
-        doubled: tuple[NDArray[np.float32], NDArray[np.float32]],
-        convolved: tuple[NDArray[np.float32], NDArray[np.float32]],
+        both: Joined,
+        bias: NDArray[np.float32],
         pointed: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> list[bytes]:
         """Return the nodes from cells to pixels, and keep their weights.
@@ -327,19 +339,19 @@ class _Graph:
         def silu(maps: str, output: str) -> list[bytes]:
             return [_node("Sigmoid", [maps], [f"{maps}/gate"]), _node("Mul", [maps, f"{maps}/gate"], [output])]
 
-        both, ring = joined(*doubled, convolved[0]), _attribute("pads", [1, 1, 1, 1])
+        ring = _attribute("pads", [1, 1, 1, 1])
         outputs, inputs = both.kernels.shape[2:4]
         given = pointed[0].shape[0]
         kernel = keep("kernel", both.kernels.reshape(4 * outputs, inputs, 2, 2).astype(np.float32))
         of_ones = keep("of ones", both.ones.reshape(4 * outputs, 1, 2, 2).astype(np.float32))
-        bias = keep("bias", np.tile(convolved[1], 4))
+        biases = keep("bias", np.tile(bias, 4))
         points = keep("points", np.tile(pointed[0], (4, 1, 1, 1))), keep("points' bias", np.tile(pointed[1], 4))
         one, sizes = keep("one", np.array(1, np.float32)), keep("sizes", np.array([given] * 4, np.int64))
         axes = keep("axes", np.array([2, 3], np.int64))
         nodes = [
             self._most(cells, name("most"), keep("channels", np.array([1], np.int64))),
             _node("Clip", [name("most"), one, one], [name("ones")]),
-            _node("Conv", [cells, kernel, bias], [name("seen")], ring),
+            _node("Conv", [cells, kernel, biases], [name("seen")], ring),
             _node("Conv", [name("ones"), of_ones], [name("added")], ring),
             _node("Add", [name("seen"), name("added")], [name("sum")]),
             *silu(name("sum"), name("windows")),
@@ -401,10 +413,10 @@ def _rows(tensor: Message, begin: int, count: int, name: str) -> bytes:
 def _integers(tensor: Message) -> list[int] | None:
     if tensor.integer(_DATA_TYPE) != _INT64:
         return None
-    if _RAW in tensor:
-        (numbers,) = tensor.raw(_RAW)
-        return [number for (number,) in struct.iter_unpack("<q", numbers)]
-    return signed(tensor.integers(_INT64S))
+    found = signed(tensor.integers(_INT64S))
+    for numbers in tensor.raw(_RAW):
+        found += [number for (number,) in struct.iter_unpack("<q", numbers)]
+    return found if tensor.integers(_DIMS) == [len(found)] else None
 
 
 def _tensor(name: str, kind: int, shape: Sequence[int], numbers: bytes | memoryview) -> bytes:
