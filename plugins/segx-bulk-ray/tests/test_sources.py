@@ -191,6 +191,18 @@ def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_shard_raises_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """Ray raises an error of two classes, whose words are the worker's whole traceback."""
+    from ray.exceptions import RayTaskError
+
+    own = DataError(f"{tmp_path}/images: cannot be written", hint="name another output=")
+    raised = RayTaskError("do_shard", "Traceback (most recent call last) ...", own).as_instanceof_cause()
+    assert isinstance(raised, DataError)
+    assert cluster.words_of(raised) is own
+    raised = RayTaskError("do_shard", "Traceback ...", ZeroDivisionError("by nothing")).as_instanceof_cause()
+    assert str(cluster.words_of(raised)).startswith("the workers have failed: by nothing")
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(model: Path, few: Path) -> None:
     with pytest.raises(DataError, match="holds something already"):
         write(model, str(few), str(few))
