@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segx import YOLO
-from segx.errors import DataError, SegxError
+from segx.errors import DataError, SegxError, UsageError
 from segx.io.images import read_image
 from segx_bulk_ray import bulk, cluster, read, worker, write
 from segx_bulk_ray.decoder import Decoder
@@ -137,6 +137,26 @@ def test_what_cannot_be_is_refused_before_ray_starts(
     bulk._begun(out, bulk._Plan.make(model, str(few), shard=256, settings={}, workers=None), resume=False)
     with pytest.raises(SegxError, match=said):
         write(model, str(few), out, **change)  # type: ignore[arg-type]
+
+
+def test_what_ray_would_wait_for_without_an_end_is_told(
+    model: Path, few: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    def plan(**settings: object) -> bulk._Plan:
+        return bulk._Plan.make(model, str(few), shard=256, settings=settings, workers=None)
+
+    machines = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 1.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    plan().seek_room(shared=True)
+    assert not caplog.records
+    plan(threads=2).seek_room(shared=True)
+    assert "no machine of the cluster has 2 CPUs" in caplog.text
+    with pytest.raises(UsageError, match=r"device=cuda: Ray finds no GPU on this machine\n  device=cpu"):
+        plan(device="cuda").seek_room(shared=False)
+    machines[0]["Resources"] = {"CPU": 2.0, "GPU": 1.0}
+    plan(device="cuda", threads=2).seek_room(shared=False)
 
 
 @pytest.mark.parametrize(("words", "batch"), [((), None), (("batch=3",), 3)])
