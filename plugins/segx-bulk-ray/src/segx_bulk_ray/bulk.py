@@ -150,7 +150,7 @@ def write(
         settings: As for :func:`predict`.
 
     Raises:
-        UsageError: A setting is wrong, the run to go on with is of another model, source or setting, or no GPU is there.
+        UsageError: A setting is wrong, the run to go on with is of another model, source or setting; or no GPU.
         DataError: The source is not there, or the output holds something already or cannot be written.
         ModelError: The model cannot be read.
         SegxError: The workers have failed.
