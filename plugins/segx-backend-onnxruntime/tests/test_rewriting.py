@@ -163,6 +163,8 @@ def test_no_numbers_of_one_image_reach_another_or_the_whole(save: Callable[[onnx
         lambda nodes: nodes[1].attribute.append(helper.make_attribute("group", 2)),
         lambda nodes: nodes[1].attribute.append(helper.make_attribute("strides", [2, 2])),
         lambda nodes: nodes[4].attribute.append(helper.make_attribute("strides", [2, 2])),
+        lambda nodes: nodes[4].attribute[0].ClearField("type"),
+        lambda nodes: setattr(nodes[1].attribute[2], "type", onnx.AttributeProto.INT),
         lambda nodes: nodes[5].input.__setitem__(0, "maps"),
         lambda nodes: nodes[7].input.__setitem__(0, "silu"),
         lambda nodes: nodes[7].input.__setitem__(0, "up"),
@@ -246,12 +248,6 @@ def list_numbers(model: onnx.ModelProto) -> None:
             item.float_data.extend(values.ravel().tolist())
 
 
-def give_weights_from_outside(model: onnx.ModelProto) -> None:
-    """As files of the first years do."""
-    item = model.graph.initializer[0]
-    model.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))
-
-
 def halve(model: onnx.ModelProto) -> None:
     for item in model.graph.initializer:
         if item.data_type == onnx.TensorProto.FLOAT:
@@ -264,11 +260,23 @@ def damage_sizes(model: onnx.ModelProto) -> None:
     model.graph.node[-1].input.append("b")
 
 
+def take_types_off(model: onnx.ModelProto) -> None:
+    for kind in ("Split", "Softmax"):
+        nodes_of(model)[kind].attribute[0].ClearField("type")
+
+
+def leave_numbers_out(model: onnx.ModelProto) -> None:
+    """Of parts where they have to be said, and of a mean's kernel."""
+    nodes_of(model)["Split"].input.pop()
+    model.graph.node[-1].ClearField("attribute")
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        *(take_types_off, leave_numbers_out),
         *(take_twice, give_out, name_the_axis_otherwise, take_operators_of_others, look_from_an_inner_graph),
-        *(keep_weights_elsewhere, give_weights_from_outside, list_numbers, halve, damage_sizes),
+        *(keep_weights_elsewhere, list_numbers, halve, damage_sizes),
     ],
 )
 def test_what_is_not_understood_stays(
@@ -277,6 +285,92 @@ def test_what_is_not_understood_stays(
     model = whole()
     change(model)
     assert quicker(save(model)) is None
+
+
+def list_tensors_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    for item in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, list(item.dims)))
+    return model
+
+
+@pytest.mark.parametrize("make", [whole, prototypes])
+def test_tensors_that_are_inputs_too_stay_there(
+    save: Callable[[onnx.ModelProto], Path], make: Callable[[], onnx.ModelProto]
+) -> None:
+    """As exporters write them that keep initializers as inputs: one that is gone would have to be given."""
+    model = list_tensors_as_inputs(make())
+    images = IMAGES if make is whole else IMAGES[:, :, :6]
+    path = save(model)
+    assert quicker(path) is not None
+    opened, _ = start(path, CPU)
+    assert [item.name for item in opened.get_inputs()] == ["images"]
+    for one, other in zip(opened.run(None, {"images": images}), run(model, images), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-4)
+
+
+def test_tensors_of_one_name_stay_as_they_are(save: Callable[[onnx.ModelProto], Path]) -> None:
+    """ONNX Runtime takes the last one."""
+    model = whole()
+    model.graph.initializer.insert(0, tensor("w", 32, 3, 3, 3))
+    assert quicker(save(model)) is None
+
+
+@pytest.mark.parametrize("change", [("strides", [16, 16]), ("strides", [2, 2]), ("pads", [1, 1, 1, 1])])
+def test_means_of_fewer_or_more_places_stay(save: Callable[[onnx.ModelProto], Path], change: tuple[str, Any]) -> None:
+    model = whole()
+    model.graph.node[-1].attribute.append(helper.make_attribute(*change))
+    found = quicker(save(model))
+    assert found is not None  # for the parts
+    assert "Softmax" in kinds(onnx.load_from_string(found))
+
+
+def test_a_mean_that_is_split_is_written_anew_once(save: Callable[[onnx.ModelProto], Path]) -> None:
+    nodes = [
+        helper.make_node("Softmax", ["images"], ["bins"], axis=1),
+        helper.make_node("Conv", ["bins", "v"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("Sigmoid", ["maps"], ["gate"]),
+        helper.make_node("Mul", ["maps", "gate"], ["silu"]),
+        helper.make_node("Split", ["silu"], ["output0", "output1"], axis=1),
+        helper.make_node("Conv", ["images", "v"], ["output2"], kernel_shape=[1, 1]),
+    ]
+    outputs = [helper.make_tensor_value_info(f"output{number}", 1, None) for number in range(3)]
+    images = helper.make_tensor_value_info("images", 1, [2, 3, 16, 16])
+    graph = helper.make_graph(nodes, "g", [images], outputs, [tensor("v", 4, 3, 1, 1)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = quicker(save(model))
+    assert found is not None
+    for one, other in zip(run(found), run(model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", [((3, 8, 3, 3), (24, 8, 3, 3)), ((3, 1, 2, 2), (24, 1, 3, 3)), ((3, 8, 2, 2),) * 2])
+def test_doublings_that_would_grow_or_are_damaged_stay(
+    save: Callable[[onnx.ModelProto], Path], shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    """With one map between 2000 and 2000 others, 160 KB became 256 MB."""
+    model = prototypes()
+    for item in model.graph.initializer:
+        if item.name in {"d", "c"}:
+            item.CopyFrom(tensor(item.name, *shapes[item.name == "c"]))
+    assert quicker(save(model)) is None
+
+
+@pytest.mark.parametrize("number", [3e38, np.inf, np.nan])
+def test_doublings_whose_kernels_would_overflow_stay(save: Callable[[onnx.ModelProto], Path], number: float) -> None:
+    model = prototypes()
+    for item in model.graph.initializer:
+        if item.name in {"d", "c"}:
+            numbers = numpy_helper.to_array(item).copy()
+            numbers[0, 0] = number if item.name == "d" else 2
+            item.CopyFrom(numpy_helper.from_array(numbers, item.name))
+    assert quicker(save(model)) is None
+
+
+def test_graphs_of_very_many_nodes_stay(save: Callable[[onnx.ModelProto], Path], monkeypatch: Any) -> None:
+    path = save(whole())
+    assert quicker(path) is not None
+    monkeypatch.setattr(rewriting, "_MOST_NODES", len(whole().graph.node) - 1)
+    assert quicker(path) is None
 
 
 def test_old_operators_stay(save: Callable[[onnx.ModelProto], Path]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from segx import YOLO
-from segx.errors import DataError, SegxError
+from segx.errors import DataError, SegxError, UsageError
 from segx.io.images import read_image
 from segx_bulk_ray import bulk, cluster, read, worker, write
 from segx_bulk_ray import decoder as decoder_module
@@ -141,6 +141,26 @@ def test_what_cannot_be_is_refused_before_ray_starts(
         write(model, str(few), out, **change)  # type: ignore[arg-type]
 
 
+def test_what_ray_would_wait_for_without_an_end_is_told(
+    model: Path, few: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    def plan(**settings: object) -> bulk._Plan:
+        return bulk._Plan.make(model, str(few), shard=256, settings=settings, workers=None)
+
+    machines = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 1.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    plan().seek_room(shared=True)
+    assert not caplog.records
+    plan(threads=2).seek_room(shared=True)
+    assert "no machine of the cluster has 2 CPUs" in caplog.text
+    with pytest.raises(UsageError, match=r"device=cuda: Ray finds no GPU on this machine\n  device=cpu"):
+        plan(device="cuda").seek_room(shared=False)
+    machines[0]["Resources"] = {"CPU": 2.0, "GPU": 1.0}
+    plan(device="cuda", threads=2).seek_room(shared=False)
+
+
 @pytest.mark.parametrize(("words", "batch"), [((), None), (("batch=3",), 3)])
 def test_the_batch_is_the_model_s_own_unless_it_is_named(
     words: tuple[str, ...], batch: int | None, monkeypatch: pytest.MonkeyPatch
@@ -191,6 +211,18 @@ def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytes
         cluster.start(None, cpus=1)
     assert "less busy" in str(told.value.hint)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_shard_raises_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """Ray raises an error of two classes, whose words are the worker's whole traceback."""
+    from ray.exceptions import RayTaskError
+
+    own = DataError(f"{tmp_path}/images: cannot be written", hint="name another output=")
+    raised = RayTaskError("do_shard", "Traceback (most recent call last) ...", own).as_instanceof_cause()
+    assert isinstance(raised, DataError)
+    assert cluster.words_of(raised) is own
+    raised = RayTaskError("do_shard", "Traceback ...", ZeroDivisionError("by nothing")).as_instanceof_cause()
+    assert str(cluster.words_of(raised)).startswith("the workers have failed: by nothing")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(model: Path, few: Path) -> None:

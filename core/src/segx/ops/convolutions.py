@@ -41,14 +41,17 @@ def joined(doubling: NDArray[np.floating], bias: NDArray[np.floating], kernel: N
         doubling: (inputs, hidden, 2, 2), of the transposed convolution.
         bias: (hidden,), its bias.
         kernel: (outputs, hidden, 3, 3), of the convolution, whose own bias stays what it is.
+
+    Infinities, as a training that has failed leaves them, are computed with in silence.
     """
     inner, outer = doubling.astype(np.float64), kernel.astype(np.float64)
     places = (_SIDES, _SIDES, len(outer))
     found = Joined(np.zeros((*places, len(inner), 2, 2)), np.zeros((*places, 2, 2)))
-    for i, j, row, column in np.ndindex(_SIDES, _SIDES, 3, 3):
-        tap = outer[:, :, row, column]
-        down, across = i + row - 1, j + column - 1  # of the doubled maps, from the cell's first
-        cell = down // _SIDES + 1 - i, across // _SIDES + 1 - j
-        found.kernels[i, j, :, :, *cell] += tap @ inner[:, :, down % _SIDES, across % _SIDES].T
-        found.ones[i, j, :, *cell] += tap @ bias.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        for i, j, row, column in np.ndindex(_SIDES, _SIDES, 3, 3):
+            tap = outer[:, :, row, column]
+            down, across = i + row - 1, j + column - 1  # of the doubled maps, from the cell's first
+            cell = down // _SIDES + 1 - i, across // _SIDES + 1 - j
+            found.kernels[i, j, :, :, *cell] += tap @ inner[:, :, down % _SIDES, across % _SIDES].T
+            found.ones[i, j, :, *cell] += tap @ bias.astype(np.float64)
     return found

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from segx.ops.convolutions import Joined
+
     Fields = Sequence[tuple[int, int | bytes | memoryview]]
 
 _GRAPH, _OPSETS = 7, 8
@@ -32,16 +34,18 @@ _NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
 _INPUTS, _OUTPUTS, _NAME, _TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7
 _DIMS, _DATA_TYPE, _INT64S, _TENSOR_NAME, _RAW, _LOCATION = 1, 2, 7, 8, 9, 14
 _FLOAT, _INT64 = 1, 7
-_INT, _INTS = 2, 7
-"""``AttributeProto.AttributeType`` of an integer, and of a list of them."""
-_NESTED = frozenset({"If", "Loop", "Scan"})
+_INT, _TEXT, _INTS = 2, 3, 7
+"""``AttributeProto.AttributeType`` of an integer, of a text, and of a list of integers."""
+_NESTED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Whose graphs take tensors of the one around them, unseen."""
 _LARGEST = 64 << 20
 """Bytes from which writing a file anew costs more than it saves: 0.2 s for YOLOv8x, and 5 of 1,400 ms an image."""
+_MOST_NODES = 20_000
+"""YOLOv8x has 500; of a file that is full of empty ones, each would take a kilobyte here."""
 _FIRST_OPSET = 13
 """Since then axes of sums and sizes of parts are inputs."""
 _AXES_ARE_INPUTS = 18
-"""Of a maximum."""
+"""Of a maximum; and a split into equal parts says how many."""
 
 
 def quicker(path: Path) -> bytes | None:
@@ -54,7 +58,10 @@ def quicker(path: Path) -> bytes | None:
     if path.stat().st_size > _LARGEST:
         return None
     model = Message.of(path)
-    graph = _Graph(model.message(_GRAPH), _opset(model))
+    content = model.message(_GRAPH)
+    if len(content.raw(_NODE)) > _MOST_NODES:
+        return None
+    graph = _Graph(content, _opset(model))
     if not graph.is_understood or not graph.split_convolutions() + graph.softmaxes() + graph.doublings():
         return None
     pieces = list(graph.written())
@@ -89,19 +96,24 @@ class _Node(NamedTuple):
         return cls(kind, message.texts(_INPUTS), message.texts(_OUTPUTS), message)
 
     def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is an integer."""
-        found = [item.integer(3) for item in self.message.messages(_ATTRIBUTE) if item.text(1) == name]
-        return signed(found)[-1] if found else default
+        """Return an attribute, if it is an integer."""
+        found = self._attributes().get(name)
+        return signed(found)[-1] if isinstance(found, list) and found else default
 
     def is_square(self, kernel: int, *, stride: int = 1, padding: int = 0) -> bool:
         """Return whether it is a convolution, transposed or not, of one group and of these numbers along both axes."""
         usual = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": [1], "output_padding": [0, 0]}
-        attributes = {item.text(1): item for item in self.message.messages(_ATTRIBUTE)}
-        if "auto_pad" in attributes and attributes.pop("auto_pad").text(4) != "NOTSET":
-            return False
-        given = {name: item.integers(8) or item.integers(3) for name, item in attributes.items()}
-        wanted = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-        return {**usual, **given} == {**usual, **wanted}
+        wanted = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4, "auto_pad": "NOTSET"}
+        return {**usual, "auto_pad": "NOTSET", **self._attributes()} == {**usual, **wanted}
+
+    def _attributes(self) -> dict[str, list[int] | str | None]:
+        """Return attributes that are integers or a text; None: it is something else, or not of the type it says."""
+        found: dict[str, list[int] | str | None] = {}
+        for item in self.message.messages(_ATTRIBUTE):
+            kind = item.integer(20)
+            values = item.integers({_INT: 3, _INTS: 8}.get(kind, 0))
+            found[item.text(1)] = values or (item.text(4) if kind == _TEXT else None)
+        return found
 
     def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """Return it with other inputs and outputs."""
@@ -121,26 +133,25 @@ class _Graph:
         self.opset = opset
         self._message = message
         self._nodes = [_Node.of(content) for content in message.raw(_NODE)]
-        tensors = message.messages(_INITIALIZER)
-        self._names = [item.text(_TENSOR_NAME) for item in tensors]
-        self._tensors = dict(zip(self._names, tensors, strict=True))
+        self._tensors = {item.text(_TENSOR_NAME): item for item in message.messages(_INITIALIZER)}
         self._maker = {name: number for number, node in enumerate(self._nodes) for name in node.outputs}
         self._takers: Mapping[str, list[int]] = defaultdict(list)
         for number, node in enumerate(self._nodes):
             for name in node.inputs:
                 self._takers[name].append(number)
-        self._kept = {item.text(1) for item in message.messages(_OUTPUT)}
+        # Tensors are listed among the inputs, too, where others may be given in their place.
+        self._kept = {item.text(1) for number in (_INPUT, _OUTPUT) for item in message.messages(number)}
         self._instead: dict[int, list[bytes]] = {}
         self._added: list[bytes] = []
         self._left: set[str] = set()  # tensors that no node takes any more
 
     @property
     def is_understood(self) -> bool:
-        """Whether weights are just these, no inputs too and in no other file, and all that nodes take is seen here."""
+        """Whether all that nodes take is seen here, once, and no numbers lie in a file found by this one's place."""
         elsewhere = any(item.integer(_LOCATION) for item in self._tensors.values())
-        given = any(item.text(1) in self._tensors for item in self._message.messages(_INPUT))
+        once = len(self._tensors) == len(self._message.raw(_INITIALIZER))
         nested = any(node.kind in _NESTED for node in self._nodes)
-        return self.opset >= _FIRST_OPSET and not (elsewhere or given or nested)
+        return self.opset >= _FIRST_OPSET and once and not elsewhere and not nested
 
     def written(self) -> Iterator[bytes | memoryview]:
         """Yield the pieces of the ``GraphProto``."""
@@ -148,7 +159,7 @@ class _Graph:
         for number, node in enumerate(nodes):
             yield from written([(_NODE, piece) for piece in self._instead.get(number, [node])])
         yield from written([(_INITIALIZER, tensor) for tensor in self._added])
-        tensors = zip(self._message.raw(_INITIALIZER), self._names, strict=True)
+        tensors = zip(self._message.raw(_INITIALIZER), self._tensors, strict=True)
         yield from written([(_INITIALIZER, tensor) for tensor, name in tensors if name not in self._left])
         yield from written(self._message.fields(but={_NODE, _INITIALIZER}))
 
@@ -202,6 +213,8 @@ class _Graph:
             tensor = self._tensors.get(split.inputs[1])
             sizes = None if tensor is None else _integers(tensor)
             return sizes if sizes is not None and len(sizes) == len(split.outputs) else None
+        if self.opset >= _AXES_ARE_INPUTS and split.integer("num_outputs", 0) != len(split.outputs):
+            return None
         size, left = divmod(channels, len(split.outputs))
         return None if left else [size] * len(split.outputs)
 
@@ -218,7 +231,7 @@ class _Graph:
             if mean is None or not is_mean or found in self._kept or not mean.is_square(1):
                 continue
             weights = self._tensors.get(mean.inputs[1])
-            if weights is None or not _is_plain(weights):
+            if weights is None or not _is_plain(weights) or takers[0] in self._instead:
                 continue
             most, less, total, sums = (f"{found}/segx/{word}" for word in ("most", "less", "total", "sums"))
             axes = f"{found}/segx/axes"
@@ -246,15 +259,19 @@ class _Graph:
             if doubling.kind != "ConvTranspose" or not doubling.is_square(2, stride=2):
                 continue
             chain = self._behind(doubling)
-            weights = chain and [self._weights(node) for node in (doubling, chain[0], chain[3])]
-            if not chain or not weights or None in weights:
+            if not chain or any(self._maker[node.outputs[0]] in self._instead for node in chain):
+                continue
+            doubled, convolved, pointed = (self._weights(node) for node in (doubling, chain[0], chain[3]))
+            if not (doubled and convolved and pointed) or not _is_less_over_cells(doubled[0], convolved[0]):
+                continue
+            both = joined(*doubled, convolved[0])
+            if not all(np.abs(numbers).max() < np.finfo(np.float32).max for numbers in both):
                 continue
             for node in chain[:-1]:
                 self._instead[self._maker[node.outputs[0]]] = []
             self._instead[number] = []
             last = chain[-1]
-            (doubled, convolved, pointed) = (values for values in weights if values is not None)
-            nodes = self._over_cells(doubling.inputs[0], last.outputs[0], doubled, convolved, pointed)
+            nodes = self._over_cells(doubling.inputs[0], last.outputs[0], both, convolved[1], pointed)
             self._instead[self._maker[last.outputs[0]]] = nodes
             names = {name for node in (doubling, chain[0], chain[3]) for name in node.inputs[1:]}
             self._left |= {name for name in names if len(self._takers[name]) == 1} - self._kept
@@ -301,8 +318,8 @@ class _Graph:
         self,
         cells: str,
         pixels: str,
-        doubled: tuple[NDArray[np.float32], NDArray[np.float32]],
-        convolved: tuple[NDArray[np.float32], NDArray[np.float32]],
+        both: Joined,
+        bias: NDArray[np.float32],
         pointed: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> list[bytes]:
         """Return the nodes from cells to pixels, and keep their weights.
@@ -322,19 +339,19 @@ class _Graph:
         def silu(maps: str, output: str) -> list[bytes]:
             return [_node("Sigmoid", [maps], [f"{maps}/gate"]), _node("Mul", [maps, f"{maps}/gate"], [output])]
 
-        both, ring = joined(*doubled, convolved[0]), _attribute("pads", [1, 1, 1, 1])
+        ring = _attribute("pads", [1, 1, 1, 1])
         outputs, inputs = both.kernels.shape[2:4]
         given = pointed[0].shape[0]
         kernel = keep("kernel", both.kernels.reshape(4 * outputs, inputs, 2, 2).astype(np.float32))
         of_ones = keep("of ones", both.ones.reshape(4 * outputs, 1, 2, 2).astype(np.float32))
-        bias = keep("bias", np.tile(convolved[1], 4))
+        biases = keep("bias", np.tile(bias, 4))
         points = keep("points", np.tile(pointed[0], (4, 1, 1, 1))), keep("points' bias", np.tile(pointed[1], 4))
         one, sizes = keep("one", np.array(1, np.float32)), keep("sizes", np.array([given] * 4, np.int64))
         axes = keep("axes", np.array([2, 3], np.int64))
         nodes = [
             self._most(cells, name("most"), keep("channels", np.array([1], np.int64))),
             _node("Clip", [name("most"), one, one], [name("ones")]),
-            _node("Conv", [cells, kernel, bias], [name("seen")], ring),
+            _node("Conv", [cells, kernel, biases], [name("seen")], ring),
             _node("Conv", [name("ones"), of_ones], [name("added")], ring),
             _node("Add", [name("seen"), name("added")], [name("sum")]),
             *silu(name("sum"), name("windows")),
@@ -365,6 +382,16 @@ class _Graph:
         return node
 
 
+def _is_less_over_cells(doubled: NDArray[np.float32], convolved: NDArray[np.float32]) -> bool:
+    """Return whether kernels are those of a doubling and of 3x3, and both in one take fewer products, and less memory.
+
+    With few maps between them, of 1 MB together 100 GB would become.
+    """
+    (inputs, hidden, *two), (outputs, taken, *three) = doubled.shape, convolved.shape
+    fits = two == [2, 2] and three == [3, 3] and hidden == taken
+    return fits and 16 * inputs * outputs < doubled.size + 4 * convolved.size
+
+
 def _is_plain(tensor: Message) -> bool:
     """Return whether a tensor's numbers are float32 that lie in it as bytes."""
     return tensor.integer(_DATA_TYPE) == _FLOAT and _RAW in tensor
@@ -386,10 +413,10 @@ def _rows(tensor: Message, begin: int, count: int, name: str) -> bytes:
 def _integers(tensor: Message) -> list[int] | None:
     if tensor.integer(_DATA_TYPE) != _INT64:
         return None
-    if _RAW in tensor:
-        (numbers,) = tensor.raw(_RAW)
-        return [number for (number,) in struct.iter_unpack("<q", numbers)]
-    return signed(tensor.integers(_INT64S))
+    found = signed(tensor.integers(_INT64S))
+    for numbers in tensor.raw(_RAW):
+        found += [number for (number,) in struct.iter_unpack("<q", numbers)]
+    return found if tensor.integers(_DIMS) == [len(found)] else None
 
 
 def _tensor(name: str, kind: int, shape: Sequence[int], numbers: bytes | memoryview) -> bytes:

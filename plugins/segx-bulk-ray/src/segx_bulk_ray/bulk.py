@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from segx.options.verbs import PredictOptions
 from segx.plugin.fastest import measured
 from segx.plugin.registry import get_registry
 from segx.runtime import cores, device_kind
+from segx.words import counted
 from segx_bulk_ray import cluster, output, places
 from segx_bulk_ray.sources import divide, fingerprint
 from segx_bulk_ray.worker import Work, do_shard, hash_of, pack, predicted
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from segx_bulk_ray.sources import Shard
     from segx_bulk_ray.worker import Counts
 
+logger = logging.getLogger(__name__)
+
 SETTINGS = (
     *("conf", "iou", "max_det", "classes", "agnostic_nms"),
     *("imgsz", "rect", "batch", "device", "half", "backend", "threads"),
@@ -41,6 +45,8 @@ FORMATS = ("parquet", "coco")
 _SHARD = 256
 _RETRIES = 10
 """Times that a shard is begun again because its worker or machine was lost."""
+_OF_RAY = {"num_cpus": "CPU", "num_gpus": "GPU"}
+"""What a task needs, to what a machine has, in Ray's names."""
 _SHARD_ROW = pa.schema(
     [("index", pa.int64()), ("kind", pa.string()), ("items", pa.list_(pa.string())), ("group", pa.int64())]
 )
@@ -100,7 +106,7 @@ def predict(
             half, backend, threads (1 for each worker).
 
     Raises:
-        UsageError: A setting is unknown or out of range, or there is no cluster at the address.
+        UsageError: A setting is unknown or out of range, or there is no cluster at the address, or no GPU.
         DataError: The source is not there, or holds nothing.
         ModelError: The model cannot be read.
     """
@@ -111,7 +117,9 @@ def predict(
     if ours:
         cluster.load()
         cluster.start(address, cpus=plan.cpus)
-    return plan.dataset(plan.work(shared=not ours or address is not None))
+    shared = not ours or address is not None
+    plan.seek_room(shared=shared)
+    return plan.dataset(plan.work(shared=shared))
 
 
 def write(
@@ -142,7 +150,7 @@ def write(
         settings: As for :func:`predict`.
 
     Raises:
-        UsageError: A setting is wrong, or the run to go on with is of another model, source or setting.
+        UsageError: A setting is wrong, the run to go on with is of another model, source or setting; or no GPU.
         DataError: The source is not there, or the output holds something already or cannot be written.
         ModelError: The model cannot be read.
         SegxError: The workers have failed.
@@ -256,9 +264,11 @@ class _Plan:
 
         Raises:
             SegxError: The workers have failed.
+            UsageError: As for :meth:`seek_room`.
         """
         import ray  # noqa: PLC0415 - as above
 
+        self.seek_room(shared=work.packed is not None)
         task = ray.remote(max_retries=_RETRIES, **self._needs())(do_shard)
         sent, todo = ray.put(work), iter(indices)
         running: set[ray.ObjectRef[Counts]] = set()
@@ -285,6 +295,27 @@ class _Plan:
             needs["num_gpus"] = 1
         return needs
 
+    def seek_room(self, *, shared: bool) -> None:
+        """Say so where no machine has room for a shard: Ray waits for one in silence, for ever if need be.
+
+        Args:
+            shared: In a cluster that others use too, which may grow.
+
+        Raises:
+            UsageError: In a cluster of our own, which does not.
+        """
+        import ray  # noqa: PLC0415 - as above
+
+        needs = {_OF_RAY[what]: of for what, of in self._needs().items()}
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        if any(all(machine.get(name, 0) >= of for name, of in needs.items()) for machine in machines):
+            return
+        wanted = " and ".join(counted(of, name) for name, of in needs.items())
+        if not shared:
+            given = self.settings.get("device")
+            raise UsageError(f"device={given}: Ray finds no GPU on this machine", hint="device=cpu")
+        logger.warning("no machine of the cluster has %s: waiting for one", wanted)
+
     def _at_once(self, *, shared: bool) -> int:
         """Return how many shards Ray is given: as many again as it can run, so that the next waits where it will run.
 
@@ -296,8 +327,7 @@ class _Plan:
         if shared and self.limit is not None:
             return self.limit
         there = ray.cluster_resources()  # type: ignore[no-untyped-call]  # machines come and go
-        names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-        return 2 * max(1, min(int(there.get(names[what], 0) // of) for what, of in self._needs().items()))
+        return 2 * max(1, min(int(there.get(_OF_RAY[what], 0) // of) for what, of in self._needs().items()))
 
 
 def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int]:

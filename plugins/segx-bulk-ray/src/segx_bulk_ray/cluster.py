@@ -166,14 +166,19 @@ def _few_arenas() -> Iterator[None]:
 
 
 def words_of(error: BaseException) -> SegxError:
-    """Return what went wrong on a worker as an error of segx: its own, where it was one."""
+    """Return what went wrong on a worker as an error of segx: its own, where it was one.
+
+    Ray's error is of the class of its cause, too, but says all that it knows of the worker.
+    """
+    import ray.exceptions  # noqa: PLC0415 - where it runs
+
     seen: list[BaseException] = []
     todo: list[BaseException | None] = [error]
     while todo:
         one = todo.pop()
         if one is None or one in seen:
             continue
-        if isinstance(one, SegxError):
+        if isinstance(one, SegxError) and not isinstance(one, ray.exceptions.RayError):
             return one
         seen.append(one)
         todo += [getattr(one, "cause", None), one.__cause__, one.__context__]

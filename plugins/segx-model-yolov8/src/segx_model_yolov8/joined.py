@@ -92,4 +92,4 @@ class JoinedProto(nn.Module):
 def _numpy(values: Tensor | None) -> NDArray[np.float32]:
     if values is None:
         raise ValueError("it has no bias")
-    return values.detach().numpy()
+    return values.detach().float().numpy()  # NumPy has no bfloat16
