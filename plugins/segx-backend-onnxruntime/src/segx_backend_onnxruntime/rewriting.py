@@ -10,32 +10,25 @@ Source: the field numbers of ``onnx.proto3``.
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segx.io.protobuf import Message, begun, signed, written
+from segx.io.protobuf import Message, begun, written
 from segx.ops.convolutions import joined
+from segx_backend_onnxruntime.nodes import Node, Tensor, new_node, new_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from segx.ops.convolutions import Joined
 
-    Fields = Sequence[tuple[int, int | bytes | memoryview]]
-
 _GRAPH, _OPSETS = 7, 8
 _NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
-_INPUTS, _OUTPUTS, _NAME, _TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7
-_DIMS, _DATA_TYPE, _INT64S, _TENSOR_NAME, _RAW, _LOCATION = 1, 2, 7, 8, 9, 14
-_FLOAT, _INT64 = 1, 7
-_INT, _TEXT, _INTS = 2, 3, 7
-"""``AttributeProto.AttributeType`` of an integer, of a text, and of a list of integers."""
 _NESTED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Whose graphs take tensors of the one around them, unseen."""
 _LARGEST = 64 << 20
@@ -72,55 +65,6 @@ def _opset(model: Message) -> int:
     return max((item.integer(2) for item in model.messages(_OPSETS) if item.text(1) in {"", "ai.onnx"}), default=0)
 
 
-class _Node(NamedTuple):
-    """A node of a graph.
-
-    Attributes:
-        kind: Its operator; of other domains than ONNX's own with a dot.
-        inputs: Names.
-        outputs: Names.
-        message: The whole of it.
-    """
-
-    kind: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    message: Message
-
-    @classmethod
-    def of(cls, content: memoryview) -> _Node:
-        message = Message(content)
-        domain = message.text(_DOMAIN)
-        kind = message.text(_TYPE)
-        kind = kind if domain in {"", "ai.onnx"} else f"{domain}.{kind}"
-        return cls(kind, message.texts(_INPUTS), message.texts(_OUTPUTS), message)
-
-    def integer(self, name: str, default: int) -> int:
-        """Return an attribute, if it is an integer."""
-        found = self._attributes().get(name)
-        return signed(found)[-1] if isinstance(found, list) and found else default
-
-    def is_square(self, kernel: int, *, stride: int = 1, padding: int = 0) -> bool:
-        """Return whether it is a convolution, transposed or not, of one group and of these numbers along both axes."""
-        usual = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": [1], "output_padding": [0, 0]}
-        wanted = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4, "auto_pad": "NOTSET"}
-        return {**usual, "auto_pad": "NOTSET", **self._attributes()} == {**usual, **wanted}
-
-    def _attributes(self) -> dict[str, list[int] | str | None]:
-        """Return attributes that are integers or a text; None: it is something else, or not of the type it says."""
-        found: dict[str, list[int] | str | None] = {}
-        for item in self.message.messages(_ATTRIBUTE):
-            kind = item.integer(20)
-            values = item.integers({_INT: 3, _INTS: 8}.get(kind, 0))
-            found[item.text(1)] = values or (item.text(4) if kind == _TEXT else None)
-        return found
-
-    def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-        """Return it with other inputs and outputs."""
-        kept = [field for field in self.message.fields() if field[0] not in {_INPUTS, _OUTPUTS, _NAME}]
-        return b"".join(written([*_texts(_INPUTS, inputs), *_texts(_OUTPUTS, outputs), *kept]))
-
-
 class _Graph:
     """A graph, and what is written in the place of some of its nodes.
 
@@ -132,8 +76,8 @@ class _Graph:
     def __init__(self, message: Message, opset: int) -> None:
         self.opset = opset
         self._message = message
-        self._nodes = [_Node.of(content) for content in message.raw(_NODE)]
-        self._tensors = {item.text(_TENSOR_NAME): item for item in message.messages(_INITIALIZER)}
+        self._nodes = [Node.of(content) for content in message.raw(_NODE)]
+        self._tensors = {item.name: item for item in map(Tensor.of, message.raw(_INITIALIZER))}
         self._maker = {name: number for number, node in enumerate(self._nodes) for name in node.outputs}
         self._takers: Mapping[str, list[int]] = defaultdict(list)
         for number, node in enumerate(self._nodes):
@@ -148,7 +92,7 @@ class _Graph:
     @property
     def is_understood(self) -> bool:
         """Whether all that nodes take is seen here, once, and no numbers lie in a file found by this one's place."""
-        elsewhere = any(item.integer(_LOCATION) for item in self._tensors.values())
+        elsewhere = any(tensor.is_elsewhere for tensor in self._tensors.values())
         once = len(self._tensors) == len(self._message.raw(_INITIALIZER))
         nested = any(node.kind in _NESTED for node in self._nodes)
         return self.opset >= _FIRST_OPSET and once and not elsewhere and not nested
@@ -186,13 +130,13 @@ class _Graph:
             done += 1
         return done
 
-    def _parts(self, convolution: _Node, split: _Node) -> list[list[bytes]] | None:
+    def _parts(self, convolution: Node, split: Node) -> list[list[bytes]] | None:
         """Return the nodes for each output of a split, and keep their weights; None where these are not at hand."""
         tensors = [self._tensors.get(name) for name in convolution.inputs[1:]]
-        weights = [tensor for tensor in tensors if tensor is not None and _is_plain(tensor)]
+        weights = [tensor for tensor in tensors if tensor is not None and tensor.is_plain]
         if len(weights) != len(tensors) or convolution.integer("group", 1) != 1:
             return None
-        channels = weights[0].integers(_DIMS)[0]
+        channels = weights[0].shape[0]
         sizes = self._sizes(split, channels)
         if sizes is None or sum(sizes) != channels or min(sizes) < 1:
             return None
@@ -201,17 +145,17 @@ class _Graph:
             given = [convolution.inputs[0]]
             for order, tensor in enumerate(weights):
                 given.append(f"{output}/segx/{order}")
-                self._added.append(_rows(tensor, begin, size, given[-1]))
+                self._added.append(tensor.rows(begin, size, given[-1]))
             maps, gate = f"{output}/segx/maps", f"{output}/segx/gate"
-            nodes = [_node("Sigmoid", [maps], [gate]), _node("Mul", [maps, gate], [output])]
+            nodes = [new_node("Sigmoid", [maps], [gate]), new_node("Mul", [maps, gate], [output])]
             parts.append([convolution.renamed(given, [maps]), *nodes])
             begin += size
         return parts
 
-    def _sizes(self, split: _Node, channels: int) -> list[int] | None:
+    def _sizes(self, split: Node, channels: int) -> list[int] | None:
         if len(split.inputs) > 1 and split.inputs[1]:
             tensor = self._tensors.get(split.inputs[1])
-            sizes = None if tensor is None else _integers(tensor)
+            sizes = tensor and tensor.integers()
             return sizes if sizes is not None and len(sizes) == len(split.outputs) else None
         if self.opset >= _AXES_ARE_INPUTS and split.integer("num_outputs", 0) != len(split.outputs):
             return None
@@ -231,20 +175,20 @@ class _Graph:
             if mean is None or not is_mean or found in self._kept or not mean.is_square(1):
                 continue
             weights = self._tensors.get(mean.inputs[1])
-            if weights is None or not _is_plain(weights) or takers[0] in self._instead:
+            if weights is None or not weights.is_plain or takers[0] in self._instead:
                 continue
             most, less, total, sums = (f"{found}/segx/{word}" for word in ("most", "less", "total", "sums"))
             axes = f"{found}/segx/axes"
-            self._added.append(_tensor(axes, _INT64, [1], struct.pack("<q", 1)))
+            self._added.append(new_tensor(axes, np.array([1], np.int64)))
             self._instead[number] = [
                 self._most(softmax.inputs[0], most, axes),
-                _node("Sub", [softmax.inputs[0], most], [less]),
-                _node("Exp", [less], [found]),
+                new_node("Sub", [softmax.inputs[0], most], [less]),
+                new_node("Exp", [less], [found]),
             ]
             self._instead[takers[0]] = [
                 mean.renamed(mean.inputs, [sums]),
-                _node("ReduceSum", [found, axes], [total]),
-                _node("Div", [sums, total], mean.outputs),
+                new_node("ReduceSum", [found, axes], [total]),
+                new_node("Div", [sums, total], mean.outputs),
             ]
             done += 1
         return done
@@ -278,7 +222,7 @@ class _Graph:
             done += 1
         return done
 
-    def _behind(self, doubling: _Node) -> tuple[_Node, _Node, _Node, _Node, _Node, _Node] | None:
+    def _behind(self, doubling: Node) -> tuple[Node, Node, Node, Node, Node, Node] | None:
         """Return the convolution behind a doubling, its SiLU (two nodes), one of 1x1 and its SiLU; None: others."""
         convolution = self._taker(doubling.outputs[0], "Conv")
         if convolution is None or not convolution.is_square(3, padding=1):
@@ -290,7 +234,7 @@ class _Graph:
         second = self._silu(pointed)
         return second and (convolution, *first, pointed, *second)
 
-    def _silu(self, convolution: _Node) -> tuple[_Node, _Node] | None:
+    def _silu(self, convolution: Node) -> tuple[Node, Node] | None:
         """Return the sigmoid and the product that are SiLU of what a convolution gives, if nothing else takes it."""
         (maps,) = convolution.outputs
         takers = [self._nodes[number] for number in self._takers[maps]]
@@ -302,16 +246,16 @@ class _Graph:
         alone = len(self._takers[gate]) == 1 and gate not in self._kept
         return (sigmoid, product) if alone and {*product.inputs} == {maps, gate} else None
 
-    def _taker(self, name: str, kind: str) -> _Node | None:
+    def _taker(self, name: str, kind: str) -> Node | None:
         """Return the only node that takes a tensor, as its images, if it is of a kind."""
         numbers = self._takers[name]
         node = self._nodes[numbers[0]] if len(numbers) == 1 and name not in self._kept else None
         return node if node is not None and node.kind == kind and node.inputs[0] == name else None
 
-    def _weights(self, convolution: _Node) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    def _weights(self, convolution: Node) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Return kernel and bias of a convolution, or None where they are not at hand."""
         tensors = [self._tensors.get(name) for name in convolution.inputs[1:]]
-        found = [_floats(tensor) for tensor in tensors if tensor is not None and _is_plain(tensor)]
+        found = [tensor.floats() for tensor in tensors if tensor is not None and tensor.is_plain]
         return (found[0], found[1]) if len(tensors) == len(found) == 2 else None
 
     def _over_cells(
@@ -329,17 +273,16 @@ class _Graph:
         """
 
         def keep(word: str, values: NDArray[Any]) -> str:
-            kind = _INT64 if values.dtype == np.int64 else _FLOAT
-            self._added.append(_tensor(f"{pixels}/segx/{word}", kind, list(values.shape), values.tobytes()))
-            return f"{pixels}/segx/{word}"
+            self._added.append(new_tensor(name(word), values))
+            return name(word)
 
         def name(word: str | int) -> str:
             return f"{pixels}/segx/{word}"
 
         def silu(maps: str, output: str) -> list[bytes]:
-            return [_node("Sigmoid", [maps], [f"{maps}/gate"]), _node("Mul", [maps, f"{maps}/gate"], [output])]
+            return [new_node("Sigmoid", [maps], [f"{maps}/gate"]), new_node("Mul", [maps, f"{maps}/gate"], [output])]
 
-        ring = _attribute("pads", [1, 1, 1, 1])
+        ring = [1, 1, 1, 1]
         outputs, inputs = both.kernels.shape[2:4]
         given = pointed[0].shape[0]
         kernel = keep("kernel", both.kernels.reshape(4 * outputs, inputs, 2, 2).astype(np.float32))
@@ -350,30 +293,30 @@ class _Graph:
         axes = keep("axes", np.array([2, 3], np.int64))
         nodes = [
             self._most(cells, name("most"), keep("channels", np.array([1], np.int64))),
-            _node("Clip", [name("most"), one, one], [name("ones")]),
-            _node("Conv", [cells, kernel, biases], [name("seen")], ring),
-            _node("Conv", [name("ones"), of_ones], [name("added")], ring),
-            _node("Add", [name("seen"), name("added")], [name("sum")]),
+            new_node("Clip", [name("most"), one, one], [name("ones")]),
+            new_node("Conv", [cells, kernel, biases], [name("seen")], pads=ring),
+            new_node("Conv", [name("ones"), of_ones], [name("added")], pads=ring),
+            new_node("Add", [name("seen"), name("added")], [name("sum")]),
             *silu(name("sum"), name("windows")),
-            _node("Conv", [name("windows"), *points], [name("pointed")], _attribute("group", 4)),
+            new_node("Conv", [name("windows"), *points], [name("pointed")], group=4),
             *silu(name("pointed"), name("found")),
-            _node("Split", [name("found"), sizes], [name(f"all {k}") for k in range(4)], _attribute("axis", 1)),
+            new_node("Split", [name("found"), sizes], [name(f"all {k}") for k in range(4)], axis=1),
         ]
         for k, place in enumerate(np.ndindex(2, 2)):
             begin = keep(f"begin {k}", np.array(place, np.int64))
             end = keep(f"end {k}", np.where(place, np.iinfo(np.int32).max, -1).astype(np.int64))
-            nodes.append(_node("Slice", [name(f"all {k}"), begin, end, axes], [name(k)]))
-        nodes.append(_node("Concat", [name(k) for k in range(4)], [name("places")], _attribute("axis", 1)))
-        nodes.append(_node("DepthToSpace", [name("places")], [pixels], _attribute("blocksize", 2)))
+            nodes.append(new_node("Slice", [name(f"all {k}"), begin, end, axes], [name(k)]))
+        nodes.append(new_node("Concat", [name(k) for k in range(4)], [name("places")], axis=1))
+        nodes.append(new_node("DepthToSpace", [name("places")], [pixels], blocksize=2))
         return nodes
 
     def _most(self, given: str, found: str, axes: str) -> bytes:
         """Return the node of a maximum over channels."""
         if self.opset >= _AXES_ARE_INPUTS:
-            return _node("ReduceMax", [given, axes], [found])
-        return _node("ReduceMax", [given], [found], _attribute("axes", [1]))
+            return new_node("ReduceMax", [given, axes], [found])
+        return new_node("ReduceMax", [given], [found], axes=[1])
 
-    def _only(self, name: str, kind: str, *, takers: int) -> _Node | None:
+    def _only(self, name: str, kind: str, *, takers: int) -> Node | None:
         """Return the node that makes a tensor, if it is of a kind and so many others take what it makes."""
         number = self._maker.get(name)
         node = None if number is None else self._nodes[number]
@@ -390,54 +333,3 @@ def _is_less_over_cells(doubled: NDArray[np.float32], convolved: NDArray[np.floa
     (inputs, hidden, *two), (outputs, taken, *three) = doubled.shape, convolved.shape
     fits = two == [2, 2] and three == [3, 3] and hidden == taken
     return fits and 16 * inputs * outputs < doubled.size + 4 * convolved.size
-
-
-def _is_plain(tensor: Message) -> bool:
-    """Return whether a tensor's numbers are float32 that lie in it as bytes."""
-    return tensor.integer(_DATA_TYPE) == _FLOAT and _RAW in tensor
-
-
-def _floats(tensor: Message) -> NDArray[np.float32]:
-    (numbers,) = tensor.raw(_RAW)
-    return np.frombuffer(numbers, "<f4").reshape(tensor.integers(_DIMS))
-
-
-def _rows(tensor: Message, begin: int, count: int, name: str) -> bytes:
-    """Return some rows of a float32 tensor under another name."""
-    rows, *others = tensor.integers(_DIMS)
-    (numbers,) = tensor.raw(_RAW)
-    row = len(numbers) // rows
-    return _tensor(name, _FLOAT, [count, *others], numbers[begin * row : (begin + count) * row])
-
-
-def _integers(tensor: Message) -> list[int] | None:
-    if tensor.integer(_DATA_TYPE) != _INT64:
-        return None
-    found = signed(tensor.integers(_INT64S))
-    for numbers in tensor.raw(_RAW):
-        found += [number for (number,) in struct.iter_unpack("<q", numbers)]
-    return found if tensor.integers(_DIMS) == [len(found)] else None
-
-
-def _tensor(name: str, kind: int, shape: Sequence[int], numbers: bytes | memoryview) -> bytes:
-    sides = [(_DIMS, side) for side in shape]
-    return b"".join(written([*sides, (_DATA_TYPE, kind), (_TENSOR_NAME, name.encode()), (_RAW, numbers)]))
-
-
-def _node(kind: str, inputs: Sequence[str], outputs: Sequence[str], *attributes: bytes) -> bytes:
-    fields: Fields = [
-        *_texts(_INPUTS, inputs),
-        *_texts(_OUTPUTS, outputs),
-        (_TYPE, kind.encode()),
-        *((_ATTRIBUTE, attribute) for attribute in attributes),
-    ]
-    return b"".join(written(fields))
-
-
-def _attribute(name: str, value: int | Sequence[int]) -> bytes:
-    values = [(3, value)] if isinstance(value, int) else [(8, item) for item in value]
-    return b"".join(written([(1, name.encode()), *values, (20, _INT if isinstance(value, int) else _INTS)]))
-
-
-def _texts(number: int, texts: Sequence[str]) -> list[tuple[int, bytes]]:
-    return [(number, text.encode()) for text in texts]
