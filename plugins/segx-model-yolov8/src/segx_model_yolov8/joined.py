@@ -58,7 +58,10 @@ class JoinedProto(nn.Module):
         both = joined(_numpy(doubling.weight), _numpy(doubling.bias), _numpy(convolution.weight))
         places, cells = _SIDES**2, both.kernels.shape[3]
         bias = np.tile(_numpy(convolution.bias), places) + both.ones.sum((3, 4)).ravel()
-        self.conv = nn.Conv2d(cells, len(bias), 2, padding=1).requires_grad_(requires_grad=False)
+        given = {"device": convolution.weight.device, "dtype": convolution.weight.dtype}
+        # Nothing is drawn for it: random numbers are the program's.
+        made: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, cells, len(bias), 2, padding=1, **given)  # type: ignore[no-untyped-call]
+        self.conv = made.requires_grad_(requires_grad=False)
         self.conv.weight.copy_(torch.from_numpy(both.kernels.reshape(self.conv.weight.shape)))
         self.conv.get_parameter("bias").copy_(torch.from_numpy(bias))
         self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave it out
