@@ -52,6 +52,34 @@ def test_prototypes_are_the_same(size: tuple[int, int, int], layout: torch.memor
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_nothing_of_the_program_s_own_is_taken_or_asked() -> None:
+    """A prediction must not change what a training draws after it; a default device or type is for other layers."""
+    fused = fuse(a_model())
+    before = torch.random.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("meta"):
+            joined = JoinedProto(fused.head.proto)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    tensors = [*joined.parameters(), *joined.buffers()]
+    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {("cpu", torch.float32)}
+
+
+def test_numbers_that_numpy_does_not_have() -> None:
+    joined = join_prototypes(fuse(a_model()).to(torch.bfloat16)).head.proto
+    assert isinstance(joined, JoinedProto)
+    assert joined.conv.weight.dtype == torch.bfloat16
+
+
+def test_infinities_are_computed_with_in_silence() -> None:
+    proto = fuse(a_model()).head.proto
+    with torch.no_grad():
+        proto.upsample.weight[0, 0], proto.cv2.conv.weight[0, 0] = torch.inf, 0
+    assert not torch.isfinite(JoinedProto(proto).conv.weight).all()
+
+
 def test_the_edges_are_not_those_of_cells_of_nothing() -> None:
     """What is taken off there is no rounding: without it the outermost prototypes are others."""
     proto = fuse(a_model()).head.proto

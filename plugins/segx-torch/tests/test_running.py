@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segx_torch import running as module
 from segx_torch.running import _USUAL, Running, prepare
@@ -173,6 +174,33 @@ def test_what_torch_records_is_freed_with_its_model() -> None:
     del running, model
     gc.collect()
     assert weight() is None
+
+
+def test_programs_that_watch_operators_or_all_layers_see_them() -> None:
+    class Watch(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    model = Counted(network())
+    running = Running(model, CPU, torch.float32, traceable=True)
+    with torch.inference_mode():
+        with Watch() as watch:
+            found = [running(images(1))[0] for _ in range(_USUAL["cpu"] + 3)]
+        assert watch.seen >= 2 * len(found)
+        found += [running(images(1))[0] for _ in range(_USUAL["cpu"] + 3)]
+        model.calls, layers = 0, list[nn.Module]()
+        running(images(1))
+        assert model.calls == 0  # it is replayed
+        hook = nn.modules.module.register_module_forward_hook(lambda layer, *_: layers.append(layer))
+        try:
+            found.append(running(images(1))[0])
+        finally:
+            hook.remove()
+        assert model in layers
+    assert all(np.array_equal(one, found[0]) for one in found)
 
 
 def test_a_model_that_does_not_say_so_is_not_recorded_on_a_cpu() -> None:

@@ -44,6 +44,13 @@ def _is_usual(proto: Proto) -> bool:
     return plain and two and three and one and single and doubled.bias is not None and convolution.bias is not None
 
 
+class _Given(nn.Conv2d):
+    """A convolution for which no numbers are drawn: random ones are the program's, and its own are given."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
 class JoinedProto(nn.Module):
     """Mask prototypes as :class:`Proto` makes them, from a fused one, whose layers it takes over.
 
@@ -58,7 +65,9 @@ class JoinedProto(nn.Module):
         both = joined(_numpy(doubling.weight), _numpy(doubling.bias), _numpy(convolution.weight))
         places, cells = _SIDES**2, both.kernels.shape[3]
         bias = np.tile(_numpy(convolution.bias), places) + both.ones.sum((3, 4)).ravel()
-        self.conv = nn.Conv2d(cells, len(bias), 2, padding=1).requires_grad_(requires_grad=False)
+        given = convolution.weight
+        made = _Given(cells, len(bias), 2, padding=1, device=given.device, dtype=given.dtype)
+        self.conv = made.requires_grad_(requires_grad=False)
         self.conv.weight.copy_(torch.from_numpy(both.kernels.reshape(self.conv.weight.shape)))
         self.conv.get_parameter("bias").copy_(torch.from_numpy(bias))
         self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave it out

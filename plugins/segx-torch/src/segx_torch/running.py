@@ -91,8 +91,8 @@ class Running:
         return to_numpy(model(tensor))
 
     def _replay_of(self, images: Tensor) -> Callable[[Tensor], Any] | None:
-        if torch.is_autocast_enabled(self._device.type):
-            return None  # a graph would keep the precisions that hold just here
+        if torch.is_autocast_enabled(self._device.type) or _is_watched():
+            return None  # a graph would keep the precisions that hold just here, and show nobody its layers
         shape = self._shapes.pop(tuple(images.shape), None) or _Shape(_USUAL.get(self._device.type, 1))
         self._shapes[tuple(images.shape)] = shape  # the last used comes last
         shape.runs += 1
@@ -145,6 +145,12 @@ def _traced_graph(model: nn.Module, images: Tensor, _pool: Any) -> Callable[[Ten
         lambda tensor: tuple(flat(model(tensor))), (images,), lambda _: "", True, False, None, ["images"]
     )
     return cast("Callable[[Tensor], Any]", torch._C._create_function_from_graph("replay", graph))  # noqa: SLF001
+
+
+def _is_watched() -> bool:
+    """Return True if a program looks at every operator, or at every layer there is: to count, to profile."""
+    hooks = torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return bool(hooks or torch._C._len_torch_dispatch_stack())  # noqa: SLF001 - a trace under such a mode fails to run
 
 
 class Conv2d(nn.Conv2d):
