@@ -148,9 +148,15 @@ def _traced_graph(model: nn.Module, images: Tensor, _pool: Any) -> Callable[[Ten
 
 
 def _is_watched() -> bool:
-    """Return True if a program looks at every operator, or at every layer there is: to count, to profile."""
-    hooks = torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    return bool(hooks or torch._C._len_torch_dispatch_stack())  # noqa: SLF001 - a trace under such a mode fails to run
+    """Return True if a program looks at every operator, or at every layer there is: to count, to profile.
+
+    Or if torch no longer says so.
+    """
+    try:
+        hooks = torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        return bool(hooks or torch._C._len_torch_dispatch_stack())  # noqa: SLF001 - a trace under a mode fails to run
+    except AttributeError:
+        return True
 
 
 class Conv2d(nn.Conv2d):
