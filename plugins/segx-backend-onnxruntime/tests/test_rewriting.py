@@ -369,7 +369,7 @@ def test_doublings_whose_kernels_would_overflow_stay(save: Callable[[onnx.ModelP
 def test_graphs_of_very_many_nodes_stay(save: Callable[[onnx.ModelProto], Path], monkeypatch: Any) -> None:
     path = save(whole())
     assert quicker(path) is not None
-    monkeypatch.setattr(rewriting, "_MOST_NODES", len(whole().graph.node) - 1)
+    monkeypatch.setattr(rewriting, "_MOST_PARTS", len(whole().graph.node) - 1)
     assert quicker(path) is None
 
 
