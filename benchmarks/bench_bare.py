@@ -93,7 +93,6 @@ def of_torch(model: Any) -> dict[str, Callable[[int], object]]:
     from segx_torch.running import prepare
 
     session = model._sessions.with_streams(_options(), None)[0]  # noqa: SLF001 - to measure what it stands on
-    session = getattr(session, "_session", session)
     plain = session.architecture.fuse(session.module).eval()
     prepared = prepare(session.architecture.fuse(session.module), torch.device("cpu"), torch.float32)
     ready = [torch.rand(1, 3, SIZE, SIZE) for _ in range(8)]

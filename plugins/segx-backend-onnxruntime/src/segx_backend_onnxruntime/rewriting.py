@@ -110,27 +110,23 @@ class _Graph:
     def split_convolutions(self) -> int:
         """Write a convolution whose maps, after SiLU, are split along their channels as one for each part."""
         done = 0
-        for number, split in enumerate(self._nodes):
-            if split.kind != "Split" or split.integer("axis", 0) != 1 or not all(split.outputs):
-                continue
-            product = self._only(split.inputs[0], "Mul", takers=1)
-            if product is None:
-                continue
-            sigmoid = next((node for name in product.inputs if (node := self._only(name, "Sigmoid", takers=1))), None)
-            convolution = sigmoid and self._only(sigmoid.inputs[0], "Conv", takers=2)
-            if not (sigmoid and convolution) or {*product.inputs} != {*convolution.outputs, *sigmoid.outputs}:
+        for number, convolution in enumerate(self._nodes):
+            silu = self._silu(convolution) if convolution.kind == "Conv" else None
+            split = silu and self._taker(silu[1].outputs[0], "Split")
+            if not silu or not split or split.integer("axis", 0) != 1 or not all(split.outputs):
                 continue
             parts = self._parts(convolution, split)
             if parts is None:
                 continue
-            for node in (convolution, sigmoid, product):
+            self._instead[number] = []
+            for node in silu:
                 self._instead[self._maker[node.outputs[0]]] = []
-            self._left |= {name for name in convolution.inputs[1:] if len(self._takers[name]) == 1} - self._kept
-            self._instead[number] = [piece for part in zip(split.outputs, parts, strict=True) for piece in part[1]]
+            self._instead[self._maker[split.outputs[0]]] = parts
+            self._leave(convolution)
             done += 1
         return done
 
-    def _parts(self, convolution: Node, split: Node) -> list[list[bytes]] | None:
+    def _parts(self, convolution: Node, split: Node) -> list[bytes] | None:
         """Return the nodes for each output of a split, and keep their weights; None where these are not at hand."""
         tensors = [self._tensors.get(name) for name in convolution.inputs[1:]]
         weights = [tensor for tensor in tensors if tensor is not None and tensor.is_plain]
@@ -140,15 +136,15 @@ class _Graph:
         sizes = self._sizes(split, channels)
         if sizes is None or sum(sizes) != channels or min(sizes) < 1:
             return None
-        parts, begin = [], 0
+        parts: list[bytes] = []
+        begin = 0
         for output, size in zip(split.outputs, sizes, strict=True):
             given = [convolution.inputs[0]]
             for order, tensor in enumerate(weights):
                 given.append(f"{output}/segx/{order}")
                 self._added.append(tensor.rows(begin, size, given[-1]))
-            maps, gate = f"{output}/segx/maps", f"{output}/segx/gate"
-            nodes = [new_node("Sigmoid", [maps], [gate]), new_node("Mul", [maps, gate], [output])]
-            parts.append([convolution.renamed(given, [maps]), *nodes])
+            maps = f"{output}/segx/maps"
+            parts += [convolution.renamed(given, [maps]), *_silu_of(maps, output)]
             begin += size
         return parts
 
@@ -217,8 +213,7 @@ class _Graph:
             last = chain[-1]
             nodes = self._over_cells(doubling.inputs[0], last.outputs[0], both, convolved[1], pointed)
             self._instead[self._maker[last.outputs[0]]] = nodes
-            names = {name for node in (doubling, chain[0], chain[3]) for name in node.inputs[1:]}
-            self._left |= {name for name in names if len(self._takers[name]) == 1} - self._kept
+            self._leave(doubling, chain[0], chain[3])
             done += 1
         return done
 
@@ -279,9 +274,6 @@ class _Graph:
         def name(word: str | int) -> str:
             return f"{pixels}/segx/{word}"
 
-        def silu(maps: str, output: str) -> list[bytes]:
-            return [new_node("Sigmoid", [maps], [f"{maps}/gate"]), new_node("Mul", [maps, f"{maps}/gate"], [output])]
-
         ring = [1, 1, 1, 1]
         outputs, inputs = both.kernels.shape[2:4]
         given = pointed[0].shape[0]
@@ -297,9 +289,9 @@ class _Graph:
             new_node("Conv", [cells, kernel, biases], [name("seen")], pads=ring),
             new_node("Conv", [name("ones"), of_ones], [name("added")], pads=ring),
             new_node("Add", [name("seen"), name("added")], [name("sum")]),
-            *silu(name("sum"), name("windows")),
+            *_silu_of(name("sum"), name("windows")),
             new_node("Conv", [name("windows"), *points], [name("pointed")], group=4),
-            *silu(name("pointed"), name("found")),
+            *_silu_of(name("pointed"), name("found")),
             new_node("Split", [name("found"), sizes], [name(f"all {k}") for k in range(4)], axis=1),
         ]
         for k, place in enumerate(np.ndindex(2, 2)):
@@ -316,13 +308,14 @@ class _Graph:
             return new_node("ReduceMax", [given, axes], [found])
         return new_node("ReduceMax", [given], [found], axes=[1])
 
-    def _only(self, name: str, kind: str, *, takers: int) -> Node | None:
-        """Return the node that makes a tensor, if it is of a kind and so many others take what it makes."""
-        number = self._maker.get(name)
-        node = None if number is None else self._nodes[number]
-        if node is None or node.kind != kind or name in self._kept or len(self._takers[name]) != takers:
-            return None
-        return node
+    def _leave(self, *convolutions: Node) -> None:
+        """Leave out the weights of convolutions that are written anew, where nothing else takes them."""
+        names = {name for node in convolutions for name in node.inputs[1:]}
+        self._left |= {name for name in names if len(self._takers[name]) == 1} - self._kept
+
+
+def _silu_of(maps: str, output: str) -> list[bytes]:
+    return [new_node("Sigmoid", [maps], [f"{maps}/gate"]), new_node("Mul", [maps, f"{maps}/gate"], [output])]
 
 
 def _is_less_over_cells(doubled: NDArray[np.float32], convolved: NDArray[np.float32]) -> bool:
