@@ -165,6 +165,25 @@ def test_ctrl_c_leaves_whole_files_and_no_process(
     assert list(Path(room["TMPDIR"]).iterdir()) == []
 
 
+def test_ctrl_c_while_ray_starts_leaves_nothing(
+    running: Callable[[], dict[int, str]],
+    model: Path,
+    many: Path,
+    tmp_path: Path,
+    room: dict[str, str],
+    begin: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = begin(f"model={model}", f"source={many}", "output=out", *SMALL)
+    while not any("raylet_socket" in line for line in running().values()):
+        assert process.poll() is None, process.communicate()[1]
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert not (tmp_path / "out").exists()
+    assert running() == {}
+    assert list(Path(room["TMPDIR"]).iterdir()) == []
+
+
 CLUSTER = """
 import sys, threading, time
 from pathlib import Path

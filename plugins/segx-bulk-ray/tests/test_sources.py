@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import signal
 import sys
 import tarfile
 from pathlib import Path
@@ -103,7 +105,8 @@ def test_a_shard_is_predicted_and_read_back(
     plan = bulk._Plan.make(model, str(few), shard=100, settings={"conf": 0.0001, "max_det": 20}, workers=1)
     assert plan.settings["backend"] == plan.about["settings"]["backend"] == "onnxruntime"  # the same on every machine
     out = str(tmp_path / "out")
-    assert bulk._begun(out, plan, resume=False) == set()
+    assert bulk._begun(out, plan, resume=False) is None
+    bulk._note(out, plan)
     work = worker.Work(str(model), None, plan.about["sha256"], plan.settings, out, plan.about)
     monkeypatch.setattr(worker, "_decoder", Decoder())
     with worker._decoder:
@@ -123,7 +126,7 @@ def test_a_shard_is_predicted_and_read_back(
     ("change", "said"),
     [
         ({}, "resume=true goes on"),
-        ({"resume": True, "conf": 0.5}, "other settings"),
+        ({"resume": True, "conf": 0.5, "max_det": 9}, r"begun with conf=0.25 \(now 0.5\), max_det=300 \(now 9\)\n"),
         ({"resume": True, "shard": 3}, "another source"),
         ({"format": "csv"}, "not one of"),
         ({"conf": 2}, "conf"),
@@ -136,7 +139,7 @@ def test_what_cannot_be_is_refused_before_ray_starts(
 ) -> None:
     monkeypatch.setattr(cluster, "start", lambda *_, **__: pytest.fail("Ray was started"))
     out = str(tmp_path / "out")
-    bulk._begun(out, bulk._Plan.make(model, str(few), shard=256, settings={}, workers=None), resume=False)
+    bulk._note(out, bulk._Plan.make(model, str(few), shard=256, settings={}, workers=None))
     with pytest.raises(SegxError, match=said):
         write(model, str(few), out, **change)  # type: ignore[arg-type]
 
@@ -159,6 +162,18 @@ def test_what_ray_would_wait_for_without_an_end_is_told(
         plan(device="cuda").seek_room(shared=False)
     machines[0]["Resources"] = {"CPU": 2.0, "GPU": 1.0}
     plan(device="cuda", threads=2).seek_room(shared=False)
+
+
+def test_what_is_refused_once_ray_runs_leaves_no_output(
+    model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(cluster, "joined", lambda *_, **__: contextlib.nullcontext(False))
+    monkeypatch.setattr(ray, "nodes", list)
+    with pytest.raises(UsageError, match="Ray finds no GPU"):
+        write(model, str(few), str(tmp_path / "out"), device="cuda")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("words", "batch"), [((), None), (("batch=3",), 3)])
@@ -211,6 +226,28 @@ def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytes
         cluster.start(None, cpus=1)
     assert "less busy" in str(told.value.hint)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_a_run_waits_until_ray_has_started(number: signal.Signals) -> None:
+    told, block = [], []
+    before = signal.signal(number, lambda *_: told.append(len(block)))
+    try:
+        with cluster._signals_held():
+            signal.raise_signal(number)
+            block.append("held")
+        assert told == [1]
+        with cluster._signals_held():
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # somebody does not want to wait
+            block.append("not held")
+        assert told == [1, 1, 2]
+        with cluster._signals_held():
+            signal.signal(number, signal.SIG_IGN)  # as Ray puts its own there
+        signal.raise_signal(number)
+        assert told == [1, 1, 2, 2]
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_a_shard_raises_is_told_in_its_own_words(tmp_path: Path) -> None:

@@ -159,20 +159,24 @@ def write(
         raise UsageError(f"format={format} is not one of {', '.join(FORMATS)}")
     plan = _Plan.make(model, source, shard=shard, settings=settings, workers=workers)
     target = places.absolute(output)
-    done = _begun(target, plan, resume=resume)
+    begun = _begun(target, plan, resume=resume)
+    done = begun or set()
     todo = [index for index in range(len(plan.shards)) if index not in done]
     counts: Counter[str] = Counter()
     if todo:
         known = [plan.shards[index].images for index in todo]
         total = None if None in known else sum(count or 0 for count in known)
-        with (
-            cluster.joined(address, cpus=plan.cpus) as shared,
-            progress(total, "predicting", shown=not quiet) as bar,
-            closing(plan.run(plan.work(shared=shared, target=target), todo)) as ended,
-        ):
-            for found in ended:
-                counts.update(shards=1, **vars(found))
-                bar(found.images + found.unreadable)
+        with cluster.joined(address, cpus=plan.cpus) as shared:
+            plan.seek_room(shared=shared)
+            if begun is None:
+                _note(target, plan)
+            with (
+                progress(total, "predicting", shown=not quiet) as bar,
+                closing(plan.run(plan.work(shared=shared, target=target), todo)) as ended,
+            ):
+                for found in ended:
+                    counts.update(shards=1, **vars(found))
+                    bar(found.images + found.unreadable)
     if format == "coco":
         _write_coco(target)
     return Report(output=target, skipped=len(done), **counts)
@@ -264,11 +268,9 @@ class _Plan:
 
         Raises:
             SegxError: The workers have failed.
-            UsageError: As for :meth:`seek_room`.
         """
         import ray  # noqa: PLC0415 - as above
 
-        self.seek_room(shared=work.packed is not None)
         task = ray.remote(max_retries=_RETRIES, **self._needs())(do_shard)
         sent, todo = ray.put(work), iter(indices)
         running: set[ray.ObjectRef[Counts]] = set()
@@ -330,28 +332,43 @@ class _Plan:
         return 2 * max(1, min(int(there.get(_OF_RAY[what], 0) // of) for what, of in self._needs().items()))
 
 
-def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int]:
-    """Note the run in its output, and return the shards that are there already.
+def _begun(target: str, plan: _Plan, *, resume: bool) -> set[int] | None:
+    """Return the shards that are there of the run that this one goes on with, or None where nothing is.
 
     Raises:
-        DataError: The output holds something, or cannot be written.
+        DataError: The output holds something else, or a run that is not to be gone on with.
         UsageError: It is of another run.
     """
     before = output.read_record(target)
-    record = plan.record()
     if before is None:
         if places.kind(target) == "file" or places.listed(target):
             raise DataError(f"{target} holds something already", hint="name a new output=")
-        with places.writing(places.join(target, output.RECORD)) as file:
-            file.write(json.dumps(record, indent=1).encode())
-        return set()
+        return None
     if not resume:
         raise DataError(f"{target} holds a run already", hint="resume=true goes on with it; or name a new output=")
-    changed = {"sha256": "another model", "source": "another source, or shard=", "settings": "other settings"}
-    for name, words in changed.items():
-        if before.get(name) != record[name]:
-            raise UsageError(f"{target} was begun with {words}", hint="the same as then, or a new output=")
+    record = plan.record()
+    words = {"sha256": "another model", "source": "another source, or shard="}
+    other = [said for name, said in words.items() if before.get(name) != record[name]]
+    then, now = before.get("settings", {}), record["settings"]
+    other += [
+        f"{name}={then.get(name, 'unset')} (now {now.get(name, 'unset')})"
+        for name in sorted(then | now)
+        if then.get(name) != now.get(name)
+    ]
+    if other:
+        said = ", ".join(other)
+        raise UsageError(f"{target} was begun with {said}", hint="the same as then, or a new output=")
     return output.done_shards(target)
+
+
+def _note(target: str, plan: _Plan) -> None:
+    """Note in the output which run it holds: when all that can be refused has been.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    with places.writing(places.join(target, output.RECORD)) as file:
+        file.write(json.dumps(plan.record(), indent=1).encode())
 
 
 def _write_coco(target: str) -> None:

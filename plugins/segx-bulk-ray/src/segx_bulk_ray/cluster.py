@@ -18,6 +18,7 @@ from segx.errors import SegxError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 _STORE = 256 << 20
 """Bytes of shared memory: what travels are addresses and counts."""
@@ -71,11 +72,12 @@ def start(address: str | None, *, cpus: int) -> Path | None:
     """
     ray = load()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _signals_kept(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if address is not None:
             try:
-                ray.init(address=address, **quiet)
+                with _signals_held():
+                    ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 said = " ".join(str(error).split())[:200]
                 raise UsageError(f"address={address}: no Ray cluster: {said}", hint="ray start --head") from None
@@ -85,7 +87,7 @@ def start(address: str | None, *, cpus: int) -> Path | None:
             if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
                 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one into the home folder
             try:
-                with _few_arenas():
+                with _few_arenas(), _signals_held():
                     ray.init(
                         address="local",
                         num_cpus=cpus,
@@ -135,18 +137,34 @@ def _lives(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Keep what the program does on SIGTERM and Ctrl-C, which Ray puts its own in the place of."""
+def _signals_held() -> Iterator[None]:
+    """Hold SIGTERM and Ctrl-C back until the block ends: processes that Ray has half begun outlive it by a minute.
+
+    A second one is not held. Ray puts handlers of its own in the place of the program's, which are put back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
+    held: list[int] = []
+
+    def restore() -> None:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        held.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        restore()
+    for one in held:
+        signal.raise_signal(one)
 
 
 @contextlib.contextmanager
