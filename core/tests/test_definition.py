@@ -92,6 +92,7 @@ def test_every_path_tried_is_listed(tmp_path: Path) -> None:
         ("names: [a]\n", "names no split"),
         ("val: {a: b}\n", "val: is .* not a folder"),
         ("val: []\n", "val: is .* not a folder"),
+        ("val: [2023, 1.50]\n", r'val: is \[2023, 1.5\], not a folder.*\n.* in quotes: "1.50"'),
         ("path: [a]\nval: b\n", "path is .* not the name of a folder"),
         ("val: a\nnc: 3\nnames: [a, b]\n", "nc is 3, but names has 2"),
         ("val: a\nnc: two\n", "nc is 'two'"),

@@ -343,6 +343,14 @@ def test_what_can_be_refused_is_refused_before_the_model_is_opened(model, regist
     assert names(model.path.parent) == ["seeing.pt"]
 
 
+def test_an_option_of_another_format_is_told_apart_from_a_mistyped_one(model, registry):
+    with pytest.raises(ValueError, match=r"^half=True does not go with format box: only with toy\n  options: .*error"):
+        export(model, "box", {"half": True}, registry=registry)
+    with pytest.raises(UsageError, match="'haf' is not known"):
+        export(model, "box", {"haf": True}, registry=registry)
+    assert export(model, "box", {"half": False}, registry=registry).info.precision == "fp32"
+
+
 def test_precision_the_format_has_not(registry):
     from dataclasses import replace
 

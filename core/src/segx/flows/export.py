@@ -24,12 +24,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from segx import __version__
 from segx.artifact import AXES, Artifact, ArtifactInfo, crc_of
-from segx.errors import DataError, ExportError, MissingPluginError, ModelError, SegxError, UsageError
+from segx.errors import DataError, ExportError, MissingPluginError, ModelError, SegxError, UsageError, WrongValueError
 from segx.flows.parity import opened, tolerance_of
 from segx.io import sidecar
 from segx.io.paths import expanded, weights_folder
-from segx.options.schema import image_size, merged
-from segx.options.verbs import ON_DEMAND, PRECISION_OPTIONS, ExportOptions, SuppressionOptions
+from segx.options.schema import image_size, merged, shown
+from segx.options.verbs import (
+    ON_DEMAND,
+    PRECISION_OPTIONS,
+    ExportOptions,
+    SuppressionOptions,
+    changes_nothing,
+    known_elsewhere,
+)
 from segx.plugin.jobs import ExportJob
 from segx.plugin.registry import get_registry
 from segx.plugin.training import ModelSession
@@ -150,7 +157,7 @@ def check(
     """
     registry = registry or get_registry()
     chain = registry.export_chain(format)
-    links = _links(chain, info, chosen_options(chain, options), registry)
+    links = _links(chain, info, chosen_options(chain, options, registry), registry)
     _ending(info, links, info.variant or "the model", registry, cuts=(), finished=False)
 
 
@@ -259,7 +266,7 @@ def _plan(
     else:
         info = model.info
         name = name or info.variant or "model"
-    chosen = chosen_options(whole, options)
+    chosen = chosen_options(whole, options, registry)
     if finished:
         task = registry.tasks.find(info.task)
         chosen = _as_its_source(chain[-1], _still_to_do(chosen, chain, name), info, task, name)
@@ -357,20 +364,46 @@ def settled(chain: Sequence[ExporterSpec], chosen: ExportOptions) -> list[Export
     return found
 
 
-def chosen_options(chain: tuple[ExporterSpec, ...], options: Mapping[str, Any] | ExportOptions | None) -> ExportOptions:
+def chosen_options(
+    chain: tuple[ExporterSpec, ...],
+    options: Mapping[str, Any] | ExportOptions | None,
+    registry: Registry | None = None,
+) -> ExportOptions:
     """Return the options of the last format, with those of the formats on the way; what is not given has its default.
 
     Where no precision is asked for, the format's first one is meant.
+
+    Raises:
+        UsageError: An option is unknown, out of range, or one that only other formats have.
     """
     last = chain[-1]
     kind = _options_of(chain)
     given = options.as_dict() if isinstance(options, ExportOptions) else options or {}
+    if not isinstance(options, ExportOptions):
+        _refuse_those_of_others(given, last, kind, registry or get_registry())
     chosen = options if isinstance(options, kind) else kind.parse(given)
     if chosen.precision in last.precisions or any(getattr(chosen, option, False) for option in PRECISION_OPTIONS):
         return chosen
     known = chosen.names()
     meant = {option: True for option, word in PRECISION_OPTIONS.items() if word == last.precisions[0]}
     return chosen.replace(**meant) if known.issuperset(meant) else chosen
+
+
+def _refuse_those_of_others(
+    given: Mapping[str, Any], spec: ExporterSpec, kind: type[ExportOptions], registry: Registry
+) -> None:
+    """Say of an option that only other formats have which they are; at a value that changes nothing it is let by.
+
+    Raises:
+        UsageError: There is one.
+    """
+    known, elsewhere = kind.names(), known_elsewhere()
+    for option, value in given.items():
+        if option in known or (option in elsewhere and changes_nothing(elsewhere[option], value)):
+            continue
+        if others := [other.name for other in registry.exporters.values() if option in other.options.names()]:
+            msg = f"{option}={shown(value)} does not go with format {spec.name}: only with {', '.join(others)}"
+            raise WrongValueError(msg, hint=f"options: {', '.join(sorted(known))}")
 
 
 def _options_of(chain: tuple[ExporterSpec, ...]) -> type[ExportOptions]:
