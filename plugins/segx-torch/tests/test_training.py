@@ -175,33 +175,39 @@ def test_losses_fall(tmp_path):
     assert total[1] < 0.8 * total[0]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(tmp_path):
-    tiny_run(tmp_path / "run", epochs=1, optimizer="SGD")
-    path = tmp_path / "run" / "weights" / "last.pt"
-    before = path.read_bytes()
-    with pytest.raises(
-        ModelError, match=r"loss is not a number in epoch 2[\s\S]*optimizer=SGD lr0=1e\+11[\s\S]*last\.pt"
-    ):
-        tiny_run(tmp_path / "run", epochs=2, resume=True, lr0=1e12, optimizer="SGD", warmup_epochs=0)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_weights_that_are_no_numbers_end_the_run_and_spoil_nothing(tmp_path, monkeypatch, interrupted):
-    """A step from a gradient that is no number, the last of an epoch: no loss has seen it."""
-    tiny_run(tmp_path / "run", epochs=1)
-    path = tmp_path / "run" / "weights" / "last.pt"
-    before, train_batch = path.read_bytes(), Trainer._train_batch
+def spoil_weights(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+    """Fill a weight with what is no number after a batch of the epoch, as a step from such a gradient does."""
+    train_batch = Trainer._train_batch
 
     def spoil(self: Trainer, batch: object) -> object:
         items = train_batch(self, batch)
-        if self.progress.batch == (1 if interrupted else 3):
+        if self.progress.batch == at:
             next(self.raw.parameters()).data.fill_(float("nan"))
         return items
 
     monkeypatch.setattr(Trainer, "_train_batch", spoil)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(tmp_path, monkeypatch):
+    tiny_run(tmp_path / "run", epochs=1, optimizer="SGD")
+    path = tmp_path / "run" / "weights" / "last.pt"
+    before = path.read_bytes()
+    spoil_weights(monkeypatch, at=1)
+    said = r"loss is not a number in epoch 2[\s\S]*optimizer=SGD lr0=0\.2[\s\S]*last\.pt"
+    with pytest.raises(ModelError, match=said):
+        tiny_run(tmp_path / "run", epochs=2, resume=True, lr0=2, optimizer="SGD", warmup_epochs=0)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("batch", "kill"), [(1, "SIGINT:2"), (3, "")])
+def test_weights_that_are_no_numbers_end_the_run_and_spoil_nothing(tmp_path, monkeypatch, batch, kill):
+    """The last step of what is run: no loss has seen it."""
+    tiny_run(tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / "weights" / "last.pt"
+    before = path.read_bytes()
+    spoil_weights(monkeypatch, at=batch)
     with pytest.raises(ModelError, match=r"weights are not a number in epoch 2[\s\S]*last\.pt"):
-        tiny_run(tmp_path / "run", epochs=2, resume=True, kill="SIGINT:2" if interrupted else "")
+        tiny_run(tmp_path / "run", epochs=2, resume=True, kill=kill)
     assert path.read_bytes() == before
 
 
