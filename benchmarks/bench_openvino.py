@@ -39,7 +39,9 @@ def main() -> None:
 
     from segx import YOLO
     from segx.plugin.registry import get_registry
+    from segx.runtime import take_process
 
+    take_process()  # as the command line does
     registry = get_registry()
     registry.prepare()
     artifact = registry.artifact(given.model)

@@ -276,6 +276,17 @@ def test_a_listener_that_hangs_is_named(
     assert "plugin logger-slow@segx-logger-slow is at work in segx_run_started, for more than 0.1 s" in caplog.text
 
 
+def test_to_be_told_costs_no_thread(write: Callable[..., None], find: Callable[[], Registry]) -> None:
+    """A prediction tells of each image."""
+    write("segx-logger-quick", "@hookimpl\ndef segx_step_ended(run, step):\n    step['told'] += 1")
+    registry, step = find(), {"told": 0}
+    registry.notify("step_ended", run=None, step=step)
+    with patch("threading.Thread.start", side_effect=AssertionError("a thread was begun")):
+        for _ in range(3):
+            registry.notify("step_ended", run=None, step=step)
+    assert step["told"] == 4
+
+
 def test_damaged_metadata_hinder_nobody(
     write: Callable[..., None], find: Callable[[], Registry], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -422,6 +422,18 @@ def test_a_failure_beside_the_network_is_raised_in_its_place(folder, step, strea
     assert segx_threads() == []
 
 
+@pytest.mark.parametrize(("ours", "threads"), [(True, 1), (False, 3)])
+def test_opencv_keeps_its_threads_where_a_program_may_want_them(folder, monkeypatch, ours, threads):
+    monkeypatch.setattr("segx.flows.runner.process_taken", lambda: ours)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        seen = {cv2.getNumThreads() for _ in start(open_source(folder), Watched())}
+        assert (seen, cv2.getNumThreads()) == ({threads}, 3)
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_the_stages_work_side_by_side():
     pause, count = 0.06, 8
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import cv2
 import pytest
 
 from segx.errors import UsageError
-from segx.runtime import choose_device
+from segx.runtime import choose_device, opencv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,3 +73,16 @@ def test_what_other_programs_take_of_the_cores_is_told(tmp_path: Path, monkeypat
     monkeypatch.setattr(load, "_PROC", tmp_path / "absent")
     assert load.Others()._busy == 0
     assert others.cores() == 0
+
+
+def test_opencv_has_one_thread_until_the_last_wants_it_so() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        with opencv.one_thread():
+            with pytest.raises(ValueError, match="failed"), opencv.one_thread():
+                raise ValueError("failed")
+            assert cv2.getNumThreads() == 1
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)

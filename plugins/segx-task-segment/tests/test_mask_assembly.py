@@ -170,14 +170,28 @@ def test_cells_without_an_outline_are_left_out_to_the_bit(seed: int) -> None:
         np.testing.assert_array_equal(mask, by_rows(prototypes, weights, box, geometry))
 
 
-def test_what_is_not_finite_is_nowhere_and_spills_nowhere() -> None:
+def test_what_goes_beyond_all_numbers_is_nowhere_and_spills_nowhere() -> None:
     geometry = place((300, 300), (64, 64))
     boxes = np.array([[0, 0, 300, 300]], np.float32)
-    for value in (np.inf, -np.inf, np.nan, 3e38):
-        prototypes = np.ones((2, 16, 16), np.float32)
-        prototypes[:, 5, 7] = value
-        weights = np.array([[1, 2]], np.float32)
-        mask = image_masks(prototypes, weights, boxes, geometry).data[0].astype(bool)
-        assert mask[:60].all()
-        assert mask[150:].all()
-        assert not mask[100, 141]
+    prototypes = np.ones((2, 16, 16), np.float32)
+    prototypes[:, 5, 7] = 3e38
+    mask = image_masks(prototypes, np.array([[1, 2]], np.float32), boxes, geometry).data[0].astype(bool)
+    assert mask[:60].all()
+    assert mask[150:].all()
+    assert not mask[100, 141]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_counts_as_zero(value: float) -> None:
+    rng = np.random.default_rng(1)
+    geometry = place((300, 300), (64, 64))
+    boxes = np.array([[0, 0, 300, 300], [0, 0, 50, 50], [40, 30, 290, 200]], np.float32)
+    prototypes, weights = rng.normal(size=(2, 16, 16)).astype(np.float32), np.ones((3, 2), np.float32)
+    weights[2, 0] = 0
+    without = prototypes.copy()
+    without[0, 5, 7] = 0
+    expected = image_masks(without, weights, boxes, geometry)
+    prototypes[0, 5, 7] = value
+    found = image_masks(prototypes, weights, boxes, geometry)
+    assert found.rle == expected.rle
+    assert (found.area > 0).all()

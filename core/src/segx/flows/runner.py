@@ -20,7 +20,7 @@ from segx.io.sources import Unreadable
 from segx.ops.arrays import to_numpy
 from segx.options.schema import ImageSize, image_size
 from segx.records import Record
-from segx.runtime import check_fits, cores, helpers
+from segx.runtime import check_fits, cores, helpers, opencv, process_taken
 from segx.structures.batch import Batch, Letterbox
 from segx.words import counted
 
@@ -275,6 +275,8 @@ class Runner(Record):
         jobs = (partial(self._prepare, load) for load in loads)
         sequencer = Sequencer()
         with contextlib.ExitStack() as stack:
+            if process_taken():  # a program may want OpenCV's threads for its own between two results
+                stack.enter_context(opencv.one_thread())
             executor = stack.enter_context(
                 OrderedExecutor[list["Results"]](threads=finishing, waiting=0 if self.live else finishing)
             )

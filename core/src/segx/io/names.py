@@ -27,6 +27,7 @@ VIDEO_SUFFIXES = frozenset(
     | {".webm", ".wmv"}
 )
 STREAM_SUFFIXES = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd", ".sdp"})
+_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | STREAM_SUFFIXES
 MAX_BYTES = 120
 """Most bytes of a stem; with numbers and a suffix it fits any file system."""
 
@@ -56,6 +57,8 @@ def safe(name: str, *, otherwise: str = "image") -> str:
 
 def key(name: str) -> str:
     """Return what two names have in common that some file system takes for one: case and Unicode form aside."""
+    if name.isascii():
+        return name.lower()  # what is said below, of which only that is left
     visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
 
@@ -67,7 +70,7 @@ def split_name(source: str) -> tuple[str, str]:
     """
     name = _address_name(source) if "://" in source else PurePath(source).name
     suffix = PurePath(name).suffix
-    if suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES | STREAM_SUFFIXES:
+    if suffix.lower() not in _SUFFIXES:
         suffix = ""
     return safe(name.removesuffix(suffix)), suffix
 

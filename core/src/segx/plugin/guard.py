@@ -28,6 +28,7 @@ HEARING_PATIENCE = 30.0
 """Seconds after which segx goes on without a plugin that is told something, or asked whether it can be used."""
 
 _LONGEST = 400
+_SLOW = "%s, for more than %g s"
 
 logger = logging.getLogger(__name__)
 _here = threading.local()
@@ -50,7 +51,7 @@ class Helper:
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
-    def within(self, function: Callable[[], T], *, patience: float | None = None) -> T:
+    def within(self, function: Callable[[], T], *, patience: float | None = None, what: str = "") -> T:
         """Return what a function returns, and raise what it raises; it may hang for ever.
 
         What it calls of segx may come back here, and is then done at once: nobody can wait for who waits for him.
@@ -58,6 +59,7 @@ class Helper:
         Args:
             function: What is called.
             patience: Seconds it may take; default: :data:`HEARING_PATIENCE`.
+            what: What is said to be waited for, when it takes longer than :data:`PATIENCE`; empty: nothing is said.
 
         Raises:
             TooSlowError: It was not done in time; its thread is left behind, and ends when it next computes.
@@ -76,17 +78,18 @@ class Helper:
                 failed.append(error)
             answered.set()
 
-        if not self._turn.acquire(timeout=patience):  # what ends one call must not end another that waits behind it
+        # Who waits takes his turn first: what ends one call must not end another that waits behind it.
+        if not _in_time(lambda seconds: self._turn.acquire(timeout=seconds), patience, what):
             raise TooSlowError(f"was not done in {patience:g} s")
         try:
-            self._ask(work, answered, patience)
+            self._ask(work, answered, patience, what)
         finally:
             self._turn.release()
         if failed:
             raise failed[0]
         return done[0]
 
-    def _ask(self, work: Callable[[], None], answered: threading.Event, patience: float) -> None:
+    def _ask(self, work: Callable[[], None], answered: threading.Event, patience: float, what: str) -> None:
         with self._lock:
             if self._asked is None or self._owner != os.getpid():  # threads stay behind when a process forks
                 self._asked, self._owner = queue.SimpleQueue(), os.getpid()
@@ -94,7 +97,7 @@ class Helper:
                 self._thread.start()
             thread = self._thread
             self._asked.put(work)
-        if not answered.wait(patience):
+        if not _in_time(answered.wait, patience, what):
             _end(thread)
             self.end()
             raise TooSlowError(f"was not done in {patience:g} s")
@@ -116,6 +119,16 @@ def within(function: Callable[[], T]) -> T:
         helper.end()
 
 
+def _in_time(wait: Callable[[float], bool], patience: float, what: str) -> bool:
+    """Wait for so many seconds at most, and say so once it takes longer than it should."""
+    unsaid = min(PATIENCE, patience)
+    if wait(unsaid):
+        return True
+    if what and unsaid < patience:
+        logger.warning(_SLOW, what, unsaid)
+    return wait(patience - unsaid)
+
+
 def _help(asked: queue.SimpleQueue[Callable[[], None] | None]) -> None:
     _here.helping = True
     while (work := asked.get()) is not None:
@@ -133,7 +146,7 @@ def _end(thread: threading.Thread) -> None:
 def watched(what: str, *, patience: float | None = None) -> Iterator[None]:
     """Say what is being waited for when it takes longer than it should; it may be at work, so it goes on."""
     patience = PATIENCE if patience is None else patience
-    timer = threading.Timer(patience, logger.warning, ("%s, for more than %g s", what, patience))
+    timer = threading.Timer(patience, logger.warning, (_SLOW, what, patience))
     timer.daemon = True
     timer.start()
     try:

@@ -328,10 +328,13 @@ class Registry:
             call = functools.partial(listener.function, *(facts[fact] for fact in listener.argnames))
             if name in self._left_out:
                 continue
-            helper = self._helpers.get(name)
+            helper, what = self._helpers.get(name), f"plugin {name} is at work in segx_{event}"
             try:
-                with watched(f"plugin {name} is at work in segx_{event}"):
-                    call() if helper is None else helper.within(call)
+                if helper is not None:
+                    helper.within(call, what=what)
+                else:
+                    with watched(what):
+                        call()
             except TooSlowError as error:
                 self._left_out.add(name)
                 logger.warning("plugin %s %s in segx_%s, and is left out from now on", name, error, event)

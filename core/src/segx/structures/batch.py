@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 GREY = 114
 """What the padding is filled with, of 255."""
+_UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
+"""Each 8-bit value in 0..1: read there it is written in one pass, divided in two."""
 
 
 class Letterbox(Record):
@@ -172,16 +174,15 @@ def fit(image: Image, geometry: Letterbox, out: NDArray[np.float32]) -> None:
     resized = image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     top, left = geometry.top, geometry.left
     bottom, right = top + geometry.height, left + geometry.width
-    grey = np.float32(GREY) / np.float32(255)
+    grey = _UNIT[GREY]
     out[:, :top], out[:, bottom:] = grey, grey
     out[:, top:bottom, :left], out[:, top:bottom, right:] = grey, grey
     inside = out[:, top:bottom, left:right]
     if has_channels_last(out[None]):
-        np.copyto(inside.transpose(1, 2, 0), cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
+        cv2.LUT(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), _UNIT, inside.transpose(1, 2, 0))
     else:
         for plane, channel in zip(inside[::-1], cv2.split(resized), strict=True):  # each read in one stride
-            plane[:] = channel
-    np.divide(inside, np.float32(255), out=inside)
+            cv2.LUT(channel, _UNIT, plane)
 
 
 def letterbox(

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from segx.errors import DataError
 from segx.io.sources import Part, Source, Unreadable
+from segx.runtime import opencv
 from segx.structures.batch import SourceImage
 from segx_bulk_ray import output as files
 from segx_bulk_ray.decoder import Decoder
@@ -92,7 +93,8 @@ def _rows(shard: Shard, work: Work) -> list[dict[str, Any]]:
     found = _model(work).predict(Source([images]), stream=True, verbose=False, **work.settings)
     rows: list[dict[str, Any]] = []
     try:
-        rows += map(files.row_of, found)
+        with opencv.one_thread():  # other workers have the other cores
+            rows += map(files.row_of, found)
     except DataError:
         if rows or not images.failed:
             raise

@@ -15,6 +15,7 @@ class, coefficients, of which those that score 0 mean nothing; ``prototypes`` (N
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,14 +184,7 @@ def read_outputs(outputs: Sequence[Any], nc: int) -> RawOutputs:
         )
     predictions = pair[0] if layout.channels == 1 else pair[0].swapaxes(1, 2)
     prototypes = pair[1] if layout.map_channels == 1 else np.ascontiguousarray(pair[1].transpose(0, 3, 1, 2))
-    return RawOutputs(predictions, without_noise(prototypes), layout.nc)
-
-
-def without_noise(prototypes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return prototypes in which what is not finite is no part of any mask."""
-    if np.isfinite(prototypes).all():
-        return prototypes
-    return np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)
+    return RawOutputs(predictions, prototypes, layout.nc)
 
 
 class _Layout(Record, kw_only=False):
@@ -199,6 +193,7 @@ class _Layout(Record, kw_only=False):
     nc: int
 
 
+@functools.lru_cache(maxsize=64)
 def _layout(predictions: tuple[int, ...], prototypes: tuple[int, ...], nc: int) -> _Layout | None:
     """Return which axes hold the channels: the first reading in which the numbers add up, or None.
 
@@ -257,9 +252,7 @@ def _raw(
         )
         raise _not_of(f"head {info.head!r}", (boxes, scores, coefficients, prototypes), len(info.names), shapes)
     points, pixels = _anchors(cells, strides)
-    for logits, probabilities, factors, maps in zip(
-        boxes, scores, coefficients, without_noise(prototypes), strict=True
-    ):
+    for logits, probabilities, factors, maps in zip(boxes, scores, coefficients, prototypes, strict=True):
 
         def corners(anchors: NDArray[np.int64], logits: NDArray[np.float32] = logits) -> NDArray[np.float32]:
             """Return boxes of some anchors only: few score enough, and a softmax over bins costs much."""
@@ -322,7 +315,7 @@ def _final(
         raise _not_of(f"head {info.head!r}", arrays, len(info.names), "(N, objects, 6 + k) and (N, k, h, w)")
     rows, prototypes = pair
     nc = len(info.names) or int(np.nan_to_num(rows[..., 5], posinf=0).max(initial=0)) + 1
-    for numbers, maps in zip(rows, without_noise(prototypes), strict=True):
+    for numbers, maps in zip(rows, prototypes, strict=True):
         scores, classes = numbers[:, 4], numbers[:, 5]
         wanted = (scores > options.conf) & (np.abs(numbers) < ANY_SIZE).all(axis=1) & (classes >= 0) & (classes < nc)
         if options.classes is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def image_masks(
     """Return masks at the resolution of the image.
 
     Args:
-        prototypes: float32 (nm, h, w), covering the network input.
+        prototypes: float32 (nm, h, w), covering the network input; what is not finite counts as zero.
         coefficients: float32 (N, nm).
         boxes: (N, 4), x1, y1, x2, y2 in pixels of the image; pixels with x1 <= x < x2, y1 <= y < y2 are kept.
         geometry: Where the image lies in the network input.
@@ -174,8 +174,8 @@ def _assemble(
     words: list[NDArray[np.uint64]] = []
     areas = [np.zeros(0, np.int64)]
     for chunk in _chunks(windows.samples * down.weights.shape[1]):
-        values, steps = _sample(prototypes, coefficients[chunk], windows[chunk])
-        filled, area = _fill(values, steps, windows[chunk], across, down)
+        logits = _finite_logits(prototypes, coefficients[chunk], windows[chunk])
+        filled, area = _fill(logits, windows[chunk], across, down)
         words += filled
         areas.append(area)
     whole = (0, 0, frame[1], frame[0])
@@ -196,13 +196,41 @@ def _chunks(sizes: NDArray[np.int64]) -> Iterator[slice]:
         yield slice(start, len(sizes))
 
 
+class _Logits(NamedTuple):
+    """Logits of objects, one row of cells after the other, those of an object between columns of -1.
+
+    Attributes:
+        values: float32 (samples,).
+        steps: How far it is from each to the one below.
+        ends: Their sums: whatever is interpolated lies between a value and its end, for rounding is monotonous.
+    """
+
+    values: NDArray[np.float32]
+    steps: NDArray[np.float32]
+    ends: NDArray[np.float32]
+
+
+def _finite_logits(prototypes: NDArray[np.float32], coefficients: NDArray[np.float32], windows: Windows) -> _Logits:
+    """Return the logits of objects. Prototypes that are not finite count as zero.
+
+    It shows in what is made of them, a tenth of the numbers. Where finite ones go beyond all numbers, nothing is on.
+    """
+    values, steps = _sample(prototypes, coefficients, windows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = values + steps
+        if not np.isfinite(ends).all():
+            clean = np.nan_to_num(prototypes, nan=0.0, posinf=0.0, neginf=0.0)
+            values, steps = _sample(clean, coefficients, windows)
+            ends = values + steps
+            beyond = ~np.isfinite(ends)
+            values[beyond], steps[beyond], ends[beyond] = -1, 0, -1
+    return _Logits(values, steps, ends)
+
+
 def _sample(
     prototypes: NDArray[np.float32], coefficients: NDArray[np.float32], windows: Windows
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return each object's logits, one row of cells after the other, and how far it is from each to the one below.
-
-    At either end of a row is a column of -1.
-    """
+    """Return ``values`` and ``steps`` of :class:`_Logits`."""
     values = np.full(windows.samples.sum(), -1, np.float32)
     steps = np.zeros_like(values)
     offset = 0
@@ -223,7 +251,7 @@ def _sample(
 
 
 def _fill(
-    values: NDArray[np.float32], steps: NDArray[np.float32], windows: Windows, across: Axis, down: Axis
+    logits: _Logits, windows: Windows, across: Axis, down: Axis
 ) -> tuple[list[NDArray[np.uint64]], NDArray[np.int64]]:
     """Return each object's bitmap and area: rows solved for their zero crossings, and the runs between them filled."""
     x0, y0, x1, y1 = windows.rects.T
@@ -231,11 +259,7 @@ def _fill(
     spans = (y1 - y0) * strides
     base, begin = np.cumsum(spans) - spans, np.cumsum(windows.samples) - windows.samples
 
-    # Rounding is monotonous: whatever is interpolated lies between a value and that value plus its whole step.
-    with np.errstate(over="ignore", invalid="ignore"):
-        ends = values + steps
-    if not (finite := np.isfinite(ends)).all():
-        values[~finite], steps[~finite], ends[~finite] = -1, 0, -1
+    values, steps, ends = logits
     above, below = values > 0, ends > 0
     some, every = above | below, above & below
     cells = np.flatnonzero((some[1:] | some[:-1]) & ~(every[1:] & every[:-1]))  # rows end as they begin, not above

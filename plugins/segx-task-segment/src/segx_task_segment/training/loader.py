@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
-import cv2
 import numpy as np
 
 from segx.errors import DataError
 from segx.options.schema import image_size
-from segx.runtime import cores
+from segx.runtime import cores, opencv
 from segx_task_segment.training.augment import Augmentation
 from segx_task_segment.training.collating import Part, batch_of
 from segx_task_segment.training.crew import Crew, NoCrewError
@@ -129,19 +128,17 @@ class TrainLoader:
     @contextlib.contextmanager
     def _threads(self) -> Iterator[Begin]:
         pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="segx-loader")
-        before = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # an image a thread; OpenCV's own threads would only get in their way
 
         def begin(work: Work) -> Callable[[], Made]:
             images = np.empty(work.shape, np.uint8)
             parts = [pool.submit(self._samples.make, work, index, pixels) for index, pixels in enumerate(images)]
             return lambda: (images, [part.result() for part in parts])
 
-        try:
-            yield begin
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            cv2.setNumThreads(before)
+        with opencv.one_thread():
+            try:
+                yield begin
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _mine(self, order: list[int]) -> list[int]:
         """Return this rank's places in the order; all ranks get the same number, the last ones wrap around."""
