@@ -39,14 +39,13 @@ def main() -> None:
     take_process()  # as the command line does
     model: Any = YOLO(given.model)
     session, _ = model._sessions.with_streams(PredictOptions().session(), given.backend)  # noqa: SLF001 - it stands in for it
-    real, answers, network = session.run, {}, []
+    real, answers, given_last = session.run, {}, []
 
     def answer(images: Any) -> Any:
         key = images[..., ::37, ::41].tobytes()
         if key not in answers:
-            begin = time.process_time()  # a runtime may have threads of its own
             answers[key] = real(images)
-            network.append((time.process_time() - begin) * 1e3 / len(images))
+            given_last[:] = [images]
         return answers[key]
 
     session.run = answer
@@ -57,12 +56,10 @@ def main() -> None:
         "val": lambda: model.val(data=given.data, plots=False, show=False, **how).matches and 0,
     }.items():
         verb()
-        network.clear()
         count = sum(1 for _ in given.images.iterdir())
         found[name] = min(cpu_ms(verb) for _ in range(given.rounds)) / count
-    answers.clear()
-    model.predict(given.images, **how)
-    found["network"] = min(network)
+    images = given_last[0]
+    found["network"] = min(cpu_ms(lambda: real(images)) for _ in range(10 * given.rounds)) / len(images)
     for name in ("predict", "val"):
         found[f"{name}_most"] = found["network"] / (found["network"] + found[name])
     print(json.dumps({name: round(value, 3) for name, value in found.items()}))
