@@ -353,6 +353,30 @@ def test_a_forgotten_run_ends(folder):
     assert segx_threads() == []
 
 
+def test_a_run_that_is_left_open_ends_before_the_program_does(folder):
+    """Later its threads would be stopped within C++, which aborts the process, and plugins told by threads no more."""
+    code = """
+        import json, sys, threading
+        from segx.artifact import ArtifactInfo
+        from segx.flows.predict import predict
+        from segx.io.sources import open_source
+        from segx.options.verbs import PredictOptions
+        from segx.plugin.registry import get_registry
+        from segx.testing.scenes import NAMES, ColorSession
+
+        def notify(event, **_):
+            if event == "run_ended":
+                left = [thread.name for thread in threading.enumerate() if "ahead" in thread.name]
+                print(json.dumps({"late": sys.is_finalizing(), "left": left}))
+
+        session = ColorSession(ArtifactInfo(names=NAMES, imgsz=(320, 320), batch=1))
+        task = get_registry().tasks.load("segment")
+        results = predict(session, open_source(sys.argv[1]), PredictOptions(), task=task, notify=notify)
+        next(results)
+    """
+    assert run_fresh(code, str(folder)) == {"late": False, "left": []}
+
+
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("error", [RuntimeError("network"), KeyboardInterrupt(), MemoryError()])
 def test_a_failure_of_the_network_ends_all_threads(folder, error, streams):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import inspect
 import logging
 import time
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,7 @@ from segx.structures.classes import numbers_of
 from segx.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from segx.io.sources import Source, Unreadable
@@ -28,6 +31,16 @@ if TYPE_CHECKING:
     from segx.structures.results import Results
 
 logger = logging.getLogger(__name__)
+
+_runs: weakref.WeakSet[Generator[Results]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_runs() -> None:
+    """Close what a program leaves open at its end: Python stops threads anywhere, and within C++ that is an abort."""
+    for run in list(_runs):
+        if inspect.getgeneratorstate(run) != inspect.GEN_RUNNING:  # in another thread
+            run.close()
 
 
 @dataclass
@@ -115,7 +128,9 @@ def predict(
         failures=[] if failures is None else failures,
         output=output or RunOutput(),
     )
-    return run.run()
+    results = run.run()
+    _runs.add(results)
+    return results
 
 
 @dataclass(kw_only=True)
@@ -133,7 +148,7 @@ class _Prediction:
     writers: ResultWriters = field(init=False)
     reported_shapes: set[tuple[int, int]] = field(default_factory=set)
 
-    def run(self) -> Iterator[Results]:
+    def run(self) -> Generator[Results]:
         """Run to the end, and notify listeners of start, steps and end."""
         folder = self._make_folder()
         run = Run(mode="predict", model=self.model, options=self.options.as_dict(), folder=folder)
