@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING
 
@@ -165,6 +166,22 @@ def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
         decode_image(data[:begin] + data[begin:end] * 1000 + data[end:])
     hidden = b"\xff\xd9" + b"\xff\xda" * 1000 + b"\xff\xd9"  # behind the end anything may lie, as a phone's film
     assert decode_image(data[:end] + hidden).shape == (64, 64, 3)
+
+
+def test_scans_are_counted_wherever_they_lie_and_in_little_memory() -> None:
+    scan = b"\xff\xda\0\2"
+    for before in (65534, 65535, 65536):  # before, across and behind the end of what is looked through at once
+        frame = b"\xff\xd8\xff\xe0" + (before - 4).to_bytes(2, "big") + bytes(before - 6)
+        images._check_scans(frame + scan * images._MAX_SCANS)
+        with pytest.raises(DataError, match="scans"):
+            images._check_scans(frame + scan * (images._MAX_SCANS + 1))
+    data = b"\xff\xd8" + b"\xda" * (8 << 20)
+    tracemalloc.start()
+    try:
+        images._check_scans(data)
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def pipe(path: Path) -> None:
