@@ -228,6 +228,17 @@ def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_a_cluster_is_joined_leaves_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    left: list[bool] = []
+    monkeypatch.setattr(ray, "init", lambda **_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
+    with pytest.raises(KeyboardInterrupt), cluster.joined("10.0.0.1:6379", cpus=1):
+        pass
+    assert left == [True]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_ends_a_run_waits_until_ray_has_started(number: signal.Signals) -> None:
     told, block = [], []
@@ -246,6 +257,10 @@ def test_what_ends_a_run_waits_until_ray_has_started(number: signal.Signals) -> 
             signal.signal(number, signal.SIG_IGN)  # as Ray puts its own there
         signal.raise_signal(number)
         assert told == [1, 1, 2, 2]
+        with contextlib.suppress(ConnectionError), cluster._signals_held():
+            signal.raise_signal(number)
+            raise ConnectionError
+        assert told == [1, 1, 2, 2, 2]  # not forgotten, though Ray has not started
     finally:
         signal.signal(number, before)
 

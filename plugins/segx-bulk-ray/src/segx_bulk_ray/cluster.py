@@ -81,6 +81,9 @@ def start(address: str | None, *, cpus: int) -> Path | None:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 said = " ".join(str(error).split())[:200]
                 raise UsageError(f"address={address}: no Ray cluster: {said}", hint="ray start --head") from None
+            except BaseException:
+                ray.shutdown()
+                raise
             folder = None
         else:
             folder = _own_folder()
@@ -163,8 +166,8 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         restore()
-    for one in held:
-        signal.raise_signal(one)
+        for one in held:
+            signal.raise_signal(one)
 
 
 @contextlib.contextmanager
