@@ -19,6 +19,7 @@ from segx.errors import DataError, SegxError, UsageError
 from segx.io.images import read_image
 from segx_bulk_ray import bulk, cluster, read, worker, write
 from segx_bulk_ray import decoder as decoder_module
+from segx_bulk_ray import output as files
 from segx_bulk_ray.decoder import Decoder
 from segx_bulk_ray.sources import Shard, divide, fingerprint
 from segx_cli.main import main
@@ -226,6 +227,22 @@ def test_a_ray_that_does_not_start_is_told_of(tmp_path: Path, monkeypatch: pytes
         cluster.start(None, cpus=1)
     assert "less busy" in str(told.value.hint)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_another_run_takes_while_ray_starts_is_left_to_it(
+    model: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "out")
+
+    def joined(*_: object, **__: object) -> contextlib.AbstractContextManager[bool]:
+        bulk._note(out, bulk._Plan.make(model, str(few), shard=256, settings={"conf": 0.5}, workers=1))
+        return contextlib.nullcontext(False)
+
+    monkeypatch.setattr(cluster, "joined", joined)
+    monkeypatch.setattr(bulk._Plan, "seek_room", lambda *_, **__: None)
+    with pytest.raises(DataError, match="holds a run already"):
+        write(model, str(few), out)
+    assert (files.read_record(out) or {})["settings"]["conf"] == 0.5
 
 
 def test_ctrl_c_while_a_cluster_is_joined_leaves_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,7 @@ def write(
         with cluster.joined(address, cpus=plan.cpus) as shared:
             plan.seek_room(shared=shared)
             if begun is None:
+                _begun(target, plan, resume=False)  # somebody else may have begun there while Ray started
                 _note(target, plan)
             with (
                 progress(total, "predicting", shown=not quiet) as bar,
