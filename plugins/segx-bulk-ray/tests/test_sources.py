@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import signal
 import sys
 import tarfile
@@ -254,6 +255,12 @@ def test_ctrl_c_while_a_cluster_is_joined_leaves_it_again(monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt), cluster.joined("10.0.0.1:6379", cpus=1):
         pass
     assert left == [True]
+
+
+def test_a_record_whose_settings_are_none_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / files.RECORD).write_text(json.dumps({"layout": files.LAYOUT, "settings": None}))
+    with pytest.raises(DataError, match="is damaged"):
+        files.read_record(str(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
