@@ -199,12 +199,12 @@ TOYS = BackendSpec(
 )
 
 
-def make_registry(*, backends=(PT, TOYS)):
+def make_registry(*, backends=(PT, TOYS), exporters=(TOY, BOX)):
     manager = pluggy.PluginManager("segx")
     manager.add_hookspecs(hookspecs)
     tasks = tuple(get_registry().tasks.values())
     declared = dict.fromkeys(("architecture", "dataset_format", "command"), ())
-    declared |= {"task": tasks, "exporter": (TOY, BOX), "backend": backends}
+    declared |= {"task": tasks, "exporter": exporters, "backend": backends}
     return Registry(Discovery(manager=manager, plugins=(), broken=(), disabled=(), declared=declared))
 
 
@@ -349,6 +349,16 @@ def test_an_option_of_another_format_is_told_apart_from_a_mistyped_one(model, re
     with pytest.raises(UsageError, match="'haf' is not known"):
         export(model, "box", {"haf": True}, registry=registry)
     assert export(model, "box", {"half": False}, registry=registry).info.precision == "fp32"
+
+
+def test_formats_made_by_way_of_one_that_has_an_option_have_it_too(model):
+    plain = dataclasses.replace(TOY, name="plain", suffix=".plain", options=ExportOptions)
+    lost = dataclasses.replace(BOX, name="lost", suffix="_lost", source="nowhere")
+    registry = make_registry(exporters=(TOY, BOX, plain, lost))
+    with pytest.raises(ValueError, match="dynamic=True does not go with format plain: only with box, toy\n"):
+        export(model, "plain", {"dynamic": True}, registry=registry)
+    with pytest.raises(ValueError, match="error=1 does not go with format plain: only with box, lost, toy\n"):
+        export(model, "plain", {"error": 1}, registry=registry)
 
 
 def test_precision_the_format_has_not(registry):

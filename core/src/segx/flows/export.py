@@ -401,9 +401,17 @@ def _refuse_those_of_others(
     for option, value in given.items():
         if option in known or (option in elsewhere and changes_nothing(elsewhere[option], value)):
             continue
-        if others := [other.name for other in registry.exporters.values() if option in other.options.names()]:
+        if others := [other.name for other in registry.exporters.values() if option in _taken_by(other, registry)]:
             msg = f"{option}={shown(value)} does not go with format {spec.name}: only with {', '.join(others)}"
             raise WrongValueError(msg, hint=f"options: {', '.join(sorted(known))}")
+
+
+def _taken_by(spec: ExporterSpec, registry: Registry) -> set[str]:
+    """Return the options that an export to a format takes, as far as those on the way are installed."""
+    try:
+        return registry.export_options(spec.name).names()
+    except SegxError:
+        return spec.options.names()
 
 
 def _options_of(chain: tuple[ExporterSpec, ...]) -> type[ExportOptions]:
