@@ -261,7 +261,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _values(value: Any, split: str, path: Path) -> tuple[str, ...]:
     values = [_named(item) for item in (value if isinstance(value, list) else [value])]
     if not values or not all(isinstance(item, str) and item and "\0" not in item for item in values):
-        hint = 'a name that YAML takes for something else stands in quotes: "1.50"'
+        taken = any(not isinstance(item, str | list | dict) and item is not None for item in values)
+        hint = 'a name that YAML takes for something else stands in quotes: "1.50"' if taken else ""
         raise DataError(
             f"{path}: {split}: is {reprlib.repr(value)}, not a folder, a file or a list of these", hint=hint
         )
