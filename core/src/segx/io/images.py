@@ -286,7 +286,7 @@ def _check_scans(data: bytes) -> None:
     for start in range(0, len(values), _BLOCK):  # three times as quick as bytes.count, and other threads may go on
         block = values[start : start + _BLOCK + 1]
         behind = np.flatnonzero(block[1:] == 0xDA)
-        marks += np.count_nonzero(block[behind] == 0xFF)
+        marks += int(np.count_nonzero(block[behind] == 0xFF))
     if marks <= _MAX_SCANS:
         return
     scans, at = 0, 2

@@ -125,8 +125,7 @@ def read_record(output: str) -> dict[str, Any] | None:
         record = json.loads(places.read_bytes(address))
     except (ValueError, DataError):
         record = None
-    whole = isinstance(record, dict) and record.get("layout") == LAYOUT and isinstance(record.get("settings"), dict)
-    if not whole:
+    if not (isinstance(record, dict) and record.get("layout") == LAYOUT and isinstance(record.get("settings"), dict)):
         raise DataError(f"{address} is damaged, or of another version", hint="write into a new output=")
     return record
 
