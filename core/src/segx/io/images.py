@@ -14,7 +14,7 @@ import math
 import os
 import re
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,10 @@ from segx.errors import DataError, UsageError
 from segx.io.files import open_regular, read_at_most
 from segx.io.image_header import one_line, open_with_pillow, read_header
 from segx.io.paths import PIXELS_VARIABLE, most_pixels
+from segx.runtime.opencv import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -298,28 +299,6 @@ def _check_scans(data: bytes) -> None:
         at += int.from_bytes(data[at : at + 2], "big")
     if scans > _MAX_SCANS:
         raise DataError(f"a JPEG of more than {_MAX_SCANS} scans, which would take hours to read, is not read")
-
-
-_quiet_lock = threading.Lock()
-_quiet_state = {"depth": 0, "level": 0}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep OpenCV and FFmpeg from printing while something is read that may be damaged; we say it better."""
-    log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # before and from OpenCV 5
-    with _quiet_lock:
-        if _quiet_state["depth"] == 0:
-            _quiet_state["level"] = log.getLogLevel()
-            log.setLogLevel(0)
-        _quiet_state["depth"] += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_state["depth"] -= 1
-            if _quiet_state["depth"] == 0:
-                log.setLogLevel(_quiet_state["level"])
 
 
 def _decode_opencv(data: bytes, flags: int) -> Image | None:

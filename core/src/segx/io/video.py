@@ -17,9 +17,10 @@ import numpy as np
 
 from segx.errors import DataError
 from segx.io.files import open_regular, utf8_name
-from segx.io.images import check_size, quiet
+from segx.io.images import check_size
 from segx.io.paths import offline
 from segx.records import Record
+from segx.runtime.opencv import quiet
 from segx.structures.batch import Clip
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ import cv2
 from segx.errors import DataError, UsageError
 from segx.io.display import close_window, require_display, show_image
 from segx.io.files import GrowingFile, plain_cell, replacing, utf8_name, write_image
-from segx.io.images import LARGE, quiet
+from segx.io.images import LARGE
 from segx.io.names import ImageIds, Names, image_suffix, split_name
 from segx.io.video import silence_ffmpeg
 from segx.runs import make_run_folder
 from segx.runtime import process_taken
+from segx.runtime.opencv import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
